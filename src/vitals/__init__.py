@@ -1,0 +1,1 @@
+"""Vitals: an experiment template that takes the vital signs of the training."""

@@ -1,0 +1,27 @@
+"""The one exception for a user's mistake, and the nearest valid name to suggest with it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user wrote or supplied is wrong: the message says what, where, and what would be right.
+
+    The entry points print the message alone, without a traceback, and exit with code 2.
+    """
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` of the `valid` names that look most like `name`, the most alike first."""
+    choices = {choice.lower(): choice for choice in valid}
+    return [choices[match] for match in get_close_matches(name.lower(), choices, n=count, cutoff=0.5)]
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """A clause naming the nearest valid names, or all of them where none is near.
+
+    `did_you_mean("rmspropp", ["sgd", "rmsprop"])` is `"did you mean rmsprop?"`.
+    """
+    valid = sorted(valid)
+    near = nearest(name, valid)
+    return f"did you mean {' or '.join(near)}?" if near else f"valid are {', '.join(valid)}."
