@@ -1,0 +1,18 @@
+"""Evaluate the weights of a run: `python scripts/evaluate.py run=<run folder>`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitals.config.command_line import run_command
+from vitals.config.validation import check_evaluation
+
+
+def evaluate(config: DictConfig) -> None:
+    from vitals import evaluation  # imports torch, which the checks of names and values do without
+
+    evaluation.evaluate(config)
+
+
+if __name__ == "__main__":
+    run_command(evaluate, Path(__file__).parents[1] / "configs", "evaluate", check_evaluation)

@@ -1,0 +1,31 @@
+"""How far a run has come, in its `status.json`."""
+
+import time
+
+import lightning as L
+
+from vitals.run_folder import RunFolder
+
+
+class RunStatus(L.Callback):
+    """Writes epoch and step after every epoch, and in the end the training speed.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.folder.write_status(
+                "running",
+                epoch=trainer.current_epoch + 1,
+                step=trainer.global_step,
+                training_seconds=round(time.monotonic() - self.started, 1),
+            )

@@ -1,0 +1,126 @@
+"""Turn a function into a command: check everything the user wrote, then hand over to Hydra.
+
+The checks run in the order of what they cost: names and values first, without torch, then what needs torch.
+Nothing is written before all of them have passed. A `UserError` ends the command with its message and exit
+code 2, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
+
+from vitals.config.overrides import Overrides, groups
+from vitals.config.resume import resumed_config
+from vitals.errors import UserError
+from vitals.run_folder import RunFolder
+
+Task = Callable[[DictConfig], None]
+Check = Callable[[DictConfig], None]
+
+OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+def run_command(
+    task: Task,
+    config_dir: Path,
+    config_name: str,
+    check: Check,
+    prepare: Check | None = None,
+) -> None:
+    """Run `task` with the configuration that the command line asks for.
+
+    Args:
+        task: gets the composed configuration.
+        config_dir: folder of the YAML files.
+        config_name: the primary configuration in it, without `.yaml`.
+        check: the checks of one configuration that need no torch.
+        prepare: slower checks, such as whether the data and the device are there; called once before
+            anything is written, and not in a sweep.
+    """
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        if not _is_worker():
+            _check_command_line(config_dir, config_name, check, prepare)
+        _hand_over(task, config_dir, config_name, check)
+    except UserError as error:
+        if full_error:
+            raise
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_command_line(
+    config_dir: Path,
+    config_name: str,
+    check: Check,
+    prepare: Check | None,
+) -> None:
+    arguments = get_args_parser().parse_args()
+    if arguments.help or arguments.hydra_help or arguments.shell_completion:
+        return
+    overrides = Overrides(config_dir, config_name, arguments.overrides)
+    if arguments.cfg or arguments.info:
+        return
+    resume = overrides.value("resume")
+    if resume is not None:
+        if arguments.multirun:
+            raise UserError("resume=… continues one run: leave --multirun out.")
+        folder = RunFolder.existing(resume, "resume")
+        config = resumed_config(folder, overrides.arguments, list(overrides.groups))
+        check(config)
+        sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
+    else:
+        for config in overrides.composed():
+            check(config)
+            if arguments.multirun and config.get("trainer", {}).get("strategy") == "ddp":
+                raise UserError(
+                    "trainer=ddp cannot be swept: its second process would start the sweep anew. "
+                    "Run the jobs one by one, or sweep with trainer=gpu."
+                )
+    if prepare is not None and not arguments.multirun:
+        prepare(config)
+    spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
+    sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+
+
+def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:
+    """Give the command to Hydra, with its errors passed on to us instead of printed."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+
+    def run(config: DictConfig) -> None:
+        _restore("HYDRA_FULL_ERROR", before)
+        try:
+            if config.get("resume"):
+                words = HydraConfig.get().overrides.task
+                config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
+            check(config)
+            task(config)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(run)()
+    finally:
+        _restore("HYDRA_FULL_ERROR", before)
+
+
+def _restore(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def _is_worker() -> bool:
+    """Whether Lightning started this process as a further rank of a run that has been checked already."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0

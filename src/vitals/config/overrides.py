@@ -1,0 +1,160 @@
+"""Check the names on a command line against the configuration, and suggest the nearest valid ones.
+
+Hydra refuses wrong names too; here they are answered in one sentence that says what would have been right.
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, Transformer
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vitals.errors import UserError, did_you_mean
+
+
+class Overrides:
+    """The overrides of one command line, checked against the configuration in `config_dir`.
+
+    Args:
+        config_dir: folder of the primary configuration and its groups.
+        config_name: name of the primary configuration, without `.yaml`.
+        arguments: `key=value` words as typed.
+
+    Raises:
+        UserError: if a word is no override, or its group, choice or key does not exist.
+    """
+
+    def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
+        self.config_dir, self.config_name = config_dir, config_name
+        self.groups = groups(config_dir)
+        self.arguments = [self._with_group_slashes(argument) for argument in arguments]
+        self.parsed = self._parse()
+        choices = [override for override in self.parsed if self._is_group(override)]
+        for override in choices:
+            self._check_choice(override)
+        if keys := [override for override in self.parsed if self._is_config_key(override)]:
+            base = self._compose([_first_value(choice) for choice in choices])
+            for override in keys:
+                self._check_key(override, base)
+
+    def composed(self) -> Iterator[DictConfig]:
+        """The configurations to validate: one, or in a sweep one for each value of each swept key."""
+        first = [_first_value(override) for override in self.parsed]
+        yield self._compose(first)
+        for position, override in enumerate(self.parsed):
+            if _can_be_listed(override):
+                for word in list(override.sweep_iterator(transformer=Transformer.encode))[1:]:
+                    yield self._compose(
+                        [*first[:position], f"{override.get_key_element()}={word}", *first[position + 1 :]]
+                    )
+
+    def value(self, key: str) -> Any:
+        """The value given for `key`, or None where it was not given."""
+        values = [override.value() for override in self.parsed if override.key_or_group == key]
+        return values[-1] if values else None
+
+    def _parse(self) -> list[Override]:
+        try:
+            return OverridesParser.create().parse_overrides(self.arguments)
+        except HydraException as error:
+            word = next((word for word in self.arguments if "=" not in word), None)
+            if word and not word.startswith("~"):
+                raise UserError(f"'{word}' is no key=value: {self._suggest_word(word)}") from None
+            raise UserError(f"the command line cannot be read: {_one_line(error)}") from None
+
+    def _suggest_word(self, word: str) -> str:
+        for group, choices in self.groups.items():
+            if word in choices:
+                return f"did you mean {group}={word}?"
+        return "write for example optimizer=adam or optimizer.lr=0.01."
+
+    def _with_group_slashes(self, argument: str) -> str:
+        """`network.initialization=gaussian` for `network/initialization=gaussian`, as people write it."""
+        key, equals, value = argument.partition("=")
+        group = key.replace(".", "/")
+        return f"{group}{equals}{value}" if "." in key and group in self.groups else argument
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and not override.is_delete()
+
+    def _is_config_key(self, override: Override) -> bool:
+        name = override.key_or_group
+        return (
+            not self._is_group(override)
+            and not name.startswith("hydra")
+            and override.type
+            in (
+                OverrideType.CHANGE,
+                OverrideType.DEL,
+            )
+        )
+
+    def _check_choice(self, override: Override) -> None:
+        group = override.key_or_group
+        choices = self.groups[group]
+        for choice in _listed_values(override):
+            if choice not in (None, "null") and str(choice) not in choices:
+                raise UserError(f"{group}={choice} does not exist: {did_you_mean(str(choice), choices)}")
+
+    def _check_key(self, override: Override, base: DictConfig) -> None:
+        key = override.key_or_group
+        node: Any = base
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            known = list(node) if OmegaConf.is_dict(node) else []
+            if part not in known:
+                where = ".".join(parts[:depth])
+                inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
+                names = known if where else sorted({*known, *(g for g in self.groups if "/" not in g)})
+                raise UserError(f"{key}: {inside}; {did_you_mean(part, map(str, names))}")
+            node = node._get_node(part)
+            if node is not None and node._is_interpolation():
+                return
+
+    def _compose(self, arguments: Sequence[str]) -> DictConfig:
+        try:
+            with initialize_config_dir(str(self.config_dir), version_base="1.3"):
+                return compose(self.config_name, overrides=list(arguments))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"the configuration cannot be composed: {_one_line(error)}") from error
+
+
+def groups(config_dir: Path) -> dict[str, list[str]]:
+    """The config groups in `config_dir`, such as `network/initialization`, with their choices."""
+    return {
+        folder.relative_to(config_dir).as_posix(): sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(config_dir.rglob("*"))
+        if folder.is_dir()
+    }
+
+
+def _can_be_listed(override: Override) -> bool:
+    return override.is_sweep_override() and (override.is_discrete_sweep())
+
+
+def _listed_values(override: Override) -> list[Any]:
+    if _can_be_listed(override):
+        return list(override.sweep_iterator(transformer=Transformer.str))
+    return [] if override.is_sweep_override() else [override.value()]
+
+
+def _first_value(override: Override) -> str:
+    """The override as one word that composes: in a sweep with the first value, or an interval's start."""
+    if _can_be_listed(override):
+        words = list(override.sweep_iterator(transformer=Transformer.encode))
+        return f"{override.get_key_element()}={words[0]}"
+    if override.is_interval_sweep():
+        return f"{override.get_key_element()}={override.value().start}"
+    return str(override.input_line)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

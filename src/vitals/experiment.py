@@ -1,0 +1,190 @@
+"""The road of a run: config → data → network → fit → evaluate. The only file that knows the whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from vitals import results
+from vitals.building import (
+    build,
+    build_classifier,
+    build_data,
+    build_network,
+    build_trainer,
+    load_checkpoint,
+    plain,
+    quiet_lightning,
+    require_same_network,
+)
+from vitals.callbacks.run_status import RunStatus
+from vitals.callbacks.tensorboard import RunTensorBoard
+from vitals.data import sources
+from vitals.errors import UserError
+from vitals.optim.factories import Schedule, optimizer_factory
+from vitals.provenance import provenance
+from vitals.run_folder import RunFolder, now
+
+FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+
+def prepare(config: DictConfig) -> None:
+    """Check what needs torch and writes nothing: device, packages, data, components, what is resumed.
+
+    Raises:
+        UserError: saying what is missing or wrong.
+    """
+    quiet_lightning()
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
+            f"take trainer=cpu or trainer=auto."
+        )
+    for name in set(config.logger) & {"wandb", "mlflow"}:
+        if find_spec(name) is None:
+            raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
+    sources.require(config.data.name, config.data.root)
+    build("optimizer", optimizer_factory, plain(config.optimizer))
+    build("schedule", Schedule.from_config, plain(config.schedule))
+    build_trainer(config, **FLAGS_OF_A_TRIAL)
+    _callbacks(config)
+    if config.data.name != "image_folder" or config.data.image_size:
+        size = config.data.image_size or 32
+        with torch.device("meta"):
+            build_network(config, num_classes=10, image_shape=(3, size, size))
+    if config.resume:
+        _require_unfinished(config)
+
+
+def train(config: DictConfig) -> None:
+    """Train as configured, in the run folder that Hydra has made."""
+    run(config, RunFolder(HydraConfig.get().runtime.output_dir))
+
+
+def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
+    """Walk the whole road in `folder`, and return the final metrics.
+
+    Whatever ends the run early is recorded in the folder's `status.json`.
+
+    Raises:
+        UserError: for what turns out wrong with the images or a checkpoint.
+        SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    quiet_lightning()
+    if _is_first_process():
+        config = _record_start(config, folder)
+    else:
+        config = folder.read_config()  # as the first process has recorded it, the drawn seed included
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    try:
+        metrics = _fit_and_test(config, folder)
+    except (KeyboardInterrupt, SystemExit, SIGTERMException) as error:  # Lightning exits on Ctrl-C
+        if _is_first_process():
+            folder.write_status("interrupted", ended=now(), error=None)
+            results.print_interruption(folder)
+        sys.exit(128 + 15 if isinstance(error, SIGTERMException) else 128 + 2)
+    except BaseException as error:
+        logging.getLogger(__name__).info("the run failed", exc_info=error)
+        if _is_first_process():
+            folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
+        raise
+    if _is_first_process():
+        folder.write_status("finished", ended=now(), error=None, metrics=metrics)
+    return metrics
+
+
+def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
+    data = build_data(config)
+    classifier = build_classifier(config, data)
+    loggers = [
+        build(f"logger.{name}", instantiate, logger, save_dir=str(folder.path))
+        for name, logger in config.logger.items()
+    ]
+    trainer = build_trainer(
+        config,
+        logger=loggers,
+        callbacks=[*_callbacks(config), RunStatus(folder)],
+        default_root_dir=str(folder.path),
+    )
+    checkpoint = None
+    if config.resume:
+        checkpoint = folder.checkpoint("last")
+        _require_same_run(classifier, checkpoint, loggers)
+    if trainer.is_global_zero:
+        results.print_start(config, classifier, data, folder)
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        classifier.load_state_dict(load_checkpoint(best)["state_dict"])
+    trainer.test(classifier, datamodule=data, verbose=False)
+    test = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    metrics = results.final_metrics(folder, test)
+    for logger in loggers:
+        if isinstance(logger, RunTensorBoard):
+            logger.log_results(plain(config), metrics)
+        else:
+            logger.log_hyperparams(plain(config))
+            logger.log_metrics(metrics, trainer.global_step)
+    if trainer.is_global_zero:
+        results.print_results(folder, metrics)
+    return metrics
+
+
+def _callbacks(config: DictConfig) -> list[L.Callback]:
+    return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
+
+
+def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:
+    """Write `config.yaml` and `status.json`, and return the configuration with its seed."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    OmegaConf.resolve(config)
+    earlier: Any = OmegaConf.load(folder.config) if config.resume else {}
+    facts = provenance()
+    if HydraConfig.initialized():
+        choices = {
+            key: value for key, value in HydraConfig.get().runtime.choices.items() if "hydra" not in key
+        }
+        facts["choices"] = choices
+    if earlier:
+        facts = {**earlier.provenance, "resumed": [*earlier.provenance.get("resumed", []), facts]}
+    if config.seed is None:
+        config.seed = secrets.randbelow(2**32)
+    OmegaConf.save({**plain(config), "provenance": facts}, folder.config)
+    folder.write_status("running", started=now(), ended=None, error=None)
+    return config
+
+
+def _require_unfinished(config: DictConfig) -> None:
+    """Make sure that the run to resume has epochs left."""
+    checkpoint = load_checkpoint(RunFolder(config.resume).checkpoint("last"))
+    trained = checkpoint["epoch"] + 1
+    if trained >= config.trainer.max_epochs:
+        raise UserError(
+            f"resume={config.resume} has been trained for all of its {trained} epochs: set "
+            f"trainer.max_epochs to more, for example trainer.max_epochs={2 * trained}."
+        )
+
+
+def _require_same_run(classifier: L.LightningModule, checkpoint_path: Any, loggers: list[Any]) -> None:
+    checkpoint = load_checkpoint(checkpoint_path)
+    require_same_network(classifier, checkpoint, checkpoint_path)
+    for logger in loggers:
+        if isinstance(logger, RunTensorBoard):
+            logger.drop_from(checkpoint["global_step"] + 1)
+
+
+def _is_first_process() -> bool:
+    return rank_zero_only.rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0

@@ -1,0 +1,120 @@
+"""From the config groups `optimizer`, `schedule` and `momentum_schedule` to what the classifier trains with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
+
+from vitals.optim import schedules
+from vitals.optim.parameter_groups import parameter_groups
+
+OptimizerFactory = Callable[[nn.Module], Optimizer]
+
+
+def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
+    """A function that makes the configured optimizer for a network.
+
+    Args:
+        config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
+    """
+    arguments = dict(config)
+    optimizer = get_object(arguments.pop("_target_"))
+    inspect.signature(optimizer).bind([], **_without(arguments, "decay_bias_and_norm"))
+    return partial(_make_optimizer, optimizer, arguments)
+
+
+def _make_optimizer(optimizer: type[Optimizer], arguments: dict[str, Any], network: nn.Module) -> Optimizer:
+    if optimizer is LBFGS:  # takes no parameter groups
+        return LBFGS(
+            [parameter for parameter in network.parameters() if parameter.requires_grad], **arguments
+        )
+    others = _without(arguments, "decay_bias_and_norm", "weight_decay")
+    groups = parameter_groups(
+        network, arguments.get("weight_decay", 0.0), arguments.get("decay_bias_and_norm", False)
+    )
+    return optimizer(groups, **others)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over a run: a shape with its arguments bound, after a linear warm-up.
+
+    Attributes:
+        shape: `(epoch, total) -> share of the base rate`, or a bound `ReduceLROnPlateau`.
+        warmup_epochs: length of the warm-up; 0 for none.
+        epochs: length that the shape is made for; None for the length of the run.
+    """
+
+    shape: partial[Any]
+    warmup_epochs: float
+    epochs: int | None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Schedule:
+        """The configured schedule: `_target_`, its arguments, `warmup_epochs` and `epochs`."""
+        arguments = dict(config)
+        warmup_epochs, epochs = arguments.pop("warmup_epochs"), arguments.pop("epochs")
+        target = get_object(arguments.pop("_target_"))
+        positional = (None,) if target is ReduceLROnPlateau else (0.0, 1.0)
+        inspect.signature(target).bind(*positional, **arguments)
+        return cls(partial(target, **arguments), warmup_epochs, epochs)
+
+    @property
+    def follows_metric(self) -> bool:
+        """Whether the rate depends on the validation accuracy rather than on time."""
+        return self.shape.func is ReduceLROnPlateau
+
+    def plateau(self, optimizer: Optimizer) -> ReduceLROnPlateau:
+        """The scheduler to step once an epoch with the validation accuracy."""
+        scheduler: ReduceLROnPlateau = self.shape(optimizer, mode="max")
+        return scheduler
+
+    def every_step(self, optimizer: Optimizer, steps_per_epoch: int, run_epochs: int) -> LRScheduler | None:
+        """The scheduler to step after every optimizer step; None where nothing changes with the steps.
+
+        Step i, counted from 0, trains at `shape(i / steps_per_epoch)` of the base rate, times
+        `(i + 1) / warm-up steps` while it warms up, so that no step is taken at a rate of 0.
+        """
+        if self.follows_metric:
+            # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
+            steps = round(self.warmup_epochs * steps_per_epoch)
+            return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
+        total = self.epochs or run_epochs
+
+        def rate(step: int) -> float:
+            warmup = schedules.warmup((step + 1) / steps_per_epoch, self.warmup_epochs)
+            share: float = self.shape(step / steps_per_epoch, total)
+            return warmup * share
+
+        return LambdaLR(optimizer, rate)
+
+
+def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
+    """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
+    return partial(schedules.momentum_ramp, **config) if config["start"] is not None else None
+
+
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Set the momentum of every parameter group; for Adam and its relatives that is β₁."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
+
+
+def momentum_of(group: Mapping[str, Any]) -> float | None:
+    """The momentum of a parameter group; None where its optimizer has none."""
+    return group["betas"][0] if "betas" in group else group.get("momentum")
+
+
+def _without(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in names}

@@ -1,0 +1,56 @@
+"""Learning-rate schedules as pure functions: the share of the base rate after so many epochs.
+
+Each takes `epoch`, the epochs trained so far with their fraction, and `total`, the epochs of the whole run.
+Nothing is remembered between calls, so a resumed run has the same rates as one that never stopped. Sources:
+cs231n "Neural Networks Part 3", section "Annealing the learning rate", unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def constant(epoch: float, total: float) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def step(epoch: float, total: float, every: int, factor: float) -> float:
+    """Times `factor` at the end of every `every` epochs."""
+    return factor ** math.floor(epoch / every)
+
+
+def exponential(epoch: float, total: float, k: float) -> float:
+    """e^(−k·epoch)."""
+    return math.exp(-k * epoch)
+
+
+def inverse_time(epoch: float, total: float, k: float) -> float:
+    """1 / (1 + k·epoch)."""
+    return 1 / (1 + k * epoch)
+
+
+def cosine(epoch: float, total: float, final: float = 0.0) -> float:
+    """Half a cosine from 1 down to `final` (Loshchilov and Hutter, 2017, equation 5, without restarts)."""
+    return final + (1 - final) * (1 + math.cos(math.pi * min(epoch / total, 1))) / 2
+
+
+def one_cycle(epoch: float, total: float, rise: float, initial: float, final: float) -> float:
+    """Half a cosine up from `initial` to 1 in the first `rise` of the run, then one down to `final`.
+
+    As torch's `OneCycleLR` has it after Smith and Topin (2019).
+    """
+    progress = min(epoch / total, 1)
+    if progress < rise:
+        return initial + (1 - initial) * (1 - math.cos(math.pi * progress / rise)) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
+
+
+def warmup(epoch: float, epochs: float) -> float:
+    """Linear from 0 to 1 over the first `epochs` epochs (Goyal et al., 2017); 1 throughout where they are 0."""
+    return min(1.0, epoch / epochs) if epochs else 1.0
+
+
+def momentum_ramp(epoch: float, start: float, end: float, epochs: float) -> float:
+    """Linear from `start` to `end` over the first `epochs` epochs, then constant: the momentum itself."""
+    return start + (end - start) * min(1.0, epoch / epochs)

@@ -1,0 +1,45 @@
+"""Where a run came from: code, packages, machine and command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("vitals", "torch", "torchvision", "lightning", "hydra-core")
+
+
+def provenance() -> dict[str, Any]:
+    """Plain facts about the code and the machine, for the run's `config.yaml`."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "git": git_state(Path(__file__).parent),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": {
+            "host": platform.node(),
+            "system": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "gpus": [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """The commit of the checkout around `folder` and whether files differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None}
