@@ -9,7 +9,7 @@ from vitals.config.validation import check_evaluation
 
 
 def evaluate(config: DictConfig) -> None:
-    from vitals import evaluation  # imports torch, which the checks of names and values do without
+    from vitals import evaluation  # imports torch, which the checks before do without
 
     evaluation.evaluate(config)
 

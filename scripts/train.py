@@ -6,10 +6,12 @@ from omegaconf import DictConfig
 
 from vitals.config.command_line import run_command
 from vitals.config.validation import check_experiment
+from vitals.prerequisites import require_prerequisites
 
 
 def prepare(config: DictConfig) -> None:
-    from vitals import experiment  # imports torch, which the checks of names and values do without
+    require_prerequisites(config)
+    from vitals import experiment  # imports torch, which the checks before do without
 
     experiment.prepare(config)
 

@@ -52,7 +52,7 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
         "network", instantiate, arguments, num_classes=num_classes, in_channels=channels, image_size=size
     )
     if channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     if config.compile:
         network.compile()
     return network
@@ -132,7 +132,7 @@ def require_same_network(classifier: nn.Module, checkpoint: dict[str, Any], path
 
 
 def quiet_lightning() -> None:
-    """Leave Lightning's messages to the root logger, so that they go to `train.log` and not to the terminal."""
+    """Leave Lightning's messages to the root logger: they go to `train.log`, not to the terminal."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

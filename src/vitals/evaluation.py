@@ -5,8 +5,14 @@ from __future__ import annotations
 import lightning as L
 from omegaconf import DictConfig
 
-from vitals.building import build_classifier, build_data, load_checkpoint, quiet_lightning, require_same_network
-from vitals.data import sources
+from vitals.building import (
+    build_classifier,
+    build_data,
+    load_checkpoint,
+    quiet_lightning,
+    require_same_network,
+)
+from vitals.data.locate import require_images
 from vitals.results import print_evaluation
 from vitals.run_folder import RunFolder
 
@@ -26,7 +32,7 @@ def evaluate(options: DictConfig) -> dict[str, float]:
     config = folder.read_config()
     if options.data_root is not None:
         config.data.root = options.data_root
-    sources.require(config.data.name, config.data.root)
+    require_images(config.data.name, config.data.root)
     checkpoint = load_checkpoint(path)
     data = build_data(config)
     classifier = build_classifier(config, data)

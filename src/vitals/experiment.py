@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import sys
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -31,7 +31,6 @@ from vitals.building import (
 )
 from vitals.callbacks.run_status import RunStatus
 from vitals.callbacks.tensorboard import RunTensorBoard
-from vitals.data import sources
 from vitals.errors import UserError
 from vitals.optim.factories import Schedule, optimizer_factory
 from vitals.provenance import provenance
@@ -41,21 +40,12 @@ FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_prog
 
 
 def prepare(config: DictConfig) -> None:
-    """Check what needs torch and writes nothing: device, packages, data, components, what is resumed.
+    """Build every component once on trial, and look at what is to be resumed, before anything is written.
 
     Raises:
-        UserError: saying what is missing or wrong.
+        UserError: if a component refuses its configuration, or there is nothing left to resume.
     """
     quiet_lightning()
-    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
-            f"take trainer=cpu or trainer=auto."
-        )
-    for name in set(config.logger) & {"wandb", "mlflow"}:
-        if find_spec(name) is None:
-            raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
-    sources.require(config.data.name, config.data.root)
     build("optimizer", optimizer_factory, plain(config.optimizer))
     build("schedule", Schedule.from_config, plain(config.schedule))
     build_trainer(config, **FLAGS_OF_A_TRIAL)
@@ -83,10 +73,8 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
-    if _is_first_process():
-        config = _record_start(config, folder)
-    else:
-        config = folder.read_config()  # as the first process has recorded it, the drawn seed included
+    # Further processes take the configuration as the first has recorded it, the drawn seed included.
+    config = _record_start(config, folder) if _is_first_process() else folder.read_config()
     L.seed_everything(config.seed, workers=True, verbose=False)
     try:
         metrics = _fit_and_test(config, folder)
@@ -128,7 +116,7 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
 
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
-        classifier.load_state_dict(load_checkpoint(best)["state_dict"])
+        classifier.load_state_dict(load_checkpoint(Path(best))["state_dict"])
     trainer.test(classifier, datamodule=data, verbose=False)
     test = {name: value.item() for name, value in trainer.callback_metrics.items()}
     metrics = results.final_metrics(folder, test)
@@ -178,7 +166,7 @@ def _require_unfinished(config: DictConfig) -> None:
         )
 
 
-def _require_same_run(classifier: L.LightningModule, checkpoint_path: Any, loggers: list[Any]) -> None:
+def _require_same_run(classifier: L.LightningModule, checkpoint_path: Path, loggers: list[Any]) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
     require_same_network(classifier, checkpoint, checkpoint_path)
     for logger in loggers:
@@ -187,4 +175,5 @@ def _require_same_run(classifier: L.LightningModule, checkpoint_path: Any, logge
 
 
 def _is_first_process() -> bool:
-    return rank_zero_only.rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0

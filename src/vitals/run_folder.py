@@ -44,9 +44,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.path.is_dir():
-            raise UserError(
-                f"{key}={path} is not a folder: name the folder of a run, such as logs/<name>/<date>…"
-            )
+            raise UserError(f"{key}={path} is not a folder: name the folder of a run, as in logs/<name>/.")
         if not folder.config.is_file():
             raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
         return folder
@@ -75,7 +73,8 @@ class RunFolder:
 
     def read_choices(self) -> dict[str, str]:
         """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
-        return dict(OmegaConf.load(self.config).get("provenance", {}).get("choices", {}))
+        content: Any = OmegaConf.load(self.config)
+        return dict(content.get("provenance", {}).get("choices", {}))
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where it was never written or is damaged."""

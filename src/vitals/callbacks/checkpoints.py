@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Checkpoints(ModelCheckpoint):
-    """`last.ckpt` after every epoch, and the best as `best_epoch007_accuracy0.7612.ckpt`, linked as `best.ckpt`.
+    """`last.ckpt` every epoch; the best as `best_epoch007_accuracy0.7612.ckpt`, linked from `best.ckpt`.
 
     They hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads them. The
     epoch in the name counts from 1.

@@ -59,7 +59,8 @@ class LearningCurves(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero or step % trainer.log_every_n_steps or not _stepped(trainer, batch_idx):
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or step % every or not _stepped(trainer, batch_idx):
             return
         scalars: dict[str, float] = {
             "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches

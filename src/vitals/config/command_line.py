@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.config.overrides import Overrides, groups
@@ -95,6 +96,7 @@ def _check_command_line(
 def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:
     """Give the command to Hydra, with its errors passed on to us instead of printed."""
     before = os.environ.get("HYDRA_FULL_ERROR")
+    mistakes: list[UserError] = []
 
     def run(config: DictConfig) -> None:
         _restore("HYDRA_FULL_ERROR", before)
@@ -104,6 +106,10 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
                 config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
             check(config)
             task(config)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # so that the launcher counts the job as failed and goes on with the others
+            mistakes.append(error)
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -112,6 +118,8 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(run)()
     finally:
         _restore("HYDRA_FULL_ERROR", before)
+    if mistakes:
+        raise mistakes[0]
 
 
 def _restore(variable: str, value: str | None) -> None:

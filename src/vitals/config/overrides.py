@@ -114,7 +114,8 @@ class Overrides:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
                 names = known if where else sorted({*known, *(g for g in self.groups if "/" not in g)})
-                raise UserError(f"{key}: {inside}; {did_you_mean(part, map(str, names))}")
+                public = [name for name in map(str, names) if not name.startswith("_")]
+                raise UserError(f"{key}: {inside}; {did_you_mean(part, public)}")
             node = node._get_node(part)
             if node is not None and node._is_interpolation():
                 return
@@ -152,7 +153,8 @@ def _first_value(override: Override) -> str:
         words = list(override.sweep_iterator(transformer=Transformer.encode))
         return f"{override.get_key_element()}={words[0]}"
     if override.is_interval_sweep():
-        return f"{override.get_key_element()}={override.value().start}"
+        interval: Any = override.value()
+        return f"{override.get_key_element()}={interval.start}"
     return str(override.input_line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
@@ -82,7 +83,7 @@ def _sentence(model: Any, problem: Any) -> str:
     field = _field(model, key)
     if problem["type"] == "extra_forbidden" or field is None:
         return f"{key} is not a key of this configuration; {_nearest_key(model, key)}"
-    shown = {None: "null", True: "true", False: "false"}.get(value, value) if _hashable(value) else value
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else value
     choices = [str(choice) for choice in get_args(field.annotation)]
     if problem["type"] == "literal_error" and not field.description:
         return f"{key}={shown} is not one of {', '.join(choices)}: {did_you_mean(str(value), choices)}"
@@ -94,7 +95,3 @@ def _nearest_key(model: Any, key: str) -> str:
     for part in parent.split(".") if parent else []:
         model = model.model_fields[part].annotation
     return did_you_mean(name, model.model_fields)
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))

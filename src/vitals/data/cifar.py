@@ -1,87 +1,43 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from any of the forms in which people have them."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), as they are published."""
 
 from __future__ import annotations
 
 import pickle
 import tarfile
-import threading
-import urllib.request
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import torch
-from torchvision import datasets
+from torchvision.datasets.utils import download_url
 
-from vitals.data.image_folder import is_image_tree
 from vitals.data.image_set import ImageSet, ImageSplits
+from vitals.data.locate import CIFAR
 from vitals.errors import UserError
 
-Name = Literal["cifar10", "cifar100"]
 
+def download_cifar(name: str, root: Path) -> Path:
+    """Download the published archive into `root`, with a progress bar and its checksum.
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the published files of one of the two sets are named, and where they come from."""
-
-    dataset: type[datasets.CIFAR10]
-    train_files: list[str]
-    test_files: list[str]
-    names_file: str
-    labels_key: str
-    names_key: str
-
-    @property
-    def folder(self) -> str:
-        return self.dataset.base_folder
-
-    @property
-    def archive(self) -> str:
-        return self.dataset.filename
-
-
-LAYOUTS: dict[str, _Layout] = {
-    "cifar10": _Layout(
-        datasets.CIFAR10,
-        [f"data_batch_{part}" for part in range(1, 6)],
-        ["test_batch"],
-        "batches.meta",
-        "labels",
-        "label_names",
-    ),
-    "cifar100": _Layout(datasets.CIFAR100, ["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
-}
-
-
-def find_copy(name: Name, root: Path) -> Path | None:
-    """Where under `root` there is a copy: torchvision's folder, the published archive, or an image tree.
-
-    Both `root` itself and `root/<name>` are looked at. None where there is no copy.
+    Raises:
+        UserError: if it cannot be had or written.
     """
-    layout = LAYOUTS[name]
-    for place in (root, root / name):
-        if not place.is_dir():
-            continue
-        if all((place / layout.folder / file).is_file() for file in layout.train_files + layout.test_files):
-            return place / layout.folder
-        if place.name == layout.folder and (place / layout.test_files[0]).is_file():
-            return place
-        if (place / layout.archive).is_file():
-            return place / layout.archive
-        if is_image_tree(place):
-            return place
-    return None
+    layout = CIFAR[name]
+    try:
+        download_url(layout.url, str(root), layout.archive, layout.md5)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{layout.url} could not be downloaded to {root}: {error}.") from None
+    return root / layout.archive
 
 
-def read_copy(name: Name, copy: Path) -> ImageSplits:
-    """Read torchvision's folder or the published archive, as `find_copy` found it.
+def read_cifar(name: str, copy: Path) -> ImageSplits:
+    """Read torchvision's folder or the published archive, as `find_cifar` found it.
 
     Raises:
         UserError: if a file is damaged or missing; it names the file.
     """
-    layout = LAYOUTS[name]
+    layout = CIFAR[name]
     parts = [layout.names_file, *layout.train_files, *layout.test_files]
     try:
         if copy.is_dir():
@@ -101,31 +57,6 @@ def read_copy(name: Name, copy: Path) -> ImageSplits:
         raise UserError(
             f"{copy} is damaged or not a copy of {name}: {error}; delete it to download anew."
         ) from None
-
-
-def require(name: Name, root: Path) -> None:
-    """Make sure, without writing anything, that a copy is there or can be downloaded.
-
-    Raises:
-        UserError: in three lines: what is missing, where to put it, and what to do meanwhile.
-    """
-    layout = LAYOUTS[name]
-    if find_copy(name, root) is None and not _answers(layout.dataset.url):
-        raise UserError(
-            f"There is no copy of {name} under data.root={root}, and it cannot be downloaded: no network.\n"
-            f"Put {layout.archive}, {layout.folder}/ or train/<class>/* and test/<class>/* into "
-            f"{root.absolute()}, or name their folder with data.root=<folder>.\n"
-            f"To start without it: data=digits, real images that come with scikit-learn."
-        )
-
-
-def download(name: Name, root: Path) -> None:
-    """Download the published archive into `root`, with a progress bar and its checksum."""
-    dataset = LAYOUTS[name].dataset
-    try:
-        datasets.utils.download_url(dataset.url, str(root), dataset.filename, dataset.tgz_md5)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{dataset.url} could not be downloaded to {root}: {error}.") from None
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -148,20 +79,3 @@ def _member(archive: tarfile.TarFile, path: str) -> IO[bytes]:
     if member is None:
         raise KeyError(f"{path} is no file")
     return member
-
-
-def _answers(url: str, seconds: float = 6) -> bool:
-    """Whether `url` can be reached. In a thread, for a name look-up has no time limit of its own."""
-    reached = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-            reached.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return reached.is_set()

@@ -10,6 +10,7 @@ import torch
 from vitals.data import sources
 from vitals.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from vitals.data.image_set import ImageSet
+from vitals.data.locate import SourceName
 from vitals.errors import UserError
 
 EVALUATION_BATCH_SIZE = 500
@@ -35,7 +36,7 @@ class ImageData(L.LightningDataModule):
 
     def __init__(
         self,
-        name: sources.SourceName,
+        name: SourceName,
         root: str | None = None,
         image_size: int | None = None,
         batch_size: int | None = 128,

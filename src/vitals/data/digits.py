@@ -9,7 +9,7 @@ from vitals.data.image_set import ImageSet, ImageSplits
 
 
 def read_digits(size: int = 32) -> ImageSplits:
-    """The digits as 3×`size`×`size` images, enlarged from 8×8 with 17 grey levels. No separate test images."""
+    """The digits as 3×`size`×`size` images, enlarged from 8×8; none are set apart to test."""
     digits = load_digits()
     grey = torch.from_numpy(np.asarray(digits.images, dtype=np.float32)).unsqueeze(1) * (255 / 16)
     enlarged = interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)

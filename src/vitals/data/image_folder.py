@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vitals.data.image_set import ImageSet, ImageSplits
+from vitals.data.locate import is_image_tree
 from vitals.errors import UserError
 
 
@@ -24,11 +25,6 @@ class Listing:
     files: list[Path]
     labels: list[int]
     classes: list[str]
-
-
-def is_image_tree(root: Path) -> bool:
-    """Whether `root` has a `train` folder with class folders in it."""
-    return (root / "train").is_dir() and any(entry.is_dir() for entry in (root / "train").iterdir())
 
 
 def list_images(root: Path) -> tuple[Listing, Listing | None]:
@@ -66,10 +62,7 @@ def read_images(listings: tuple[Listing, Listing | None], size: int | None) -> I
         UserError: if a file cannot be decoded, or has another size than the first; it names the file.
     """
     train, test = listings
-    if size is None:
-        size_of_all = _decode(train.files[0], None).shape[:2]
-    else:
-        size_of_all = (size, size)
+    size_of_all = (size, size) if size else _decode(train.files[0], None).shape[:2]
     decode = partial(_decode, size=size)
 
     def read(listing: Listing) -> ImageSet:

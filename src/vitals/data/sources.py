@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from vitals.data import cifar
 from vitals.data.cache import cached, key_of
+from vitals.data.cifar import download_cifar, read_cifar
 from vitals.data.digits import read_digits
 from vitals.data.image_folder import list_images, read_images
 from vitals.data.image_set import ImageSplits
+from vitals.data.locate import SourceName, find_cifar, is_image_tree
 from vitals.errors import UserError
-
-SourceName = Literal["cifar10", "cifar100", "image_folder", "digits"]
-
-
-def require(name: SourceName, root: str | None) -> None:
-    """Make sure, without reading images or writing anything, that `read` will find them.
-
-    Raises:
-        UserError: saying what is missing and where it is expected.
-    """
-    if name == "digits":
-        return
-    assert root is not None
-    if name == "image_folder":
-        if not Path(root).is_dir():
-            raise UserError(f"data.root={root} is not a folder: name the folder that holds the images.")
-    else:
-        cifar.require(name, Path(root))
 
 
 def read(name: SourceName, root: str | None, image_size: int | None = None) -> ImageSplits:
@@ -44,21 +26,19 @@ def read(name: SourceName, root: str | None, image_size: int | None = None) -> I
     """
     if name == "digits":
         return read_digits(image_size or 32)
-    assert root is not None
-    folder = Path(root)
-    if name != "image_folder":
-        copy = cifar.find_copy(name, folder)
-        if copy is None:
-            cifar.download(name, folder)
-            copy = folder / cifar.LAYOUTS[name].archive
-        if image_size not in (None, 32):
-            raise UserError(
-                f"data.image_size={image_size} is not allowed: {name} has images of 32×32 pixels."
-            )
-        if copy.name in (cifar.LAYOUTS[name].folder, cifar.LAYOUTS[name].archive):
-            files = sorted(copy.iterdir()) if copy.is_dir() else [copy]
-            return cached(str(copy.absolute()), key_of(files), lambda: cifar.read_copy(name, copy))
-        folder = copy
+    assert root is not None, "the schema asks for a root"
+    if name == "image_folder":
+        return _read_tree(Path(root), image_size)
+    copy = find_cifar(name, Path(root)) or download_cifar(name, Path(root))
+    if is_image_tree(copy):
+        return _read_tree(copy, image_size)
+    if image_size not in (None, 32):
+        raise UserError(f"data.image_size={image_size} cannot be had: {name} is published at 32×32 pixels.")
+    files = sorted(copy.iterdir()) if copy.is_dir() else [copy]
+    return cached(str(copy.absolute()), key_of(files), lambda: read_cifar(name, copy))
+
+
+def _read_tree(folder: Path, image_size: int | None) -> ImageSplits:
     listings = list_images(folder)
     files = [file for listing in listings if listing for file in listing.files]
     source = f"{folder.absolute()} {image_size}"

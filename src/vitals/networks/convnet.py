@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from vitals.networks.layers import conv_block
 
 
 class ConvNet(nn.Module):
-    """A strided 5×5 stem, then stages of two 3×3 convolutions with halving between, global mean, linear head.
+    """A strided 5×5 stem, a 3×3 convolution, then stages of halving and two 3×3 convolutions, global mean, linear head.
 
     The stem halves the image at once, which makes an image cost less than half of what it costs with a 3×3
     stem at full resolution, and is large enough for its filters to be looked at.
@@ -41,16 +42,17 @@ class ConvNet(nn.Module):
         super().__init__()
         if image_size < 2 ** len(widths):
             raise ValueError(
-                f"widths={list(widths)} halves the image {len(widths)} times, and {image_size} pixels allow fewer"
+                f"widths={list(widths)} halves the image {len(widths)} times: too often for "
+                f"{image_size} pixels"
             )
-        names = {"norm": norm, "activation": activation}
-        self.stem = conv_block(in_channels, widths[0], kernel_size=5, stride=2, **names)
+        block = partial(conv_block, norm=norm, activation=activation)
+        self.stem = block(in_channels, widths[0], kernel_size=5, stride=2)
         self.stages = nn.Sequential()
         for stage, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            blocks = [conv_block(before, width, **names)]
-            if stage > 0:
-                blocks = [nn.MaxPool2d(2), *blocks, conv_block(width, width, **names)]  # type: ignore[list-item]
-            self.stages.append(nn.Sequential(*blocks))
+            if stage == 0:
+                self.stages.append(block(before, width))
+            else:
+                self.stages.append(nn.Sequential(nn.MaxPool2d(2), block(before, width), block(width, width)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes)

@@ -1,4 +1,4 @@
-"""Starting weights. Every function sets the weights of all convolutions and linear layers, and their biases to 0.
+"""Starting weights. Each function sets the weights of all convolutions and linear layers, and zeroes biases.
 
 All but `gaussian` start the head so small that the logits are near 0 and the loss is that of a uniform
 guess; the activations of the other layers keep their variance.

@@ -1,4 +1,4 @@
-"""From the config groups `optimizer`, `schedule` and `momentum_schedule` to what the classifier trains with."""
+"""From the config groups `optimizer`, `schedule` and `momentum_schedule` to what trains the classifier."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def one_cycle(epoch: float, total: float, rise: float, initial: float, final: fl
 
 
 def warmup(epoch: float, epochs: float) -> float:
-    """Linear from 0 to 1 over the first `epochs` epochs (Goyal et al., 2017); 1 throughout where they are 0."""
+    """Linear from 0 to 1 over the first `epochs` epochs (Goyal et al., 2017); 1 throughout for 0."""
     return min(1.0, epoch / epochs) if epochs else 1.0
 
 
