@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vitals.optim.factories import OptimizerFactory, Schedule, set_momentum
@@ -48,10 +48,9 @@ class ImageClassifier(L.LightningModule):
         self.schedule = schedule
         self.momentum_schedule = momentum_schedule
         self.label_smoothing = label_smoothing
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in STAGES})
-        self.accuracies = nn.ModuleDict(
-            {f"{stage}_accuracy": MulticlassAccuracy(num_classes, average="micro") for stage in STAGES}
-        )
+        self.metrics = nn.ModuleDict({f"loss_{stage}": MeanMetric() for stage in STAGES})
+        for stage in STAGES:
+            self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
         self.plateau_state: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,12 +76,12 @@ class ImageClassifier(L.LightningModule):
         self._measure(stage, cross_entropy(logits, labels), logits, labels)
 
     def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        loss_metric, accuracy = self.losses[f"{stage}_loss"], self.accuracies[f"{stage}_accuracy"]
-        loss_metric.update(loss, len(labels))
-        accuracy.update(logits, labels)
-        self.log(f"loss/{stage}", loss_metric, on_step=False, on_epoch=True, logger=False)
-        shown = stage == "val"
-        self.log(f"accuracy/{stage}", accuracy, on_step=False, on_epoch=True, logger=False, prog_bar=shown)
+        for name, values in {"loss": (loss, len(labels)), "accuracy": (logits, labels)}.items():
+            metric = self.metrics[f"{name}_{stage}"]
+            assert isinstance(metric, Metric)
+            metric.update(*values)
+            shown = (name, stage) == ("accuracy", "val")
+            self.log(f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)

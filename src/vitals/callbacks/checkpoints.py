@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.callbacks import Checkpoint
 
 
-class Checkpoints(ModelCheckpoint):
-    """`last.ckpt` every epoch; the best as `best_epoch007_accuracy0.7612.ckpt`, linked from `best.ckpt`.
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` every epoch and keeps a copy of the best, with its score in the name.
 
-    They hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads them. The
-    epoch in the name counts from 1.
+    The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1, and `best.ckpt` links to
+    it. The files hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads
+    them. (Lightning's ModelCheckpoint leaves `last.ckpt` behind at the last epoch that was better than the
+    ones before it, from which no run can be resumed.)
 
     Args:
         monitor: the metric whose largest value is best.
-        dirpath: folder of the checkpoints; None for `checkpoints` in the run's folder.
     """
 
-    def __init__(self, monitor: str = "accuracy/val", dirpath: str | Path | None = None) -> None:
-        name = monitor.partition("/")[0]
-        super().__init__(
-            dirpath,
-            filename=f"best_epoch{{epoch:03d}}_{name}{{{monitor}:.4f}}",
-            monitor=monitor,
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,  # so that the epoch is complete in what is saved
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+    def __init__(self, monitor: str = "accuracy/val") -> None:
+        self.monitor = monitor
+        self.folder = Path()
+        self.best_score: float | None = None
+        self.best_name = ""
 
-    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        candidates = super()._monitor_candidates(trainer)
-        return candidates | {"epoch": candidates["epoch"] + 1}
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint so far; empty where there is none."""
+        return str(self.folder / self.best_name) if self.best_name else ""
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        best = Path(self.best_model_path)
-        if trainer.is_global_zero and self.best_model_path and best.exists():
-            temporary = best.with_name("best.tmp")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(best.name)
-            os.replace(temporary, best.with_name("best.ckpt"))
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
+        previous = self.best_name
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None and score.isfinite() and (self.best_score is None or score > self.best_score):
+            self.best_score = score.item()
+            metric = self.monitor.partition("/")[0]
+            self.best_name = f"best_epoch{trainer.current_epoch + 1:03d}_{metric}{self.best_score:.4f}.ckpt"
+        last = self.folder / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if self.best_name != previous and trainer.is_global_zero:
+            self._keep_best(last, previous)
+
+    def _keep_best(self, last: Path, previous: str) -> None:
+        """Copy, link, then delete, so that there is a best checkpoint at every moment."""
+        shutil.copyfile(last, self.folder / self.best_name)
+        link = self.folder / "best.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.best_name)
+        link.replace(self.folder / "best.ckpt")
+        if previous:
+            (self.folder / previous).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Score and name of the best; no path, so that a run's folder can be moved."""
+        return {"best_score": self.best_score, "best_name": self.best_name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_name = state_dict["best_score"], state_dict["best_name"]

@@ -43,7 +43,7 @@ class LearningCurves(L.Callback):
         self.rows: list[dict[str, Any]] = []
 
     @rank_zero_only
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path = self._path(trainer)
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:

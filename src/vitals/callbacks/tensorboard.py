@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -26,12 +26,14 @@ class RunTensorBoard(TensorBoardLogger):
     def drop_from(self, step: int) -> None:
         """Say, before anything is written, that a resumed run writes the entries from `step` on anew."""
         self._kwargs["purge_step"] = step
+        _ = self.experiment  # opens the event file, which says so once
+        del self._kwargs["purge_step"]
 
     @rank_zero_only
     def log_results(self, config: dict[str, Any], metrics: dict[str, float]) -> None:
         """Fill the hparams tab, and show the configuration as the text card `config`."""
         self.log_hyperparams(config, metrics)
-        text = yaml.safe_dump(config, sort_keys=False)
+        text = OmegaConf.to_yaml(OmegaConf.create(config))
         self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
     @rank_zero_only

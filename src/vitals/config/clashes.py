@@ -44,9 +44,7 @@ def clashes(experiment: Experiment) -> Iterator[str]:
     if data.name in ("cifar10", "cifar100", "image_folder") and data.root is None:
         yield f"data.root=null is not allowed with data={data.name}: name the folder of the images."
     if data.name != "image_folder" and data.crop_padding >= (size := data.image_size or 32):
-        yield (
-            f"data.crop_padding={data.crop_padding} is too much: it must be less than the images' {size} pixels."
-        )
+        yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
     if trainer.accelerator == "cpu" and str(trainer.precision).startswith("16"):
         yield f"trainer.precision={trainer.precision} needs a GPU: on a CPU take 32-true or bf16-mixed."
 

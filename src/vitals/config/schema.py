@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
 
 
-def _number(words: str, optional: bool = False, **limits: float) -> FieldInfo:
-    return Field(description=words + (" or null" if optional else ""), **limits)  # type: ignore[arg-type]
+def _number(words: str, optional: bool = False, **limits: Any) -> Any:
+    return Field(description=words + (" or null" if optional else ""), **limits)
 
 
 Positive = Annotated[float, _number("a number greater than 0", gt=0, allow_inf_nan=False)]

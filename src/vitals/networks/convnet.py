@@ -12,7 +12,7 @@ from vitals.networks.layers import conv_block
 
 
 class ConvNet(nn.Module):
-    """A strided 5×5 stem, a 3×3 convolution, then stages of halving and two 3×3 convolutions, global mean, linear head.
+    """A strided 5×5 stem and a 3×3 convolution, stages of a pool and two 3×3 convolutions, mean, linear head.
 
     The stem halves the image at once, which makes an image cost less than half of what it costs with a 3×3
     stem at full resolution, and is large enough for its filters to be looked at.

@@ -64,4 +64,6 @@ def _fan_in(weight: Tensor) -> int:
 
 def _gain(activation: str) -> float:
     """√2 for rectifiers and their smooth relatives, torch's recommendation for tanh and sigmoid."""
-    return nn.init.calculate_gain(activation if activation in ("tanh", "sigmoid") else "relu")
+    if activation == "tanh":
+        return nn.init.calculate_gain("tanh")
+    return nn.init.calculate_gain("sigmoid" if activation == "sigmoid" else "relu")
