@@ -14,6 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -46,12 +47,12 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
         UserError: if its constructor refuses the configuration.
     """
     arguments = plain(config.network)
-    channels_last = arguments.pop("channels_last", False)
+    arguments.pop("channels_last", None)
     channels, size, _ = image_shape
     network: nn.Module = build(
         "network", instantiate, arguments, num_classes=num_classes, in_channels=channels, image_size=size
     )
-    if channels_last:
+    if _channels_last(config):
         network = network.to(memory_format=torch.channels_last)
     if config.compile:
         network.compile()
@@ -65,10 +66,9 @@ def build_data(config: DictConfig) -> ImageData:
         UserError: if they cannot be read, or are too many for the optimizer.
     """
     arguments = plain(config.data)
-    if config.optimizer._target_ == "torch.optim.LBFGS":
+    if _is_lbfgs(config):
         arguments["batch_size"] = None  # the whole training set
-    channels_last = config.network.get("channels_last", False)
-    data = ImageData(**arguments, seed=config.seed or 0, channels_last=channels_last)
+    data = ImageData(**arguments, seed=config.seed or 0, channels_last=_channels_last(config))
     data.setup()
     return data
 
@@ -99,6 +99,19 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the batches are shared out by ImageData
     )
+
+
+def build_callbacks(config: DictConfig) -> list[L.Callback]:
+    """The configured callbacks, in the order of the configuration."""
+    return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
+
+
+def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
+    """The configured loggers, writing into `folder`."""
+    return [
+        build(f"logger.{name}", instantiate, entry, save_dir=str(folder))
+        for name, entry in config.logger.items()
+    ]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -138,6 +151,7 @@ def quiet_lightning() -> None:
         logger.handlers.clear()
         logger.propagate = True
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.15
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -145,6 +159,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _is_lbfgs(config: DictConfig) -> bool:
+    return bool(config.optimizer._target_ == "torch.optim.LBFGS")
+
+
+def _channels_last(config: DictConfig) -> bool:
+    """The configured memory format; LBFGS can flatten contiguous parameters only."""
+    return config.network.get("channels_last", False) and not _is_lbfgs(config)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -20,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from vitals import results
 from vitals.building import (
     build,
+    build_callbacks,
     build_classifier,
     build_data,
+    build_loggers,
     build_network,
     build_trainer,
     load_checkpoint,
@@ -49,7 +50,7 @@ def prepare(config: DictConfig) -> None:
     build("optimizer", optimizer_factory, plain(config.optimizer))
     build("schedule", Schedule.from_config, plain(config.schedule))
     build_trainer(config, **FLAGS_OF_A_TRIAL)
-    _callbacks(config)
+    build_callbacks(config)
     if config.data.name != "image_folder" or config.data.image_size:
         size = config.data.image_size or 32
         with torch.device("meta"):
@@ -96,14 +97,11 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
 def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     data = build_data(config)
     classifier = build_classifier(config, data)
-    loggers = [
-        build(f"logger.{name}", instantiate, logger, save_dir=str(folder.path))
-        for name, logger in config.logger.items()
-    ]
+    loggers = build_loggers(config, folder.path)
     trainer = build_trainer(
         config,
         logger=loggers,
-        callbacks=[*_callbacks(config), RunStatus(folder)],
+        callbacks=[*build_callbacks(config), RunStatus(folder)],
         default_root_dir=str(folder.path),
     )
     checkpoint = None
@@ -129,10 +127,6 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     if trainer.is_global_zero:
         results.print_results(folder, metrics)
     return metrics
-
-
-def _callbacks(config: DictConfig) -> list[L.Callback]:
-    return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
 
 
 def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:

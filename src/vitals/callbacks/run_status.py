@@ -8,7 +8,7 @@ from vitals.run_folder import RunFolder
 
 
 class RunStatus(L.Callback):
-    """Writes epoch and step after every epoch, and in the end the training speed.
+    """Writes epoch, step and the seconds trained so far after every epoch.
 
     Args:
         folder: of the run.
@@ -17,9 +17,12 @@ class RunStatus(L.Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.started = 0.0
+        self.earlier_seconds = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
+        if trainer.current_epoch:  # resumed
+            self.earlier_seconds = self.folder.read_status().get("training_seconds", 0.0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -27,5 +30,5 @@ class RunStatus(L.Callback):
                 "running",
                 epoch=trainer.current_epoch + 1,
                 step=trainer.global_step,
-                training_seconds=round(time.monotonic() - self.started, 1),
+                training_seconds=round(self.earlier_seconds + time.monotonic() - self.started, 1),
             )

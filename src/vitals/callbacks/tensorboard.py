@@ -31,8 +31,13 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_results(self, config: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Fill the hparams tab, and show the configuration as the text card `config`."""
-        self.log_hyperparams(config, metrics)
+        """Fill the hparams tab, and show the configuration as the text card `config`.
+
+        Args:
+            config: of the run.
+            metrics: final figures, `last/epoch` among them: the step they stand at.
+        """
+        self.log_hyperparams(config, metrics, step=int(metrics["last/epoch"]))
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 

@@ -26,15 +26,17 @@ class Normalization:
         std = torch.where(std > 0, std, 1.0)
         self.scale = (1 / (255 * std)).view(1, -1, 1, 1)
         self.shift = (mean / std).view(1, -1, 1, 1)
+        self.channels_last = channels_last
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def to(self, device: torch.device) -> Normalization:
-        """The same on `device`."""
-        self.scale, self.shift = self.scale.to(device), self.shift.to(device)
-        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 B×C×H×W to float32 B×C×H×W."""
+        if self.scale.shape[1:] != images.shape[1:] or self.scale.device != images.device:
+            # Spelled out for a whole image: broadcast over three channels alone it takes ten times as long.
+            spelled = (
+                part.to(images.device).expand(1, *images.shape[1:]) for part in (self.scale, self.shift)
+            )
+            self.scale, self.shift = (part.contiguous(memory_format=self.memory_format) for part in spelled)
         return images.to(torch.float32, memory_format=self.memory_format).mul_(self.scale).sub_(self.shift)
 
 
@@ -73,8 +75,10 @@ class TrainingBatches:
         self.device = torch.device(device)
         self.share = len(data) // world_size
         self.batch_size = min(batch_size, self.share)
-        self.normalize = normalization.to(self.device)
-        self.augment = RandomCropFlip(data.images.to(self.device), crop_padding, flip)
+        self.normalize = normalization
+        self.augment = RandomCropFlip(
+            data.images.to(self.device), crop_padding, flip, normalization.channels_last
+        )
         self.labels = data.labels.to(self.device)
         self.seed, self.rank, self.epoch = seed, rank, 0
 
@@ -118,8 +122,9 @@ class EvaluationBatches:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.normalize = normalization.to(self.device)
-        self.images = data.images[rank::world_size].to(self.device)
+        self.normalize = normalization
+        layout = normalization.memory_format
+        self.images = data.images[rank::world_size].to(self.device).contiguous(memory_format=layout)
         self.labels = data.labels[rank::world_size].to(self.device)
         self.batches = math.ceil(math.ceil(len(data) / world_size) / batch_size)
 
