@@ -54,9 +54,7 @@ def resumed(folder: Path, *words: str) -> None:
     settings = RunFolder(folder).read_config()
     settings.resume = str(folder)
     OmegaConf.update(settings, "trainer.max_epochs", 4)
-    for word in words:
-        key, _, value = word.partition("=")
-        OmegaConf.update(settings, key, value)
+    settings = OmegaConf.merge(settings, OmegaConf.from_dotlist(list(words)))
     prepare(settings)
     run(settings, RunFolder(folder))
 

@@ -9,13 +9,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from vitals.measures.isolated_rng import random_states, set_random_states
+
 
 class Checkpoints(Checkpoint):
     """Saves `last.ckpt` every epoch and keeps a copy of the best, with its score in the name.
 
     The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1, and `best.ckpt` links to
     it. The files hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads
-    them. (Lightning's ModelCheckpoint leaves `last.ckpt` behind at the last epoch that was better than the
+    them. The random states are saved too, so that a resumed run draws the dropout masks that it would have
+    drawn. (Lightning's ModelCheckpoint leaves `last.ckpt` behind at the last epoch that was better than the
     ones before it, from which no run can be resumed.)
 
     Args:
@@ -27,6 +30,7 @@ class Checkpoints(Checkpoint):
         self.folder = Path()
         self.best_score: float | None = None
         self.best_name = ""
+        self.random_states: dict[str, Any] | None = None
 
     @property
     def best_model_path(self) -> str:
@@ -35,6 +39,11 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.random_states is not None:  # only now: setting up may have drawn random numbers
+            set_random_states(self.random_states)
+            self.random_states = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
@@ -60,8 +69,10 @@ class Checkpoints(Checkpoint):
             (self.folder / previous).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Score and name of the best; no path, so that a run's folder can be moved."""
-        return {"best_score": self.best_score, "best_name": self.best_name}
+        """Score and name of the best, without a path, so that a run's folder can be moved; random states."""
+        best = {"best_score": self.best_score, "best_name": self.best_name}
+        return {**best, "random_states": random_states()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_name = state_dict["best_score"], state_dict["best_name"]
+        self.random_states = state_dict["random_states"]

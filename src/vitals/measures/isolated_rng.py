@@ -1,27 +1,45 @@
-"""Run code without disturbing anybody's random numbers."""
+"""Random states: take them, put them back, and run code without disturbing anybody's random numbers."""
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 
+def random_states() -> dict[str, Any]:
+    """The states of torch (CPU and every CUDA device in use), NumPy and Python, in tensors and plain types."""
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global state, which others use)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
+        "python": random.getstate(),
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` took."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Restore the random states of torch (CPU and every CUDA device), NumPy and Python on the way out.
+    """Restore all random states on the way out, after an exception too.
 
-    Unlike Lightning's `isolate_rng`, it restores them after an exception too. With `seed`, torch starts
-    inside the block from that seed.
+    With `seed`, torch starts inside the block from that seed.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (others may use it)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+    states = random_states()
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        set_random_states(states)
