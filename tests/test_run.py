@@ -111,9 +111,10 @@ def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
         if self.trainer.global_step == 8:  # the third epoch has steps 7, 8 and 9
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+    with monkeypatch.context() as patch:
         patch.setattr("vitals.classifier.ImageClassifier.on_train_batch_start", break_off)
-        run(config(*words), RunFolder(broken))
+        with pytest.raises(SystemExit, match="130"):
+            run(config(*words), RunFolder(broken))
     assert RunFolder(broken).read_status()["status"] == "interrupted"
     resumed(broken)
     assert curves(broken) == curves(straight)
