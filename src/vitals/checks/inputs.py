@@ -1,0 +1,276 @@
+"""Are inputs, labels and batches prepared as they should be?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitals.errors import UserError
+from vitals.findings import Finding, Level
+from vitals.measures.chance import prior_entropy
+from vitals.measures.standardization import standardized
+from vitals.measures.trial_copy import check_batch, trial
+
+OFF_CENTRE = 0.5
+SMALL_SD, LARGE_SD = 0.2, 5.0
+"""|mean| over sd, and sd, of a channel: spec S5. Only noted, since pixels from 0 to 1 (mean 0.47, sd 0.25)
+train as well as normalized ones."""
+TINY_SCALE, HUGE_SCALE = 0.02, 10.0
+"""Root mean square that is wrong for a network without normalization: pixels divided by 255 twice (0.002),
+from 0 to 255 (135)."""
+SENSITIVE = 5.0
+"""Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
+wrong scale for this very network. BatchNorm behind the first layer makes it 1; pixels from 0 to 255 make it
+20 to 150 without (measured)."""
+BLANK, MOSTLY_BLANK = 0.25, 0.5
+"""Share of inputs with one value everywhere: pixels divided by 255 and cast back to whole numbers leave 42%
+of CIFAR-10 blank (measured)."""
+FEW_DISTINCT = 0.1
+"""Share of different inputs below which they are called identical: oversampling repeats a few, not nine in
+ten."""
+UNBALANCED = 0.4
+"""H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
+REPEATS = 0.3
+"""Successive equal labels, from 0 for shuffled to 1 for sorted ones; a batch of two classes alternates at
+0.44."""
+FEWEST_LABELS = 60
+"""Labels below which order and counts prove nothing."""
+REPEATS_SCORE = 5.0
+"""Standard deviations by which repeats must exceed those of shuffled labels."""
+SHIFTED = 0.75
+"""Difference of the channel means of train and validation over the larger sd. Dark against bright classes
+differ by 0.3, cutout, noise and colour jitter by less."""
+RESCALED = 2.0
+"""Ratio of their sds; noise of one sd makes it 1.4, mixup 0.7, the missing division by the sd 4."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Statistics per channel of a batch (N, C, ...), over samples and positions."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        """Root mean square over everything."""
+        squares = [mean**2 + sd**2 for mean, sd in zip(self.mean, self.sd, strict=True)]
+        return math.sqrt(sum(squares) / len(squares))
+
+    def __str__(self) -> str:
+        mean, sd = (", ".join(f"{value:.3g}" for value in values[:4]) for values in (self.mean, self.sd))
+        return f"mean ({mean}), sd ({sd}), range {self.low:.3g} to {self.high:.3g}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    train: Channels
+    validation: Channels | None
+    finite: bool
+    blank: float
+    """Share of inputs that have the same value everywhere."""
+    distinct: float
+    """Share of inputs that differ from all before them."""
+    samples: int
+    sensitivity: float
+    """Spread of the outputs with these inputs over that with standardized ones; NaN without a model."""
+    classes: int
+    label_counts: tuple[int, ...]
+    """By class number, over the whole training set where its labels were given, else over the labels seen."""
+    out_of_range: int
+    """Labels below 0 or not below the number of classes."""
+    repeats: float
+    """Excess of equal labels in a row over what shuffling gives, as a share of the most possible: 1 if
+    sorted."""
+    repeats_score: float
+    """The same in standard deviations."""
+    whole: bool
+    """Whether the label counts are those of the whole training set."""
+
+    @property
+    def balance(self) -> float:
+        """H(y) / ln C: 1 if all classes are equally common, 0 if there is one."""
+        present = torch.arange(self.classes).repeat_interleave(torch.tensor(self.label_counts))
+        return prior_entropy(present) / math.log(self.classes) if len(present) else 1.0
+
+    def findings(self) -> list[Finding]:
+        if not self.finite:
+            remedy = "Look for divisions by a standard deviation of zero and for broken files."
+            return [
+                Finding("non-finite-loss", "fail", "The inputs contain NaN or infinity.", remedy, "inputs")
+            ]
+        found = [*self._information(), *self._labels(), *self._agreement()]
+        if not any(finding.cause == "input-constant" for finding in found):
+            found += self._scale()
+        if not any(finding.alarming for finding in found):
+            rarest = min(self.label_counts)
+            seen = f"Inputs have {self.train}; the rarest of {self.classes} classes has {rarest} labels."
+            found.append(Finding("inputs-prepared", "ok", seen, where="inputs"))
+        return found
+
+    def _information(self) -> list[Finding]:
+        few = max(FEW_DISTINCT, 1 / self.samples)
+        if self.blank <= BLANK and self.distinct > few:
+            return []
+        level: Level = "fail" if self.blank > MOSTLY_BLANK or self.distinct <= few else "warn"
+        seen = (
+            f"Of {self.samples} inputs {self.blank:.0%} have one value everywhere, and "
+            f"{round(self.distinct * self.samples)} are different."
+        )
+        remedy = "Look at them just before the network: scaling, casts and cropping can wipe them out."
+        return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
+
+    def _scale(self) -> list[Finding]:
+        scale, seen = self.train.scale, f"Inputs have {self.train}"
+        remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
+        far = not TINY_SCALE <= scale <= HUGE_SCALE
+        matters = math.isnan(self.sensitivity) or not 1 / SENSITIVE <= self.sensitivity <= SENSITIVE
+        if far and matters:
+            if not math.isnan(self.sensitivity):
+                seen += (
+                    f", and the outputs spread {self.sensitivity:.3g} times as far as with normalized ones"
+                )
+            limit = HUGE_SCALE if scale > HUGE_SCALE else TINY_SCALE
+            return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", scale, limit)]
+        statistics = zip(self.train.mean, self.train.sd, strict=True)
+        if any(abs(mean) > OFF_CENTRE * sd or not SMALL_SD <= sd <= LARGE_SD for mean, sd in statistics):
+            message = f"{seen}, which is not mean 0 and sd 1, though this network can bear it."
+            return [Finding("inputs-prepared", "note", message, remedy, "inputs", scale)]
+        return []
+
+    def _labels(self) -> list[Finding]:
+        found = []
+        if self.out_of_range:
+            seen = f"{self.out_of_range} labels are not among the {self.classes} class numbers from 0."
+            remedy = "Number the classes from 0 and give the network one output for each."
+            found.append(Finding("labels-random", "fail", seen, remedy, "labels", self.out_of_range, 0))
+        count = sum(self.label_counts)
+        if self.repeats > REPEATS and self.repeats_score > REPEATS_SCORE:
+            seen = f"Labels come in runs, {self.repeats:.0%} of the way from shuffled to sorted."
+            remedy = "Give the training loader shuffle=True."
+            found.append(Finding("data-not-shuffled", "warn", seen, remedy, "labels", self.repeats, REPEATS))
+            if not self.whole:
+                return found  # a few sorted batches say nothing about how common classes are
+        if count >= FEWEST_LABELS and self.balance < UNBALANCED:
+            most = max(self.label_counts)
+            seen = f"Class {self.label_counts.index(most)} has {most} of {count} labels ({most / count:.0%})."
+            remedy = "Draw rare classes more often, weight the loss by class, and judge by balanced accuracy."
+            found.append(Finding("class-imbalance", "warn", seen, remedy, "labels", self.balance, UNBALANCED))
+        return found
+
+    def _agreement(self) -> list[Finding]:
+        if self.validation is None:
+            return []
+        train, validation = self.train, self.validation
+        remedy = "Use one function for scaling and normalization in both, and only augmentation in training."
+        seen = f"Training inputs have {train}, validation inputs {validation}."
+        if len(train.mean) != len(validation.mean):
+            return [Finding("train-val-mismatch", "warn", seen, remedy, "validation inputs")]
+        worst_shift, worst_ratio = 0.0, 1.0
+        for mean, sd, other_mean, other_sd in zip(
+            train.mean, train.sd, validation.mean, validation.sd, strict=True
+        ):
+            large, small = max(sd, other_sd), min(sd, other_sd)
+            if large == 0:
+                worst_shift = max(worst_shift, math.inf if mean != other_mean else 0.0)
+                continue
+            worst_shift = max(worst_shift, abs(mean - other_mean) / large)
+            worst_ratio = max(worst_ratio, large / small if small else math.inf)
+        if worst_ratio > RESCALED:
+            return [
+                Finding(
+                    "train-val-mismatch", "warn", seen, remedy, "validation inputs", worst_ratio, RESCALED
+                )
+            ]
+        if worst_shift > SHIFTED:
+            return [
+                Finding("train-val-mismatch", "warn", seen, remedy, "validation inputs", worst_shift, SHIFTED)
+            ]
+        return []
+
+
+def check_inputs(
+    inputs: Tensor,
+    targets: Tensor,
+    classes: int,
+    *,
+    label_batches: Sequence[Tensor] = (),
+    all_targets: Tensor | None = None,
+    validation_inputs: Tensor | None = None,
+    model: nn.Module | None = None,
+) -> Inputs:
+    """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
+
+    N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
+    order is judged; `all_targets` those of the whole training set, without which counts are taken from the
+    labels at hand; `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
+    counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
+    fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
+    `classes` is below 2.
+    """
+    check_batch(inputs, targets)
+    if classes < 2:
+        raise UserError(f"classes: at least 2 are needed, not {classes}.")
+    flat = inputs.flatten(1)
+    successive = torch.cat([batch.flatten() for batch in label_batches]).cpu() if label_batches else None
+    labels = all_targets if all_targets is not None else targets if successive is None else successive
+    labels = labels.flatten().cpu()
+    valid = labels[(labels >= 0) & (labels < classes)]
+    counts = torch.bincount(valid, minlength=classes)
+    finite = bool(torch.isfinite(inputs).all())
+    repeats, score = _repeats(successive, counts, all_targets is not None, classes)
+    return Inputs(
+        _channels(inputs),
+        None if validation_inputs is None else _channels(validation_inputs),
+        finite and (validation_inputs is None or bool(torch.isfinite(validation_inputs).all())),
+        float((flat == flat[:, :1]).all(dim=1).float().mean()),
+        len(flat.unique(dim=0)) / len(flat),
+        len(flat),
+        _sensitivity(model, inputs) if model is not None and finite else math.nan,
+        classes,
+        tuple(counts.tolist()),
+        int(((labels != IGNORED) & ((labels < 0) | (labels >= classes))).sum()),
+        repeats,
+        score,
+        all_targets is not None,
+    )
+
+
+IGNORED = -100
+"""torch's `ignore_index`."""
+
+
+def _channels(inputs: Tensor) -> Channels:
+    values = inputs.float().transpose(0, 1).flatten(1) if inputs.ndim > 2 else inputs.float().flatten()[None]
+    mean, sd = values.mean(dim=1).tolist(), values.std(dim=1, correction=0).tolist()
+    return Channels(tuple(mean), tuple(sd), float(values.min()), float(values.max()))
+
+
+def _repeats(successive: Tensor | None, counts: Tensor, whole: bool, classes: int) -> tuple[float, float]:
+    """Excess of equal neighbours among successive labels, as a share of the most possible, and its score."""
+    if successive is None or len(successive) < FEWEST_LABELS:
+        return 0.0, 0.0
+    shares = counts.double() / counts.sum()
+    expected = float(shares.square().sum())
+    if not whole and int(successive.min()) == int(successive.max()):
+        expected = 1 / classes  # one class alone: the others are yet to come, or the class names would be one
+    if expected >= 1:
+        return 0.0, 0.0
+    observed = float((successive[1:] == successive[:-1]).double().mean())
+    error = math.sqrt(expected * (1 - expected) / (len(successive) - 1))
+    return (observed - expected) / (1 - expected), (observed - expected) / error
+
+
+def _sensitivity(model: nn.Module, inputs: Tensor) -> float:
+    """How far outputs spread over the samples with `inputs`, over how far with standardized ones."""
+    spread = []
+    for version in (inputs, standardized(inputs)):
+        with trial(model, dropout=False) as copies, torch.no_grad():
+            spread.append(float(copies.outputs(version).flatten(1).float().std(dim=0).mean()))
+    return spread[0] / spread[1] if spread[1] > 0 else math.nan

@@ -1,0 +1,266 @@
+"""The layer-variance table: does the signal stay level on its way through the network as initialised?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vitals.errors import UserError
+from vitals.findings import Finding, Level
+from vitals.measures.trial_copy import ADAPTIVE, Trial, trial
+
+STEEP, VERY_STEEP = 0.3, 0.8
+"""Decades of signal variance per layer, spec M6: level up to 0.3, wrong beyond 0.8."""
+COLLAPSED, GONE = 5.0, 8.0
+"""Decades lost through the whole network: from here SGD stops learning, from there everything does. torch's
+default initialization loses 0.8 to 1 a layer behind ReLU; on CIFAR-10 convnets and MLPs that lose 4.2 learn
+with SGD, those that lose 6 stay at chance (measured). AlexNet with its max-pooling loses 4.0."""
+ADAPTIVE_ALLOWANCE = 3.0
+"""Decades more that Adam and its kin bear, since they rescale each gradient: nets that lose 7.8 learn
+(measured)."""
+EXPLODED = 3.5
+"""Decades gained: a standard deviation 60 times that of the input, which no loss at chance survives. Eight
+residual blocks without normalization double the variance each and gain 2.4."""
+FEWEST_LAYERS = 4
+"""A slope over fewer points says more about a single layer than about the network."""
+DEAD_MANY, DEAD_ALL = 0.75, 0.9
+"""Share of channels that are zero for every sample. Spec M6 warns from 0.5; before training, narrow layers
+behind pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
+SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
+"""Share of tanh or sigmoid values at their limits, spec M6."""
+LIMIT = 0.97
+"""|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03), spec M6."""
+LARGE_INPUT = 10.0
+"""Root mean square of inputs so large that what follows is their fault, not the weights'."""
+SMALLEST = 1e-45
+"""float32 knows no smaller number; stands for a variance of 0 in the logarithm."""
+
+WEIGHTED = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """What enters one weighted layer: the result of everything since the one before, activation included."""
+
+    name: str
+    """The module that made it: the previous weighted layer, `input` for the first row."""
+    variance: float
+    """Over all units and samples; the figure of the course's table."""
+    signal_variance: float
+    """Mean over units of the variance over samples: biases do not hide a vanished signal."""
+    dead: float
+    """Share of channels that are 0 for every sample and position."""
+    saturated: float
+    """Share of values at the limits of a tanh or sigmoid; 0 where the values are not bounded so."""
+
+
+@dataclass(frozen=True)
+class LayerVariance:
+    """The network's layers in order of execution, the input first; the outputs (logits) are left out."""
+
+    layers: tuple[LayerSignal, ...]
+    slope: float
+    """Decades of signal variance gained (lost, if negative) per layer: least squares over the rows."""
+    slope_at_he_scale: float
+    """The same with every weight rescaled to He's √(2/fan-in): tells the weights' fault from the
+    network's."""
+    input_scale: float
+    """Root mean square of the inputs."""
+    adaptive: bool
+    """Whether the optimizer rescales gradients, as Adam does."""
+
+    @property
+    def total(self) -> float:
+        """Decades of signal variance between input and last hidden layer, after the fitted slope."""
+        return self.slope * (len(self.layers) - 1)
+
+    def table(self) -> str:
+        """The course's table, "Layer i: Variance: ...", with the signal variance beside it."""
+        return "\n".join(
+            f"Layer {i}: Variance: {row.variance:.6e}  Signal variance: {row.signal_variance:.6e}  {row.name}"
+            for i, row in enumerate(self.layers)
+        )
+
+    def findings(self) -> list[Finding]:
+        if self.layers[0].signal_variance == 0:
+            message = "The inputs are all the same, so that there is no signal to follow."
+            return [Finding("skipped", "note", message, where="layer variance")]
+        alarms = self._dead() or self._saturated() or self._slope()
+        message = (
+            f"The variance of the signal changes by {self.slope:+.2f} decades per layer over "
+            f"{len(self.layers) - 1} layers."
+        )
+        return alarms or [Finding("variance-level", "ok", message, value=self.slope, threshold=STEEP)]
+
+    def _dead(self) -> list[Finding]:
+        hidden = self.layers[1:]
+        worst = max(hidden, key=lambda row: row.dead, default=None)
+        # In a collapsed network units are dead because no signal reaches them: the slope names the cause.
+        if worst is None or worst.dead <= DEAD_MANY or (self._collapsed() and worst.dead < 1):
+            return []
+        level: Level = "fail" if worst.dead > DEAD_ALL else "warn"
+        return [
+            Finding(
+                "dead-relu",
+                level,
+                f"After '{worst.name}' {worst.dead:.0%} of the channels are zero for every sample.",
+                "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU.",
+                worst.name,
+                worst.dead,
+                DEAD_ALL if level == "fail" else DEAD_MANY,
+            )
+        ]
+
+    def _saturated(self) -> list[Finding]:
+        worst = max(self.layers[1:], key=lambda row: row.saturated, default=None)
+        if worst is None or worst.saturated <= SATURATED_MANY:
+            return []
+        level: Level = "fail" if worst.saturated > SATURATED_MOST else "warn"
+        seen = f"After '{worst.name}' {worst.saturated:.0%} of the activations sit at their limits"
+        if self.input_scale > LARGE_INPUT:
+            cause, seen = (
+                "input-not-normalized",
+                f"{seen}, as inputs are {self.input_scale:.3g} large.",
+            )
+            remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
+        else:
+            cause, seen = "saturated-activations", f"{seen}, where the slope is zero."
+            remedy = "Draw the weights at Xavier's scale √(1/fan-in)."
+        threshold = SATURATED_MOST if level == "fail" else SATURATED_MANY
+        return [Finding(cause, level, seen, remedy, worst.name, worst.saturated, threshold)]
+
+    def _collapsed(self) -> bool:
+        limit = COLLAPSED + self.adaptive * ADAPTIVE_ALLOWANCE
+        return len(self.layers) >= FEWEST_LAYERS and self.slope < -STEEP and -self.total > limit
+
+    def _slope(self) -> list[Finding]:
+        exploded = len(self.layers) >= FEWEST_LAYERS and self.slope > STEEP and self.total > EXPLODED
+        if not exploded and not self._collapsed():
+            return []
+        far = EXPLODED if exploded else GONE + self.adaptive * ADAPTIVE_ALLOWANCE
+        level: Level = "fail" if abs(self.slope) > VERY_STEEP and abs(self.total) > far else "warn"
+        verb = "grows" if exploded else "shrinks"
+        seen = (
+            f"The variance of the signal {verb} by {abs(self.slope):.2f} decades per layer, "
+            f"{abs(self.total):.1f} in all over {len(self.layers) - 1} layers"
+        )
+        if abs(self.slope_at_he_scale) < min(STEEP, abs(self.slope) / 2):
+            cause = "bad-initialization"
+            seen += f" (at He's scale it would be {self.slope_at_he_scale:+.2f})."
+            remedy = "Draw the weights at He's scale √(2/fan-in), or put BatchNorm behind each layer."
+        else:
+            cause = "exploding-gradients" if exploded else "vanishing-gradients"
+            seen += ", whatever the scale of the weights."
+            remedy = (
+                "Put normalization or a smaller gain on each residual branch."
+                if exploded
+                else "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
+            )
+        threshold = VERY_STEEP if level == "fail" else STEEP
+        return [Finding(cause, level, seen, remedy, self.layers[-1].name, self.slope, threshold)]
+
+
+def check_layer_variance(
+    model: nn.Module, inputs: Tensor, optimizer: Optimizer | None = None
+) -> LayerVariance:
+    """Measure how the variance of the activations changes through the network as it is initialised.
+
+    `inputs` (N, ...), N ≥ 2, better 64 to 512, go through a copy of `model` in training mode. A row is what
+    enters a linear or convolutional layer, so that functional activations, pooling and residual sums count as
+    well. The slope is judged together with the whole change, and more mildly for an adaptive `optimizer`:
+    cs231n "Neural Networks Part 2", weight initialization; He et al. 2015, eq. 10. Raises `UserError` for
+    fewer than two samples or a model without such layers.
+    """
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2:
+        raise UserError("inputs: one tensor (N, ...) of at least two samples is needed.")
+    with trial(model) as copies, torch.no_grad():
+        layers = _signals(copies, inputs)
+        if not layers:
+            raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
+        slope = _slope(layers)
+        slope_at_he_scale = slope
+        if abs(slope) > STEEP:  # the only case in which the second slope is looked at
+            _rescale_to_he(copies.model)
+            slope_at_he_scale = _slope(_signals(copies, inputs))
+        scale = float(inputs.float().square().mean().sqrt())
+    return LayerVariance(layers, slope, slope_at_he_scale, scale, isinstance(optimizer, ADAPTIVE))
+
+
+def _signals(copies: Trial, inputs: Tensor) -> tuple[LayerSignal, ...]:
+    rows: list[LayerSignal] = []
+    maker = "input"
+
+    def record(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            nonlocal maker
+            if arguments and isinstance(arguments[0], Tensor):
+                rows.append(_signal(maker, arguments[0].detach().float(), isinstance(module, nn.Linear)))
+                maker = name
+
+        return hook
+
+    weighted = [
+        (name, module) for name, module in copies.model.named_modules() if isinstance(module, WEIGHTED)
+    ]
+    handles = [module.register_forward_pre_hook(record(name)) for name, module in weighted]
+    try:
+        copies.model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(rows)
+
+
+def _signal(name: str, values: Tensor, channels_last: bool) -> LayerSignal:
+    channel_dim = values.ndim - 1 if channels_last else 1
+    others = [dim for dim in range(values.ndim) if dim != channel_dim]
+    dead = (values == 0).amin(dim=others)
+    low, high = values.aminmax()
+    saturated = 0.0
+    if -1 <= low < -LIMIT and LIMIT < high <= 1:
+        saturated = float((values.abs() > LIMIT).float().mean())
+    elif 0 <= low < 1 - LIMIT and LIMIT < high <= 1:
+        saturated = float((((values > 0) & (values < 1 - LIMIT)) | (values > LIMIT)).float().mean())
+    return LayerSignal(
+        name,
+        float(values.var(correction=0)),
+        float(values.var(dim=0, correction=0).mean()),
+        float(dead.float().mean()),
+        saturated,
+    )
+
+
+def _slope(layers: tuple[LayerSignal, ...]) -> float:
+    """Least-squares slope of log10 signal variance against the layer's number; 0 for a single layer."""
+    logs = [math.log10(max(row.signal_variance, SMALLEST)) for row in layers]
+    centre, mean = (len(logs) - 1) / 2, sum(logs) / len(logs)
+    spread = sum((i - centre) ** 2 for i in range(len(logs)))
+    return sum((i - centre) * (log - mean) for i, log in enumerate(logs)) / spread if spread else 0.0
+
+
+def _rescale_to_he(model: nn.Module) -> None:
+    """Scale each weight to a root mean square of √(2/fan-in) and clear biases; directions stay as they
+    are."""
+    for module in model.modules():
+        if isinstance(module, WEIGHTED):
+            weight = module.weight
+            fan_in = weight[0].numel()
+            scale = float(weight.square().mean().sqrt())
+            if scale > 0:
+                weight.mul_(math.sqrt(2 / fan_in) / scale)
+            if module.bias is not None:
+                module.bias.zero_()

@@ -1,0 +1,132 @@
+"""Does more weight decay raise the loss, and how does its pull compare with that of the data?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from vitals.findings import Finding
+from vitals.measures.trial_copy import Loss, check_batch, trial
+
+STRONGER = 10.0
+"""Factor by which weight decay is raised to see the loss rise."""
+DOMINANT = 1.0
+"""Pull of the decay over that of the data, spec G10; ResNet-18 with weight decay 5e-4 has 0.0015
+(measured)."""
+LARGE_DECAY = 1e-2
+"""Weight decay added to the gradient that is large by itself: 5e-4 is usual, 5e-2 keeps twenty samples from
+being learned (measured). Below it a ratio above 1 tells of vanishing gradients, not of the decay."""
+
+
+@dataclass(frozen=True)
+class GroupPenalty:
+    """One of the optimizer's parameter groups, at its own weight decay."""
+
+    weight_decay: float
+    decoupled: bool
+    """As in AdamW: the decay is not part of the gradient, and the penalty only the equivalent L2."""
+    parameters: int
+    """Numbers in the group that train, weights and biases alike."""
+    squared_norm: float
+    """‖w‖²."""
+    data_gradient_norm: float
+    """‖g_data‖; 0 where the loss does not reach the group."""
+
+    @property
+    def penalty(self) -> float:
+        """½ λ ‖w‖²: its gradient λw is what torch's optimizers add."""
+        return 0.5 * self.weight_decay * self.squared_norm
+
+    @property
+    def pull(self) -> float:
+        """‖λw‖ over ‖g_data‖, or, decoupled, over the norm of an Adam step of 1 in every direction."""
+        against = math.sqrt(self.parameters) if self.decoupled else self.data_gradient_norm
+        force = self.weight_decay * math.sqrt(self.squared_norm)
+        return force / against if against else 0.0  # no gradient at all is the wiring's fault
+
+
+@dataclass(frozen=True)
+class Regularization:
+    data_loss: float
+    groups: tuple[GroupPenalty, ...]
+
+    @property
+    def penalty(self) -> float:
+        """Σ ½ λ_g ‖w_g‖² over the groups."""
+        return sum(group.penalty for group in self.groups)
+
+    def total_loss(self, factor: float = 1.0) -> float:
+        """Data loss plus penalty with every weight decay times `factor`."""
+        return self.data_loss + factor * self.penalty
+
+    def findings(self) -> list[Finding]:
+        decayed = [(i, group) for i, group in enumerate(self.groups) if group.weight_decay > 0]
+        if not decayed:
+            return [Finding("skipped", "note", "The optimizer has no weight decay.", where="regularization")]
+        found = [finding for i, group in decayed if (finding := _fault(i, group))]
+        kind = "equivalent L2 penalty" if any(group.decoupled for _, group in decayed) else "L2 penalty"
+        message = (
+            f"The loss rises from {self.data_loss:.4g} to {self.total_loss():.4g} with its {kind} and to "
+            f"{self.total_loss(STRONGER):.4g} with {STRONGER:.0f} times as much; the pull is "
+            f"{max(group.pull for _, group in decayed):.2g} of that of the data."
+        )
+        if not any(finding.alarming for finding in found):
+            found.append(Finding("regularization-raises-loss", "ok", message, "", "loss", self.penalty, 0.0))
+        return found
+
+
+def _fault(index: int, group: GroupPenalty) -> Finding | None:
+    where = f"parameter group {index}"
+    if group.parameters == 0:
+        seen = f"Weight decay {group.weight_decay:g} is set on {where}, which holds no parameter that trains."
+        remedy = "Look at how parameters are sorted into groups; the names to match may have changed."
+        return Finding("frozen-parameters", "warn", seen, remedy, where, 0.0)
+    if not group.penalty > 0:
+        seen = (
+            f"Weight decay {group.weight_decay:g} does not raise the loss: the weights of {where} are zero."
+        )
+        return Finding("regularization-raises-loss", "note", seen, "", where, group.penalty, 0.0)
+    if group.pull <= DOMINANT:
+        return None
+    against = "an optimizer step" if group.decoupled else "the data's gradient"
+    seen = f"Weight decay {group.weight_decay:g} pulls on {where} {group.pull:.3g} times as hard as {against}"
+    if not group.decoupled and group.weight_decay < LARGE_DECAY:
+        seen += ", whose gradient is tiny at the start."
+        return Finding("regularization-raises-loss", "note", seen, "", where, group.pull, DOMINANT)
+    remedy = "Lower the weight decay; 1e-4 to 5e-4 is usual, up to 0.1 where it is decoupled as in AdamW."
+    return Finding("regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT)
+
+
+def check_regularization(
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer
+) -> Regularization:
+    """Weigh the weight decay of `optimizer` against the loss of `model` on `inputs` (N, ...), `targets` (N,).
+
+    L = L_data + Σ_groups ½ λ_g ‖w_g‖² must rise with λ (cs231n "Neural Networks Part 3", sanity checks). Loss
+    values alone mislead: ResNet-18 with λ = 5e-4 has a penalty of 3.1 next to a data loss of 2.4, yet its
+    pull on the weights is 0.0015 of the data's; so ‖λw‖ / ‖g_data‖ is judged. Raises `UserError` where
+    inputs, targets and loss do not fit together.
+    """
+    check_batch(inputs, targets)
+    with trial(model, loss, optimizer) as copies:
+        data_loss, gradients = copies.gradients(inputs, targets)
+        by_parameter = {parameter: gradients.get(name) for name, parameter in copies.model.named_parameters()}
+        assert copies.optimizer is not None
+        groups = []
+        for group in copies.optimizer.param_groups:
+            trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+            reached = [g for parameter in trained if (g := by_parameter.get(parameter)) is not None]
+            decoupled = isinstance(optimizer, AdamW | Muon) or group.get("decoupled_weight_decay", False)
+            groups.append(
+                GroupPenalty(
+                    float(group.get("weight_decay", 0.0)),
+                    bool(decoupled),
+                    sum(parameter.numel() for parameter in trained),
+                    sum(float(parameter.detach().float().square().sum()) for parameter in trained),
+                    math.sqrt(sum(float(gradient.float().square().sum()) for gradient in reached)),
+                )
+            )
+    return Regularization(float(data_loss), tuple(groups))

@@ -1,0 +1,197 @@
+"""How does the loss change along the optimizer's own first update, at smaller and larger learning rates?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vitals.errors import UserError
+from vitals.findings import Finding
+from vitals.measures.trial_copy import Loss, check_batch, restore_configured_rates, trial
+
+FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
+"""Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""
+RISE = 1.0
+"""Rise of the loss in the first step, as a share of where it began, that calls for a closer look: it
+doubles."""
+AFTERMATH = 40
+"""Further steps on the same batch that decide whether the run gets over a rise. RMSprop's first step is ten
+times its later ones, so that healthy runs rise 17-fold and come down again (measured)."""
+RECOVERED = 0.55
+"""Share of the starting loss below which those steps must bring it. On CIFAR-10, runs that went on to learn
+came to 0 to 0.42 of it; those that stay above never learned well (measured, 28 networks and rates)."""
+SAFE_FACTOR = 0.3
+"""A rise counts only if some factor below this lowers the loss: then the direction is right and the step too
+long."""
+LITTLE = 1e-2
+"""Share of the best possible improvement below which spec S6 calls a step small: a note here, since healthy
+small rates (SGD 0.002 with momentum) take such steps too."""
+NEGLIGIBLE = 5e-3
+"""The same with momentum's help counted in: a warning if the whole run at this pace would not go far
+either."""
+PROMISING = 0.1
+"""Share of the loss that the best length must take off before a short one is blamed on the rate, not the
+network."""
+TOO_SLOW = 0.1
+"""Share of the loss that all steps of the run together would take off at the pace of the first."""
+USUAL_STEPS = 1000
+"""Steps of a run whose length is not known."""
+
+
+@dataclass(frozen=True)
+class StepSize:
+    factors: tuple[float, ...]
+    """Multiples of the configured learning rate, ascending."""
+    losses: tuple[float, ...]
+    """Loss after an update that many times as long, on the same batch with the same random numbers."""
+    start: float
+    """Loss before the update."""
+    aftermath: float
+    """Loss on the batch after `AFTERMATH` further steps at the starting rate; NaN where the first step was no
+    rise."""
+    learning_rates: tuple[float, ...]
+    """As configured, by parameter group, before any warm-up."""
+    warmup: float
+    """Share of the configured rate that the run really starts with; 1 without a warm-up."""
+    momentum: float
+    """Factor 1/(1−μ) by which momentum lengthens steps in the long run; 1 for Adam, whose average has weight
+    1."""
+    total_steps: int
+
+    @property
+    def improvement(self) -> float:
+        """By how much the configured step lowers the loss; negative where it raises it."""
+        return self.start - self.losses[self.factors.index(1.0)]
+
+    @property
+    def best_factor(self) -> float:
+        """Factor of the lowest loss."""
+        finite = [
+            (loss, factor) for loss, factor in zip(self.losses, self.factors, strict=True) if loss == loss
+        ]
+        return min(finite, default=(math.nan, math.nan))[1]
+
+    @property
+    def best_improvement(self) -> float:
+        return self.start - min((loss for loss in self.losses if loss == loss), default=math.nan)
+
+    def findings(self) -> list[Finding]:
+        rate = max(self.learning_rates)
+        seen = (
+            f"At learning rate {rate:g} the first update changes the loss from {self.start:.4g} to "
+            f"{self.start - self.improvement:.4g}; the best of all lengths gives "
+            f"{self.start - self.best_improvement:.4g} at {rate * self.best_factor:.2g}"
+        )
+        if not self.best_improvement > 0:
+            message = f"{seen}: no length of the update lowers the loss."
+            return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
+        too_far = self.best_factor < SAFE_FACTOR * self.warmup
+        if risen(self.first_loss, self.start) and too_far and not self.aftermath < RECOVERED * self.start:
+            remedy = f"Lower the learning rate to about {rate * self.best_factor:.1g}, or warm it up."
+            seen += f", and {AFTERMATH} steps later it is {self.aftermath:.4g}."
+            value = self.first_loss / self.start
+            return [Finding("learning-rate-too-high", "warn", seen, remedy, "learning rate", value, 1 + RISE)]
+        share = self.improvement / self.best_improvement
+        pace = max(self.improvement, 0.0) * self.momentum  # rounding can hide a tiny step
+        slow = abs(share) * self.momentum < NEGLIGIBLE and pace * self.total_steps < TOO_SLOW * self.start
+        if slow and self.best_improvement > PROMISING * self.start:
+            remedy = f"Raise the learning rate towards {rate * self.best_factor / self.momentum / 3:.1g}."
+            message = (
+                f"{seen}; at this pace {self.total_steps} steps would take off {pace * self.total_steps:.2g}."
+            )
+            value = share * self.momentum
+            return [
+                Finding("learning-rate-too-low", "warn", message, remedy, "learning rate", value, NEGLIGIBLE)
+            ]
+        if share < LITTLE:
+            return [Finding("step-size-sensible", "note", f"{seen}.", "", "learning rate", share, LITTLE)]
+        return [Finding("step-size-sensible", "ok", f"{seen}.", "", "learning rate", share, LITTLE)]
+
+    @property
+    def first_loss(self) -> float:
+        """Loss after the first step at the rate the run really starts with: at the nearest factor from
+        above."""
+        return next(
+            loss
+            for factor, loss in zip(self.factors, self.losses, strict=True)
+            if factor >= self.warmup * 0.999
+        )
+
+
+def risen(loss: float, start: float) -> bool:
+    """Whether a loss has doubled, or is no number any more."""
+    return not loss < start * (1 + RISE)
+
+
+def check_step_size(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    optimizer: Optimizer,
+    total_steps: int = USUAL_STEPS,
+) -> StepSize:
+    """Follow the loss on one batch along the first update that `optimizer` itself would make.
+
+    `inputs` (N, ...) and `targets` (N,) are one batch in training mode; `total_steps` is the length of the
+    run in optimizer steps. The update is linear in the learning rate, so multiples of it are other learning
+    rates: cs231n "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or
+    the loss is not finite.
+    """
+    check_batch(inputs, targets)
+    if total_steps < 1:
+        raise UserError(f"total_steps: it must be at least 1, not {total_steps}.")
+    with trial(model, loss, optimizer) as copies:
+        assert copies.optimizer is not None
+        groups = copies.optimizer.param_groups
+        present = [float(group["lr"]) for group in groups]
+        restore_configured_rates(copies.optimizer)
+        configured = [float(group["lr"]) for group in groups]
+        if max(configured) <= 0:
+            raise UserError("optimizer: its learning rate is 0.")
+        parameters = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
+        before = [parameter.detach().clone() for parameter in parameters]
+        buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
+        start, _ = copies.step(inputs, targets)
+        with torch.no_grad():
+            update = [parameter - old for parameter, old in zip(parameters, before, strict=True)]
+            if not any(bool(change.any()) for change in update):
+                raise UserError("optimizer: its first step changes no parameter.")
+            losses = []
+            for factor in FACTORS:
+                for parameter, old, change in zip(parameters, before, update, strict=True):
+                    parameter.copy_(old + factor * change)
+                for name, buffer in copies.model.named_buffers():
+                    buffer.copy_(buffers[name])
+                torch.manual_seed(0)  # the same dropout as before the update
+                losses.append(float(copies.loss_of(copies.outputs(inputs), targets)))
+    warmup = max(present) / max(configured)
+    result = StepSize(
+        FACTORS,
+        tuple(losses),
+        float(start),
+        math.nan,
+        tuple(configured),
+        warmup,
+        _momentum(optimizer),
+        total_steps,
+    )
+    if risen(result.first_loss, result.start):
+        result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
+    return result
+
+
+def _aftermath(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer) -> float:
+    with trial(model, loss, optimizer) as copies:
+        for _ in range(AFTERMATH + 1):
+            copies.step(inputs, targets)
+        return float(copies.gradients(inputs, targets)[0])
+
+
+def _momentum(optimizer: Optimizer) -> float:
+    slowest = max(float(group.get("momentum", 0.0)) for group in optimizer.param_groups)
+    return 1 / (1 - min(slowest, 0.99))

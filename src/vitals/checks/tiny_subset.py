@@ -1,0 +1,294 @@
+"""Can the network learn twenty examples by heart?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from vitals.checks.layer_variance import check_layer_variance
+from vitals.errors import UserError
+from vitals.findings import Finding
+from vitals.measures.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
+from vitals.measures.trial_copy import (
+    Loss,
+    Trial,
+    check_batch,
+    check_classes,
+    restore_configured_rates,
+    trial,
+)
+from vitals.measures.twin_units import twin_weights
+
+SUBSET_SIZE = 20
+"""Examples, cs231n "Neural Networks Part 3"."""
+MAX_STEPS = 300
+"""Healthy networks need 18 to 223, dropout left on included, spec T9 (measured)."""
+ZERO = 0.01
+"""Loss above that of a perfect answer that counts as zero, spec S3."""
+FALLBACK_RATE = 1e-3
+"""Adam's own default: 39 to 114 steps with and without BatchNorm, spec T9 (measured)."""
+AT_CHANCE = 0.05
+"""Share of ln C within which a loss has not moved from chance."""
+MOSTLY_LEARNED = 0.5
+"""Share of chance below which the loss shows that learning works and is only slow."""
+FIRST_STEPS = 10
+"""Steps in which the gradients of the first and the last weights are compared."""
+VANISHED = 1e-4
+"""Root mean square gradient of the first weights over that of the last below which the first layers learn
+nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """One training on the subset, with one optimizer at a constant rate."""
+
+    optimizer: str
+    losses: tuple[float, ...]
+    """Before each step, in training mode; the last is the final one."""
+    accuracy: float
+    """Of the final weights in training mode, 0 to 1."""
+    eval_loss: float
+    eval_accuracy: float
+    """In evaluation mode. With BatchNorm it can lag far behind, since its running statistics do."""
+    predictions: Tensor
+    """Class numbers (n,) of the final weights, in training mode, on the CPU."""
+    gradient_ratio: float
+    """Root mean square of the first weight tensor's gradient over the last one's, the most of the first
+    steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class TinySubset:
+    attempts: tuple[Attempt, ...]
+    """The run's own optimizer first, then Adam where that did not do."""
+    indices: Tensor
+    """Where the examples (n,) stand among the samples given, on the CPU."""
+    targets: Tensor
+    """Their class numbers (n,), on the CPU."""
+    chance: float
+    perfect: float
+    """Loss of a perfect answer, by the loss itself: 0, or 0.5003 with label smoothing 0.1 and ten classes."""
+    classes: int
+    softmax_twice: bool
+    distinct: int
+    """Different examples among them."""
+    root: Finding | None
+    """A fault of the starting weights that explains why no attempt did."""
+
+    @property
+    def final(self) -> Attempt:
+        """The attempt that came furthest."""
+        return min(self.attempts, key=lambda attempt: _or_infinite(attempt.losses[-1]))
+
+    @property
+    def fits(self) -> bool:
+        return not self.softmax_twice and any(self._fits(attempt) for attempt in self.attempts)
+
+    def _fits(self, attempt: Attempt) -> bool:
+        trained = attempt.accuracy == 1 and attempt.losses[-1] < self.perfect + ZERO
+        # Randomness that cannot be switched off may hide in training mode what was learned.
+        return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < self.perfect + ZERO)
+
+    def findings(self) -> list[Finding]:
+        final, loss = self.final, self.final.losses[-1]
+        where, steps = "tiny subset", len(final.losses) - 1
+        seen = (
+            f"{len(self.targets)} examples reach accuracy {final.accuracy:.0%} and loss {loss:.4g} "
+            f"after {steps} steps of {final.optimizer}"
+        )
+        if self.softmax_twice:
+            floor = double_softmax_floor(self.classes)
+            seen += f"; softmax applied twice cannot go below ln(1 + {self.classes - 1}/e) = {floor:.3f}."
+            remedy = "Remove the softmax at the end of the network; the loss applies it."
+            return [Finding("double-softmax", "fail", seen, remedy, where, loss, floor)]
+        if self.fits:
+            if self.perfect > ZERO:
+                seen += f"; {self.perfect:.4g} is the least this loss allows (label smoothing or a penalty)"
+            found = [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, loss, self.perfect + ZERO)]
+            first = self.attempts[0]
+            if not self._fits(first):
+                reached = first.losses[-1]
+                seen = f"{first.optimizer} alone came only to {reached:.4g} in {len(first.losses) - 1} steps."
+                found.append(Finding("tiny-subset-fits", "note", seen, "", where, reached, self.perfect))
+            return found
+        return [self._plateau(seen, loss)]
+
+    def _plateau(self, seen: str, loss: float) -> Finding:
+        """What kept the loss from zero, named after where it stayed."""
+        final, where = self.final, "tiny subset"
+        excess = loss - self.perfect
+        span = self.chance - self.perfect
+        if not math.isfinite(loss):
+            remedy = (
+                "Look for a division by zero, or a logarithm or square root of zero, in network and loss."
+            )
+            return Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, loss)
+        if excess < -ZERO:
+            seen += f", below the {self.perfect:.3g} of a right answer: the loss rewards wrong ones."
+            remedy = "Check the sign of the loss and the order of its arguments."
+            return Finding("wrong-initial-loss", "fail", seen, remedy, where, loss, self.perfect)
+        if self.distinct <= self.classes and self.distinct < len(self.targets) / 2:
+            seen += f": only {self.distinct} of them differ."
+            remedy = (
+                "Look at the inputs just before the network: scaling, casts and cropping can wipe them out."
+            )
+            return Finding("input-constant", "fail", seen, remedy, where, self.distinct, len(self.targets))
+        if all(_rising(attempt, self.chance) for attempt in self.attempts):
+            seen += f", up from {final.losses[0]:.4g}: the steps lead uphill."
+            remedy = "Check the sign of the loss and any backward that is written by hand."
+            return Finding("wrong-gradient", "fail", seen, remedy, where, loss, final.losses[0])
+        if excess < MOSTLY_LEARNED * span:
+            seen += f"; it learns, though slowly, and started at {final.losses[0]:.4g}."
+            remedy = "A higher learning rate or better scaled weights would get there sooner."
+            return Finding("tiny-subset-fits", "note", seen, remedy, where, loss, self.perfect + ZERO)
+        if self.root is not None:
+            root = self.root
+            return Finding(
+                root.cause, "fail", f"{seen}. {root.message}", root.remedy, root.where, loss, self.perfect
+            )
+        stuck = abs(loss - self.chance) < AT_CHANCE * span
+        if final.gradient_ratio < VANISHED:
+            seen += f"; the first layer's gradient is {final.gradient_ratio:.1g} of the last one's."
+            remedy = (
+                "Use ReLU, normalization or residual connections, and He's or Xavier's scale for the weights."
+            )
+            return Finding("vanishing-gradients", "fail", seen, remedy, where, final.gradient_ratio, VANISHED)
+        seen += f", no better than the chance of {self.chance:.3f}." if stuck else ", where it stays."
+        remedy = "Widen the narrowest layer, and look for a layer that passes nothing on."
+        return Finding(
+            "underfitting", "fail" if stuck else "warn", seen, remedy, where, loss, self.perfect + ZERO
+        )
+
+
+def check_tiny_subset(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    optimizer: Optimizer | None = None,
+    max_steps: int = MAX_STEPS,
+) -> TinySubset:
+    """Train copies of `model` on twenty of the samples until their loss is zero, or for `max_steps` steps.
+
+    From `inputs` (N, ...) and class numbers `targets` (N,), N ≥ 20, not augmented, two samples of each of ten
+    classes are taken (more of each where there are fewer). Dropout, weight decay and, in a
+    `CrossEntropyLoss`, label smoothing are off; the rate is the configured one throughout. `optimizer` goes
+    first and Adam with 1e-3 second. Judged in training mode: cs231n "Neural Networks Part 3", sanity checks.
+    Raises `UserError` for too few samples, one class only, or parts that do not fit together.
+    """
+    check_batch(inputs, targets, minimum=SUBSET_SIZE)
+    if max_steps < 1:
+        raise UserError(f"max_steps: it must be at least 1, not {max_steps}.")
+    indices = _balanced(inputs, targets)
+    x, y = inputs[indices], targets[indices]
+    smooth = copy.copy(loss) if isinstance(loss, nn.CrossEntropyLoss) else loss
+    if isinstance(smooth, nn.CrossEntropyLoss):
+        smooth.label_smoothing = 0.0
+    with trial(model, smooth, dropout=False) as copies, torch.no_grad():
+        outputs = copies.outputs(x)
+        classes = check_classes(outputs, y)
+        chance = uniform_loss(copies.loss_of, outputs, y)
+        perfect = perfect_loss(copies.loss_of, outputs, y)
+        twice = applies_softmax_twice(copies.loss_of, outputs, y)
+    attempts = []
+    for candidate in (optimizer, None) if optimizer is not None else (None,):
+        with trial(model, smooth, candidate, dropout=False) as copies:
+            attempts.append(_attempt(copies, x, y, perfect, max_steps))
+        distinct = len(x.flatten(1).unique(dim=0))
+        result = TinySubset(
+            tuple(attempts), indices, y.cpu(), chance, perfect, classes, twice, distinct, None
+        )
+        if result.fits:
+            return result
+    return replace(result, root=_fault_of_weights(model, x))
+
+
+def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
+    twins = list(twin_weights(model))[:-1]  # the last layer may start at zero
+    if twins:
+        seen = f"All units of '{twins[0]}' start with the same weights and stay alike."
+        return Finding("bad-initialization", "fail", seen, "Draw the weights at random.", twins[0])
+    try:
+        found = check_layer_variance(model, x).findings()
+    except UserError:  # no layer whose input could be measured
+        return None
+    return next((finding for finding in found if finding.alarming), None)
+
+
+def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int) -> Attempt:
+    if copies.optimizer is None:
+        trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise UserError("model: it has no parameter that trains.")
+        copies = Trial(copies.model, copies.loss, Adam(trained, lr=FALLBACK_RATE))
+    optimizer = copies.optimizer
+    assert optimizer is not None
+    restore_configured_rates(optimizer)
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] = 0.0
+    losses: list[float] = []
+    ratio = 0.0
+    for step in range(max_steps):
+        value, gradients = copies.step(x, y)
+        losses.append(float(value))
+        if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
+            ratio = max(ratio, _gradient_ratio(gradients))
+        if not math.isfinite(losses[-1]) or losses[-1] < perfect + ZERO:
+            break
+    with torch.no_grad():
+        outputs = copies.outputs(x)
+        losses.append(float(copies.loss_of(outputs, y)))
+        predictions = outputs.argmax(dim=1)
+        copies.model.eval()
+        eval_outputs = copies.outputs(x)
+        eval_loss = float(copies.loss_of(eval_outputs, y))
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    name = f"{type(optimizer).__name__} at learning rate {max(rates):g}"
+    accuracy, eval_accuracy = (
+        float((p == y).float().mean()) for p in (predictions, eval_outputs.argmax(dim=1))
+    )
+    return Attempt(name, tuple(losses), accuracy, eval_loss, eval_accuracy, predictions.cpu(), ratio)
+
+
+def _balanced(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Positions of twenty samples, spread evenly over up to ten classes, different ones first."""
+    _, group = inputs.flatten(1).unique(dim=0, return_inverse=True)
+    first_of_its_kind = torch.zeros(len(inputs), dtype=torch.bool)
+    seen: set[int] = set()
+    for position, number in enumerate(group.tolist()):
+        first_of_its_kind[position] = number not in seen
+        seen.add(number)
+    labels = targets.cpu()
+    present = labels.unique()[: SUBSET_SIZE // 2]
+    if len(present) < 2:
+        raise UserError("targets: samples of at least two classes are needed.")
+    queues = []
+    for label in present:
+        members = torch.where(labels == label)[0]
+        order = torch.argsort(first_of_its_kind[members].int(), descending=True, stable=True)
+        queues.append(members[order].tolist())
+    chosen: list[int] = []
+    while len(chosen) < SUBSET_SIZE and any(queues):
+        chosen += [queue.pop(0) for queue in queues if queue]
+    return torch.tensor(sorted(chosen[:SUBSET_SIZE]))
+
+
+def _gradient_ratio(gradients: dict[str, Tensor | None]) -> float:
+    """Of the first weight tensor to the last in order of registration; 1 for fewer than two."""
+    sizes = [float(g.square().mean().sqrt()) for g in gradients.values() if g is not None and g.ndim > 1]
+    return sizes[0] / sizes[-1] if len(sizes) > 1 and sizes[-1] > 0 else 1.0
+
+
+def _rising(attempt: Attempt, chance: float) -> bool:
+    """Whether the loss went up from where it began and from chance, or beyond all numbers."""
+    return not attempt.losses[-1] <= max(attempt.losses[0] + AT_CHANCE * chance, chance)
+
+
+def _or_infinite(number: float) -> float:
+    return number if math.isfinite(number) else math.inf

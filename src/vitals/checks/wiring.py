@@ -1,0 +1,271 @@
+"""Is everything connected: parameters to the loss and the optimizer, each output to its own input, modes to
+the task?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim import Optimizer
+
+from vitals.checks.layer_variance import check_layer_variance
+from vitals.errors import UserError
+from vitals.findings import Finding
+from vitals.measures.chance import applies_softmax_twice, double_softmax_floor
+from vitals.measures.gradient_flow import gradient_flow
+from vitals.measures.trial_copy import Loss, Trial, check_batch, check_classes, trial
+from vitals.measures.twin_units import constant_weights
+
+LEAK = 1e-6
+"""|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Parameters are given by name. What is meant to be frozen (`requires_grad=False`) is only noted."""
+
+    frozen: tuple[str, ...]
+    """`requires_grad=False`."""
+    not_in_optimizer: tuple[str, ...]
+    """They want a gradient, but no optimizer has them at a rate above 0."""
+    foreign: int
+    """Parameters of the optimizers that are not the model's."""
+    unreached: tuple[str, ...]
+    """The loss does not depend on them: `detach`, `no_grad`, or a layer that is not called."""
+    zero_gradient: tuple[str, ...]
+    """Reached, but their gradient is exactly zero for several steps."""
+    non_finite: tuple[str, ...]
+    """Their gradient is NaN or infinite."""
+    dead: Finding | None
+    """Why gradients are zero, if units are dead."""
+    twins: tuple[str, ...]
+    """Weights whose units start alike and get the same gradients, or that are one and the same number."""
+    leak: float
+    """Largest |d output_i / d input_j|, i ≠ j, over the largest |d output_i / d input_i|, in evaluation
+    mode."""
+    batch_statistics: tuple[str, ...]
+    """Layers that use the statistics of the batch even in evaluation mode."""
+    softmax_twice: bool
+    classes: int
+    eval_layers: tuple[str, ...]
+    """BatchNorm and dropout layers in evaluation mode that nobody would freeze on purpose."""
+    frozen_layers: tuple[str, ...]
+    """Layers in evaluation mode that look frozen on purpose: their statistics or all their parameters are
+    given."""
+
+    def findings(self) -> list[Finding]:
+        found = [*self._softmax(), *self._modes(), *self._optimizer(), *self._gradients(), *self._leak()]
+        if not found:
+            seen = "Every parameter gets a gradient and a step, and no image's output depends on the others."
+            found.append(Finding("wiring-correct", "ok", seen))
+        noted = [
+            (self.frozen, "Frozen, as requires_grad=False says"),
+            (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
+        ]
+        for names, what in noted:
+            if names:
+                found.append(Finding("wiring-correct", "note", f"{what}: {_listed(names)}.", where=names[0]))
+        return found
+
+    def _softmax(self) -> list[Finding]:
+        if not self.softmax_twice:
+            return []
+        floor = double_softmax_floor(self.classes)
+        seen = f"Probabilities go into a loss that applies softmax itself: it cannot fall below {floor:.3f}."
+        remedy = "Remove the softmax or sigmoid at the end of the network; the loss applies it."
+        return [Finding("double-softmax", "fail", seen, remedy, "outputs", floor, 0.0)]
+
+    def _modes(self) -> list[Finding]:
+        if not self.eval_layers:
+            return []
+        count = len(self.eval_layers)
+        seen = f"{count} layer(s) are in evaluation mode during training: {_listed(self.eval_layers)}."
+        remedy = "Call model.train() before training, and eval() nowhere but in validation."
+        return [Finding("eval-mode-training", "fail", seen, remedy, self.eval_layers[0], count, 0)]
+
+    def _optimizer(self) -> list[Finding]:
+        if not self.not_in_optimizer:
+            return []
+        count = len(self.not_in_optimizer)
+        seen = f"{count} parameter(s) get no step from the optimizer: {_listed(self.not_in_optimizer)}"
+        seen += f"; it holds {self.foreign} of another model." if self.foreign else "."
+        remedy = "Hand the optimizer all parameters, or set requires_grad=False on those that are to stay."
+        return [Finding("frozen-parameters", "fail", seen, remedy, self.not_in_optimizer[0], count, 0)]
+
+    def _gradients(self) -> list[Finding]:
+        found = []
+        if self.non_finite:
+            count = len(self.non_finite)
+            seen = f"The gradient of {count} parameter(s) is not finite: {_listed(self.non_finite)}."
+            remedy = (
+                "Look for a square root, logarithm, norm or division at zero; its slope is infinite there."
+            )
+            return [Finding("non-finite-loss", "fail", seen, remedy, self.non_finite[0], count, 0)]
+        if self.unreached:
+            count = len(self.unreached)
+            seen = f"The loss does not depend on {count} parameter(s): {_listed(self.unreached)}."
+            remedy = (
+                "Look for detach(), no_grad() or .data on the way, and for a layer that forward() leaves out."
+            )
+            found.append(Finding("frozen-parameters", "warn", seen, remedy, self.unreached[0], count, 0))
+        if self.twins:
+            seen = (
+                f"All units of a layer start with the same weights and so stay alike: {_listed(self.twins)}."
+            )
+            remedy = "Draw the weights at random, at He's or Xavier's scale."
+            found.append(
+                Finding("bad-initialization", "fail", seen, remedy, self.twins[0], len(self.twins), 0)
+            )
+        elif self.zero_gradient:
+            if self.dead is not None:
+                return [*found, self.dead]
+            count = len(self.zero_gradient)
+            seen = f"The gradient of {count} weight(s) is exactly zero: {_listed(self.zero_gradient)}."
+            remedy = "Look for a layer behind them that passes no gradient: saturated, all zero, or rounding."
+            found.append(
+                Finding("vanishing-gradients", "warn", seen, remedy, self.zero_gradient[0], count, 0)
+            )
+        return found
+
+    def _leak(self) -> list[Finding]:
+        if not self.leak > LEAK:
+            return []
+        seen = (
+            "In evaluation mode an image's output depends on the other images, "
+            f"{self.leak:.2g} times as much as on itself"
+        )
+        if self.batch_statistics:
+            seen += f": {_listed(self.batch_statistics)} use the batch's statistics."
+            remedy = "Let BatchNorm track running statistics, or normalize within each image."
+            where = self.batch_statistics[0]
+            return [Finding("train-mode-evaluation", "warn", seen, remedy, where, self.leak, LEAK)]
+        remedy = (
+            "Look for a reshape, softmax or mean that runs over the batch dimension instead of the features."
+        )
+        # Outputs that belong to a mixture of images are compared with the label of one.
+        return [Finding("labels-random", "fail", f"{seen}.", remedy, "outputs", self.leak, LEAK)]
+
+
+def check_wiring(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    optimizers: Optimizer | Sequence[Optimizer] = (),
+) -> Wiring:
+    """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and class numbers
+    (N,).
+
+    N ≥ 4, better 64. Modes are judged as they are, so give the model as it trains. Without `optimizers` their
+    parameters are not looked at. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop
+    to chart dependencies"). Raises `UserError` where inputs, targets and loss do not fit together.
+    """
+    check_batch(inputs, targets, minimum=4)
+    optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    parameters = dict(model.named_parameters())
+    own = {id(parameter) for parameter in parameters.values()}
+    held: dict[int, float] = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            rate = float(max(group["lr"], group.get("initial_lr", 0.0)))  # a warm-up may start from 0
+            held.update(dict.fromkeys(map(id, group["params"]), rate))
+    wanting = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
+    with trial(model, loss, dropout=False) as copies, torch.no_grad():
+        outputs = copies.outputs(inputs)
+        classes = check_classes(outputs, targets)
+        twice = applies_softmax_twice(copies.loss_of, outputs, targets)
+    with trial(model, loss, dropout=False) as copies:
+        flow = gradient_flow(copies, inputs, targets)
+    # Inputs that are all the same silence the first layers, and are the fault of the data.
+    zero = flow.zero if bool((inputs != inputs[:1]).any()) else []
+    with trial(model, loss) as copies:
+        copies.model.eval()
+        leak = _leak(copies, inputs)
+    eval_layers, frozen_layers = _eval_layers(model)
+    return Wiring(
+        tuple(name for name in parameters if name not in wanting),
+        tuple(missing),
+        sum(identity not in own for identity in held),
+        tuple(flow.unreached),
+        tuple(zero),
+        tuple(flow.non_finite),
+        _dead_layer(model, inputs) if zero else None,
+        tuple(dict.fromkeys([*flow.twins, *constant_weights(model)])),
+        leak,
+        tuple(
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is None
+        ),
+        twice,
+        classes,
+        tuple(eval_layers),
+        tuple(frozen_layers),
+    )
+
+
+def _leak(copies: Trial, inputs: Tensor) -> float:
+    """How much output i depends on input j in the model's present mode; NaN for inputs that are not
+    floats."""
+    if not inputs.is_floating_point():
+        return float("nan")
+    x = inputs[:4].detach().clone().requires_grad_()
+    outputs = copies.outputs(x).flatten(1)
+    largest, largest_other = 0.0, 0.0
+    # Random weights, since outputs that sum to 1 have no gradient in their sum.
+    weights = torch.rand(outputs.shape[1], device=outputs.device).to(outputs.dtype)
+    for i in range(len(x)):
+        (gradient,) = torch.autograd.grad(outputs[i] @ weights, x, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            continue
+        sizes = gradient.flatten(1).abs().amax(dim=1)
+        largest = max(largest, float(sizes[i]))
+        sizes[i] = 0
+        largest_other = max(largest_other, float(sizes.max()))
+    return largest_other / largest if largest > 0 else float(largest_other > 0)
+
+
+def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
+    """BatchNorm and dropout layers in evaluation mode: by mistake, and on purpose."""
+    mistaken: list[str] = []
+    purposeful: list[str] = []
+    for name, module in model.named_modules():
+        active = (isinstance(module, _DropoutNd) and module.p > 0) or (
+            isinstance(module, _BatchNorm) and module.running_mean is not None
+        )
+        if not active or module.training:
+            continue
+        parent = model.get_submodule(name.rpartition(".")[0])
+        around = list(parent.parameters())
+        given = isinstance(module, _BatchNorm) and _has_statistics(module)
+        frozen = bool(around) and not any(parameter.requires_grad for parameter in around)
+        # A root in evaluation mode is no choice about single layers, whatever their statistics.
+        on_purpose = model.training and (given or frozen)
+        (purposeful if on_purpose else mistaken).append(name)
+    return mistaken, purposeful
+
+
+def _has_statistics(norm: _BatchNorm) -> bool:
+    """Whether running statistics differ from those of a layer that never saw a batch."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
+
+
+def _dead_layer(model: nn.Module, inputs: Tensor) -> Finding | None:
+    try:
+        found = check_layer_variance(model, inputs).findings()
+    except UserError:  # no layer whose input could be measured
+        return None
+    return next((finding for finding in found if finding.cause == "dead-relu"), None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:NAMES_SHOWN])
+    return shown + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")

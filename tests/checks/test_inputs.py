@@ -1,0 +1,198 @@
+"""S5: inputs, labels and batches are prepared as they should be."""
+
+import math
+
+import pytest
+import torch
+from subjects import TrainedSubject, batch, convnet, named, same, state_of
+
+from vitals.checks.inputs import check_inputs
+from vitals.errors import UserError
+
+SHUFFLED = batch(1797)[1]
+SORTED = SHUFFLED.sort().values
+
+
+def from_0_to_1(images):
+    return (images - images.min()) / (images.max() - images.min())
+
+
+def augmented(images):
+    """Flips, shifts, noise, contrast and blanked squares."""
+    torch.manual_seed(0)
+    images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images, images.flip(-1))
+    images = images.roll((3, -2), dims=(2, 3)) * (0.5 + torch.rand(len(images), 1, 1, 1))
+    images = images + 0.3 * torch.randn_like(images)
+    images[:, :, 8:20, 4:16] = 0
+    return images
+
+
+@pytest.mark.parametrize("change", [lambda x: x, augmented], ids=["as they are", "augmented"])
+def test_good_data_raise_no_alarm(change):
+    images, labels = batch(512)
+    result = check_inputs(
+        change(images[:256]),
+        labels[:256],
+        10,
+        label_batches=SHUFFLED.split(64),
+        all_targets=SHUFFLED,
+        validation_inputs=images[256:],
+        model=convnet(),
+    )
+    assert named(result) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "causes"),
+    [
+        (torch.zeros_like, {"input-constant": "fail"}),
+        (lambda x: x[:1].expand_as(x), {"input-constant": "fail"}),
+        (
+            lambda x: torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) % 3 > 0, x, 0),
+            {"input-constant": "warn"},
+        ),
+        (lambda x: torch.rand(len(x), 1, 1, 1).expand_as(x), {"input-constant": "fail"}),
+        (lambda x: x / 0, {"non-finite-loss": "fail"}),
+        (lambda x: 255 * from_0_to_1(x), {"input-not-normalized": "warn"}),
+        (lambda x: from_0_to_1(x) / 255, {"input-not-normalized": "warn"}),
+        (from_0_to_1, {}),
+    ],
+    ids=["zero", "all alike", "a third blank", "blank", "infinite", "to 255", "divided twice", "to 1"],
+)
+def test_inputs(change, causes):
+    images, labels = batch(256)
+    assert named(check_inputs(change(images), labels, 10)) == causes
+
+
+@pytest.mark.parametrize("factor", [100, 0.01])
+def test_scale_matters_only_to_a_network_that_minds_it(factor):
+    images, labels = batch(256)
+    causes = {
+        norm: named(check_inputs(factor * images, labels, 10, model=convnet(norm))) for norm in (True, False)
+    }
+    assert causes == {True: {}, False: {"input-not-normalized": "warn"}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: from_0_to_1(x),
+        lambda x: 255 * from_0_to_1(x),
+        lambda x: x + 1,
+        lambda x: x / 2.5,
+        torch.zeros_like,
+        lambda x: x[:, :1],
+    ],
+    ids=["not normalized", "raw", "not centred", "not scaled", "zero", "one channel"],
+)
+def test_validation_prepared_otherwise_is_found(change):
+    images, labels = batch(512)
+    result = check_inputs(images[:256], labels[:256], 10, validation_inputs=change(images[256:]))
+    assert named(result) == {"train-val-mismatch": "warn"}
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_validation_images_of_one_class_are_no_mismatch(digit):
+    """A validation loader that is not shuffled gives such batches, and rightly so."""
+    images, labels = batch(1797)
+    result = check_inputs(images[:256], labels[:256], 10, validation_inputs=images[labels == digit])
+    assert named(result) == {}
+
+
+@pytest.mark.parametrize(
+    ("order", "batches", "whole", "causes"),
+    [
+        (SORTED, 6, False, {"data-not-shuffled": "warn"}),
+        (SORTED, 2, True, {"data-not-shuffled": "warn"}),
+        (SORTED, 28, False, {"data-not-shuffled": "warn"}),
+        (SHUFFLED, 6, False, {}),
+        (SHUFFLED, 2, True, {}),
+        (torch.arange(640) % 10, 6, True, {}),
+    ],
+    ids=["sorted", "sorted, whole known", "sorted, all seen", "shuffled", "shuffled, whole known", "cyclic"],
+)
+def test_order_of_batches(order, batches, whole, causes):
+    result = check_inputs(
+        *batch(64), 10, label_batches=order.split(64)[:batches], all_targets=order if whole else None
+    )
+    assert named(result) == causes
+
+
+def test_batches_of_one_have_an_order_too():
+    assert named(check_inputs(*batch(64), 10, label_batches=SORTED[::8].split(1))) == {
+        "data-not-shuffled": "warn"
+    }
+    assert named(check_inputs(*batch(64), 10, label_batches=SHUFFLED[::8].split(1))) == {}
+
+
+def labels_with(*counts):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize(
+    ("counts", "causes"),
+    [
+        ([100] * 10, {}),
+        ([1000, 774, 599, 464, 359, 278, 215, 166, 129, 100], {}),
+        ([400, *[100] * 9], {}),
+        ([850, 150], {}),
+        ([*[10] * 9, 1000], {"class-imbalance": "warn"}),
+        ([970, 30], {"class-imbalance": "warn"}),
+        ([500, 500, *[0] * 8], {"class-imbalance": "warn"}),
+    ],
+    ids=["even", "long tail", "one of four", "85 to 15", "nine in ten", "97 to 3", "two of ten"],
+)
+def test_class_counts(counts, causes):
+    labels, classes = labels_with(*counts), len(counts)
+    images, targets = batch(64)[0], labels[:64]
+    assert named(check_inputs(images, targets, classes, all_targets=labels)) == causes
+    assert named(check_inputs(images, targets, classes, label_batches=labels.split(64)[:8])) == causes
+
+
+def test_imbalance_is_seen_behind_sorting_if_all_labels_are_known():
+    labels = labels_with(*[200] * 3, *[0] * 7).sort().values
+    result = check_inputs(*batch(64), 10, label_batches=labels.split(64), all_targets=labels)
+    assert named(result) == {"data-not-shuffled": "warn"}
+    few = labels_with(900, 100, *[0] * 8).sort().values
+    result = check_inputs(*batch(64), 10, label_batches=few.split(64), all_targets=few)
+    assert "class-imbalance" in named(result)
+
+
+def test_labels_out_of_range_are_found_but_not_ignored_ones():
+    images, labels = batch(64)
+    assert named(check_inputs(images, labels + 1, 10)) == {"labels-random": "fail"}
+    ignored = torch.where(torch.arange(64) % 2 == 0, labels, -100)
+    assert named(check_inputs(images, ignored, 10)) == {}
+
+
+def test_statistics_are_those_of_each_channel():
+    images, labels = batch(64)
+    shifted = images + torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1)
+    channels = check_inputs(shifted, labels, 10).train
+    assert channels.mean == pytest.approx(shifted.mean((0, 2, 3)).tolist(), abs=1e-5)
+    assert channels.sd == pytest.approx(shifted.std((0, 2, 3)).tolist(), rel=1e-4)
+
+
+def test_balance_is_one_for_even_classes_and_the_share_of_entropy_otherwise():
+    images, labels = batch(64)
+    assert check_inputs(images, labels, 10, all_targets=torch.arange(1000) % 10).balance == pytest.approx(1)
+    assert check_inputs(images, labels, 10, all_targets=torch.arange(1000) % 2).balance == pytest.approx(
+        math.log(2) / math.log(10)
+    )
+
+
+def test_a_single_class_is_an_error():
+    with pytest.raises(UserError, match="classes"):
+        check_inputs(*batch(64), 1)
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_inputs(*batch(32), 10, model=subject.model)
+    with pytest.raises(RuntimeError):
+        check_inputs(
+            torch.rand(8, 5, 32, 32, generator=torch.Generator()), batch(8)[1], 10, model=subject.model
+        )
+    assert same(before, state_of(subject.model, subject.optimizer))

@@ -1,0 +1,164 @@
+"""Section 9 of the specification: the signal of a network as it is initialised."""
+
+import pytest
+import torch
+from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from torch import nn
+from torch.nn import init
+
+from vitals.checks.layer_variance import check_layer_variance
+from vitals.errors import UserError
+
+
+def course_net() -> nn.Sequential:
+    """The course's network: eight hidden layers of 256 ReLUs."""
+    return mlp(*[256] * 8, inputs=256)
+
+
+def course_inputs() -> torch.Tensor:
+    return torch.randn(512, 256, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "slope", "cause"),
+    [
+        (init.normal_, {"std": 0.01}, -1.92, {"bad-initialization": "fail"}),
+        (init.kaiming_normal_, {}, -0.03, {}),
+        (None, {}, -0.84, {"bad-initialization": "warn"}),
+    ],
+    ids=["gaussian 0.01", "He", "torch's default"],
+)
+def test_course_table(rule, arguments, slope, cause):
+    net = initialized(course_net(), rule, **arguments) if rule else course_net()
+    result = check_layer_variance(net, course_inputs())
+    assert result.slope == pytest.approx(slope, abs=0.1)
+    assert named(result) == cause
+    assert len(result.layers) == 9
+
+
+def test_table_reads_as_in_the_course():
+    lines = check_layer_variance(course_net(), course_inputs()).table().splitlines()
+    assert lines[0].startswith("Layer 0: Variance: 1.004")
+    assert lines[8].startswith("Layer 8: Variance: ")
+
+
+def test_default_initialization_hides_its_collapse_in_the_biases():
+    last = check_layer_variance(course_net(), course_inputs()).layers[-1]
+    assert last.variance > 1e-4
+    assert last.signal_variance < 1e-6
+
+
+class Residual(nn.Module):
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.branches = nn.ModuleList(nn.Conv2d(16, 16, 3, 1, 1) for _ in range(blocks))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        for branch in self.branches:
+            x = x + branch(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class FunctionalSigmoid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(8))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return x
+
+
+def biased_convnet() -> nn.Sequential:
+    net = convnet()
+    for module in net:
+        if isinstance(module, nn.Conv2d):
+            init.constant_(module.bias, -3.0)
+    return net
+
+
+HEALTHY = {
+    "convnet": lambda: convnet(),
+    "BatchNorm": lambda: convnet(norm=True),
+    "dropout": lambda: convnet(dropout=0.5),
+    "residual": lambda: Residual(8),
+    "shallow MLP": lambda: mlp(128, 64),
+    "tanh Xavier": lambda: initialized(mlp(64, 64, 64, activation=nn.Tanh), init.xavier_normal_),
+    "deep He": lambda: initialized(mlp(*[64] * 8), init.kaiming_normal_),
+    "deep BatchNorm, wild weights": lambda: initialized(
+        nn.Sequential(
+            *[
+                m
+                for i in range(8)
+                for m in (nn.Conv2d(16 if i else 3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())
+            ]
+        ),
+        init.normal_,
+        std=0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_networks_raise_no_alarm(name):
+    assert named(check_layer_variance(HEALTHY[name](), batch(64)[0])) == {}
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "cause"),
+    [
+        (
+            lambda: initialized(mlp(*[128] * 6), init.normal_, std=0.3),
+            lambda: batch(64)[0],
+            "bad-initialization",
+        ),
+        (FunctionalSigmoid, lambda: torch.randn(64, 64), "vanishing-gradients"),
+        (biased_convnet, lambda: batch(64)[0], "dead-relu"),
+        (
+            lambda: initialized(mlp(64, 64, activation=nn.Tanh), init.normal_),
+            lambda: batch(64)[0],
+            "saturated-activations",
+        ),
+        (lambda: mlp(64, 64, activation=nn.Tanh), lambda: 255 * batch(64)[0], "input-not-normalized"),
+        (
+            lambda: initialized(mlp(64, 64, activation=nn.Sigmoid), init.normal_),
+            lambda: batch(64)[0],
+            "saturated-activations",
+        ),
+    ],
+    ids=["wide weights", "deep sigmoid", "bias of -3", "unit tanh", "raw pixels into tanh", "unit sigmoid"],
+)
+def test_sick_networks_are_named(net, inputs, cause):
+    assert list(named(check_layer_variance(net(), inputs()))) == [cause]
+
+
+def test_adam_bears_a_collapse_that_sgd_does_not():
+    net = mlp(*[128] * 7)
+    for make, alarms in ((torch.optim.SGD, 1), (torch.optim.Adam, 0)):
+        optimizer = make(net.parameters(), lr=0.01)
+        assert len(named(check_layer_variance(net, batch(64)[0], optimizer))) == alarms
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "word"),
+    [(nn.ReLU(), torch.randn(4, 2), "model"), (nn.Linear(2, 2), torch.randn(1, 2), "inputs")],
+)
+def test_what_cannot_be_measured_is_an_error(net, inputs, word):
+    with pytest.raises(UserError, match=word):
+        check_layer_variance(net, inputs)
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_layer_variance(subject.model, batch(32)[0])
+    with pytest.raises(RuntimeError):
+        check_layer_variance(subject.model, torch.zeros(4, 5, 32, 32))
+    assert same(before, state_of(subject.model, subject.optimizer))
+    assert not any(module._forward_pre_hooks for module in subject.model.modules())

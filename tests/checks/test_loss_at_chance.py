@@ -1,0 +1,150 @@
+"""S1: the loss before training is that of a uniform guess."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from torch import nn
+from torch.nn import init
+
+from vitals.checks.loss_at_chance import check_loss_at_chance
+from vitals.errors import UserError
+
+
+def weston_watkins(outputs, targets):
+    """Σ_j≠y max(0, 1 + s_j − s_y), averaged: the course's SVM loss."""
+    margins = (1 + outputs - outputs.gather(1, targets[:, None])).clamp_min(0)
+    return margins.scatter(1, targets[:, None], 0.0).sum(1).mean()
+
+
+def loud_head() -> nn.Sequential:
+    net = convnet()
+    init.normal_(net[-1].weight, std=3.0)
+    return net
+
+
+def head_at_priors(targets) -> nn.Sequential:
+    net = convnet()
+    init.zeros_(net[-1].weight)
+    with torch.no_grad():
+        net[-1].bias.copy_(torch.log(torch.bincount(targets, minlength=10) / len(targets) + 1e-6))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("loss", "chance"),
+    [
+        (F.cross_entropy, math.log(10)),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), math.log(10)),
+        (nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0)), math.log(10)),
+        (weston_watkins, 9.0),
+        (nn.MultiMarginLoss(), 0.9),
+    ],
+    ids=["cross-entropy", "label smoothing", "class weights", "Weston–Watkins", "torch's margin loss"],
+)
+def test_chance_is_known_for_every_loss(loss, chance):
+    result = check_loss_at_chance(convnet(norm=True), loss, *batch(256))
+    assert result.chance == pytest.approx(chance, rel=1e-4)
+    assert named(result) == {}
+
+
+HEALTHY = {
+    "convnet": lambda: convnet(),
+    "BatchNorm": lambda: convnet(norm=True),
+    "dropout": lambda: convnet(dropout=0.5),
+    "He everywhere": lambda: initialized(mlp(*[128] * 4), init.kaiming_normal_),
+    "tanh Xavier": lambda: initialized(mlp(128, 128, activation=nn.Tanh), init.xavier_uniform_),
+    "softmax twice": lambda: nn.Sequential(convnet(), nn.Softmax(1)),  # chance proves little, trap T8
+    "log-softmax": lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_networks_at_chance_raise_no_alarm(name):
+    assert named(check_loss_at_chance(HEALTHY[name](), F.cross_entropy, *batch(256))) == {}
+
+
+@pytest.mark.parametrize(
+    ("net", "scale", "causes"),
+    [
+        (loud_head, 1, {"wrong-initial-loss": "fail"}),
+        (lambda: initialized(mlp(*[128] * 6), init.normal_, std=0.3), 1, {"bad-initialization": "fail"}),
+        (
+            lambda: initialized(mlp(128, 128, 128, activation=nn.Tanh), init.normal_),
+            1,
+            {"bad-initialization": "fail"},
+        ),
+        (lambda: mlp(128, 64), 255, {"input-not-normalized": "fail"}),
+    ],
+    ids=["loud head", "wide weights", "unit tanh", "raw pixels"],
+)
+def test_a_high_loss_is_put_down_to_its_root(net, scale, causes):
+    inputs, targets = batch(256)
+    assert named(check_loss_at_chance(net(), F.cross_entropy, scale * inputs, targets)) == causes
+
+
+def test_a_pretrained_network_is_not_at_chance():
+    inputs, targets = batch(256)
+    net = convnet()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(net(inputs), targets).backward()
+        optimizer.step()
+    assert named(check_loss_at_chance(net, F.cross_entropy, inputs, targets)) == {
+        "wrong-initial-loss": "warn"
+    }
+
+
+def test_biases_at_the_log_of_the_class_shares_are_welcome():
+    inputs, targets = batch(1000)
+    kept = (targets < 3) | (torch.arange(1000) % 20 == 0)
+    inputs, targets = inputs[kept], targets[kept]
+    result = check_loss_at_chance(head_at_priors(targets), F.cross_entropy, inputs, targets)
+    assert result.loss < 0.8 * result.chance
+    assert named(result) == {}
+
+
+def test_a_loss_of_the_wrong_sign_is_found():
+    result = check_loss_at_chance(convnet(), lambda out, y: -F.cross_entropy(out, y), *batch(256))
+    assert named(result) == {"wrong-initial-loss": "fail"}
+
+
+def test_training_mode_is_measured():
+    """Statistics of an untrained BatchNorm make the evaluation loss of this network a different one."""
+    net = convnet(norm=True)
+    inputs, targets = batch(256)
+    net.eval()
+    by_check = check_loss_at_chance(net, F.cross_entropy, 10 * inputs, targets).loss
+    net.train()
+    assert by_check == pytest.approx(F.cross_entropy(net(10 * inputs), targets).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x, y: (x, y[:-1]), "targets"),
+        (lambda x, y: (x, y.float()), "targets"),
+        (lambda x, y: (x, y + 5), "targets"),
+        (lambda x, y: (x[:, 0, 0, 0], y), "inputs"),
+    ],
+)
+def test_parts_that_do_not_fit_are_errors(change, word):
+    with pytest.raises(UserError, match=word):
+        check_loss_at_chance(convnet(), F.cross_entropy, *change(*batch(64)))
+
+
+def test_a_loss_that_is_no_scalar_is_an_error():
+    with pytest.raises(UserError, match="loss"):
+        check_loss_at_chance(convnet(), nn.CrossEntropyLoss(reduction="none"), *batch(64))
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_loss_at_chance(subject.model, F.cross_entropy, *batch(64))
+    with pytest.raises(RuntimeError):
+        check_loss_at_chance(subject.model, subject.failing_loss, *batch(64))
+    assert same(before, state_of(subject.model, subject.optimizer))

@@ -1,0 +1,86 @@
+"""S2: more weight decay raises the loss, and its pull is weighed against that of the data."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from subjects import TrainedSubject, batch, convnet, named, same, state_of
+from torch.optim import SGD, Adam, AdamW
+
+from vitals.checks.regularization import check_regularization
+
+
+def test_penalty_is_half_the_squared_norm_of_each_group():
+    net = convnet()
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim == 1]
+    optimizer = SGD([{"params": decayed, "weight_decay": 0.01}, {"params": others}], lr=0.1)
+    result = check_regularization(net, F.cross_entropy, *batch(64), optimizer)
+    expected = 0.5 * 0.01 * sum(float(p.detach().square().sum()) for p in decayed)
+    data = F.cross_entropy(net(batch(64)[0]), batch(64)[1]).item()
+    assert result.penalty == pytest.approx(expected, rel=1e-5)
+    assert [result.total_loss(f) for f in (0, 1, 10)] == pytest.approx(
+        [data, data + expected, data + 10 * expected], rel=1e-5
+    )
+
+
+def test_the_pull_is_that_of_torch_on_the_first_step():
+    """‖λw‖ over ‖g‖: SGD at rate 1 moves by g + λw, and by g alone without decay."""
+    net = convnet()
+    inputs, targets = batch(64)
+    result = check_regularization(
+        net, F.cross_entropy, inputs, targets, SGD(net.parameters(), 1.0, weight_decay=0.1)
+    )
+    gradients = torch.autograd.grad(F.cross_entropy(net(inputs), targets), list(net.parameters()))
+    decay = torch.cat([0.1 * p.detach().flatten() for p in net.parameters()])
+    data = torch.cat([g.flatten() for g in gradients])
+    assert result.groups[0].pull == pytest.approx(float(decay.norm() / data.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "causes"),
+    [
+        (lambda p: SGD(p, 0.1, weight_decay=5e-4), {}),
+        (lambda p: Adam(p, 1e-3, weight_decay=1e-4), {}),
+        (lambda p: AdamW(p, 1e-3, weight_decay=0.1), {}),
+        (lambda p: AdamW(p, 1e-3, weight_decay=1.0), {}),
+        (lambda p: SGD(p, 0.1), {}),
+        (lambda p: Adam(p, 1e-3, weight_decay=1.0), {"regularization-too-strong": "warn"}),
+        (lambda p: SGD(p, 0.1, weight_decay=1.0), {"regularization-too-strong": "warn"}),
+    ],
+    ids=["SGD", "Adam", "AdamW", "AdamW strong", "none", "Adam decay of 1", "SGD decay of 1"],
+)
+def test_strength(optimizer, causes):
+    net = convnet()
+    result = check_regularization(net, F.cross_entropy, *batch(64), optimizer(net.parameters()))
+    assert named(result) == causes
+
+
+def test_vanishing_gradients_are_not_blamed_on_usual_decay():
+    net = convnet()
+    torch.nn.init.zeros_(net[-1].weight)
+    inputs, targets = batch(64)
+    optimizer = SGD(net.parameters(), 0.1, weight_decay=5e-4)
+    assert named(check_regularization(net, lambda o, t: 1e-6 * o.sum(), inputs, targets, optimizer)) == {}
+
+
+def test_an_empty_group_with_decay_is_found():
+    net = convnet()
+    optimizer = SGD([{"params": [], "weight_decay": 0.01}, {"params": net.parameters()}], lr=0.1)
+    result = check_regularization(net, F.cross_entropy, *batch(64), optimizer)
+    assert named(result) == {"frozen-parameters": "warn"}
+
+
+def test_without_decay_the_check_is_skipped():
+    net = convnet()
+    (finding,) = check_regularization(net, F.cross_entropy, *batch(64), SGD(net.parameters(), 0.1)).findings()
+    assert finding.cause == "skipped"
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_regularization(subject.model, F.cross_entropy, *batch(32), subject.optimizer)
+    subject.calls = 2
+    with pytest.raises(RuntimeError):
+        check_regularization(subject.model, subject.failing_loss, *batch(32), subject.optimizer)
+    assert same(before, state_of(subject.model, subject.optimizer))

@@ -1,0 +1,201 @@
+"""S3: twenty examples can be learned by heart, and where not, the plateau is named."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from torch import nn
+from torch.nn import init
+from torch.optim import LBFGS, SGD, Adam, RMSprop
+
+from vitals.checks.tiny_subset import check_tiny_subset
+from vitals.errors import UserError
+
+
+def smoothed(outputs, targets):
+    return F.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+
+HEALTHY = {
+    "Adam": (convnet, lambda p: Adam(p, 2e-3), F.cross_entropy),
+    "SGD": (convnet, lambda p: SGD(p, 0.02, momentum=0.9), F.cross_entropy),
+    "RMSprop": (convnet, lambda p: RMSprop(p, 1e-3), F.cross_entropy),
+    "LBFGS": (convnet, lambda p: LBFGS(p, 0.1), F.cross_entropy),
+    "BatchNorm at a high rate": (
+        lambda: convnet(norm=True),
+        lambda p: SGD(p, 0.3, momentum=0.9),
+        F.cross_entropy,
+    ),
+    "dropout": (lambda: convnet(dropout=0.5), lambda p: Adam(p, 2e-3), F.cross_entropy),
+    "strong decay": (convnet, lambda p: SGD(p, 0.02, momentum=0.9, weight_decay=0.05), F.cross_entropy),
+    "tanh at a small rate": (
+        lambda: initialized(mlp(64, activation=nn.Tanh), init.xavier_uniform_),
+        lambda p: SGD(p, 0.002, momentum=0.9),
+        F.cross_entropy,
+    ),
+    "hidden label smoothing": (convnet, lambda p: Adam(p, 2e-3), smoothed),
+    "label smoothing": (convnet, lambda p: Adam(p, 2e-3), nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "margin loss": (convnet, lambda p: Adam(p, 2e-3), nn.MultiMarginLoss()),
+    "log-softmax": (
+        lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),
+        lambda p: Adam(p, 2e-3),
+        nn.NLLLoss(),
+    ),
+    "a rate so low that Adam must help": (convnet, lambda p: SGD(p, 1e-6), F.cross_entropy),
+    "warm-up from almost nothing": (
+        convnet,
+        lambda p: SGD([{"params": p, "lr": 1e-9, "initial_lr": 0.02}], momentum=0.9),
+        F.cross_entropy,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_networks_fit(name):
+    net, make, loss = HEALTHY[name]
+    model = net()
+    result = check_tiny_subset(model, loss, *batch(256), make(model.parameters()))
+    assert result.fits
+    assert named(result) == {}
+    assert len(result.targets) == 20
+    assert result.targets.bincount().tolist() == [2] * 10
+
+
+@pytest.mark.parametrize("name", ["SGD", "strong decay", "warm-up from almost nothing"])
+def test_the_run_s_own_optimizer_is_enough(name):
+    net, make, loss = HEALTHY[name]
+    model = net()
+    assert len(check_tiny_subset(model, loss, *batch(256), make(model.parameters())).attempts) == 1
+
+
+def dead_net():
+    net = convnet()
+    for module in net:
+        if isinstance(module, nn.Conv2d):
+            init.constant_(module.bias, -5.0)
+    return net
+
+
+class Uphill(torch.autograd.Function):
+    """The identity, with a backward of the wrong sign."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+class UphillNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, x):
+        return Uphill.apply(self.net(x))
+
+
+SICK = {
+    "softmax in the network": (
+        lambda: nn.Sequential(convnet(), nn.Softmax(1)),
+        F.cross_entropy,
+        "double-softmax",
+    ),
+    "softmax in the loss": (convnet, lambda o, t: F.cross_entropy(o.softmax(1), t), "double-softmax"),
+    "dead units": (dead_net, F.cross_entropy, "dead-relu"),
+    "deep sigmoid": (lambda: mlp(*[32] * 7, activation=nn.Sigmoid), F.cross_entropy, "vanishing-gradients"),
+    "equal weights": (
+        lambda: initialized(mlp(32, 16), init.constant_, val=0.01),
+        F.cross_entropy,
+        "bad-initialization",
+    ),
+    "one-unit bottleneck": (lambda: mlp(32, 1), F.cross_entropy, "underfitting"),
+    "loss of the wrong sign": (convnet, lambda o, t: -F.cross_entropy(o, t), "wrong-initial-loss"),
+    "backward of the wrong sign": (UphillNet, F.cross_entropy, "wrong-gradient"),
+    "division by zero": (
+        convnet,
+        lambda o, t: F.cross_entropy(o, t) * (0 / o.sum().mul(0)),
+        "non-finite-loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_the_plateau_is_named(name):
+    net, loss, cause = SICK[name]
+    model = net()
+    result = check_tiny_subset(model, loss, *batch(256), SGD(model.parameters(), 0.01))
+    assert not result.fits
+    assert list(named(result)) == [cause]
+
+
+def test_constant_inputs_are_named():
+    inputs, targets = batch(256)
+    assert list(named(check_tiny_subset(convnet(), F.cross_entropy, torch.ones_like(inputs), targets))) == [
+        "input-constant"
+    ]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_double_softmax_has_another_floor_for_other_class_counts(classes):
+    inputs, targets = batch(256)
+    net = nn.Sequential(mlp(32, outputs=classes), nn.Softmax(1))
+    result = check_tiny_subset(net, F.cross_entropy, inputs, targets % classes)
+    (finding,) = result.findings()
+    assert finding.cause == "double-softmax"
+    assert min(result.final.losses) == pytest.approx(finding.threshold, abs=0.1)
+
+
+def test_label_smoothing_that_cannot_be_switched_off_is_no_fault():
+    result = check_tiny_subset(convnet(), smoothed, *batch(256))
+    assert result.perfect == pytest.approx(0.5003, abs=1e-3)
+
+
+def test_predictions_belong_to_the_examples_given():
+    inputs, targets = batch(256)
+    result = check_tiny_subset(convnet(), F.cross_entropy, inputs, targets)
+    assert torch.equal(targets[result.indices], result.targets)
+    assert torch.equal(result.final.predictions, result.targets)
+
+
+def test_images_that_occur_twice_are_taken_once():
+    """Twins with different labels could not be told apart."""
+    inputs, targets = batch(256)
+    doubled = torch.cat([inputs[:1].expand(100, -1, -1, -1), inputs])
+    labels = torch.cat([torch.arange(100) % 10, targets])
+    assert check_tiny_subset(convnet(), F.cross_entropy, doubled, labels).distinct == 20
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "word"),
+    [
+        (batch(19)[0], batch(19)[1], "inputs"),
+        (batch(40)[0], torch.zeros(40, dtype=torch.long), "targets"),
+    ],
+    ids=["too few", "one class"],
+)
+def test_what_cannot_be_judged_is_an_error(inputs, targets, word):
+    with pytest.raises(UserError, match=word):
+        check_tiny_subset(convnet(), F.cross_entropy, inputs, targets)
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_tiny_subset(subject.model, F.cross_entropy, *batch(64), subject.optimizer, max_steps=3)
+    with pytest.raises(RuntimeError):
+        check_tiny_subset(subject.model, subject.failing_loss, *batch(64), subject.optimizer)
+    assert same(before, state_of(subject.model, subject.optimizer))
+
+
+def test_a_loss_that_looks_at_the_original_weights_leaves_no_gradient_there():
+    net = convnet()
+
+    def penalized(outputs, targets):
+        return F.cross_entropy(outputs, targets) + 1e-3 * net[0].weight.square().sum()
+
+    before = state_of(net)
+    check_tiny_subset(net, penalized, *batch(64), max_steps=3)
+    assert same(before, state_of(net))

@@ -1,0 +1,229 @@
+"""S4: every parameter learns, images do not leak into each other, modes are right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from torch import nn
+from torch.nn import init
+from torch.optim import SGD, Adam
+
+from vitals.checks.wiring import check_wiring
+from vitals.errors import UserError
+
+
+def zero_head():
+    net = convnet(norm=True)
+    init.zeros_(net[-1].weight)
+    return net
+
+
+class ZeroBranch(nn.Module):
+    """A residual branch that ends in zero weights, as in Fixup."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.inner, self.outer = (nn.Conv2d(i, 8, 3, 2, 1) for i in (3, 8, 8))
+        init.zeros_(self.outer.weight)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = x[:, :, ::4, ::4] + self.outer(self.inner(x).relu())
+        return self.head(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, norm_first=True, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def pretrained_norm():
+    """BatchNorm that keeps the statistics of an earlier training."""
+    net = convnet(norm=True)
+    net(batch(64)[0])
+    net[1].eval()
+    return net
+
+
+def frozen_stem():
+    net = convnet(dropout=0.5)
+    net[0].requires_grad_(False)
+    return net
+
+
+HEALTHY = {
+    "convnet": convnet,
+    "BatchNorm and dropout": lambda: convnet(norm=True, dropout=0.5),
+    "zero head": zero_head,
+    "zero branch": ZeroBranch,
+    "attention": Attention,
+    "torchvision": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
+    "log-softmax": lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),
+    "ReLU at the end": lambda: nn.Sequential(convnet(), nn.ReLU()),
+    "pretrained statistics": pretrained_norm,
+    "frozen stem": frozen_stem,
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_networks_raise_no_alarm(name):
+    net = HEALTHY[name]()
+    assert named(check_wiring(net, F.cross_entropy, *batch(32), Adam(net.parameters()))) == {}
+
+
+def test_what_is_frozen_on_purpose_is_noted():
+    result = check_wiring(frozen_stem(), F.cross_entropy, *batch(32))
+    assert result.frozen == ("0.weight", "0.bias")
+    assert [finding.level for finding in result.findings()] == ["ok", "note"]
+
+
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = mlp(16, outputs=16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).detach())
+
+
+class OverTheBatch(nn.Module):
+    """Softmax over the images of a batch instead of the features of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = mlp(16, outputs=16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).softmax(dim=0))
+
+
+def all_zero():
+    return initialized(mlp(16, 16), lambda weight: init.zeros_(weight)).apply(
+        lambda module: init.zeros_(module.bias) if isinstance(module, nn.Linear) else None
+    )
+
+
+def dead():
+    net = convnet()
+    init.constant_(net[2].bias, -100.0)
+    return net
+
+
+def stateless_norm():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(16, track_running_stats=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), norm, nn.ReLU(), nn.Linear(16, 10))
+
+
+SICK = {
+    "softmax": (lambda: nn.Sequential(convnet(), nn.Softmax(1)), {"double-softmax": "fail"}),
+    "sigmoid": (lambda: nn.Sequential(convnet(), nn.Sigmoid()), {"double-softmax": "fail"}),
+    "evaluation mode": (lambda: convnet(norm=True).eval(), {"eval-mode-training": "fail"}),
+    "dropout in evaluation mode": (lambda: convnet(dropout=0.5).eval(), {"eval-mode-training": "fail"}),
+    "detached": (Detached, {"frozen-parameters": "warn"}),
+    "equal weights": (
+        lambda: initialized(mlp(32, 16), init.constant_, val=0.01),
+        {"bad-initialization": "fail"},
+    ),
+    "equal weights before BatchNorm": (
+        lambda: initialized(convnet(norm=True), init.constant_, val=0.1),
+        {"bad-initialization": "fail"},
+    ),
+    "all zero": (all_zero, {"bad-initialization": "fail"}),
+    "dead": (dead, {"dead-relu": "fail"}),
+    "over the batch": (OverTheBatch, {"labels-random": "fail"}),
+    "batch statistics": (stateless_norm, {"train-mode-evaluation": "warn"}),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_faults_are_named(name):
+    net, causes = SICK[name]
+    model = net()
+    assert named(check_wiring(model, F.cross_entropy, *batch(32), Adam(model.parameters()))) == causes
+
+
+def test_an_infinite_slope_is_found():
+    net = convnet()
+    start = net[0].weight.detach().clone()
+
+    class Tethered(nn.Module):
+        """A penalty on the distance from the starting weights, without its square."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, outputs, targets):
+            moved = (self.net[0].weight - start).square().sum().sqrt()
+            return F.cross_entropy(outputs, targets) + moved
+
+    assert named(check_wiring(net, Tethered(), *batch(32))) == {"non-finite-loss": "fail"}
+
+
+def test_a_loss_that_reaches_no_parameter_is_found():
+    def cut(outputs, targets):
+        return F.cross_entropy(outputs.detach(), targets)
+
+    result = check_wiring(convnet(), cut, *batch(32))
+    assert len(result.unreached) == 6
+
+
+def test_inputs_without_signal_are_not_blamed_on_the_network():
+    inputs, targets = batch(32)
+    assert named(check_wiring(convnet(), F.cross_entropy, torch.zeros_like(inputs), targets)) == {}
+
+
+def test_softmax_inside_the_loss_is_found():
+    def twice(outputs, targets):
+        return F.cross_entropy(outputs.softmax(1), targets)
+
+    assert named(check_wiring(convnet(), twice, *batch(32))) == {"double-softmax": "fail"}
+
+
+def test_probabilities_are_right_for_a_loss_that_takes_them():
+    net = nn.Sequential(convnet(), nn.Softmax(1))
+    assert named(check_wiring(net, lambda p, y: F.nll_loss(p.log(), y), *batch(32))) == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "missing"),
+    [
+        (lambda net: Adam(net[-1].parameters()), 4),
+        (lambda net: Adam(convnet().parameters()), 6),
+        (lambda net: SGD(net.parameters(), lr=0.0), 6),
+        (lambda net: [SGD(net[:2].parameters(), lr=0.1), SGD(net[2:].parameters(), lr=0.1)], 0),
+        (lambda net: SGD([{"params": net.parameters(), "lr": 0.0, "initial_lr": 0.1}]), 0),
+    ],
+    ids=["head alone", "another model", "rate of 0", "two optimizers", "warm-up from 0"],
+)
+def test_parameters_without_a_step_are_listed(make, missing):
+    net = convnet()
+    result = check_wiring(net, F.cross_entropy, *batch(32), make(net))
+    assert len(result.not_in_optimizer) == missing
+    assert named(result) == ({"frozen-parameters": "fail"} if missing else {})
+
+
+def test_parts_that_do_not_fit_are_errors():
+    with pytest.raises(UserError, match="model"):
+        check_wiring(nn.Flatten(0), F.cross_entropy, *batch(32))
+
+
+def test_leaves_everything_as_it_was():
+    subject = TrainedSubject()
+    before = state_of(subject.model, subject.optimizer)
+    check_wiring(subject.model, F.cross_entropy, *batch(32), subject.optimizer)
+    with pytest.raises(RuntimeError):
+        check_wiring(subject.model, subject.failing_loss, *batch(32), subject.optimizer)
+    assert same(before, state_of(subject.model, subject.optimizer))
