@@ -8,11 +8,11 @@ from vitals.config.command_line import run_command
 from vitals.config.validation import check_evaluation
 
 
-def evaluate(config: DictConfig) -> None:
-    from vitals import evaluation  # imports torch, which the checks before do without
+def main(config: DictConfig) -> None:
+    from vitals.evaluation import evaluate  # imports torch, which the checks before do without
 
-    evaluation.evaluate(config)
+    evaluate(config)
 
 
 if __name__ == "__main__":
-    run_command(evaluate, Path(__file__).parents[1] / "configs", "evaluate", check_evaluation)
+    run_command(main, Path(__file__).parents[1] / "configs", "evaluate", check_evaluation)

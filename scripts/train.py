@@ -9,18 +9,20 @@ from vitals.config.validation import check_experiment
 from vitals.prerequisites import require_prerequisites
 
 
-def prepare(config: DictConfig) -> None:
+def check_machine_and_components(config: DictConfig) -> None:
     require_prerequisites(config)
-    from vitals import experiment  # imports torch, which the checks before do without
+    from vitals.experiment import prepare  # imports torch, which the checks before do without
 
-    experiment.prepare(config)
+    prepare(config)
 
 
-def train(config: DictConfig) -> None:
-    from vitals import experiment
+def main(config: DictConfig) -> None:
+    from vitals.experiment import train
 
-    experiment.train(config)
+    train(config)
 
 
 if __name__ == "__main__":
-    run_command(train, Path(__file__).parents[1] / "configs", "train", check_experiment, prepare)
+    run_command(
+        main, Path(__file__).parents[1] / "configs", "train", check_experiment, check_machine_and_components
+    )

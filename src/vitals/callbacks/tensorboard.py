@@ -37,7 +37,7 @@ class RunTensorBoard(TensorBoardLogger):
             config: of the run.
             metrics: final figures, `last/epoch` among them: the step they stand at.
         """
-        self.log_hyperparams(config, metrics, step=int(metrics["last/epoch"]))
+        self.log_hyperparams(hyperparameters(config), metrics, step=int(metrics["last/epoch"]))
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
@@ -45,3 +45,24 @@ class RunTensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush the event file."""
         self.experiment.flush()
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart, for the hparams tab: `optimizer`, `optimizer.lr`, `network.dropout` …"""
+    flat: dict[str, Any] = {key: config[key] for key in ("seed", "label_smoothing") if key in config}
+
+    def add(prefix: str, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if key == "_target_":
+                flat[prefix] = value.rpartition(".")[-1]
+            elif isinstance(value, dict):
+                add(f"{prefix}.{key}", value)
+            elif value is not None and not key.startswith("_"):
+                flat[f"{prefix}.{key}"] = value
+
+    for group in ("optimizer", "schedule", "momentum_schedule", "network", "data"):
+        add(group, config.get(group, {}))
+    add(
+        "trainer", {key: config.get("trainer", {}).get(key) for key in ("max_epochs", "precision", "devices")}
+    )
+    return flat

@@ -73,6 +73,7 @@ class Slope:
     bend: float
     """Half of how much the slopes to both sides differ."""
     kink: bool
+    """A winner changed between the ends, or the loss is not finite there: nothing follows."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class Differences:
             above = self._value().item()
         with WinnerRecorder(self._winners) as behind, line.moved(-h) as backward:
             below = self._value().item()
+        if not forward or not backward:  # beside a huge value the step is lost in rounding
+            return Slope(h, math.nan, math.nan, math.nan, kink=True)
         right, left = (above - self._base) / forward, (below - self._base) / backward
         return Slope(
             h=h,

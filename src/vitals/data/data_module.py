@@ -131,11 +131,17 @@ class ImageData(L.LightningDataModule):
         Raises:
             UserError: if the classes or the statistics of the training images differ.
         """
-        here = self.state_dict()
-        if differing := [key for key in here if here[key] != state.get(key)]:
+        there = torch.tensor([state["mean"], state["std"]])
+        if state["classes"] != self.classes:
             raise UserError(
-                f"the images are not those that the checkpoint was trained on: their {differing[0]} is "
-                f"{here[differing[0]]}, not {state.get(differing[0])}."
+                f"the images are not those that the checkpoint was trained on: it knows the classes "
+                f"{', '.join(state['classes'])}, and here they are {', '.join(self.classes)}."
+            )
+        if not torch.allclose(torch.stack([self.mean, self.std]), there, atol=1e-4):
+            raise UserError(
+                f"the images are not those that the checkpoint was trained on: the mean of their channels is "
+                f"{[round(value, 4) for value in self.mean.tolist()]} here and "
+                f"{[round(value, 4) for value in state['mean']]} there."
             )
 
     def _normalization(self) -> Normalization:

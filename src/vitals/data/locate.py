@@ -92,7 +92,7 @@ def require_images(name: SourceName, root: str | None) -> None:
     if name == "digits":
         return
     assert root is not None, "the schema asks for a root"
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if name == "image_folder":
         if not folder.is_dir():
             raise UserError(f"data.root={root} is not a folder: name the folder that holds the images.")

@@ -27,9 +27,10 @@ def read(name: SourceName, root: str | None, image_size: int | None = None) -> I
     if name == "digits":
         return read_digits(image_size or 32)
     assert root is not None, "the schema asks for a root"
+    folder = Path(root).expanduser()
     if name == "image_folder":
-        return _read_tree(Path(root), image_size)
-    copy = find_cifar(name, Path(root)) or download_cifar(name, Path(root))
+        return _read_tree(folder, image_size)
+    copy = find_cifar(name, folder) or download_cifar(name, folder)
     if is_image_tree(copy):
         return _read_tree(copy, image_size)
     if image_size not in (None, 32):
