@@ -53,6 +53,12 @@ def test_an_element_at_a_kink_is_retried_with_smaller_steps() -> None:
     assert not any(row.kink for row in check.rows)
 
 
+def test_a_step_that_is_lost_in_rounding_is_skipped() -> None:
+    net, x, y = small_net()
+    check = check_gradients(net, F.cross_entropy, 1e12 * x, y, dtype=torch.float32)
+    assert causes(check, "warn", "fail") == [], str(check)
+
+
 def test_a_parameter_on_a_kink_is_skipped_with_the_reason() -> None:
     net = nn.Linear(1, 4)
     nn.init.zeros_(net.weight)

@@ -10,8 +10,8 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
+    """The states of torch (CPU, and CUDA where it is in use), NumPy and Python, in plain types and tensors."""
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (others use it)
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the state that others use)
     key = numpy_state["state"]["key"].tolist()
     return {
         "torch": torch.get_rng_state(),
