@@ -10,7 +10,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """The states of torch (CPU, and CUDA where it is in use), NumPy and Python, in plain types and tensors."""
+    """The states of torch (CPU, and CUDA where it is in use), NumPy and Python, as plain types."""
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (others use it)
     key = numpy_state["state"]["key"].tolist()
     return {
