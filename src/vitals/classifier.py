@@ -80,8 +80,12 @@ class ImageClassifier(L.LightningModule):
             metric = self.metrics[f"{name}_{stage}"]
             assert isinstance(metric, Metric)
             metric.update(*values)
-            shown = (name, stage) == ("accuracy", "val")
-            self.log(f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown)
+            # Logging a metric with every batch costs more than updating it; once an epoch says the same.
+            if stage != "train" or self.trainer.is_last_batch:
+                shown = (name, stage) == ("accuracy", "val")
+                self.log(
+                    f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown
+                )
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)

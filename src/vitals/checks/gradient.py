@@ -142,7 +142,7 @@ def _check_part(
         value, found = objective.value_and_gradients(part)
         return scale * value, {name: scale * gradient for name, gradient in found.items()}
 
-    noise = measure_noise(value_and_gradients, gradients, list(objective.parameters.values()), generator)
+    noise = measure_noise(value_and_gradients, list(objective.parameters.values()), generator)
     differences = Differences(partial(objective.value, part), scale, steps)
     depths = _depths(order)
     summaries = []

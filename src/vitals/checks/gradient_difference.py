@@ -22,7 +22,8 @@ TOO_SMALL = 1e-10
 """Gradients below it, where the largest is about 1, are not told from zero (cs231n: "worrying")."""
 
 _RETRIES = 3  # times a tenth of the smallest step, where kinks leave no better
-_SAFETY = 4.0  # on rounding errors, each of which is the largest of a few samples
+_SAFETY = 4.0  # on rounding errors, whose size is known from a few samples
+_POINTS = 8  # to measure them at
 
 
 @dataclass(frozen=True)
@@ -180,35 +181,68 @@ class Differences:
 
 def measure_noise(
     value_and_gradients: Callable[[], tuple[float, dict[str, Tensor]]],
-    gradients: dict[str, Tensor],
     parameters: Sequence[Tensor],
     generator: torch.Generator,
-    repeats: int = 3,
 ) -> Noise:
-    """Rounding errors of loss and gradients, from changing all parameters by no more than rounding does.
+    """Rounding errors of loss and gradients, from their differences at points close together on a line.
 
-    What then moves is what cannot be known to better. Where such a change crosses a kink the gradient jumps
-    for another reason, and that sample is not used.
+    High differences of a smooth function vanish at a small spacing; what is left is noise (Hamming; Moré and
+    Wild, "Estimating Computational Noise", 2011). The spacing √eps is small for that, yet large enough for
+    rounding errors to change from point to point: log(1 + 1e-6) is rounded in steps that no change of the
+    parameters by a last digit leaves. Where a kink lies among the points, they move closer together.
     """
     eps = torch.finfo(parameters[0].dtype).eps
-    with WinnerRecorder() as here:
-        base, _ = value_and_gradients()
-    loss = eps * abs(base)
-    noise = dict.fromkeys(gradients, 0.0)
+    count = sum(parameter.numel() for parameter in parameters)
     before = [parameter.detach().clone() for parameter in parameters]
-    for _ in range(repeats):
-        for parameter, old in zip(parameters, before, strict=True):
-            signs = torch.randint(0, 2, old.shape, generator=generator).to(old) * 2 - 1
-            parameter.detach().copy_(old * (1 + eps * signs))
-        with WinnerRecorder(here.winners) as there:
-            value, moved = value_and_gradients()
-        if not there.crossed:
-            loss = max(loss, abs(value - base))
-            for name, gradient in gradients.items():
-                noise[name] = max(noise[name], _largest((moved[name] - gradient).abs()))
-    for parameter, old in zip(parameters, before, strict=True):
-        parameter.detach().copy_(old)
-    return Noise(loss, {n: max(noise[n], eps * _largest(g.abs())) for n, g in gradients.items()})
+    directions = [
+        (torch.randint(0, 2, old.shape, generator=generator).to(old) * 2 - 1) / math.sqrt(count)
+        for old in before
+    ]
+    values, gradients = value_and_gradients()
+    noise = Noise(eps * abs(values), {name: eps * _largest(g.abs()) for name, g in gradients.items()})
+    for spacing in (math.sqrt(eps) / 10**power for power in range(_RETRIES + 1)):
+        try:
+            found = _noise_along(value_and_gradients, parameters, before, directions, spacing)
+        finally:
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.detach().copy_(old)
+        if found is not None:
+            return Noise(
+                max(noise.loss, found.loss),
+                {name: max(least, found.gradients[name]) for name, least in noise.gradients.items()},
+            )
+    return noise
+
+
+def _noise_along(
+    value_and_gradients: Callable[[], tuple[float, dict[str, Tensor]]],
+    parameters: Sequence[Tensor],
+    before: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    spacing: float,
+) -> Noise | None:
+    """Noise from `_POINTS` points along `directions`; None where a kink lies among them."""
+    values: list[float] = []
+    recent: list[dict[str, Tensor]] = []
+    noise: dict[str, float] = {}
+    winners: Sequence[Tensor] | None = None
+    for point in range(1, _POINTS + 1):
+        for parameter, old, direction in zip(parameters, before, directions, strict=True):
+            parameter.detach().copy_(old + point * spacing * direction)
+        with WinnerRecorder(winners) as recorder:
+            value, gradients = value_and_gradients()
+        if recorder.crossed:
+            return None
+        winners = recorder.winners if winners is None else winners
+        values.append(value)
+        recent = [*recent[-2:], gradients]
+        if len(recent) == 3:
+            for name, (first, second, third) in ((n, [g[n] for g in recent]) for n in gradients):
+                # A second difference of errors of size 1 has size √6, a third one √20.
+                change = _largest((first - 2 * second + third).abs()) / math.sqrt(6)
+                noise[name] = max(noise.get(name, 0.0), change)
+    thirds = torch.tensor(values, dtype=torch.float64).diff(n=3)
+    return Noise((thirds.square().mean() / 20).sqrt().item(), noise)
 
 
 def random_direction(shape: torch.Size, start: int, stop: int, generator: torch.Generator) -> Tensor:
