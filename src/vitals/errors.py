@@ -23,5 +23,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     `did_you_mean("rmspropp", ["sgd", "rmsprop"])` is `"did you mean rmsprop?"`.
     """
     valid = sorted(valid)
+    if not valid:
+        return "there is nothing to choose from."
     near = nearest(name, valid)
     return f"did you mean {' or '.join(near)}?" if near else f"valid are {', '.join(valid)}."

@@ -12,12 +12,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Transformer
+from hydra.core.override_parser.types import Glob, Override, OverrideType, Transformer
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
+
+OPTIONAL_GROUPS = ("debug", "experiment")
+"""Groups of which nothing need be chosen."""
 
 
 class Overrides:
@@ -41,20 +44,18 @@ class Overrides:
         for override in choices:
             self._check_choice(override)
         if keys := [override for override in self.parsed if self._is_config_key(override)]:
-            base = self._compose([_first_value(choice) for choice in choices])
+            base = self._compose([self._words(choice)[0] for choice in choices])
             for override in keys:
                 self._check_key(override, base)
 
     def composed(self) -> Iterator[DictConfig]:
         """The configurations to validate: one, or in a sweep one for each value of each swept key."""
-        first = [_first_value(override) for override in self.parsed]
+        words = [self._words(override) for override in self.parsed]
+        first = [choices[0] for choices in words]
         yield self._compose(first)
-        for position, override in enumerate(self.parsed):
-            if _can_be_listed(override):
-                for word in list(override.sweep_iterator(transformer=Transformer.encode))[1:]:
-                    yield self._compose(
-                        [*first[:position], f"{override.get_key_element()}={word}", *first[position + 1 :]]
-                    )
+        for position, choices in enumerate(words):
+            for word in choices[1:]:
+                yield self._compose([*first[:position], word, *first[position + 1 :]])
 
     def value(self, key: str) -> Any:
         """The value given for `key`, or None where it was not given."""
@@ -100,9 +101,25 @@ class Overrides:
     def _check_choice(self, override: Override) -> None:
         group = override.key_or_group
         choices = self.groups[group]
-        for choice in _listed_values(override):
-            if choice not in (None, "null") and str(choice) not in choices:
-                raise UserError(f"{group}={choice} does not exist: {did_you_mean(str(choice), choices)}")
+        for word in self._words(override):
+            choice = word.partition("=")[2].strip("'\"")
+            if choice not in choices and not (choice == "null" and group in OPTIONAL_GROUPS):
+                raise UserError(f"{group}={choice} does not exist: {did_you_mean(choice, choices)}")
+
+    def _words(self, override: Override) -> list[str]:
+        """The override as words without a sweep: each of its values, or the ends of an interval."""
+        if not override.is_sweep_override():
+            return [str(override.input_line)]
+        swept: Any = override.value()
+        if override.is_interval_sweep():
+            values = [swept.start, swept.end]
+        elif isinstance(swept, Glob):
+            values = swept.filter(self.groups.get(override.key_or_group, []))
+        else:
+            values = list(override.sweep_iterator(transformer=Transformer.encode))
+        if not values:
+            raise UserError(f"{override.input_line} names nothing to sweep over.")
+        return [f"{override.get_key_element()}={value}" for value in values]
 
     def _check_key(self, override: Override, base: DictConfig) -> None:
         key = override.key_or_group
@@ -113,6 +130,8 @@ class Overrides:
             if part not in known:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
+                if where and not known:
+                    raise UserError(f"{key}: '{where}' has no keys of its own.")
                 names = known if where else sorted({*known, *(g for g in self.groups if "/" not in g)})
                 public = [name for name in map(str, names) if not name.startswith("_")]
                 raise UserError(f"{key}: {inside}; {did_you_mean(part, public)}")
@@ -135,27 +154,6 @@ def groups(config_dir: Path) -> dict[str, list[str]]:
         for folder in sorted(config_dir.rglob("*"))
         if folder.is_dir()
     }
-
-
-def _can_be_listed(override: Override) -> bool:
-    return override.is_sweep_override() and (override.is_discrete_sweep())
-
-
-def _listed_values(override: Override) -> list[Any]:
-    if _can_be_listed(override):
-        return list(override.sweep_iterator(transformer=Transformer.str))
-    return [] if override.is_sweep_override() else [override.value()]
-
-
-def _first_value(override: Override) -> str:
-    """The override as one word that composes: in a sweep with the first value, or an interval's start."""
-    if _can_be_listed(override):
-        words = list(override.sweep_iterator(transformer=Transformer.encode))
-        return f"{override.get_key_element()}={words[0]}"
-    if override.is_interval_sweep():
-        interval: Any = override.value()
-        return f"{override.get_key_element()}={interval.start}"
-    return str(override.input_line)
 
 
 def _one_line(error: Exception) -> str:

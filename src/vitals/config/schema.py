@@ -141,7 +141,7 @@ class Trainer(_Component):
     limit_train_batches: BatchLimit
     limit_val_batches: BatchLimit
     limit_test_batches: BatchLimit
-    deterministic: Switch | Literal["warn"]
+    deterministic: Annotated[bool | Literal["warn"], Field(description="true, false or warn")]
     log_every_n_steps: Count
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -42,6 +42,8 @@ def _validated(model: type[Model], config: DictConfig) -> Model:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value: set {error.full_key}=<value>.") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from None
     try:
         return model.model_validate(values)
     except ValidationError as error:

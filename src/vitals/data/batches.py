@@ -24,8 +24,8 @@ class Normalization:
 
     def __init__(self, mean: Tensor, std: Tensor, channels_last: bool = False) -> None:
         std = torch.where(std > 0, std, 1.0)
-        self.scale = (1 / (255 * std)).view(1, -1, 1, 1)
-        self.shift = (mean / std).view(1, -1, 1, 1)
+        self.of_channels = (1 / (255 * std)).view(1, -1, 1, 1), (mean / std).view(1, -1, 1, 1)
+        self.scale, self.shift = self.of_channels
         self.channels_last = channels_last
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -33,9 +33,7 @@ class Normalization:
         """uint8 B×C×H×W to float32 B×C×H×W."""
         if self.scale.shape[1:] != images.shape[1:] or self.scale.device != images.device:
             # Spelled out for a whole image: broadcast over three channels alone it takes ten times as long.
-            spelled = (
-                part.to(images.device).expand(1, *images.shape[1:]) for part in (self.scale, self.shift)
-            )
+            spelled = (part.to(images.device).expand(1, *images.shape[1:]) for part in self.of_channels)
             self.scale, self.shift = (part.contiguous(memory_format=self.memory_format) for part in spelled)
         return images.to(torch.float32, memory_format=self.memory_format).mul_(self.scale).sub_(self.shift)
 

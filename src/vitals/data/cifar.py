@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,9 @@ from torchvision.datasets.utils import download_url
 from vitals.data.image_set import ImageSet, ImageSplits
 from vitals.data.locate import CIFAR
 from vitals.errors import UserError
+
+DAMAGES = (EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError, pickle.UnpicklingError)
+"""What a file that is no pickle of arrays, or not a whole one, raises."""
 
 
 def download_cifar(name: str, root: Path) -> Path:
@@ -38,25 +44,40 @@ def read_cifar(name: str, copy: Path) -> ImageSplits:
         UserError: if a file is damaged or missing; it names the file.
     """
     layout = CIFAR[name]
-    parts = [layout.names_file, *layout.train_files, *layout.test_files]
+    files = (*layout.train_files, *layout.test_files)
+    if copy.is_dir():
+        parts = {part: _read_file(copy / part) for part in (layout.names_file, *files)}
+    else:
+        parts = _read_archive(copy, layout.folder, (layout.names_file, *files))
+    for part, content in parts.items():
+        keys = {layout.names_key} if part == layout.names_file else {"data", layout.labels_key}
+        if not isinstance(content, dict) or keys - content.keys():
+            raise UserError(f"{copy / part} is not a file of {name}: it has no {' and '.join(sorted(keys))}.")
+    classes = list(parts[layout.names_file][layout.names_key])
+
+    def image_set(of: Iterable[str]) -> ImageSet:
+        images = np.concatenate([parts[part]["data"] for part in of]).reshape(-1, 3, 32, 32)
+        labels = [label for part in of for label in parts[part][layout.labels_key]]
+        return ImageSet(torch.from_numpy(images), torch.tensor(labels), classes)
+
+    return ImageSplits(image_set(layout.train_files), image_set(layout.test_files))
+
+
+def _read_file(path: Path) -> Any:
     try:
-        if copy.is_dir():
-            contents = {part: _unpickle((copy / part).open("rb")) for part in parts}
-        else:
-            with tarfile.open(copy) as archive:
-                contents = {part: _unpickle(_member(archive, f"{layout.folder}/{part}")) for part in parts}
-        classes = list(contents[layout.names_file][layout.names_key])
+        return _unpickle(path.read_bytes())
+    except (OSError, *DAMAGES) as error:
+        raise UserError(f"{path} is damaged: {error}; delete its folder to download anew.") from None
 
-        def image_set(files: Iterable[str]) -> ImageSet:
-            images = np.concatenate([contents[file]["data"] for file in files]).reshape(-1, 3, 32, 32)
-            labels = [label for file in files for label in contents[file][layout.labels_key]]
-            return ImageSet(torch.from_numpy(images), torch.tensor(labels), classes)
 
-        return ImageSplits(image_set(layout.train_files), image_set(layout.test_files))
-    except (OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, tarfile.TarError) as error:
-        raise UserError(
-            f"{copy} is damaged or not a copy of {name}: {error}; delete it to download anew."
-        ) from None
+def _read_archive(path: Path, folder: str, parts: Iterable[str]) -> dict[str, Any]:
+    try:
+        with gzip.open(path) as packed:
+            content = io.BytesIO(packed.read())  # to the end, where the checksum is
+        with tarfile.open(fileobj=content) as archive:
+            return {part: _unpickle(_member(archive, f"{folder}/{part}")) for part in parts}
+    except (OSError, tarfile.TarError, zlib.error, *DAMAGES) as error:
+        raise UserError(f"{path} is damaged: {error}; delete it to download anew.") from None
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -68,14 +89,12 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, not arrays alone")
 
 
-def _unpickle(file: IO[bytes]) -> dict[str, Any]:
-    with file:
-        content: dict[str, Any] = _ArraysOnly(file, encoding="latin1").load()
-        return content
+def _unpickle(content: bytes) -> Any:
+    return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
 
 
-def _member(archive: tarfile.TarFile, path: str) -> IO[bytes]:
+def _member(archive: tarfile.TarFile, path: str) -> bytes:
     member = archive.extractfile(path)
     if member is None:
         raise KeyError(f"{path} is no file")
-    return member
+    return member.read()

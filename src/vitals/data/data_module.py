@@ -75,13 +75,12 @@ class ImageData(L.LightningDataModule):
             if test is None:
                 rest, test = rest.split(self.test_fraction, self.split_seed)
             train, self.validation = rest.split(self.validation_fraction, self.split_seed)
-            if self.limit is not None and self.limit < len(train):
-                _, train = train.split(self.limit / len(train), self.split_seed)
         except ValueError as error:
             raise UserError(f"data={self.source} cannot be split: {error}") from None
-        self.train, self.test = train, test
-        self.mean, self.std = train.channel_statistics()
-        size = min(train.images.shape[-2:])
+        self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
+        self.test = test
+        self.mean, self.std = self.train.channel_statistics()
+        size = min(self.train.images.shape[-2:])
         if self.crop_padding >= size:
             raise UserError(
                 f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."

@@ -101,7 +101,7 @@ def _decode(file: Path, size: int | None) -> np.ndarray:
     try:
         with Image.open(file) as image:
             pixels = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is not a readable image: {error}.") from None
     if size is not None and pixels.size != (size, size):
         pixels = pixels.resize((size, size), Image.Resampling.BICUBIC)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 
@@ -34,11 +33,37 @@ class ImageSet:
         """Two parts with the same share of every class: the rest, and `fraction` of the images.
 
         Both keep the order of the images. The same seed gives the same split.
+
+        Raises:
+            ValueError: if a class would have no image in one of the parts.
         """
-        rest, part = train_test_split(
-            range(len(self)), test_size=fraction, random_state=seed, stratify=self.labels.numpy()
-        )
-        return self.subset(torch.tensor(sorted(rest))), self.subset(torch.tensor(sorted(part)))
+        part = self._drawn(round(fraction * len(self)), seed)
+        rest = torch.ones(len(self), dtype=torch.bool)
+        rest[part] = False
+        parts = self.subset(rest.nonzero().squeeze(1)), self.subset(part)
+        for piece in parts:
+            missing = set(self.labels.tolist()) - set(piece.labels.tolist())
+            if missing:
+                name = self.classes[min(missing)]
+                raise ValueError(f"class {name} has too few images for a share of {fraction:g} of them")
+        return parts
+
+    def limited(self, count: int, seed: int) -> ImageSet:
+        """`count` of the images, with the same share of every class; all of them where they are fewer."""
+        return self.subset(self._drawn(min(count, len(self)), seed))
+
+    def _drawn(self, count: int, seed: int) -> Tensor:
+        """Indices, ascending, of `count` images: of every class its share, rounded by largest remainder."""
+        generator = torch.Generator().manual_seed(seed)
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        exact = counts.double() * count / len(self)
+        quotas = exact.floor().long()
+        quotas[(exact - quotas).argsort(descending=True, stable=True)[: count - int(quotas.sum())]] += 1
+        drawn = []
+        for label, quota in enumerate(quotas.tolist()):
+            members = (self.labels == label).nonzero().squeeze(1)
+            drawn.append(members[torch.randperm(len(members), generator=generator)[:quota]])
+        return torch.cat(drawn).sort().values
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel on the 0–1 scale, two float32 tensors of C values.

@@ -42,7 +42,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential()
         for inputs in [in_channels * image_size**2, *[width] * (depth - 1)]:
             layer = nn.Sequential(
-                nn.Linear(inputs, width),
+                nn.Linear(inputs, width, bias=norm == "none"),  # a normalisation has its own
                 norm_layer(norm, width, spatial=False),
                 activation_layer(activation),
                 nn.Dropout(dropout),

@@ -42,13 +42,15 @@ class ThreeLayer(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} must be odd, so that the image keeps its size")
+        if image_size < 2:
+            raise ValueError(f"images of {image_size} pixels a side are too small for a 2×2 pool")
         self.conv = conv_block(
             in_channels, filters, kernel_size=kernel_size, norm=norm, activation=activation
         )
         self.pool = nn.MaxPool2d(2)
         self.affine = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(filters * (image_size // 2) ** 2, hidden),
+            nn.Linear(filters * (image_size // 2) ** 2, hidden, bias=norm == "none"),
             norm_layer(norm, hidden, spatial=False),
             activation_layer(activation),
             nn.Dropout(dropout),

@@ -1,0 +1,99 @@
+"""Findings: one order of importance, a closed list of causes, and JSON that every reader takes."""
+
+import json
+import math
+
+import pytest
+
+from vitals.findings import (
+    CAUSES,
+    CHECKS,
+    FAULTS,
+    Finding,
+    ranked,
+    read_findings,
+    worst_level,
+    write_findings,
+)
+
+
+def finding(level="warn", message="", cause="dead-relu", **facts):
+    return Finding(cause, level, message, **facts)
+
+
+def test_the_gravest_come_first_and_equals_keep_their_order():
+    levels = ["note", "fail", "ok", "warn", "fail", "note"]
+    findings = [finding(level, str(number)) for number, level in enumerate(levels)]
+    assert [found.message for found in ranked(findings)] == ["1", "4", "3", "0", "5", "2"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "worst"),
+    [([], "ok"), (["ok", "note"], "note"), (["fail", "ok"], "fail"), (["note", "warn", "ok"], "warn")],
+)
+def test_the_worst_level_is_that_of_the_gravest(levels, worst):
+    assert worst_level(finding(level) for level in levels) == worst
+
+
+@pytest.mark.parametrize(
+    ("level", "alarming"), [("ok", False), ("note", False), ("warn", True), ("fail", True)]
+)
+def test_warnings_and_failures_alarm(level, alarming):
+    assert finding(level).alarming is alarming
+
+
+def test_findings_come_back_from_the_file_as_they_were(tmp_path):
+    findings = [
+        finding("fail", "µ ≈ 0,\nnot “1”", remedy="Scale.", where="layers.0", value=1e-30, threshold=0.5),
+        finding("note", step=12, epoch=1.5),
+    ]
+    write_findings(findings, tmp_path / "findings.json")
+    assert read_findings(tmp_path / "findings.json") == findings
+
+
+def test_the_file_has_the_gravest_first_and_the_documented_keys(tmp_path):
+    path = tmp_path / "findings.json"
+    write_findings([finding("note", "later"), finding("fail", "first")], path)
+    first, later = json.loads(path.read_text(encoding="utf-8"))
+    assert (first["message"], later["message"]) == ("first", "later")
+    documented = {"cause", "level", "message", "remedy", "where", "value", "threshold", "step", "epoch"}
+    assert set(first) == documented
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_has_not_is_null(tmp_path, number):
+    path = tmp_path / "findings.json"
+    write_findings([finding(value=number, threshold=1.0)], path)
+    [read] = read_findings(path)
+    assert (read.value, read.threshold) == (None, 1.0)
+    assert "NaN" not in path.read_text(encoding="utf-8")
+
+
+def test_no_findings_are_an_empty_list(tmp_path):
+    write_findings([], tmp_path / "findings.json")
+    assert json.loads((tmp_path / "findings.json").read_text()) == []
+
+
+def test_keys_of_a_later_version_are_passed_over(tmp_path):
+    path = tmp_path / "findings.json"
+    write_findings([finding("warn", "seen")], path)
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps([entry | {"colour": "red"} for entry in entries]), encoding="utf-8")
+    assert read_findings(path) == [finding("warn", "seen")]
+
+
+def test_an_unknown_cause_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="'dead-rleu': did you mean dead-relu"):
+        finding(cause="dead-rleu")
+
+
+def test_an_unknown_level_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="'warning': did you mean warn"):
+        finding("warning")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_is_a_lower_case_code_with_a_meaning(cause):
+    assert cause == cause.lower().replace(" ", "-").replace("_", "-")
+    assert CAUSES[cause]
+    assert (cause in FAULTS) != (cause in CHECKS)
