@@ -1,5 +1,6 @@
-"""A progress bar that counts epochs from 1."""
+"""A progress bar that counts epochs from 1 and is redrawn by the clock."""
 
+import time
 from typing import Any
 
 import lightning as L
@@ -7,14 +8,22 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar, with epochs counted from 1 and the accuracies beside it.
+    """Lightning's RichProgressBar, with epochs counted from 1, redrawn every so many seconds, not batches.
 
     Args:
-        refresh_rate: batches between two redraws; each costs about a millisecond.
+        interval: seconds between two redraws, each of which takes some milliseconds.
     """
 
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate)
+    def __init__(self, interval: float = 1.0) -> None:
+        super().__init__()
+        self.interval = interval
+        self.drawn = 0.0
+
+    def _should_update(self, current: int, total: int | float) -> bool:
+        if current != total and time.monotonic() - self.drawn < self.interval:
+            return False
+        self.drawn = time.monotonic()
+        return True
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"

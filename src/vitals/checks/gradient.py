@@ -137,12 +137,8 @@ def _check_part(
     gradients = objective.value_and_gradients(part)[1]
     scale = loss_scale(gradients)
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
-
-    def value_and_gradients() -> tuple[float, dict[str, Tensor]]:
-        value, found = objective.value_and_gradients(part)
-        return scale * value, {name: scale * gradient for name, gradient in found.items()}
-
-    noise = measure_noise(value_and_gradients, list(objective.parameters.values()), generator)
+    parameters = list(objective.parameters.values())
+    noise = measure_noise(partial(objective.value_and_gradients, part), scale, parameters, generator)
     differences = Differences(partial(objective.value, part), scale, steps)
     depths = _depths(order)
     summaries = []

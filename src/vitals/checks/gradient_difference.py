@@ -22,7 +22,7 @@ TOO_SMALL = 1e-10
 """Gradients below it, where the largest is about 1, are not told from zero (cs231n: "worrying")."""
 
 _RETRIES = 3  # times a tenth of the smallest step, where kinks leave no better
-_SAFETY = 4.0  # on rounding errors, whose size is known from a few samples
+_SAFETY = 3.0  # on rounding errors of a difference, which stay below twice the noise / h (measured)
 _POINTS = 8  # to measure them at
 
 
@@ -167,8 +167,12 @@ class Differences:
         if not slopes:
             return Estimate(analytic, slope.centred, 0.0, h, kink=True, too_small=False)
         slopes.sort(key=lambda slope: -slope.h)
-        # The truncation error falls with h², at a seam of second derivatives with h: assume the slower.
-        spread = 2 * abs(slopes[0].centred - slopes[1].centred) / slopes[0].h if len(slopes) > 1 else 0.0
+        # The truncation error falls with h², at a seam of second derivatives with h: assume the slower. Two
+        # slopes may agree by chance, as far as the second is blurred by rounding.
+        spread = 0.0
+        if len(slopes) > 1:
+            wide, next_to_it = slopes[:2]
+            spread = (2 * abs(wide.centred - next_to_it.centred) + rounding(next_to_it.h)) / wide.h
         uncertainty, best = min(
             ((rounding(slope.h) + spread * slope.h, slope) for slope in slopes), key=lambda pair: pair[0]
         )
@@ -181,15 +185,15 @@ class Differences:
 
 def measure_noise(
     value_and_gradients: Callable[[], tuple[float, dict[str, Tensor]]],
+    scale: float,
     parameters: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Noise:
-    """Rounding errors of loss and gradients, from their differences at points close together on a line.
+    """Rounding errors of loss and gradients, times `scale`, from points close together on a line.
 
     High differences of a smooth function vanish at a small spacing; what is left is noise (Hamming; Moré and
     Wild, "Estimating Computational Noise", 2011). The spacing √eps is small for that, yet large enough for
-    rounding errors to change from point to point: log(1 + 1e-6) is rounded in steps that no change of the
-    parameters by a last digit leaves. Where a kink lies among the points, they move closer together.
+    rounding errors to change from point to point. Where a kink lies among the points, they move closer.
     """
     eps = torch.finfo(parameters[0].dtype).eps
     count = sum(parameter.numel() for parameter in parameters)
@@ -198,8 +202,8 @@ def measure_noise(
         (torch.randint(0, 2, old.shape, generator=generator).to(old) * 2 - 1) / math.sqrt(count)
         for old in before
     ]
-    values, gradients = value_and_gradients()
-    noise = Noise(eps * abs(values), {name: eps * _largest(g.abs()) for name, g in gradients.items()})
+    value, gradients = value_and_gradients()
+    loss, by_name = eps * abs(value), {name: eps * _largest(g.abs()) for name, g in gradients.items()}
     for spacing in (math.sqrt(eps) / 10**power for power in range(_RETRIES + 1)):
         try:
             found = _noise_along(value_and_gradients, parameters, before, directions, spacing)
@@ -207,11 +211,10 @@ def measure_noise(
             for parameter, old in zip(parameters, before, strict=True):
                 parameter.detach().copy_(old)
         if found is not None:
-            return Noise(
-                max(noise.loss, found.loss),
-                {name: max(least, found.gradients[name]) for name, least in noise.gradients.items()},
-            )
-    return noise
+            loss = max(loss, found.loss)
+            by_name = {name: max(least, found.gradients[name]) for name, least in by_name.items()}
+            break
+    return Noise(scale * loss, {name: scale * noise for name, noise in by_name.items()})
 
 
 def _noise_along(
@@ -241,6 +244,9 @@ def _noise_along(
                 # A second difference of errors of size 1 has size √6, a third one √20.
                 change = _largest((first - 2 * second + third).abs()) / math.sqrt(6)
                 noise[name] = max(noise.get(name, 0.0), change)
+    if len(set(values)) <= _POINTS / 2:
+        # A nearly perfect fit: log(1 + 1e-12) is rounded in steps, and all points lie on one or two of them.
+        return Noise(torch.finfo(parameters[0].dtype).eps * max(1.0, abs(values[0])), noise)
     thirds = torch.tensor(values, dtype=torch.float64).diff(n=3)
     return Noise((thirds.square().mean() / 20).sqrt().item(), noise)
 
