@@ -10,12 +10,15 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """The states of torch (CPU and every CUDA device in use), NumPy and Python, in tensors and plain types."""
+    """States of torch (CPU and every CUDA device in use), NumPy and Python, in tensors and plain types."""
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (the global state, which others use)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
+        "numpy": {
+            **numpy_state,
+            "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()},
+        },
         "python": random.getstate(),
     }
 
