@@ -21,6 +21,7 @@ from vitals.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "~callbacks.progress"]
+TINY += ["checks=none"]
 OPTIMIZERS = sorted(file.stem for file in (CONFIGS / "optimizer").glob("*.yaml"))
 SCHEDULES = sorted(file.stem for file in (CONFIGS / "schedule").glob("*.yaml"))
 

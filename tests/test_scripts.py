@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
-TINY += ["~callbacks.progress"]
+TINY += ["~callbacks.progress", "checks=none"]
 
 
 def script(name: str, *words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,9 @@ def test_the_commands_of_the_readme_work_on_digits(
     words = [word.replace("<run folder>", str(run_folder)) for word in words]
     if path == "scripts/benchmark.py":
         pytest.skip("takes minutes")
-    if path == "scripts/train.py" and not any(word.startswith(("resume=", "--")) for word in words):
+    if path in ("scripts/train.py", "scripts/check.py") and not any(
+        word.startswith(("resume=", "--")) for word in words
+    ):
         replaced = ("data=", "data.root=", "trainer.max_epochs=", "schedule.warmup_epochs=")
         words = [word for word in words if not word.startswith(replaced)] + ["data=digits", "debug=fast"]
     if "trainer=ddp" in words:

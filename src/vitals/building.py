@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitals.callbacks.sanity_checks import SanityChecks
 from vitals.classifier import ImageClassifier
 from vitals.data.data_module import ImageData
 from vitals.errors import UserError
@@ -104,6 +105,13 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
 def build_callbacks(config: DictConfig) -> list[L.Callback]:
     """The configured callbacks, in the order of the configuration."""
     return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
+
+
+def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
+    """The configured checks before learning; none where `checks.which` is empty."""
+    options = plain(config.checks) | further
+    which = options.pop("which")
+    return [build("checks", SanityChecks, which, **options)] if which else []
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:

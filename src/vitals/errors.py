@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the nearest valid name to suggest with it."""
+"""What ends a command: a user's mistake, with the nearest valid name, or checks that failed."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,21 @@ class UserError(Exception):
 
     The entry points print the message alone, without a traceback, and exit with code 2.
     """
+
+
+class ChecksFailed(SystemExit):
+    """The checks before learning found what makes a training pointless: the program ends with exit code 3.
+
+    Args:
+        reason: the gravest finding and its remedy.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(3)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:

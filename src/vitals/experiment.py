@@ -20,6 +20,7 @@ from vitals import results
 from vitals.building import (
     build,
     build_callbacks,
+    build_checks,
     build_classifier,
     build_data,
     build_loggers,
@@ -32,7 +33,7 @@ from vitals.building import (
 )
 from vitals.callbacks.run_status import RunStatus
 from vitals.callbacks.tensorboard import RunTensorBoard
-from vitals.errors import UserError
+from vitals.errors import ChecksFailed, UserError
 from vitals.optim.factories import Schedule, optimizer_factory
 from vitals.provenance import provenance
 from vitals.run_folder import RunFolder, now
@@ -51,6 +52,7 @@ def prepare(config: DictConfig) -> None:
     build("schedule", Schedule.from_config, plain(config.schedule))
     build_trainer(config, **FLAGS_OF_A_TRIAL)
     build_callbacks(config)
+    build_checks(config)
     if config.data.name != "image_folder" or config.data.image_size:
         size = config.data.image_size or 32
         with torch.device("meta"):
@@ -71,6 +73,7 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
 
     Raises:
         UserError: for what turns out wrong with the images or a checkpoint.
+        ChecksFailed: with code 3, if the checks before learning stop the run.
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
@@ -79,6 +82,10 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     L.seed_everything(config.seed, workers=True, verbose=False)
     try:
         metrics = _fit_and_test(config, folder)
+    except ChecksFailed as stop:
+        if _is_first_process():
+            folder.write_status("failed", ended=now(), error=stop.reason)
+        raise
     except (KeyboardInterrupt, SystemExit, SIGTERMException) as error:  # Lightning exits on Ctrl-C
         if _is_first_process():
             folder.write_status("interrupted", ended=now(), error=None)
@@ -101,7 +108,7 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     trainer = build_trainer(
         config,
         logger=loggers,
-        callbacks=[*build_callbacks(config), RunStatus(folder)],
+        callbacks=[*build_callbacks(config), *build_checks(config), RunStatus(folder)],
         default_root_dir=str(folder.path),
     )
     checkpoint = None

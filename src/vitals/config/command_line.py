@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vitals.config.overrides import Overrides, groups
 from vitals.config.resume import resumed_config
-from vitals.errors import UserError
+from vitals.errors import ChecksFailed, UserError
 from vitals.run_folder import RunFolder
 
 Task = Callable[[DictConfig], None]
@@ -106,6 +106,10 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
                 config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
             check(config)
             task(config)
+        except ChecksFailed as stop:  # ends the program with code 3, but of a sweep one job alone
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise UserError(stop.reason) from stop
+            raise
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # so that the launcher counts the job as failed and goes on with the others

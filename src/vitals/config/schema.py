@@ -48,6 +48,23 @@ Stages = Annotated[
     list[Annotated[list[Count], Field(min_length=1)]],
     Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
 ]
+SampleCount = Annotated[int, _number("a whole number of 128 or more", ge=128)]
+CheckName = Annotated[
+    Literal[
+        "inputs",
+        "wiring",
+        "validation_mode",
+        "gradients",
+        "gradients_after_burn_in",
+        "loss_at_chance",
+        "layer_variance",
+        "regularization",
+        "tiny_subset",
+        "informative_inputs",
+        "step_size",
+    ],
+    Field(description="a check of configs/checks/default.yaml"),
+]
 ACTIVATIONS = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 NORMS = Literal["batch", "group", "layer", "none"]
 PRECISIONS = Literal[
@@ -130,6 +147,15 @@ class MomentumSchedule(_Strict):
     epochs: OptionalPositive
 
 
+class Checks(_Strict):
+    which: list[CheckName]
+    on_fail: Literal["stop", "warn"]
+    elements: Count
+    burn_in_steps: CountOrZero
+    tiny_subset_steps: Count
+    samples: SampleCount
+
+
 class Trainer(_Component):
     max_epochs: Count
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -161,6 +187,7 @@ class Experiment(_Strict):
     trainer: Trainer
     logger: dict[str, Any]
     callbacks: dict[str, Any]
+    checks: Checks
 
 
 class Evaluation(_Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -114,19 +114,22 @@ def trial(
         # A plain function holds nothing of the model that a copy could replace.
         stateful = isinstance(loss, nn.Module | types.MethodType)
         loss_copy = _copied("loss", loss, memo) if stateful else loss
-        optimizer_copy = _copied("optimizer", optimizer, memo)
-        if optimizer is not None:
-            # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
-            for name, value in vars(optimizer).items():
-                if (
-                    name not in vars(optimizer_copy) and name != "step"
-                ):  # a scheduler's wrapper of the original
-                    setattr(optimizer_copy, name, copy.deepcopy(value, memo))
+        optimizer_copy = None if optimizer is None else _copied_optimizer(optimizer, memo)
         if not model_copy.training:
             model_copy.train()
         if not dropout:
             switch_off_dropout(model_copy)
         yield Trial(model_copy, loss_copy, optimizer_copy)
+
+
+def copies_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[Any, tuple[Optimizer, ...]]:
+    """Copies of `model`, in its modes, and of its optimizers, whose parameters are those of the copy.
+
+    Raises `UserError` where a copy fails.
+    """
+    memo: dict[int, Any] = {}
+    model_copy = _copied("model", model, memo)
+    return model_copy, tuple(_copied_optimizer(optimizer, memo) for optimizer in optimizers)
 
 
 def switch_off_dropout(model: nn.Module) -> None:
@@ -168,6 +171,15 @@ def restore_configured_rates(optimizer: Optimizer) -> None:
     it."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
+
+
+def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
+    copied = _copied("optimizer", optimizer, memo)
+    # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
+    for name, value in vars(optimizer).items():
+        if name not in vars(copied) and name != "step":  # a scheduler's wrapper of the original
+            setattr(copied, name, copy.deepcopy(value, memo))
+    return copied
 
 
 def _copied(name: str, original: Any, memo: dict[int, Any]) -> Any:

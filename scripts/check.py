@@ -1,0 +1,26 @@
+"""Check everything before learning: `python scripts/check.py`, with the overrides of `scripts/train.py`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitals.config.command_line import run_command
+from vitals.config.validation import check_experiment
+from vitals.prerequisites import require_prerequisites
+
+
+def prepare(config: DictConfig) -> None:
+    require_prerequisites(config)
+    from vitals import experiment  # imports torch, which the checks before do without
+
+    experiment.prepare(config)
+
+
+def check(config: DictConfig) -> None:
+    from vitals import checking
+
+    checking.check(config)
+
+
+if __name__ == "__main__":
+    run_command(check, Path(__file__).parents[1] / "configs", "check", check_experiment, prepare)

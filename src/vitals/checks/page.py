@@ -1,0 +1,51 @@
+"""The page of verdicts of the checks before learning, on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vitals.checks.suite import Row
+from vitals.findings import Finding, ranked
+
+COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red", "skipped": "dim"}
+
+
+def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None) -> None:
+    """A table of the checks, and below it what was found, with its remedy; most important first.
+
+    Args:
+        rows: of the checks made.
+        findings: of all of them, consequences lowered to notes.
+        console: where to print; the terminal by default.
+    """
+    console = console or Console()
+    table = Table(title="Before learning", title_justify="left")
+    for column in ("check", "seen", "expected", "verdict"):
+        table.add_column(column)
+    for row in rows:
+        verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
+        table.add_row(row.check.replace("_", " "), escape(row.seen), escape(row.expected), verdict)
+    console.print(table)
+    for finding in ranked(findings):
+        if finding.alarming or finding.cause == "skipped":
+            head = finding.cause if finding.alarming else "skipped"
+            colour = COLOURS[finding.level if finding.alarming else "skipped"]
+            console.print(f"[{colour}]{head}[/]: {escape(sentence(finding))}", highlight=False)
+
+
+def sentence(finding: Finding) -> str:
+    """What was seen and what to do."""
+    return f"{finding.message} {finding.remedy}".strip()
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The findings as a Markdown table, most important first, for TensorBoard's text card."""
+    lines = ["| level | cause | where | seen | remedy |", "| --- | --- | --- | --- | --- |"]
+    for finding in ranked(findings):
+        cells = (finding.level, finding.cause, finding.where, finding.message, finding.remedy)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
