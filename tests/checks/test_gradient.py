@@ -87,6 +87,17 @@ def test_a_right_gradient_raises_no_alarm(name: str, samples: int) -> None:
     assert all(summary.enough for summary in check.summaries)
 
 
+@pytest.mark.parametrize(("margin", "cause"), [(12, "gradients-correct"), (32, "skipped")])
+def test_a_nearly_perfect_fit_is_no_alarm_though_its_loss_is_rounded_in_steps(
+    margin: int, cause: str
+) -> None:
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(6, 5), torch.randn(2, 6), torch.tensor([0, 1])
+    check = check_gradients(net, lambda out, t: F.cross_entropy(out + margin * F.one_hot(t, 5), t), x, y)
+    assert 0 < check.loss < 1e-3
+    assert [finding.cause for finding in check.findings()] == [cause], str(check)
+
+
 def test_a_bias_before_batch_norm_is_no_alarm_but_a_note() -> None:
     check = check_gradients(*RIGHT["batch-norm-2d"].arguments(4, 0))
     note = next(finding for finding in check.findings() if finding.level == "note")

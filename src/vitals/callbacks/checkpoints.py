@@ -57,6 +57,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(last)
         if self.best_name != previous and trainer.is_global_zero:
             self._keep_best(last, previous)
+        trainer.strategy.barrier()  # another process may want to read the best next
 
     def _keep_best(self, last: Path, previous: str) -> None:
         """Copy, link, then delete, so that there is a best checkpoint at every moment."""

@@ -109,7 +109,7 @@ class TrainingStep:
             raise _Reached
 
         handle = self.network.register_forward_pre_hook(stop, with_kwargs=True)
-        self.owner._trainer = self.trainer
+        self.owner._trainer = self.trainer  # type: ignore[assignment]
         try:
             with torch.no_grad():
                 step(batch, 0)
@@ -130,7 +130,7 @@ class TrainingStep:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What the training step makes of these outputs of the network and these class numbers."""
         owner, backward = self.owner, _Backward()
-        owner._trainer = self.trainer
+        owner._trainer = self.trainer  # type: ignore[assignment]
         batch = self.example.repeat(len(targets), *[1] * (self.example.ndim - 1)), targets
         with (
             _replaced(owner, "manual_backward", backward),
@@ -164,7 +164,7 @@ class TrainingStep:
             if next(module.parameters(), None) is not None:
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave))
-        self.owner._trainer = self.trainer
+        self.owner._trainer = self.trainer  # type: ignore[assignment]
         buffers = {buffer: buffer.clone() for buffer in self.owner.buffers()}
         try:
             with _replaced(self.owner, "manual_backward", _Backward()):
