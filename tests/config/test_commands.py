@@ -65,6 +65,7 @@ WRONG_COMMANDS = {
     "optimizer.lr=${nothing}": ("optimizer.lr", "nothing"),
     "~optimizer.lr": ("optimizer.lr is missing",),
     "optimizer=null": ("optimizer=null", "adam"),
+    "debug=null": ("debug", "fast"),
     "trainer.max_epochs=ten": ("trainer.max_epochs=ten", COUNT),
     "trainer.max_epochs=0": ("trainer.max_epochs=0", COUNT),
     "data.batch_size=0": ("data.batch_size=0", COUNT),

@@ -220,6 +220,7 @@ DAMAGE = {
     "text": lambda data: b"<html>404</html>",
     "a list": lambda data: pickle.dumps([1, 2, 3], protocol=2),
     "other keys": lambda data: pickle.dumps({"pixels": 1}, protocol=2),
+    "other sizes": lambda data: pickle.dumps({"data": np.zeros((9, 12288)), "labels": [0] * 9}, protocol=4),
     "code": lambda data: pickle.dumps(Bomb(), protocol=2),
 }
 

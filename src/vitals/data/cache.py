@@ -24,11 +24,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
 
 
-def key_of(files: Iterable[Path], *settings: object) -> str:
+def key_of(files: Iterable[Path | str], *settings: object) -> str:
     """A key that changes when a file is added, removed, renamed or rewritten, or a setting changes."""
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
-        facts = file.stat()
+        facts = os.stat(file)
         digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

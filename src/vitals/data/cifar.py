@@ -53,6 +53,8 @@ def read_cifar(name: str, copy: Path) -> ImageSplits:
         keys = {layout.names_key} if part == layout.names_file else {"data", layout.labels_key}
         if not isinstance(content, dict) or keys - content.keys():
             raise UserError(f"{copy / part} is not a file of {name}: it has no {' and '.join(sorted(keys))}.")
+        if "data" in keys and np.shape(content["data"]) != (len(content[layout.labels_key]), 3 * 32 * 32):
+            raise UserError(f"{copy / part} is damaged: it does not hold 3×32×32 bytes for every label.")
     classes = list(parts[layout.names_file][layout.names_key])
 
     def image_set(of: Iterable[str]) -> ImageSet:
