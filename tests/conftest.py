@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: the networks are tiny, and several processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import io
 import pickle
 import tarfile
