@@ -19,9 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
 
-OPTIONAL_GROUPS = ("debug", "experiment")
-"""Groups of which nothing need be chosen."""
-
 
 class Overrides:
     """The overrides of one command line, checked against the configuration in `config_dir`.
@@ -103,7 +100,7 @@ class Overrides:
         choices = self.groups[group]
         for word in self._words(override):
             choice = word.partition("=")[2].strip("'\"")
-            if choice not in choices and not (choice == "null" and group in OPTIONAL_GROUPS):
+            if choice not in choices:
                 raise UserError(f"{group}={choice} does not exist: {did_you_mean(choice, choices)}")
 
     def _words(self, override: Override) -> list[str]:
