@@ -70,7 +70,7 @@ class UpdateRatio(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         step = trainer.global_step
-        # LBFGS comes here with every evaluation of the loss, and only the first sees the weights of the start.
+        # LBFGS comes here with every evaluation of the loss; only the first sees the weights at the start.
         if self.due(step + 1) and self.begun.get(id(optimizer)) != step:
             self.begun[id(optimizer)] = step
             self.guarded(self._before, optimizer)
