@@ -62,7 +62,7 @@ class UpdateRatio(Monitor):
         for optimizer in trainer.optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
-            self.meters[id(optimizer)] = UpdateMeter(named)
+            self.meters[id(optimizer)] = UpdateMeter(named, often=self.period < 5)
         if not any(meter.names for meter in self.meters.values()):
             raise UserError("no optimizer has a parameter.")
 
