@@ -1,4 +1,4 @@
-"""Measure what the template costs: `python scripts/benchmark.py data` or `train`.
+"""Measure what the template costs: `python scripts/benchmark.py data`, `train` or `monitors`.
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
 each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.
@@ -17,6 +17,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
+from monitor_costs import benchmark_monitors
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -183,10 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["data", "train"])
+    parser.add_argument("what", choices=["data", "train", "monitors"])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.what == "monitors":
+        benchmark_monitors(synthetic_images(45_000), 2 * arguments.rounds)
+        return
     measure = {"data": benchmark_data, "train": benchmark_train}[arguments.what]
     measure(arguments.rounds, arguments.batch_size)
 

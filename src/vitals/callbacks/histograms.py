@@ -42,7 +42,8 @@ class Histograms(Monitor):
     pass is that of the training step, with the present weights, in training mode, on copies of the buffers
     and with the same random numbers every time. Compiled graphs stay as they are.
 
-    Histograms and gradient noise come with every `histograms_every`-th measurement, the first and the last.
+    Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
+    the histograms of the history, about ten times a run.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
@@ -56,7 +57,7 @@ class Histograms(Monitor):
         times_per_run: int | None = 20,
         times_per_epoch: int | None = None,
         histograms_every: int = 5,
-        samples: int = 64,
+        samples: int = 32,
     ) -> None:
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         if histograms_every < 1:
@@ -115,12 +116,13 @@ class Histograms(Monitor):
         moments = [_moments(values[tag]) for tag in known]
         norms = [squared_norm(whole.gradients.values())] if whole.gradients else []
         del whole, values  # before the next gradients are made, for the memory they take
-        norms += self._norms_of_halves(parameters) if norms else []
+        if norms and self._rarely(step):
+            norms += self._norms_of_halves(parameters)
         parts = iter(to_host([*rows, *norms, *counts, *moments]))
         scalars = _scalars(names, [next(parts) for _ in rows])
         scalars |= self._noise([next(parts)[0] for _ in norms])
         pictures = self._histograms(trainer, known, [next(parts) for _ in known], [*parts])
-        self.record(trainer, scalars, pictures if self._for_history(step) else {})
+        self.record(trainer, scalars, pictures if self._rarely(step) else {})
 
     def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         """Squared norms of the gradients of two halves of the batch, one after the other."""
@@ -145,8 +147,8 @@ class Histograms(Monitor):
         with isolated_rng(seed=0):
             return probe(twin.module, lambda: twin.training_loss(batch), parameters)
 
-    def _for_history(self, step: int) -> bool:
-        """Whether the histograms of `step` go into the history: ten times a run, however long it is."""
+    def _rarely(self, step: int) -> bool:
+        """Ten times a run, however long it is: what is too large for the history, or takes further passes."""
         tenth = self.total_steps / 10
         measured_before = step - self.period * self.histograms_every
         return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth

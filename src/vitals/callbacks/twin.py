@@ -100,6 +100,8 @@ def in_halves(batch: Any) -> tuple[Any, Any]:
 
 def samples_in(batch: Any) -> int:
     """Samples in `batch`: the length of the first tensor in it; 0 where there is none."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):  # the usual case, at once
+        return len(batch[0]) if batch[0].ndim else 0
     sizes: list[int] = []
     apply_to_collection(batch, Tensor, lambda values: sizes.append(len(values) if values.ndim else 0))
     return sizes[0] if sizes else 0
