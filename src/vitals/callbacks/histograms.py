@@ -12,7 +12,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from vitals.callbacks.monitor import Monitor, tensorboard_writers
-from vitals.callbacks.twin import Twin, first_samples, in_halves, samples_in
+from vitals.callbacks.twin import Twin, first_samples, in_halves, joined, samples_in
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
 from vitals.measures import histogram
@@ -38,7 +38,7 @@ class Histograms(Monitor):
     | `activations/<layer>`, `gradients/<parameter>`, `weights/<parameter>` | histograms |
 
     A layer is a linear or convolutional one with the activation behind it, in the order of execution. The
-    batch is the first samples of the first batch of the run, so that distributions compare over time; the
+    batch is the first samples of the run, so that distributions compare over time; the
     pass is that of the training step, with the present weights, in training mode, on copies of the buffers
     and with the same random numbers every time. Compiled graphs stay as they are.
 
@@ -77,11 +77,16 @@ class Histograms(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.batch is None:
+        if self.batch is None or samples_in(self.batch) < self.samples:
             self.guarded(self._keep, batch)
 
     def _keep(self, batch: Any) -> None:
-        self.batch = first_samples(batch, self.samples)
+        """Take as many samples as are wanted, from several batches where these are small."""
+        if self.batch is None:
+            self.batch = first_samples(batch, self.samples)
+        else:
+            missing = self.samples - samples_in(self.batch)
+            self.batch = joined(self.batch, first_samples(batch, missing))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

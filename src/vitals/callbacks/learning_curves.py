@@ -192,6 +192,8 @@ class LearningCurves(Monitor):
             logged = "accuracy/val" in metrics
             self.subsets = FixedSubsets(trainer, module, self.batch, self.subset_samples, not logged)
             self.batch = None
+            if diagnosis := diagnosis_of(trainer):
+                diagnosis.note_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         if self.subsets.validation is not None:

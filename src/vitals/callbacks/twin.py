@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from vitals.callbacks.training_step import Backward, mute, replaced, stand_in
@@ -90,6 +91,17 @@ class Twin:
 def first_samples(batch: Any, count: int) -> Any:
     """A copy of the first `count` samples of `batch`, whatever it is made of."""
     return _each(batch, lambda values: values[:count].detach().clone())
+
+
+def joined(one: Any, other: Any) -> Any:
+    """The samples of two batches of the same making."""
+    mine, its = samples_in(one), samples_in(other)
+
+    def join(left: Any, right: Any) -> Any:
+        each = isinstance(left, Tensor) and left.ndim and len(left) == mine and len(right) == its
+        return torch.cat([left, right]) if each else left
+
+    return tree_map(join, one, other)
 
 
 def in_halves(batch: Any) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from vitals.callbacks.histograms import Histograms
 from vitals.callbacks.learning_curves import LearningCurves
 from vitals.callbacks.non_finite import NonFinite
 from vitals.callbacks.sanity_checks import SanityChecks
+from vitals.callbacks.stale_gradients import StaleGradients
 from vitals.callbacks.update_ratio import UpdateRatio
 
 
@@ -24,5 +25,6 @@ def diagnostics() -> list[L.Callback]:
         Histograms(),
         FirstLayerFilters(),
         NonFinite(),
+        StaleGradients(),
         Diagnosis(),
     ]
