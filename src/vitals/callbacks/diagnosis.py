@@ -67,9 +67,8 @@ class Diagnosis(L.Callback):
         if trainer.is_global_zero and not self.history.tags("facts/batch_size"):
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
             total = float(trainer.estimated_stepping_batches)
-            rates = [
-                float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups
-            ]
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            rates = [float(group["lr"]) for group in groups]
             known = {"batch_size": float(size), "total_steps": total if total > 0 else math.inf}
             self.note_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
 
@@ -108,15 +107,12 @@ class Diagnosis(L.Callback):
     def _examine(self, trainer: L.Trainer, module: L.LightningModule | None, finished: bool) -> None:
         """Apply the rules to the record, and write what they find; a fault in them never ends a training."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        checks = [
-            f for callback in callbacks if isinstance(callback, SanityChecks) for f in callback.findings
-        ]
-        others = [
-            finding
-            for callback in callbacks
-            if callback is not self and not isinstance(callback, SanityChecks)
-            for finding in getattr(callback, "findings", [])
-        ]
+        checks: list[Finding] = []
+        others: list[Finding] = []
+        for callback in callbacks:
+            if callback is not self:
+                found = checks if isinstance(callback, SanityChecks) else others
+                found += getattr(callback, "findings", [])
         try:
             run = Run(self.history, checks, finished)
             if module is not None and self.probe and self.probes < 2 and needs_probe(run):

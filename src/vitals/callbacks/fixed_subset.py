@@ -81,7 +81,7 @@ class FixedSubsets:
         return torch.cat(inputs)[:count], torch.cat(labels)[:count]
 
     def facts(self) -> dict[str, float]:
-        """What guessing gives: `chance_loss`, in nats, and `chance_accuracy`; and the sizes of the subsets."""
+        """What guessing gives, `chance_loss` in nats and `chance_accuracy`; the sizes of the subsets."""
         labels = self.training[1]
         shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
         found = {

@@ -61,10 +61,9 @@ class StaleGradients(Monitor):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if step in PAIRS and self.before and one_batch:
             self._compare(trainer, module, parameters)
-        keep = step + 1 in PAIRS and one_batch
-        self.before = (
-            {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None} if keep else {}
-        )
+        self.before = {}
+        if step + 1 in PAIRS and one_batch:
+            self.before = {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None}
         if step >= max(PAIRS):
             self.active, self.batch = False, None
 

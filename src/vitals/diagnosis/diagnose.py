@@ -67,7 +67,7 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
 
 
 def needs_probe(run: Run) -> bool:
-    """Whether the record is ambiguous: too little was learned, and nothing has been found that explains it."""
+    """Whether the record is ambiguous: too little was learned, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
     barely = run.last_loss > 0.8 * run.first_loss

@@ -35,8 +35,8 @@ def overfitting(run: Run) -> Iterator[Finding]:
             "warn",
             f"The validation loss rose from {lowest:.3g} at epoch {series.epochs[place]:.0f} to "
             f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}.",
-            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or dropout, "
-            f"or a smaller network.",
+            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or "
+            f"dropout, or a smaller network.",
             tag,
             validation[-1],
             RISEN * lowest,
@@ -50,8 +50,8 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
     if not run.at_chance("val") or run.above_chance("val") > 0.3 * run.above_chance("train"):
         return
     seen = (
-        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%}, no better "
-        f"than chance, on validation images"
+        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%}, no "
+        f"better than chance, on validation images"
     )
     if run.passed("inputs-informative"):
         yield Finding(

@@ -67,7 +67,7 @@ class Run:
         """Mean training loss from the share `start` of the steps to the share `end`, over a window at
         least."""
         count = len(self.losses)
-        first, last = int(start * count), int(math.ceil(end * count))
+        first, last = int(start * count), math.ceil(end * count)
         if last - first < self.window:
             first, last = (max(0, last - self.window), last) if end == 1 else (first, first + self.window)
         chosen = self.losses[first:last]
