@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.sanity_checks import SanityChecks
 from vitals.classifier import ImageClassifier
 from vitals.data.data_module import ImageData
@@ -112,6 +113,11 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
     options = plain(config.checks) | further
     which = options.pop("which")
     return [build("checks", SanityChecks, which, **options)] if which else []
+
+
+def build_diagnosis(config: DictConfig) -> Diagnosis:
+    """The keeper of the run's record, who says what is wrong."""
+    return build("diagnosis", Diagnosis, config.diagnosis.stop_on, config.diagnosis.probe)
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:

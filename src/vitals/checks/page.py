@@ -37,6 +37,23 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
             console.print(f"[{colour}]{head}[/]: {escape(sentence(finding))}", highlight=False)
 
 
+def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
+    """The alarms of a run as one table, most important first, or one line where there is none."""
+    console = console or Console()
+    alarms = [finding for finding in ranked(findings) if finding.alarming]
+    if not alarms:
+        console.print("findings: [green]nothing is wrong[/]", highlight=False)
+        return
+    table = Table(title="Findings", title_justify="left")
+    for column in ("verdict", "cause", "step", "seen", "remedy"):
+        table.add_column(column, justify="right" if column == "step" else "left")
+    for finding in alarms:
+        verdict = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        seen, remedy = escape(finding.message), escape(finding.remedy)
+        table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
+    console.print(table)
+
+
 def sentence(finding: Finding) -> str:
     """What was seen and what to do."""
     return f"{finding.message} {finding.remedy}".strip()

@@ -156,6 +156,12 @@ class Checks(_Strict):
     samples: SampleCount
 
 
+class Diagnosis(_Strict):
+    stop_on: Literal["fail", "never"]
+    probe: Switch
+    exit_code: Switch
+
+
 class Trainer(_Component):
     max_epochs: Count
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -188,6 +194,7 @@ class Experiment(_Strict):
     logger: dict[str, Any]
     callbacks: dict[str, Any]
     checks: Checks
+    diagnosis: Diagnosis
 
 
 class Evaluation(_Strict):
