@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         results.print_results(folder, metrics)
         print_findings(diagnosis.findings)
         if diagnosis.stopped_by is not None:
-            folder.write_status("running", stopped_by=asdict(diagnosis.stopped_by))
+            folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
     return metrics
 
 

@@ -21,6 +21,9 @@ from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_outputs import layer_outputs
 
+HUGE = 1e8
+"""Norm of a gradient that is about to overflow."""
+
 
 class NonFinite(Monitor):
     """Watches the loss and every gradient in every step, and names where NaN or infinity appears first.
@@ -127,11 +130,18 @@ class NonFinite(Monitor):
         bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
         if not bad:  # each is finite, and their sum overflows
             return
+        overflow = math.inf in norms or max(filter(math.isfinite, norms), default=0.0) > HUGE
+        if overflow:
+            seen = "after growing beyond all measure"
+            remedy = "Lower the learning rate, warm it up, or clip the gradients."
+        else:
+            seen = "while the loss was finite"
+            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
         which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
         self._report(
             trainer,
-            f"The gradient of {which} became NaN or infinite in step {step + 1}, while the loss was finite.",
-            "Look for a square root, division or logarithm at zero in the loss or in that layer.",
+            f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}.",
+            remedy,
             bad[0],
             step,
         )

@@ -18,12 +18,13 @@ ROUNDED = 1e-5
 def gradients_accumulate(run: Run) -> Iterator[Finding]:
     """The gradient of a step still holds that of the step before."""
     series = run.history.series("old_gradient")
-    if len(series) < 2 or sorted(series.values)[len(series) // 2] < OLD_GRADIENT:
+    shares = [share for share in series.values if share >= OLD_GRADIENT]
+    if len(shares) < 2 or len(shares) < len(series):
         return
     yield Finding(
         "gradients-accumulate",
         "fail",
-        f"In {len(series)} of {len(series)} steps looked at, the gradient was that of the batch plus that of "
+        f"In all {len(series)} steps looked at, the gradient was that of the batch plus that of "
         f"the step before (share {series.values[-1]:.2f}).",
         "Call optimizer.zero_grad() before each backward pass.",
         "gradient",
