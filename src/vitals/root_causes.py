@@ -40,7 +40,7 @@ CONSEQUENCES: dict[str, tuple[str, ...]] = {
     "regularization-too-strong": (*_RATE, *_SIGNAL, "underfitting"),
     "gradients-accumulate": (*_SIGNAL, *_LEARNING, "batch-too-small", "non-finite-loss"),
     "batch-too-small": (*_SIGNAL, *_LEARNING, "non-finite-loss"),
-    "learning-rate-too-high": ("non-finite-loss", "exploding-gradients", "underfitting", "labels-random"),
+    "learning-rate-too-high": ("exploding-gradients", "underfitting", "labels-random"),
     "train-val-mismatch": ("overfitting",),
     "labels-random": ("overfitting",),
     "data-not-shuffled": ("labels-random", "class-imbalance"),

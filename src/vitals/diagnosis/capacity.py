@@ -38,7 +38,9 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         return
     evaluated = run.values("loss/train_eval")
     chance = run.chance_loss
-    if evaluated and chance > 0 and run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance:
+    if not evaluated or not run.learns or not chance > 0:
+        return
+    if run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance:
         yield Finding(
             "regularization-too-strong",
             "warn",

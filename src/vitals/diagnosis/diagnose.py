@@ -59,7 +59,11 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
     """
     step, epoch = _now(run)
     found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in RULES for f in rule(run)]
-    later = without_consequences(_once([*others, *found]))
+    later = _once([*others, *found])
+    rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
+    if rate is not None:  # the overflow is the end of a divergence, not its cause
+        later = [_follows(f, rate) if f.cause == "non-finite-loss" else f for f in later]
+    later = without_consequences(later)
     roots = [finding for finding in run.checks if finding.alarming]
     if roots:
         later = [_follows(finding, roots[0]) for finding in later]
