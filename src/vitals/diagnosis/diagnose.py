@@ -74,9 +74,8 @@ def needs_probe(run: Run) -> bool:
     """Whether the record is ambiguous: too little was learned, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
-    barely = run.last_loss > 0.8 * run.first_loss
     explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
-    return (not run.learns or barely) and not explained
+    return (not run.learns or run.barely_learns) and not explained
 
 
 def _follows(finding: Finding, root: Finding) -> Finding:

@@ -15,7 +15,11 @@ TINY_BATCH = 8
 DIVERGED = 2.0
 """Times the loss of an untrained network (spec M1: times the running minimum)."""
 BETTER = 0.05
-"""Share by which a probe at another rate must do better (spec M1)."""
+"""Share by which a probe at another rate must do better (spec M1). At the end of healthy runs ten times the
+rate does 7 to 110% worse (measured, 33 runs)."""
+MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
+"""The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
+rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
@@ -34,10 +38,10 @@ def too_high(run: Run) -> Iterator[Finding]:
         seen = f"The loss rose from {run.first_loss:.3g} to {run.last_loss:.3g}"
     elif died and died.later and not run.learns and largest > LARGE_UPDATE:
         seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
-    elif not run.learns and run.long_enough and _probe_gain(run, 0.1) > BETTER:
+    elif run.long_enough and run.barely_learns and run.gain(0.1) > _much_better(run):
         seen = (
-            f"The loss stays at {run.last_loss:.3g}, and falls by {_probe_gain(run, 0.1):.0%} in some steps "
-            f"at a tenth of the rate"
+            f"The loss stays at {run.last_loss:.3g}, and is {run.gain(0.1):.0%} lower after a few steps at a "
+            f"tenth of the rate"
         )
     if not seen:
         return
@@ -74,8 +78,13 @@ def too_low(run: Run) -> Iterator[Finding]:
     gone = next(
         (step for step, _, rate in early if rate < VANISHED_RATE * peak and step > early.steps[0]), None
     )
-    barely = run.last_loss > 0.8 * run.first_loss
-    if gone is not None and barely and run.finished and gone < 0.5 * run.steps and rates[-1] < peak:
+    if (
+        gone is not None
+        and run.barely_learns
+        and run.finished
+        and gone < 0.5 * run.steps
+        and rates[-1] < peak
+    ):
         yield Finding(
             "learning-rate-too-low",
             "fail",
@@ -88,7 +97,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
         return
     ratios = sorted(run.values("update_ratio_summary/median"))
-    if not ratios or not run.long_enough or not barely:
+    if not ratios or not run.long_enough or not run.barely_learns:
         return
     typical = ratios[len(ratios) // 2]
     gain = max(_probe_gain(run, 3), _probe_gain(run, 10))
@@ -124,7 +133,8 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
     )
 
 
-def _probe_gain(run: Run, factor: float) -> float:
-    """By which share less the loss is after some steps at `factor` times the rate than at the rate itself."""
-    present, other = run.probe(1), run.probe(factor)
-    return (present - other) / present if present > 0 and math.isfinite(other) else 0.0
+def _much_better(run: Run) -> float:
+    """What a tenth of the rate must gain before the rate is at fault."""
+    if not run.learns:
+        return BETTER
+    return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER

@@ -13,6 +13,9 @@ from vitals.history import History
 CERTAIN = 3.0
 """Standard errors by which an accuracy must differ from chance to count as different."""
 
+BARELY = 0.85
+"""Share of the first loss above which hardly anything was learned."""
+
 
 class Run:
     """A run so far.
@@ -130,6 +133,11 @@ class Run:
         return self.last_loss < 0.9 * self.first_loss
 
     @property
+    def barely_learns(self) -> bool:
+        """Whether the training loss has hardly fallen."""
+        return self.last_loss > BARELY * self.first_loss
+
+    @property
     def long_enough(self) -> bool:
         """Whether a run that has learned nothing until now can be called stuck."""
         return self.steps >= 30 and (self.finished or (self.progress >= 0.25 and self.steps >= 200))
@@ -159,6 +167,12 @@ class Run:
     def batch_size(self) -> float:
         """Samples in an optimizer step."""
         return self.fact("batch_size")
+
+    def gain(self, factor: float) -> float:
+        """By which share less the loss is after some steps at `factor` times the rate than at the rate
+        itself; 0 where that was not probed."""
+        present, other = self.probe(1), self.probe(factor)
+        return (present - other) / present if present > 0 and math.isfinite(other) else 0.0
 
     def probe(self, factor: float) -> float:
         """Loss after some steps at `factor` times the rate, from the last rate probe; NaN without one."""
