@@ -78,13 +78,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     gone = next(
         (step for step, _, rate in early if rate < VANISHED_RATE * peak and step > early.steps[0]), None
     )
-    if (
-        gone is not None
-        and run.barely_learns
-        and run.finished
-        and gone < 0.5 * run.steps
-        and rates[-1] < peak
-    ):
+    early_end = gone is not None and gone < 0.5 * run.steps and rates[-1] < peak
+    if early_end and run.barely_learns and run.finished:
         yield Finding(
             "learning-rate-too-low",
             "fail",
@@ -100,9 +95,10 @@ def too_low(run: Run) -> Iterator[Finding]:
     if not ratios or not run.long_enough or not run.barely_learns:
         return
     typical = ratios[len(ratios) // 2]
-    gain = max(_probe_gain(run, 3), _probe_gain(run, 10))
-    if typical < TINY_UPDATE and typical > 0 and gain > BETTER / 5:
-        factor = min(1e4, 3e-3 / typical)
+    gain = max(run.gain(3), run.gain(10))
+    from_scratch = not run.first_loss < 0.8 * run.chance_loss
+    if (typical < TINY_UPDATE and gain > BETTER / 5) or (run.finished and from_scratch and gain > BETTER):
+        factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         yield Finding(
             "learning-rate-too-low",
             "fail",
