@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
@@ -15,9 +14,8 @@ from vitals.callbacks.monitor import Monitor, tensorboard_writers
 from vitals.callbacks.twin import Twin, first_samples, in_halves, samples_in
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
-from vitals.measures import histogram
 from vitals.measures.gradient_noise import gradient_noise, half_batch_norms
-from vitals.measures.histogram import Range
+from vitals.measures.histogram import edges, histogram
 from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_probe import Probe, probe
@@ -65,7 +63,6 @@ class Histograms(Monitor):
             raise UserError(f"samples={samples} must be a whole number of 2 or more.")
         self.histograms_every, self.samples = histograms_every, samples
         self.batch: Any = None
-        self.ranges: dict[str, Range] = {}
         self.twin: Twin | None = None
         self.measured = 0
 
@@ -112,12 +109,8 @@ class Histograms(Monitor):
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
         samples = samples_in(self.batch) // 2 * 2
         halves = [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples else []
-        noise = [half_batch_norms(*halves)] if halves and halves[0] else []
-        self._find_ranges(values)
-        known = [tag for tag in values if tag in self.ranges]
-        counts = [histogram.count(values[tag], self.ranges[tag]) for tag in known]
-        moments = [_moments(values[tag]) for tag in known]
-        parts = to_host([*rows, *noise, *counts, *moments])
+        noise = [half_batch_norms(*halves)] if halves and halves[0].keys() & halves[1].keys() else []
+        parts = to_host([*rows, *noise, *map(histogram, values.values())])
         statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]
         scalars = self._scalars(names, statistics)
         if noise:
@@ -126,8 +119,7 @@ class Histograms(Monitor):
             scalars |= {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
             if math.isfinite(found.scale):
                 scalars["gradient_noise/scale"] = found.scale
-        parts = parts[len(rows) + len(noise) :]
-        pictures = self._histograms(trainer, known, parts[: len(known)], parts[len(known) :])
+        pictures = self._histograms(trainer, dict(zip(values, parts[len(rows) + len(noise) :], strict=True)))
         self.record(trainer, scalars, pictures if self._for_history(step) else {})
 
     def _pass(self, batch: Any, parameters: Mapping[str, Tensor]) -> Probe:
@@ -155,51 +147,28 @@ class Histograms(Monitor):
             scalars[f"saturated_units/{name}"] = layer.saturated
         return scalars
 
-    def _find_ranges(self, values: Mapping[str, Tensor]) -> None:
-        """Ranges for what has none yet: they cost a transfer of their own, once."""
-        new = [tag for tag in values if tag not in self.ranges]
-        limits = to_host([torch.stack(histogram.sample(values[tag]).float().aminmax()) for tag in new])
-        for tag, (smallest, largest) in zip(new, limits, strict=True):
-            if found := Range.around(smallest, largest):
-                self.ranges[tag] = found
-
-    def _histograms(
-        self,
-        trainer: L.Trainer,
-        tags: Sequence[str],
-        counts: Sequence[list[float]],
-        moments: Sequence[list[float]],
-    ) -> dict[str, Any]:
-        """Write the histograms, and set the ranges of the next ones."""
+    @staticmethod
+    def _histograms(trainer: L.Trainer, found: Mapping[str, list[float]]) -> dict[str, Any]:
+        """Write the histograms of finite values."""
         step = trainer.global_step
         entries: dict[str, Any] = {}
-        for tag, bins, (smallest, largest, total, squares) in zip(tags, counts, moments, strict=True):
-            if not math.isfinite(smallest) or not math.isfinite(largest) or not sum(bins):
+        for tag, (smallest, largest, total, squares, *counts) in found.items():
+            if not (math.isfinite(smallest) and math.isfinite(largest) and sum(counts) > 0):
                 continue
-            edges = self.ranges[tag].edges(len(bins))
-            entries[tag] = {"edges": edges, "counts": [int(number) for number in bins]}
+            limits = edges(smallest, largest, len(counts))
+            entries[tag] = {"edges": limits, "counts": [int(number) for number in counts]}
             for writer in tensorboard_writers(trainer):
                 writer.add_histogram_raw(
-                    tag, smallest, largest, sum(bins), total, squares, edges[1:], bins, step
+                    tag, smallest, largest, sum(counts), total, squares, limits[1:], counts, step
                 )
-            if found := Range.around(smallest, largest):
-                self.ranges[tag] = found
         return entries
 
     def state_dict(self) -> dict[str, Any]:
-        """The fixed batch and the ranges, so that a resumed run measures on."""
-        ranges = {tag: [where.low, where.high] for tag, where in self.ranges.items()}
-        return {"batch": self.batch, "ranges": ranges} if _is_plain(self.batch) else {"ranges": ranges}
+        """The fixed batch, so that a resumed run measures on."""
+        return {"batch": self.batch if _is_plain(self.batch) else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.batch = state_dict.get("batch")
-        self.ranges = {tag: Range(*limits) for tag, limits in state_dict["ranges"].items()}
-
-
-def _moments(values: Tensor) -> Tensor:
-    """Smallest, largest, sum and sum of squares, of what the histogram counts."""
-    flat = histogram.sample(values).float()
-    return torch.stack([*flat.aminmax(), flat.sum(), flat.square().sum()])
+        self.batch = state_dict["batch"]
 
 
 def _unique(names: Sequence[str]) -> list[str]:

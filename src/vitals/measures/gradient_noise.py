@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitals.measures.norms import norms
+
 
 @dataclass(frozen=True)
 class GradientNoise:
@@ -30,7 +32,7 @@ def half_batch_norms(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) 
     """Squared norms of two half batches' gradients and of their mean; (3,), float32, on the device."""
     names = [name for name in first if name in second]
     one, other = [first[name] for name in names], [second[name] for name in names]
-    both = list(torch._foreach_add(one, other))
+    both = list(torch._foreach_add(one, other)) if names else []
     return torch.stack([_squared_norm(one), _squared_norm(other), _squared_norm(both) / 4])
 
 
@@ -51,4 +53,4 @@ def gradient_noise(first: float, second: float, whole: float, samples: int) -> G
 
 
 def _squared_norm(gradients: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(gradients, 2, torch.float32)).square().sum()
+    return norms(gradients).square().sum()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vitals.measures.norms import norms
+
 SMALLEST_NORM = 1e-8
 """A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
 LOW, HIGH = 1e-4, 3e-2
@@ -40,15 +42,17 @@ class UpdateMeter:
         """Keep the parameters as they are."""
         if not self._kept:
             self._kept = [torch.empty_like(parameter) for parameter in self.parameters]
-        torch._foreach_copy_(self._kept, self.parameters)
+        if self._kept:
+            torch._foreach_copy_(self._kept, self.parameters)
 
     @torch.no_grad()
     def after(self) -> Tensor:
         """Norms of the change, and of the parameters before it; (2, number of parameters), float32, on the
         device."""
-        weights = _norms(self._kept)
-        torch._foreach_sub_(self._kept, self.parameters)
-        return torch.stack([_norms(self._kept), weights])
+        weights = norms(self._kept)
+        if self._kept:
+            torch._foreach_sub_(self._kept, self.parameters)
+        return torch.stack([norms(self._kept), weights])
 
 
 def update_ratio(change: float, weight: float) -> float | None:
@@ -60,9 +64,3 @@ def median_ratio(ratios: Iterable[float]) -> float:
     """The middle one of `ratios`, the lower of two; infinite where most are not finite."""
     ordered = sorted(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
     return ordered[(len(ordered) - 1) // 2]
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    # Half precision would overflow in the sum of squares.
-    norms = torch._foreach_norm(tensors, 2, torch.float32)
-    return torch.stack([norm.to(norms[0].device) for norm in norms])
