@@ -55,14 +55,14 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "method": (lambda x: x.relu(), "relu"),
     "method in place": (lambda x: x.relu_(), "relu"),
     "clamp": (lambda x: x.clamp(min=0), "relu"),
-    "maximum": (lambda x: torch.maximum(x, torch.zeros(())), "relu"),
     "relu6": (nn.ReLU6(), "relu"),
     "hardtanh": (nn.Hardtanh(), "tanh"),
     "tanh": (nn.Tanh(), "tanh"),
     "tanh method": (lambda x: x.tanh(), "tanh"),
     "sigmoid": (nn.Sigmoid(), "sigmoid"),
     "sigmoid function": (F.sigmoid, "sigmoid"),
-    "hardsigmoid": (nn.Hardsigmoid(), "sigmoid"),
+    "hardsigmoid": (nn.Hardsigmoid(), "other"),
+    "clamp elsewhere": (lambda x: x.clamp(-1.0).relu(), "relu"),
     "gelu": (nn.GELU(), "other"),
     "silu": (F.silu, "other"),
     "silu in place": (nn.SiLU(inplace=True), "other"),
@@ -184,11 +184,17 @@ def probed(model: nn.Module, x: Tensor, y: Tensor) -> Probe:
 
 
 @pytest.mark.parametrize(
-    "make", [Loops, Backwards, lambda: nn.Sequential(Block(), nn.Flatten(), nn.Linear(50, 3))]
+    ("make", "shape"),
+    [
+        (Loops, (6, 4)),
+        (Backwards, (6, 3)),
+        (lambda: nn.Sequential(Block(), nn.Flatten(), nn.Linear(50, 3)), (6, 2, 5, 5)),
+    ],
 )
-def test_gradients_of_the_probe_are_those_of_backward_and_grad_stays(make: Callable[[], nn.Module]) -> None:
+def test_gradients_of_the_probe_are_those_of_backward_and_grad_stays(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     model = make()
-    shape = {Loops: (6, 4), Backwards: (6, 3)}.get(make, (6, 2, 5, 5))
     x, y = torch.randn(shape), torch.randint(0, 2, (6,))
     twin = copy.deepcopy(model)
     marks = [torch.full_like(parameter, 7.0) for parameter in model.parameters()]

@@ -43,6 +43,7 @@ class FixedSubsets:
     ) -> None:
         self.twin = Twin(trainer, module)
         self.twin.refresh()
+        self.twin.rehearse(first_samples(check_pairs(batch), 8))
         with isolated_rng(seed=0), torch.enable_grad():
             quiet = stand_in(trainer, training=False)
             preparation = Preparation(trainer, self.twin.module, quiet)

@@ -67,7 +67,7 @@ class Histograms(Monitor):
         self.measured = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.twin, self.measured = Twin(trainer, module), trainer.global_step
+        self.twin, self.measured, self.rehearsed = Twin(trainer, module), trainer.global_step, False
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
     def on_train_batch_start(
@@ -75,22 +75,30 @@ class Histograms(Monitor):
     ) -> None:
         if self.batch is None:
             self.guarded(self._keep, batch)
+        if self.active and not self.rehearsed:
+            self.guarded(self._rehearse)
 
     def _keep(self, batch: Any) -> None:
         self.batch = first_samples(batch, self.samples)
+
+    def _rehearse(self) -> None:
+        assert self.twin is not None
+        self.rehearsed = True
+        self.twin.refresh()
+        self.twin.rehearse(self.batch)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.due(step) and step != self.measured:
-            self.measured = step
-            self.guarded(self._measure, trainer)
+        if self.due(step, self.measured):
+            first, self.measured = self.measured == 0, step
+            self.guarded(self._measure, trainer, first)
 
-    def _measure(self, trainer: L.Trainer) -> None:
+    def _measure(self, trainer: L.Trainer, first: bool) -> None:
         assert self.twin is not None
         step = trainer.global_step
-        fully = step == 1 or step == self.total_steps or (step // self.period) % self.histograms_every == 0
+        fully = first or step >= self.total_steps or (step // self.period) % self.histograms_every == 0
         parameters = {shown_name(name): parameter for name, parameter in self.twin.module.named_parameters()}
         whole = self._pass(self.batch, parameters)
         names = _unique([shown_name(layer.name) for layer in whole.layers])
@@ -108,7 +116,10 @@ class Histograms(Monitor):
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
         samples = samples_in(self.batch) // 2 * 2
-        halves = [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples else []
+        # BatchNorm needs two samples in a pass.
+        halves = (
+            [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples > 3 else []
+        )
         noise = [half_batch_norms(*halves)] if halves and halves[0].keys() & halves[1].keys() else []
         parts = to_host([*rows, *noise, *map(histogram, values.values())])
         statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]

@@ -20,6 +20,7 @@ from vitals.findings import Finding
 from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_outputs import layer_outputs
+from vitals.measures.norms import norms
 
 
 class NonFinite(Monitor):
@@ -62,7 +63,7 @@ class NonFinite(Monitor):
         self.batch = batch if self.active else None
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not self.active or self.found or self.scaled:
+        if not self.active or self.found:
             return
         if loss.device.type != "cpu":
             self.losses.append(loss.detach())
@@ -83,18 +84,18 @@ class NonFinite(Monitor):
                     names.append(self.named.get(id(parameter), "a parameter"))
         if not gradients:
             return
-        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
+        sizes = norms(gradients)
         losses, self.losses = self.losses, []
-        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=norms.device)
-        self.waiting.append((trainer.global_step + 1, norms, names, loss))
-        if norms.device.type == "cpu":
-            self._examine(trainer, norms.tolist(), names, trainer.global_step)
+        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=sizes.device)
+        self.waiting.append((trainer.global_step + 1, sizes, names, loss))
+        if sizes.device.type == "cpu":
+            self._examine(trainer, sizes.tolist(), names, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step != self.flushed and self.due(step):
+        if self.due(step, self.flushed):
             self.flushed = step
             self.guarded(self._flush, trainer, pl_module)
 
@@ -105,7 +106,7 @@ class NonFinite(Monitor):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        rows = to_host([torch.cat([norms, loss.reshape(1)]) for _, norms, _, loss in waiting])
+        rows = to_host([torch.cat([sizes, loss.reshape(1)]) for _, sizes, _, loss in waiting])
         norm_of: dict[int, float] = {}
         for (step, _, names, _), (*row, loss) in zip(waiting, rows, strict=True):
             if not math.isfinite(loss) and not self.found:
@@ -119,8 +120,8 @@ class NonFinite(Monitor):
             block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
             diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
-    def _examine(self, trainer: L.Trainer, norms: list[float], names: list[str], step: int) -> None:
-        bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
+    def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
+        bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
         if not bad or self.found or self.scaled:
             return
         which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")

@@ -38,6 +38,7 @@ KINDS: dict[Any, Kind] = {
 }
 """Activations, as modules or as functions, by what can go wrong with them."""
 _CLAMPS: list[Any] = [torch.clamp, torch.clip, Tensor.clamp, Tensor.clamp_, Tensor.clip, Tensor.clip_]
+_CLAMPS += [F.hardtanh]  # that is what nn.ReLU6 calls
 """A ReLU where they cut at 0 from below."""
 
 
@@ -109,6 +110,7 @@ class _Activations(TorchFunctionMode):
         return result
 
 
-def _lowest(values: Tensor, min: Any = None, max: Any = None, **options: Any) -> float | None:
+def _lowest(values: Tensor, min: Any = None, *others: Any, **options: Any) -> float | None:
     """The lower limit of a clamp with these arguments; None where that is no number."""
+    min = options.get("min_val", min)
     return float(min) if isinstance(min, int | float) else None

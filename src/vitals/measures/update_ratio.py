@@ -35,7 +35,12 @@ class UpdateMeter:
                 unique.setdefault(id(parameter), (name, parameter))
         self.names = [name for name, _ in unique.values()]
         self.parameters = [parameter.detach() for _, parameter in unique.values()]
+        self._measured = set(unique)
         self._kept: list[Tensor] = []
+
+    def measures(self, parameters: Iterable[Tensor]) -> bool:
+        """Whether it measures those of `parameters` that train now, and no others."""
+        return {id(each) for each in parameters if each.requires_grad and each.numel()} == self._measured
 
     @torch.no_grad()
     def before(self) -> None:
