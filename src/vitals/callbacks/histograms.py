@@ -116,17 +116,15 @@ class Histograms(Monitor):
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
         samples = samples_in(self.batch) // 2 * 2
-        # BatchNorm needs two samples in a pass.
-        halves = (
-            [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples > 3 else []
-        )
-        noise = [half_batch_norms(*halves)] if halves and halves[0].keys() & halves[1].keys() else []
+        halves = in_halves(self.batch) if samples >= 4 else ()  # BatchNorm needs two samples in a pass
+        gradients = [self._pass(half, parameters).gradients for half in halves]
+        compared = gradients and gradients[0].keys() & gradients[1].keys()
+        noise = [half_batch_norms(*gradients)] if compared else []
         parts = to_host([*rows, *noise, *map(histogram, values.values())])
         statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]
         scalars = self._scalars(names, statistics)
         if noise:
-            first, second, both = parts[len(rows)]
-            found = gradient_noise(first, second, both, samples)
+            found = gradient_noise(*parts[len(rows)], samples=samples)
             scalars |= {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
             if math.isfinite(found.scale):
                 scalars["gradient_noise/scale"] = found.scale
