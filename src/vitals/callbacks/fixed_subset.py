@@ -44,7 +44,7 @@ class FixedSubsets:
         self.twin = Twin(trainer, module)
         self.twin.refresh()
         self.twin.rehearse(first_samples(check_pairs(batch), 8))
-        with isolated_rng(seed=0), torch.enable_grad():
+        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             quiet = stand_in(trainer, training=False)
             preparation = Preparation(trainer, self.twin.module, quiet)
             self.step = TrainingStep(

@@ -124,7 +124,8 @@ class Histograms(Monitor):
         statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]
         scalars = self._scalars(names, statistics)
         if noise:
-            found = gradient_noise(*parts[len(rows)], samples=samples)
+            one, other, both = parts[len(rows)]
+            found = gradient_noise(one, other, both, samples)
             scalars |= {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
             if math.isfinite(found.scale):
                 scalars["gradient_noise/scale"] = found.scale
