@@ -108,13 +108,12 @@ class GAN(Foreign):
         real = batch[0].flatten(1)
         makes, judges = self.optimizers()
         fake = self.net(torch.randn(len(real), 4))
-        for optimizer, loss in (
-            (judges, F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake.detach())).mean()),
-            (makes, F.softplus(-self.critic(fake)).mean()),
-        ):
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
+        judges.zero_grad()
+        self.manual_backward((self.critic(fake.detach()) - self.critic(real)).square().mean())
+        judges.step()
+        makes.zero_grad()
+        self.manual_backward(F.softplus(-self.critic(fake)).mean())
+        makes.step()
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.SGD(net.parameters(), 0.1) for net in (self.net, self.critic)]
