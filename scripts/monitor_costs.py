@@ -99,12 +99,11 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
     timed(curves, "_evaluate_subsets", "subsets", costs, clock)
     look = layers._measure
 
-    def look_timed(trainer: L.Trainer) -> None:
-        first = trainer.global_step == 1
+    def look_timed(trainer: L.Trainer, first: bool) -> None:
         fully = trainer.global_step % 8 == 0
         layers._rarely = lambda step: False  # type: ignore[method-assign] # ten times a run only: see `shares`
         start = time.perf_counter()
-        look(trainer)
+        look(trainer, first)
         seconds = time.perf_counter() - start
         clock.measuring += seconds
         if not first:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -47,7 +49,7 @@ class FirstLayerFilters(Monitor):
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         self.beginning: Tensor | None = None
         self.layer = ""
-        self.filters: Tensor | None = None
+        self.filters: Callable[[], Tensor | None] | None = None
         self.measured = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -61,11 +63,16 @@ class FirstLayerFilters(Monitor):
 
     def _find(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> None:
         """Find the first layer in a pass of two samples through a copy, and draw it."""
-        name, inputs = _first_layer(Twin(trainer, module), batch)
-        filters = as_filters(module.get_submodule(name), tuple(inputs[1:]))
+        twin = Twin(trainer, module)
+        twin.refresh()
+        twin.rehearse(first_samples(batch, 2))
+        name, inputs = _first_layer(twin, batch)
+        layer, shape = module.get_submodule(name), tuple(inputs[1:])
+        filters = as_filters(layer, shape)
         if filters is None:
             raise UserError(f"the first layer '{name}' does not work on images of 1 or 3 channels.")
-        self.layer, self.filters = shown_name(name), filters
+        # Under a parametrization, such as weight normalization, the weight is made anew each time.
+        self.layer, self.filters = shown_name(name), lambda: as_filters(layer, shape)
         if self.beginning is None:
             self.beginning = filters.clone()
             self._measure(trainer)
@@ -75,24 +82,25 @@ class FirstLayerFilters(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.due(step) and step != self.measured:
+        if self.due(step, self.measured):
             self.measured = step
             self.guarded(self._measure, trainer)
 
     def _measure(self, trainer: L.Trainer) -> None:
-        assert self.filters is not None
+        filters = self.filters and self.filters()
+        assert filters is not None
         assert self.beginning is not None
-        grid = filter_grid(self.filters)
-        figures = filter_statistics(self.filters, self.beginning)
+        grid = filter_grid(filters)
+        figures = filter_statistics(filters, self.beginning)
         both = torch.cat([figures.view(torch.uint8), grid.flatten()]).cpu()  # one transfer
         size = 4 * len(figures)
-        found, picture = FilterStatistics(*both[:size].view(torch.float32).tolist()), both[size:]
+        found = FilterStatistics(*both[:size].view(torch.float32).tolist())
         scalars = {
             f"first_layer/{name}": value
             for name, value in vars(found).items()
             if value is not None and not math.isnan(value)
         }
-        picture = picture.view(grid.shape)
+        picture = both[size:].view(grid.shape).numpy()
         tag = f"filters/{self.layer}"
         for writer in tensorboard_writers(trainer):
             writer.add_image(tag, picture, trainer.global_step)
@@ -106,10 +114,10 @@ class FirstLayerFilters(Monitor):
         self.beginning = state_dict["beginning"]
 
 
-def _png(picture: Tensor) -> str:
+def _png(picture: np.ndarray) -> str:
     """uint8 (3, height, width) as a PNG file in base64."""
     file = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file, "PNG")
+    Image.fromarray(picture.transpose(1, 2, 0)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -134,7 +142,6 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
         part.register_forward_pre_hook(network_input)
         if isinstance(part, WEIGHTED):
             part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs))
-    twin.refresh()
     try:
         with isolated_rng(seed=0), torch.compiler.set_stance("force_eager"):
             twin.training_loss(first_samples(batch, 2))

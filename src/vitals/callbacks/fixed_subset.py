@@ -43,7 +43,8 @@ class FixedSubsets:
     ) -> None:
         self.twin = Twin(trainer, module)
         self.twin.refresh()
-        with isolated_rng(seed=0), torch.enable_grad():
+        self.twin.rehearse(first_samples(check_pairs(batch), 8))
+        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             quiet = stand_in(trainer, training=False)
             preparation = Preparation(trainer, self.twin.module, quiet)
             self.step = TrainingStep(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
@@ -15,9 +14,8 @@ from vitals.callbacks.monitor import Monitor, tensorboard_writers
 from vitals.callbacks.twin import Twin, first_samples, in_halves, joined, samples_in
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
-from vitals.measures import histogram
 from vitals.measures.gradient_noise import gradient_noise, squared_norm
-from vitals.measures.histogram import Range
+from vitals.measures.histogram import edges, histogram
 from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_probe import Probe, probe
@@ -66,12 +64,11 @@ class Histograms(Monitor):
             raise UserError(f"samples={samples} must be a whole number of 2 or more.")
         self.histograms_every, self.samples = histograms_every, samples
         self.batch: Any = None
-        self.ranges: dict[str, Range] = {}
         self.twin: Twin | None = None
         self.measured = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.twin, self.measured = Twin(trainer, module), trainer.global_step
+        self.twin, self.measured, self.rehearsed = Twin(trainer, module), trainer.global_step, False
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
     def on_train_batch_start(
@@ -79,6 +76,8 @@ class Histograms(Monitor):
     ) -> None:
         if self.batch is None or samples_in(self.batch) < self.samples:
             self.guarded(self._keep, batch)
+        if self.active and not self.rehearsed:
+            self.guarded(self._rehearse)
 
     def _keep(self, batch: Any) -> None:
         """Take as many samples as are wanted, from several batches where these are small."""
@@ -88,18 +87,24 @@ class Histograms(Monitor):
             missing = self.samples - samples_in(self.batch)
             self.batch = joined(self.batch, first_samples(batch, missing))
 
+    def _rehearse(self) -> None:
+        assert self.twin is not None
+        self.rehearsed = True
+        self.twin.refresh()
+        self.twin.rehearse(self.batch)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.due(step) and step != self.measured:
-            self.measured = step
-            self.guarded(self._measure, trainer)
+        if self.due(step, self.measured):
+            first, self.measured = self.measured == 0, step
+            self.guarded(self._measure, trainer, first)
 
-    def _measure(self, trainer: L.Trainer) -> None:
+    def _measure(self, trainer: L.Trainer, first: bool) -> None:
         assert self.twin is not None
         step = trainer.global_step
-        fully = step == 1 or step == self.total_steps or (step // self.period) % self.histograms_every == 0
+        fully = first or step >= self.total_steps or (step // self.period) % self.histograms_every == 0
         parameters = {shown_name(name): parameter for name, parameter in self.twin.module.named_parameters()}
         whole = self._pass(self.batch, parameters if fully else {})
         names = _unique([shown_name(layer.name) for layer in whole.layers])
@@ -115,27 +120,24 @@ class Histograms(Monitor):
         }
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
-        self._find_ranges(values)
-        known = [tag for tag in values if tag in self.ranges]
-        counts = [histogram.count(values[tag], self.ranges[tag]) for tag in known]
-        moments = [_moments(values[tag]) for tag in known]
-        norms = [squared_norm(whole.gradients.values())] if whole.gradients else []
+        pictures = [histogram(each) for each in values.values()]
+        tags = list(values)
+        sizes = [squared_norm(whole.gradients.values())] if whole.gradients else []
         del whole, values  # before the next gradients are made, for the memory they take
-        if norms and self._rarely(step):
-            norms += self._norms_of_halves(parameters)
-        parts = iter(to_host([*rows, *norms, *counts, *moments]))
+        if sizes and self._rarely(step):
+            sizes += self._norms_of_halves(parameters)
+        parts = iter(to_host([*rows, *sizes, *pictures]))
         scalars = _scalars(names, [next(parts) for _ in rows])
-        scalars |= self._noise([next(parts)[0] for _ in norms])
-        pictures = self._histograms(trainer, known, [next(parts) for _ in known], [*parts])
-        self.record(trainer, scalars, pictures if self._rarely(step) else {})
+        scalars |= self._noise([next(parts)[0] for _ in sizes])
+        drawn = self._histograms(trainer, dict(zip(tags, parts, strict=True)))
+        self.record(trainer, scalars, drawn if self._rarely(step) else {})
 
     def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         """Squared norms of the gradients of two halves of the batch, one after the other."""
         if samples_in(self.batch) < 4:  # BatchNorm needs two samples
             return []
-        return [
-            squared_norm(self._pass(half, parameters).gradients.values()) for half in in_halves(self.batch)
-        ]
+        halves = in_halves(self.batch)
+        return [squared_norm(self._pass(half, parameters).gradients.values()) for half in halves]
 
     def _noise(self, norms: list[float]) -> dict[str, float]:
         if len(norms) != 3:
@@ -158,45 +160,28 @@ class Histograms(Monitor):
         measured_before = step - self.period * self.histograms_every
         return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth
 
-    def _find_ranges(self, values: Mapping[str, Tensor]) -> None:
-        """Ranges for what has none yet: they cost a transfer of their own, once."""
-        new = [tag for tag in values if tag not in self.ranges]
-        limits = to_host([torch.stack(histogram.sample(values[tag]).float().aminmax()) for tag in new])
-        for tag, (smallest, largest) in zip(new, limits, strict=True):
-            if found := Range.around(smallest, largest):
-                self.ranges[tag] = found
-
-    def _histograms(
-        self,
-        trainer: L.Trainer,
-        tags: Sequence[str],
-        counts: Sequence[list[float]],
-        moments: Sequence[list[float]],
-    ) -> dict[str, Any]:
-        """Write the histograms, and set the ranges of the next ones."""
+    @staticmethod
+    def _histograms(trainer: L.Trainer, found: Mapping[str, list[float]]) -> dict[str, Any]:
+        """Write the histograms of finite values."""
         step = trainer.global_step
         entries: dict[str, Any] = {}
-        for tag, bins, (smallest, largest, total, squares) in zip(tags, counts, moments, strict=True):
-            if not math.isfinite(smallest) or not math.isfinite(largest) or not sum(bins):
+        for tag, (smallest, largest, total, squares, *counts) in found.items():
+            if not (math.isfinite(smallest) and math.isfinite(largest) and sum(counts) > 0):
                 continue
-            edges = self.ranges[tag].edges(len(bins))
-            entries[tag] = {"edges": edges, "counts": [int(number) for number in bins]}
+            limits = edges(smallest, largest, len(counts))
+            entries[tag] = {"edges": limits, "counts": [int(number) for number in counts]}
             for writer in tensorboard_writers(trainer):
                 writer.add_histogram_raw(
-                    tag, smallest, largest, sum(bins), total, squares, edges[1:], bins, step
+                    tag, smallest, largest, sum(counts), total, squares, limits[1:], counts, step
                 )
-            if found := Range.around(smallest, largest):
-                self.ranges[tag] = found
         return entries
 
     def state_dict(self) -> dict[str, Any]:
-        """The fixed batch and the ranges, so that a resumed run measures on."""
-        ranges = {tag: [where.low, where.high] for tag, where in self.ranges.items()}
-        return {"batch": self.batch, "ranges": ranges} if _is_plain(self.batch) else {"ranges": ranges}
+        """The fixed batch, so that a resumed run measures on."""
+        return {"batch": self.batch if _is_plain(self.batch) else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.batch = state_dict.get("batch")
-        self.ranges = {tag: Range(*limits) for tag, limits in state_dict["ranges"].items()}
+        self.batch = state_dict["batch"]
 
 
 def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -210,12 +195,6 @@ def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str,
         scalars[f"dead_units/{name}"] = layer.dead
         scalars[f"saturated_units/{name}"] = layer.saturated
     return scalars
-
-
-def _moments(values: Tensor) -> Tensor:
-    """Smallest, largest, sum and sum of squares, of what the histogram counts."""
-    flat = histogram.sample(values).float()
-    return torch.stack([*flat.aminmax(), flat.sum(), flat.square().sum()])
 
 
 def _unique(names: Sequence[str]) -> list[str]:

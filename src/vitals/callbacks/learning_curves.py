@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from vitals.callbacks.diagnosis import diagnosis_of
@@ -94,9 +93,9 @@ class LearningCurves(Monitor):
             for writer in tensorboard_writers(trainer):
                 writer.add_custom_scalars(charts)
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, last: int | None = None) -> bool:
         # Not the first step: in the trainer's own rhythm, as other loggers have it.
-        return self.active and step > 0 and step % self.period == 0
+        return self.active and step // self.period > (step - 1 if last is None else last) // self.period
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -118,12 +117,12 @@ class LearningCurves(Monitor):
         step = trainer.global_step
         if step == self.seen:
             return  # only accumulated
-        self.seen = step
+        last, self.seen = self.seen, step
         if self.of_step:
             mean = self.of_step[0] if len(self.of_step) == 1 else torch.stack(self.of_step).mean()
             self.losses.append(mean)
             self.of_step = []
-        if self.due(step):
+        if self.due(step, last):
             self._log_steps(trainer, step)
 
     def _log_steps(self, trainer: L.Trainer, step: int) -> None:
@@ -162,15 +161,19 @@ class LearningCurves(Monitor):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.speed.pause()
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = trainer.callback_metrics  # may gather them from all processes
+        if trainer.is_global_zero:
+            self._after_epoch(trainer, pl_module, logged)
+
+    def _after_epoch(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor]
+    ) -> None:
         self.guarded(self._bring_losses, trainer, trainer.global_step)
         epoch = trainer.current_epoch + 1
-        metrics = {
-            name: value.item()
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(EPOCH_METRICS)
-        }
+        names = [name for name in sorted(logged) if name.startswith(EPOCH_METRICS)]
+        values = to_host([logged[name] for name in names])
+        metrics = {name: value for name, [value] in zip(names, values, strict=True)}
         if self.subset_samples and self._subset_due(trainer, epoch):
             metrics |= self.guarded(self._evaluate_subsets, trainer, pl_module, metrics) or {}
         for logger in trainer.loggers:

@@ -46,6 +46,10 @@ class Monitor(L.Callback):
         total = float(trainer.estimated_stepping_batches)
         self.total_steps = total if total > 0 else math.inf
         epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        if not pl_module.automatic_optimization:  # then each optimizer takes a step with every batch
+            most = trainer.max_steps if trainer.max_steps > 0 else math.inf
+            self.total_steps = min(self.total_steps * len(trainer.optimizers), most)
+            epoch *= len(trainer.optimizers)
         self.period = self.interval.period(self.total_steps, epoch)
         self.active = trainer.is_global_zero
         self.guarded(self.start, trainer, pl_module)
@@ -53,10 +57,12 @@ class Monitor(L.Callback):
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Get ready to measure; raises `UserError` where that cannot be done."""
 
-    def due(self, step: int) -> bool:
-        """Whether the state after `step` optimizer steps is to be measured."""
-        regular = step % self.period == 0 or step in (1, self.total_steps)
-        return self.active and step > 0 and regular
+    def due(self, step: int, last: int | None = None) -> bool:
+        """Whether the state after `step` optimizer steps is to be measured, or one after a step that was
+        taken after `last` and with the same batch."""
+        last = step - 1 if last is None else last
+        passed = any(last < mark <= step for mark in (1, self.total_steps))
+        return self.active and (passed or step // self.period > last // self.period)
 
     def guarded(self, measure: Callable[..., Any], *arguments: Any) -> Any:
         """`measure(*arguments)` where this monitor is active; where it fails, the monitor ends, not the

@@ -20,6 +20,7 @@ from vitals.findings import Finding
 from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_outputs import layer_outputs
+from vitals.measures.norms import norms
 
 HUGE = 1e8
 """Norm of a gradient that is about to overflow."""
@@ -66,7 +67,7 @@ class NonFinite(Monitor):
         self.batch = batch if self.active else None
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not self.active or self.found or self.scaled:
+        if not self.active or self.found:
             return
         if loss.device.type != "cpu":
             self.losses.append(loss.detach())
@@ -88,18 +89,18 @@ class NonFinite(Monitor):
         if len(names) != len(gradients):  # another set of parameters has gradients than before
             names = [known.get(id(p), "a parameter") for p in parameters if not p.grad.is_sparse]
             self.names[id(optimizer)] = names
-        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
+        sizes = norms(gradients)
         losses, self.losses = self.losses, []
-        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=norms.device)
-        self.waiting.append((trainer.global_step + 1, norms, names, loss))
-        if norms.device.type == "cpu":
-            self._examine(trainer, norms.tolist(), names, trainer.global_step)
+        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=sizes.device)
+        self.waiting.append((trainer.global_step + 1, sizes, names, loss))
+        if sizes.device.type == "cpu":
+            self._examine(trainer, sizes.tolist(), names, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step != self.flushed and self.due(step):
+        if self.due(step, self.flushed):
             self.flushed = step
             self.guarded(self._flush, trainer, pl_module)
 
@@ -110,7 +111,7 @@ class NonFinite(Monitor):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        rows = to_host([torch.cat([norms, loss.reshape(1)]) for _, norms, _, loss in waiting])
+        rows = to_host([torch.cat([sizes, loss.reshape(1)]) for _, sizes, _, loss in waiting])
         norm_of: dict[int, float] = {}
         for (step, _, names, _), (*row, loss) in zip(waiting, rows, strict=True):
             if not math.isfinite(loss) and not self.found:
@@ -124,13 +125,13 @@ class NonFinite(Monitor):
             block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
             diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
-    def _examine(self, trainer: L.Trainer, norms: list[float], names: list[str], step: int) -> None:
-        if self.found or self.scaled or math.isfinite(sum(norms)):
+    def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
+        if self.found or self.scaled or math.isfinite(sum(sizes)):
             return
-        bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
+        bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
         if not bad:  # each is finite, and their sum overflows
             return
-        overflow = math.inf in norms or max(filter(math.isfinite, norms), default=0.0) > HUGE
+        overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
         if overflow:
             seen = "after growing beyond all measure"
             remedy = "Lower the learning rate, warm it up, or clip the gradients."

@@ -68,7 +68,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         progress_bar_metrics={},
         datamodule=None,
         optimizers=optimizers,
-        lr_scheduler_configs=[],
+        lr_scheduler_configs=[SimpleNamespace(scheduler=Mute()) for _ in trainer.lr_scheduler_configs],
         strategy=SimpleNamespace(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
     )
 

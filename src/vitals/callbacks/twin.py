@@ -19,6 +19,9 @@ from torchmetrics import Metric
 
 from vitals.callbacks.training_step import Backward, mute, replaced, stand_in
 from vitals.errors import UserError
+from vitals.measures.isolated_rng import isolated_rng
+
+STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
 class Twin:
@@ -41,12 +44,16 @@ class Twin:
             raise UserError("the parameters are spread over processes.")
         self.trainer, self.original = trainer, module
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
+        memo[id(module._compiler_ctx)] = None
         try:
             self.module: L.LightningModule = copy.deepcopy(module, memo)
         except Exception as error:
             raise UserError(f"the module cannot be copied ({' '.join(str(error).split())[:200]}).") from None
-        mute(self.module)
+        for name in STEPS if module._compiler_ctx else ():
+            self.module.__dict__.pop(name, None)  # compiled, and bound to the original
         for part in self.module.modules():
+            if isinstance(part, L.LightningModule):
+                mute(part)
             if isinstance(part, nn.SyncBatchNorm):  # waits for processes that do not measure
                 part.forward = types.MethodType(_BatchNorm.forward, part)  # type: ignore[method-assign]
             elif isinstance(part, Metric):
@@ -59,6 +66,33 @@ class Twin:
                 mine.copy_(its)
         for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
             part.training = other.training
+
+    def rehearse(self, batch: Any) -> None:
+        """Run the training step once on copies of the parameters too, to see that it leaves them alone.
+
+        Raises:
+            UserError: if it writes to parameters or calls `backward` itself, both of which would disturb the
+                training.
+        """
+        shared = self.module
+        self.module = copy.deepcopy(shared)
+        try:
+            copies = list(self.module.parameters())
+            for parameter in copies:
+                parameter.grad = None
+            with isolated_rng(seed=0), torch.enable_grad():
+                self.training_loss(batch)
+            if any(parameter.grad is not None for parameter in copies):
+                raise UserError("the training step calls backward itself, not manual_backward.")
+            if not all(map(torch.equal, copies, shared.parameters())):
+                raise UserError("the training step changes parameters itself.")
+        finally:
+            self.module = shared
+
+    def _attach(self, trainer: Any) -> None:
+        for part in self.module.modules():
+            if isinstance(part, L.LightningModule):
+                part._trainer = trainer
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
@@ -76,7 +110,7 @@ class Twin:
         arguments = (batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else (batch,)
         if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
             raise UserError("the training step takes its batches itself.")
-        self.module._trainer = stand_in(self.trainer, training=True)  # type: ignore[assignment]
+        self._attach(stand_in(self.trainer, training=True))
         with self.as_in_training(), replaced(self.module, "manual_backward", backward):
             result = step(*arguments)
         if len(backward.losses) > 1:

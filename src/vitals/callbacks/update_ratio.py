@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import lightning as L
+from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.callbacks.monitor import Monitor
@@ -55,42 +56,60 @@ class UpdateRatio(Monitor):
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         self.meters: dict[int, UpdateMeter] = {}
         self.begun: dict[int, int] = {}
+        """By optimizer, the steps taken before the one that is measured."""
+        self.ended: dict[int, Tensor] = {}
+        self.wanted = False
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        names = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
-        self.meters, self.begun = {}, {}
-        for optimizer in trainer.optimizers:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
-            self.meters[id(optimizer)] = UpdateMeter(named, often=self.period < 5)
-        if not any(meter.names for meter in self.meters.values()):
+        self.meters, self.begun, self.ended = {}, {}, {}
+        if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
             raise UserError("no optimizer has a parameter.")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # All optimizers that take a step with this batch are measured together.
+        step = trainer.global_step
+        self.wanted = self.due(step + max(len(trainer.optimizers), 1), step)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        step = trainer.global_step
-        # LBFGS comes here with every evaluation of the loss; only the first sees the weights at the start.
-        if self.due(step + 1) and self.begun.get(id(optimizer)) != step:
-            self.begun[id(optimizer)] = step
-            self.guarded(self._before, optimizer)
+        step, key = trainer.global_step, id(optimizer)
+        if self.wanted and key not in self.begun:
+            self.begun[key] = step
+            self.guarded(self._before, pl_module, optimizer)
+        elif key in self.begun and key not in self.ended and step > self.begun[key]:
+            # A second step with the same batch. LBFGS comes here with every evaluation of one step.
+            self.ended[key] = self.meters[key].after()
 
-    def _before(self, optimizer: Optimizer) -> None:
-        if id(optimizer) not in self.meters:
-            raise UserError("an optimizer appeared while training.")
-        self.meters[id(optimizer)].before()
+    def _before(self, module: L.LightningModule, optimizer: Optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        meter = self.meters.get(id(optimizer))
+        if meter is None or not meter.measures(parameters):  # some may have been unfrozen
+            names = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
+            named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
+            meter = UpdateMeter(named, often=self.period < 5)
+            self.meters[id(optimizer)] = meter
+        meter.before()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.begun and self.active:
             begun = [optimizer for optimizer in trainer.optimizers if id(optimizer) in self.begun]
-            self.begun = {}
-            self.guarded(self._after, trainer, begun)
+            ended, self.begun, self.ended = self.ended, {}, {}
+            self.guarded(self._after, trainer, begun, ended)
 
-    def _after(self, trainer: L.Trainer, optimizers: list[Optimizer]) -> None:
+    def _after(self, trainer: L.Trainer, optimizers: list[Optimizer], ended: dict[int, Tensor]) -> None:
+        optimizers = [optimizer for optimizer in optimizers if self.meters[id(optimizer)].names]
         meters = [self.meters[id(optimizer)] for optimizer in optimizers]
-        norms = to_host([meter.after() for meter in meters])
+        norms = to_host(
+            [
+                ended[id(optimizer)] if id(optimizer) in ended else meter.after()
+                for optimizer, meter in zip(optimizers, meters, strict=True)
+            ]
+        )
         ratios: dict[str, float] = {}
         scalars: dict[str, float] = {}
         changed = False

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitals.measures.norms import norms
+
 
 @dataclass(frozen=True)
 class GradientNoise:
@@ -28,7 +30,7 @@ class GradientNoise:
 @torch.no_grad()
 def squared_norm(gradients: Iterable[Tensor]) -> Tensor:
     """Of all gradients together; a float32 scalar on the device."""
-    return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float32)).square().sum()
+    return norms(list(gradients)).square().sum()
 
 
 def gradient_noise(first: float, second: float, whole: float, samples: int) -> GradientNoise:

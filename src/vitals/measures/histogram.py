@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,35 +11,25 @@ MOST_VALUES = 2**18
 percent."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Where the bins of the next histogram lie, from what the one before has seen."""
+@torch.no_grad()
+def histogram(values: Tensor, bins: int = BINS) -> Tensor:
+    """Smallest and largest value, sum, sum of squares, and how many values lie in each of `bins` bins of the
+    same width between the smallest and the largest; (4 + `bins`,), float32, on the device of `values`.
 
-    low: float
-    high: float
-
-    @classmethod
-    def around(cls, smallest: float, largest: float) -> Range | None:
-        """A tenth wider than from `smallest` to `largest` on each side; None where these are not finite."""
-        if not (math.isfinite(smallest) and math.isfinite(largest)):
-            return None
-        margin = 0.1 * (largest - smallest) or 0.1 * abs(largest) or 1e-12
-        return cls(smallest - margin, largest + margin)
-
-    def edges(self, bins: int = BINS) -> list[float]:
-        """The limits of the bins, `bins` + 1 numbers."""
-        width = (self.high - self.low) / bins
-        return [self.low + width * i for i in range(bins)] + [self.high]
-
-
-def count(values: Tensor, where: Range, bins: int = BINS) -> Tensor:
-    """How many of `values` lie in each bin; (`bins`,), float32, on the device of `values`.
-
-    What lies outside is counted in the outermost bins, NaN nowhere. Of more than `MOST_VALUES` values evenly
-    spaced ones are counted.
+    Of more than `MOST_VALUES` values evenly spaced ones are counted. Where one of them is NaN or infinite, so
+    are the limits, and the counts mean nothing. Nothing is brought to the host to place the bins.
     """
-    values = sample(values).float()
-    return torch.histc(values.clamp(where.low, where.high), bins, where.low, where.high)
+    flat = sample(values).float()
+    smallest, largest = flat.aminmax()
+    share = (flat - smallest) / (largest - smallest).clamp_min(torch.finfo(torch.float32).tiny)
+    counts = torch.histc(share, bins, 0.0, 1.0)
+    return torch.cat([torch.stack([smallest, largest, flat.sum(), flat.square().sum()]), counts])
+
+
+def edges(smallest: float, largest: float, bins: int = BINS) -> list[float]:
+    """The limits of the bins, `bins` + 1 rising numbers; those of equal values go up to a little more."""
+    width = (largest - smallest) / bins or max(1e-9 * abs(smallest), 1e-15)
+    return [smallest + width * i for i in range(bins + 1)]
 
 
 def sample(values: Tensor) -> Tensor:

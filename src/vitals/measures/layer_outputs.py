@@ -25,8 +25,8 @@ WEIGHTED = (
 Kind = Literal["relu", "tanh", "sigmoid", "other", "none"]
 
 _RELU: list[Any] = [F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.threshold, F.relu6]
-_RELU += [F.hardtanh, torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_]
-_TANH: list[Any] = [F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_]
+_RELU += [torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_]
+_TANH: list[Any] = [F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, F.hardtanh]
 _SIGMOID: list[Any] = [F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_]
 _OTHER: list[Any] = [F.leaky_relu, F.elu, F.gelu, F.silu, F.selu, F.celu, F.mish, F.softplus, F.softsign]
 _OTHER += [F.hardswish, F.prelu, F.rrelu, F.hardsigmoid]
@@ -37,6 +37,9 @@ KINDS: dict[Any, Kind] = {
     **dict.fromkeys(_OTHER, "other"),
 }
 """Activations, as modules or as functions, by what can go wrong with them."""
+_CLAMPS: list[Any] = [torch.clamp, torch.clip, Tensor.clamp, Tensor.clamp_, Tensor.clip, Tensor.clip_]
+_CLAMPS += [F.hardtanh]  # that is what nn.ReLU6 calls
+"""A ReLU where they cut at 0 from below."""
 
 
 @dataclass
@@ -97,9 +100,17 @@ class _Activations(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         kind = KINDS.get(func)
+        if func in _CLAMPS and _lowest(*args, **(kwargs or {})) == 0:
+            kind = "relu"
         if kind and self.outputs and isinstance(result, Tensor) and result.ndim > 1:
             latest = self.outputs[-1]
             same_graph = result.requires_grad or not torch.is_grad_enabled()
             if latest.kind == "none" and same_graph and len(result) == len(latest.values):
                 latest.values, latest.kind = result, kind
         return result
+
+
+def _lowest(values: Tensor, min: Any = None, *others: Any, **options: Any) -> float | None:
+    """The lower limit of a clamp with these arguments; None where that is no number."""
+    min = options.get("min_val", min)
+    return float(min) if isinstance(min, int | float) else None

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vitals.measures.norms import norms
+
 SMALLEST_NORM = 1e-8
 """A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
 LOW, HIGH = 1e-4, 3e-2
@@ -35,22 +37,29 @@ class UpdateMeter:
                 unique.setdefault(id(parameter), (name, parameter))
         self.names = [name for name, _ in unique.values()]
         self.parameters = [parameter.detach() for _, parameter in unique.values()]
+        self._measured = set(unique)
         self._kept: list[Tensor] = []
+
+    def measures(self, parameters: Iterable[Tensor]) -> bool:
+        """Whether it measures those of `parameters` that train now, and no others."""
+        return {id(each) for each in parameters if each.requires_grad and each.numel()} == self._measured
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters as they are."""
         if not self._kept:
             self._kept = [torch.empty_like(parameter) for parameter in self.parameters]
-        torch._foreach_copy_(self._kept, self.parameters)
+        if self._kept:
+            torch._foreach_copy_(self._kept, self.parameters)
 
     @torch.no_grad()
     def after(self) -> Tensor:
         """Norms of the change, and of the parameters before it; (2, number of parameters), float32, on the
         device."""
-        weights = _norms(self._kept)
-        torch._foreach_sub_(self._kept, self.parameters)
-        changes = _norms(self._kept)
+        weights = norms(self._kept)
+        if self._kept:
+            torch._foreach_sub_(self._kept, self.parameters)
+        changes = norms(self._kept)
         if not self.often:
             self._kept = []
         return torch.stack([changes, weights])
@@ -65,9 +74,3 @@ def median_ratio(ratios: Iterable[float]) -> float:
     """The middle one of `ratios`, the lower of two; infinite where most are not finite."""
     ordered = sorted(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
     return ordered[(len(ordered) - 1) // 2]
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    # Half precision would overflow in the sum of squares.
-    norms = torch._foreach_norm(tensors, 2, torch.float32)
-    return torch.stack([norm.to(norms[0].device) for norm in norms])
