@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,40 @@ def test_the_wrong_element_is_named() -> None:
 def test_a_stopped_gradient_is_called_so() -> None:
     check = check_gradients(*PLANTED["branch-stopped-behind"].arguments(2, 0))
     assert "detach()" in check.findings()[0].remedy
+
+
+class CutOff(nn.Module):
+    """Two layers with `between` and, before both, `preparation`."""
+
+    def __init__(self, preparation: Callable[[Tensor], Tensor], between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.rules = preparation, between
+
+    def forward(self, x: Tensor) -> Tensor:
+        preparation, between = self.rules
+        return self.head(between(self.first(preparation(x)).tanh()))
+
+
+def test_parameters_that_are_cut_off_from_the_loss_are_frozen() -> None:
+    torch.manual_seed(0)
+    net, y = CutOff(lambda x: x, lambda x: x.detach()), torch.tensor([0, 1])
+    finding = check_gradients(net, F.cross_entropy, torch.randn(2, 6), y).findings()[0]
+    assert (finding.cause, finding.level, finding.where) == ("frozen-parameters", "fail", "first.bias")
+    assert "detach()" in finding.remedy
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inputs_prepared_and_features_taken_without_gradients_are_no_fault(frozen: bool) -> None:
+    torch.manual_seed(0)
+    if frozen:
+        net = CutOff(lambda x: x, lambda x: x.detach())
+        net.first.requires_grad_(False)
+    else:
+        net = CutOff(lambda x: ((x - x.mean()) / x.std()).detach(), lambda x: x)
+    check = check_gradients(net, F.cross_entropy, torch.randn(2, 6), torch.tensor([0, 1]))
+    assert causes(check, "warn", "fail") == [], str(check)
+    assert "head.weight" in check.table()
 
 
 def test_the_message_says_between_which_parameters_the_fault_lies() -> None:

@@ -136,6 +136,7 @@ def _check_part(
     """Summaries of all tensors, and the factor on the loss."""
     generator = torch.Generator().manual_seed(objective.seed)
     gradients = objective.value_and_gradients(part)[1]
+    detached = objective.detached(part)
     scale = loss_scale(gradients)
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
     parameters = list(objective.parameters.values())
@@ -144,8 +145,8 @@ def _check_part(
     depths = _depths(order)
     summaries = []
     for name, gradient in gradients.items():
-        if part == "penalty" and name not in objective.parameters:
-            continue
+        if name not in objective.parameters and (part == "penalty" or name in detached):
+            continue  # inputs need no gradient: they may be prepared, or features taken, without one
         tensor = _TensorCheck(name, objective.tensors[name], gradient, part, differences, noise, generator)
         summaries.append(
             ParameterSummary(
@@ -157,6 +158,7 @@ def _check_part(
                 zero_below=10 * noise.gradients[name],
                 limit=error_limit(differences.has_kinks),
                 finite=bool(gradient.isfinite().all()),
+                detached=name in detached,
                 part=part,
                 rows=tuple(tensor.rows(elements)),
             )

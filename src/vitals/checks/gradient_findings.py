@@ -75,7 +75,10 @@ def _not_finite(summaries: Sequence[ParameterSummary]) -> list[Finding]:
 
 
 def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
-    """One finding, at the wrong tensor nearest to the loss: those before it inherit its error."""
+    """One finding, at the wrong tensor nearest to the loss: those before it inherit its error.
+
+    Where all of them are cut off from the loss, no backward is wrong, but none is asked for.
+    """
     bad = sorted((s for s in summaries if s.level in ("warn", "fail")), key=lambda summary: summary.order)
     if not bad or bad[-1].worst is None:
         return []
@@ -106,7 +109,7 @@ def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         remedy = f"Compare backward with forward in the operation that uses {nearest.parameter}."
     return [
         Finding(
-            "wrong-gradient",
+            "frozen-parameters" if all(summary.detached for summary in bad) else "wrong-gradient",
             level,
             message,
             remedy,

@@ -113,6 +113,11 @@ class Objective:
             }
         return value.item(), gradients
 
+    def detached(self, part: Part = "data") -> set[str]:
+        """Names of the tensors to which no backward leads from the loss: unused, or cut off by `detach()`."""
+        reached = _leaves(self.value(part))
+        return {name for name, tensor in self.tensors.items() if id(tensor) not in reached}
+
     def order_of_use(self) -> dict[str, int]:
         """Position of the operation that first uses each tensor, by name; none for unused tensors."""
         with _FirstUse({tensor.data_ptr(): name for name, tensor in self.tensors.items()}) as uses:
@@ -208,6 +213,22 @@ def check_parameters(model: nn.Module) -> None:
 def batch_size(inputs: Any) -> int:
     """The first dimension of the first tensor in `inputs`; 1 where there is none."""
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+
+
+def _leaves(value: Tensor) -> set[int]:
+    """Identities of the tensors at the ends of the graph behind `value`."""
+    nodes, leaves = [value.grad_fn], set()
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.add(id(leaf))
+        further = {behind for behind, _ in node.next_functions} - seen
+        seen |= further
+        nodes += further
+    return leaves
 
 
 def _scalar(value: Any, name: str) -> Tensor:

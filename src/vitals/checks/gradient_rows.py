@@ -67,6 +67,8 @@ class ParameterSummary:
     """Relative error, beyond rounding and truncation, that is still right."""
     finite: bool
     """Whether the backward gives finite numbers throughout."""
+    detached: bool
+    """Whether no backward leads to it from the loss at all."""
     part: Part
     rows: tuple[GradientRow, ...]
 
