@@ -8,13 +8,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vitals.callbacks.tensorboard import Charts, write_charts
 from vitals.optim.factories import momentum_of
 
 EPOCH_METRICS = ("loss/", "accuracy/")
-CHARTS = {
+AVERAGED = "val_average/"
+"""What `WeightAverage` measures and logs itself; only the table takes it from there."""
+CHARTS: Charts = {
     "learning curves": {
         "loss": ["Multiline", ["loss/train$", "loss/val$"]],
         "accuracy": ["Multiline", ["accuracy/train$", "accuracy/val$"]],
@@ -40,6 +42,7 @@ class LearningCurves(L.Callback):
     """
 
     def __init__(self) -> None:
+        self.charts = CHARTS
         self.rows: list[dict[str, Any]] = []
 
     @rank_zero_only
@@ -50,10 +53,7 @@ class LearningCurves(L.Callback):
                 self.rows = [
                     row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch
                 ]
-        if trainer.current_epoch == 0:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_custom_scalars(CHARTS)
+        write_charts(trainer, self)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -80,14 +80,12 @@ class LearningCurves(L.Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        metrics = {
-            name: value.item()
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(EPOCH_METRICS)
-        }
+        known = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+        metrics = {name: value for name, value in known.items() if name.startswith(EPOCH_METRICS)}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, epoch)
-        self.rows.append({"epoch": epoch, "step": trainer.global_step, **metrics})
+        averaged = {name: value for name, value in known.items() if name.startswith(AVERAGED)}
+        self.rows.append({"epoch": epoch, "step": trainer.global_step, **metrics, **averaged})
         self._write(self._path(trainer))
 
     def _write(self, path: Path) -> None:
