@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -132,19 +133,22 @@ def _readings(trainer: L.Trainer, owner: L.LightningModule) -> _Readings:
         if isinstance(part, Metric):
             part.reset()
     owner.eval()
-    with torch.no_grad(), trainer.precision_plugin.val_step_context():
+    indexed = is_param_in_hook_signature(owner.validation_step, "batch_idx", min_args=2)
+    precision, eager = trainer.precision_plugin.val_step_context(), torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), precision, eager:
         owner._trainer = facts  # type: ignore[assignment]
         owner.on_validation_epoch_start()
         for number, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
-            where = (number,) if several else ()
+            further = (number,) if several else ()
             readings.suffix = f"/dataloader_idx_{number}" if several else ""
             batches: Iterator[Any] = successive_batches(loader)
             count = None if limit == float("inf") else int(limit)
             for index, batch in enumerate(islice(batches, count)):
                 readings.batch = preparation(batch, number)
-                owner.on_validation_batch_start(readings.batch, index, *where)
-                outputs = owner.validation_step(readings.batch, index, *where)
-                owner.on_validation_batch_end(outputs, readings.batch, index, *where)
+                where = (index, *further)
+                owner.on_validation_batch_start(readings.batch, *where)
+                outputs = owner.validation_step(readings.batch, *(where if indexed else ()))
+                owner.on_validation_batch_end(outputs, readings.batch, *where)
         readings.batch, readings.suffix = None, ""
         owner.on_validation_epoch_end()
     owner._trainer = None

@@ -1,110 +1,200 @@
-"""Loss, accuracy, learning rate and momentum over the run, to every logger and to `metrics.csv`."""
+"""Loss, accuracy, their gap and noise, learning rate, momentum and speed over the run."""
 
 from __future__ import annotations
 
-import csv
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from vitals.callbacks.tensorboard import Charts, write_charts
+from vitals.callbacks.diagnosis import diagnosis_of
+from vitals.callbacks.fixed_subset import FixedSubsets
+from vitals.callbacks.metrics_table import MetricsTable
+from vitals.callbacks.monitor import Monitor, epoch_of, log_scalars, tensorboard_writers
+from vitals.callbacks.speed import Speed
+from vitals.callbacks.twin import samples_in
+from vitals.measures.host import to_host
+from vitals.measures.loss_noise import loss_noise
 from vitals.optim.factories import momentum_of
 
-EPOCH_METRICS = ("loss/", "accuracy/")
-AVERAGED = "val_average/"
-"""What `WeightAverage` measures and logs itself; only the table takes it from there."""
-CHARTS: Charts = {
-    "learning curves": {
-        "loss": ["Multiline", ["loss/train$", "loss/val$"]],
-        "accuracy": ["Multiline", ["accuracy/train$", "accuracy/val$"]],
-    }
-}
-"""TensorBoard's custom scalars: training and validation on one chart."""
+EPOCH_METRICS = ("loss/", "accuracy/", "val_average/")
+NOISE_STEPS = 200
+"""Steps back over which the noise of the loss is measured."""
 
 
-class LearningCurves(L.Callback):
+class LearningCurves(Monitor):
     """Writes what the module logs under `loss/…` and `accuracy/…`, and the state of its optimizer.
 
     | tag | x-axis | what |
     | --- | --- | --- |
     | `loss/train`, `loss/val`, `accuracy/train`, `accuracy/val` | epochs trained | means over the epoch |
+    | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
+    evaluation mode |
+    | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
+    not log `accuracy/val` |
+    | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
     | `loss/train_step` | optimizer steps | loss of one batch |
+    | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
     | `lr/<group>`, `momentum/<group>` | optimizer steps | of each parameter group, in the next step |
+    | `images_per_second`, `memory_gib` | optimizer steps | speed without validation; peak so far |
     | `epoch` | optimizer steps | epochs trained, with their fraction |
 
     `metrics.csv` in the trainer's `default_root_dir` has one row an epoch, of the epoch metrics. On resuming,
-    the rows of epochs that are trained anew are replaced.
+    the rows of epochs that are trained anew are replaced. The history has the loss of every step.
 
-    Step metrics are written every `log_every_n_steps` of the trainer.
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: of the step metrics; where none is given, the trainer's
+            `log_every_n_steps`.
+        subset_samples: of the fixed subsets; 0 leaves them out.
+        subsets_per_run: how often the subsets are evaluated, at the ends of epochs; the last always is.
     """
 
-    def __init__(self) -> None:
-        self.charts = CHARTS
-        self.rows: list[dict[str, Any]] = []
+    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
+        "learning curves": {
+            "loss": ["Multiline", ["loss/train$", "loss/val$"]],
+            "accuracy": ["Multiline", ["accuracy/train$", "accuracy/val$"]],
+            "accuracy without augmentation": ["Multiline", ["accuracy/train_eval$", "accuracy/val"]],
+        }
+    }
 
-    @rank_zero_only
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        path = self._path(trainer)
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [
-                    row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch
-                ]
-        write_charts(trainer, self)
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        times_per_run: int | None = None,
+        times_per_epoch: int | None = None,
+        subset_samples: int = 2000,
+        subsets_per_run: int = 8,
+    ) -> None:
+        given = any((every_n_steps, times_per_run, times_per_epoch))
+        super().__init__(every_n_steps if given else 1, times_per_run, times_per_epoch)
+        self.follows_trainer = not given
+        self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
+        self.subsets: FixedSubsets | None = None
+        self.speed = Speed()
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.follows_trainer:
+            self.period = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
+        self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.losses: list[Tensor] = []
+        self.of_step: list[Tensor] = []
+        self.recent: list[float] = []
+        self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.current_epoch)
+        if trainer.current_epoch == 0:
+            charts: dict[str, Any] = {}
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                charts |= getattr(callback, "charts", {})
+            for writer in tensorboard_writers(trainer):
+                writer.add_custom_scalars(charts)
+
+    def due(self, step: int) -> bool:
+        # Not the first step: in the trainer's own rhythm, as other loggers have it.
+        return self.active and step > 0 and step % self.period == 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.active and self.batch is None:
+            self.batch = batch
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.guarded(self._after_batch, trainer, outputs, batch)
+
+    def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):  # Lightning has divided it by the number of batches in a step
+            share = trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else 1
+            self.of_step.append(loss.detach().float().reshape(()) * share)
+        self.speed.after_batch(samples_in(batch) * trainer.world_size)
         step = trainer.global_step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or step % every or not _stepped(trainer, batch_idx):
-            return
-        scalars: dict[str, float] = {
-            "epoch": trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-        }
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, torch.Tensor):
-            scalars["loss/train_step"] = loss.item()
+        if step == self.seen:
+            return  # only accumulated
+        self.seen = step
+        if self.of_step:
+            mean = self.of_step[0] if len(self.of_step) == 1 else torch.stack(self.of_step).mean()
+            self.losses.append(mean)
+            self.of_step = []
+        if self.due(step):
+            self._log_steps(trainer, step)
+
+    def _log_steps(self, trainer: L.Trainer, step: int) -> None:
+        scalars: dict[str, float] = {}
+        if self._bring_losses(trainer, step):
+            scalars["loss/train_step"] = self.recent[-1]
+            if (noise := loss_noise(self.recent)) is not None:
+                scalars["loss_noise"] = noise
         for optimizer in trainer.optimizers:
             for number, group in enumerate(optimizer.param_groups):
                 name = group.get("name", str(number))
-                scalars[f"lr/{name}"] = group["lr"]
+                scalars[f"lr/{name}"] = float(group["lr"])
                 if (momentum := momentum_of(group)) is not None:
                     scalars[f"momentum/{name}"] = momentum
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars, step)
+        scalars |= self.speed.figures(trainer.strategy.root_device)
+        epoch = epoch_of(trainer)
+        log_scalars(trainer, {"epoch": epoch, **scalars}, step)
+        if diagnosis := diagnosis_of(trainer):
+            scalars.pop("loss/train_step", None)
+            diagnosis.history.add(step, epoch, scalars)
+
+    def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:
+        """Take the losses of the steps since the last time to the host and into the history."""
+        if not self.losses:
+            return False
+        [losses] = to_host([torch.stack(self.losses)])
+        self.losses = []
+        self.recent = [*self.recent, *losses][-NOISE_STEPS:]
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.history.add_steps(step, epoch_of(trainer), {"loss/train_step": losses})
+        return True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.speed.pause()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.speed.pause()
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.guarded(self._bring_losses, trainer, trainer.global_step)
         epoch = trainer.current_epoch + 1
-        known = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-        metrics = {name: value for name, value in known.items() if name.startswith(EPOCH_METRICS)}
+        metrics = {
+            name: value.item()
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(EPOCH_METRICS)
+        }
+        if self.subset_samples and self._subset_due(trainer, epoch):
+            metrics |= self.guarded(self._evaluate_subsets, trainer, pl_module, metrics) or {}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, epoch)
-        averaged = {name: value for name, value in known.items() if name.startswith(AVERAGED)}
-        self.rows.append({"epoch": epoch, "step": trainer.global_step, **metrics, **averaged})
-        self._write(self._path(trainer))
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.history.add(trainer.global_step, float(epoch), metrics)
+        if metrics:
+            self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 
-    def _write(self, path: Path) -> None:
-        """Rewrite the file whole, for a later epoch may bring a metric that the earlier ones did not have."""
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        temporary.replace(path)
+    def _subset_due(self, trainer: L.Trainer, epoch: int) -> bool:
+        epochs = trainer.max_epochs or -1
+        every = math.ceil(epochs / self.subsets_per_run) if epochs > 0 else 1
+        return epoch % every == 0 or epoch == epochs
 
-    @staticmethod
-    def _path(trainer: L.Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "metrics.csv"
-
-
-def _stepped(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer stepped after this batch, under gradient accumulation."""
-    last = batch_idx + 1 == trainer.num_training_batches
-    return last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    def _evaluate_subsets(
+        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float]
+    ) -> dict[str, float]:
+        if self.subsets is None:
+            logged = "accuracy/val" in metrics
+            self.subsets = FixedSubsets(trainer, module, self.batch, self.subset_samples, not logged)
+            self.batch = None
+        found = self.subsets.evaluate(*self.subsets.training)
+        named = {f"{name}/train_eval": value for name, value in found.items()}
+        if self.subsets.validation is not None:
+            found = self.subsets.evaluate(*self.subsets.validation)
+            named |= {f"{name}/val_eval": value for name, value in found.items()}
+        validation = metrics.get("accuracy/val", named.get("accuracy/val_eval"))
+        if validation is not None and "accuracy/train_eval" in named:
+            named["accuracy/gap"] = named["accuracy/train_eval"] - validation
+        return named

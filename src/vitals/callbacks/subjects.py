@@ -45,14 +45,14 @@ def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> S
         owner, optimizers = copies_of(module, trainer.optimizers)
         mute(owner)
         facts = stand_in(trainer, training=True)
-        preparation = _Preparation(trainer, owner, facts)
+        preparation = Preparation(trainer, owner, facts)
         loader = trainer.train_dataloader
-        batches = _taken((preparation(batch) for batch in successive_batches(loader)), max(LABELS, 1))
+        batches = taken((preparation(batch) for batch in successive_batches(loader)), max(LABELS, 1))
         if not batches:
             raise UserError("The training loader gives no batch.")
         step = TrainingStep(owner, facts, batches[0])
         label_batches = tuple(labels for _, labels in batches)
-        drawn = _taken((preparation(batch) for batch in random_batches(loader, samples)), samples)
+        drawn = taken((preparation(batch) for batch in random_batches(loader, samples)), samples)
         inputs = [step.network_inputs(batch, owner.training_step) for batch in drawn]
         validation_inputs, training_mode = _validation(trainer, step)
         network_inputs = torch.cat(inputs)[:samples]
@@ -73,7 +73,7 @@ def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> S
         )
 
 
-class _Preparation(BatchPreparation):
+class Preparation(BatchPreparation):
     """What Lightning does to a batch between the loader and the step, for batches (inputs, class numbers)."""
 
     def __call__(self, batch: Any, dataloader_idx: int = 0) -> Batch:
@@ -88,7 +88,7 @@ class _Preparation(BatchPreparation):
         return inputs, labels
 
 
-def _taken(batches: Iterator[Batch], samples: int) -> list[Batch]:
+def taken(batches: Iterator[Batch], samples: int) -> list[Batch]:
     """Batches with `samples` samples in all, or as many as there are."""
     taken: list[Batch] = []
     count = 0
@@ -112,8 +112,8 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
     step.trainer = stand_in(trainer, training=False)
     inputs, training = [], False
     try:
-        preparation = _Preparation(trainer, owner, step.trainer)
-        for batch in _taken(
+        preparation = Preparation(trainer, owner, step.trainer)
+        for batch in taken(
             (preparation(batch) for batch in random_batches(loader, VALIDATION_SAMPLES)), VALIDATION_SAMPLES
         ):
             owner.eval()

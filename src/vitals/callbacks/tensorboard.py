@@ -5,30 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
-
-Charts = dict[str, dict[str, list[Any]]]
-"""TensorBoard's custom scalars: category, title, and `["Multiline", [tag, …]]`."""
-
-
-def write_charts(trainer: L.Trainer, callback: L.Callback) -> None:
-    """Write the `charts` of all callbacks into one layout, for TensorBoard takes one from a run.
-
-    Every callback that has some calls this when the training starts; the first of them writes.
-    """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    drawing = [other for other in callbacks if getattr(other, "charts", None)]
-    if trainer.current_epoch or not drawing or drawing[0] is not callback or not trainer.is_global_zero:
-        return
-    charts: Charts = {}
-    for other in drawing:
-        charts |= other.charts
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_custom_scalars(charts)
 
 
 class RunTensorBoard(TensorBoardLogger):

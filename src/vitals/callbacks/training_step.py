@@ -129,12 +129,12 @@ class TrainingStep:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What the training step makes of these outputs of the network and these class numbers."""
-        owner, backward = self.owner, _Backward()
+        owner, backward = self.owner, Backward()
         owner._trainer = self.trainer  # type: ignore[assignment]
         batch = self.example.repeat(len(targets), *[1] * (self.example.ndim - 1)), targets
         with (
-            _replaced(owner, "manual_backward", backward),
-            _replaced(self.network, "forward", lambda *arguments, **options: outputs),
+            replaced(owner, "manual_backward", backward),
+            replaced(self.network, "forward", lambda *arguments, **options: outputs),
         ):
             result = owner.training_step(batch, 0)
         loss = result["loss"] if isinstance(result, dict) else result
@@ -167,7 +167,7 @@ class TrainingStep:
         self.owner._trainer = self.trainer  # type: ignore[assignment]
         buffers = {buffer: buffer.clone() for buffer in self.owner.buffers()}
         try:
-            with _replaced(self.owner, "manual_backward", _Backward()):
+            with replaced(self.owner, "manual_backward", Backward()):
                 self.owner.training_step(batch, 0)
         finally:
             for handle in handles:
@@ -184,7 +184,7 @@ class TrainingStep:
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
     """`module.name` is `value` inside the block."""
     missing = object()
     before = module.__dict__.get(name, missing)
@@ -202,7 +202,7 @@ class _Reached(Exception):
     """The network is about to be called."""
 
 
-class _Backward:
+class Backward:
     """Takes the place of `manual_backward` and keeps what it is given."""
 
     def __init__(self) -> None:

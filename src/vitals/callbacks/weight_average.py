@@ -11,13 +11,15 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from vitals.callbacks.batch_preparation import BatchPreparation
 from vitals.callbacks.copy_validation import NotPossible, on_all_processes, validate_copy
+from vitals.callbacks.learning_curves import LearningCurves
+from vitals.callbacks.monitor import log_scalars, tensorboard_writers
 from vitals.callbacks.own_batches import successive_batches
-from vitals.callbacks.tensorboard import Charts, write_charts
-from vitals.callbacks.training_step import Mute, mute, stand_in
+from vitals.callbacks.training_step import Backward, mute, stand_in
 from vitals.errors import UserError
 from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
 from vitals.measures.isolated_rng import isolated_rng
@@ -40,7 +42,8 @@ class WeightAverage(L.Callback):
     | `val_average/<name>` | epochs trained | what the validation logs as `<name>/val` or `val_<name>` |
     | `val_average/gain` | epochs trained | of the monitored metric, from the raw to the averaged weights |
 
-    The same are in the trainer's `callback_metrics`. `checkpoints/average.ckpt` in the trainer's log folder
+    The same are in the trainer's `callback_metrics`; where there is a `LearningCurves`, it writes them to the
+    loggers and to `metrics.csv`. `checkpoints/average.ckpt` in the trainer's log folder
     is an ordinary checkpoint with the averaged weights. At the end, `averaged_is_better` says whether they
     validate better than the raw weights ever did.
 
@@ -79,7 +82,7 @@ class WeightAverage(L.Callback):
         self.options = {"kind": kind, "decay": decay, "last": last}
         self.start, self.every, self.epochs = start, every, epochs
         self.batch_norm_batches, self.monitor, self.mode = batch_norm_batches, monitor, mode
-        self.charts: Charts = {"weight average": _charts(monitor)}
+        self.charts = {"weight average": _charts(monitor)}
         self._forget()
 
     def _forget(self) -> None:
@@ -91,6 +94,7 @@ class WeightAverage(L.Callback):
         self.averaged_is_better = False
         self.path = Path()
         self.step = 0
+        self.logs_itself = False
         self.validated = False
         self.said: set[str] = set()
         self.loaded: dict[str, Any] | None = None
@@ -122,7 +126,10 @@ class WeightAverage(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        write_charts(trainer, self)
+        self.logs_itself = not any(isinstance(other, LearningCurves) for other in _callbacks(trainer))
+        if self.logs_itself and trainer.is_global_zero:
+            for writer in tensorboard_writers(trainer):
+                writer.add_custom_scalars(self.charts)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -222,16 +229,17 @@ class WeightAverage(L.Callback):
     def _see_training_batches(self, trainer: L.Trainer, owner: L.LightningModule) -> int:
         facts = stand_in(trainer, training=True)
         mute(owner)
-        owner.__dict__["manual_backward"] = Mute()
+        owner.__dict__["manual_backward"] = Backward()
+        where = (0,) if is_param_in_hook_signature(owner.training_step, "batch_idx", min_args=2) else ()
         preparation = BatchPreparation(trainer, owner, facts)
         number = min(self.batch_norm_batches, int(min(trainer.num_training_batches, 100)))
         batches = islice(successive_batches(trainer.train_dataloader), number)
 
         def run(batch: Any) -> None:
             prepared = preparation(batch)
-            with trainer.precision_plugin.train_step_context():
+            with trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
                 owner._trainer = facts  # type: ignore[assignment]
-                owner.training_step(prepared, 0)
+                owner.training_step(prepared, *where)
 
         seen = reestimate(tracking_layers(owner), run, batches)
         owner._trainer = None
@@ -256,8 +264,8 @@ class WeightAverage(L.Callback):
                 gain = self.averaged - raw
                 metrics["val_average/gain"] = gain if self.mode == "max" else -gain
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.current_epoch + 1)
+        if self.logs_itself and trainer.is_global_zero:
+            log_scalars(trainer, metrics, trainer.current_epoch + 1)
 
     def _raw_score(
         self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights
@@ -306,6 +314,11 @@ def _charts(monitor: str) -> dict[str, list[Any]]:
     charts = {name: [f"{name}$", f"{averaged_name(name)}$"] for name in names}
     charts[monitor].append("val_average/gain$")
     return {averaged_name(name).partition("/")[2]: ["Multiline", tags] for name, tags in charts.items()}
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _mean_over_processes(trainer: L.Trainer, statistics: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class TrainingBatches:
         self.augment = RandomCropFlip(
             data.images.to(self.device), crop_padding, flip, normalization.channels_last
         )
-        self.labels = data.labels.to(self.device)
+        self.data, self.labels = data, data.labels.to(self.device)
         self.seed, self.rank, self.epoch = seed, rank, 0
 
     @property
@@ -88,6 +88,13 @@ class TrainingBatches:
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of `epoch`, counted from 0."""
         self.epoch = epoch
+
+    def unaugmented(self, samples: int) -> EvaluationBatches:
+        """At most `samples` of the training images, always the same, without augmentation."""
+        chosen = torch.randperm(len(self.data), generator=_generator(len(self.data)))[:samples]
+        return EvaluationBatches(
+            self.data.subset(chosen.sort().values), self.batch_size, self.normalize, device=self.device
+        )
 
     def __len__(self) -> int:
         return self.share // self.batch_size

@@ -1,0 +1,219 @@
+"""Activations, gradients and weights: their statistics by layer, and their distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from torch import Tensor
+
+from vitals.callbacks.monitor import Monitor, tensorboard_writers
+from vitals.callbacks.twin import Twin, first_samples, in_halves, samples_in
+from vitals.callbacks.update_ratio import shown_name
+from vitals.errors import UserError
+from vitals.measures import histogram
+from vitals.measures.gradient_noise import gradient_noise, half_batch_norms
+from vitals.measures.histogram import Range
+from vitals.measures.host import to_host
+from vitals.measures.isolated_rng import isolated_rng
+from vitals.measures.layer_probe import Probe, probe
+from vitals.measures.layer_statistics import LayerStatistics, layer_statistics
+
+
+class Histograms(Monitor):
+    """Looks into the network with a pass of its own over a fixed batch, and logs what it sees.
+
+    | tag | what |
+    | --- | --- |
+    | `activation_mean/<layer>`, `activation_std/<layer>` | over all values |
+    | `activation_variance/<layer>` | mean over units of the variance over samples: the layer's signal |
+    | `gradient_variance/<layer>` | of the loss's gradient with respect to the layer's values |
+    | `dead_units/<layer>` | share of channels that are 0 for every sample |
+    | `saturated_units/<layer>` | share of values at the limits of tanh or sigmoid |
+    | `gradient_noise/{signal,variance,scale}` | McCandlish et al. 2018, from two halves of the batch |
+    | `activations/<layer>`, `gradients/<parameter>`, `weights/<parameter>` | histograms |
+
+    A layer is a linear or convolutional one with the activation behind it, in the order of execution. The
+    batch is the first samples of the first batch of the run, so that distributions compare over time; the
+    pass is that of the training step, with the present weights, in training mode, on copies of the buffers
+    and with the same random numbers every time. Compiled graphs stay as they are.
+
+    Histograms and gradient noise come with every `histograms_every`-th measurement, the first and the last.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: see `Interval`.
+        histograms_every: measurements of the statistics for one of the histograms.
+        samples: of the fixed batch, 2 or more.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 200,
+        times_per_run: int | None = 20,
+        times_per_epoch: int | None = None,
+        histograms_every: int = 5,
+        samples: int = 64,
+    ) -> None:
+        super().__init__(every_n_steps, times_per_run, times_per_epoch)
+        if histograms_every < 1:
+            raise UserError(f"histograms_every={histograms_every} must be a whole number of 1 or more.")
+        if samples < 2:
+            raise UserError(f"samples={samples} must be a whole number of 2 or more.")
+        self.histograms_every, self.samples = histograms_every, samples
+        self.batch: Any = None
+        self.ranges: dict[str, Range] = {}
+        self.twin: Twin | None = None
+        self.measured = 0
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.twin, self.measured = Twin(trainer, module), trainer.global_step
+        self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.batch is None:
+            self.guarded(self._keep, batch)
+
+    def _keep(self, batch: Any) -> None:
+        self.batch = first_samples(batch, self.samples)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.due(step) and step != self.measured:
+            self.measured = step
+            self.guarded(self._measure, trainer)
+
+    def _measure(self, trainer: L.Trainer) -> None:
+        assert self.twin is not None
+        step = trainer.global_step
+        fully = step == 1 or step == self.total_steps or (step // self.period) % self.histograms_every == 0
+        parameters = {shown_name(name): parameter for name, parameter in self.twin.module.named_parameters()}
+        whole = self._pass(self.batch, parameters)
+        names = _unique([shown_name(layer.name) for layer in whole.layers])
+        rows = [
+            layer_statistics(layer, gradient)
+            for layer, gradient in zip(whole.layers, whole.layer_gradients, strict=True)
+        ]
+        if not fully:
+            statistics = [LayerStatistics(*row) for row in to_host(rows)]
+            self.record(trainer, self._scalars(names, statistics))
+            return
+        values = {
+            f"activations/{name}": layer.values for name, layer in zip(names, whole.layers, strict=True)
+        }
+        values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
+        values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
+        samples = samples_in(self.batch) // 2 * 2
+        halves = [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples else []
+        noise = [half_batch_norms(*halves)] if halves and halves[0] else []
+        self._find_ranges(values)
+        known = [tag for tag in values if tag in self.ranges]
+        counts = [histogram.count(values[tag], self.ranges[tag]) for tag in known]
+        moments = [_moments(values[tag]) for tag in known]
+        parts = to_host([*rows, *noise, *counts, *moments])
+        statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]
+        scalars = self._scalars(names, statistics)
+        if noise:
+            first, second, both = parts[len(rows)]
+            found = gradient_noise(first, second, both, samples)
+            scalars |= {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
+            if math.isfinite(found.scale):
+                scalars["gradient_noise/scale"] = found.scale
+        parts = parts[len(rows) + len(noise) :]
+        pictures = self._histograms(trainer, known, parts[: len(known)], parts[len(known) :])
+        self.record(trainer, scalars, pictures if self._for_history(step) else {})
+
+    def _pass(self, batch: Any, parameters: Mapping[str, Tensor]) -> Probe:
+        twin = self.twin
+        assert twin is not None
+        twin.refresh()
+        with isolated_rng(seed=0):
+            return probe(twin.module, lambda: twin.training_loss(batch), parameters)
+
+    def _for_history(self, step: int) -> bool:
+        """Whether the histograms of `step` go into the history: ten times a run, however long it is."""
+        tenth = self.total_steps / 10
+        measured_before = step - self.period * self.histograms_every
+        return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth
+
+    @staticmethod
+    def _scalars(names: Sequence[str], statistics: Sequence[LayerStatistics]) -> dict[str, float]:
+        scalars: dict[str, float] = {}
+        for name, layer in zip(names, statistics, strict=True):
+            scalars[f"activation_mean/{name}"] = layer.mean
+            scalars[f"activation_std/{name}"] = layer.std
+            scalars[f"activation_variance/{name}"] = layer.variance
+            scalars[f"gradient_variance/{name}"] = layer.gradient_variance
+            scalars[f"dead_units/{name}"] = layer.dead
+            scalars[f"saturated_units/{name}"] = layer.saturated
+        return scalars
+
+    def _find_ranges(self, values: Mapping[str, Tensor]) -> None:
+        """Ranges for what has none yet: they cost a transfer of their own, once."""
+        new = [tag for tag in values if tag not in self.ranges]
+        limits = to_host([torch.stack(histogram.sample(values[tag]).float().aminmax()) for tag in new])
+        for tag, (smallest, largest) in zip(new, limits, strict=True):
+            if found := Range.around(smallest, largest):
+                self.ranges[tag] = found
+
+    def _histograms(
+        self,
+        trainer: L.Trainer,
+        tags: Sequence[str],
+        counts: Sequence[list[float]],
+        moments: Sequence[list[float]],
+    ) -> dict[str, Any]:
+        """Write the histograms, and set the ranges of the next ones."""
+        step = trainer.global_step
+        entries: dict[str, Any] = {}
+        for tag, bins, (smallest, largest, total, squares) in zip(tags, counts, moments, strict=True):
+            if not math.isfinite(smallest) or not math.isfinite(largest) or not sum(bins):
+                continue
+            edges = self.ranges[tag].edges(len(bins))
+            entries[tag] = {"edges": edges, "counts": [int(number) for number in bins]}
+            for writer in tensorboard_writers(trainer):
+                writer.add_histogram_raw(
+                    tag, smallest, largest, sum(bins), total, squares, edges[1:], bins, step
+                )
+            if found := Range.around(smallest, largest):
+                self.ranges[tag] = found
+        return entries
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed batch and the ranges, so that a resumed run measures on."""
+        ranges = {tag: [where.low, where.high] for tag, where in self.ranges.items()}
+        return {"batch": self.batch, "ranges": ranges} if _is_plain(self.batch) else {"ranges": ranges}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.batch = state_dict.get("batch")
+        self.ranges = {tag: Range(*limits) for tag, limits in state_dict["ranges"].items()}
+
+
+def _moments(values: Tensor) -> Tensor:
+    """Smallest, largest, sum and sum of squares, of what the histogram counts."""
+    flat = histogram.sample(values).float()
+    return torch.stack([*flat.aminmax(), flat.sum(), flat.square().sum()])
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return (
+        list(dict.fromkeys(names))
+        if len(set(names)) == len(names)
+        else [f"{name}:{place}" for place, name in enumerate(names)]
+    )
+
+
+def _is_plain(batch: Any) -> bool:
+    """Whether a checkpoint that holds `batch` can be read without running code."""
+    if isinstance(batch, list | tuple):
+        return type(batch) in (list, tuple) and all(map(_is_plain, batch))
+    if isinstance(batch, dict):
+        return type(batch) is dict and all(map(_is_plain, batch.values()))
+    return type(batch) in (Tensor, int, float, str, bool, type(None))

@@ -1,0 +1,182 @@
+"""The first NaN or infinity, with its step and its layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vitals.callbacks.diagnosis import diagnosis_of
+from vitals.callbacks.monitor import Monitor, epoch_of, log_scalars
+from vitals.callbacks.twin import Twin
+from vitals.callbacks.update_ratio import shown_name
+from vitals.findings import Finding
+from vitals.measures.host import to_host
+from vitals.measures.isolated_rng import isolated_rng
+from vitals.measures.layer_outputs import layer_outputs
+
+
+class NonFinite(Monitor):
+    """Watches the loss and every gradient in every step, and names where NaN or infinity appears first.
+
+    | tag | what |
+    | --- | --- |
+    | `gradient_norm` | norm of all gradients of a step, before clipping |
+
+    On a CPU it looks at once. On a GPU the figures of each step stay there until the next measurement, so
+    that nothing waits; the step it names is the right one all the same. Then inputs, weights and the layers
+    in their order are searched for the origin.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: of bringing the figures to the host; see `Interval`.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 50,
+        times_per_run: int | None = None,
+        times_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__(every_n_steps, times_per_run, times_per_epoch)
+        self.waiting: list[tuple[int, Tensor, list[str], Tensor]] = []
+        """Step, norms of the gradients and their names, loss."""
+        self.losses: list[Tensor] = []
+        self.batch: Any = None
+        self.found = False
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
+        self.waiting, self.losses, self.flushed = [], [], trainer.global_step
+        # A gradient scaler leaves steps out whose gradients overflow: that is its work, no fault.
+        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.batch = batch if self.active else None
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if not self.active or self.found or self.scaled:
+            return
+        if loss.device.type != "cpu":
+            self.losses.append(loss.detach())
+        elif not math.isfinite(loss.item()):
+            self.guarded(self._trace_loss, trainer, pl_module, trainer.global_step)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.guarded(self._take_norms, trainer, optimizer)
+
+    def _take_norms(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
+        gradients, names = [], []
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not parameter.grad.is_sparse:
+                    gradients.append(parameter.grad)
+                    names.append(self.named.get(id(parameter), "a parameter"))
+        if not gradients:
+            return
+        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
+        losses, self.losses = self.losses, []
+        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=norms.device)
+        self.waiting.append((trainer.global_step + 1, norms, names, loss))
+        if norms.device.type == "cpu":
+            self._examine(trainer, norms.tolist(), names, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step != self.flushed and self.due(step):
+            self.flushed = step
+            self.guarded(self._flush, trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.guarded(self._flush, trainer, pl_module)
+
+    def _flush(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        rows = to_host([torch.cat([norms, loss.reshape(1)]) for _, norms, _, loss in waiting])
+        norm_of: dict[int, float] = {}
+        for (step, _, names, _), (*row, loss) in zip(waiting, rows, strict=True):
+            if not math.isfinite(loss) and not self.found:
+                self._trace_loss(trainer, module, step - 1)
+            self._examine(trainer, row, names, step - 1)
+            # LBFGS evaluates several times a step: the last stands for it.
+            norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
+        first, last = min(norm_of), max(norm_of)
+        log_scalars(trainer, {"gradient_norm": norm_of[last]}, last)
+        if diagnosis := diagnosis_of(trainer):
+            block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
+            diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
+
+    def _examine(self, trainer: L.Trainer, norms: list[float], names: list[str], step: int) -> None:
+        bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
+        if not bad or self.found or self.scaled:
+            return
+        which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
+        self._report(
+            trainer,
+            f"The gradient of {which} became NaN or infinite in step {step + 1}, while the loss was finite.",
+            "Look for a square root, division or logarithm at zero in the loss or in that layer.",
+            bad[0],
+            step,
+        )
+
+    def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
+        where, seen, remedy = self._origin(trainer, module)
+        self._report(
+            trainer, f"The loss became NaN or infinite in step {step + 1}: {seen}", remedy, where, step
+        )
+
+    def _origin(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[str, str, str]:
+        """Where, what was seen, and a remedy."""
+        if any(_bad(values) for values in _tensors(self.batch)):
+            return "input", "the batch itself holds NaN or infinity.", "Mend or leave out those samples."
+        for name, parameter in module.named_parameters():
+            if _bad(parameter.detach()):
+                return (
+                    shown_name(name),
+                    f"the weights of '{shown_name(name)}' are not finite since the update before.",
+                    "Lower the learning rate, clip the gradients, or look for a division by zero in the loss.",
+                )
+        twin = Twin(trainer, module)
+        twin.refresh()
+        with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
+            twin.training_loss(self.batch)
+        for layer in layers:
+            if _bad(layer.values):
+                return (
+                    shown_name(layer.name),
+                    f"the output of '{shown_name(layer.name)}' overflows.",
+                    "Lower the learning rate or the scale of the weights.",
+                )
+        return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
+
+    def _report(self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int) -> None:
+        self.found = True
+        finding = Finding(
+            "non-finite-loss", "fail", message, remedy, where, step=step, epoch=round(epoch_of(trainer), 4)
+        )
+        self.findings.append(finding)
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.announce(finding)
+
+
+def _bad(values: Tensor) -> bool:
+    return values.is_floating_point() and not bool(values.isfinite().all())
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+    apply_to_collection(batch, Tensor, found.append)
+    return iter(found)

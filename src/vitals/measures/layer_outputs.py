@@ -1,0 +1,105 @@
+"""What each layer gives in one forward pass, activation included, in the order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+WEIGHTED = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+Kind = Literal["relu", "tanh", "sigmoid", "other", "none"]
+
+_RELU: list[Any] = [F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.threshold, F.relu6]
+_RELU += [F.hardtanh, torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_]
+_TANH: list[Any] = [F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_]
+_SIGMOID: list[Any] = [F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_]
+_OTHER: list[Any] = [F.leaky_relu, F.elu, F.gelu, F.silu, F.selu, F.celu, F.mish, F.softplus, F.softsign]
+_OTHER += [F.hardswish, F.prelu, F.rrelu, F.hardsigmoid]
+KINDS: dict[Any, Kind] = {
+    **dict.fromkeys(_RELU, "relu"),
+    **dict.fromkeys(_TANH, "tanh"),
+    **dict.fromkeys(_SIGMOID, "sigmoid"),
+    **dict.fromkeys(_OTHER, "other"),
+}
+"""Activations, as modules or as functions, by what can go wrong with them."""
+
+
+@dataclass
+class LayerOutput:
+    """One weighted layer, with the activation that follows it before the next one."""
+
+    name: str
+    """Of the module; called again, it is `name:2` and so on."""
+    values: Tensor
+    """(N, ...); part of the graph, so that the loss can be differentiated with respect to it."""
+    channel_dim: int
+    kind: Kind = "none"
+    """Of the activation; `none` where the layer's own output is taken."""
+
+
+@contextmanager
+def layer_outputs(model: nn.Module) -> Iterator[list[LayerOutput]]:
+    """Collects, from the forward passes made inside the block, every weighted layer in order of execution.
+
+    A layer's output is that of the first activation after it and before the next weighted layer (so behind
+    BatchNorm or a residual sum, where there is one), else its own. Functional activations count as well as
+    modules. Modules compiled on their own run eagerly inside the block.
+    """
+    outputs: list[LayerOutput] = []
+    calls: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, arguments: Any, values: Any) -> None:
+            if not isinstance(values, Tensor):
+                return
+            calls[name] = calls.get(name, 0) + 1
+            shown = name if calls[name] == 1 else f"{name}:{calls[name]}"
+            channel_dim = values.ndim - 1 if isinstance(module, nn.Linear) else 1
+            outputs.append(LayerOutput(shown, values, channel_dim))
+
+        return record
+
+    handles = [
+        module.register_forward_hook(hook(name))
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED)
+    ]
+    try:
+        with torch.compiler.set_stance("force_eager"), _Activations(outputs):
+            yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Activations(TorchFunctionMode):
+    """Gives the latest layer the output of the first activation behind it."""
+
+    def __init__(self, outputs: list[LayerOutput]) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        kind = KINDS.get(func)
+        if kind and self.outputs and isinstance(result, Tensor) and result.ndim > 1:
+            latest = self.outputs[-1]
+            same_graph = result.requires_grad or not torch.is_grad_enabled()
+            if latest.kind == "none" and same_graph and len(result) == len(latest.values):
+                latest.values, latest.kind = result, kind
+        return result

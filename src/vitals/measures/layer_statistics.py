@@ -1,0 +1,91 @@
+"""Statistics of activations and of their gradients, one row of numbers a layer, made on the device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitals.measures.layer_outputs import LayerOutput
+
+LIMIT = 0.97
+"""|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03), spec M6."""
+MOST_VALUES = 2**19
+"""Of larger feature maps every second (third, ...) row and column is looked at, but every sample and
+channel."""
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Of one layer on one batch; where values are not finite, so are the figures."""
+
+    mean: float
+    std: float
+    """Over all values."""
+    variance: float
+    """Mean over units of the variance over samples: biases do not hide a vanished signal (spec section 9)."""
+    dead: float
+    """Share of channels that are zero for every sample and position."""
+    saturated: float
+    """Share of values at the limits of a tanh or sigmoid; 0 for other activations."""
+    smallest: float
+    largest: float
+    gradient_variance: float
+    """Of the loss's gradient with respect to the values."""
+    gradient_dead: float
+    """Share of channels without any gradient."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value is."""
+        return math.isfinite(self.smallest) and math.isfinite(self.largest)
+
+
+@torch.no_grad()
+def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
+    """The fields of `LayerStatistics` in their order; (9,), float32, on the device.
+
+    Args:
+        layer: values (N, ...).
+        gradient: of the loss with respect to the values; None where the loss does not depend on them.
+    """
+    values = _thinned(layer.values.detach()).float()
+    slope = torch.zeros_like(values) if gradient is None else _thinned(gradient.detach()).float()
+    others = [dim for dim in range(values.ndim) if dim != layer.channel_dim]
+    variance, mean = torch.var_mean(values, correction=0)
+    smallest, largest = values.aminmax()
+    return torch.stack(
+        [
+            mean,
+            variance.sqrt(),
+            values.var(dim=0, correction=0).mean(),
+            _idle(values, others),
+            _saturated(layer, values),
+            smallest,
+            largest,
+            slope.var(correction=0),
+            _idle(slope, others),
+        ]
+    )
+
+
+def _idle(values: Tensor, others: list[int]) -> Tensor:
+    """Share of channels that are zero throughout."""
+    return (values.abs().amax(dim=others) == 0).float().mean()
+
+
+def _saturated(layer: LayerOutput, values: Tensor) -> Tensor:
+    if layer.kind == "tanh":
+        return (values.abs() > LIMIT).float().mean()
+    if layer.kind == "sigmoid":
+        return ((values > LIMIT) | (values < 1 - LIMIT)).float().mean()
+    return torch.zeros((), device=values.device)
+
+
+def _thinned(values: Tensor) -> Tensor:
+    if values.ndim != 4 or values.numel() <= MOST_VALUES:
+        return values
+    step = math.ceil(math.sqrt(values.numel() / MOST_VALUES))
+    return values[:, :, ::step, ::step]

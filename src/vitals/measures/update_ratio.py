@@ -1,0 +1,68 @@
+"""How much an optimizer step really changes each parameter, beside how large the parameter is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+SMALLEST_NORM = 1e-8
+"""A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
+LOW, HIGH = 1e-4, 3e-2
+"""The band that is healthy for weights, around the course's 1e-3 (spec M5, trap T4)."""
+
+
+class UpdateMeter:
+    """Measures ‖Δw‖ and ‖w‖ of each parameter over one optimizer step.
+
+    Δw is what the optimizer did, under momentum, weight decay, clipping, accumulation or mixed precision, and
+    not lr·gradient, which is up to ten times smaller under momentum. Call `before` just before the step and
+    `after` just after it. Everything stays on the device; memory for one copy of the parameters is held.
+    Source: cs231n, "Neural Networks Part 3", ratio of weights:updates.
+
+    Args:
+        named_parameters: those that train; one that is shared counts once, under its first name.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+        unique: dict[int, tuple[str, Tensor]] = {}
+        for name, parameter in named_parameters:
+            if parameter.requires_grad and parameter.numel():
+                unique.setdefault(id(parameter), (name, parameter))
+        self.names = [name for name, _ in unique.values()]
+        self.parameters = [parameter.detach() for _, parameter in unique.values()]
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Keep the parameters as they are."""
+        if not self._kept:
+            self._kept = [torch.empty_like(parameter) for parameter in self.parameters]
+        torch._foreach_copy_(self._kept, self.parameters)
+
+    @torch.no_grad()
+    def after(self) -> Tensor:
+        """Norms of the change, and of the parameters before it; (2, number of parameters), float32, on the
+        device."""
+        weights = _norms(self._kept)
+        torch._foreach_sub_(self._kept, self.parameters)
+        return torch.stack([_norms(self._kept), weights])
+
+
+def update_ratio(change: float, weight: float) -> float | None:
+    """‖Δw‖ / ‖w‖; None where the parameter is too small to be compared with. NaN and infinity pass."""
+    return None if weight < SMALLEST_NORM else change / weight
+
+
+def median_ratio(ratios: Iterable[float]) -> float:
+    """The middle one of `ratios`, the lower of two; infinite where most are not finite."""
+    ordered = sorted(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    # Half precision would overflow in the sum of squares.
+    norms = torch._foreach_norm(tensors, 2, torch.float32)
+    return torch.stack([norm.to(norms[0].device) for norm in norms])
