@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from typing import Any
 
 import lightning as L
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 
 from vitals.callbacks.monitor import Monitor, tensorboard_writers
 from vitals.callbacks.twin import Twin, first_samples
@@ -94,8 +95,7 @@ class FirstLayerFilters(Monitor):
         tag = f"filters/{self.layer}"
         for writer in tensorboard_writers(trainer):
             writer.add_image(tag, picture, trainer.global_step)
-        png = base64.b64encode(encode_png(picture).numpy().tobytes()).decode()
-        self.record(trainer, scalars, {tag: {"png": png}})
+        self.record(trainer, scalars, {tag: {"png": _png(picture)}})
 
     def state_dict(self) -> dict[str, Any]:
         """The starting weights, so that a resumed run measures from them."""
@@ -103,6 +103,13 @@ class FirstLayerFilters(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.beginning = state_dict["beginning"]
+
+
+def _png(picture: Tensor) -> str:
+    """uint8 (3, height, width) as a PNG file in base64."""
+    file = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:

@@ -16,7 +16,7 @@ from vitals.callbacks.twin import Twin, first_samples, in_halves, samples_in
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
 from vitals.measures import histogram
-from vitals.measures.gradient_noise import gradient_noise, half_batch_norms
+from vitals.measures.gradient_noise import gradient_noise, squared_norm
 from vitals.measures.histogram import Range
 from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
@@ -95,40 +95,48 @@ class Histograms(Monitor):
         step = trainer.global_step
         fully = step == 1 or step == self.total_steps or (step // self.period) % self.histograms_every == 0
         parameters = {shown_name(name): parameter for name, parameter in self.twin.module.named_parameters()}
-        whole = self._pass(self.batch, parameters)
+        whole = self._pass(self.batch, parameters if fully else {})
         names = _unique([shown_name(layer.name) for layer in whole.layers])
         rows = [
             layer_statistics(layer, gradient)
             for layer, gradient in zip(whole.layers, whole.layer_gradients, strict=True)
         ]
         if not fully:
-            statistics = [LayerStatistics(*row) for row in to_host(rows)]
-            self.record(trainer, self._scalars(names, statistics))
+            self.record(trainer, _scalars(names, to_host(rows)))
             return
         values = {
             f"activations/{name}": layer.values for name, layer in zip(names, whole.layers, strict=True)
         }
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
-        samples = samples_in(self.batch) // 2 * 2
-        halves = [self._pass(half, parameters).gradients for half in in_halves(self.batch)] if samples else []
-        noise = [half_batch_norms(*halves)] if halves and halves[0] else []
         self._find_ranges(values)
         known = [tag for tag in values if tag in self.ranges]
         counts = [histogram.count(values[tag], self.ranges[tag]) for tag in known]
         moments = [_moments(values[tag]) for tag in known]
-        parts = to_host([*rows, *noise, *counts, *moments])
-        statistics = [LayerStatistics(*row) for row in parts[: len(rows)]]
-        scalars = self._scalars(names, statistics)
-        if noise:
-            first, second, both = parts[len(rows)]
-            found = gradient_noise(first, second, both, samples)
-            scalars |= {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
-            if math.isfinite(found.scale):
-                scalars["gradient_noise/scale"] = found.scale
-        parts = parts[len(rows) + len(noise) :]
-        pictures = self._histograms(trainer, known, parts[: len(known)], parts[len(known) :])
+        norms = [squared_norm(whole.gradients.values())] if whole.gradients else []
+        del whole, values  # before the next gradients are made, for the memory they take
+        norms += self._norms_of_halves(parameters) if norms else []
+        parts = iter(to_host([*rows, *norms, *counts, *moments]))
+        scalars = _scalars(names, [next(parts) for _ in rows])
+        scalars |= self._noise([next(parts)[0] for _ in norms])
+        pictures = self._histograms(trainer, known, [next(parts) for _ in known], [*parts])
         self.record(trainer, scalars, pictures if self._for_history(step) else {})
+
+    def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """Squared norms of the gradients of two halves of the batch, one after the other."""
+        if samples_in(self.batch) < 4:  # BatchNorm needs two samples
+            return []
+        return [
+            squared_norm(self._pass(half, parameters).gradients.values()) for half in in_halves(self.batch)
+        ]
+
+    def _noise(self, norms: list[float]) -> dict[str, float]:
+        if len(norms) != 3:
+            return {}
+        whole, first, second = norms
+        found = gradient_noise(first, second, whole, samples_in(self.batch) // 2 * 2)
+        scalars = {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
+        return scalars | ({"gradient_noise/scale": found.scale} if math.isfinite(found.scale) else {})
 
     def _pass(self, batch: Any, parameters: Mapping[str, Tensor]) -> Probe:
         twin = self.twin
@@ -142,18 +150,6 @@ class Histograms(Monitor):
         tenth = self.total_steps / 10
         measured_before = step - self.period * self.histograms_every
         return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth
-
-    @staticmethod
-    def _scalars(names: Sequence[str], statistics: Sequence[LayerStatistics]) -> dict[str, float]:
-        scalars: dict[str, float] = {}
-        for name, layer in zip(names, statistics, strict=True):
-            scalars[f"activation_mean/{name}"] = layer.mean
-            scalars[f"activation_std/{name}"] = layer.std
-            scalars[f"activation_variance/{name}"] = layer.variance
-            scalars[f"gradient_variance/{name}"] = layer.gradient_variance
-            scalars[f"dead_units/{name}"] = layer.dead
-            scalars[f"saturated_units/{name}"] = layer.saturated
-        return scalars
 
     def _find_ranges(self, values: Mapping[str, Tensor]) -> None:
         """Ranges for what has none yet: they cost a transfer of their own, once."""
@@ -194,6 +190,19 @@ class Histograms(Monitor):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.batch = state_dict.get("batch")
         self.ranges = {tag: Range(*limits) for tag, limits in state_dict["ranges"].items()}
+
+
+def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    scalars: dict[str, float] = {}
+    for name, row in zip(names, rows, strict=True):
+        layer = LayerStatistics(*row)
+        scalars[f"activation_mean/{name}"] = layer.mean
+        scalars[f"activation_std/{name}"] = layer.std
+        scalars[f"activation_variance/{name}"] = layer.variance
+        scalars[f"gradient_variance/{name}"] = layer.gradient_variance
+        scalars[f"dead_units/{name}"] = layer.dead
+        scalars[f"saturated_units/{name}"] = layer.saturated
+    return scalars
 
 
 def _moments(values: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class NonFinite(Monitor):
                 return (
                     shown_name(name),
                     f"the weights of '{shown_name(name)}' are not finite since the update before.",
-                    "Lower the learning rate, clip the gradients, or look for a division by zero in the loss.",
+                    "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
                 )
         twin = Twin(trainer, module)
         twin.refresh()

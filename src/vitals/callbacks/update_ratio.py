@@ -62,7 +62,7 @@ class UpdateRatio(Monitor):
         for optimizer in trainer.optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
-            self.meters[id(optimizer)] = UpdateMeter(named)
+            self.meters[id(optimizer)] = UpdateMeter(named, often=self.period < 5)
         if not any(meter.names for meter in self.meters.values()):
             raise UserError("no optimizer has a parameter.")
 
@@ -70,7 +70,7 @@ class UpdateRatio(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         step = trainer.global_step
-        # LBFGS comes here with every evaluation of the loss, and only the first sees the weights of the start.
+        # LBFGS comes here with every evaluation of the loss; only the first sees the weights at the start.
         if self.due(step + 1) and self.begun.get(id(optimizer)) != step:
             self.begun[id(optimizer)] = step
             self.guarded(self._before, optimizer)

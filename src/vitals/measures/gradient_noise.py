@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,29 +26,22 @@ class GradientNoise:
 
 
 @torch.no_grad()
-def half_batch_norms(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
-    """Squared norms of two half batches' gradients and of their mean; (3,), float32, on the device."""
-    names = [name for name in first if name in second]
-    one, other = [first[name] for name in names], [second[name] for name in names]
-    both = list(torch._foreach_add(one, other))
-    return torch.stack([_squared_norm(one), _squared_norm(other), _squared_norm(both) / 4])
+def squared_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Of all gradients together; a float32 scalar on the device."""
+    return torch.stack(torch._foreach_norm(list(gradients), 2, torch.float32)).square().sum()
 
 
 def gradient_noise(first: float, second: float, whole: float, samples: int) -> GradientNoise:
-    """Signal and noise from the squared norms of `half_batch_norms`.
+    """Signal and noise from the squared norms of three gradients.
 
     McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", appendix A.1.
 
     Args:
         first, second: squared norms of the mean gradients of two halves.
-        whole: of the mean gradient of both.
+        whole: of the gradient of both together.
         samples: in both halves together; even, 2 or more.
     """
     half = (first + second) / 2
     signal = 2 * whole - half
     variance = (half - whole) * samples
     return GradientNoise(signal, variance)
-
-
-def _squared_norm(gradients: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(gradients, 2, torch.float32)).square().sum()

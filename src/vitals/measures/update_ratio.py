@@ -19,14 +19,17 @@ class UpdateMeter:
 
     Δw is what the optimizer did, under momentum, weight decay, clipping, accumulation or mixed precision, and
     not lr·gradient, which is up to ten times smaller under momentum. Call `before` just before the step and
-    `after` just after it. Everything stays on the device; memory for one copy of the parameters is held.
+    `after` just after it. Everything stays on the device. In between, memory for
+    one copy of the parameters is taken.
     Source: cs231n, "Neural Networks Part 3", ratio of weights:updates.
 
     Args:
         named_parameters: those that train; one that is shared counts once, under its first name.
+        often: keep the memory between measurements, rather than asking for it anew each time.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], often: bool = False) -> None:
+        self.often = often
         unique: dict[int, tuple[str, Tensor]] = {}
         for name, parameter in named_parameters:
             if parameter.requires_grad and parameter.numel():
@@ -48,7 +51,10 @@ class UpdateMeter:
         device."""
         weights = _norms(self._kept)
         torch._foreach_sub_(self._kept, self.parameters)
-        return torch.stack([_norms(self._kept), weights])
+        changes = _norms(self._kept)
+        if not self.often:
+            self._kept = []
+        return torch.stack([changes, weights])
 
 
 def update_ratio(change: float, weight: float) -> float | None:
