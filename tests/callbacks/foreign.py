@@ -203,6 +203,7 @@ def fit(
     *callbacks: L.Callback,
     train: Any = None,
     logger: Any = False,
+    ckpt_path: Any = None,
     **options: Any,
 ) -> L.Trainer:
     """One epoch, or as `options` say."""
@@ -217,7 +218,8 @@ def fit(
         enable_model_summary=False,
         **{"max_epochs": 1, "log_every_n_steps": 1, **options},
     )
-    trainer.fit(module, loader() if train is None else train, loader(shuffle=False))
+    train = loader() if train is None else train
+    trainer.fit(module, train, loader(shuffle=False), ckpt_path=ckpt_path, weights_only=False)
     return trainer
 
 

@@ -163,7 +163,9 @@ class WeightAverage(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.averaged_is_better = self.averaged is not None and self._better(self.averaged, self.best_raw)
-        rank_zero_info(self.verdict())
+        known = self.averaged is not None and self.best_raw is not None
+        worse = known and self._gain(self.averaged or 0.0, self.best_raw or 0.0) < -WORSE
+        (rank_zero_warn if worse else rank_zero_info)(self.verdict())
 
     def verdict(self) -> str:
         """One sentence on which weights are better on validation, or why that is not known."""
@@ -175,7 +177,7 @@ class WeightAverage(L.Callback):
         if self.averaged_is_better:
             return f"The averaged weights are better on validation: {figures}."
         advice = ""
-        if abs(self.averaged - self.best_raw) > WORSE:
+        if self._gain(self.averaged, self.best_raw) < -WORSE:
             advice = " Averaging may have begun too early, while the weights still moved far."
         return f"The raw weights are as good or better on validation: {figures}.{advice}"
 
@@ -261,8 +263,7 @@ class WeightAverage(L.Callback):
         if self.monitor in values:
             self.averaged = values[self.monitor]
             if raw is not None:
-                gain = self.averaged - raw
-                metrics["val_average/gain"] = gain if self.mode == "max" else -gain
+                metrics["val_average/gain"] = self._gain(self.averaged, raw)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if self.logs_itself and trainer.is_global_zero:
             log_scalars(trainer, metrics, trainer.current_epoch + 1)
@@ -291,10 +292,14 @@ class WeightAverage(L.Callback):
             temporary.replace(self.path)
         trainer.strategy.barrier()  # another process may want to read it next
 
+    def _gain(self, averaged: float, raw: float) -> float:
+        """How much better the averaged weights are; negative where they are worse."""
+        return averaged - raw if self.mode == "max" else raw - averaged
+
     def _better(self, score: float, than: float | None) -> bool:
         if score != score:
             return False
-        return than is None or (score > than if self.mode == "max" else score < than)
+        return than is None or self._gain(score, than) > 0
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.said:
