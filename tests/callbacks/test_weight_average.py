@@ -264,6 +264,37 @@ def test_what_cannot_be_done_on_a_copy_is_said_and_ends_nothing(
     assert close(saved_weights(tmp_path), mean(trajectory.epochs))
 
 
+class FailsInOneProcess(Validated):
+    """Its validation fails on a copy of it, in the second process alone."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if not isinstance(self.trainer, L.Trainer) and torch.distributed.get_rank() == 1:
+            raise RuntimeError("out of ink")
+        super().validation_step(batch, batch_idx)
+
+
+def test_two_processes_have_one_average_and_its_figures_are_those_of_all_samples(tmp_path: Path) -> None:
+    options = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 2}
+    trainer = fit(Validated(mlp(norm=True)), tmp_path, averager(), train=loader(shuffle=False), **options)
+    net = mlp(norm=True)
+    module = Validated(net)
+    module.load_state_dict(saved(tmp_path)["state_dict"])
+    samples = DataLoader(loader().dataset, 32)
+    x, y = (torch.cat(parts) for parts in zip(*samples, strict=True))
+    batches = [net[:2](x[rank::2][start : start + 32]) for rank in (0, 1) for start in range(0, 128, 32)]
+    assert torch.allclose(net[2].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0), atol=1e-5)
+    accuracy = (net.eval()(x).argmax(1) == y).float().mean()
+    assert trainer.callback_metrics["val_average/accuracy"] == pytest.approx(accuracy.item())
+
+
+def test_a_failure_in_one_process_leaves_no_other_waiting(tmp_path: Path) -> None:
+    options = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 2}
+    trainer = fit(FailsInOneProcess(mlp()), tmp_path, averager(), **options)
+    assert trainer.state.finished
+    assert "val_average/accuracy" not in trainer.callback_metrics
+    assert saved(tmp_path)["epoch"] == 1
+
+
 def test_manual_optimization_is_averaged_too(tmp_path: Path) -> None:
     trajectory, module = Trajectory(), Manual(convnet())
     with warnings.catch_warnings():
