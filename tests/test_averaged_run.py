@@ -125,7 +125,14 @@ def test_the_raw_run_is_the_same_to_the_bit_without_the_average(tmp_path: Path) 
 
 
 def test_two_processes_keep_one_average(tmp_path: Path) -> None:
-    words = [*TINY, *SMALL, "~callbacks.non_finite", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    words = [
+        *TINY,
+        *SMALL,
+        "~callbacks.non_finite",
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+    ]
     words += ["trainer.max_epochs=2", "average.start=0.0", "schedule.warmup_epochs=0"]
     done = script("train", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vitals.run_folder import RunFolder
-
+from vitals.run_folder import RunFolder, shown
 
 KINDS = ("best", "last", "average")
 """The weights that a run ends with: of the best and the last epoch, and the average of the later ones."""
@@ -30,7 +29,7 @@ def print_start(config: DictConfig, classifier: Any, data: Any, folder: RunFolde
         f"{config.data.name}: {len(data.train):,} images to train, {len(data.validation):,} to validate, "
         f"{len(data.test):,} to test"
     )
-    console.print(f"run folder: {_shown(folder.path)}", soft_wrap=True)
+    console.print(f"run folder: {shown(folder.path)}", soft_wrap=True)
 
 
 def final_metrics(folder: RunFolder, test: dict[str, float], averaged: bool = False) -> dict[str, float]:
@@ -94,8 +93,8 @@ def print_results(folder: RunFolder, metrics: dict[str, float], notes: Sequence[
         console.print(note, highlight=False)
     minutes = folder.read_status().get("training_seconds", 0) / 60
     console.print(f"trained in {minutes:.1f} minutes")
-    console.print(f"curves:   tensorboard --logdir {_shown(folder.path)}", soft_wrap=True)
-    console.print(f"evaluate: python scripts/evaluate.py run={_shown(folder.path)}", soft_wrap=True)
+    console.print(f"curves:   tensorboard --logdir {shown(folder.path)}", soft_wrap=True)
+    console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
 
 
 def print_interruption(folder: RunFolder) -> None:
@@ -104,7 +103,7 @@ def print_interruption(folder: RunFolder) -> None:
     epoch = folder.read_status().get("epoch", 0)
     if folder.last_checkpoint.exists():
         console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch}. To go on:")
-        console.print(f"python scripts/train.py resume={_shown(folder.path)}", soft_wrap=True)
+        console.print(f"python scripts/train.py resume={shown(folder.path)}", soft_wrap=True)
     else:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
 
@@ -118,9 +117,3 @@ def print_evaluation(checkpoint: Path, split: str, metrics: dict[str, float]) ->
     loss, accuracy = metrics[f"loss/{split}"], metrics[f"accuracy/{split}"]
     table.add_row(name, {"val": "validation"}.get(split, split), f"{loss:.4f}", f"{accuracy:.2%}")
     Console().print(table)
-
-
-def _shown(path: Path) -> str:
-    """The path as short as it can be typed from here."""
-    absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

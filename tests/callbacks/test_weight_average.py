@@ -1,4 +1,4 @@
-"""The average of the weights beside the training of anybody's module: what it is, and that nothing notices."""
+"""The average of the weights beside anybody's training: what it is, and that nothing notices."""
 
 from __future__ import annotations
 

@@ -231,3 +231,16 @@ class Evaluation(_Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: OptionalText
+
+
+class Ensemble(_Strict):
+    """The whole configuration of `scripts/ensemble.py`."""
+
+    runs: Annotated[list[str], Field(description="a list of folders of runs")]
+    sweep: OptionalText
+    run: OptionalText
+    top: Annotated[int, _number("a whole number of 2 or more", ge=2)]
+    checkpoint: Text
+    split: Literal["test", "val"]
+    data_root: OptionalText
+    folder: Text
