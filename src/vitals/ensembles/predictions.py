@@ -107,7 +107,15 @@ def in_one_pass(networks: list[nn.Module]) -> Predict:
         return logits
 
     stacked = vmap(run, in_dims=(0, 0, None))
-    return lambda images: stacked(parameters, buffers, images)
+
+    def predict(images: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            # Where torch has no batched kernel it says that it is slow; `choose` measures that.
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            logits: Tensor = stacked(parameters, buffers, images)
+        return logits
+
+    return predict
 
 
 def choose(networks: list[nn.Module], images: Tensor) -> tuple[Trial, Predict]:
@@ -116,8 +124,6 @@ def choose(networks: list[nn.Module], images: Tensor) -> tuple[Trial, Predict]:
     count, device = len(networks), images.device
     expected = apart(images).softmax(2)
     try:
-        # What torch has no batched kernel for is slow, and says so; the times below say it as well.
-        warnings.filterwarnings("ignore", message=".*performance drop.*")
         together = in_one_pass(networks)
         difference = float((together(images).softmax(2) - expected).abs().max())
     except Exception as error:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.measures.ensemble import Scores
 from vitals.run_folder import shown
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def print_ensemble(result: Ensemble, folder: Path, console: Console) -> None:
             f"{number}", escape(name), f"{figures[0]:.2%}", f"{figures[1]:.4f}", f"{figures[2]:.4f}"
         )
     table.add_section()
-    mean = result.together
-    together = f"{mean.accuracy:.2%}", f"{mean.nll:.4f}", f"{mean.calibration_error:.4f}"
-    table.add_row("", "[bold]mean of the probabilities[/]", *together)
+    table.add_row("", "[bold]mean of the probabilities[/]", *_figures(result.together))
     table.add_row("", "majority vote", f"{result.vote_accuracy:.2%}", "", "")
     console.print(table)
     steps = ", ".join(f"{size.members}: {size.accuracy:.2%}" for size in result.sizes)
@@ -44,6 +43,10 @@ def print_ensemble(result: Ensemble, folder: Path, console: Console) -> None:
         console.print(f"{result.gain:.2%} above the best member", highlight=False)
     console.print(f"page:     {shown(folder / 'ensemble.html')}", soft_wrap=True)
     console.print(f"curves:   tensorboard --logdir {shown(folder)}", soft_wrap=True)
+
+
+def _figures(of_member: Scores) -> tuple[str, str, str]:
+    return f"{of_member.accuracy:.2%}", f"{of_member.nll:.4f}", f"{of_member.calibration_error:.4f}"
 
 
 def speed(result: Ensemble) -> str:
