@@ -1,4 +1,4 @@
-"""Measure what the template costs: `python scripts/benchmark.py data`, `train` or `average`.
+"""Measure what the template costs: `python scripts/benchmark.py data`, `train`, `monitors` or `average`.
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
 each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.
@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
+from average_costs import benchmark_average
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from monitor_costs import benchmark_monitors
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +35,6 @@ from vitals.building import (
     build_trainer,
     quiet_lightning,
 )
-from vitals.callbacks.weight_average import WeightAverage
 from vitals.data.batches import Normalization, TrainingBatches
 from vitals.data.image_set import ImageSet
 
@@ -159,66 +158,6 @@ def benchmark_train(rounds: int, batch_size: int) -> None:
     compare(f"training in batches of {batch_size}, images per second", arms, rounds)
 
 
-class Stopwatch(L.Callback):
-    """Another callback, with the seconds that it takes after batches and at the ends of epochs."""
-
-    def __init__(self, watched: L.Callback) -> None:
-        self.watched = watched
-        self.after_batches = self.after_epochs = 0.0
-        for name in ("setup", "on_fit_start", "on_train_start", "on_validation_end"):
-            setattr(self, name, getattr(watched, name))
-
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        start = time.perf_counter()
-        self.watched.on_train_batch_end(*arguments)
-        self.after_batches += time.perf_counter() - start
-
-    def on_train_epoch_end(self, *arguments: Any) -> None:
-        start = time.perf_counter()
-        self.watched.on_train_epoch_end(*arguments)
-        self.after_epochs += time.perf_counter() - start
-
-
-def benchmark_average(rounds: int, batch_size: int) -> None:
-    """What averaging costs, as a share of the training beside it, in one run of an epoch.
-
-    The proportions are those of CIFAR-10: a fifth of its images, and of the 100 batches for BatchNorm.
-    """
-    quiet_lightning()
-    words = f"data=digits data.batch_size={batch_size} data.crop_padding=4 data.flip=true seed=0".split()
-    words += ["trainer.max_epochs=1", "schedule.warmup_epochs=0"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", words)
-    data = build_data(config)
-    data.train, data.validation = synthetic_images(9_000), synthetic_images(1_000)
-    options: dict[str, Any] = {"start": 0.0, "batch_norm_batches": 20}
-    arms: dict[str, Callable[[], L.Callback]] = {
-        "ema, every step": lambda: WeightAverage("ema", every=1, **options),
-        "swa, every epoch": lambda: WeightAverage("swa", **options),
-        "Lightning's EMAWeightAveraging": lambda: EMAWeightAveraging(),
-    }
-    shares: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
-    for number in range(rounds):
-        for name in list(arms)[:: -1 if number % 2 else 1]:
-            watch, clock = Stopwatch(arms[name]()), Clock()
-            with tempfile.TemporaryDirectory() as folder:
-                flags = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-                trainer = build_trainer(config, callbacks=[watch, clock], default_root_dir=folder, **flags)
-                trainer.fit(build_classifier(config, data), datamodule=data)
-            training = clock.seconds - watch.after_batches - watch.after_epochs
-            shares[name].append((watch.after_batches / training, watch.after_epochs / training))
-    table = Table(
-        title=f"averaging as a share of the training: medians of {rounds} rounds", title_justify="left"
-    )
-    for column in ("", "updates", "smallest", "largest", "evaluation after each epoch"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, figures in shares.items():
-        updates, evaluations = zip(*figures, strict=True)
-        spread = (statistics.median(updates), min(updates), max(updates))
-        table.add_row(name, *(f"{share:.2%}" for share in spread), f"{statistics.median(evaluations):.1%}")
-    Console().print(table)
-
-
 def compare(title: str, arms: dict[str, Callable[[], float]], rounds: int) -> None:
     """Run the arms in turn, `rounds` times, and print each one's figure and the first one's ratio to it.
 
@@ -246,12 +185,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["data", "train", "average"])
+    parser.add_argument("what", choices=["data", "train", "monitors", "average"])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    measures = {"data": benchmark_data, "train": benchmark_train, "average": benchmark_average}
-    measures[arguments.what](arguments.rounds, arguments.batch_size)
+    if arguments.what == "monitors":
+        benchmark_monitors(synthetic_images(45_000), 2 * arguments.rounds)
+        return
+    if arguments.what == "average":
+        benchmark_average(
+            synthetic_images(9_000), synthetic_images(1_000), arguments.rounds, arguments.batch_size
+        )
+        return
+    measure = {"data": benchmark_data, "train": benchmark_train}[arguments.what]
+    measure(arguments.rounds, arguments.batch_size)
 
 
 if __name__ == "__main__":

@@ -98,3 +98,42 @@ def test_every_choice_builds_and_takes_a_step(compose, images, tmp_path, monkeyp
     before = [parameter.detach().clone() for parameter in classifier.parameters()]
     assert optimizer.step(closure).isfinite()
     assert not all(map(torch.equal, before, classifier.parameters()))
+
+
+@pytest.mark.parametrize("network", ["mlp", "three_layer"])
+def test_a_network_of_square_images_asks_for_a_size(tmp_path, compose, write_tree, network):
+    write_tree(tmp_path, train=6, size=(8, 12))
+    words = [
+        "data=image_folder",
+        f"data.root={tmp_path}",
+        "data.validation_fraction=0.5",
+        f"network={network}",
+    ]
+    config = compose(*words)
+    with pytest.raises(UserError, match=r"square images only.* 12×8 pixels: set data\.image_size=8"):
+        build_classifier(config, build_data(config))
+    resized = compose(*words, "data.image_size=8")
+    build_classifier(resized, build_data(resized))
+
+
+@pytest.mark.parametrize("network", ["convnet", "vgg", "resnet18"])
+def test_a_network_of_any_images_takes_those_that_are_not_square(tmp_path, compose, write_tree, network):
+    write_tree(tmp_path, train=6, size=(32, 48))
+    config = compose("data=image_folder", f"data.root={tmp_path}", f"network={network}")
+    config.data.validation_fraction = 0.5
+    classifier = build_classifier(config, build_data(config))
+    assert classifier.training
+    assert classifier(torch.zeros(2, 3, 32, 48)).shape == (2, 3)
+
+
+def test_lbfgs_refuses_a_large_image_folder(tmp_path, compose, write_tree):
+    write_tree(tmp_path, classes=["ant", "bee"], train=1, size=2)
+    for name in ("ant", "bee"):
+        folder = tmp_path / "train" / name
+        [image] = folder.iterdir()
+        for copy in range(2800):
+            (folder / f"copy{copy}.png").hardlink_to(image)
+    words = ["data=image_folder", f"data.root={tmp_path}", "data.crop_padding=0", "optimizer=lbfgs"]
+    with pytest.raises(UserError, match=r"optimizer=lbfgs .* 5,\d\d\d training images: set data\.limit=5000"):
+        build_data(compose(*words))
+    assert len(build_data(compose(*words, "data.limit=5000")).train) == 5000

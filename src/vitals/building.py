@@ -18,9 +18,11 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.sanity_checks import SanityChecks
 from vitals.callbacks.weight_average import WeightAverage
 from vitals.classifier import ImageClassifier
+from vitals.config.clashes import LBFGS_LIMIT
 from vitals.data.data_module import ImageData
 from vitals.errors import UserError
 from vitals.optim.factories import Schedule, momentum_schedule, optimizer_factory
@@ -46,14 +48,16 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
     """The configured network for images of C×H×W.
 
     Raises:
-        UserError: if its constructor refuses the configuration.
+        UserError: if its constructor refuses the configuration, or images that are not square do not fit it.
     """
     arguments = plain(config.network)
     arguments.pop("channels_last", None)
-    channels, size, _ = image_shape
+    channels, height, width = image_shape
     network: nn.Module = build(
-        "network", instantiate, arguments, num_classes=num_classes, in_channels=channels, image_size=size
+        "network", instantiate, arguments, num_classes=num_classes, in_channels=channels, image_size=height
     )
+    if height != width:
+        _require_fit(network, image_shape)
     if _channels_last(config):
         network = network.to(memory_format=torch.channels_last)
     if config.compile:
@@ -72,6 +76,11 @@ def build_data(config: DictConfig) -> ImageData:
         arguments["batch_size"] = None  # the whole training set
     data = ImageData(**arguments, seed=config.seed or 0, channels_last=_channels_last(config))
     data.setup()
+    if _is_lbfgs(config) and len(data.train) > LBFGS_LIMIT:
+        raise UserError(
+            f"optimizer=lbfgs takes the whole training set as one batch, and {config.data.root} has "
+            f"{len(data.train):,} training images: set data.limit={LBFGS_LIMIT} or less."
+        )
     return data
 
 
@@ -119,6 +128,11 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
     options = plain(config.checks) | further
     which = options.pop("which")
     return [build("checks", SanityChecks, which, **options)] if which else []
+
+
+def build_diagnosis(config: DictConfig) -> Diagnosis:
+    """The keeper of the run's record, who says what is wrong."""
+    return build("diagnosis", Diagnosis, config.diagnosis.stop_on, config.diagnosis.probe)
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
@@ -174,6 +188,21 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _require_fit(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Make sure that `network` takes images of this shape, which its `image_size` cannot tell it."""
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *image_shape))
+    except RuntimeError:
+        _, height, width = image_shape
+        raise UserError(
+            f"{type(network).__name__} takes square images only, and these are {width}×{height} pixels: set "
+            f"data.image_size={min(height, width)}, say, to resize them, or take network=convnet."
+        ) from None
+    network.train(training)
 
 
 def _is_lbfgs(config: DictConfig) -> bool:

@@ -26,6 +26,14 @@ class ChecksFailed(SystemExit):
         return self.reason
 
 
+class FaultsFound(ChecksFailed):
+    """A run ended with a finding at level `fail`: with `diagnosis.exit_code=true` the exit code is 4."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.code = 4
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` of the `valid` names that look most like `name`, the most alike first."""
     choices = {choice.lower(): choice for choice in valid}

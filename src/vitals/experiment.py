@@ -24,6 +24,7 @@ from vitals.building import (
     build_checks,
     build_classifier,
     build_data,
+    build_diagnosis,
     build_loggers,
     build_network,
     build_trainer,
@@ -34,7 +35,9 @@ from vitals.building import (
 )
 from vitals.callbacks.run_status import RunStatus
 from vitals.callbacks.tensorboard import RunTensorBoard
-from vitals.errors import ChecksFailed, UserError
+from vitals.checks.page import print_findings, sentence
+from vitals.errors import ChecksFailed, FaultsFound, UserError
+from vitals.findings import read_findings
 from vitals.optim.factories import Schedule, optimizer_factory
 from vitals.provenance import provenance
 from vitals.run_folder import RunFolder, now
@@ -76,6 +79,8 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     Raises:
         UserError: for what turns out wrong with the images or a checkpoint.
         ChecksFailed: with code 3, if the checks before learning stop the run.
+        FaultsFound: with code 4, if the run ended with a finding at level `fail` and the configuration asks
+            for that code.
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
@@ -100,6 +105,9 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         raise
     if _is_first_process():
         folder.write_status("finished", ended=now(), error=None, metrics=metrics)
+        gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
+        if config.diagnosis.exit_code and gravest is not None:
+            raise FaultsFound(sentence(gravest))
     return metrics
 
 
@@ -107,12 +115,18 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     data = build_data(config)
     classifier = build_classifier(config, data)
     loggers = build_loggers(config, folder.path)
-    averages = build_average(config)
+    averages, diagnosis = build_average(config), build_diagnosis(config)
     trainer = build_trainer(
         config,
         logger=loggers,
         # The average first: LearningCurves writes its figures with those of the epoch.
-        callbacks=[*averages, *build_callbacks(config), *build_checks(config), RunStatus(folder)],
+        callbacks=[
+            *averages,
+            *build_callbacks(config),
+            *build_checks(config),
+            diagnosis,
+            RunStatus(folder),
+        ],
         default_root_dir=str(folder.path),
     )
     checkpoint = None
@@ -140,6 +154,9 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             logger.log_metrics(metrics, trainer.global_step)
     if trainer.is_global_zero:
         results.print_results(folder, metrics, [average.verdict() for average in averages])
+        print_findings(diagnosis.findings)
+        if diagnosis.stopped_by is not None:
+            folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
     return metrics
 
 

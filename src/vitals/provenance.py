@@ -25,10 +25,17 @@ def provenance() -> dict[str, Any]:
         "machine": {
             "host": platform.node(),
             "system": platform.platform(),
-            "cpus": len(os.sched_getaffinity(0)),
+            "cpus": usable_cpus(),
             "gpus": [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())],
         },
     }
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use; where the system cannot say, as macOS, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def git_state(folder: Path) -> dict[str, Any]:

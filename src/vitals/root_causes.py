@@ -37,7 +37,12 @@ CONSEQUENCES: dict[str, tuple[str, ...]] = {
     "exploding-gradients": (*_LEARNING, "wrong-initial-loss", "non-finite-loss"),
     "non-finite-loss": (*_LEARNING, "wrong-initial-loss"),
     "wrong-initial-loss": _RATE,
-    "regularization-too-strong": _RATE,
+    "regularization-too-strong": (*_RATE, *_SIGNAL, "underfitting"),
+    "gradients-accumulate": (*_SIGNAL, *_LEARNING, "batch-too-small", "non-finite-loss"),
+    "batch-too-small": (*_SIGNAL, *_LEARNING, "non-finite-loss"),
+    "learning-rate-too-high": ("exploding-gradients", "underfitting", "labels-random"),
+    "train-val-mismatch": ("overfitting",),
+    "labels-random": ("overfitting",),
     "data-not-shuffled": ("labels-random", "class-imbalance"),
     "class-imbalance": ("labels-random",),
 }

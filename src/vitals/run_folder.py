@@ -22,8 +22,8 @@ Status = Literal["running", "finished", "failed", "interrupted"]
 class RunFolder:
     """Paths and records of one run.
 
-    `config.yaml` (resolved, with provenance), `status.json`, `metrics.csv`, `train.log`, `checkpoints/` and
-    TensorBoard's event files.
+    `config.yaml` (resolved, with provenance), `status.json`, `metrics.csv`, `findings.json`, `history.jsonl`,
+    `train.log`, `checkpoints/` and TensorBoard's event files.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -31,6 +31,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.status = self.path / "status.json"
         self.metrics = self.path / "metrics.csv"
+        self.findings = self.path / "findings.json"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
+from torch.optim import SGD, Adam
 
 from vitals.checks.loss_at_chance import check_loss_at_chance
 from vitals.errors import UserError
@@ -83,6 +84,32 @@ def test_networks_at_chance_raise_no_alarm(name):
 def test_a_high_loss_is_put_down_to_its_root(net, scale, causes):
     inputs, targets = batch(256)
     assert named(check_loss_at_chance(net(), F.cross_entropy, scale * inputs, targets)) == causes
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "level"),
+    [(lambda p: SGD(p, 0.05, momentum=0.9), "note"), (lambda p: Adam(p, 2e-3), "warn"), (None, "warn")],
+    ids=["made good by the first step", "lasting", "unknown"],
+)
+def test_a_high_loss_is_an_alarm_where_the_first_step_does_not_make_it_good(optimizer, level):
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 4, 4),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+    for module in (net[0], net[2], net[6]):
+        init.kaiming_normal_(module.weight)
+    with torch.no_grad():
+        net[6].weight.mul_(2.5)  # all images get much the same wrong answer, which a step puts right
+    made = optimizer(net.parameters()) if optimizer else None
+    result = check_loss_at_chance(net, F.cross_entropy, *batch(256), made)
+    assert 1 < result.deviation < 2
+    assert result.findings()[0].level == level
 
 
 def test_a_pretrained_network_is_not_at_chance():

@@ -12,6 +12,10 @@ from vitals.checks.tiny_subset import check_tiny_subset
 from vitals.errors import UserError
 
 
+def one_against_all(outputs, targets):
+    return F.binary_cross_entropy_with_logits(outputs, F.one_hot(targets, 10).float())
+
+
 def smoothed(outputs, targets):
     return F.cross_entropy(outputs, targets, label_smoothing=0.1)
 
@@ -35,6 +39,7 @@ HEALTHY = {
     ),
     "hidden label smoothing": (convnet, lambda p: Adam(p, 2e-3), smoothed),
     "label smoothing": (convnet, lambda p: Adam(p, 2e-3), nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "one against all": (convnet, lambda p: Adam(p, 2e-3), one_against_all),
     "margin loss": (convnet, lambda p: Adam(p, 2e-3), nn.MultiMarginLoss()),
     "log-softmax": (
         lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),

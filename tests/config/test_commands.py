@@ -79,6 +79,7 @@ WRONG_COMMANDS = {
     "seed=range(-1,3)": ("seed=-1", SEED),
     "optimizer=sgd,adam optimizer.lr=0.1,-1": ("optimizer.lr=-1", RATE),
     "schedule.warmup_epochs=0,3 trainer.max_epochs=2,5": ("schedule.warmup_epochs=3", "trainer.max_epochs=2"),
+    "schedule.warmup_epochs=0,3 trainer.max_epochs=5,2": ("schedule.warmup_epochs=3", "trainer.max_epochs=2"),
 }
 
 WRONG_VALUES = {
@@ -124,11 +125,10 @@ WRONG_VALUES = {
 WRONG_TOGETHER = {
     "schedule.warmup_epochs=30 trainer.max_epochs=5": (
         "schedule.warmup_epochs=30",
-        "less than trainer.max_epochs=5",
+        "at most trainer.max_epochs=5",
     ),
-    "schedule.warmup_epochs=5 trainer.max_epochs=5": ("schedule.warmup_epochs=5", "trainer.max_epochs=5"),
-    "schedule.warmup_epochs=9 trainer.max_epochs=5 schedule.epochs=9": (
-        "schedule.warmup_epochs=9",
+    "schedule.warmup_epochs=10 trainer.max_epochs=5 schedule.epochs=9": (
+        "schedule.warmup_epochs=10",
         "schedule.epochs=9",
     ),
     "schedule.epochs=5 trainer.max_epochs=9": ("schedule.epochs=5", "at least trainer.max_epochs=9"),
@@ -213,6 +213,7 @@ def test_a_wrong_value_is_answered_by_a_sentence_with_key_value_and_range(config
         "trainer.limit_train_batches=1 trainer.limit_val_batches=0.5",
         "trainer.devices=2",
         "trainer.devices=[0,1]",
+        "trainer.max_epochs=1",
         "trainer.max_epochs=2 schedule.warmup_epochs=1.5",
         "schedule.epochs=30 trainer.max_epochs=20",
         "momentum_schedule=ramp optimizer=adam",
@@ -238,13 +239,22 @@ def test_good_values_pass(configured, command):
         ("experiment=resnet18 optimizer.lr=0.1", 1),
         ("~logger.tensorboard", 1),
         ("hydra.run.dir=somewhere", 1),
-        ("optimizer=adam,rmsprop seed=0,1,2", 4),  # the first of each, then each further value
+        ("optimizer=adam,rmsprop seed=0,1,2", 6),
+        ("optimizer=adam,rmsprop seed=range(40)", 41),  # too many jobs: each value beside the others' first
         ("optimizer.lr=interval(0.1,1)", 1),
         ("optimizer=glob(ada*)", 4),
     ],
 )
 def test_a_good_command_passes(command, count):
     assert len(check(command)) >= count
+
+
+def test_each_choice_is_offered_once():
+    with pytest.raises(UserError) as error:
+        check("trainer.precision=fp7")
+    choices = re.findall(r"[\w-]+", str(error.value).partition("one of")[2].partition(":")[0])
+    assert "32" in choices
+    assert sorted(choices) == sorted(set(choices))
 
 
 def test_every_wrong_value_has_its_own_sentence():

@@ -131,6 +131,12 @@ def test_images_that_are_not_square_keep_their_height_and_width(tmp_path, write_
     assert_same(sources.read("image_folder", str(tmp_path)), copy)
 
 
+def test_images_are_read_where_the_system_knows_no_affinity(tmp_path, write_tree, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # macOS, Windows
+    copy = write_tree(tmp_path)
+    assert_same(sources.read("image_folder", str(tmp_path)), copy)
+
+
 def test_image_size_resizes_mixed_sizes(tmp_path, write_tree):
     write_tree(tmp_path)
     Image.new("RGB", (20, 13), (10, 20, 30)).save(tmp_path / "train" / "bee" / "wide.png")

@@ -17,7 +17,6 @@ from vitals.callbacks.twin import Twin, first_samples
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
-from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_outputs import WEIGHTED
 
@@ -84,14 +83,16 @@ class FirstLayerFilters(Monitor):
         assert self.filters is not None
         assert self.beginning is not None
         grid = filter_grid(self.filters)
-        figures, pixels = to_host([filter_statistics(self.filters, self.beginning), grid])
-        found = FilterStatistics(*figures)
+        figures = filter_statistics(self.filters, self.beginning)
+        both = torch.cat([figures.view(torch.uint8), grid.flatten()]).cpu()  # one transfer
+        size = 4 * len(figures)
+        found, picture = FilterStatistics(*both[:size].view(torch.float32).tolist()), both[size:]
         scalars = {
             f"first_layer/{name}": value
             for name, value in vars(found).items()
             if value is not None and not math.isnan(value)
         }
-        picture = torch.tensor(pixels).view(grid.shape).to(torch.uint8)
+        picture = picture.view(grid.shape)
         tag = f"filters/{self.layer}"
         for writer in tensorboard_writers(trainer):
             writer.add_image(tag, picture, trainer.global_step)

@@ -80,6 +80,17 @@ class FixedSubsets:
             raise UserError("a loader gives no batch.")
         return torch.cat(inputs)[:count], torch.cat(labels)[:count]
 
+    def facts(self) -> dict[str, float]:
+        """What guessing gives, `chance_loss` in nats and `chance_accuracy`; the sizes of the subsets."""
+        labels = self.training[1]
+        shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
+        found = {
+            "chance_loss": float(torch.special.entr(shares).sum()),
+            "chance_accuracy": float(shares.max()),
+            "train_subset": float(len(labels)),
+        }
+        return found | ({"val_subset": float(len(self.validation[1]))} if self.validation else {})
+
     def evaluate(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Loss and accuracy, where there are logits, of the present weights in evaluation mode."""
         network = self.step.network

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from vitals.callbacks.monitor import Monitor, tensorboard_writers
-from vitals.callbacks.twin import Twin, first_samples, in_halves, samples_in
+from vitals.callbacks.twin import Twin, first_samples, in_halves, joined, samples_in
 from vitals.callbacks.update_ratio import shown_name
 from vitals.errors import UserError
 from vitals.measures import histogram
@@ -38,11 +38,12 @@ class Histograms(Monitor):
     | `activations/<layer>`, `gradients/<parameter>`, `weights/<parameter>` | histograms |
 
     A layer is a linear or convolutional one with the activation behind it, in the order of execution. The
-    batch is the first samples of the first batch of the run, so that distributions compare over time; the
+    batch is the first samples of the run, so that distributions compare over time; the
     pass is that of the training step, with the present weights, in training mode, on copies of the buffers
     and with the same random numbers every time. Compiled graphs stay as they are.
 
-    Histograms and gradient noise come with every `histograms_every`-th measurement, the first and the last.
+    Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
+    the histograms of the history, about ten times a run.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
@@ -56,7 +57,7 @@ class Histograms(Monitor):
         times_per_run: int | None = 20,
         times_per_epoch: int | None = None,
         histograms_every: int = 5,
-        samples: int = 64,
+        samples: int = 32,
     ) -> None:
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         if histograms_every < 1:
@@ -76,11 +77,16 @@ class Histograms(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.batch is None:
+        if self.batch is None or samples_in(self.batch) < self.samples:
             self.guarded(self._keep, batch)
 
     def _keep(self, batch: Any) -> None:
-        self.batch = first_samples(batch, self.samples)
+        """Take as many samples as are wanted, from several batches where these are small."""
+        if self.batch is None:
+            self.batch = first_samples(batch, self.samples)
+        else:
+            missing = self.samples - samples_in(self.batch)
+            self.batch = joined(self.batch, first_samples(batch, missing))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,12 +121,13 @@ class Histograms(Monitor):
         moments = [_moments(values[tag]) for tag in known]
         norms = [squared_norm(whole.gradients.values())] if whole.gradients else []
         del whole, values  # before the next gradients are made, for the memory they take
-        norms += self._norms_of_halves(parameters) if norms else []
+        if norms and self._rarely(step):
+            norms += self._norms_of_halves(parameters)
         parts = iter(to_host([*rows, *norms, *counts, *moments]))
         scalars = _scalars(names, [next(parts) for _ in rows])
         scalars |= self._noise([next(parts)[0] for _ in norms])
         pictures = self._histograms(trainer, known, [next(parts) for _ in known], [*parts])
-        self.record(trainer, scalars, pictures if self._for_history(step) else {})
+        self.record(trainer, scalars, pictures if self._rarely(step) else {})
 
     def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         """Squared norms of the gradients of two halves of the batch, one after the other."""
@@ -145,8 +152,8 @@ class Histograms(Monitor):
         with isolated_rng(seed=0):
             return probe(twin.module, lambda: twin.training_loss(batch), parameters)
 
-    def _for_history(self, step: int) -> bool:
-        """Whether the histograms of `step` go into the history: ten times a run, however long it is."""
+    def _rarely(self, step: int) -> bool:
+        """Ten times a run, however long it is: what is too large for the history, or takes further passes."""
         tenth = self.total_steps / 10
         measured_before = step - self.period * self.histograms_every
         return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth

@@ -51,6 +51,7 @@ class LearningCurves(Monitor):
             `log_every_n_steps`.
         subset_samples: of the fixed subsets; 0 leaves them out.
         subsets_per_run: how often the subsets are evaluated, at the ends of epochs; the last always is.
+        table: whether to write `metrics.csv`.
     """
 
     charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
@@ -67,12 +68,14 @@ class LearningCurves(Monitor):
         times_per_run: int | None = None,
         times_per_epoch: int | None = None,
         subset_samples: int = 2000,
-        subsets_per_run: int = 8,
+        subsets_per_run: int = 5,
+        table: bool = True,
     ) -> None:
         given = any((every_n_steps, times_per_run, times_per_epoch))
         super().__init__(every_n_steps if given else 1, times_per_run, times_per_epoch)
         self.follows_trainer = not given
         self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
+        self.writes_table = table
         self.subsets: FixedSubsets | None = None
         self.speed = Speed()
 
@@ -174,7 +177,7 @@ class LearningCurves(Monitor):
             logger.log_metrics(metrics, epoch)
         if diagnosis := diagnosis_of(trainer):
             diagnosis.history.add(trainer.global_step, float(epoch), metrics)
-        if metrics:
+        if metrics and self.writes_table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 
     def _subset_due(self, trainer: L.Trainer, epoch: int) -> bool:
@@ -189,6 +192,8 @@ class LearningCurves(Monitor):
             logged = "accuracy/val" in metrics
             self.subsets = FixedSubsets(trainer, module, self.batch, self.subset_samples, not logged)
             self.batch = None
+            if diagnosis := diagnosis_of(trainer):
+                diagnosis.note_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         if self.subsets.validation is not None:

@@ -21,6 +21,9 @@ from vitals.measures.host import to_host
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.measures.layer_outputs import layer_outputs
 
+HUGE = 1e8
+"""Norm of a gradient that is about to overflow."""
+
 
 class NonFinite(Monitor):
     """Watches the loss and every gradient in every step, and names where NaN or infinity appears first.
@@ -53,6 +56,7 @@ class NonFinite(Monitor):
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
         self.waiting, self.losses, self.flushed = [], [], trainer.global_step
+        self.names: dict[int, list[str]] = {}
         # A gradient scaler leaves steps out whose gradients overflow: that is its work, no fault.
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
@@ -75,14 +79,15 @@ class NonFinite(Monitor):
         self.guarded(self._take_norms, trainer, optimizer)
 
     def _take_norms(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
-        gradients, names = [], []
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not parameter.grad.is_sparse:
-                    gradients.append(parameter.grad)
-                    names.append(self.named.get(id(parameter), "a parameter"))
+        known = self.named
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters if not p.grad.is_sparse]
         if not gradients:
             return
+        names = self.names.get(id(optimizer), [])
+        if len(names) != len(gradients):  # another set of parameters has gradients than before
+            names = [known.get(id(p), "a parameter") for p in parameters if not p.grad.is_sparse]
+            self.names[id(optimizer)] = names
         norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
         losses, self.losses = self.losses, []
         loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=norms.device)
@@ -120,14 +125,23 @@ class NonFinite(Monitor):
             diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
     def _examine(self, trainer: L.Trainer, norms: list[float], names: list[str], step: int) -> None:
-        bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
-        if not bad or self.found or self.scaled:
+        if self.found or self.scaled or math.isfinite(sum(norms)):
             return
+        bad = [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]
+        if not bad:  # each is finite, and their sum overflows
+            return
+        overflow = math.inf in norms or max(filter(math.isfinite, norms), default=0.0) > HUGE
+        if overflow:
+            seen = "after growing beyond all measure"
+            remedy = "Lower the learning rate, warm it up, or clip the gradients."
+        else:
+            seen = "while the loss was finite"
+            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
         which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
         self._report(
             trainer,
-            f"The gradient of {which} became NaN or infinite in step {step + 1}, while the loss was finite.",
-            "Look for a square root, division or logarithm at zero in the loss or in that layer.",
+            f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}.",
+            remedy,
             bad[0],
             step,
         )

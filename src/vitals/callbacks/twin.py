@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from vitals.callbacks.training_step import Backward, mute, replaced, stand_in
@@ -92,6 +93,17 @@ def first_samples(batch: Any, count: int) -> Any:
     return _each(batch, lambda values: values[:count].detach().clone())
 
 
+def joined(one: Any, other: Any) -> Any:
+    """The samples of two batches of the same making."""
+    mine, its = samples_in(one), samples_in(other)
+
+    def join(left: Any, right: Any) -> Any:
+        each = isinstance(left, Tensor) and left.ndim and len(left) == mine and len(right) == its
+        return torch.cat([left, right]) if each else left
+
+    return tree_map(join, one, other)
+
+
 def in_halves(batch: Any) -> tuple[Any, Any]:
     """The first and the second half of the samples of `batch`, of the same size."""
     half = samples_in(batch) // 2
@@ -100,6 +112,8 @@ def in_halves(batch: Any) -> tuple[Any, Any]:
 
 def samples_in(batch: Any) -> int:
     """Samples in `batch`: the length of the first tensor in it; 0 where there is none."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):  # the usual case, at once
+        return len(batch[0]) if batch[0].ndim else 0
     sizes: list[int] = []
     apply_to_collection(batch, Tensor, lambda values: sizes.append(len(values) if values.ndim else 0))
     return sizes[0] if sizes else 0

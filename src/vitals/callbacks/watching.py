@@ -2,12 +2,29 @@
 
 import lightning as L
 
+from vitals.callbacks.diagnosis import Diagnosis
+from vitals.callbacks.first_layer_filters import FirstLayerFilters
+from vitals.callbacks.histograms import Histograms
+from vitals.callbacks.learning_curves import LearningCurves
+from vitals.callbacks.non_finite import NonFinite
 from vitals.callbacks.sanity_checks import SanityChecks
+from vitals.callbacks.stale_gradients import StaleGradients
+from vitals.callbacks.update_ratio import UpdateRatio
 
 
 def diagnostics() -> list[L.Callback]:
     """All callbacks that watch, with their defaults, for `Trainer(callbacks=vitals.diagnostics())`.
 
-    They say what they find in `findings.json` in the trainer's log folder and never end a training.
+    They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
+    `history.jsonl` beside it, write to the trainer's loggers, and never end a training.
     """
-    return [SanityChecks(on_fail="warn")]
+    return [
+        SanityChecks(on_fail="warn"),
+        LearningCurves(subset_samples=512, subsets_per_run=20, table=False),
+        UpdateRatio(),
+        Histograms(),
+        FirstLayerFilters(),
+        NonFinite(),
+        StaleGradients(),
+        Diagnosis(),
+    ]

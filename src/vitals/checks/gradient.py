@@ -36,7 +36,8 @@ from vitals.checks.gradient_objective import (
     undisturbed,
 )
 from vitals.checks.gradient_options import check_numbers, checked_samples, finite_value, loss_scale
-from vitals.checks.gradient_result import ENOUGH, GradientCheck, GradientRow, ParameterSummary, error_limit
+from vitals.checks.gradient_result import GradientCheck
+from vitals.checks.gradient_rows import ENOUGH, GradientRow, ParameterSummary, error_limit
 from vitals.errors import UserError
 
 _ROUNDS = 4  # of drawing further elements, where kinks leave too few

@@ -5,50 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from statistics import median
 
+from vitals.checks.gradient_burn_in import BurnIn
 from vitals.checks.gradient_difference import TOO_SMALL
+from vitals.checks.gradient_rows import GradientRow, ParameterSummary
 from vitals.findings import Finding, Level, ranked
-
-if TYPE_CHECKING:
-    from vitals.checks.gradient_result import GradientCheck, GradientRow, ParameterSummary
 
 DECAY_TOO_STRONG = 1.0
 """‖gradient of the penalty‖ / ‖gradient of the data loss‖ above which the penalty rules."""
 
 
-def findings_of(check: GradientCheck) -> list[Finding]:
-    """Findings of `check`, most important first."""
-    if check.skipped:
-        return [Finding("skipped", "note", f"The gradients were not checked: {check.skipped}.", where="loss")]
-    if check.spread:
-        return [_not_deterministic(check)]
+def findings_of(
+    summaries: Sequence[ParameterSummary],
+    decay_ratios: Sequence[tuple[str, float]] = (),
+    burn_in: BurnIn | None = None,
+    spread: float = 0.0,
+    skipped: str = "",
+) -> list[Finding]:
+    """Findings of a check, most important first; the arguments are attributes of `GradientCheck`."""
+    if skipped:
+        return [Finding("skipped", "note", f"The gradients were not checked: {skipped}.", where="loss")]
+    if spread:
+        return [_not_deterministic(spread)]
     found: list[Finding] = []
     for part in ("data", "penalty", "both"):
-        summaries = [summary for summary in check.summaries if summary.part == part]
-        faults = _not_finite(summaries) or _wrong(summaries)
+        of_part = [summary for summary in summaries if summary.part == part]
+        faults = _not_finite(of_part) or _wrong(of_part)
         found += faults
         if faults:
             break  # a fault of one part is also one of both together
     if not found:
-        found = _correct(check) + _vanishing(check.summaries) + _zero(check.summaries)
-    found += _undecided(check.summaries)
-    found += [_decay_too_strong(*group) for group in check.decay_ratios if group[1] > DECAY_TOO_STRONG]
-    if check.burn_in:
-        seen, step = f" (checked at {check.burn_in}).", check.burn_in.steps
+        found = _correct(summaries) + _vanishing(summaries) + _zero(summaries)
+    found += _undecided(summaries)
+    found += [_decay_too_strong(*group) for group in decay_ratios if group[1] > DECAY_TOO_STRONG]
+    if burn_in:
+        seen, step = f" (checked at {burn_in}).", burn_in.steps
         found = [replace(f, message=f.message.removesuffix(".") + seen, step=step) for f in found]
     return ranked(found)
 
 
-def _not_deterministic(check: GradientCheck) -> Finding:
+def _not_deterministic(spread: float) -> Finding:
     return Finding(
         "wrong-gradient",
         "fail",
         "Non-deterministic forward: two evaluations at the same point with the same random seed differ by "
-        f"{check.spread:.2g}, so that no gradient can be checked.",
+        f"{spread:.2g}, so that no gradient can be checked.",
         "Look for a random generator of the module's own, a counter or a cache that changes with every call.",
         where="loss",
-        value=check.spread,
+        value=spread,
         threshold=0.0,
     )
 
@@ -193,19 +198,19 @@ def _decay_too_strong(group: str, ratio: float) -> Finding:
     )
 
 
-def _correct(check: GradientCheck) -> list[Finding]:
-    errors = check.relative_errors
+def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    checked = [summary for summary in summaries if summary.relative_errors]
+    errors = [error for summary in checked for error in summary.relative_errors]
     if not errors:
         return []
-    checked = [summary for summary in check.summaries if summary.relative_errors]
     tensors = len({summary.parameter for summary in checked})
     return [
         Finding(
             "gradients-correct",
             "ok",
             f"{len(errors)} elements of {tensors} tensors agree with centred differences: relative error "
-            f"{check.median_error:.1e} in the median, {check.max_error:.1e} at most.",
-            value=check.max_error,
+            f"{median(errors):.1e} in the median, {max(errors):.1e} at most.",
+            value=max(errors),
             threshold=max(summary.limit for summary in checked),
         )
     ]

@@ -274,8 +274,10 @@ class _Precision(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _is_narrow(self, leaf: Any) -> bool:
-        is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return is_float and leaf.dtype.itemsize < self._dtype.itemsize
+        if not isinstance(leaf, Tensor):
+            return False
+        dtype = leaf.dtype
+        return dtype.is_floating_point and dtype.itemsize < self._dtype.itemsize
 
     def _widened(self, leaf: Any) -> Any:
         return leaf.to(self._dtype) if self._is_narrow(leaf) else leaf

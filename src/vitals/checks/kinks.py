@@ -12,7 +12,7 @@ operation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,12 +24,8 @@ Number = float | Tensor
 
 
 def _above(x: Tensor, *edges: Number | None) -> Tensor:
-    """How many of the `edges` each value lies above, as small integers."""
-    side = torch.zeros(x.shape, dtype=torch.int8, device=x.device)
-    for edge in edges:
-        if edge is not None:
-            side = side + (x > edge)
-    return side
+    """Which of the `edges` each value lies above."""
+    return torch.cat([(x > edge).flatten() for edge in edges if edge is not None])
 
 
 def _larger(x: Tensor, y: Tensor, *_: Any) -> Tensor:
@@ -156,12 +152,12 @@ class WinnerRecorder(TorchDispatchMode):
             self.crossed = True
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors among the arguments or results of an operation, which nest no deeper than lists."""
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors among the arguments or results of an operation, which nest in tuples, lists and dicts."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        yield from tensors_in(list(values.values()))
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (tuple, list)):
+        return []
+    return [tensor for value in values for tensor in tensors_in(value)]

@@ -30,11 +30,27 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
         verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(row.check.replace("_", " "), escape(row.seen), escape(row.expected), verdict)
     console.print(table)
-    for finding in ranked(findings):
-        if finding.alarming or finding.cause == "skipped":
-            head = finding.cause if finding.alarming else "skipped"
-            colour = COLOURS[finding.level if finding.alarming else "skipped"]
-            console.print(f"[{colour}]{head}[/]: {escape(sentence(finding))}", highlight=False)
+    reasons = [finding for row in rows if row.verdict == "skipped" for finding in row.findings]
+    for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:
+        colour = COLOURS[finding.level if finding.alarming else "skipped"]
+        console.print(f"[{colour}]{finding.cause}[/]: {escape(sentence(finding))}", highlight=False)
+
+
+def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
+    """The alarms of a run as one table, most important first, or one line where there is none."""
+    console = console or Console()
+    alarms = [finding for finding in ranked(findings) if finding.alarming]
+    if not alarms:
+        console.print("findings: [green]nothing is wrong[/]", highlight=False)
+        return
+    table = Table(title="Findings", title_justify="left")
+    for column in ("verdict", "cause", "step", "seen", "remedy"):
+        table.add_column(column, justify="right" if column == "step" else "left")
+    for finding in alarms:
+        verdict = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        seen, remedy = escape(finding.message), escape(finding.remedy)
+        table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
+    console.print(table)
 
 
 def sentence(finding: Finding) -> str:

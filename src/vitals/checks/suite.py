@@ -169,8 +169,13 @@ def _step_size(subject: Subject, options: Options) -> Look:
     optimizer = subject.only_optimizer()
     batch = subject.batch(128)
     result = check_step_size(subject.model, subject.loss, *batch, optimizer, subject.total_steps)
-    change = 1 - result.first_loss / result.start if result.start else math.nan
-    return result, f"first step takes off {change:.1%}", "less than its best, no rise"
+    configured = result.losses[result.factors.index(1.0)]
+    best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
+    return (
+        result,
+        f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best",
+        "no rise, a share of the best",
+    )
 
 
 def _informative_inputs(subject: Subject, options: Options) -> Look:

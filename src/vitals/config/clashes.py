@@ -18,10 +18,10 @@ def clashes(experiment: Experiment) -> Iterator[str]:
             f"schedule.epochs={schedule.epochs} ends before the run does: it must be at least "
             f"trainer.max_epochs={trainer.max_epochs}."
         )
-    if schedule.warmup_epochs and schedule.warmup_epochs >= length:
+    if schedule.warmup_epochs > length:
         yield (
-            f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of the run: it must be less "
-            f"than {end}={length}."
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g} is longer than the run: it must be at most "
+            f"{end}={length}."
         )
     given = {key for key in ("start", "end", "epochs") if getattr(momentum, key) is not None}
     if momentum.start is not None:
@@ -87,7 +87,7 @@ LBFGS_LIMIT = 5000
 
 
 def _lbfgs_clashes(experiment: Experiment) -> Iterator[str]:
-    data, trainer = experiment.data, experiment.trainer
+    data, trainer = experiment.data, experiment.trainer  # an image folder is counted when it is read
     images = {"cifar10": 50_000, "cifar100": 50_000}.get(data.name, 0)
     if min(images, data.limit or images) > LBFGS_LIMIT:
         yield (

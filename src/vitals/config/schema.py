@@ -189,6 +189,12 @@ class Average(_Strict):
     batch_norm_batches: Annotated[int, _number("a whole number from 1 to 100", ge=1, le=100)]
 
 
+class Diagnosis(_Strict):
+    stop_on: Literal["fail", "never"]
+    probe: Switch
+    exit_code: Switch
+
+
 class Trainer(_Component):
     max_epochs: Count
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -222,6 +228,7 @@ class Experiment(_Strict):
     callbacks: dict[str, Any]
     checks: Checks
     average: Average
+    diagnosis: Diagnosis
 
 
 class Evaluation(_Strict):

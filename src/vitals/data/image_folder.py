@@ -67,7 +67,7 @@ def read_images(listings: tuple[Listing, Listing | None], size: int | None) -> I
 
     def read(listing: Listing) -> ImageSet:
         images = np.empty((len(listing.files), 3, *size_of_all), dtype=np.uint8)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor() as pool:
             for index, pixels in enumerate(pool.map(decode, listing.files)):
                 if pixels.shape[:2] != size_of_all:
                     height, width = pixels.shape[:2]

@@ -52,7 +52,8 @@ def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     C=10.
 
     For probabilities it is the loss of a sure and right one; for logits the least over the scale of a one-hot
-    answer, which is where label smoothing has its minimum too.
+    answer, which is where label smoothing has its minimum too. A loss that minds a constant added to all
+    logits, such as binary cross-entropy of each class, also gets answers in which wrong classes are negative.
     """
     answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
     kind = kind_of(outputs)
@@ -60,7 +61,8 @@ def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
         sure = answer * (1 - 1e-6) + 1e-6 / outputs.shape[1]  # a logarithm of exactly 0 would not be finite
         return float(loss(sure if kind == "probabilities" else sure.log(), targets))
     scales = torch.logspace(-1, 2, 61)  # neighbours 12% apart are within 1e-3 of the minimum under smoothing
-    return min(float(loss(answer * scale.item(), targets)) for scale in scales)
+    answers = [answer] if _ignores_shift(loss, answer, targets) else [answer, answer - 0.5, answer - 1]
+    return min(float(loss(answer * scale.item(), targets)) for answer in answers for scale in scales)
 
 
 def double_softmax_floor(classes: int) -> float:
@@ -81,8 +83,12 @@ def applies_softmax_twice(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     kind = kind_of(outputs)
     squashed = bool(((outputs > 0) & (outputs < 1)).all())
     if kind == "probabilities" or squashed:
-        plain = float(loss(outputs, targets))
-        ignores_shift = abs(float(loss(outputs + SHIFT, targets)) - plain) < 1e-3 * max(1.0, abs(plain))
         answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
-        return ignores_shift and float(loss(answer, targets)) > 0.5 * floor
+        return _ignores_shift(loss, outputs, targets) and float(loss(answer, targets)) > 0.5 * floor
     return kind == "logits" and abs(perfect_loss(loss, outputs, targets) - floor) < 0.02 * floor
+
+
+def _ignores_shift(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the loss stays the same when a constant is added to all outputs, as softmax has it."""
+    plain, shifted = float(loss(outputs, targets)), float(loss(outputs + SHIFT, targets))
+    return abs(shifted - plain) < 1e-3 * max(1.0, abs(plain))

@@ -52,23 +52,31 @@ def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
         gradient: of the loss with respect to the values; None where the loss does not depend on them.
     """
     values = _thinned(layer.values.detach()).float()
-    slope = torch.zeros_like(values) if gradient is None else _thinned(gradient.detach()).float()
+    slope = torch.zeros_like(values[:1]) if gradient is None else _thinned(gradient.detach()).float()
     others = [dim for dim in range(values.ndim) if dim != layer.channel_dim]
-    variance, mean = torch.var_mean(values, correction=0)
     smallest, largest = values.aminmax()
+    idle, saturated = _idle(values, others), _saturated(layer, values)
+    # Around the means of units, not from sums of squares: what is left of a dying signal is far below them.
+    unit_means = values.mean(dim=0)
+    signal = _mean_square(values - unit_means)
+    mean = unit_means.mean()
     return torch.stack(
         [
             mean,
-            variance.sqrt(),
-            values.var(dim=0, correction=0).mean(),
-            _idle(values, others),
-            _saturated(layer, values),
+            (signal + _mean_square(unit_means - mean)).sqrt(),
+            signal,
+            idle,
+            saturated,
             smallest,
             largest,
-            slope.var(correction=0),
+            _mean_square(slope - slope.mean()),
             _idle(slope, others),
         ]
     )
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values).square() / values.numel()
 
 
 def _idle(values: Tensor, others: list[int]) -> Tensor:

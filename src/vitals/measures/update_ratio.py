@@ -19,9 +19,8 @@ class UpdateMeter:
 
     Δw is what the optimizer did, under momentum, weight decay, clipping, accumulation or mixed precision, and
     not lr·gradient, which is up to ten times smaller under momentum. Call `before` just before the step and
-    `after` just after it. Everything stays on the device. In between, memory for
-    one copy of the parameters is taken.
-    Source: cs231n, "Neural Networks Part 3", ratio of weights:updates.
+    `after` just after it. Everything stays on the device; in between, it takes memory for one copy of the
+    parameters. Source: cs231n, "Neural Networks Part 3", ratio of weights:updates.
 
     Args:
         named_parameters: those that train; one that is shared counts once, under its first name.

@@ -56,13 +56,17 @@ class AveragedWeights(AveragedModel):
         self.count = 0
         self.recent: deque[list[Tensor]] = deque(maxlen=last)
         self.means = [_in_32_bits(parameter) for parameter in self.module.parameters()]
+        self.sources: tuple[nn.Module | None, list[Tensor]] = (None, [])
+        """The model last averaged and its parameters: to look for them takes as long as to average them."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take the present weights of `model` into the average."""
-        values = [parameter.detach() for parameter in model.parameters()]
+        if self.sources[0] is not model:
+            self.sources = model, [*model.parameters()]
+        values = self.sources[1]
         if self.kind == "last_k":
-            self.recent.append([value.clone() for value in values])
+            self.recent.append([value.detach().clone() for value in values])
         elif self.kind == "swa":
             _move(self.means, values, 1 / (self.count + 1))
         else:
@@ -75,6 +79,7 @@ class AveragedWeights(AveragedModel):
 
         BatchNorm's buffers among them belong to other weights: see `vitals.measures.batch_norm`.
         """
+        self.sources = None, []  # looked for anew, as something may have replaced them
         for number, values in enumerate(self.recent):
             _move(self.means, values, 1 / (number + 1))
         for parameter, mean in zip(self.module.parameters(), self.means, strict=True):
@@ -128,6 +133,9 @@ def _move(means: list[Tensor], values: list[Tensor], share: float) -> None:
     """Move `means` towards `values` by `share` of the way; 1 copies, whatever stood there before."""
     if share == 1:
         torch._foreach_copy_(means, values)
+        return
+    if all(mean.dtype is value.dtype is torch.float32 for mean, value in zip(means, values, strict=True)):
+        torch._foreach_lerp_(means, values, share)
         return
     groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for mean, value in zip(means, values, strict=True):

@@ -1,0 +1,174 @@
+"""What each monitor costs, as a share of the training it watches: `python scripts/benchmark.py monitors`."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+
+from vitals.building import build_classifier, build_data, build_loggers, build_trainer, quiet_lightning
+from vitals.callbacks.diagnosis import Diagnosis
+from vitals.callbacks.first_layer_filters import FirstLayerFilters
+from vitals.callbacks.histograms import Histograms
+from vitals.callbacks.learning_curves import LearningCurves
+from vitals.callbacks.monitor import Monitor
+from vitals.callbacks.non_finite import NonFinite
+from vitals.callbacks.update_ratio import UpdateRatio
+from vitals.data.image_set import ImageSet
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
+RUN = 20 * 45_000
+"""Images trained on in the run whose costs are told: 20 epochs of CIFAR-10."""
+
+
+@dataclass
+class Costs:
+    """Seconds of single measurements, and of training steps without them."""
+
+    measurements: dict[str, list[float]] = field(default_factory=dict)
+    steps: list[float] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.measurements.get(name, [0.0]))
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.steps)
+
+
+class StepClock(L.Callback):
+    """Seconds of each step, less what the monitors took meanwhile."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs, self.measuring, self.last = costs, 0.0, 0.0
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        now = time.perf_counter()
+        if self.last:
+            self.costs.steps.append(now - self.last - self.measuring)
+        self.last, self.measuring = now, 0.0
+
+
+def timed(owner: Any, method: str, name: str, costs: Costs, clock: StepClock) -> None:
+    """Make `owner.method` say how long it takes."""
+    original: Callable[..., Any] = getattr(owner, method)
+
+    def measured(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return original(*arguments, **options)
+        finally:
+            seconds = time.perf_counter() - start
+            costs.measurements.setdefault(name, []).append(seconds)
+            clock.measuring += seconds
+
+    setattr(owner, method, measured)
+
+
+def measure(words: list[str], images: ImageSet, batch_size: int, measurements: int) -> Costs:
+    """Train, with every monitor measuring every few steps, and time each measurement and each step."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(
+            "train", [*words, f"data.batch_size={batch_size}", "data=digits", "trainer.max_epochs=1"]
+        )
+    data = build_data(config)
+    data.train, data.validation = images, data.validation.subset(torch.arange(2))
+    costs = Costs()
+    clock = StepClock(costs)
+    ratio, curves = UpdateRatio(every_n_steps=3, times_per_run=None), LearningCurves(every_n_steps=5)
+    layers = Histograms(every_n_steps=4, times_per_run=None, histograms_every=2)
+    filters = FirstLayerFilters(every_n_steps=7, times_per_run=None)
+    non_finite = NonFinite(every_n_steps=5)
+    timed(ratio, "_before", "ratio before", costs, clock)
+    timed(ratio, "_after", "ratio after", costs, clock)
+    timed(filters, "_measure", "filters", costs, clock)
+    timed(non_finite, "_take_norms", "norms", costs, clock)
+    timed(non_finite, "_flush", "flush", costs, clock)
+    timed(curves, "_after_batch", "curves", costs, clock)
+    timed(curves, "_evaluate_subsets", "subsets", costs, clock)
+    look = layers._measure
+
+    def look_timed(trainer: L.Trainer) -> None:
+        first = trainer.global_step == 1
+        fully = trainer.global_step % 8 == 0
+        layers._rarely = lambda step: False  # type: ignore[method-assign] # ten times a run only: see `shares`
+        start = time.perf_counter()
+        look(trainer)
+        seconds = time.perf_counter() - start
+        clock.measuring += seconds
+        if not first:
+            costs.measurements.setdefault("histograms" if fully else "layers", []).append(seconds)
+
+    layers._measure = look_timed  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(
+            config,
+            logger=build_loggers(config, Path(folder)),
+            callbacks=[curves, ratio, layers, filters, non_finite, Diagnosis(), clock],
+            default_root_dir=folder,
+            limit_train_batches=8 * measurements,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(build_classifier(config, data), datamodule=data)
+        for monitor in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(monitor, Monitor) and not monitor.active:
+                raise SystemExit(monitor.findings[-1].message)
+    return costs
+
+
+def shares(costs: Costs, batch_size: int) -> Iterator[tuple[str, float]]:
+    """Each arrangement of monitors, and its cost as a share of the training time."""
+    ratio = costs.median("ratio before") + costs.median("ratio after")
+    always = costs.median("norms") + costs.median("curves")
+    run = RUN / batch_size * costs.step
+    default = (
+        always + ratio / 50 + (costs.median("layers") * 4 + costs.median("histograms")) / 5 / 200
+    ) / costs.step
+    rare = (5 * costs.median("subsets") + 12 * costs.median("filters") + 10 * costs.median("layers")) / run
+    yield "all, at default intervals", default + rare
+    yield "scalars at every step", (always + ratio) / costs.step
+    yield "histograms of everything every 100 steps", costs.median("histograms") / 100 / costs.step
+    yield "one measurement of ratios", ratio / costs.step
+    yield "one look into the layers", costs.median("layers") / costs.step
+    yield "one set of histograms", costs.median("histograms") / costs.step
+
+
+def benchmark_monitors(images: ImageSet, measurements: int) -> None:
+    """Print the costs on the default network at two batch sizes, and on ResNet-18."""
+    quiet_lightning()
+    arms = {
+        "convnet, batch 128": (["network=convnet"], 128, measurements),
+        "convnet, batch 512": (["network=convnet"], 512, measurements),
+        "resnet18, batch 128": (["network=resnet18"], 128, max(2, measurements // 4)),
+    }
+    found = {
+        name: dict(shares(measure(words, images, size, number), size))
+        for name, (words, size, number) in arms.items()
+    }
+    table = Table(title="Cost of the monitors, in percent of the training time", title_justify="left")
+    table.add_column("")
+    for name in arms:
+        table.add_column(name, justify="right")
+    first = next(iter(found.values()))
+    for row in first:
+        single = row.startswith("one ")
+        figures = [
+            f"{of_arm[row]:.2f} steps" if single else f"{of_arm[row]:.2%}" for of_arm in found.values()
+        ]
+        table.add_row(row, *figures)
+    Console().print(table)
+    Console().print(
+        "Each measurement is timed by itself in one training, the steps between them likewise; medians."
+    )

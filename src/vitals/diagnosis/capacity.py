@@ -1,0 +1,75 @@
+"""Is the network given enough room to learn?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from vitals.diagnosis.run import Run
+from vitals.diagnosis.signal import death
+from vitals.findings import Finding
+
+SHRUNK = 0.3
+"""Share of its starting norm to which a healthy weight hardly ever shrinks."""
+LEVEL = 0.02
+"""Share of the loss by which it falls in the last half of a run that has come to its end."""
+
+
+def regularization_too_strong(run: Run) -> Iterator[Finding]:
+    """The penalty takes the weights away, or what is switched off leaves too little to learn from."""
+    if not run.long_enough:
+        return
+    shrunk = {
+        name: norms[-1] / norms[0]
+        for name, norms in run.by_name("weight_norm").items()
+        if name.endswith("weight") and len(norms) > 2 and norms[0] > 0
+    }
+    typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
+    if typical < SHRUNK and not run.learns:
+        yield Finding(
+            "regularization-too-strong",
+            "fail",
+            f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned.",
+            "Lower the weight decay a hundredfold: 1e-4 to 5e-4 for SGD, up to 0.1 for AdamW.",
+            "weight_norm",
+            typical,
+            SHRUNK,
+        )
+        return
+    evaluated = run.values("loss/train_eval")
+    chance = run.chance_loss
+    if not evaluated or not run.learns or not chance > 0:
+        return
+    if run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance:
+        yield Finding(
+            "regularization-too-strong",
+            "warn",
+            f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess; without it "
+            f"{evaluated[-1]:.3g}.",
+            "Lower the dropout, or weaken the augmentation.",
+            "loss/train_step",
+            run.last_loss,
+            chance,
+        )
+
+
+def underfitting(run: Run) -> Iterator[Finding]:
+    """The loss has come to its end far above zero, and no other rate would take it on."""
+    if not run.finished or run.steps < 100 or death(run) or not run.chance_loss > 0:
+        return
+    half, end = run.mean_loss(0.4, 0.6), run.mean_loss(0.8, 1)
+    level = half - end < LEVEL * half
+    poor = run.above_chance("train") < 0.12 and run.last_loss > 0.8 * run.chance_loss
+    probes = [run.probe(factor) for factor in (0.1, 1, 3)]
+    stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
+    if level and poor and stuck:
+        yield Finding(
+            "underfitting",
+            "warn",
+            f"The training loss has been level at {end:.3g} for half of the run, where a guess has "
+            f"{run.chance_loss:.3g}, and neither larger nor smaller steps lower it.",
+            "Make the network wider, and look for a layer with too few units.",
+            "loss/train_step",
+            end,
+            run.chance_loss,
+        )

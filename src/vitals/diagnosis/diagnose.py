@@ -1,0 +1,95 @@
+"""From the record of a run to ranked findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from vitals.diagnosis import capacity, generalization, learning_rate, signal, updates
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding, ranked
+from vitals.root_causes import without_consequences
+
+Rule = Callable[[Run], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    updates.gradients_accumulate,
+    updates.frozen_parameters,
+    capacity.regularization_too_strong,
+    learning_rate.too_high,
+    learning_rate.batch_too_small,
+    learning_rate.too_low,
+    signal.exploding,
+    signal.saturated_layer,
+    signal.vanishing,
+    signal.dead_layer,
+    generalization.validation_at_chance,
+    generalization.overfitting,
+    capacity.underfitting,
+)
+"""Roots before what follows from them: of two findings of one level the first is named first."""
+
+SYMPTOMS = frozenset(
+    {
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "batch-too-small",
+        "regularization-too-strong",
+        "exploding-gradients",
+        "vanishing-gradients",
+        "saturated-activations",
+        "dead-relu",
+        "underfitting",
+        "labels-random",
+        "train-val-mismatch",
+        "overfitting",
+        "non-finite-loss",
+        "frozen-parameters",
+    }
+)
+"""What a fault that was there before the first step may bring about later."""
+
+
+def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
+    """All findings of a run, most important first; what follows from another one is a note.
+
+    Args:
+        run: its record, with the findings of the checks before learning.
+        others: findings of the monitors.
+    """
+    step, epoch = _now(run)
+    found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in RULES for f in rule(run)]
+    later = _once([*others, *found])
+    rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
+    if rate is not None:  # the overflow is the end of a divergence, not its cause
+        later = [_follows(f, rate) if f.cause == "non-finite-loss" else f for f in later]
+    later = without_consequences(later)
+    roots = [finding for finding in run.checks if finding.alarming]
+    if roots:
+        later = [_follows(finding, roots[0]) for finding in later]
+    return ranked([*run.checks, *later])
+
+
+def needs_probe(run: Run) -> bool:
+    """Whether the record is ambiguous: too little was learned, and nothing explains it."""
+    if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
+        return False
+    explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
+    return (not run.learns or run.barely_learns) and not explained
+
+
+def _follows(finding: Finding, root: Finding) -> Finding:
+    """What shows while training is explained by what was wrong before."""
+    if not finding.alarming or finding.cause not in SYMPTOMS:
+        return finding
+    return replace(finding, level="note", message=f"{finding.message} It may follow from {root.cause}.")
+
+
+def _once(findings: list[Finding]) -> list[Finding]:
+    """Each cause once, as it was first said."""
+    return list({(f.cause, f.level if not f.alarming else ""): f for f in reversed(findings)}.values())[::-1]
+
+
+def _now(run: Run) -> tuple[int, float]:
+    series = run.history.series("loss/train_step")
+    return (series.steps[-1], round(series.epochs[-1], 4)) if len(series) else (0, 0.0)

@@ -1,0 +1,75 @@
+"""Does what was learned hold for the validation images?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding
+
+RISEN = 1.15
+"""Times its lowest to which the validation loss must have risen."""
+GAP = 0.1
+"""Accuracy on training images above that on validation images (spec M4: 10 points)."""
+APART = 2.0
+"""Times the training loss that the validation loss is at least."""
+
+
+def overfitting(run: Run) -> Iterator[Finding]:
+    """The training loss goes on falling while the validation loss rises (spec M4)."""
+    tag = "loss/val_eval" if len(run.history.series("loss/val_eval")) else "loss/val"
+    series = run.history.series(tag)
+    validation = [value for value in series.values if math.isfinite(value)]
+    training = run.values("loss/train_eval") or run.values("loss/train")
+    if len(validation) < 3 or len(training) < 2 or run.at_chance("val"):
+        return
+    lowest = min(validation)
+    place = series.values.index(lowest)
+    late = min(validation[-2:])  # one bad epoch is no trend
+    gap = run.accuracy("train") - run.accuracy("val")
+    apart = validation[-1] > APART * training[-1]
+    if late > RISEN * lowest and place < len(validation) - 2 and apart and not gap < GAP:
+        yield Finding(
+            "overfitting",
+            "warn",
+            f"The validation loss rose from {lowest:.3g} at epoch {series.epochs[place]:.0f} to "
+            f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}.",
+            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or "
+            f"dropout, or a smaller network.",
+            tag,
+            validation[-1],
+            RISEN * lowest,
+        )
+
+
+def validation_at_chance(run: Run) -> Iterator[Finding]:
+    """Training images are learned, validation images are not even begun to be."""
+    if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):
+        return
+    if not run.at_chance("val") or run.above_chance("val") > 0.3 * run.above_chance("train"):
+        return
+    seen = (
+        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%}, no "
+        f"better than chance, on validation images"
+    )
+    if run.passed("inputs-informative"):
+        yield Finding(
+            "train-val-mismatch",
+            "fail",
+            f"{seen}, though a short trial generalized to training images that were held out.",
+            "Prepare both alike: normalization, order of channels and of classes, orientation, size.",
+            "accuracy/val_eval",
+            run.accuracy("val"),
+            run.chance_accuracy,
+        )
+    else:
+        yield Finding(
+            "labels-random",
+            "fail",
+            f"{seen}: the labels are learned by heart.",
+            "Look at images with their labels, and at the code that pairs them.",
+            "accuracy/val_eval",
+            run.accuracy("val"),
+            run.chance_accuracy,
+        )

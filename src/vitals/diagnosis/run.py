@@ -1,0 +1,185 @@
+"""What the rules know of a run: its history, put into the terms in which they think."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from functools import cached_property
+
+from vitals.findings import Finding
+from vitals.history import History
+
+CERTAIN = 3.0
+"""Standard errors by which an accuracy must differ from chance to count as different."""
+
+BARELY = 0.85
+"""Share of the first loss above which hardly anything was learned."""
+
+
+class Run:
+    """A run so far.
+
+    Args:
+        history: of all monitors, and the facts that `Diagnosis` records at the start.
+        checks: findings from before the first step.
+        finished: whether no more steps follow.
+    """
+
+    def __init__(self, history: History, checks: Sequence[Finding] = (), finished: bool = True) -> None:
+        self.history, self.checks, self.finished = history, checks, finished
+
+    def fact(self, name: str, default: float = math.nan) -> float:
+        """One of the numbers that `Diagnosis` has recorded at the start: `facts/<name>`."""
+        value: float = self.history.last(f"facts/{name}", default)
+        return value
+
+    def passed(self, check: str) -> bool:
+        """Whether the check whose code is `check` passed before learning."""
+        return any(finding.cause == check and finding.level == "ok" for finding in self.checks)
+
+    # ------------------------------------------------------------------------------------ loss
+
+    @cached_property
+    def losses(self) -> list[float]:
+        """Training loss of every step, those that are not finite left out."""
+        return [loss for loss in self.history.series("loss/train_step").values if math.isfinite(loss)]
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether the loss was finite in every step."""
+        return all(map(math.isfinite, self.history.series("loss/train_step").values))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return len(self.history.series("loss/train_step"))
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, where its length is known; else 1."""
+        total = self.fact("total_steps")
+        return min(1.0, self.steps / total) if math.isfinite(total) and total else 1.0
+
+    @property
+    def window(self) -> int:
+        """Steps over which losses are averaged: a twentieth of the run, 5 at least."""
+        return max(5, len(self.losses) // 20)
+
+    def mean_loss(self, start: float, end: float) -> float:
+        """Mean training loss from the share `start` of the steps to the share `end`, over a window at
+        least."""
+        count = len(self.losses)
+        first, last = int(start * count), math.ceil(end * count)
+        if last - first < self.window:
+            first, last = (max(0, last - self.window), last) if end == 1 else (first, first + self.window)
+        chosen = self.losses[first:last]
+        return statistics.fmean(chosen) if chosen else math.nan
+
+    @cached_property
+    def smoothed(self) -> list[float]:
+        """The loss, averaged over successive windows."""
+        size = self.window
+        return [
+            statistics.fmean(self.losses[i : i + size]) for i in range(0, len(self.losses) - size + 1, size)
+        ]
+
+    @cached_property
+    def first_loss(self) -> float:
+        """Median loss of the first steps, before much was learned."""
+        return statistics.median(self.losses[:5]) if self.losses else math.nan
+
+    @property
+    def last_loss(self) -> float:
+        """Mean loss of the last twentieth."""
+        return self.mean_loss(0.95, 1)
+
+    @cached_property
+    def chance_loss(self) -> float:
+        """Cross-entropy of always giving the shares of the classes; NaN where labels are not known."""
+        return self.fact("chance_loss")
+
+    # -------------------------------------------------------------------------------- accuracy
+
+    @property
+    def chance_accuracy(self) -> float:
+        """Of always giving the commonest class."""
+        return self.fact("chance_accuracy")
+
+    def accuracy(self, part: str) -> float:
+        """Latest accuracy on training or validation images (`train`, `val`), without augmentation and in
+        evaluation mode; NaN where that was not measured."""
+        for tag in (f"accuracy/{part}_eval", f"accuracy/{part}"):
+            if len(series := self.history.series(tag)):
+                return float(series.values[-1])
+        return math.nan
+
+    def above_chance(self, part: str) -> float:
+        """Accuracy less that of always giving the commonest class."""
+        return self.accuracy(part) - self.chance_accuracy
+
+    def at_chance(self, part: str) -> bool:
+        """Whether the accuracy on `part` is no better than chance, as far as its samples can tell."""
+        chance = self.chance_accuracy
+        samples = self.fact(f"{part}_subset", 500.0)
+        error = math.sqrt(max(chance * (1 - chance), 1e-9) / max(samples, 1))
+        return self.above_chance(part) < max(CERTAIN * error, 0.03)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the run has learned something of its training set."""
+        if math.isfinite(self.above_chance("train")):
+            return not self.at_chance("train")
+        return self.last_loss < 0.9 * self.first_loss
+
+    @property
+    def barely_learns(self) -> bool:
+        """Whether the training loss has hardly fallen."""
+        return self.last_loss > BARELY * self.first_loss
+
+    @property
+    def long_enough(self) -> bool:
+        """Whether a run that has learned nothing until now can be called stuck."""
+        return self.steps >= 30 and (self.finished or (self.progress >= 0.25 and self.steps >= 200))
+
+    # -------------------------------------------------------------------------------- measures
+
+    def values(self, tag: str) -> list[float]:
+        """The measurements of `tag`."""
+        return [float(value) for value in self.history.series(tag).values]
+
+    def by_name(self, prefix: str) -> dict[str, list[float]]:
+        """The measurements of all tags `<prefix>/<name>`, by name, in the order of the layers."""
+        return {tag.removeprefix(f"{prefix}/"): self.values(tag) for tag in self.history.tags(f"{prefix}/")}
+
+    @cached_property
+    def hidden_layers(self) -> list[str]:
+        """The layers without the last, which gives the logits."""
+        return list(self.by_name("activation_variance"))[:-1]
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest rate of the run so far, over all groups."""
+        rates = [rate for tag in self.history.tags("lr/") for rate in self.values(tag)]
+        return max(rates, default=self.fact("lr"))
+
+    @property
+    def batch_size(self) -> float:
+        """Samples in an optimizer step."""
+        return self.fact("batch_size")
+
+    def gain(self, factor: float) -> float:
+        """By which share less the loss is after some steps at `factor` times the rate than at the rate
+        itself; 0 where that was not probed."""
+        present, other = self.probe(1), self.probe(factor)
+        return (present - other) / present if present > 0 and math.isfinite(other) else 0.0
+
+    def probe(self, factor: float) -> float:
+        """Loss after some steps at `factor` times the rate, from the last rate probe; NaN without one."""
+        value: float = self.history.last(f"rate_probe/{factor:g}", math.nan)
+        return value
+
+
+def rounded(number: float) -> str:
+    """One figure, as one would set a rate by hand: 0.0123 is 0.01."""
+    return f"{number:.1g}" if number < 10 else f"{number:.0f}"

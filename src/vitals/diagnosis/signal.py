@@ -1,0 +1,145 @@
+"""Do activations and gradients still pass through the network?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding
+
+MOSTLY_DEAD = 0.9
+"""Share of channels that are zero for every sample (spec M6)."""
+MOSTLY_SATURATED = 0.5
+"""Share of values at their limits (spec M6)."""
+LARGE_UPDATE = 0.1
+"""Update:weight ratio of a step that throws a layer somewhere else; healthy ones are up to 3e-2 (spec M5), in
+the first steps after an initialization up to 0.15 (measured on healthy runs, whose layers live on)."""
+COLLAPSED = 1e-6
+"""Share of its largest signal variance below which a layer says the same for every image."""
+VANISHED = 1e-10
+"""Share of the gradient variance of the last hidden layer that reaches the first: 1e-5 in size."""
+EXPLODED = 1e3
+"""Growth of the gradient's norm that no learning brings."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A hidden layer that lets nothing through."""
+
+    layer: str
+    step: int
+    """Where it was first seen so."""
+    later: bool
+    """Whether it was alive at the first measurement."""
+    dead: float
+    """Share of channels that are zero for every sample."""
+
+    @property
+    def sentence(self) -> str:
+        if self.dead > MOSTLY_DEAD:
+            return f"'{self.layer}' is dead since step {self.step}: {self.dead:.0%} of its channels are zero"
+        return f"'{self.layer}' gives the same for every image since step {self.step}"
+
+
+def death(run: Run) -> Death | None:
+    """The first hidden layer to have died for good."""
+    found: list[Death] = []
+    for layer in run.hidden_layers:
+        dead = run.history.series(f"dead_units/{layer}")
+        signal = run.values(f"activation_variance/{layer}")
+        largest = max((value for value in signal if math.isfinite(value)), default=0.0)
+        gone = [
+            share > MOSTLY_DEAD or not variance > COLLAPSED * largest
+            for share, variance in zip(dead.values, signal, strict=True)
+        ]
+        if gone and gone[-1]:
+            first = len(gone) - next((i for i, state in enumerate(reversed(gone)) if not state), len(gone))
+            found.append(Death(layer, dead.steps[first], first > 0, dead.values[-1]))
+    return min(found, key=lambda one: one.step, default=None)
+
+
+def largest_update(run: Run, until: int | None) -> float:
+    """The largest update:weight ratio of a weight, in the steps up to `until`."""
+    series = run.history.series("update_ratio_summary/max")
+    ratios = [ratio for step, _, ratio in series if until is None or step <= until]
+    return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
+
+
+def dead_layer(run: Run) -> Iterator[Finding]:
+    """A layer without output, in a run that learns nothing."""
+    died = death(run)
+    if died is None or run.learns or not died.dead > MOSTLY_DEAD or run.steps < 10:
+        return
+    if died.later and largest_update(run, died.step) > LARGE_UPDATE:  # `too_high` says why
+        return
+    yield Finding(
+        "dead-relu",
+        "fail",
+        f"{died.sentence}, and no gradient passes it.",
+        "Lower the learning rate, start biases at zero, or use LeakyReLU.",
+        died.layer,
+        died.dead,
+        MOSTLY_DEAD,
+        died.step,
+    )
+
+
+def saturated_layer(run: Run) -> Iterator[Finding]:
+    """tanh or sigmoid units at their limits, in a run that learns nothing."""
+    if run.learns or not run.long_enough:
+        return
+    last = {layer: values[-1] for layer, values in run.by_name("saturated_units").items() if values}
+    layer = max(last, key=lambda name: last[name], default=None)
+    if layer is None or last[layer] <= MOSTLY_SATURATED:
+        return
+    yield Finding(
+        "saturated-activations",
+        "fail",
+        f"{last[layer]:.0%} of the values of '{layer}' sit at their limits, where the slope is zero, and "
+        f"nothing is learned.",
+        "Lower the learning rate, and draw the weights at Xavier's scale.",
+        layer,
+        last[layer],
+        MOSTLY_SATURATED,
+    )
+
+
+def vanishing(run: Run) -> Iterator[Finding]:
+    """Gradients that do not reach the first layers, in a run that learns nothing."""
+    if run.learns or not run.long_enough or death(run):
+        return
+    variances = [values[-1] for values in run.by_name("gradient_variance").values() if values][:-1]
+    if len(variances) < 3 or not variances[-1] > 0 or variances[0] > VANISHED * variances[-1]:
+        return
+    layer = run.hidden_layers[0]
+    share = math.sqrt(variances[0] / variances[-1])
+    yield Finding(
+        "vanishing-gradients",
+        "fail",
+        f"The gradient at '{layer}' is {share:.1e} of that at the last hidden layer, and nothing is learned.",
+        "Use ReLU, normalization or residual connections, or weights at He's scale.",
+        layer,
+        share,
+        math.sqrt(VANISHED),
+    )
+
+
+def exploding(run: Run) -> Iterator[Finding]:
+    """Gradients that grow by orders of magnitude and take the loss with them."""
+    norms = [norm for norm in run.values("gradient_norm") if math.isfinite(norm)]
+    if len(norms) < 20 or run.last_loss < run.first_loss:
+        return
+    start = sorted(norms[:10])[5]
+    end = sorted(norms[-max(10, len(norms) // 10) :])[-3]
+    if start > 0 and end > EXPLODED * start:
+        yield Finding(
+            "exploding-gradients",
+            "fail",
+            f"The norm of the gradient grew from {start:.2g} to {end:.2g}.",
+            "Clip the gradients (trainer.gradient_clip_val=1), normalize the layers, or lower the rate.",
+            "gradient_norm",
+            end,
+            EXPLODED * start,
+        )

@@ -1,0 +1,53 @@
+"""Does every parameter get the update that it should?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vitals.diagnosis.run import Run
+from vitals.diagnosis.signal import death
+from vitals.findings import Finding
+
+OLD_GRADIENT = 0.6
+"""Share of the gradient of the step before that is still in this one's: 1 where nothing was cleared, and near
+0 otherwise."""
+ROUNDED = 1e-5
+"""Updates of a smaller share of a weight may be lost in rounding altogether."""
+
+
+def gradients_accumulate(run: Run) -> Iterator[Finding]:
+    """The gradient of a step still holds that of the step before."""
+    series = run.history.series("old_gradient")
+    shares = [share for share in series.values if share >= OLD_GRADIENT]
+    if len(shares) < 2 or len(shares) < len(series):
+        return
+    yield Finding(
+        "gradients-accumulate",
+        "fail",
+        f"In all {len(series)} steps looked at, the gradient was that of the batch plus that of "
+        f"the step before (share {series.values[-1]:.2f}).",
+        "Call optimizer.zero_grad() before each backward pass.",
+        "gradient",
+        series.values[-1],
+        OLD_GRADIENT,
+        series.steps[0],
+    )
+
+
+def frozen_parameters(run: Run) -> Iterator[Finding]:
+    """Parameters that are in the optimizer and never move, while others do."""
+    ratios = run.by_name("update_ratio")
+    if death(run) or len(ratios) < 2:
+        return
+    still = [name for name, values in ratios.items() if len(values) >= 4 and not any(values)]
+    typical = sorted(values[-1] for values in ratios.values() if values)[len(ratios) // 2]
+    if still and typical > ROUNDED:
+        yield Finding(
+            "frozen-parameters",
+            "fail",
+            f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed.",
+            "Look for detach(), no_grad(), a rate of 0, or a layer that is not used.",
+            still[0],
+            float(len(still)),
+            0.0,
+        )

@@ -1,0 +1,226 @@
+"""The rules on records made by hand: each fault has its signature, and what looks like it stays silent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from vitals.diagnosis.diagnose import diagnose, needs_probe
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding
+from vitals.history import History
+
+STEPS = 200
+LAYERS = ("conv1", "conv2", "head")
+
+
+def falling(start: float = 2.3, end: float = 1.2, steps: int = STEPS) -> list[float]:
+    """An exponential-like decay with some noise."""
+    return [end + (start - end) * math.exp(-4 * i / steps) + 0.05 * math.sin(7.0 * i) for i in range(steps)]
+
+
+def level(value: float = 2.3, steps: int = STEPS) -> list[float]:
+    return [value + 0.01 * math.sin(7.0 * i) for i in range(steps)]
+
+
+def record(
+    losses: Sequence[float] | None = None,
+    train: float = 0.5,
+    val: float = 0.45,
+    ratio: float = 3e-3,
+    batch_size: float = 64,
+    measured: dict[str, Sequence[Any]] | None = None,
+) -> Run:
+    """A healthy run of 200 steps in four epochs, but for what is given."""
+    losses = falling() if losses is None else losses
+    history = History()
+    facts = {"batch_size": batch_size, "total_steps": float(len(losses)), "lr": 0.1, "train_subset": 500.0}
+    facts |= {"chance_loss": math.log(10), "chance_accuracy": 0.1, "val_subset": 500.0}
+    history.add(0, 0.0, {f"facts/{name}": value for name, value in facts.items()})
+    history.add_steps(
+        len(losses), 4.0, {"loss/train_step": list(losses), "gradient_norm": [1.0] * len(losses)}
+    )
+    tags: dict[str, Sequence[Any]] = {
+        "update_ratio_summary/median": [ratio] * 10,
+        "update_ratio_summary/max": [2 * ratio] * 10,
+        **{f"update_ratio/{layer}.weight": [ratio] * 10 for layer in LAYERS},
+        **{f"weight_norm/{layer}.weight": [5.0, 5.1, 5.2] for layer in LAYERS},
+        **{f"activation_variance/{layer}": [0.3] * 10 for layer in LAYERS},
+        **{f"gradient_variance/{layer}": [1e-6] * 10 for layer in LAYERS},
+        **{f"dead_units/{layer}": [0.0] * 10 for layer in LAYERS},
+        **{f"saturated_units/{layer}": [0.0] * 10 for layer in LAYERS},
+        "lr/0": [0.1] * 10,
+        "loss/train_eval": [2.0, 1.7, 1.5, 1.3] if train > 0.2 else [2.3] * 4,
+        "loss/val_eval": [2.0, 1.75, 1.6, 1.5] if val > 0.2 else [2.31] * 4,
+        "accuracy/train_eval": [train] * 4,
+        "accuracy/val_eval": [val] * 4,
+        **(measured or {}),
+    }
+    for tag, values in tags.items():
+        for place, value in enumerate(values):
+            share = (place + 1) / len(values)
+            history.add(max(1, round(share * len(losses))), 4 * share, {tag: value})
+    return Run(history)
+
+
+def alarms(run: Run, others: list[Finding] | None = None) -> list[str]:
+    return [finding.cause for finding in diagnose(run, others or []) if finding.alarming]
+
+
+def test_a_run_that_learns_is_silent() -> None:
+    assert alarms(record()) == []
+    assert not needs_probe(record())
+
+
+STUCK = {"train": 0.1, "val": 0.1}
+DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
+SICK: dict[str, tuple[str, Run]] = {
+    "diverged": (
+        "learning-rate-too-high",
+        record(level(2.3, 40) + [2.3 * 1.05**i for i in range(60)], **STUCK),
+    ),
+    "overflowed": (
+        "learning-rate-too-high",
+        record([2.3, 2.4, 2.2, 9.0, 4e3, 1e9, *[math.nan] * 40], **STUCK),
+    ),
+    "died after huge updates": (
+        "learning-rate-too-high",
+        record(level(), ratio=0.5, measured=DEAD, **STUCK),
+    ),
+    "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
+    "stuck, better at a tenth of the rate": (
+        "learning-rate-too-high",
+        record(
+            level(), measured={"rate_probe/0.1": [2.0], "rate_probe/1": [2.3], "rate_probe/3": [2.4]}, **STUCK
+        ),
+    ),
+    "hardly moves, faster is better": (
+        "learning-rate-too-low",
+        record(level(), ratio=1e-6, measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]}, **STUCK),
+    ),
+    "schedule ends at once": (
+        "learning-rate-too-low",
+        record(level(), measured={"lr/0": [0.1, 1e-3, 1e-5, *[1e-8] * 7]}, **STUCK),
+    ),
+    "noise of two samples": ("batch-too-small", record(level(2.5), batch_size=2, **STUCK)),
+    "weights shrink away": (
+        "regularization-too-strong",
+        record(
+            level(), measured={f"weight_norm/{layer}.weight": [5.0, 0.5, 0.01] for layer in LAYERS}, **STUCK
+        ),
+    ),
+    "loss of a guess under dropout": ("regularization-too-strong", record(level(), train=0.3, val=0.3)),
+    "old gradients": (
+        "gradients-accumulate",
+        record(level(), measured={"old_gradient": [1.0, 1.0, 0.98]}, **STUCK),
+    ),
+    "a layer that never moves": (
+        "frozen-parameters",
+        record(measured={"update_ratio/conv1.weight": [0.0] * 10}),
+    ),
+    "memory": (
+        "overfitting",
+        record(
+            falling(end=0.05),
+            train=1.0,
+            val=0.4,
+            measured={
+                "loss/train_eval": [1.5, 0.8, 0.3, 0.1, 0.05],
+                "loss/val_eval": [1.8, 1.7, 1.9, 2.3, 2.8],
+            },
+        ),
+    ),
+    "another order of classes": ("labels-random", record(train=0.7, val=0.1)),
+    "at limits": (
+        "saturated-activations",
+        record(level(), measured={"saturated_units/conv1": [0.1, *[0.95] * 9]}, **STUCK),
+    ),
+    "no gradient below": (
+        "vanishing-gradients",
+        record(
+            level(),
+            measured={
+                **{f"gradient_variance/l{i}": [10.0 ** (-6 - 3 * (6 - i))] * 5 for i in range(7)},
+                **{f"activation_variance/l{i}": [0.3] * 5 for i in range(7)},
+                **{f"dead_units/l{i}": [0.0] * 5 for i in range(7)},
+                **{f"gradient_variance/{layer}": [] for layer in LAYERS},
+                **{f"activation_variance/{layer}": [] for layer in LAYERS},
+            },
+            **STUCK,
+        ),
+    ),
+    "too weak": (
+        "underfitting",
+        record(
+            level(2.25),
+            train=0.16,
+            val=0.15,
+            measured={f"rate_probe/{factor}": [2.24] for factor in ("0.1", "1", "3", "10")}
+            | {"loss/train_eval": [2.25] * 4},
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_each_fault_is_named_first_and_alone(name: str) -> None:
+    cause, run = SICK[name]
+    assert alarms(run) == [cause]
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_a_remedy_is_given_with_evidence(name: str) -> None:
+    cause, run = SICK[name]
+    [finding] = [finding for finding in diagnose(run, []) if finding.cause == cause and finding.alarming]
+    assert finding.remedy
+    assert finding.value is not None
+    assert finding.step > 0
+
+
+HEALTHY: dict[str, Run] = {
+    "huge first updates that are survived": record(ratio=0.15),
+    "a schedule that ends near zero": record(measured={"lr/0": [0.1, 0.1, 0.08, 0.05, 0.02, 1e-3, 1e-5]}),
+    "fine-tuning at a tiny rate": record(level(0.3), train=0.9, val=0.88, ratio=1e-6),
+    "augmentation stronger than validation": record(falling(2.3, 1.9), train=0.5, val=0.5),
+    "batches of four that learn": record(batch_size=4),
+    "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
+    "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
+    "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "a broken record": Run(History()),
+    "one step": record([2.3]),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_the_healthy_but_unusual_is_silent(name: str) -> None:
+    assert alarms(HEALTHY[name]) == []
+
+
+def test_validation_at_chance_is_a_mismatch_where_training_images_held_out_were_learned() -> None:
+    run = record(train=0.7, val=0.1)
+    run.checks = [Finding("inputs-informative", "ok", "")]
+    assert alarms(run) == ["train-val-mismatch"]
+
+
+def test_what_was_wrong_before_learning_explains_what_went_wrong_after() -> None:
+    run = SICK["died without huge updates"][1]
+    later = Run(run.history, [Finding("bad-initialization", "fail", "The weights are all alike.")])
+    found = diagnose(later, [])
+    assert [finding.cause for finding in found if finding.alarming] == ["bad-initialization"]
+    [consequence] = [finding for finding in found if finding.cause == "dead-relu"]
+    assert consequence.level == "note"
+    assert "bad-initialization" in consequence.message
+
+
+def test_an_overflow_after_a_diverging_loss_is_no_second_cause() -> None:
+    overflow = Finding("non-finite-loss", "fail", "The gradient of 'conv1.weight' became NaN.", step=6)
+    assert alarms(SICK["overflowed"][1], [overflow]) == ["learning-rate-too-high"]
+    assert alarms(record([2.3, 2.2, 2.3, *[math.nan] * 40], **STUCK), [overflow]) == ["non-finite-loss"]
+
+
+def test_a_stuck_run_that_nothing_explains_asks_for_a_probe() -> None:
+    assert needs_probe(record(level(), **STUCK))
+    assert not needs_probe(record(level()[:20], **STUCK))
