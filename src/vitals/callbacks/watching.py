@@ -6,6 +6,7 @@ from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.first_layer_filters import FirstLayerFilters
 from vitals.callbacks.histograms import Histograms
 from vitals.callbacks.learning_curves import LearningCurves
+from vitals.callbacks.modes import Modes
 from vitals.callbacks.non_finite import NonFinite
 from vitals.callbacks.sanity_checks import SanityChecks
 from vitals.callbacks.stale_gradients import StaleGradients
@@ -26,5 +27,6 @@ def diagnostics() -> list[L.Callback]:
         FirstLayerFilters(),
         NonFinite(),
         StaleGradients(),
+        Modes(),
         Diagnosis(),
     ]

@@ -62,7 +62,8 @@ def underfitting(run: Run) -> Iterator[Finding]:
     poor = run.above_chance("train") < 0.12 and run.last_loss > 0.8 * run.chance_loss
     probes = [run.probe(factor) for factor in (0.1, 1, 3)]
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
-    if level and poor and stuck:
+    moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4
+    if level and poor and stuck and moves:
         yield Finding(
             "underfitting",
             "warn",

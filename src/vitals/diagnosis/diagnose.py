@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from vitals.diagnosis import capacity, generalization, learning_rate, signal, updates
+from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
 from vitals.diagnosis.run import Run
 from vitals.findings import Finding, ranked
 from vitals.root_causes import without_consequences
@@ -15,6 +15,8 @@ Rule = Callable[[Run], Iterator[Finding]]
 RULES: tuple[Rule, ...] = (
     updates.gradients_accumulate,
     updates.frozen_parameters,
+    modes.evaluating_in_training,
+    modes.training_in_validation,
     capacity.regularization_too_strong,
     learning_rate.too_high,
     learning_rate.batch_too_small,

@@ -97,13 +97,17 @@ def too_low(run: Run) -> Iterator[Finding]:
     typical = ratios[len(ratios) // 2]
     gain = max(run.gain(3), run.gain(10))
     from_scratch = not run.first_loss < 0.8 * run.chance_loss
-    if (typical < TINY_UPDATE and gain > BETTER / 5) or (run.finished and from_scratch and gain > BETTER):
+    largest = sorted(run.values("update_ratio_summary/max"))[len(ratios) // 2]
+    still = largest < TINY_UPDATE / 10  # every layer, so that no probe is needed
+    slow = typical < TINY_UPDATE and gain > BETTER / 5
+    if (still and from_scratch) or slow or (run.finished and from_scratch and gain > BETTER):
         factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         yield Finding(
             "learning-rate-too-low",
             "fail",
             f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "
-            f"{run.first_loss:.3g} to {run.last_loss:.3g}; larger steps lower it faster.",
+            f"{run.first_loss:.3g} to {run.last_loss:.3g}; "
+            f"{'no layer moves' if still else 'larger steps lower it faster'}.",
             f"Raise the learning rate from {run.learning_rate:g} to about "
             f"{rounded(run.learning_rate * factor)}.",
             "update_ratio",

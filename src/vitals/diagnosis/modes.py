@@ -1,0 +1,42 @@
+"""Are layers in the right mode?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding
+
+WHOLE = 0.8
+"""Share of the modules that are in the wrong mode where the whole network is."""
+
+
+def evaluating_in_training(run: Run) -> Iterator[Finding]:
+    """The network trains in evaluation mode: BatchNorm never sees the batch, dropout does nothing."""
+    yield from _wrong_mode(
+        run,
+        "modes/evaluating_in_training",
+        "eval-mode-training",
+        "evaluation mode while training",
+        "Call model.train() where training goes on after an evaluation, and leave eval() to Lightning.",
+    )
+
+
+def training_in_validation(run: Run) -> Iterator[Finding]:
+    """The network is validated in training mode: dropout and batch statistics blur what is measured."""
+    yield from _wrong_mode(
+        run,
+        "modes/training_in_validation",
+        "train-mode-evaluation",
+        "training mode in validation",
+        "Leave train() and eval() to Lightning, or call model.eval() before each validation.",
+    )
+
+
+def _wrong_mode(run: Run, tag: str, cause: str, mode: str, remedy: str) -> Iterator[Finding]:
+    series = run.history.series(tag)
+    wrong = [(step, share) for step, _, share in series if share >= WHOLE]
+    if wrong:
+        step, share = wrong[-1]
+        message = f"{share:.0%} of the modules were in {mode} in {len(wrong)} of {len(series)} epochs."
+        yield Finding(cause, "fail", message, remedy, "modes", share, WHOLE, max(step, 1))
