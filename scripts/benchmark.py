@@ -1,4 +1,4 @@
-"""Measure what the template costs: `python scripts/benchmark.py data`, `train` or `monitors`.
+"""Measure what the template costs: `python scripts/benchmark.py data`, `train`, `monitors` or `average`.
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
 each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from average_costs import benchmark_average
 from hydra import compose, initialize_config_dir
 from monitor_costs import benchmark_monitors
 from PIL import Image
@@ -184,12 +185,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["data", "train", "monitors"])
+    parser.add_argument("what", choices=["data", "train", "monitors", "average"])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.what == "monitors":
         benchmark_monitors(synthetic_images(45_000), 2 * arguments.rounds)
+        return
+    if arguments.what == "average":
+        benchmark_average(
+            synthetic_images(9_000), synthetic_images(1_000), arguments.rounds, arguments.batch_size
+        )
         return
     measure = {"data": benchmark_data, "train": benchmark_train}[arguments.what]
     measure(arguments.rounds, arguments.batch_size)

@@ -42,7 +42,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The scalars without the final figures, which the first part of an interrupted run has of its own, and
     without speed and memory, which no two runs have alike."""
-    left_out = ("best/", "last/", "test/", "images_per_second", "memory_gib")
+    left_out = ("best/", "last/", "average/", "test/", "images_per_second", "memory_gib")
     return {tag: points for tag, points in scalars(folder).items() if not tag.startswith(left_out)}
 
 

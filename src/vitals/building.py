@@ -20,6 +20,7 @@ from torch import nn
 
 from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.sanity_checks import SanityChecks
+from vitals.callbacks.weight_average import WeightAverage
 from vitals.classifier import ImageClassifier
 from vitals.config.clashes import LBFGS_LIMIT
 from vitals.data.data_module import ImageData
@@ -114,6 +115,12 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
 def build_callbacks(config: DictConfig) -> list[L.Callback]:
     """The configured callbacks, in the order of the configuration."""
     return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
+
+
+def build_average(config: DictConfig) -> list[WeightAverage]:
+    """The configured averaging of weights; nothing where `average.kind` is null."""
+    options = plain(config.average)
+    return [build("average", WeightAverage, **options)] if options["kind"] else []
 
 
 def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from vitals import results
 from vitals.building import (
     build,
+    build_average,
     build_callbacks,
     build_checks,
     build_classifier,
@@ -55,6 +56,7 @@ def prepare(config: DictConfig) -> None:
     build("schedule", Schedule.from_config, plain(config.schedule))
     build_trainer(config, **FLAGS_OF_A_TRIAL)
     build_callbacks(config)
+    build_average(config)
     build_checks(config)
     if config.data.name != "image_folder" or config.data.image_size:
         size = config.data.image_size or 32
@@ -113,11 +115,18 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     data = build_data(config)
     classifier = build_classifier(config, data)
     loggers = build_loggers(config, folder.path)
-    diagnosis = build_diagnosis(config)
+    averages, diagnosis = build_average(config), build_diagnosis(config)
     trainer = build_trainer(
         config,
         logger=loggers,
-        callbacks=[*build_callbacks(config), *build_checks(config), diagnosis, RunStatus(folder)],
+        # The average first: LearningCurves writes its figures with those of the epoch.
+        callbacks=[
+            *averages,
+            *build_callbacks(config),
+            *build_checks(config),
+            diagnosis,
+            RunStatus(folder),
+        ],
         default_root_dir=str(folder.path),
     )
     checkpoint = None
@@ -129,11 +138,14 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    averaged = any(average.averaged_is_better for average in averages)
+    if averaged:
+        best = averages[0].path
     if best:
         classifier.load_state_dict(load_checkpoint(Path(best))["state_dict"])
     trainer.test(classifier, datamodule=data, verbose=False)
     test = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    metrics = results.final_metrics(folder, test)
+    metrics = results.final_metrics(folder, test, averaged)
     for logger in loggers:
         if isinstance(logger, RunTensorBoard):
             logger.log_results(plain(config), metrics)
@@ -141,7 +153,7 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             logger.log_hyperparams(plain(config))
             logger.log_metrics(metrics, trainer.global_step)
     if trainer.is_global_zero:
-        results.print_results(folder, metrics)
+        results.print_results(folder, metrics, [average.verdict() for average in averages])
         print_findings(diagnosis.findings)
         if diagnosis.stopped_by is not None:
             folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))

@@ -219,7 +219,7 @@ def fit(
         **{"max_epochs": 1, "log_every_n_steps": 1, **options},
     )
     data = loader() if train is None else train
-    trainer.fit(module, data, loader(shuffle=False), ckpt_path=ckpt_path)
+    trainer.fit(module, data, loader(shuffle=False), ckpt_path=ckpt_path, weights_only=False)
     return trainer
 
 

@@ -23,10 +23,14 @@ class Checkpoints(Checkpoint):
 
     Args:
         monitor: the metric whose largest value is best.
+        keep_every: epochs after which one more checkpoint is kept for good, `epoch010_accuracy0.7612.ckpt`,
+            for an ensemble, say; None keeps none.
     """
 
-    def __init__(self, monitor: str = "accuracy/val") -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str = "accuracy/val", keep_every: int | None = None) -> None:
+        if keep_every is not None and keep_every < 1:
+            raise ValueError(f"keep_every={keep_every} is not allowed: it must be 1 or more, or null")
+        self.monitor, self.keep_every = monitor, keep_every
         self.folder = Path()
         self.best_score: float | None = None
         self.best_name = ""
@@ -51,13 +55,18 @@ class Checkpoints(Checkpoint):
         score = trainer.callback_metrics.get(self.monitor)
         if score is not None and score.isfinite() and (self.best_score is None or score > self.best_score):
             self.best_score = score.item()
-            metric = self.monitor.partition("/")[0]
-            self.best_name = f"best_epoch{trainer.current_epoch + 1:03d}_{metric}{self.best_score:.4f}.ckpt"
+            self.best_name = f"best_{self._name(trainer, self.best_score)}"
         last = self.folder / "last.ckpt"
         trainer.save_checkpoint(last)
         if self.best_name != previous and trainer.is_global_zero:
             self._keep_best(last, previous)
+        kept = self.keep_every is not None and (trainer.current_epoch + 1) % self.keep_every == 0
+        if kept and score is not None and trainer.is_global_zero:
+            shutil.copyfile(last, self.folder / self._name(trainer, score.item()))
         trainer.strategy.barrier()  # another process may want to read the best next
+
+    def _name(self, trainer: L.Trainer, score: float) -> str:
+        return f"epoch{trainer.current_epoch + 1:03d}_{self.monitor.partition('/')[0]}{score:.4f}.ckpt"
 
     def _keep_best(self, last: Path, previous: str) -> None:
         """Copy, link, then delete, so that there is a best checkpoint at every moment."""

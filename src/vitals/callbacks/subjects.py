@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -13,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from vitals.callbacks.batch_preparation import BatchPreparation
 from vitals.callbacks.own_batches import random_batches, successive_batches
 from vitals.callbacks.training_step import TrainingStep, mute, stand_in
 from vitals.checks.subject import Subject
@@ -73,31 +73,11 @@ def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> S
         )
 
 
-class Preparation:
-    """What Lightning does to a batch between the loader and the step.
+class Preparation(BatchPreparation):
+    """What Lightning does to a batch between the loader and the step, for batches (inputs, class numbers)."""
 
-    Args:
-        trainer: whose data module and precision take part.
-        owner: a copy of the module.
-        facts: the stand-in for the trainer that the hooks may ask.
-    """
-
-    def __init__(self, trainer: L.Trainer, owner: L.LightningModule, facts: SimpleNamespace) -> None:
-        self.owner, self.facts, self.device = owner, facts, trainer.strategy.root_device
-        self.convert = trainer.precision_plugin.convert_input
-        self.data: Any = copy.copy(getattr(trainer, "datamodule", None))
-
-    def __call__(self, batch: Any) -> Batch:
-        for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-            owner: Any = self.owner
-            if self.data is not None and is_overridden(name, self.data, L.LightningDataModule):
-                owner = self.data
-                owner.trainer = self.facts
-            else:
-                owner._trainer = self.facts
-            arguments = (self.device, 0) if name.startswith("transfer") else (0,)
-            batch = getattr(owner, name)(batch, *arguments)
-        batch = self.convert(batch)
+    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Batch:
+        batch = super().__call__(batch, dataloader_idx)
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise UserError("The batches are not pairs (inputs, class numbers).")
         inputs, labels = batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitals.config.schema import Experiment, Optimizer
+from vitals.config.schema import Experiment, Optimizer, Schedule
 
 
 def clashes(experiment: Experiment) -> Iterator[str]:
@@ -37,6 +37,7 @@ def clashes(experiment: Experiment) -> Iterator[str]:
                 f"momentum_schedule=ramp needs an optimizer with a momentum: "
                 f"{_target(optimizer)} has none; take sgd, momentum, nesterov, rmsprop, adam or adamw."
             )
+    yield from _average_clashes(experiment, length, end)
     if optimizer.nesterov and not optimizer.momentum:
         yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
     if _target(optimizer) == "LBFGS":
@@ -47,6 +48,38 @@ def clashes(experiment: Experiment) -> Iterator[str]:
         yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
     if trainer.accelerator == "cpu" and str(trainer.precision).startswith("16"):
         yield f"trainer.precision={trainer.precision} needs a GPU: on a CPU take 32-true or bf16-mixed."
+
+
+def _average_clashes(experiment: Experiment, length: int, end: str) -> Iterator[str]:
+    """Of the averaging of weights, and of the late rate that goes with it.
+
+    Args:
+        experiment: the whole configuration.
+        length: epochs of the whole run.
+        end: the key that says so.
+    """
+    average, late = experiment.average, experiment.schedule.late
+    if average.kind and isinstance(average.start, int) and average.start >= length:
+        yield (
+            f"average.start={average.start} begins after the run's end: it must be less than {end}={length}."
+        )
+    if average.kind and experiment.trainer.strategy.startswith(("fsdp", "deepspeed")):
+        yield (
+            f"average needs whole weights on every device, and trainer.strategy="
+            f"{experiment.trainer.strategy} shards them: take average=none."
+        )
+    if late.start is None:
+        return
+    if _target(experiment.schedule) == "ReduceLROnPlateau":
+        yield "schedule.late cannot go with schedule=plateau, whose rate follows the accuracy: leave it out."
+    if isinstance(late.start, int) and late.start >= length:
+        yield (
+            f"schedule.late.start={late.start} begins after the run's end: it must be less than "
+            f"{end}={length}."
+        )
+    if (late.low is None) != (late.cycle_epochs is None):
+        missing = "low" if late.low is None else "cycle_epochs"
+        yield f"schedule.late in cycles needs both low and cycle_epochs: set schedule.late.{missing}, too."
 
 
 LBFGS_LIMIT = 5000
@@ -73,7 +106,7 @@ def _lbfgs_clashes(experiment: Experiment) -> Iterator[str]:
         )
 
 
-def _target(component: Optimizer) -> str:
+def _target(component: Optimizer | Schedule) -> str:
     return str((component.model_extra or {}).get("_target_", "")).rpartition(".")[-1]
 
 

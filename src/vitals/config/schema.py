@@ -27,6 +27,9 @@ ShareBetween = Annotated[float, _number("a number between 0 and 1, both excluded
 OptionalShareBelowOne = Annotated[
     float | None, _number("a number from 0 up to, but not including, 1,", True, ge=0, lt=1)
 ]
+OptionalNonNegative = Annotated[
+    float | None, _number("a number of 0 or more", True, ge=0, allow_inf_nan=False)
+]
 Count = Annotated[int, _number("a whole number of 1 or more", ge=1)]
 CountOrZero = Annotated[int, _number("a whole number of 0 or more", ge=0)]
 OptionalCount = Annotated[int | None, _number("a whole number of 1 or more,", True, ge=1)]
@@ -35,6 +38,18 @@ SplitSeed = Annotated[int, _number("a whole number from 0 to 4294967295", ge=0, 
 Switch = Annotated[bool, Field(description="true or false")]
 Text = Annotated[str, Field(description="text", min_length=1)]
 OptionalText = Annotated[str | None, Field(description="text or null", min_length=1)]
+Start = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
+    Field(description="a share of the run from 0 up to, but not including, 1, or a whole number of epochs"),
+]
+OptionalStart = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] | None,
+    Field(description="a share of the run from 0 up to, but not including, 1, a number of epochs, or null"),
+]
+Every = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["epoch"],
+    Field(description="epoch or a whole number of optimizer steps of 1 or more"),
+]
 BatchLimit = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
     Field(description="a whole number of batches of 1 or more, or a share greater than 0 and up to 1.0"),
@@ -129,9 +144,17 @@ class Optimizer(_Component):
     history_size: Count = 10
 
 
+class LateRate(_Strict):
+    start: OptionalStart
+    rate: Positive
+    cycle_epochs: OptionalPositive
+    low: OptionalNonNegative
+
+
 class Schedule(_Component):
     warmup_epochs: NonNegative
     epochs: OptionalCount
+    late: LateRate
     every: Count = 1
     factor: ShareBetween = 0.5
     k: NonNegative = 0.0
@@ -154,6 +177,16 @@ class Checks(_Strict):
     burn_in_steps: CountOrZero
     tiny_subset_steps: Count
     samples: SampleCount
+
+
+class Average(_Strict):
+    kind: Annotated[Literal["swa", "ema", "last_k"] | None, Field(description="swa, ema, last_k or null")]
+    start: Start
+    every: Every
+    epochs: OptionalCount
+    decay: ShareBetween = 0.5
+    last: Count = 1
+    batch_norm_batches: Annotated[int, _number("a whole number from 1 to 100", ge=1, le=100)]
 
 
 class Diagnosis(_Strict):
@@ -194,6 +227,7 @@ class Experiment(_Strict):
     logger: dict[str, Any]
     callbacks: dict[str, Any]
     checks: Checks
+    average: Average
     diagnosis: Diagnosis
 
 
@@ -204,3 +238,16 @@ class Evaluation(_Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: OptionalText
+
+
+class Ensemble(_Strict):
+    """The whole configuration of `scripts/ensemble.py`."""
+
+    runs: Annotated[list[str], Field(description="a list of folders of runs")]
+    sweep: OptionalText
+    run: OptionalText
+    top: Annotated[int, _number("a whole number of 2 or more", ge=2)]
+    checkpoint: Text
+    split: Literal["test", "val"]
+    data_root: OptionalText
+    folder: Text

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from vitals.config.clashes import clashes
-from vitals.config.schema import Evaluation, Experiment
+from vitals.config.schema import Ensemble, Evaluation, Experiment
 from vitals.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -35,6 +35,15 @@ def check_evaluation(config: DictConfig) -> None:
         UserError: as `check_experiment`.
     """
     _validated(Evaluation, config)
+
+
+def check_ensemble(config: DictConfig) -> None:
+    """Check the configuration of `scripts/ensemble.py`.
+
+    Raises:
+        UserError: as `check_experiment`.
+    """
+    _validated(Ensemble, config)
 
 
 def _validated(model: type[Model], config: DictConfig) -> Model:

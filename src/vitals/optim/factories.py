@@ -51,21 +51,27 @@ class Schedule:
         shape: `(epoch, total) -> share of the base rate`, or a bound `ReduceLROnPlateau`.
         warmup_epochs: length of the warm-up; 0 for none.
         epochs: length that the shape is made for; None for the length of the run.
+        late: the rate that takes over late in the run, the arguments of `schedules.late_rate`, where `start`
+            is a share of the length or a whole number of epochs; None for none.
     """
 
     shape: partial[Any]
     warmup_epochs: float
     epochs: int | None
+    late: Mapping[str, Any] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """The configured schedule: `_target_`, its arguments, `warmup_epochs` and `epochs`."""
+        """The configured schedule: `_target_`, its arguments, `warmup_epochs`, `epochs` and `late`."""
         arguments = dict(config)
+        late = arguments.pop("late")
         warmup_epochs, epochs = arguments.pop("warmup_epochs"), arguments.pop("epochs")
         target = get_object(arguments.pop("_target_"))
         positional = (None,) if target is ReduceLROnPlateau else (0.0, 1.0)
         inspect.signature(target).bind(*positional, **arguments)
-        return cls(partial(target, **arguments), warmup_epochs, epochs)
+        return cls(
+            partial(target, **arguments), warmup_epochs, epochs, late if late["start"] is not None else None
+        )
 
     @property
     def follows_metric(self) -> bool:
@@ -88,10 +94,17 @@ class Schedule:
             steps = round(self.warmup_epochs * steps_per_epoch)
             return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
         total = self.epochs or run_epochs
+        late = dict(self.late or {"start": total})
+        start = late.pop("start")
+        if isinstance(start, float):
+            start *= total
 
         def rate(step: int) -> float:
+            epoch = step / steps_per_epoch
             warmup = schedules.warmup((step + 1) / steps_per_epoch, self.warmup_epochs)
-            share: float = self.shape(step / steps_per_epoch, total)
+            if self.late and epoch > start - schedules.ROUNDING:
+                return warmup * schedules.late_rate(epoch, start, **late)
+            share: float = self.shape(epoch, total)
             return warmup * share
 
         return LambdaLR(optimizer, rate)

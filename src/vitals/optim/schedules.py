@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 
+ROUNDING = 1e-9
+"""Epochs by which a quotient of steps may miss the whole number that it stands for."""
+
 
 def constant(epoch: float, total: float) -> float:
     """1 throughout."""
@@ -44,6 +47,24 @@ def one_cycle(epoch: float, total: float, rise: float, initial: float, final: fl
     if progress < rise:
         return initial + (1 - initial) * (1 - math.cos(math.pi * progress / rise)) / 2
     return final + (1 - final) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
+
+
+def late_rate(
+    epoch: float, start: float, rate: float, low: float | None, cycle_epochs: float | None
+) -> float:
+    """The rate of the later epochs, in which weights are averaged: held, or falling in cycles.
+
+    Args:
+        epoch: `start` or later.
+        start: epochs after which it takes over.
+        rate: that is held, or from which every cycle falls.
+        low: that a cycle falls to in a straight line (Izmailov et al., 2018, section 3.2); None holds `rate`.
+        cycle_epochs: length of a cycle.
+    """
+    if low is None or cycle_epochs is None:
+        return rate
+    cycles = (epoch - start) / cycle_epochs
+    return rate + (low - rate) * max(0.0, cycles - math.floor(cycles + ROUNDING))
 
 
 def warmup(epoch: float, epochs: float) -> float:

@@ -1,0 +1,117 @@
+"""Which checkpoints make an ensemble. Importable without torch: a wrong folder is answered at once."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitals.errors import UserError
+from vitals.run_folder import RunFolder
+
+WAYS = ("runs", "sweep", "run")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that is to be a member, and the run that it belongs to."""
+
+    run: RunFolder
+    path: Path
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The members to be, best first where that is known, and a sentence for each that cannot be one."""
+
+    candidates: list[Candidate]
+    left_out: list[str]
+
+
+def select(options: DictConfig) -> Selection:
+    """The checkpoints that `options` ask for, as `configs/ensemble.yaml` describes them.
+
+    Raises:
+        UserError: if the folder that was named is none, or fewer than two members are found in all.
+    """
+    given = [way for way in WAYS if options[way]]
+    if len(given) != 1:
+        raise UserError(
+            f"say in one way where the members are: {', '.join(f'{way}=…' for way in WAYS)}; "
+            f"given {'are ' + ' and '.join(given) if given else 'is none'}."
+        )
+    if options.runs:
+        selection = _of_runs([str(path) for path in options.runs], options.checkpoint)
+    elif options.sweep:
+        selection = _of_sweep(Path(options.sweep), options.top, options.checkpoint)
+    else:
+        selection = _of_one_run(options.run)
+    require_members(len(selection.candidates), f"{given[0]}={options[given[0]]}", selection.left_out)
+    return selection
+
+
+def require_members(count: int, where: str, left_out: list[str]) -> None:
+    """Make sure that there are two members at least.
+
+    Args:
+        count: of the members.
+        where: they were looked for.
+        left_out: a sentence for each that cannot be a member.
+
+    Raises:
+        UserError: if there are fewer, with what was left out.
+    """
+    if count < 2:
+        found = "only one member" if count else "no member"
+        raise UserError("\n".join([f"{where} gives {found}, and an ensemble needs two.", *left_out]))
+
+
+def _of_runs(paths: list[str], checkpoint: str) -> Selection:
+    selection = Selection([], [])
+    for path in paths:
+        try:
+            run = RunFolder.existing(path, "runs")
+            selection.candidates.append(Candidate(run, run.checkpoint(checkpoint)))
+        except UserError as error:
+            selection.left_out.append(f"Left out: {error}")
+    return selection
+
+
+def _of_sweep(folder: Path, top: int, checkpoint: str) -> Selection:
+    if not folder.is_dir():
+        raise UserError(f"sweep={folder} is not a folder: name the folder of a sweep, logs/<name>/sweeps/….")
+    selection = Selection([], [])
+    scored: list[tuple[float, Candidate]] = []
+    for run in sorted(path.parent for path in folder.glob("*/config.yaml")):
+        try:
+            candidate = Candidate(RunFolder(run), RunFolder(run).checkpoint(checkpoint))
+            scored.append((best_validation(candidate.run), candidate))
+        except UserError as error:
+            selection.left_out.append(f"Left out: {error}")
+    if not scored and not selection.left_out:
+        raise UserError(f"sweep={folder} has no run in it: name the folder of a sweep, logs/<name>/sweeps/….")
+    scored.sort(key=lambda pair: -pair[0])  # keeps the order of the jobs among equals
+    selection.candidates.extend(candidate for _, candidate in scored[:top])
+    return selection
+
+
+def _of_one_run(path: str) -> Selection:
+    run = RunFolder.existing(path, "run")
+    # best.ckpt is a link: the file itself has the better name.
+    files = {file.resolve(): file for file in sorted(run.checkpoints.glob("*.ckpt"))}
+    return Selection([Candidate(run, file) for file in sorted(files.values())], [])
+
+
+def best_validation(run: RunFolder) -> float:
+    """The best validation accuracy in a run's `metrics.csv`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        with run.metrics.open(newline="", encoding="utf-8") as file:
+            return max(float(row["accuracy/val"]) for row in csv.DictReader(file) if row["accuracy/val"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{run.metrics} has no validation accuracy.") from None

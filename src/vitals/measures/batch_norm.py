@@ -1,0 +1,93 @@
+"""The statistics of BatchNorm layers, estimated anew for given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+
+def tracking_layers(module: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers of `module` whose statistics follow the batches: in training mode, not frozen."""
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm) and layer.training and layer.running_mean is not None
+    ]
+
+
+def reestimate(layers: Sequence[_BatchNorm], run: Callable[[Any], Any], batches: Iterable[Any]) -> int:
+    """Set the running mean and variance of `layers` to their means over `batches`.
+
+    Averaged weights need this: the statistics of no weights that went into them are theirs (Izmailov et al.,
+    2018, section 3.2).
+
+    Args:
+        layers: BatchNorm layers in training mode; their momenta are as before afterwards.
+        run: sends one batch through the network that the layers belong to, in the modes that it is in.
+        batches: of training samples.
+
+    Returns:
+        The number of batches seen. Where it is 0 the layers are left as they were.
+    """
+    waiting = iter(batches)
+    first = next(waiting, None)
+    if first is None or not layers:
+        return 0
+    passes = _Passes(layers, run)
+    momenta = [layer.momentum for layer in layers]
+
+    def wrapped() -> Iterable[list[Any]]:
+        yield [first]  # update_bn passes on the first entry of a list
+        for batch in waiting:
+            yield [batch]
+
+    try:
+        update_bn(wrapped(), passes)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    return passes.count
+
+
+class _Passes(nn.Module):
+    """Shows `update_bn` the layers to estimate alone, and runs the whole network."""
+
+    def __init__(self, layers: Sequence[_BatchNorm], run: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.layers, self.run, self.count = nn.ModuleList(layers), run, 0
+
+    def forward(self, batch: Any) -> None:
+        self.run(batch)
+        self.count += 1
+
+
+@torch.no_grad()
+def pooled(layers: Sequence[_BatchNorm], mean_over_processes: Callable[[Tensor], Tensor]) -> None:
+    """Give `layers` the statistics of the samples of all processes together, each with as many as the others.
+
+    The variance of all samples is the mean of the variances within the processes and the variance of their
+    means.
+
+    Args:
+        layers: with running statistics of this process.
+        mean_over_processes: of a float tensor, element by element.
+    """
+    if not layers:
+        return
+    means = torch.cat([_statistic(layer.running_mean) for layer in layers])
+    squares = torch.cat([_statistic(layer.running_var) for layer in layers]) + means**2
+    means, squares = mean_over_processes(torch.stack([means, squares]))
+    sizes = [layer.num_features for layer in layers]
+    for layer, mean, square in zip(layers, means.split(sizes), squares.split(sizes), strict=True):
+        _statistic(layer.running_mean).copy_(mean)
+        _statistic(layer.running_var).copy_(square - mean**2)
+
+
+def _statistic(buffer: Tensor | None) -> Tensor:
+    assert buffer is not None
+    return buffer

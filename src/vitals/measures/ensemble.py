@@ -1,0 +1,115 @@
+"""How good several classifiers are together: cs231n "Neural Networks Part 3", section "Model ensembles"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+BINS = 15
+"""Bins of the expected calibration error (Guo et al., 2017)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of probabilities against the true classes; shares from 0 to 1, the likelihood in nats."""
+
+    accuracy: float
+    nll: float
+    """Mean negative log-likelihood of the true class."""
+    calibration_error: float
+    """Expected difference of confidence and accuracy."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What ensembles of so many members reach: over all choices of the members, or `subsets` drawn ones."""
+
+    members: int
+    subsets: int
+    accuracy: float
+    """Of the mean probabilities; the mean over the subsets."""
+    lowest: float
+    highest: float
+    vote_accuracy: float
+    nll: float
+
+
+def scores(probabilities: Tensor, labels: Tensor) -> Scores:
+    """Of `probabilities` (N, C) against `labels` (int64, N)."""
+    return Scores(
+        _share_right(probabilities.argmax(1), labels),
+        _nll(probabilities, labels),
+        float(
+            multiclass_calibration_error(
+                probabilities, labels, num_classes=probabilities.shape[1], n_bins=BINS, norm="l1"
+            )
+        ),
+    )
+
+
+def majority_vote(probabilities: Tensor) -> Tensor:
+    """The class (N) that most members (M, N, C) hold most probable; among equals that of the largest mean."""
+    classes = probabilities.shape[2]
+    votes = torch.nn.functional.one_hot(probabilities.argmax(2), classes).sum(0)
+    # Means are at most 1 and votes whole numbers: half a mean decides between equals alone.
+    return (votes + probabilities.mean(0) / 2).argmax(1)
+
+
+def vote_accuracy(probabilities: Tensor, labels: Tensor) -> float:
+    """Share of the `labels` (N) that the majority of the members (M, N, C) votes for."""
+    return _share_right(majority_vote(probabilities), labels)
+
+
+def disagreement(probabilities: Tensor) -> Tensor:
+    """Share of the images (M, M) of which two members (M, N, C) give different classes; 0 on the diagonal."""
+    classes = probabilities.argmax(2)
+    return (classes[:, None] != classes[None]).float().mean(2)
+
+
+def by_size(probabilities: Tensor, labels: Tensor, subsets: int = 50, seed: int = 0) -> list[Size]:
+    """Accuracy against the number of members, from 1 to M.
+
+    Args:
+        probabilities: of the members (M, N, C).
+        labels: int64, N.
+        subsets: choices of members of each number at most; where there are more they are drawn.
+        seed: of the draw.
+    """
+    count = len(probabilities)
+    generator = torch.Generator().manual_seed(seed)
+    sizes = []
+    for size in range(1, count + 1):
+        if comb(count, size) <= subsets:
+            chosen = [list(subset) for subset in combinations(range(count), size)]
+        else:
+            chosen = [torch.randperm(count, generator=generator)[:size].tolist() for _ in range(subsets)]
+        means = [probabilities[subset].mean(0) for subset in chosen]
+        accuracies = [_share_right(mean.argmax(1), labels) for mean in means]
+        votes = [vote_accuracy(probabilities[subset], labels) for subset in chosen]
+        likelihoods = [_nll(mean, labels) for mean in means]
+        sizes.append(
+            Size(
+                size,
+                len(chosen),
+                sum(accuracies) / len(chosen),
+                min(accuracies),
+                max(accuracies),
+                sum(votes) / len(chosen),
+                sum(likelihoods) / len(chosen),
+            )
+        )
+    return sizes
+
+
+def _nll(probabilities: Tensor, labels: Tensor) -> float:
+    likely = probabilities.gather(1, labels[:, None]).clamp_min(torch.finfo(probabilities.dtype).tiny)
+    return float(-likely.log().mean())
+
+
+def _share_right(classes: Tensor, labels: Tensor) -> float:
+    return float((classes == labels).double().mean())

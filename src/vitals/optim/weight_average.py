@@ -1,0 +1,149 @@
+"""Averages of a network's weights over the later part of a training.
+
+Three kinds: `swa`, the equal mean (Izmailov et al., 2018, "Averaging Weights Leads to Wider Optima"); `ema`,
+an exponentially decaying mean (cs231n "Neural Networks Part 3", section "Model ensembles"); `last_k`, the
+mean of the last few checkpoints (the same section).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from vitals.errors import UserError, did_you_mean
+
+Kind = Literal["swa", "ema", "last_k"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def ema_decay(count: int, decay: float) -> float:
+    """The decay after `count` averaged weights: min(decay, (1 + n)/(10 + n)).
+
+    The warm-up lets the mean forget its first weights in a short run, too.
+    """
+    return min(decay, (1 + count) / (10 + count))
+
+
+class AveragedWeights(AveragedModel):
+    """torch's `AveragedModel` with one multi-tensor update and no wait for the device.
+
+    `module` is a copy of the model that becomes the average when `finish` is called, and not before. Weights
+    in 16 bits are averaged in 32: a small step towards them would be rounded away.
+
+    Args:
+        model: to be copied.
+        kind: of the average.
+        decay: of `ema`, from one update to the next, above 0 and below 1, reached after a warm-up.
+        last: weights that `last_k` keeps, 1 or more.
+
+    Raises:
+        UserError: if there is no such kind, or a value is out of range.
+    """
+
+    def __init__(self, model: nn.Module, kind: Kind = "swa", decay: float = 0.999, last: int = 5) -> None:
+        if kind not in KINDS:
+            raise UserError(f"average.kind={kind} does not exist: {did_you_mean(kind, KINDS)}")
+        if not 0 < decay < 1:
+            raise UserError(f"average.decay={decay:g} is not allowed: it must be between 0 and 1.")
+        if last < 1:
+            raise UserError(f"average.last={last} is not allowed: it must be 1 or more.")
+        super().__init__(model)
+        self.kind, self.decay = kind, decay
+        self.count = 0
+        self.recent: deque[list[Tensor]] = deque(maxlen=last)
+        self.means = [_in_32_bits(parameter) for parameter in self.module.parameters()]
+        self.sources: tuple[nn.Module | None, list[Tensor]] = (None, [])
+        """The model last averaged and its parameters: to look for them takes as long as to average them."""
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the present weights of `model` into the average."""
+        if self.sources[0] is not model:
+            self.sources = model, [*model.parameters()]
+        values = self.sources[1]
+        if self.kind == "last_k":
+            self.recent.append([value.detach().clone() for value in values])
+        elif self.kind == "swa":
+            _move(self.means, values, 1 / (self.count + 1))
+        else:
+            _move(self.means, values, 1 - ema_decay(self.count, self.decay) if self.count else 1.0)
+        self.count += 1
+
+    @torch.no_grad()
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Make `module` the average, with the buffers of `model`, and return it.
+
+        BatchNorm's buffers among them belong to other weights: see `vitals.measures.batch_norm`.
+        """
+        self.sources = None, []  # looked for anew, as something may have replaced them
+        for number, values in enumerate(self.recent):
+            _move(self.means, values, 1 / (number + 1))
+        for parameter, mean in zip(self.module.parameters(), self.means, strict=True):
+            if mean is not parameter:
+                parameter.copy_(mean)
+        for buffer, source in zip(self.module.buffers(), model.buffers(), strict=True):
+            buffer.copy_(source)
+        self.n_averaged.fill_(self.count)
+        return self.module
+
+    def averaging_state(self) -> dict[str, Any]:
+        """What `load_averaging_state` needs, in tensors and plain types; the tensors are not copied."""
+        return {
+            "kind": self.kind,
+            "count": self.count,
+            "means": [mean.detach() for mean in self.means] if self.kind != "last_k" else [],
+            "recent": [list(values) for values in self.recent],
+        }
+
+    @torch.no_grad()
+    def load_averaging_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `averaging_state` was taken.
+
+        Raises:
+            UserError: if it was taken from another kind of average, or of another network.
+        """
+        if state["kind"] != self.kind:
+            raise UserError(
+                f"average.kind={self.kind} cannot continue an average of the kind {state['kind']}: leave "
+                f"average.kind out, or start a new run."
+            )
+        for weights in [state["means"] or self.means, *state["recent"]]:
+            if [weight.shape for weight in weights] != [mean.shape for mean in self.means]:
+                raise UserError("the average in the checkpoint is that of another network.")
+        self.count = state["count"]
+        for mean, saved in zip(self.means, state["means"], strict=False):
+            mean.copy_(saved)
+        self.recent.clear()
+        for values in state["recent"]:
+            # As new tensors: those of the checkpoint may be used for something else.
+            self.recent.append(
+                [value.to(mean.device, copy=True) for value, mean in zip(values, self.means, strict=True)]
+            )
+
+
+def _in_32_bits(parameter: Tensor) -> Tensor:
+    return parameter.detach().float() if parameter.dtype in (torch.float16, torch.bfloat16) else parameter
+
+
+def _move(means: list[Tensor], values: list[Tensor], share: float) -> None:
+    """Move `means` towards `values` by `share` of the way; 1 copies, whatever stood there before."""
+    if share == 1:
+        torch._foreach_copy_(means, values)
+        return
+    if all(mean.dtype is value.dtype is torch.float32 for mean, value in zip(means, values, strict=True)):
+        torch._foreach_lerp_(means, values, share)
+        return
+    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for mean, value in zip(means, values, strict=True):
+        if not (mean.is_floating_point() or mean.is_complex()):
+            mean.copy_(value)
+            continue
+        group = groups.setdefault(mean.dtype, ([], []))
+        group[0].append(mean)
+        group[1].append(value.to(mean.dtype))
+    for some_means, some_values in groups.values():
+        torch._foreach_lerp_(some_means, some_values, share)
