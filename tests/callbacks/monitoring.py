@@ -80,7 +80,7 @@ def watched(
 
 def skipped(diagnosis: Diagnosis, trainer: L.Trainer) -> dict[str, str]:
     """Reasons by monitor."""
-    found: list[Finding] = diagnosis.gathered(trainer)
+    found: list[Finding] = diagnosis.findings
     return {finding.where: finding.message for finding in found if finding.cause == "skipped"}
 
 

@@ -148,8 +148,8 @@ def test_a_step_left_out_by_the_gradient_scaler_is_not_measured(tmp_path: Path) 
     module = Foreign(convnet())
     _, events, diagnosis = watched(module, tmp_path, Overflows(), *monitors(), plugins=[scaler])
     assert list(events.scalars("update_ratio/net.0.weight")) == [1, 3, 4]
-    assert diagnosis.gathered(diagnosis_trainer := module.trainer) == []
-    assert skipped(diagnosis, diagnosis_trainer) == {}
+    assert diagnosis.findings == []
+    assert skipped(diagnosis, module.trainer) == {}
 
 
 def test_a_module_without_optimizer_is_skipped_with_the_reason(tmp_path: Path) -> None:
