@@ -25,7 +25,7 @@ def print_start(config: DictConfig, classifier: Any, data: Any, folder: RunFolde
         f"{config.data.name}: {len(data.train):,} images to train, {len(data.validation):,} to validate, "
         f"{len(data.test):,} to test"
     )
-    console.print(f"run folder: {_shown(folder.path)}", soft_wrap=True)
+    console.print(f"run folder: {shown(folder.path)}", soft_wrap=True)
 
 
 def final_metrics(folder: RunFolder, test: dict[str, float]) -> dict[str, float]:
@@ -69,8 +69,8 @@ def print_results(folder: RunFolder, metrics: dict[str, float]) -> None:
     console.print(table)
     minutes = folder.read_status().get("training_seconds", 0) / 60
     console.print(f"trained in {minutes:.1f} minutes")
-    console.print(f"curves:   tensorboard --logdir {_shown(folder.path)}", soft_wrap=True)
-    console.print(f"evaluate: python scripts/evaluate.py run={_shown(folder.path)}", soft_wrap=True)
+    console.print(f"curves:   tensorboard --logdir {shown(folder.path)}", soft_wrap=True)
+    console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
 
 
 def print_interruption(folder: RunFolder) -> None:
@@ -79,7 +79,7 @@ def print_interruption(folder: RunFolder) -> None:
     epoch = folder.read_status().get("epoch", 0)
     if folder.last_checkpoint.exists():
         console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch}. To go on:")
-        console.print(f"python scripts/train.py resume={_shown(folder.path)}", soft_wrap=True)
+        console.print(f"python scripts/train.py resume={shown(folder.path)}", soft_wrap=True)
     else:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
 
@@ -95,7 +95,7 @@ def print_evaluation(checkpoint: Path, split: str, metrics: dict[str, float]) ->
     Console().print(table)
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """The path as short as it can be typed from here."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

@@ -171,6 +171,23 @@ class Trainer(_Component):
     log_every_n_steps: Count
 
 
+SweepDevices = Annotated[
+    Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
+    Field(description="auto, cpu or a list of numbers of GPUs"),
+]
+
+
+class Launcher(_Strict):
+    """Where the jobs of a sweep run; see `vitals.sweeps.backends`."""
+
+    name: Literal["local"] = "local"
+    devices: SweepDevices = "auto"
+    jobs_per_device: Count = 1
+    devices_per_job: OptionalCount = None
+    time_limit: OptionalPositive = None
+    fork_server: Switch = True
+
+
 class Experiment(_Strict):
     """The whole configuration of `scripts/train.py`."""
 
@@ -188,6 +205,8 @@ class Experiment(_Strict):
     logger: dict[str, Any]
     callbacks: dict[str, Any]
     checks: Checks
+    launcher: Launcher = Launcher()
+    resume_sweep: OptionalText = None
 
 
 class Evaluation(_Strict):
