@@ -32,6 +32,7 @@ from vitals.building import (
     require_same_network,
 )
 from vitals.callbacks.run_status import RunStatus
+from vitals.callbacks.stop_hopeless import StopHopeless
 from vitals.callbacks.tensorboard import RunTensorBoard
 from vitals.errors import ChecksFailed, UserError
 from vitals.optim.factories import Schedule, optimizer_factory
@@ -108,7 +109,12 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     trainer = build_trainer(
         config,
         logger=loggers,
-        callbacks=[*build_callbacks(config), *build_checks(config), RunStatus(folder)],
+        callbacks=[
+            *build_callbacks(config),
+            *build_checks(config),
+            *([StopHopeless(folder)] if config.stop_hopeless else []),
+            RunStatus(folder),
+        ],
         default_root_dir=str(folder.path),
     )
     checkpoint = None

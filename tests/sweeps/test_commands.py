@@ -97,3 +97,32 @@ def test_ddp_jobs_train_once_each_at_their_own_rate(tmp_path: Path) -> None:
             "train_ddp_process_1.log",
         ]
         assert json.loads((job / "job.json").read_text())["devices"] == ["cpu0", "cpu1"]
+
+
+def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=1", "optimizer.lr=tag(log,interval(1e-4,1))"]
+    done = sweep(tmp_path, *TINY, *words, "hydra.sweep.dir=sweep", "search.trials=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = jobs(tmp_path)
+    before = [(job / "metrics.csv").stat().st_mtime_ns for job in first]
+    done = sweep(tmp_path, "resume_sweep=sweep", "search.trials=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert jobs(tmp_path)[:2] == first
+    assert [(job / "metrics.csv").stat().st_mtime_ns for job in first] == before
+    rates = [RunFolder(job).read_config().optimizer.lr for job in jobs(tmp_path)]
+    assert len(set(rates)) == 3
+    assert all(1e-4 <= rate <= 1 for rate in rates)
+
+
+def test_coarse_to_fine_trains_fewer_and_longer_in_the_span_of_the_best(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=3", "search=coarse_to_fine", "search.trials=4", "seed=0"]
+    words += ["search.stage_epochs=[1,2,null]", "search.stage_jobs=[1.0,0.5,1]", "optimizer.momentum=0.9"]
+    done = sweep(tmp_path, *TINY, *words, "optimizer.weight_decay=0", "network.dropout=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [(len(epochs(job)), RunFolder(job)) for job in sorted(jobs(tmp_path), key=lambda job: job.name)]
+    assert [count for count, _ in runs] == [1, 1, 1, 1, 2, 2, 3]
+    rates = [run.read_config().optimizer.lr for _, run in runs]
+    score = [run.read_status()["metrics"]["best/accuracy_val"] for _, run in runs]
+    best_two = sorted(rates[:4], key=lambda rate: -score[rates.index(rate)])[:2]
+    assert rates[4] == best_two[0]
+    assert all(min(best_two) / 3.2 <= rate <= max(best_two) * 3.2 for rate in rates[4:6])

@@ -33,7 +33,7 @@ Check = Callable[[DictConfig], None]
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
-OF_SWEEPS = ("launcher", "resume_sweep")
+OF_SWEEPS = ("launcher", "search", "resume_sweep")
 """Keys that say how to run several jobs, and nothing of what one run does."""
 
 
@@ -75,6 +75,10 @@ def _check_command_line(
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.shell_completion:
         return
+    if arguments.multirun and _needs_a_search(arguments.overrides):
+        further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
+        sys.argv += further
+        arguments.overrides += further
     overrides = Overrides(config_dir, config_name, arguments.overrides)
     if arguments.cfg or arguments.info:
         return
@@ -98,6 +102,12 @@ def _check_command_line(
         prepare(config)
     spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
     sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+
+
+def _needs_a_search(words: list[str]) -> bool:
+    """Whether a key is given a range, and no search that could choose values in it."""
+    intervals = any("interval(" in word for word in words)
+    return intervals and not any(word.startswith(("search=", "resume_sweep=")) for word in words)
 
 
 def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:

@@ -188,6 +188,25 @@ class Launcher(_Strict):
     fork_server: Switch = True
 
 
+class Search(_Strict):
+    """Which jobs a sweep has; see `vitals.sweeps.search`."""
+
+    name: Literal["grid", "random", "tpe", "coarse_to_fine"] = "grid"
+    trials: Count = 1
+    seed: SplitSeed = 0
+    stop_hopeless: Switch = False
+    space: dict[str, Text] = {}
+    points: Annotated[int, _number("a whole number of 2 or more", ge=2)] = 5
+    startup: Count = 10
+    stage_epochs: list[OptionalCount] = []
+    stage_jobs: list[
+        Annotated[
+            Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
+            Field(description="a whole number of 1 or more, or a share greater than 0 and up to 1.0"),
+        ]
+    ] = []
+
+
 class Experiment(_Strict):
     """The whole configuration of `scripts/train.py`."""
 
@@ -206,6 +225,8 @@ class Experiment(_Strict):
     callbacks: dict[str, Any]
     checks: Checks
     launcher: Launcher = Launcher()
+    search: Search = Search()
+    stop_hopeless: Switch
     resume_sweep: OptionalText = None
 
 

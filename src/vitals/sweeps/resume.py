@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vitals.errors import UserError
 from vitals.sweeps.folder import SweepFolder
 
-MAY_CHANGE = ("launcher", "search.trials")
+MAY_CHANGE = ("launcher", "search.trials=")
 
 
 def words_of_sweep(path: str, arguments: Sequence[str]) -> list[str]:

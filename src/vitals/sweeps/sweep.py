@@ -79,6 +79,7 @@ class Sweep:
         jobs: Iterable[tuple[int, list[str]]],
         total: int | None,
         ended: Ended = lambda job, status: None,
+        numbers: range | None = None,
     ) -> None:
         """Run the jobs that are not finished yet.
 
@@ -86,6 +87,7 @@ class Sweep:
             jobs: number and words of each, taken one by one as devices become free.
             total: how many there are; None where that is not known.
             ended: called with each job that was run, and its status.
+            numbers: of these jobs, where the sweep has others beside them.
 
         Raises:
             SweepInterrupted: after Ctrl-C or SIGTERM.
@@ -93,7 +95,11 @@ class Sweep:
         settings = self.config.launcher
         with self.backend.starter() as starter:
             devices = self.backend.devices
-            done = sum(is_finished(folder) for folder in self.folder.jobs())
+            done = sum(
+                is_finished(folder)
+                for folder in self.folder.jobs()
+                if numbers is None or int(folder.name.partition("_")[0]) in numbers
+            )
             at_once = len(devices.names) * devices.jobs_per_device
             limit = None if settings.time_limit is None else 60.0 * settings.time_limit
             with LiveTable(total, done, at_once) as view:
@@ -140,7 +146,7 @@ class Sweep:
 
     def _name_jobs_by_what_differs(self) -> None:
         fixed = [override.key_or_group for override in self.overrides if not override.is_sweep_override()]
-        word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+        word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*fixed, 'stop_hopeless'])}]"
         self.config.hydra.overrides.hydra.append(word)
 
 
@@ -151,12 +157,13 @@ def run_sweep(sweep: Sweep) -> None:
         UserError: if something that the sweep needs is missing.
         SystemExit: with code 1, or 128 and the signal's number after an interruption.
     """
+    from vitals.sweeps.search import run_search
+
     sweep.require_prerequisites()
     with sweep.folder.only_one():
         sweep.folder.write_record(sweep.arguments, sweep.script)
-        words = sweep.product()
         try:
-            sweep.run(enumerate(words), len(words))
+            run_search(sweep)
         except SweepInterrupted as stop:
             print_interruption(sweep)
             sys.exit(128 + stop.number)
