@@ -75,17 +75,18 @@ def _check_command_line(
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.shell_completion:
         return
+    if any(word.startswith("resume_sweep=") for word in arguments.overrides):
+        if not arguments.multirun:
+            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
+        _check_command_line(config_dir, config_name, check, prepare)
+        return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
         arguments.overrides += further
     overrides = Overrides(config_dir, config_name, arguments.overrides)
     if arguments.cfg or arguments.info:
-        return
-    if overrides.value("resume_sweep") is not None:
-        if not arguments.multirun:
-            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
-        sys.argv[1:] = ["-m", *words_of_sweep(str(overrides.value("resume_sweep")), overrides.arguments)]
         return
     resume = overrides.value("resume")
     if resume is not None:
@@ -107,7 +108,7 @@ def _check_command_line(
 def _needs_a_search(words: list[str]) -> bool:
     """Whether a key is given a range, and no search that could choose values in it."""
     intervals = any("interval(" in word for word in words)
-    return intervals and not any(word.startswith(("search=", "resume_sweep=")) for word in words)
+    return intervals and not any(word.startswith("search=") for word in words)
 
 
 def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:

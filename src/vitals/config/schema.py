@@ -30,6 +30,7 @@ OptionalShareBelowOne = Annotated[
 Count = Annotated[int, _number("a whole number of 1 or more", ge=1)]
 CountOrZero = Annotated[int, _number("a whole number of 0 or more", ge=0)]
 OptionalCount = Annotated[int | None, _number("a whole number of 1 or more,", True, ge=1)]
+OptionalCountOrZero = Annotated[int | None, _number("a whole number of 0 or more,", True, ge=0)]
 Seed = Annotated[int | None, _number("a whole number from 0 to 4294967295,", True, ge=0, le=2**32 - 1)]
 SplitSeed = Annotated[int, _number("a whole number from 0 to 4294967295", ge=0, le=2**32 - 1)]
 Switch = Annotated[bool, Field(description="true or false")]
@@ -180,12 +181,23 @@ SweepDevices = Annotated[
 class Launcher(_Strict):
     """Where the jobs of a sweep run; see `vitals.sweeps.backends`."""
 
-    name: Literal["local"] = "local"
+    name: Literal["local", "ray", "slurm"] = "local"
     devices: SweepDevices = "auto"
     jobs_per_device: Count = 1
     devices_per_job: OptionalCount = None
     time_limit: OptionalPositive = None
     fork_server: Switch = True
+    address: Text = "local"
+    cpus: OptionalCount = None
+    gpus: OptionalCountOrZero = None
+    cpus_per_device: Count = 1
+    partition: OptionalText = None
+    gpus_per_device: CountOrZero = 1
+    memory_gb: Count = 1
+    minutes: Count = 1
+    requeues: CountOrZero = 0
+    parallel: Count = 1
+    setup: list[Text] = []
 
 
 class Search(_Strict):

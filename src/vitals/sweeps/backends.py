@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vitals.errors import UserError
 from vitals.sweeps.devices import Devices
 from vitals.sweeps.fork_server import starter_for
 from vitals.sweeps.processes import Starter
@@ -27,7 +30,27 @@ def backend(config: DictConfig, script: str) -> Backend:
     Raises:
         UserError: if the package, the cluster or the devices for it are missing.
     """
+    settings = config.launcher
+    if settings.name == "ray":
+        from vitals.sweeps import ray_backend
+
+        _require_package("ray", "ray")
+        devices = ray_backend.connect(settings)
+        return Backend(devices, lambda: ray_backend.ray_starter(settings, devices))
+    if settings.name == "slurm":
+        from vitals.sweeps import slurm_backend
+
+        _require_package("submitit", "slurm")
+        folder = Path(config.hydra.sweep.dir).absolute() / ".slurm"
+        return Backend(
+            slurm_backend.connect(settings), lambda: slurm_backend.slurm_starter(settings, script, folder)
+        )
     return _local(config)
+
+
+def _require_package(package: str, launcher: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(f"launcher={launcher} needs the package {package}: pip install -e '.[{launcher}]'")
 
 
 def _local(config: DictConfig) -> Backend:

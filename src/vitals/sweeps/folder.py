@@ -66,6 +66,14 @@ class SweepFolder:
             content = {"words": list(words), "script": script, "folder": os.getcwd(), "started": now()}
             self.record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
+    def add_to_record(self, **facts: Any) -> None:
+        """Write `facts` into `sweep.json` beside what is there."""
+        temporary = self.record.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps(self.read_record() | facts, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
+        temporary.replace(self.record)
+
     @contextmanager
     def only_one(self) -> Iterator[None]:
         """Within it, no other process runs this sweep.

@@ -14,8 +14,8 @@ FEWEST_JOBS = 8
 def importance(results: SweepResults) -> dict[str, float]:
     """Share of the variance of the best validation accuracy by key, the largest first (fANOVA).
 
-    Only jobs of the same length are compared, the most frequent one. Empty where there are fewer than eight of
-    them, fewer than two keys, or no Optuna.
+    Only jobs of the same length are compared, the most frequent one. Empty where there are fewer than eight
+    of them, fewer than two keys, or no Optuna.
     """
     lengths = Counter(job.words.get("trainer.max_epochs") for job in results.ranked)
     if not lengths or find_spec("optuna") is None:

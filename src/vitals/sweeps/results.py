@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -161,12 +162,10 @@ def _read_job(path: Path) -> JobResult:
     job.test = test if test is not None and math.isfinite(test) else None
     if status.get("training_seconds") is not None:
         job.minutes = round(status["training_seconds"] / 60, 2)
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):
         job.findings = [
             finding.cause for finding in read_findings(path / "findings.json") if finding.alarming
         ]
-    except (OSError, ValueError, TypeError):
-        pass
     return job
 
 

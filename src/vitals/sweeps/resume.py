@@ -11,23 +11,24 @@ from vitals.sweeps.folder import SweepFolder
 MAY_CHANGE = ("launcher", "search.trials=")
 
 
-def words_of_sweep(path: str, arguments: Sequence[str]) -> list[str]:
-    """The words that start the sweep in `path` again, in the working folder in which it was started.
+def words_of_sweep(arguments: Sequence[str]) -> list[str]:
+    """The words that start a sweep again, in the working folder in which it was started.
 
     Args:
-        path: folder of the sweep.
-        arguments: the words of the command line: `resume_sweep` itself, and what may differ from last time.
+        arguments: the words of the command line: `resume_sweep=<folder>`, and what may differ from last time.
 
     Raises:
         UserError: if there is no sweep, or a word would change its jobs.
     """
+    given = [word for word in arguments if word.startswith("resume_sweep=")]
+    path = given[-1].partition("=")[2].strip("'\"")
     folder = SweepFolder.existing(path, "resume_sweep")
     record = folder.read_record()
     if not record:
         raise UserError(
             f"resume_sweep={path}: {folder.record} is missing or damaged, which says the command."
         )
-    further = [word for word in arguments if not word.startswith("resume_sweep=")]
+    further = [word for word in arguments if word not in given]
     for word in further:
         if not word.startswith(MAY_CHANGE):
             raise UserError(

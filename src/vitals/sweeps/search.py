@@ -27,6 +27,7 @@ def run_search(sweep: Sweep) -> None:
     search = sweep.config.get("search")
     if search is None:
         words = sweep.product()
+        sweep.folder.add_to_record(jobs=len(words))
         sweep.run(enumerate(words), len(words))
         return
     space = search_space(search.get("space") or {}, sweep.overrides, sweep.config)
@@ -34,10 +35,13 @@ def run_search(sweep: Sweep) -> None:
     if search.name == "grid":
         values = [[part.word(value) for value in part.evenly(search.points)] for part in space]
         points = [[*fixed, *words] for words in product(*values)]
+        sweep.folder.add_to_record(jobs=len(points), space=[part.sweep_word() for part in space])
         sweep.run(enumerate(points), len(points))
     elif search.name == "coarse_to_fine":
+        sweep.folder.add_to_record(space=[part.sweep_word() for part in space])
         _coarse_to_fine(sweep, space, fixed)
     else:
+        sweep.folder.add_to_record(jobs=search.trials, space=[part.sweep_word() for part in space])
         _stage(sweep, search.name, space, fixed, range(search.trials))
 
 
@@ -88,6 +92,7 @@ def _coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> N
     """
     search = sweep.config.search
     counts = [_count(jobs, search.trials) for jobs in search.stage_jobs]
+    sweep.folder.add_to_record(jobs=sum(counts))
     start, best = 0, None
     for stage, (epochs, count) in enumerate(zip(search.stage_epochs, counts, strict=True)):
         words = [*fixed, *_shortened(sweep, epochs)]

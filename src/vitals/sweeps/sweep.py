@@ -17,12 +17,14 @@ from omegaconf import DictConfig, open_dict
 
 from vitals.errors import UserError
 from vitals.prerequisites import require_prerequisites
-from vitals.results import shown
 from vitals.sweeps.backends import backend
 from vitals.sweeps.folder import SweepFolder, folder_name
 from vitals.sweeps.job import Job, clear_for_another_try, command_for, is_finished, job_words
 from vitals.sweeps.live_table import LiveTable
 from vitals.sweeps.queue import JobQueue, SweepInterrupted
+
+OF_THE_FOLDER = ("hydra.sweep.dir", "hydra.mode")
+"""Hydra's words that say where this sweep is, not what it does."""
 
 Ended = Callable[[Job, str], None]
 
@@ -40,10 +42,11 @@ class Sweep:
         self.config, self.context = config, context
         self.folder = SweepFolder(Path(config.hydra.sweep.dir).absolute())
         self.script = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else sys.argv[0]
-        self.arguments = list(arguments)
+        hydra = [str(word) for word in config.hydra.overrides.hydra]
+        self.arguments = [*arguments, *(word for word in hydra if not word.startswith(OF_THE_FOLDER))]
         parser = OverridesParser.create(config_loader=context.config_loader)
         self.overrides = parser.parse_overrides(job_words(arguments))
-        self.hydra_words = job_words([str(word) for word in config.hydra.overrides.hydra])
+        self.hydra_words = job_words(hydra)
         self._name_jobs_by_what_differs()
 
     def product(self) -> list[list[str]]:
@@ -157,6 +160,7 @@ def run_sweep(sweep: Sweep) -> None:
         UserError: if something that the sweep needs is missing.
         SystemExit: with code 1, or 128 and the signal's number after an interruption.
     """
+    from vitals.sweeps.report import report  # imports Matplotlib
     from vitals.sweeps.search import run_search
 
     sweep.require_prerequisites()
@@ -165,14 +169,7 @@ def run_sweep(sweep: Sweep) -> None:
         try:
             run_search(sweep)
         except SweepInterrupted as stop:
-            print_interruption(sweep)
+            report(sweep.folder)
             sys.exit(128 + stop.number)
-        if not all(is_finished(folder) for folder in sweep.folder.jobs()):
-            print_interruption(sweep)
+        if not all(job.complete for job in report(sweep.folder).jobs):
             sys.exit(1)
-
-
-def print_interruption(sweep: Sweep) -> None:
-    """How to go on with what is missing."""
-    print("\nTo run what is missing or failed:")
-    print(f"python {sweep.script} -m resume_sweep={shown(sweep.folder.path)}")
