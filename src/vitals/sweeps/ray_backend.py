@@ -1,9 +1,9 @@
 """Jobs on Ray: this machine's own instance, or a cluster that runs already.
 
-Ray decides where a job goes and sets CUDA_VISIBLE_DEVICES there; the job itself is the same plain command in a
-process of its own, so that Lightning's DDP works in it and a crash ends nothing else. (hydra-ray-launcher 1.2.2
-runs the task in Ray's worker: DDP dies there, a killed worker is retried into the same folder or takes the
-queue with it, and it needs cloudpickle < 3.)
+Ray decides where a job goes and sets CUDA_VISIBLE_DEVICES there; the job itself is the same plain command in
+a process of its own, so that Lightning's DDP works in it and a crash ends nothing else. (hydra-ray-launcher
+1.2.2 runs the task in Ray's worker: DDP dies there, a killed worker is retried into the same folder or takes
+the queue with it, and it needs cloudpickle < 3.)
 
 The nodes share a file system with the machine that runs the sweep, and have the same Python environment.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -123,6 +124,27 @@ def ray_starter(settings: DictConfig, devices: Devices) -> Iterator[Starter]:
         ray.shutdown()
 
 
+def _no_cluster(address: str, why: str) -> UserError:
+    return UserError(
+        f"launcher.address={address} is no Ray cluster ({why}): start one with `ray start --head`, or take "
+        f"launcher.address=local."
+    )
+
+
+def _require_listener(address: str) -> None:
+    """Make sure that somebody listens at `host:port`; Ray would try for minutes.
+
+    Raises:
+        UserError: if nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise _no_cluster(address, str(error)) from None
+
+
 def connect(settings: DictConfig) -> Devices:
     """Start Ray here, or join the cluster at `launcher.address`, and count what it has.
 
@@ -131,6 +153,7 @@ def connect(settings: DictConfig) -> Devices:
     """
     import ray
 
+    _require_listener(settings.address)
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -139,11 +162,7 @@ def connect(settings: DictConfig) -> Devices:
     try:
         ray.init(address=settings.address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"launcher.address={settings.address}: Ray says: {first} Start a cluster with `ray start --head`, "
-            f"or take launcher.address=local."
-        ) from error
+        raise _no_cluster(settings.address, str(error).strip().splitlines()[0]) from error
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     count = gpus or int(resources.get("CPU", 1) // settings.cpus_per_device)
