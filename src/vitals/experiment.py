@@ -34,6 +34,7 @@ from vitals.building import (
     require_same_network,
 )
 from vitals.callbacks.run_status import RunStatus
+from vitals.callbacks.stop_hopeless import StopHopeless
 from vitals.callbacks.tensorboard import RunTensorBoard
 from vitals.checks.page import print_findings, sentence
 from vitals.errors import ChecksFailed, FaultsFound, UserError
@@ -125,6 +126,7 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             *build_callbacks(config),
             *build_checks(config),
             diagnosis,
+            *([StopHopeless(folder)] if config.stop_hopeless else []),
             RunStatus(folder),
         ],
         default_root_dir=str(folder.path),

@@ -17,17 +17,24 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.config.overrides import Overrides, groups
 from vitals.config.resume import resumed_config
-from vitals.errors import ChecksFailed, UserError
+from vitals.errors import UserError
 from vitals.run_folder import RunFolder
+from vitals.sweeps.folder import folder_name
+from vitals.sweeps.foreign import run_as_command
+from vitals.sweeps.resume import words_of_sweep
 
 Task = Callable[[DictConfig], None]
 Check = Callable[[DictConfig], None]
 
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
+
+OF_SWEEPS = ("launcher", "search", "resume_sweep")
+"""Keys that say how to run several jobs, and nothing of what one run does."""
 
 
 def run_command(
@@ -68,6 +75,16 @@ def _check_command_line(
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.shell_completion:
         return
+    if any(word.startswith("resume_sweep=") for word in arguments.overrides):
+        if not arguments.multirun:
+            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
+        _check_command_line(config_dir, config_name, check, prepare)
+        return
+    if arguments.multirun and _needs_a_search(arguments.overrides):
+        further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
+        sys.argv += further
+        arguments.overrides += further
     overrides = Overrides(config_dir, config_name, arguments.overrides)
     if arguments.cfg or arguments.info:
         return
@@ -82,37 +99,39 @@ def _check_command_line(
     else:
         for config in overrides.composed():
             check(config)
-            if arguments.multirun and config.get("trainer", {}).get("strategy") == "ddp":
-                raise UserError(
-                    "trainer=ddp cannot be swept: its second process would start the sweep anew. "
-                    "Run the jobs one by one, or sweep with trainer=gpu."
-                )
     if prepare is not None and not arguments.multirun:
         prepare(config)
     spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
     sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
 
 
+def _needs_a_search(words: list[str]) -> bool:
+    """Whether a key is given a range, and no search that could choose values in it."""
+    intervals = any("interval(" in word for word in words)
+    return intervals and not any(word.startswith("search=") for word in words)
+
+
 def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:
     """Give the command to Hydra, with its errors passed on to us instead of printed."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     mistakes: list[UserError] = []
+    script = sys.argv[0]
 
     def run(config: DictConfig) -> None:
         _restore("HYDRA_FULL_ERROR", before)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # with hydra/sweeper=basic
+            run_as_command(script)
+            return
         try:
             if config.get("resume"):
                 words = HydraConfig.get().overrides.task
                 config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
             check(config)
+            with open_dict(config):
+                for key in OF_SWEEPS:
+                    config.pop(key, None)
             task(config)
-        except ChecksFailed as stop:  # ends the program with code 3, but of a sweep one job alone
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise UserError(stop.reason) from stop
-            raise
         except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # so that the launcher counts the job as failed and goes on with the others
             mistakes.append(error)
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -121,7 +121,8 @@ class Overrides:
             return [str(override.input_line)]
         swept: Any = override.value()
         if override.is_interval_sweep():
-            values = [swept.start, swept.end]
+            last = math.nextafter(swept.end, swept.start) if isinstance(swept.end, float) else swept.end
+            values = [swept.start, last]
         elif isinstance(swept, Glob):
             values = swept.filter(self.groups.get(override.key_or_group, []))
         else:

@@ -33,6 +33,7 @@ OptionalNonNegative = Annotated[
 Count = Annotated[int, _number("a whole number of 1 or more", ge=1)]
 CountOrZero = Annotated[int, _number("a whole number of 0 or more", ge=0)]
 OptionalCount = Annotated[int | None, _number("a whole number of 1 or more,", True, ge=1)]
+OptionalCountOrZero = Annotated[int | None, _number("a whole number of 0 or more,", True, ge=0)]
 Seed = Annotated[int | None, _number("a whole number from 0 to 4294967295,", True, ge=0, le=2**32 - 1)]
 SplitSeed = Annotated[int, _number("a whole number from 0 to 4294967295", ge=0, le=2**32 - 1)]
 Switch = Annotated[bool, Field(description="true or false")]
@@ -210,6 +211,53 @@ class Trainer(_Component):
     log_every_n_steps: Count
 
 
+SweepDevices = Annotated[
+    Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
+    Field(description="auto, cpu or a list of numbers of GPUs"),
+]
+
+
+class Launcher(_Strict):
+    """Where the jobs of a sweep run; see `vitals.sweeps.backends`."""
+
+    name: Literal["local", "ray", "slurm"] = "local"
+    devices: SweepDevices = "auto"
+    jobs_per_device: Count = 1
+    devices_per_job: OptionalCount = None
+    time_limit: OptionalPositive = None
+    fork_server: Switch = True
+    address: Text = "local"
+    cpus: OptionalCount = None
+    gpus: OptionalCountOrZero = None
+    cpus_per_device: Count = 1
+    partition: OptionalText = None
+    gpus_per_device: CountOrZero = 1
+    memory_gb: Count = 1
+    minutes: Count = 1
+    requeues: CountOrZero = 0
+    parallel: Count = 1
+    setup: list[Text] = []
+
+
+class Search(_Strict):
+    """Which jobs a sweep has; see `vitals.sweeps.search`."""
+
+    name: Literal["grid", "random", "tpe", "coarse_to_fine"] = "grid"
+    trials: Count = 1
+    seed: SplitSeed = 0
+    stop_hopeless: Switch = False
+    space: dict[str, Text] = {}
+    points: Annotated[int, _number("a whole number of 2 or more", ge=2)] = 5
+    startup: Count = 10
+    stage_epochs: list[OptionalCount] = []
+    stage_jobs: list[
+        Annotated[
+            Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
+            Field(description="a whole number of 1 or more, or a share greater than 0 and up to 1.0"),
+        ]
+    ] = []
+
+
 class Experiment(_Strict):
     """The whole configuration of `scripts/train.py`."""
 
@@ -229,6 +277,10 @@ class Experiment(_Strict):
     checks: Checks
     average: Average
     diagnosis: Diagnosis
+    launcher: Launcher = Launcher()
+    search: Search = Search()
+    stop_hopeless: Switch
+    resume_sweep: OptionalText = None
 
 
 class Evaluation(_Strict):

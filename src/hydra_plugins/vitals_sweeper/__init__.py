@@ -1,0 +1,4 @@
+"""What Hydra finds of ours: it looks for plugins in the namespace `hydra_plugins`, and nowhere else.
+
+Imported at every start of a command, so it imports as little as it can.
+"""

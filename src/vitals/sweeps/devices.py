@@ -1,0 +1,105 @@
+"""Which devices a machine has, and which job may use which of them. Importable without torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vitals.errors import UserError
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use: those of CUDA_VISIBLE_DEVICES, or all that `nvidia-smi` lists.
+
+    Torch is not asked, for it takes seconds to import.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+@dataclass
+class Devices:
+    """The devices of a machine, and how many jobs are on each.
+
+    Args:
+        names: numbers or identifiers of GPUs as CUDA_VISIBLE_DEVICES takes them; of CPU slots, any names.
+        jobs_per_device: how many jobs a device may have at a time.
+        are_gpus: whether the devices are GPUs, or slots of the CPU.
+        cores: of the CPU, shared out among the jobs.
+    """
+
+    names: list[str]
+    jobs_per_device: int = 1
+    are_gpus: bool = False
+    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    jobs: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs = dict.fromkeys(self.names, 0)
+
+    @classmethod
+    def found(cls, wanted: str | Sequence[int], jobs_per_device: int = 1) -> Devices:
+        """The devices that `launcher.devices` asks for.
+
+        Args:
+            wanted: `auto` for every GPU, or where there is none a slot for each CPU core; `cpu`; or a list of
+                numbers of GPUs.
+            jobs_per_device: how many jobs a device may have at a time.
+        """
+        if not isinstance(wanted, str):
+            return cls([str(number) for number in wanted], jobs_per_device, are_gpus=True)
+        if wanted == "auto" and (gpus := visible_gpus()):
+            return cls(gpus, jobs_per_device, are_gpus=True)
+        cores = len(os.sched_getaffinity(0))
+        return cls([f"cpu{core}" for core in range(cores)], jobs_per_device, cores=cores)
+
+    def require(self, count: int) -> None:
+        """Make sure that a job can ever have `count` devices.
+
+        Raises:
+            UserError: if there are fewer.
+        """
+        if count > len(self.names):
+            what = "GPU" if self.are_gpus else "CPU slot"
+            raise UserError(
+                f"a job takes {count} devices, and here {len(self.names)} can be used ({what}s): set "
+                f"trainer.devices or launcher.devices_per_job to {len(self.names)} or less."
+            )
+
+    def take(self, count: int) -> list[str] | None:
+        """`count` different devices with the fewest jobs on them, now one job more; None if none is free."""
+        free = [name for name in self.names if self.jobs[name] < self.jobs_per_device]
+        if len(free) < count:
+            return None
+        taken = sorted(free, key=lambda name: self.jobs[name])[:count]
+        for name in taken:
+            self.jobs[name] += 1
+        return taken
+
+    def give_back(self, taken: Sequence[str]) -> None:
+        """The job that had these devices has ended."""
+        for name in taken:
+            self.jobs[name] -= 1
+
+    def environment(self, taken: Sequence[str]) -> dict[str, str]:
+        """What a job with these devices finds in its environment, from its first moment on.
+
+        It sees its GPUs and no others, and has its share of the cores unless OMP_NUM_THREADS is set already.
+        """
+        threads = self.cores * len(taken) // (len(self.names) * self.jobs_per_device)
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(taken) if self.are_gpus else "",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, threads)),
+        }
