@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.results import shown
+from vitals.run_folder import shown
 from vitals.sweeps.borders import Border
 from vitals.sweeps.results import JobResult, Repeated, SweepResults, over_seeds
 
