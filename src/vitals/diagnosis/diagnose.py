@@ -10,6 +10,15 @@ from vitals.diagnosis.run import Run
 from vitals.findings import Finding, ranked
 from vitals.root_causes import without_consequences
 
+OF_DIVERGENCE = (
+    "non-finite-loss",
+    "dead-relu",
+    "saturated-activations",
+    "vanishing-gradients",
+    "exploding-gradients",
+    "underfitting",
+)
+"""What steps that are too large leave behind."""
 Rule = Callable[[Run], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
@@ -63,8 +72,8 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
     found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in RULES for f in rule(run)]
     later = _once([*others, *found])
     rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
-    if rate is not None:  # the overflow is the end of a divergence, not its cause
-        later = [_follows(f, rate) if f.cause == "non-finite-loss" else f for f in later]
+    if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
+        later = [_follows(f, rate) if f.cause in OF_DIVERGENCE else f for f in later]
     later = without_consequences(later)
     roots = [finding for finding in run.checks if finding.alarming]
     if roots:

@@ -49,11 +49,10 @@ def death(run: Run) -> Death | None:
     for layer in run.hidden_layers:
         dead = run.history.series(f"dead_units/{layer}")
         signal = run.values(f"activation_variance/{layer}")
-        largest = max((value for value in signal if math.isfinite(value)), default=0.0)
-        gone = [
-            share > MOSTLY_DEAD or not variance > COLLAPSED * largest
-            for share, variance in zip(dead.values, signal, strict=True)
-        ]
+        largest, gone = 0.0, []
+        for share, variance in zip(dead.values, signal, strict=True):
+            gone.append(share > MOSTLY_DEAD or variance <= COLLAPSED * largest)
+            largest = max(largest, variance) if math.isfinite(variance) else largest
         if gone and gone[-1]:
             first = len(gone) - next((i for i, state in enumerate(reversed(gone)) if not state), len(gone))
             found.append(Death(layer, dead.steps[first], first > 0, dead.values[-1]))
