@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -98,7 +99,7 @@ class FirstLayerFilters(Monitor):
             for name, value in vars(found).items()
             if value is not None and not math.isnan(value)
         }
-        picture = torch.tensor(pixels).view(grid.shape).to(torch.uint8)
+        picture = np.array(pixels, np.uint8).reshape(grid.shape)
         tag = f"filters/{self.layer}"
         for writer in tensorboard_writers(trainer):
             writer.add_image(tag, picture, trainer.global_step)
@@ -112,10 +113,10 @@ class FirstLayerFilters(Monitor):
         self.beginning = state_dict["beginning"]
 
 
-def _png(picture: Tensor) -> str:
+def _png(picture: np.ndarray) -> str:
     """uint8 (3, height, width) as a PNG file in base64."""
     file = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file, "PNG")
+    Image.fromarray(picture.transpose(1, 2, 0)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
