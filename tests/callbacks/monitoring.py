@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit
@@ -117,6 +118,19 @@ class GAN(Foreign):
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.SGD(net.parameters(), 0.1) for net in (self.net, self.critic)]
+
+
+def same(one: Any, other: Any) -> bool:
+    """To the bit, whatever the nesting."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 class StepByStep(L.Callback):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,31 +15,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, Manual, NoisyDigits, Stream, convnet, digits, fit, mlp
-from monitoring import GAN, Trained, monitors, skipped, some, watched
+from foreign import Foreign, Manual, NoisyDigits, convnet, fit, mlp
+from monitoring import Events, Trained, monitors, same, some, watched
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from vitals.building import build_classifier, build_data
 from vitals.callbacks import histograms
 from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.first_layer_filters import FirstLayerFilters
 from vitals.callbacks.histograms import Histograms
 from vitals.callbacks.learning_curves import LearningCurves
 from vitals.callbacks.monitor import Monitor
+from vitals.callbacks.non_finite import NonFinite
 from vitals.callbacks.update_ratio import UpdateRatio
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return bool(np.array_equal(one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+from vitals.findings import read_findings
 
 
 class Witness(L.Callback):
@@ -98,6 +91,36 @@ def manual(folder: Path, *callbacks: L.Callback) -> list[Any]:
     witness, module = Witness(), Manual(mlp(norm=True))
     fit(module, folder, *callbacks, witness, train=some(4, shuffle=True))
     return [*witness.seen, module.seen]
+
+
+def classifier(compose: Any, folder: Path, *callbacks: L.Callback) -> list[Any]:
+    """The project's own module and data, with dropout and shifted images."""
+    words = ("data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]")
+    config = compose(*words, "network.dropout=0.5", "checks=none", "trainer.max_epochs=2")
+    L.seed_everything(0, verbose=False)
+    data = build_data(config)
+    witness, module = Witness(), build_classifier(config, data)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        log_every_n_steps=1,
+        logger=False,
+        callbacks=[*callbacks, witness],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return witness.seen
+
+
+def test_the_classifier_trains_the_same_to_the_bit_with_the_monitors(compose: Any, tmp_path: Path) -> None:
+    watching = monitors()
+    alone = classifier(compose, tmp_path)
+    assert len(alone) == 6
+    assert same(alone, classifier(compose, tmp_path, *watching, Diagnosis()))
+    assert [finding for monitor in watching for finding in monitor.findings] == []
 
 
 def breaks(*arguments: Any) -> Any:
@@ -169,6 +192,8 @@ HOOKS = {
     Histograms: ["on_train_batch_start", "on_train_batch_end"],
     FirstLayerFilters: ["on_train_batch_start", "on_train_batch_end"],
     LearningCurves: ["on_train_batch_start", "on_train_batch_end"],
+    # Beside these, it looks at every step on a CPU, where nothing waits.
+    NonFinite: ["on_train_batch_start", "on_train_batch_end"],
 }
 
 
@@ -211,146 +236,16 @@ def test_one_measurement_reads_the_device_once(
     assert later == {step: int(step % 2 == 0) for step in range(2, 9)}
 
 
-class Dicts(Dataset):
-    def __init__(self) -> None:
-        self.images, self.labels = digits(64)
-
-    def __len__(self) -> int:
-        return 64
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"x": self.images[index], "y": self.labels[index], "name": str(index)}
-
-
-class TakesDicts(Foreign):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return {"loss": F.cross_entropy(self.net(batch["x"]), batch["y"])}
-
-
-class TakesIterator(Foreign):
-    def training_step(self, dataloader_iter: Any) -> Any:
-        (x, y), _, _ = next(dataloader_iter)
-        return F.cross_entropy(self.net(x), y)
-
-
-class Sequences(Foreign):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return F.mse_loss(self.net(batch[0].flatten(1)), batch[0].flatten(1)[:, :2])
-
-
-class Backwards(Manual):
-    """Goes backward behind Lightning's back."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        optimizer = self.optimizers()
-        loss = F.cross_entropy(self.net(batch[0]), batch[1])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
-
-class Momentum(Foreign):
-    """A teacher whose weights follow the student's within the step."""
-
-    def __init__(self) -> None:
-        super().__init__(mlp())
-        self.teacher = mlp().requires_grad_(False)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        with torch.no_grad():
-            for mine, its in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
-                mine.data.mul_(0.9).add_(its.data, alpha=0.1)
-        return F.mse_loss(self.net(batch[0]), self.teacher(batch[0])) + F.cross_entropy(
-            self.net(batch[0]), batch[1]
-        )
-
-
-class Scheduled(Manual):
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        super().training_step(batch, batch_idx)
-        self.lr_schedulers().step()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), 0.1)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
-
-
-class Inner(Foreign):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x) * (1 + self.trainer.current_epoch)
-
-
-class Nested(Foreign):
-    """A LightningModule in a LightningModule, which asks its trainer."""
-
-    def __init__(self) -> None:
-        super().__init__(Inner(mlp()))
-
-
-HOPELESS: dict[str, tuple[Callable[[], Any], Any, dict[str, str]]] = {
-    "dict batches": (
-        lambda: TakesDicts(convnet()),
-        lambda: DataLoader(Dicts(), 16),
-        {"LearningCurves": "pairs"},
-    ),
-    "a stream": (
-        lambda: Foreign(convnet()),
-        lambda: DataLoader(Stream(), batch_size=32),
-        {"LearningCurves": "a stream"},
-    ),
-    "two backward calls": (
-        GAN,
-        None,
-        dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], "backward several times"),
-    ),
-    "an iterator": (
-        lambda: TakesIterator(convnet()),
-        None,
-        dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], ""),
-    ),
-    "no images": (
-        lambda: Sequences(nn.Sequential(nn.Linear(64, 2))),
-        lambda: DataLoader(torch.utils.data.TensorDataset(torch.randn(64, 8, 8), torch.rand(64)), 16),
-        {"FirstLayerFilters": "does not work on images", "LearningCurves": "pairs"},
-    ),
-    "no layer": (
-        lambda: Foreign(nn.Sequential(nn.Flatten(), nn.LayerNorm(64))),
-        None,
-        {"FirstLayerFilters": "no linear or convolutional layer"},
-    ),
-    "backward of its own": (
-        lambda: Backwards(mlp()),
-        None,
-        dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], "calls backward itself"),
-    ),
-    "weights moved within the step": (
-        Momentum,
-        None,
-        dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], "changes parameters itself"),
-    ),
-    "schedulers by hand": (lambda: Scheduled(mlp()), None, {}),
-    "nested": (Nested, None, {}),
-}
-
-
-@pytest.mark.parametrize("case", HOPELESS)
-def test_what_cannot_be_measured_is_skipped_with_the_reason_and_the_training_goes_on(
-    case: str, tmp_path: Path
-) -> None:
-    make, data, reasons = HOPELESS[case]
-
-    def weights(folder: Path, *callbacks: L.Callback) -> tuple[Any, L.Trainer, Diagnosis]:
-        torch.manual_seed(0)
-        module = make()
-        trainer, _, diagnosis = watched(module, folder, *callbacks, train=data() if data else some(4))
-        return [p.detach() for p in module.parameters()], trainer, diagnosis
-
-    bare, _, _ = weights(tmp_path / "bare")
-    end, trainer, diagnosis = weights(tmp_path / "watched", *monitors())
-    found = skipped(diagnosis, trainer)
-    assert found.keys() == reasons.keys(), found
-    for monitor, reason in reasons.items():
-        assert reason in found[monitor]
-    assert trainer.global_step >= 4
-    assert same(bare, end)
+def test_two_processes_do_not_wait_for_one_another_and_the_first_alone_measures(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "two_processes.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("events*"))) == 1
+    events = Events(tmp_path)
+    for tag in ("update_ratio/net.0.weight", "activation_variance/net.0", "loss/train_step"):
+        assert list(events.scalars(tag)) == list(range(1, 9))
+    assert list(events.scalars("loss/train")) == [1, 2]
+    assert list(events.scalars("accuracy/train_eval")) == [1, 2]
+    assert read_findings(tmp_path / "findings.json") == []

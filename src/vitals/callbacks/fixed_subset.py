@@ -46,6 +46,7 @@ class FixedSubsets:
         self.twin.rehearse(first_samples(check_pairs(batch), 8))
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             quiet = stand_in(trainer, training=False)
+            self.twin.attach(quiet)
             preparation = Preparation(trainer, self.twin.module, quiet)
             self.step = TrainingStep(
                 self.twin.module, stand_in(trainer, training=True), first_samples(check_pairs(batch), 8)

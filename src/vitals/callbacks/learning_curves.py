@@ -76,12 +76,14 @@ class LearningCurves(Monitor):
         self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
         self.writes_table = table
         self.subsets: FixedSubsets | None = None
+        self.evaluates = False
         self.speed = Speed()
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.follows_trainer:
             self.period = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
@@ -174,8 +176,12 @@ class LearningCurves(Monitor):
         names = [name for name in sorted(logged) if name.startswith(EPOCH_METRICS)]
         values = to_host([logged[name] for name in names])
         metrics = {name: value for name, [value] in zip(names, values, strict=True)}
-        if self.subset_samples and self._subset_due(trainer, epoch):
-            metrics |= self.guarded(self._evaluate_subsets, trainer, pl_module, metrics) or {}
+        if self.evaluates and self.active and self._subset_due(trainer, epoch):
+            try:
+                metrics |= self._evaluate_subsets(trainer, pl_module, metrics)
+            except Exception as error:  # the other curves go on
+                self.evaluates = False
+                self.skip(error)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, epoch)
         if diagnosis := diagnosis_of(trainer):

@@ -71,11 +71,16 @@ class Monitor(L.Callback):
             return None
         try:
             return measure(*arguments)
-        except UserError as error:
-            self._end(str(error))
         except Exception as error:  # a monitor must never end a training
-            self._end(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self.active = False
+            self.skip(error)
         return None
+
+    def skip(self, error: Exception) -> None:
+        """Say in a finding why something is not measured."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        name, reason = type(self).__name__, str(error) if isinstance(error, UserError) else reason
+        self.findings.append(Finding("skipped", "note", f"{name}: {reason}", where=name))
 
     def record(
         self,
@@ -88,11 +93,6 @@ class Monitor(L.Callback):
         log_scalars(trainer, scalars, step)
         if diagnosis := diagnosis_of(trainer):
             diagnosis.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
-
-    def _end(self, reason: str) -> None:
-        self.active = False
-        name = type(self).__name__
-        self.findings.append(Finding("skipped", "note", f"{name}: {reason}", where=name))
 
 
 def log_scalars(trainer: L.Trainer, scalars: Mapping[str, float], step: int) -> None:

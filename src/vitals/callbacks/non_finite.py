@@ -53,6 +53,7 @@ class NonFinite(Monitor):
         self.losses: list[Tensor] = []
         self.batch: Any = None
         self.found = False
+        self.flushed = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}

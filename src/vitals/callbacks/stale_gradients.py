@@ -70,6 +70,7 @@ class StaleGradients(Monitor):
     def _compare(self, trainer: L.Trainer, module: L.LightningModule, parameters: list[Tensor]) -> None:
         twin = Twin(trainer, module)
         twin.refresh()
+        twin.rehearse(self.batch)
         known = [p for p in parameters if id(p) in self.before and p.requires_grad]
         with isolated_rng(), torch.enable_grad():
             fresh = torch.autograd.grad(twin.training_loss(self.batch), known, allow_unused=True)

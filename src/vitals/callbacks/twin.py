@@ -84,12 +84,14 @@ class Twin:
                 self.training_loss(batch)
             if any(parameter.grad is not None for parameter in copies):
                 raise UserError("the training step calls backward itself, not manual_backward.")
-            if not all(map(torch.equal, copies, shared.parameters())):
+            pairs = zip(copies, shared.parameters(), strict=True)
+            if not all(torch.allclose(mine, its, 0, 0, equal_nan=True) for mine, its in pairs):
                 raise UserError("the training step changes parameters itself.")
         finally:
             self.module = shared
 
-    def _attach(self, trainer: Any) -> None:
+    def attach(self, trainer: Any) -> None:
+        """Make `trainer`, from `stand_in`, the trainer of the copy and of the modules in it."""
         for part in self.module.modules():
             if isinstance(part, L.LightningModule):
                 part._trainer = trainer
@@ -110,7 +112,7 @@ class Twin:
         arguments = (batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else (batch,)
         if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
             raise UserError("the training step takes its batches itself.")
-        self._attach(stand_in(self.trainer, training=True))
+        self.attach(stand_in(self.trainer, training=True))
         with self.as_in_training(), replaced(self.module, "manual_backward", backward):
             result = step(*arguments)
         if len(backward.losses) > 1:
