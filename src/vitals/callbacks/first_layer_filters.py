@@ -92,15 +92,15 @@ class FirstLayerFilters(Monitor):
         assert self.beginning is not None
         grid = filter_grid(filters)
         figures = filter_statistics(filters, self.beginning)
-        both = torch.cat([figures.view(torch.uint8), grid.flatten()]).cpu()  # one transfer
+        both = torch.cat([figures.view(torch.uint8), grid.flatten()]).numpy(force=True)  # one transfer
         size = 4 * len(figures)
-        found = FilterStatistics(*both[:size].view(torch.float32).tolist())
+        found = FilterStatistics(*both[:size].view(np.float32).tolist())
         scalars = {
             f"first_layer/{name}": value
             for name, value in vars(found).items()
             if value is not None and not math.isnan(value)
         }
-        picture = both[size:].view(grid.shape).numpy()
+        picture = both[size:].reshape(grid.shape)
         tag = f"filters/{self.layer}"
         for writer in tensorboard_writers(trainer):
             writer.add_image(tag, picture, trainer.global_step)
