@@ -49,7 +49,9 @@ def _scalars(layers: list[str], share: float, random: np.random.Generator) -> di
     ratios = []
     for depth, layer in enumerate(layers):
         place = depth / max(len(layers) - 1, 1)
-        ratio = 2e-3 * 10 ** (-0.6 * place) * (1 - 0.9 * share) * float(np.exp(0.2 * random.standard_normal()))
+        ratio = (
+            2e-3 * 10 ** (-0.6 * place) * (1 - 0.9 * share) * float(np.exp(0.2 * random.standard_normal()))
+        )
         ratios.append(ratio)
         values[f"update_ratio/{layer}.weight"] = ratio
         values[f"weight_norm/{layer}.weight"] = 3 + place + share
@@ -66,7 +68,10 @@ def _scalars(layers: list[str], share: float, random: np.random.Generator) -> di
     values |= {"gradient_noise_scale": 300 * (1 + share), "images_per_second": 1800.0}
     train, val = 0.9 - 0.7 * float(np.exp(-4 * share)), 0.84 - 0.64 * float(np.exp(-4 * share))
     values |= {"accuracy/train_eval": train, "accuracy/val_eval": val, "accuracy/gap": train - val}
-    values |= {"loss/train_eval": 2.3 * float(np.exp(-3 * share)), "loss/val_eval": 2.4 * float(np.exp(-2.6 * share))}
+    values |= {
+        "loss/train_eval": 2.3 * float(np.exp(-3 * share)),
+        "loss/val_eval": 2.4 * float(np.exp(-2.6 * share)),
+    }
     return values | {"filters_moved": 0.4 * share, "filters_smoothness": 0.3, "filters_duplicates": 0}
 
 
@@ -89,7 +94,9 @@ def png(random: np.random.Generator, share: float = 0.0) -> str:
     grid = np.full((4 * (size + 2) + 2, 8 * (size + 2) + 2, 3), 128, np.uint8)
     for row in range(4):
         for column in range(8):
-            low = random.standard_normal((3, 3, 3)) if share > 0.5 else random.standard_normal((side, side, 3))
+            low = (
+                random.standard_normal((3, 3, 3)) if share > 0.5 else random.standard_normal((side, side, 3))
+            )
             part = np.clip(128 + 50 * low, 0, 255).astype(np.uint8)
             part = np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling.BICUBIC))
             top, left = 2 + row * (size + 2), 2 + column * (size + 2)
@@ -113,7 +120,10 @@ def write_metrics(folder: Path, epochs: int = 6, averaged: bool = True) -> None:
             "accuracy/val": 0.84 - 0.7 * np.exp(-4 * share) + 0.01 * (-1) ** epoch,
         }
         if averaged and epoch > 1:
-            row |= {"val_average/loss": row["loss/val"] - 0.05, "val_average/accuracy": row["accuracy/val"] + 0.012}
+            row |= {
+                "val_average/loss": row["loss/val"] - 0.05,
+                "val_average/accuracy": row["accuracy/val"] + 0.012,
+            }
         rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
@@ -144,7 +154,13 @@ def write_config(folder: Path, **changed: Any) -> None:
         "seed": 7,
         "data": {"name": "cifar10", "batch_size": 128},
         "network": {"_target_": "vitals.networks.convnet.ConvNet", "widths": [32, 64, 128]},
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        "optimizer": {
+            "_target_": "torch.optim.SGD",
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+        },
         "schedule": {"_target_": "vitals.optim.schedules.cosine", "warmup_epochs": 1.0},
         "trainer": {"max_epochs": 6},
     }
@@ -155,7 +171,9 @@ def write_config(folder: Path, **changed: Any) -> None:
         "machine": {"host": "here", "system": "Linux", "cpus": 2, "gpus": []},
         "choices": {"data": "cifar10", "network": "convnet", "optimizer": "nesterov", "schedule": "cosine"},
     }
-    settings = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}" for key, value in changed.items()]))
+    settings = OmegaConf.merge(
+        config, OmegaConf.from_dotlist([f"{key}={value}" for key, value in changed.items()])
+    )
     OmegaConf.save(OmegaConf.merge(settings, {"provenance": provenance}), folder / "config.yaml")
     status = {
         "status": "finished",
@@ -171,10 +189,30 @@ def write_config(folder: Path, **changed: Any) -> None:
 
 
 FINDINGS = [
-    Finding("gradients-correct", "ok", "71 elements of 19 tensors agree with centred differences.", value=9.8e-8, threshold=1e-4),
+    Finding(
+        "gradients-correct",
+        "ok",
+        "71 elements of 19 tensors agree with centred differences.",
+        value=9.8e-8,
+        threshold=1e-4,
+    ),
     Finding("skipped", "note", "Gradients: kinks lie within the smallest step.", where="gradients"),
-    Finding("loss-at-chance", "ok", "The loss before training is 2.305, that of a uniform guess 2.303.", where="loss", value=2.3046, threshold=2.3026),
-    Finding("tiny-subset-fits", "ok", "20 examples reach accuracy 100% and loss 0.0067 after 22 steps.", where="tiny subset", value=0.0067, threshold=0.01),
+    Finding(
+        "loss-at-chance",
+        "ok",
+        "The loss before training is 2.305, that of a uniform guess 2.303.",
+        where="loss",
+        value=2.3046,
+        threshold=2.3026,
+    ),
+    Finding(
+        "tiny-subset-fits",
+        "ok",
+        "20 examples reach accuracy 100% and loss 0.0067 after 22 steps.",
+        where="tiny subset",
+        value=0.0067,
+        threshold=0.01,
+    ),
     Finding(
         "dead-relu",
         "warn",

@@ -26,7 +26,7 @@ def differences(runs: Sequence[RunRecord]) -> Table:
 
 
 def results(runs: Sequence[RunRecord]) -> Table:
-    """How the runs ended: status, epochs, losses and accuracies, time. Rows that no run knows are left out."""
+    """How the runs ended: status, losses, accuracies, time; rows that no run knows are left out."""
     rows: Table = [("status", [str(run.status.get("status") or "–") for run in runs])]
     for title, tags, write, best in (
         ("best validation accuracy", ("accuracy/val", "accuracy/val_eval"), percent, np.nanmax),
@@ -48,7 +48,10 @@ def results(runs: Sequence[RunRecord]) -> Table:
                 cells.append(write(float(best(curve.values)) if best else float(curve.values[-1])))
         rows.append((title, cells))
     finals = [run.status.get("metrics") or {} for run in runs]
-    for title, key, write in (("test accuracy", "test/accuracy", percent), ("test loss", "test/loss", number)):
+    for title, key, write in (
+        ("test accuracy", "test/accuracy", percent),
+        ("test loss", "test/loss", number),
+    ):
         rows.append((title, [write(float(final[key])) if key in final else "–" for final in finals]))
     seconds = [run.status.get("training_seconds") for run in runs]
     rows.append(("training time", [duration(float(value)) if value else "–" for value in seconds]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -70,8 +72,16 @@ def confusion_chart(run: RunRecord, name: str) -> Chart:
     return Chart(title, svg, (), caption)
 
 
-def frequent_mistakes(run: RunRecord) -> list[tuple[str, str, str, str]]:
-    """The most frequent mistakes: true class, what it was taken for, how many, share of the true class.
+@dataclass(frozen=True)
+class Mistakes:
+    """The most frequent mistakes: true class, what it was taken for, how many, share of the true class."""
+
+    title: str
+    rows: list[tuple[str, str, str, str]]
+
+
+def frequent_mistakes(run: RunRecord) -> Mistakes:
+    """The classes that are most often mistaken for one another.
 
     Raises:
         LeftOut: where the run kept no predictions, or made no mistake.
@@ -85,10 +95,11 @@ def frequent_mistakes(run: RunRecord) -> list[tuple[str, str, str, str]]:
     if not cells:
         raise LeftOut("every test image was classified rightly")
     names = predictions.classes
-    return [
+    rows = [
         (names[row], names[column], f"{matrix[row, column]:,}", percent(matrix[row, column] / totals[row]))
         for row, column in cells
     ]
+    return Mistakes("The most frequent mistakes", rows)
 
 
 def _predictions(run: RunRecord) -> Predictions:

@@ -20,7 +20,7 @@ from vitals.report.drawing import (
     plain_numbers,
 )
 from vitals.report.errors import LeftOut
-from vitals.report.numbers import bucketed, first_not_finite, number, percent, shortened, thinned
+from vitals.report.numbers import bucketed, first_not_finite, number, shortened, thinned
 from vitals.report.record import Curve, RunRecord
 
 FEW = 12
@@ -88,7 +88,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     svg = drawn(name, f"{title} over the epochs", Plan(paint, 292 if with_rates else 236))
     keys = _keys(runs, [(step, train) for step, train, _ in losses], [val for *_, val in losses])
     if len(runs) == 1 and len(losses[0][0]):
-        keys.append(Key("c1", "80% of the batches", "band"))
+        keys.append(Key("c1", "middle 80% of the batches", "band"))
     if with_rates and len(runs) == 1:
         keys.append(Key("muted", "learning rate, below"))
     elif with_rates:
@@ -97,7 +97,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
 
 
 def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Training and validation accuracy over epochs with the gap between them under it.
+    """Training and validation accuracy over epochs.
 
     Raises:
         LeftOut: where no accuracy was recorded.
@@ -108,12 +108,12 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
     ]
     if not any(len(curve) for pair in pairs for curve in pair):
         raise LeftOut("no accuracy was recorded")
-    augmented = [run.curve("accuracy/train") if len(run.curve("accuracy/train_eval")) else None for run in runs]
-    gaps = [_gap(run, *pair) for run, pair in zip(runs, pairs, strict=True)]
-    with_gaps = any(len(gap) for gap in gaps)
+    augmented = [
+        run.curve("accuracy/train") if len(run.curve("accuracy/train_eval")) else None for run in runs
+    ]
 
     def paint(figure: Figure) -> None:
-        upper, lower = _panels(figure, with_gaps)
+        upper = figure.add_subplot()
         for index, (train, val) in enumerate(pairs):
             train_colour, val_colour = _pair(index, len(runs))
             _line(upper, train, train_colour, dashed=len(runs) > 1)
@@ -122,22 +122,70 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
             if during is not None and len(during) and len(runs) == 1:
                 x, y = thinned(during)
                 upper.plot(x, y, color=color("c1"), linewidth=1.2, linestyle=(0, (1, 2)))
-            if lower is not None and len(gaps[index]):
-                _line(lower, gaps[index], "muted" if len(runs) == 1 else SERIES[index], marked=False)
         plain_numbers(upper, lambda value: f"{100 * value:g}%")
-        if lower is not None:
-            lower.axhline(0, color=color("line"), linewidth=1)
-            plain_numbers(lower, lambda value: f"{100 * value:g}".replace("-", "−"), ticks=3)
-        epochs_below(lower or upper)
+        epochs_below(upper)
 
-    svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint, 292 if with_gaps else 236))
+    svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint))
     keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
     if len(runs) == 1 and augmented[0] is not None and len(augmented[0]):
         keys.append(Key("c1", "while training", "dotted"))
-    if with_gaps and len(runs) == 1:
-        keys.append(Key("muted", "gap in points, below"))
-    caption = "The gap in points is below." if with_gaps and len(runs) > 1 else ""
-    return Chart("Accuracy", svg, keys, caption)
+    return Chart("Accuracy", svg, keys)
+
+
+def gap_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Training accuracy less validation accuracy over epochs, in percentage points.
+
+    Raises:
+        LeftOut: where not both were recorded.
+    """
+    gaps = [_gap_of(run) for run in runs]
+    if not any(np.isfinite(gap.values).any() for gap in gaps):
+        raise LeftOut("training and validation accuracy were not both recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(0, color=color("muted"), linewidth=1)
+        for index, gap in enumerate(gaps):
+            _line(axes, gap, SERIES[index])
+            if len(runs) == 1 and len(gap):
+                x, y = thinned(gap)
+                axes.fill_between(x, 0, y, color=color("c1"), alpha=0.15, linewidth=0)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, -0.01), max(high, 0.05))
+        plain_numbers(axes, lambda value: f"{100 * value:g}".replace("-", "−"))
+        epochs_below(axes)
+
+    title = "Gap between training and validation, in points"
+    return Chart(title, drawn("gap", title, Plan(paint)), run_keys(runs) if len(runs) > 1 else [])
+
+
+def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Norm of all weights together over the epochs.
+
+    Raises:
+        LeftOut: where none was measured.
+    """
+    curves = []
+    for run in runs:
+        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
+        norms = [curve for curve in norms if len(curve) == len(norms[0])]
+        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
+        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
+    if not any(np.isfinite(curve.values).any() for curve in curves):
+        raise LeftOut("no norm of the weights was recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            _line(axes, curve, SERIES[index])
+        axes.set_ylim(bottom=0)
+        plain_numbers(axes)
+        epochs_below(axes)
+
+    title = "Norm of all weights"
+    return Chart(
+        title, drawn("weight-norm", title, Plan(paint, 200)), run_keys(runs) if len(runs) > 1 else []
+    )
 
 
 def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
@@ -200,6 +248,7 @@ def single_chart(
         if log:
             log_numbers(axes)
         else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
             plain_numbers(axes, write)
         epochs_below(axes)
 
@@ -218,12 +267,13 @@ def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
 
 def final_gap(run: RunRecord) -> float:
     """The last gap between training and validation accuracy, a share from −1 to 1; NaN where unknown."""
-    train = run.curve("accuracy/train_eval", "accuracy/train")
-    return _gap(run, train, run.curve("accuracy/val", "accuracy/val_eval")).last
+    return _gap_of(run).last
 
 
-def _gap(run: RunRecord, train: Curve, val: Curve) -> Curve:
+def _gap_of(run: RunRecord) -> Curve:
     recorded = run.curve("accuracy/gap")
+    train = run.curve("accuracy/train_eval", "accuracy/train")
+    val = run.curve("accuracy/val", "accuracy/val_eval")
     if len(recorded) or not len(train) or not len(val):
         return recorded
     order = np.argsort(train.epochs, kind="stable")
@@ -280,14 +330,10 @@ def _drawable(curve: Curve, scale: str) -> bool:
     return bool(len(values)) and (scale == "linear" or bool((values > 0).any()))
 
 
-def _keys(
-    runs: Sequence[RunRecord], train: Sequence[tuple[Curve, ...]], val: Sequence[Curve]
-) -> list[Key]:
+def _keys(runs: Sequence[RunRecord], train: Sequence[tuple[Curve, ...]], val: Sequence[Curve]) -> list[Key]:
     trained = any(len(curve) for curves in train for curve in curves)
     validated = any(len(curve) for curve in val)
     if len(runs) == 1:
         return [Key("c1", "training")] * trained + [Key("c2", "validation")] * validated
     shapes = [Key("muted", "validation")] * validated + [Key("muted", "training", "dashed")] * trained
     return [*run_keys(runs), *shapes]
-
-

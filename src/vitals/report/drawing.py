@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -77,7 +77,9 @@ def drawn(name: str, label: str, plan: Plan) -> Markup:
         plan: of the figure.
     """
     with _style(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks; the page's has it
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a glyph that matplotlib's font lacks; the page's has it
         figure = Figure(figsize=(WIDTH / 72, plan.height / 72), dpi=72)
         left, right, top, bottom = plan.margins
         figure.subplots_adjust(
@@ -86,12 +88,12 @@ def drawn(name: str, label: str, plan: Plan) -> Markup:
         plan.paint(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Markup(_themed(buffer.getvalue(), label))  # noqa: S704  matplotlib escapes what it is given
+    return Markup(_themed(buffer.getvalue(), label))
 
 
 @contextmanager
 def _style(name: str) -> Iterator[None]:
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "text.parse_math": False,
@@ -133,7 +135,9 @@ def _themed(svg: str, label: str) -> str:
     """The `<svg>` element alone, with the page's colours and fonts, its numbers to a tenth."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{escape(label)}">', svg)
+    svg = re.sub(
+        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{escape(label)}">', svg
+    )
     svg = svg.replace("xlink:href", "href")
     svg = _TOKEN.sub(lambda match: _VARIABLES[match.group()], svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
@@ -153,7 +157,7 @@ def color(name: str) -> str:
 
 
 def blend(name: str, alphas: np.ndarray) -> np.ndarray:
-    """RGBA bytes, H×W×4, of one colour at the opacities `alphas` (H×W, from 0 to 1), for a picture in a figure.
+    """RGBA bytes, H×W×4, of one colour at the opacities `alphas` (H×W, from 0 to 1), as part of a figure.
 
     A picture cannot follow the page, so the colour is one that can be seen on white and on black.
     """
@@ -172,18 +176,24 @@ def epochs_below(axes: Axes, label: str = "epochs") -> None:
 
 def plain_numbers(axes: Axes, write: Callable[[float], str] = number, ticks: int = 5) -> None:
     """A few round numbers on a linear y-axis."""
-    axes.yaxis.set_major_locator(MaxNLocator(ticks))
+    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
 
 
-def log_numbers(axes: Axes) -> None:
-    """A logarithmic y-axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them."""
+def log_numbers(axes: Axes, decades: float = 0.2) -> None:
+    """A logarithmic y-axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them.
+
+    Args:
+        axes: with everything drawn.
+        decades: that the axis spans at least, so that what is level looks so.
+    """
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
     if not (0 < low < high < np.inf):
         low, high = 0.1, 1.0
-    if high / low < 1.5:
-        low, high = low / 1.3, high * 1.3
+    missing = decades - np.log10(high / low)
+    if missing > 0:
+        low, high = low / 10 ** (missing / 2), high * 10 ** (missing / 2)
     axes.set_ylim(low, high)
     narrow = np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=7))

@@ -39,7 +39,7 @@ def key_figures(run: RunRecord) -> Rows:
     if len(loss):
         rows.append(("last training loss", number(float(loss.values[-1]))))
     if len(val):
-        rows.append(("gap, training − validation", points(final_gap(run))))
+        rows.append(("points of gap between training and validation", points(final_gap(run))))
     epochs, steps = _length(run)
     if steps:
         whole = int(epochs) if epochs == int(epochs) else round(epochs, 2)
@@ -82,7 +82,9 @@ def reproduction(run: RunRecord) -> Rows:
         rows.append(("command", _with_seed(str(command), run.config.get("seed"))))
     git = facts.get("git") or {}
     if git.get("commit"):
-        rows.append(("git commit", str(git["commit"]) + (", with changes not committed" if git.get("dirty") else "")))
+        rows.append(
+            ("git commit", str(git["commit"]) + (", with changes not committed" if git.get("dirty") else ""))
+        )
     if versions := facts.get("versions"):
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if machine := facts.get("machine"):
@@ -127,13 +129,15 @@ def _before(run: RunRecord) -> str:
 def _loss(run: RunRecord) -> str:
     sentences = []
     for name, tags in (
-        ("Training", ("loss/train", "loss/train_eval", "loss/train_step")),
-        ("Validation", ("loss/val", "loss/val_eval")),
+        ("training", ("loss/train", "loss/train_eval", "loss/train_step")),
+        ("validation", ("loss/val", "loss/val_eval")),
     ):
         curve = run.curve(*tags)
         if len(curve):
             change = f"{number(float(curve.values[0]))} → {number(float(curve.values[-1]))}"
-            sentences.append(f"{name} loss {change}" if len(curve) > 1 else f"{name} loss {number(curve.last)}")
+            sentences.append(
+                f"{name} loss {change}" if len(curve) > 1 else f"{name} loss {number(curve.last)}"
+            )
     if not sentences:
         raise LeftOut("no loss was recorded")
     noise = run.curve("loss_noise")
@@ -151,7 +155,7 @@ def _accuracy(run: RunRecord) -> str:
     sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}"]
     gap = final_gap(run)
     if np.isfinite(gap):
-        sentences.append(f"the last gap is {points(gap)}")
+        sentences.append(f"the last gap is {points(gap)} points")
     return _joined(sentences)
 
 
@@ -160,7 +164,9 @@ def _updates(run: RunRecord) -> str:
     if not len(median):
         raise LeftOut(run.missing.get("history.jsonl", "no update ratio was recorded"))
     low, high = (run.curve(f"update_ratio_summary/{name}").last for name in ("min", "max"))
-    return f"The median update ratio is {number(median.last)} at the end, from {number(low)} to {number(high)}."
+    return (
+        f"The median update ratio is {number(median.last)} at the end, from {number(low)} to {number(high)}."
+    )
 
 
 def _first_layer(run: RunRecord) -> str:
@@ -203,8 +209,8 @@ def _decay(run: RunRecord) -> str:
         sentences.append(f"{target.replace('_', ' ').capitalize()}{warm}")
     rate = run.curve(*run.tags("lr/")[:1])
     if len(rate):
-        extent = f"from {number(float(np.nanmax(rate.values)))} at most to {number(float(rate.values[-1]))} at the end"
-        sentences.append(f"the learning rate went {extent}")
+        highest, last = (number(float(value)) for value in (np.nanmax(rate.values), rate.values[-1]))
+        sentences.append(f"the learning rate went from {highest} at most to {last} at the end")
     if not sentences:
         raise LeftOut("no schedule and no learning rate were recorded")
     return _joined(sentences)
@@ -223,8 +229,8 @@ def _averages(run: RunRecord) -> str:
     raw, averaged = run.curve("accuracy/val"), run.curve("val_average/accuracy")
     if not len(averaged):
         raise LeftOut("the weights were not averaged")
-    gain = averaged.last - raw.last
-    return f"Averaged weights reach {percent(averaged.last)} in validation, {points(gain)} against the raw ones."
+    gain = points(averaged.last - raw.last)
+    return f"Averaged weights reach {percent(averaged.last)} in validation, {gain} points against the raw."
 
 
 _HEADLINES = {

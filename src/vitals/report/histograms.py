@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vitals.report.drawing import Chart, Plan, blend, color, drawn, epochs_below, printable
+from vitals.report.drawing import Chart, Plan, blend, color, drawn, epochs_below
 from vitals.report.errors import LeftOut
-from vitals.report.layers import spread
-from vitals.report.numbers import number, shortened
+from vitals.report.layers import short_name, spread
+from vitals.report.numbers import at_regular_times, number
 from vitals.report.record import Numbers, RunRecord
 
 MAPS = 6
@@ -41,6 +41,8 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
     rows = -(-len(shown) // 2)
     height = 36 + 96 * rows
 
+    names = [tag.partition("/")[2] for tag in shown]
+
     def paint(figure: Figure) -> None:
         for place, tag in enumerate(shown):
             axes = figure.add_subplot(rows, 2, place + 1)
@@ -51,7 +53,7 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
             axes.grid(visible=False)
             if low < 0 < high:
                 axes.axhline(0, color=color("muted"), linewidth=0.6, alpha=0.6)
-            label = shortened(printable(tag.partition("/")[2]), 26)
+            label = short_name(tag.partition("/")[2], names, 27)
             axes.set_title(label, loc="left", fontsize=9.5, pad=4, color=color("ink"))
             axes.tick_params(labelsize=9)
             axes.yaxis.set_major_locator(MaxNLocator(3))
@@ -64,18 +66,20 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
         figure.subplots_adjust(wspace=0.36, hspace=0.42)
 
     title = f"Histograms of the {kind}"
-    caption = "Darker where more values lie; each moment on a scale of its own."
+    caption = "The stronger the colour, the more values; each moment on a scale of its own."
     if len(shown) < len(maps):
         caption = f"{len(shown)} of {len(maps)}, evenly spread over the depth. {caption}"
     return Chart(title, drawn(name, title, Plan(paint, height, (46, 10, 20, 36))), (), caption)
 
 
 def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | None:
-    """Epochs (T), lowest and highest value, and the density (LEVELS×T, from 0 to 1 at every moment)."""
+    """Epochs, lowest and highest value, and the density at regular times (LEVELS×MOMENTS, from 0 to 1)."""
     found = [(epoch, parts) for _, epoch, value in run.history.series(tag) if (parts := _parts(value))]
     if not found:
         return None
-    found = spread(found, MOMENTS)
+    times = np.array([epoch for epoch, _ in found])
+    found = [found[place] for place in np.unique(at_regular_times(times, MOMENTS))]
+    times = np.array([epoch for epoch, _ in found])
     bounds = [_bounds(edges, shares) for _, (edges, shares) in found]
     low, high = min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
     if not high > low:
@@ -84,8 +88,8 @@ def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | No
     columns = [np.diff(np.interp(grid, edges, shares, left=0.0, right=1.0)) for _, (edges, shares) in found]
     density = np.stack(columns, axis=1)
     highest = density.max(axis=0)
-    density = density / np.where(highest > 0, highest, 1.0)
-    return np.array([epoch for epoch, _ in found]), float(low), float(high), density
+    density = (density / np.where(highest > 0, highest, 1.0))[:, at_regular_times(times, MOMENTS)]
+    return times, float(low), float(high), density
 
 
 def _parts(value: Any) -> tuple[Numbers, Numbers] | None:

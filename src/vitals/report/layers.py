@@ -22,7 +22,7 @@ from vitals.report.drawing import (
     printable,
 )
 from vitals.report.errors import LeftOut
-from vitals.report.numbers import finite, number, percent, shortened, thinned
+from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, thinned
 from vitals.report.record import Numbers, RunRecord
 
 TARGET = 1e-3
@@ -143,11 +143,14 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
                 )
                 if len(runs) == 1 and place in (0, len(moments) - 1):
                     keys.append(Key(tone, f"epoch {number(round(float(epochs[moment]), 2))}"))
-        log_numbers(axes)
+        log_numbers(axes, decades=1.5)
         axes.set_xlim(0.7, len(layers) + 0.3)
         if named:
             axes.set_xticks(
-                np.arange(1, len(layers) + 1), [_short(name, layers) for name in layers], rotation=32, ha="right"
+                np.arange(1, len(layers) + 1),
+                [short_name(name, layers) for name in layers],
+                rotation=32,
+                ha="right",
             )
             axes.tick_params("x", labelsize=9.5, pad=3)
         else:
@@ -179,18 +182,17 @@ def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
     if highest < TINY:
         raise LeftOut(f"no layer ever had more than {percent(highest)} {what} units")
     named = len(layers) <= ROWS
-    times = np.unique(np.linspace(0, len(epochs) - 1, min(160, len(epochs))).round().astype(int))
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         start, end = float(epochs[0]), float(epochs[-1])
         extent = (start, end if end > start else start + 1, len(layers) + 0.5, 0.5)
-        picture = blend("alarm", grid[times].T)
+        picture = blend("alarm", grid[at_regular_times(epochs)].T)
         axes.imshow(picture, aspect="auto", extent=extent, interpolation="none")
         axes.grid(visible=False)
         epochs_below(axes)
         if named:
-            axes.set_yticks(np.arange(1, len(layers) + 1), [_short(layer, layers) for layer in layers])
+            axes.set_yticks(np.arange(1, len(layers) + 1), [short_name(layer, layers) for layer in layers])
             axes.tick_params("y", labelsize=9)
 
     worst = int(np.nanargmax(np.nan_to_num(grid[-1], nan=-1.0)))
@@ -252,8 +254,8 @@ def _above_zero(values: Numbers) -> Numbers:
     return np.where(values > 0, values, np.nan)
 
 
-def _short(name: str, names: Sequence[str]) -> str:
+def short_name(name: str, names: Sequence[str], length: int = 17) -> str:
     """The name without the module that all of them lie in, its middle left out where it is long."""
     head = name.partition(".")[0] + "."
     inside = all(other.startswith(head) for other in names)
-    return shortened(printable(name.removeprefix(head) if inside else name), 17)
+    return shortened(printable(name.removeprefix(head) if inside else name), length)

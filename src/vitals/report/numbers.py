@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitals.report.record import Curve, Numbers
 
@@ -70,13 +71,13 @@ def number(value: float | None, digits: int = 3) -> str:
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
-    if 1e4 <= abs(value) < 1e7 and abs(value - round(value)) < 1e-9:
+    if 1e3 <= abs(value) < 1e7 and (abs(value) >= 1e4 or abs(value - round(value)) < 1e-9):
         return f"{value:,.0f}".replace("-", "−")
-    if not 1e-3 <= abs(value) < 1e5:
+    if not 1e-3 <= abs(value) < 1e7:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+    return f"{value:.{max(digits, 4 if abs(value) >= 1e3 else 0)}g}".replace("-", "−")
 
 
 def percent(value: float) -> str:
@@ -85,8 +86,16 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of two shares in percentage points."""
-    return f"{100 * value:+.1f} points".replace("-", "−") if math.isfinite(value) else "–"
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def at_regular_times(epochs: Numbers, moments: int = 120) -> NDArray[np.intp]:
+    """Of `moments` times, evenly spread from the first epoch to the last, the nearest measurement each."""
+    if len(epochs) < 2:
+        return np.zeros(len(epochs), dtype=np.intp)
+    between = (epochs[1:] + epochs[:-1]) / 2
+    return np.searchsorted(between, np.linspace(epochs[0], epochs[-1], moments))
 
 
 def power_of_ten(value: float) -> str:

@@ -78,11 +78,12 @@ class RunRecord:
                 missing[name] = f"{name} cannot be read ({' '.join(str(error).split())[:120]})"
                 return empty
 
-        config = load("config.yaml", _read_config, {})
-        provenance = config.pop("provenance", None)
+        nothing: dict[str, Any] = {}
+        config = load("config.yaml", _read_config, nothing)
+        provenance = config.get("provenance")
         return cls(
             folder=folder,
-            config=config,
+            config={key: value for key, value in config.items() if key != "provenance"},
             provenance=provenance if isinstance(provenance, dict) else {},
             status=load("status.json", _read_status, {}),
             metrics=load("metrics.csv", _read_metrics, []),

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitals.findings import Finding, ranked
 from vitals.report import facts
-from vitals.report.confusion import confusion_chart, frequent_mistakes
-from vitals.report.curves import accuracy_chart, averages_chart, loss_chart, single_chart
+from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
+from vitals.report.curves import (
+    accuracy_chart,
+    averages_chart,
+    gap_chart,
+    loss_chart,
+    single_chart,
+    weight_norm_chart,
+)
 from vitals.report.drawing import Chart
 from vitals.report.errors import LeftOut
 from vitals.report.histograms import histogram_chart
@@ -20,6 +27,8 @@ from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
 from vitals.report.record import RunRecord
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 
+LETTERS = "ABCDEF"
+"""Names of the runs where there are several."""
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +37,10 @@ class Verdict:
     """What one run says of one station."""
 
     light: Light
-    headline: str
+    summary: str
+    """What matters most: the gravest alarm, or else what was measured."""
+    measured: str
+    """What was measured, in one sentence; empty where nothing was."""
     findings: list[Finding]
 
 
@@ -41,27 +53,19 @@ class Section:
     advice: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
     """One for each run; none for the parts after the stations."""
-    blocks: list[Chart | Pictures] = field(default_factory=list)
-    mistakes: list[tuple[str, list[tuple[str, str, str, str]]]] = field(default_factory=list)
-    """Run and its most frequent mistakes."""
+    blocks: list[Chart | Mistakes | Pictures] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def add(self, what: str, make: Callable[[], Any]) -> None:
-        """Put a chart or pictures in, or say why they are not there."""
-        made = self.attempt(what, make)
-        if made is not None:
-            self.blocks += made if isinstance(made, list) else [made]
-
-    def attempt(self, what: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns; None where it raises, and a line that says so."""
+    def add(self, what: str, draw: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+        """Put the block or blocks that `draw` makes in, or say why they are not there."""
         try:
-            return make()
+            made = draw(*arguments, **keywords)
+            self.blocks += made if isinstance(made, list) else [made]
         except LeftOut as reason:
             self.left_out.append(f"{what}: {reason}.")
         except Exception as error:  # one chart that fails must not cost the others
             _log.warning("%s could not be drawn", what, exc_info=error)
             self.left_out.append(f"{what}: could not be drawn ({type(error).__name__}).")
-        return None
 
 
 def sections(runs: Sequence[RunRecord]) -> list[Section]:
@@ -80,107 +84,107 @@ def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
 
 def _verdict(station: Station, run: RunRecord) -> Verdict:
     findings = ranked(finding for finding in run.findings if station_of(finding) == station.key)
-    told = [finding for finding in findings if finding.cause != "skipped"]
-    measured = True
+    measured, why = "", ""
     try:
-        headline = facts.headline(run, station.key)
+        measured = facts.headline(run, station.key)
     except LeftOut as reason:
-        headline, measured = f"{str(reason)[:1].upper()}{str(reason)[1:]}.", False
+        why = f"{str(reason)[:1].upper()}{str(reason)[1:]}."
     except Exception as error:  # a file that is not as it should be
         _log.warning("%s could not be summed up", station.key, exc_info=error)
-        headline, measured = "The run's files do not say.", False
-    if told and (told[0].alarming or not measured):
-        headline = _summary(told)
-    elif findings and not measured:
-        headline = findings[0].message
-    return Verdict(light_of(findings, station, measured, bool(run.findings)), headline, findings)
+        why = "The run's files do not say."
+    light = light_of(findings, station, bool(measured), bool(run.findings))
+    return Verdict(
+        light, _summary(findings, measured) or why, measured or ("" if findings else why), findings
+    )
 
 
-def _summary(findings: Sequence[Finding]) -> str:
-    passed = sum(finding.level == "ok" for finding in findings)
-    if findings[0].alarming or len(findings) == 1:
-        return findings[0].message
-    others = len(findings) - passed
-    return f"{passed} of {len(findings)} checks passed" + (f", {others} with a note." if others else ".")
+def _summary(findings: Sequence[Finding], measured: str) -> str:
+    told = [finding for finding in findings if finding.cause != "skipped"]
+    if told and told[0].alarming:
+        more = len([finding for finding in told if finding.alarming]) - 1
+        return told[0].message + (f" And {more} more." if more else "")
+    if measured or not findings:
+        return measured
+    if len(told) < 2:
+        return (told or findings)[0].message
+    passed = sum(finding.level == "ok" for finding in told)
+    return f"{passed} of {len(told)} checks passed" + (
+        f", {len(told) - passed} with a note." if passed < len(told) else "."
+    )
 
 
-def _each(runs: Sequence[RunRecord], make: Callable[[RunRecord, str], Any], name: str) -> Callable[[], list[Any]]:
-    """`make` for every run, side by side, with figures of different names."""
+def _side_by_side(
+    runs: Sequence[RunRecord], draw: Callable[..., Any], *arguments: Any, name: str = ""
+) -> list[Any]:
+    """The blocks of every run one after the other, with the run's letter where there are several.
 
-    def all_of_them() -> list[Any]:
-        made: list[Any] = []
-        reasons: list[LeftOut] = []
-        for index, run in enumerate(runs):
-            try:
-                one = make(run, f"{name}-{index}")
-            except LeftOut as reason:
-                reasons.append(reason)
-                continue
-            for block in one if isinstance(one, list) else [one]:
-                made.append(block if len(runs) == 1 else _labelled(block, "ABCDEF"[index]))
-        if not made:
-            raise reasons[0]
-        return made
-
-    return all_of_them
-
-
-def _labelled(block: Any, label: str) -> Any:
-    from dataclasses import replace
-
-    return replace(block, title=f"{label} · {block.title}")
+    Args:
+        runs: to be drawn.
+        draw: takes one run and `arguments`, and with a `name` also that of a figure, other for each run.
+        arguments: for `draw`.
+        name: of the figure.
+    """
+    blocks: list[Any] = []
+    reason = LeftOut()
+    for letter, run in zip(LETTERS, runs, strict=False):
+        try:
+            made = draw(run, *arguments, **({"name": f"{name}-{letter}"} if name else {}))
+        except LeftOut as error:
+            reason = error
+            continue
+        for block in made if isinstance(made, list) else [made]:
+            blocks.append(block if len(runs) == 1 else replace(block, title=f"{letter} · {block.title}"))
+    if not blocks:
+        raise reason
+    return blocks
 
 
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Loss", lambda: [loss_chart(runs, "linear"), loss_chart(runs, "log")])
+    section.add("Loss", loss_chart, runs, "linear")
+    section.add("Loss, logarithmic", loss_chart, runs, "log")
+    wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
+    section.add("Wiggle", single_chart, runs, "loss_noise", wiggle, percent)
+    section.add("Gradient noise", single_chart, runs, "gradient_noise_scale", noise, log=True)
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Accuracy", lambda: accuracy_chart(runs))
+    section.add("Accuracy", accuracy_chart, runs)
+    section.add("Gap", gap_chart, runs)
 
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Update ratio", lambda: update_ratio_chart(runs))
-    section.add("Update ratio of every parameter", _each(runs, update_ratio_lines, "update-ratio-lines"))
-    for quantity, title in (
-        ("activation_variance", "Variance of the activations"),
-        ("gradient_variance", "Variance of the gradients"),
-    ):
-        section.add(title, lambda quantity=quantity: variance_chart(runs, quantity))
-    for quantity, title in (("dead_units", "Dead units"), ("saturated_units", "Saturated units")):
-        make = lambda run, name, quantity=quantity: share_map(run, quantity, name)  # noqa: E731
-        section.add(title, _each(runs, make, quantity))
+    section.add("Update ratio", update_ratio_chart, runs)
+    title = "Update ratio of every parameter"
+    section.add(title, _side_by_side, runs, update_ratio_lines, name="update-ratio-lines")
+    section.add("Variance of the activations", variance_chart, runs, "activation_variance")
+    section.add("Variance of the gradients", variance_chart, runs, "gradient_variance")
+    for kind in ("dead", "saturated"):
+        name = f"{kind}_units"
+        section.add(f"{kind.capitalize()} units", _side_by_side, runs, share_map, name, name=name)
     for kind in ("activations", "gradients", "weights"):
-        make = lambda run, name, kind=kind: histogram_chart(run, kind, name)  # noqa: E731
-        section.add(f"Histograms of the {kind}", _each(runs, make, f"histograms-{kind}"))
+        name = f"histograms-{kind}"
+        section.add(f"Histograms of the {kind}", _side_by_side, runs, histogram_chart, kind, name=name)
 
 
 def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Filters", _each(runs, lambda run, name: filter_pictures(run), "filters"))
+    section.add("Filters", _side_by_side, runs, filter_pictures)
 
 
 def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
-    for tag, title, log, write in (
-        ("gradient_norm", "Norm of the gradient", True, None),
-        ("loss_noise", "Wiggle of the loss", False, percent),
-        ("gradient_noise_scale", "Gradient noise scale, in examples", True, None),
-    ):
-        more = {"write": write} if write else {}
-        section.add(title, lambda tag=tag, title=title, log=log, more=more: single_chart(runs, tag, title, log=log, **more))
+    section.add("Norm of the gradient", single_chart, runs, "gradient_norm", "Norm of the gradient", log=True)
+    section.add("Norm of the weights", weight_norm_chart, runs)
 
 
 def _averages(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Averaged weights", lambda: [averages_chart(runs, "accuracy"), averages_chart(runs, "loss")])
+    section.add("Raw against averaged accuracy", averages_chart, runs, "accuracy")
+    section.add("Raw against averaged loss", averages_chart, runs, "loss")
 
 
 def _mistakes(runs: Sequence[RunRecord]) -> Section:
     section = Section("mistakes", "What it gets wrong")
-    section.add("Confusion matrix", _each(runs, confusion_chart, "confusion"))
-    section.add("Worst-classified images", _each(runs, lambda run, name: worst_pictures(run), "worst"))
-    for index, run in enumerate(runs):
-        rows = section.attempt("Most frequent mistakes", lambda run=run: frequent_mistakes(run))
-        if rows:
-            section.mistakes.append(("" if len(runs) == 1 else "ABCDEF"[index], rows))
+    section.add("Confusion matrix", _side_by_side, runs, confusion_chart, name="confusion")
+    section.add("Frequent mistakes", _side_by_side, runs, frequent_mistakes)
+    section.add("Worst-classified images", _side_by_side, runs, worst_pictures)
     return section
 
 

@@ -8,13 +8,14 @@ from typing import Literal
 
 from vitals.findings import CAUSES, Finding, worst_level
 
-Light = Literal["fail", "warn", "note", "ok", "fact", "absent"]
+Light = Literal["fail", "warn", "note", "ok", "quiet", "fact", "absent"]
 
 WORDS: dict[Light, tuple[str, str]] = {
     "fail": ("✕", "fault"),
     "warn": ("!", "warning"),
     "note": ("i", "note"),
     "ok": ("✓", "fine"),
+    "quiet": ("✓", "no alarm"),
     "fact": ("·", "as set"),
     "absent": ("–", "not measured"),
 }
@@ -78,17 +79,21 @@ STATIONS = (
         ),
     ),
     Station("first-layer", "First layer", "Its filters become smooth, clean and diverse."),
+    Station("optimizer", "Optimizer", "SGD with Nesterov momentum, or Adam.", judged=False),
     Station(
-        "optimizer", "Optimizer", "SGD with Nesterov momentum, or Adam.", judged=False
-    ),
-    Station(
-        "decay", "Decay of the learning rate", "The rate falls over the training, by steps or smoothly.", judged=False
+        "decay",
+        "Decay of the learning rate",
+        "The rate falls over the training, by steps or smoothly.",
+        judged=False,
     ),
     Station(
         "search", "Search", "Random rather than grid, from coarse (1 to 5 epochs) to fine.", judged=False
     ),
     Station(
-        "averages", "Averages and ensembles", "Several models, or averaged weights, for the last points.", judged=False
+        "averages",
+        "Averages and ensembles",
+        "Several models, or averaged weights, for the last points.",
+        judged=False,
     ),
 )
 
@@ -128,4 +133,4 @@ def light_of(findings: Sequence[Finding], station: Station, measured: bool, diag
         return worst_level(told)
     if not measured:
         return "absent"
-    return "ok" if station.judged and diagnosed else "fact"
+    return "quiet" if station.judged and diagnosed else "fact"
