@@ -48,6 +48,10 @@ Stages = Annotated[
     list[Annotated[list[Count], Field(min_length=1)]],
     Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
 ]
+RunFolders = Annotated[
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=6)] | None,
+    Field(description="a list of two to six run folders, [a,b], or null"),
+]
 SampleCount = Annotated[int, _number("a whole number of 128 or more", ge=128)]
 CheckName = Annotated[
     Literal[
@@ -197,3 +201,10 @@ class Evaluation(_Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: OptionalText
+
+
+class Report(_Strict):
+    """The whole configuration of `scripts/report.py`."""
+
+    run: OptionalText
+    runs: RunFolders
