@@ -78,6 +78,8 @@ class Mistakes:
 
     title: str
     rows: list[tuple[str, str, str, str]]
+    new_row: bool = False
+    """Whether it stands at the left, with what comes next beside it."""
 
 
 def frequent_mistakes(run: RunRecord) -> Mistakes:

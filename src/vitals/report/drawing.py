@@ -56,6 +56,8 @@ class Chart:
     svg: Markup
     keys: Sequence[Key] = ()
     caption: str = ""
+    new_row: bool = False
+    """Whether it stands at the left, with what comes next beside it."""
 
 
 @dataclass

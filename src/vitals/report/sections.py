@@ -67,6 +67,31 @@ class Section:
             _log.warning("%s could not be drawn", what, exc_info=error)
             self.left_out.append(f"{what}: could not be drawn ({type(error).__name__}).")
 
+    def add_each(
+        self, what: str, runs: Sequence[RunRecord], draw: Callable[..., Any], *arguments: Any, name: str = ""
+    ) -> None:
+        """Put the blocks of every run in, side by side where there are several.
+
+        Args:
+            what: is shown.
+            runs: to be drawn.
+            draw: takes one run and `arguments`, and with a `name` also that of a figure, other for each run.
+            arguments: for `draw`.
+            name: of the figure.
+        """
+        if len(runs) == 1:
+            self.add(what, draw, runs[0], *arguments, **({"name": name} if name else {}))
+            return
+        for letter, run in zip(LETTERS, runs, strict=False):
+            before = len(self.blocks)
+            named = {"name": f"{name}-{letter}"} if name else {}
+            self.add(f"{letter} · {what}", draw, run, *arguments, **named)
+            for place in range(before, len(self.blocks)):
+                block: Any = self.blocks[place]
+                first = letter == "A" and not isinstance(block, Pictures)
+                row = {"new_row": True} if first and place == before else {}
+                self.blocks[place] = replace(block, title=f"{letter} · {block.title}", **row)
+
 
 def sections(runs: Sequence[RunRecord]) -> list[Section]:
     """All parts of the page about one run, or about several side by side."""
@@ -113,32 +138,6 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
     )
 
 
-def _side_by_side(
-    runs: Sequence[RunRecord], draw: Callable[..., Any], *arguments: Any, name: str = ""
-) -> list[Any]:
-    """The blocks of every run one after the other, with the run's letter where there are several.
-
-    Args:
-        runs: to be drawn.
-        draw: takes one run and `arguments`, and with a `name` also that of a figure, other for each run.
-        arguments: for `draw`.
-        name: of the figure.
-    """
-    blocks: list[Any] = []
-    reason = LeftOut()
-    for letter, run in zip(LETTERS, runs, strict=False):
-        try:
-            made = draw(run, *arguments, **({"name": f"{name}-{letter}"} if name else {}))
-        except LeftOut as error:
-            reason = error
-            continue
-        for block in made if isinstance(made, list) else [made]:
-            blocks.append(block if len(runs) == 1 else replace(block, title=f"{letter} · {block.title}"))
-    if not blocks:
-        raise reason
-    return blocks
-
-
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss", loss_chart, runs, "linear")
     section.add("Loss, logarithmic", loss_chart, runs, "log")
@@ -154,20 +153,24 @@ def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Update ratio", update_ratio_chart, runs)
-    title = "Update ratio of every parameter"
-    section.add(title, _side_by_side, runs, update_ratio_lines, name="update-ratio-lines")
+    single = len(runs) == 1
+    lines = ("Update ratio of every parameter", runs, update_ratio_lines)
+    if single:
+        section.add_each(*lines, name="update-ratio-lines")
     section.add("Variance of the activations", variance_chart, runs, "activation_variance")
     section.add("Variance of the gradients", variance_chart, runs, "gradient_variance")
+    if not single:  # what is side by side comes after what is in one chart
+        section.add_each(*lines, name="update-ratio-lines")
     for kind in ("dead", "saturated"):
         name = f"{kind}_units"
-        section.add(f"{kind.capitalize()} units", _side_by_side, runs, share_map, name, name=name)
+        section.add_each(f"{kind.capitalize()} units", runs, share_map, name, name=name)
     for kind in ("activations", "gradients", "weights"):
         name = f"histograms-{kind}"
-        section.add(f"Histograms of the {kind}", _side_by_side, runs, histogram_chart, kind, name=name)
+        section.add_each(f"Histograms of the {kind}", runs, histogram_chart, kind, name=name)
 
 
 def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Filters", _side_by_side, runs, filter_pictures)
+    section.add_each("Filters", runs, filter_pictures)
 
 
 def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
@@ -182,9 +185,9 @@ def _averages(section: Section, runs: Sequence[RunRecord]) -> None:
 
 def _mistakes(runs: Sequence[RunRecord]) -> Section:
     section = Section("mistakes", "What it gets wrong")
-    section.add("Confusion matrix", _side_by_side, runs, confusion_chart, name="confusion")
-    section.add("Frequent mistakes", _side_by_side, runs, frequent_mistakes)
-    section.add("Worst-classified images", _side_by_side, runs, worst_pictures)
+    section.add_each("Confusion matrix", runs, confusion_chart, name="confusion")
+    section.add_each("Frequent mistakes", runs, frequent_mistakes)
+    section.add_each("Worst-classified images", runs, worst_pictures)
     return section
 
 
