@@ -215,9 +215,11 @@ def spread(items: Sequence, amount: int) -> list:
 def _summary(run: RunRecord) -> tuple[Numbers, Numbers]:
     """Epochs (T), and least, median and largest update ratio (3×T)."""
     curves = [run.curve(f"update_ratio_summary/{name}") for name in ("min", "median", "max")]
-    if all(len(curve) for curve in curves) and len({len(curve) for curve in curves}) == 1:
+    if len({len(curve) for curve in curves}) == 1 and len(curves[0]):
         parts = [thinned(curve) for curve in curves]
-        return parts[0][0], np.stack([_above_zero(values) for _, values in parts])
+        rows = np.stack([_above_zero(values) for _, values in parts])
+        if np.isfinite(rows[1]).any():
+            return parts[0][0], rows
     _, epochs, grid = _by_depth(run, "update_ratio/")
     grid = _above_zero(grid)
     seen = np.isfinite(grid).any(axis=1) if len(epochs) else np.empty(0, bool)

@@ -104,6 +104,9 @@ def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
     draw = _CHARTS.get(station.key)
     if draw is not None:
         draw(section, runs)
+        without = [run.missing["history.jsonl"] for run in runs if "history.jsonl" in run.missing]
+        if not section.blocks and len(section.left_out) > 1 and len(without) == len(runs):
+            section.left_out = [f"Charts: {without[0]}."]
     return section
 
 
