@@ -120,7 +120,8 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     except Exception as error:  # a file that is not as it should be
         _log.warning("%s could not be summed up", station.key, exc_info=error)
         why = "The run's files do not say."
-    light = light_of(findings, station, bool(measured), bool(run.findings))
+    diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
+    light = light_of(findings, station, bool(measured), diagnosed)
     return Verdict(
         light, _summary(findings, measured) or why, measured or ("" if findings else why), findings
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vitals.findings import CAUSES, Finding, worst_level
 
-Light = Literal["fail", "warn", "note", "ok", "quiet", "fact", "absent"]
+Light = Literal["fail", "warn", "note", "ok", "quiet", "seen", "fact", "absent"]
 
 WORDS: dict[Light, tuple[str, str]] = {
     "fail": ("✕", "fault"),
@@ -16,6 +16,7 @@ WORDS: dict[Light, tuple[str, str]] = {
     "note": ("i", "note"),
     "ok": ("✓", "fine"),
     "quiet": ("✓", "no alarm"),
+    "seen": ("·", "measured"),
     "fact": ("·", "as set"),
     "absent": ("–", "not measured"),
 }
@@ -133,4 +134,6 @@ def light_of(findings: Sequence[Finding], station: Station, measured: bool, diag
         return worst_level(told)
     if not measured:
         return "absent"
-    return "quiet" if station.judged and diagnosed else "fact"
+    if not station.judged:
+        return "fact"
+    return "quiet" if diagnosed else "seen"
