@@ -79,9 +79,10 @@ def test_the_stations_come_in_the_order_of_the_course(page: Path, tmp_path: Path
 def test_every_picture_of_a_whole_run_is_there_and_can_be_seen(page: Path, tmp_path: Path) -> None:
     script = """
       const charts = {};
+      const drawn = (svg) => svg.querySelectorAll("path, image, text").length > 5;
+      const wide = (svg) => svg.getBoundingClientRect().width > 200;
       for (const part of page.querySelectorAll("section.station"))
-        charts[part.id] = [...part.querySelectorAll("figure svg")].filter((svg) =>
-          svg.getBoundingClientRect().width > 200 && svg.querySelectorAll("path, image, text").length > 5).length;
+        charts[part.id] = [...part.querySelectorAll("figure svg")].filter(wide).filter(drawn).length;
       const images = [...page.querySelectorAll("img")];
       return {charts, images: images.length, broken: images.filter((image) => !image.naturalWidth).length};"""
     seen = show(page, tmp_path, script).seen
