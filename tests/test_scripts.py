@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from vitals.data.data_module import ImageData
+from vitals.predictions import Predictions
+
 ROOT = Path(__file__).parents[1]
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
 TINY += ["~callbacks.progress", "checks=none"]
@@ -150,6 +153,10 @@ def test_ddp_on_two_cpu_processes_trains_in_one_folder(tmp_path: Path) -> None:
     rows = (folder / "metrics.csv").read_text().splitlines()[1:]
     # 100 images, 50 a process, one batch of 32 each: one step an epoch
     assert [row.split(",")[:2] for row in rows] == [["1", "1"], ["2", "2"]]
+    images = ImageData("digits")
+    images.setup()
+    kept = Predictions.load(folder / "predictions.npz")  # of both processes, in the order of the test images
+    assert kept.labels.tolist() == images.test.labels.tolist()
 
 
 def test_a_sweep_goes_on_after_a_failed_job(tmp_path: Path) -> None:

@@ -67,13 +67,15 @@ class ImageClassifier(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate("test", batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Measure, and return the logits, N×`num_classes`, for callbacks."""
+        return self._evaluate("test", batch)
 
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         self._measure(stage, cross_entropy(logits, labels), logits, labels)
+        return logits
 
     def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         for name, values in {"loss": (loss, len(labels)), "accuracy": (logits, labels)}.items():

@@ -75,7 +75,7 @@ def test_the_picture_is_that_of_the_first_layer_executed_from_before_the_first_s
 
 
 def test_a_transformer_on_rows_has_no_filters(tmp_path: Path) -> None:
-    trainer, _, diagnosis = watched(Foreign(Attention()), tmp_path, FirstLayerFilters())
+    _trainer, _, diagnosis = watched(Foreign(Attention()), tmp_path, FirstLayerFilters())
     [finding] = diagnosis.findings
     assert finding.message == (
         "FirstLayerFilters: the first layer 'net.embed' does not work on images of 1 or 3 channels."

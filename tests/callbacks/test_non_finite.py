@@ -82,7 +82,7 @@ def test_the_layer_that_overflows_is_named(tmp_path: Path) -> None:
                 with torch.no_grad():
                     self.net[5].weight.fill_(3e38)
 
-    trainer, _, diagnosis = watched(Explodes(convnet()), tmp_path, NonFinite())
+    _trainer, _, diagnosis = watched(Explodes(convnet()), tmp_path, NonFinite())
     [finding] = diagnosis.findings
     assert (finding.where, finding.step) == ("net.5", 2)
     assert "the output of 'net.5' overflows" in finding.message
@@ -104,7 +104,7 @@ def test_a_network_of_nothing_but_nan_ends_no_monitor(monitor: Monitor, tmp_path
 
 def test_a_loss_that_is_not_finite_is_told_under_a_gradient_scaler_too(tmp_path: Path) -> None:
     scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4.0))
-    trainer, _, diagnosis = watched(Loss(mlp()), tmp_path, NonFinite(), plugins=[scaler])
+    _trainer, _, diagnosis = watched(Loss(mlp()), tmp_path, NonFinite(), plugins=[scaler])
     [finding] = diagnosis.findings
     assert "The loss became NaN or infinite in step 3" in finding.message
 

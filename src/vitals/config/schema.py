@@ -64,6 +64,10 @@ Stages = Annotated[
     list[Annotated[list[Count], Field(min_length=1)]],
     Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
 ]
+RunFolders = Annotated[
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=6)] | None,
+    Field(description="a list of two to six run folders, [a,b], or null"),
+]
 SampleCount = Annotated[int, _number("a whole number of 128 or more", ge=128)]
 CheckName = Annotated[
     Literal[
@@ -303,3 +307,10 @@ class Ensemble(_Strict):
     split: Literal["test", "val"]
     data_root: OptionalText
     folder: Text
+
+
+class Report(_Strict):
+    """The whole configuration of `scripts/report.py`."""
+
+    run: OptionalText
+    runs: RunFolders

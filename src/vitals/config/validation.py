@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from vitals.config.clashes import clashes
-from vitals.config.schema import Ensemble, Evaluation, Experiment
+from vitals.config.schema import Ensemble, Evaluation, Experiment, Report
 from vitals.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -44,6 +44,18 @@ def check_ensemble(config: DictConfig) -> None:
         UserError: as `check_experiment`.
     """
     _validated(Ensemble, config)
+
+
+def check_report(config: DictConfig) -> None:
+    """Check the configuration of `scripts/report.py`.
+
+    Raises:
+        UserError: as `check_experiment`, and where not just one of `run` and `runs` is given.
+    """
+    report = _validated(Report, config)
+    if (report.run is None) == (report.runs is None):
+        said = "give either run or runs, not both" if report.run else "there is no run to report on"
+        raise UserError(f"{said}: write run=<run folder>, or runs=[<run folder>,<another run folder>].")
 
 
 def _validated(model: type[Model], config: DictConfig) -> Model:

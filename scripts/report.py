@@ -1,0 +1,18 @@
+"""Remake the page about a run, or compare runs: `python scripts/report.py run=<run folder>`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitals.config.command_line import run_command
+from vitals.config.validation import check_report
+
+
+def main(config: DictConfig) -> None:
+    from vitals.report.command import report  # imports matplotlib, which the checks before do without
+
+    report(config)
+
+
+if __name__ == "__main__":
+    run_command(main, Path(__file__).parents[1] / "configs", "report", check_report)

@@ -1,0 +1,67 @@
+"""What a run's chosen weights say of every test image: `predictions.npz` in its folder.
+
+Small enough to keep with every run, and enough for a confusion matrix, an ensemble or a look at the worst
+mistakes without the network or the images.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of N test images, in the order of the test set."""
+
+    probabilities: NDArray[np.float16]
+    """N×C."""
+    labels: NDArray[np.int64]
+    """N, each from 0 to C − 1."""
+    classes: list[str]
+    """C names, in the order of the labels."""
+    worst: NDArray[np.int64]
+    """K indices of the images with the highest loss, the highest first."""
+    worst_images: NDArray[np.uint8]
+    """Their pixels, K×channels×H×W; K may be 0."""
+
+    def save(self, path: Path) -> None:
+        """Write the file at `path` in one step, so that nobody reads half of it."""
+        content: dict[str, Any] = {
+            "probabilities": self.probabilities,
+            "labels": self.labels,
+            "classes": np.array(self.classes, dtype=str),
+            "worst": self.worst,
+            "worst_images": self.worst_images,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **content)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read the file at `path`, without running any code that may be in it.
+
+        Raises:
+            ValueError: if the file is damaged or its parts do not fit together.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                parts = {name: file[name] for name in file.files}
+            parts["classes"] = [str(name) for name in parts["classes"]]
+            predictions = cls(**parts)
+        except Exception as error:  # numpy, zip and zlib raise their own
+            raise ValueError(f"{path.name} cannot be read: {error}") from error
+        count, classes = predictions.probabilities.shape
+        if len(predictions.labels) != count or len(predictions.classes) != classes:
+            raise ValueError(f"{path.name} has parts of different lengths")
+        return predictions

@@ -1,0 +1,339 @@
+"""Charts of what is one number at a time: loss, learning rate, accuracies, averages, gradient norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitals.report.drawing import (
+    SERIES,
+    Chart,
+    Key,
+    Plan,
+    color,
+    drawn,
+    epochs_below,
+    log_numbers,
+    plain_numbers,
+)
+from vitals.report.errors import LeftOut
+from vitals.report.numbers import bucketed, first_not_finite, number, shortened, thinned
+from vitals.report.record import Curve, RunRecord
+
+FEW = 12
+"""Measurements up to which each is marked by a point."""
+CUT = 3.0
+"""Times the first loss at which a linear axis of the loss ends: what diverges would hide the rest."""
+
+
+def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
+    """Loss over epochs with the learning rate under it.
+
+    Args:
+        runs: one, or several to compare.
+        scale: `linear` or `log`.
+
+    Raises:
+        LeftOut: where no loss was recorded.
+    """
+    losses = [
+        (
+            run.curve("loss/train_step"),
+            run.curve("loss/train", "loss/train_eval"),
+            run.curve("loss/val", "loss/val_eval"),
+        )
+        for run in runs
+    ]
+    if not any(_drawable(curve, scale) for curves in losses for curve in curves):
+        raise LeftOut("no loss was recorded")
+    rates = [_learning_rates(run) for run in runs]
+    with_rates = any(rates)
+    captions: list[str] = []
+
+    def paint(figure: Figure) -> None:
+        upper, lower = _panels(figure, with_rates)
+        for index, (step, train, val) in enumerate(losses):
+            train_colour, val_colour = _pair(index, len(runs))
+            if len(step) and len(runs) == 1:
+                band = bucketed(step)
+                upper.fill_between(band.x, band.low, band.high, color=color("c1"), alpha=0.2, linewidth=0)
+                if not len(train):
+                    upper.plot(band.x, band.mean, color=color("c1"))
+            elif len(step) and not len(train):
+                train = step
+            _line(upper, train, train_colour, dashed=len(runs) > 1)
+            _line(upper, val, val_colour)
+            broken = [first_not_finite(curve) for curve in (step, train, val)]
+            if found := [epoch for epoch in broken if epoch is not None]:
+                upper.axvline(min(found), color=color("fail"), linewidth=1.2, linestyle=(0, (2, 2)))
+                captions.append(f"Not finite from epoch {number(min(found))} on.")
+        if scale == "log":
+            log_numbers(upper)
+        else:
+            _limit(upper, [curve for curves in losses for curve in curves], captions)
+            plain_numbers(upper)
+        if lower is not None:
+            for index, curves in enumerate(rates):
+                for curve in curves:
+                    _line(lower, curve, "muted" if len(runs) == 1 else SERIES[index], marked=False)
+            lower.set_ylim(bottom=0)
+            plain_numbers(lower, ticks=2)
+        epochs_below(lower or upper)
+
+    name = "loss" if scale == "linear" else "loss-log"
+    title = "Loss" if scale == "linear" else "Loss, logarithmic"
+    svg = drawn(name, f"{title} over the epochs", Plan(paint, 292 if with_rates else 236))
+    keys = _keys(runs, [(step, train) for step, train, _ in losses], [val for *_, val in losses])
+    if len(runs) == 1 and len(losses[0][0]):
+        keys.append(Key("c1", "middle 80% of the batches", "band"))
+    if with_rates and len(runs) == 1:
+        keys.append(Key("muted", "learning rate, below"))
+    elif with_rates:
+        captions.append("The learning rate is below.")
+    return Chart(title, svg, keys, " ".join(dict.fromkeys(captions)))
+
+
+def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Training and validation accuracy over epochs.
+
+    Raises:
+        LeftOut: where no accuracy was recorded.
+    """
+    pairs = [
+        (run.curve("accuracy/train_eval", "accuracy/train"), run.curve("accuracy/val", "accuracy/val_eval"))
+        for run in runs
+    ]
+    if not any(len(curve) for pair in pairs for curve in pair):
+        raise LeftOut("no accuracy was recorded")
+    augmented = [
+        run.curve("accuracy/train") if len(run.curve("accuracy/train_eval")) else None for run in runs
+    ]
+
+    def paint(figure: Figure) -> None:
+        upper = figure.add_subplot()
+        for index, (train, val) in enumerate(pairs):
+            train_colour, val_colour = _pair(index, len(runs))
+            _line(upper, train, train_colour, dashed=len(runs) > 1)
+            _line(upper, val, val_colour)
+            during = augmented[index]
+            if during is not None and len(during) and len(runs) == 1:
+                x, y = thinned(during)
+                upper.plot(x, y, color=color("c1"), linewidth=1.2, linestyle=(0, (1, 2)))
+        plain_numbers(upper, lambda value: f"{100 * value:g}%")
+        epochs_below(upper)
+
+    svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint))
+    keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
+    if len(runs) == 1 and augmented[0] is not None and len(augmented[0]):
+        keys.append(Key("c1", "while training", "dotted"))
+    return Chart("Accuracy", svg, keys)
+
+
+def gap_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Training accuracy less validation accuracy over epochs, in percentage points.
+
+    Raises:
+        LeftOut: where not both were recorded.
+    """
+    gaps = [_gap_of(run) for run in runs]
+    if not any(np.isfinite(gap.values).any() for gap in gaps):
+        raise LeftOut("training and validation accuracy were not both recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(0, color=color("muted"), linewidth=1)
+        for index, gap in enumerate(gaps):
+            _line(axes, gap, SERIES[index])
+            if len(runs) == 1 and len(gap):
+                x, y = thinned(gap)
+                axes.fill_between(x, 0, y, color=color("c1"), alpha=0.15, linewidth=0)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, -0.01), max(high, 0.05))
+        plain_numbers(axes, lambda value: f"{100 * value:g}".replace("-", "−"))
+        epochs_below(axes)
+
+    title = "Gap between training and validation, in points"
+    return Chart(title, drawn("gap", title, Plan(paint)), run_keys(runs) if len(runs) > 1 else [])
+
+
+def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Norm of all weights together over the epochs.
+
+    Raises:
+        LeftOut: where none was measured.
+    """
+    curves = []
+    for run in runs:
+        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
+        norms = [curve for curve in norms if len(curve) == len(norms[0])]
+        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
+        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
+    if not any(np.isfinite(curve.values).any() for curve in curves):
+        raise LeftOut("no norm of the weights was recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            _line(axes, curve, SERIES[index])
+        axes.set_ylim(bottom=0)
+        plain_numbers(axes)
+        epochs_below(axes)
+
+    title = "Norm of all weights"
+    return Chart(
+        title, drawn("weight-norm", title, Plan(paint, 200)), run_keys(runs) if len(runs) > 1 else []
+    )
+
+
+def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
+    """Validation of the raw weights against that of the averaged ones.
+
+    Args:
+        runs: one, or several to compare.
+        quantity: `loss` or `accuracy`.
+
+    Raises:
+        LeftOut: where no averaged weights were evaluated.
+    """
+    pairs = [(run.curve(f"{quantity}/val"), run.curve(f"val_average/{quantity}")) for run in runs]
+    if not any(len(averaged) for _, averaged in pairs):
+        raise LeftOut("the weights were not averaged")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (raw, averaged) in enumerate(pairs):
+            raw_colour, averaged_colour = ("c2", "c3") if len(runs) == 1 else (SERIES[index],) * 2
+            _line(axes, raw, raw_colour, dashed=len(runs) > 1)
+            _line(axes, averaged, averaged_colour)
+        plain_numbers(axes, (lambda value: f"{100 * value:g}%") if quantity == "accuracy" else number)
+        epochs_below(axes)
+
+    title = f"Validation {quantity}, raw against averaged weights"
+    if len(runs) == 1:
+        keys = [Key("c2", "raw"), Key("c3", "averaged")]
+    else:
+        keys = [*run_keys(runs), Key("muted", "averaged"), Key("muted", "raw", "dashed")]
+    return Chart(title, drawn(f"averages-{quantity}", title, Plan(paint)), keys)
+
+
+def single_chart(
+    runs: Sequence[RunRecord],
+    tag: str,
+    title: str,
+    write: Callable[[float], str] = number,
+    log: bool = False,
+    caption: str = "",
+) -> Chart:
+    """One number over the epochs, in buckets where there are many measurements.
+
+    Raises:
+        LeftOut: where it was not recorded.
+    """
+    curves = [run.curve(tag) for run in runs]
+    if not any(_drawable(curve, "log" if log else "linear") for curve in curves):
+        raise LeftOut("it was not recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            if not len(curve):
+                continue
+            band = bucketed(curve)
+            marker = "o" if len(band.x) <= FEW else None
+            axes.fill_between(band.x, band.low, band.high, color=color(SERIES[index]), alpha=0.2, linewidth=0)
+            axes.plot(band.x, band.mean, color=color(SERIES[index]), marker=marker)
+        if log:
+            log_numbers(axes)
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            plain_numbers(axes, write)
+        epochs_below(axes)
+
+    svg = drawn(tag, f"{title} over the epochs", Plan(paint, 200))
+    return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
+
+
+def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
+    """One entry a run: A, B, …, each in its colour, with the folder's name."""
+    labels = "ABCDEF"
+    return [
+        Key(SERIES[index], f"{labels[index]} · {shortened(run.folder.absolute().name, 28)}")
+        for index, run in enumerate(runs)
+    ]
+
+
+def final_gap(run: RunRecord) -> float:
+    """The last gap between training and validation accuracy, a share from −1 to 1; NaN where unknown."""
+    return _gap_of(run).last
+
+
+def _gap_of(run: RunRecord) -> Curve:
+    recorded = run.curve("accuracy/gap")
+    train = run.curve("accuracy/train_eval", "accuracy/train")
+    val = run.curve("accuracy/val", "accuracy/val_eval")
+    if len(recorded) or not len(train) or not len(val):
+        return recorded
+    order = np.argsort(train.epochs, kind="stable")
+    there = np.interp(val.epochs, train.epochs[order], train.values[order])
+    return Curve(val.epochs, val.steps, there - val.values)
+
+
+def _learning_rates(run: RunRecord) -> list[Curve]:
+    """Of each parameter group, but of several that always agree only the first."""
+    curves: list[Curve] = []
+    for tag in run.tags("lr/"):
+        curve = run.curve(tag)
+        if not any(np.array_equal(curve.values, other.values) for other in curves):
+            curves.append(curve)
+    return curves[:6]
+
+
+def _panels(figure: Figure, two: bool) -> tuple[Axes, Axes | None]:
+    if not two:
+        return figure.add_subplot(), None
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3.4, 1))
+    return upper, lower
+
+
+def _pair(index: int, runs: int) -> tuple[str, str]:
+    """The colours of training and validation of a run."""
+    return ("c1", "c2") if runs == 1 else (SERIES[index], SERIES[index])
+
+
+def _line(axes: Axes, curve: Curve, colour: str, dashed: bool = False, marked: bool = True) -> None:
+    if not len(curve):
+        return
+    x, y = thinned(curve)
+    marker = "o" if marked and len(x) <= FEW else None
+    style = (0, (4, 2)) if dashed else "-"
+    axes.plot(x, y, color=color(colour), linestyle=style, marker=marker)
+
+
+def _limit(axes: Axes, curves: Sequence[Curve], captions: list[str]) -> None:
+    """End the axis where a diverging loss would hide what came before."""
+    values = np.concatenate([curve.values for curve in curves])
+    values = values[np.isfinite(values)]
+    starts = [curve.values[0] for curve in curves if len(curve) and np.isfinite(curve.values[0])]
+    top = CUT * max(starts, default=np.inf)
+    if len(values) and values.max() > top > 0:
+        axes.set_ylim(min(0.0, values.min()), top)
+        captions.append(f"Cut off at {number(top)}; the highest is {number(values.max())}.")
+    elif len(values) and values.min() >= 0:
+        axes.set_ylim(bottom=0)
+
+
+def _drawable(curve: Curve, scale: str) -> bool:
+    values = curve.values[np.isfinite(curve.values)]
+    return bool(len(values)) and (scale == "linear" or bool((values > 0).any()))
+
+
+def _keys(runs: Sequence[RunRecord], train: Sequence[tuple[Curve, ...]], val: Sequence[Curve]) -> list[Key]:
+    trained = any(len(curve) for curves in train for curve in curves)
+    validated = any(len(curve) for curve in val)
+    if len(runs) == 1:
+        return [Key("c1", "training")] * trained + [Key("c2", "validation")] * validated
+    shapes = [Key("muted", "validation")] * validated + [Key("muted", "training", "dashed")] * trained
+    return [*run_keys(runs), *shapes]

@@ -1,0 +1,209 @@
+"""Matplotlib's figures as SVG that follows the page: its fonts, its width, its light or dark colours.
+
+Every colour in a figure is a token, a colour of no meaning that is replaced in the SVG by a variable of the
+page's style sheet. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from vitals.report.numbers import number, power_of_ten
+
+WIDTH = 400.0
+"""Of every figure, in the SVG's units: what fits a phone, so that letters keep their size there."""
+
+_NAMES = ("ink", "muted", "line", "surface", "fail", "good")
+SERIES = tuple(f"c{index}" for index in range(1, 7))
+"""Colours that tell series apart, also for the colour-blind (after Okabe and Ito)."""
+SEQUENCE = tuple(f"s{index}" for index in range(1, 7))
+"""Colours that stand for an order, from the first to the last."""
+TOKENS = {name: f"#0b{index:04x}" for index, name in enumerate((*_NAMES, *SERIES, *SEQUENCE), start=0xA1)}
+"""What to give matplotlib for a colour of the page."""
+
+_TOKEN = re.compile("|".join(TOKENS.values()))
+_VARIABLES = {colour: f"var(--{name})" for name, colour in TOKENS.items()}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a chart's legend."""
+
+    colour: str
+    """A name from `TOKENS`."""
+    label: str
+    kind: Literal["line", "dashed", "dotted", "band"] = "line"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn figure with its words."""
+
+    title: str
+    svg: Markup
+    keys: Sequence[Key] = ()
+    caption: str = ""
+    new_row: bool = False
+    """Whether it stands at the left, with what comes next beside it."""
+
+
+@dataclass
+class Plan:
+    """A figure to be drawn: its height in SVG units, and how."""
+
+    paint: Callable[[Figure], None]
+    height: float = 236.0
+    margins: tuple[float, float, float, float] = field(default=(46.0, 10.0, 8.0, 36.0))
+    """Left, right, top and bottom, in SVG units."""
+
+
+def drawn(name: str, label: str, plan: Plan) -> Markup:
+    """The figure as inline SVG.
+
+    Args:
+        name: unique on the page; the same name and figure give the same SVG.
+        label: what the figure shows, for those who cannot see it.
+        plan: of the figure.
+    """
+    with _style(name), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a glyph that matplotlib's font lacks; the page's has it
+        figure = Figure(figsize=(WIDTH / 72, plan.height / 72), dpi=72)
+        left, right, top, bottom = plan.margins
+        figure.subplots_adjust(
+            left / WIDTH, bottom / plan.height, 1 - right / WIDTH, 1 - top / plan.height, hspace=0.16
+        )
+        plan.paint(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return Markup(_themed(buffer.getvalue(), label))
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "text.parse_math": False,
+        "text.color": TOKENS["ink"],
+        "font.size": 10.5,
+        "figure.facecolor": "none",
+        "savefig.facecolor": "none",
+        "axes.facecolor": "none",
+        "axes.edgecolor": TOKENS["line"],
+        "axes.labelcolor": TOKENS["muted"],
+        "axes.labelsize": 10.5,
+        "axes.linewidth": 1.0,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "axes.xmargin": 0.02,
+        "grid.color": TOKENS["line"],
+        "grid.linewidth": 0.7,
+        "xtick.color": TOKENS["line"],
+        "ytick.color": TOKENS["line"],
+        "xtick.labelcolor": TOKENS["muted"],
+        "ytick.labelcolor": TOKENS["muted"],
+        "xtick.major.size": 0.0,
+        "ytick.major.size": 0.0,
+        "xtick.major.pad": 6.0,
+        "ytick.major.pad": 5.0,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round",
+        "lines.markersize": 4.0,
+        "path.simplify_threshold": 0.25,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def _themed(svg: str, label: str) -> str:
+    """The `<svg>` element alone, with the page's colours and fonts, its numbers to a tenth."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{escape(label)}">', svg
+    )
+    svg = svg.replace("xlink:href", "href")
+    svg = _TOKEN.sub(lambda match: _VARIABLES[match.group()], svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in used else "", svg)
+    svg = re.sub(r"<(?:path|use|text) [^>]*>", _to_tenths, svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def _to_tenths(tag: re.Match[str]) -> str:
+    return re.sub(r"(?<=[\s\"(,-])(\d+\.\d)\d+", r"\1", tag.group())
+
+
+def color(name: str) -> str:
+    """What to give matplotlib for the page's colour `name`."""
+    return TOKENS[name]
+
+
+def blend(name: str, alphas: np.ndarray) -> np.ndarray:
+    """RGBA bytes, H×W×4, of one colour at the opacities `alphas` (H×W, from 0 to 1), as part of a figure.
+
+    A picture cannot follow the page, so the colour is one that can be seen on white and on black.
+    """
+    pixels = np.empty((*alphas.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = {"heat": (45, 125, 190), "alarm": (222, 105, 30)}[name]
+    pixels[..., 3] = np.round(255 * np.clip(np.nan_to_num(alphas), 0, 1))
+    return pixels
+
+
+def epochs_below(axes: Axes, label: str = "epochs") -> None:
+    """A few round numbers on the x-axis, and what they count."""
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 9))))
+    axes.set_xlabel(label, loc="right", labelpad=3)
+
+
+def plain_numbers(axes: Axes, write: Callable[[float], str] = number, ticks: int = 5) -> None:
+    """A few round numbers on a linear y-axis."""
+    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
+
+
+def log_numbers(axes: Axes, decades: float = 0.2) -> None:
+    """A logarithmic y-axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them.
+
+    Args:
+        axes: with everything drawn.
+        decades: that the axis spans at least, so that what is level looks so.
+    """
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    if not (0 < low < high < np.inf):
+        low, high = 0.1, 1.0
+    missing = decades - np.log10(high / low)
+    if missing > 0:
+        low, high = low / 10 ** (missing / 2), high * 10 ** (missing / 2)
+    axes.set_ylim(low, high)
+    narrow = np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=7))
+    axes.yaxis.set_minor_locator(NullLocator())
+    write = number if narrow else power_of_ten
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which SVG does not know."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "�", text)

@@ -1,0 +1,273 @@
+"""What the page says in words and tables: one sentence a station, key figures, how to reproduce the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from vitals.report.curves import final_gap
+from vitals.report.errors import LeftOut
+from vitals.report.numbers import count, duration, number, percent, points
+from vitals.report.record import RunRecord
+
+Rows = list[tuple[str, str]]
+
+
+def headline(run: RunRecord, station: str) -> str:
+    """One sentence on what the run's folder says of a station.
+
+    Raises:
+        LeftOut: where it says nothing.
+    """
+    return _HEADLINES[station](run)
+
+
+def key_figures(run: RunRecord) -> Rows:
+    """The figures at the head of the page, as many as the folder gives."""
+    metrics = run.status.get("metrics") or {}
+    rows: Rows = []
+    if "test/accuracy" in metrics:
+        rows.append(("test accuracy", percent(float(metrics["test/accuracy"]))))
+    val = run.curve("accuracy/val", "accuracy/val_eval")
+    if len(val) and np.isfinite(val.values).any():
+        rows.append(("best validation accuracy", percent(float(np.nanmax(val.values)))))
+    loss = run.curve("loss/train", "loss/train_eval", "loss/train_step")
+    if len(loss):
+        rows.append(("last training loss", number(float(loss.values[-1]))))
+    if len(val):
+        rows.append(("points of gap between training and validation", points(final_gap(run))))
+    epochs, steps = _length(run)
+    if steps:
+        whole = int(epochs) if epochs == int(epochs) else round(epochs, 2)
+        rows.append((f"epochs · {steps:,} steps", number(whole)))
+    if seconds := run.status.get("training_seconds"):
+        rows.append(("training time", duration(float(seconds))))
+    speed = run.curve("images_per_second")
+    if len(speed):
+        rows.append(("images a second", number(float(np.nanmedian(speed.values)))))
+    return rows
+
+
+def subtitle(run: RunRecord) -> str:
+    """Data, network, optimizer, seed and state of the run in one line."""
+    choices = run.provenance.get("choices") or {}
+    words = [str(choices[key]) for key in ("data", "network", "optimizer") if choices.get(key)]
+    if run.config.get("seed") is not None:
+        words.append(f"seed {run.config['seed']}")
+    if when := run.status.get("ended") or run.status.get("started"):
+        words.append(str(when).replace("T", " ").replace("+00:00", " UTC"))
+    return " · ".join(words)
+
+
+def state(run: RunRecord) -> tuple[str, str]:
+    """The run's status, and the error or the reason where it did not finish."""
+    return str(run.status.get("status") or ""), str(run.status.get("error") or "")
+
+
+def reproduction(run: RunRecord) -> Rows:
+    """Command, commit, versions and machine.
+
+    Raises:
+        LeftOut: where the folder does not say where the run came from.
+    """
+    facts = run.provenance
+    if not facts:
+        raise LeftOut(run.missing.get("config.yaml", "config.yaml does not say where the run came from"))
+    rows: Rows = []
+    if command := facts.get("command"):
+        rows.append(("command", _with_seed(str(command), run.config.get("seed"))))
+    git = facts.get("git") or {}
+    if git.get("commit"):
+        rows.append(
+            ("git commit", str(git["commit"]) + (", with changes not committed" if git.get("dirty") else ""))
+        )
+    if versions := facts.get("versions"):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    if machine := facts.get("machine"):
+        gpus = machine.get("gpus") or []
+        parts = [str(machine.get("system", "")), count(int(machine.get("cpus") or 0), "CPU"), *map(str, gpus)]
+        rows.append(("machine", ", ".join(part for part in parts if part)))
+    for later in facts.get("resumed") or []:
+        rows.append(("resumed by", str(later.get("command", ""))))
+    return rows
+
+
+def configuration(run: RunRecord) -> str:
+    """The configuration as YAML.
+
+    Raises:
+        LeftOut: where there is none.
+    """
+    if not run.config:
+        raise LeftOut(run.missing.get("config.yaml", "config.yaml is empty"))
+    return OmegaConf.to_yaml(OmegaConf.create(run.config))
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"optimizer.lr": "0.1", …}` of nested settings."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return flat
+
+
+def _gradients(run: RunRecord) -> str:
+    raise LeftOut(run.missing.get("findings.json", "the gradients were not checked"))
+
+
+def _before(run: RunRecord) -> str:
+    raise LeftOut(run.missing.get("findings.json", "nothing was checked before learning"))
+
+
+def _loss(run: RunRecord) -> str:
+    sentences = []
+    for name, tags in (
+        ("training", ("loss/train", "loss/train_eval", "loss/train_step")),
+        ("validation", ("loss/val", "loss/val_eval")),
+    ):
+        curve = run.curve(*tags)
+        if len(curve):
+            change = f"{number(float(curve.values[0]))} → {number(float(curve.values[-1]))}"
+            sentences.append(
+                f"{name} loss {change}" if len(curve) > 1 else f"{name} loss {number(curve.last)}"
+            )
+    if not sentences:
+        raise LeftOut("no loss was recorded")
+    noise = run.curve("loss_noise")
+    if len(noise):
+        sentences.append(f"wiggle {percent(noise.last)} of the loss")
+    return _joined(sentences)
+
+
+def _accuracy(run: RunRecord) -> str:
+    val = run.curve("accuracy/val", "accuracy/val_eval")
+    if not np.isfinite(val.values).any():
+        raise LeftOut("no validation accuracy was recorded")
+    best = int(np.nanargmax(val.values))
+    epoch = number(round(float(val.epochs[best]), 2))
+    sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}"]
+    gap = final_gap(run)
+    if np.isfinite(gap):
+        sentences.append(f"the last gap is {points(gap)} points")
+    return _joined(sentences)
+
+
+def _updates(run: RunRecord) -> str:
+    median = run.curve("update_ratio_summary/median")
+    if not len(median):
+        raise LeftOut(run.missing.get("history.jsonl", "no update ratio was recorded"))
+    low, high = (run.curve(f"update_ratio_summary/{name}").last for name in ("min", "max"))
+    return (
+        f"The median update ratio is {number(median.last)} at the end, from {number(low)} to {number(high)}."
+    )
+
+
+def _first_layer(run: RunRecord) -> str:
+    sentences = []
+    if len(moved := run.curve("filters_moved")):
+        sentences.append(f"Filters are {number(moved.last)} away from where they began (1 − cosine)")
+    if len(smooth := run.curve("filters_smoothness")) and np.isfinite(smooth.last):
+        sentences.append(f"smoothness {number(smooth.last)}")
+    if len(twins := run.curve("filters_duplicates")):
+        sentences.append(f"{number(twins.last)} duplicates")
+    if not sentences and not run.tags("filters/"):
+        raise LeftOut(run.missing.get("history.jsonl", "no filters were recorded"))
+    return _joined(sentences) if sentences else "Its filters are drawn below."
+
+
+def _optimizer(run: RunRecord) -> str:
+    optimizer = run.config.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "_target_" not in optimizer:
+        raise LeftOut(run.missing.get("config.yaml", "config.yaml names no optimizer"))
+    names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    values = [
+        f"{names.get(key, str(key))} {_value(value)}"
+        for key, value in optimizer.items()
+        if isinstance(value, int | float | list) and not isinstance(value, bool)
+    ]
+    nesterov = " with Nesterov momentum" if optimizer.get("nesterov") else ""
+    batch = (run.config.get("data") or {}).get("batch_size")
+    values += [f"batch {batch}"] if batch else []
+    return f"{str(optimizer['_target_']).rpartition('.')[2]}{nesterov}: {', '.join(values)}."
+
+
+def _decay(run: RunRecord) -> str:
+    sentences = []
+    schedule = run.config.get("schedule")
+    if isinstance(schedule, Mapping):
+        name = (run.provenance.get("choices") or {}).get("schedule")
+        target = str(name or schedule.get("_target_") or "").rpartition(".")[2]
+        warmup = schedule.get("warmup_epochs") or 0
+        warm = f" after {number(float(warmup))} epoch{'s' * (warmup != 1)} of warm-up" if warmup else ""
+        sentences.append(f"{target.replace('_', ' ').capitalize()}{warm}")
+    rate = run.curve(*run.tags("lr/")[:1])
+    if len(rate):
+        highest, last = (number(float(value)) for value in (np.nanmax(rate.values), rate.values[-1]))
+        sentences.append(f"the learning rate went from {highest} at most to {last} at the end")
+    if not sentences:
+        raise LeftOut("no schedule and no learning rate were recorded")
+    return _joined(sentences)
+
+
+def _search(run: RunRecord) -> str:
+    parts = run.folder.absolute().parts
+    if "sweeps" in parts:
+        return f"One job of a sweep: {run.folder.absolute().name}."
+    if not run.config:
+        raise LeftOut("the folder does not say whether the run belongs to a search")
+    return "A single run, not one of a search."
+
+
+def _averages(run: RunRecord) -> str:
+    raw, averaged = run.curve("accuracy/val"), run.curve("val_average/accuracy")
+    if not len(averaged):
+        raise LeftOut("the weights were not averaged")
+    gain = points(averaged.last - raw.last)
+    return f"Averaged weights reach {percent(averaged.last)} in validation, {gain} points against the raw."
+
+
+_HEADLINES = {
+    "gradients": _gradients,
+    "before": _before,
+    "loss": _loss,
+    "accuracy": _accuracy,
+    "updates": _updates,
+    "first-layer": _first_layer,
+    "optimizer": _optimizer,
+    "decay": _decay,
+    "search": _search,
+    "averages": _averages,
+}
+
+
+def _joined(sentences: list[str]) -> str:
+    text = "; ".join(sentences)
+    return text[:1].upper() + text[1:] + "."
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return number(float(value)) if isinstance(value, int | float) else str(value)
+
+
+def _length(run: RunRecord) -> tuple[float, int]:
+    """Epochs and steps of the run."""
+    last = [(float(row["epoch"]), int(row.get("step", 0))) for row in run.metrics[-1:]]
+    for tag in run.history.tags():
+        series = run.history.series(tag)
+        last.append((series.epochs[-1], series.steps[-1]))
+    return max(last, key=lambda pair: pair[1], default=(0.0, 0))
+
+
+def _with_seed(command: str, seed: Any) -> str:
+    """The command with the seed that was drawn, without which it would give another run."""
+    drawn = seed is not None and not re.search(r"(^|\s)seed=\d", command)
+    return f"{command} seed={seed}" if drawn and "train.py" in command else command

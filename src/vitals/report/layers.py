@@ -1,0 +1,263 @@
+"""Charts over the layers and parameters: update ratios, variance by depth, dead and saturated units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vitals.report.curves import FEW, run_keys
+from vitals.report.drawing import (
+    SEQUENCE,
+    SERIES,
+    Chart,
+    Key,
+    Plan,
+    blend,
+    color,
+    drawn,
+    epochs_below,
+    log_numbers,
+    printable,
+)
+from vitals.report.errors import LeftOut
+from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, thinned
+from vitals.report.record import Numbers, RunRecord
+
+TARGET = 1e-3
+"""Update ratio that the course recommends."""
+AROUND = (3e-4, 3e-3)
+"""Half a decade on either side of it, which is drawn as a band."""
+LINES = 60
+"""Parameters drawn; of more, so many evenly spread over the depth."""
+NAMED = 10
+"""Layers up to which a depth axis bears their names."""
+ROWS = 24
+"""Layers up to which each row of a map bears its name."""
+TINY = 0.02
+"""Share of dead or saturated units below which no map is drawn."""
+
+
+def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Least, median and largest update ratio of all parameters over the epochs, and the band around 1e-3.
+
+    Raises:
+        LeftOut: where none was measured.
+    """
+    summaries = [_summary(run) for run in runs]
+    if not any(len(x) for x, _ in summaries):
+        raise LeftOut("no update ratio was recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhspan(*AROUND, color=color("good"), alpha=0.16, linewidth=0)
+        axes.axhline(TARGET, color=color("good"), linewidth=1, linestyle=(0, (2, 2)))
+        for index, (x, rows) in enumerate(summaries):
+            if not len(x):
+                continue
+            low, median, high = rows
+            colour = color(SERIES[index])
+            marker = "o" if len(x) <= FEW else None
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(x, median, color=colour, marker=marker)
+        log_numbers(axes)
+        epochs_below(axes)
+
+    title = "Update ratio ‖Δw‖ / ‖w‖"
+    band = Key("good", "10⁻³, half a decade around", "band")
+    keys = [Key("c1", "median"), Key("c1", "least to largest", "band"), band]
+    return Chart(
+        title, drawn("update-ratio", title, Plan(paint)), keys if len(runs) == 1 else [*run_keys(runs), band]
+    )
+
+
+def update_ratio_lines(run: RunRecord, name: str) -> Chart:
+    """The update ratio of every parameter over the epochs, from the first layer to the last.
+
+    Raises:
+        LeftOut: where none was measured.
+    """
+    tags = [tag for tag in run.tags("update_ratio/") if _positive(run, tag)]
+    if not tags:
+        raise LeftOut("no update ratio of a single parameter was recorded")
+    shown = spread(tags, LINES)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhspan(*AROUND, color=color("good"), alpha=0.16, linewidth=0)
+        for place, tag in enumerate(shown):
+            x, y = thinned(run.curve(tag), 80)
+            tone = SEQUENCE[place * len(SEQUENCE) // len(shown)]
+            axes.plot(x, y, color=color(tone), linewidth=1.1, alpha=0.85, marker="o" if len(x) == 1 else None)
+        log_numbers(axes)
+        epochs_below(axes)
+
+    last = {tag.partition("/")[2]: run.curve(tag).last for tag in tags}
+    least, largest = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    caption = (
+        f"At the end the least is {number(last[least])} ({shortened(least, 40)}), "
+        f"the largest {number(last[largest])} ({shortened(largest, 40)})."
+    )
+    if len(shown) < len(tags):
+        caption = f"{len(shown)} of {len(tags)} parameters. {caption}"
+    keys = [Key(SEQUENCE[0], "first layer"), Key(SEQUENCE[-1], "last layer")]
+    title = "Update ratio of every parameter"
+    return Chart(title, drawn(name, title, Plan(paint)), keys, caption)
+
+
+def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
+    """log10 of a variance by depth: at several times of one run, at the start and the end of several.
+
+    Args:
+        runs: one, or several to compare.
+        quantity: `activation_variance` or `gradient_variance`.
+
+    Raises:
+        LeftOut: where it was not measured.
+    """
+    what = {"activation_variance": "activations", "gradient_variance": "gradients"}[quantity]
+    grids = [_by_depth(run, f"{quantity}/") for run in runs]
+    if not any((grid > 0).any() for _, _, grid in grids):
+        raise LeftOut(f"no variance of the {what} was recorded")
+    layers = max((layers for layers, _, _ in grids), key=len)
+    named = len(runs) == 1 and len(layers) <= NAMED
+    keys: list[Key] = []
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (names, epochs, grid) in enumerate(grids):
+            if not len(epochs):
+                continue
+            moments = spread(range(len(epochs)), len(SEQUENCE) if len(runs) == 1 else 2)
+            for place, moment in enumerate(moments):
+                tone = SEQUENCE[-len(moments) :][place] if len(runs) == 1 else SERIES[index]
+                dashed = len(runs) > 1 and place < len(moments) - 1
+                axes.plot(
+                    np.arange(1, len(names) + 1),
+                    np.where(grid[moment] > 0, grid[moment], np.nan),
+                    color=color(tone),
+                    linestyle=(0, (4, 2)) if dashed else "-",
+                    marker="o" if len(names) <= 2 * FEW else None,
+                    markersize=3.5,
+                )
+                if len(runs) == 1 and place in (0, len(moments) - 1):
+                    keys.append(Key(tone, f"epoch {number(round(float(epochs[moment]), 2))}"))
+        log_numbers(axes, decades=1.5)
+        axes.set_xlim(0.7, len(layers) + 0.3)
+        if named:
+            axes.set_xticks(
+                np.arange(1, len(layers) + 1),
+                [short_name(name, layers) for name in layers],
+                rotation=32,
+                ha="right",
+            )
+            axes.tick_params("x", labelsize=9.5, pad=3)
+        else:
+            epochs_below(axes, "layer, from the first to the last")
+
+    title = f"Variance of the {what} by depth"
+    svg = drawn(quantity, title, Plan(paint, 264 if named else 236, (46, 10, 8, 64 if named else 36)))
+    if len(runs) > 1:
+        keys = [*run_keys(runs), Key("muted", "at the end"), Key("muted", "at the start", "dashed")]
+    return Chart(title, svg, keys)
+
+
+def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
+    """Share of dead or saturated units of every layer over the epochs, as a map.
+
+    Args:
+        run: whose history is drawn.
+        quantity: `dead_units` or `saturated_units`.
+        name: of the figure, unique on the page.
+
+    Raises:
+        LeftOut: where it was not measured, or there is nothing to see.
+    """
+    what = quantity.partition("_")[0]
+    layers, epochs, grid = _by_depth(run, f"{quantity}/")
+    if not len(epochs) or not np.isfinite(grid).any():
+        raise LeftOut(f"no share of {what} units was recorded")
+    highest = np.nanmax(grid)
+    if highest < TINY:
+        raise LeftOut(f"no layer ever had more than {percent(highest)} {what} units")
+    named = len(layers) <= ROWS
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        start, end = float(epochs[0]), float(epochs[-1])
+        extent = (start, end if end > start else start + 1, len(layers) + 0.5, 0.5)
+        picture = blend("alarm", grid[at_regular_times(epochs)].T)
+        axes.imshow(picture, aspect="auto", extent=extent, interpolation="none")
+        axes.grid(visible=False)
+        epochs_below(axes)
+        if named:
+            axes.set_yticks(np.arange(1, len(layers) + 1), [short_name(layer, layers) for layer in layers])
+            axes.tick_params("y", labelsize=9)
+
+    worst = int(np.nanargmax(np.nan_to_num(grid[-1], nan=-1.0)))
+    height = 60 + (13 * len(layers) if named else 160)
+    title = f"{what.capitalize()} units of every layer"
+    svg = drawn(name, title, Plan(paint, max(height, 110), (112 if named else 46, 10, 8, 36)))
+    caption = (
+        f"From none (blank) to all (full colour). At the end {percent(float(grid[-1, worst]))} in "
+        f"{shortened(layers[worst], 40)}, the most of all layers."
+    )
+    return Chart(title, svg, (), caption)
+
+
+def spread(items: Sequence, amount: int) -> list:
+    """No more than `amount` of `items`, evenly spread, first and last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(amount, len(items))).round().astype(int))
+    return [items[place] for place in places]
+
+
+def _summary(run: RunRecord) -> tuple[Numbers, Numbers]:
+    """Epochs (T), and least, median and largest update ratio (3×T)."""
+    curves = [run.curve(f"update_ratio_summary/{name}") for name in ("min", "median", "max")]
+    if len({len(curve) for curve in curves}) == 1 and len(curves[0]):
+        parts = [thinned(curve) for curve in curves]
+        rows = np.stack([_above_zero(values) for _, values in parts])
+        if np.isfinite(rows[1]).any():
+            return parts[0][0], rows
+    _, epochs, grid = _by_depth(run, "update_ratio/")
+    grid = _above_zero(grid)
+    seen = np.isfinite(grid).any(axis=1) if len(epochs) else np.empty(0, bool)
+    if not seen.any():
+        return np.empty(0), np.empty((3, 0))
+    grid = grid[seen]
+    return epochs[seen], np.stack([f(grid, axis=1) for f in (np.nanmin, np.nanmedian, np.nanmax)])
+
+
+def _by_depth(run: RunRecord, prefix: str) -> tuple[list[str], Numbers, Numbers]:
+    """Layers (L) in their order, epochs (T), and the values (T×L), NaN where a layer was not measured."""
+    tags = run.tags(prefix)
+    rows: dict[int, int] = {}
+    epochs: list[float] = []
+    for tag in tags:
+        for step, epoch, _ in run.history.series(tag):
+            if step not in rows:
+                rows[step] = len(epochs)
+                epochs.append(epoch)
+    grid = np.full((len(epochs), len(tags)), np.nan)
+    for column, tag in enumerate(tags):
+        curve = run.curve(tag)
+        grid[[rows[int(step)] for step in curve.steps], column] = finite(curve.values)
+    order = np.argsort(epochs, kind="stable")
+    return [tag.removeprefix(prefix) for tag in tags], np.array(epochs)[order], grid[order]
+
+
+def _positive(run: RunRecord, tag: str) -> bool:
+    values = run.curve(tag).values
+    return bool((np.isfinite(values) & (values > 0)).any())
+
+
+def _above_zero(values: Numbers) -> Numbers:
+    return np.where(values > 0, values, np.nan)
+
+
+def short_name(name: str, names: Sequence[str], length: int = 17) -> str:
+    """The name without the module that all of them lie in, its middle left out where it is long."""
+    head = name.partition(".")[0] + "."
+    inside = all(other.startswith(head) for other in names)
+    return shortened(printable(name.removeprefix(head) if inside else name), length)

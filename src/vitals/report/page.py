@@ -1,0 +1,95 @@
+"""One self-contained page about a run, or about several side by side, from their folders alone.
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vitals.findings import ranked
+from vitals.report import facts
+from vitals.report.comparison import differences, results
+from vitals.report.errors import LeftOut
+from vitals.report.numbers import number
+from vitals.report.record import RunRecord
+from vitals.report.sections import sections
+from vitals.report.stations import WORDS, station_of
+
+FILE = "report.html"
+
+
+def make_report(folder: Path) -> Path:
+    """Write `report.html` into a run's folder, and return its path.
+
+    Whatever the folder lacks is left out of the page with half a sentence why. The same folder gives the same
+    page.
+
+    Args:
+        folder: of a run; one of metrics.csv, history.jsonl, findings.json and predictions.npz is enough.
+
+    Raises:
+        OSError: if the page cannot be written.
+    """
+    return _write([RunRecord.read(folder)], folder / FILE)
+
+
+def make_comparison(folders: Sequence[Path]) -> Path:
+    """Write a page with two to six runs side by side into the first one's folder, and return its path.
+
+    Raises:
+        OSError: if the page cannot be written.
+    """
+    others = [folder.absolute().name for folder in folders[1:]]
+    more = f"_and_{len(others) - 1}_more" if len(others) > 1 else ""
+    runs = [RunRecord.read(folder) for folder in folders]
+    return _write(runs, folders[0] / f"comparison_with_{others[0][:80]}{more}.html")
+
+
+def _write(runs: list[RunRecord], path: Path) -> Path:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(_page(runs), encoding="utf-8", errors="replace")
+    temporary.replace(path)
+    return path
+
+
+def _page(runs: list[RunRecord]) -> str:
+    environment = Environment(
+        loader=PackageLoader("vitals.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
+    environment.filters["number"] = number
+    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    return environment.get_template("page.html").render(
+        style=Markup(source),
+        runs=runs,
+        title=" against ".join(run.name for run in runs),
+        sections=sections(runs),
+        alarms=[ranked(finding for finding in run.findings if finding.alarming) for run in runs],
+        subtitles=[facts.subtitle(run) for run in runs],
+        states=[facts.state(run) for run in runs],
+        key_figures=facts.key_figures(runs[0]) if len(runs) == 1 else [],
+        results=results(runs) if len(runs) > 1 else [],
+        differences=differences(runs) if len(runs) > 1 else [],
+        configurations=[_or_reason(facts.configuration, run) for run in runs],
+        reproductions=[_or_reason(facts.reproduction, run) for run in runs],
+    )
+
+
+def _or_reason(make: Any, run: RunRecord) -> tuple[Any, str]:
+    """What `make` says of the run, or None and why not."""
+    try:
+        return make(run), ""
+    except LeftOut as reason:
+        return None, str(reason)
+    except Exception as error:  # a file that is not as it should be
+        return None, f"config.yaml is not as it should be ({type(error).__name__})"

@@ -1,0 +1,148 @@
+"""A run as its folder tells it: everything that the page is made from, and why what is missing is missing.
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from vitals.findings import Finding, read_findings
+from vitals.history import History
+from vitals.predictions import FILE as PREDICTIONS
+from vitals.predictions import Predictions
+
+T = TypeVar("T")
+Numbers = NDArray[np.float64]
+
+MATERIAL = ("metrics.csv", "history.jsonl", "findings.json", PREDICTIONS)
+"""Files of which one is needed to report anything."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number over the run; the three arrays go together and may hold NaN and infinities."""
+
+    epochs: Numbers
+    steps: Numbers
+    values: Numbers
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def last(self) -> float:
+        """The latest finite value; NaN where there is none."""
+        finite = self.values[np.isfinite(self.values)]
+        return float(finite[-1]) if len(finite) else float("nan")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder holds; empty where a file is missing or damaged."""
+
+    folder: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    status: dict[str, Any]
+    metrics: list[dict[str, float]]
+    """The rows of `metrics.csv`, without empty cells."""
+    findings: list[Finding]
+    history: History
+    predictions: Predictions | None
+    missing: dict[str, str]
+    """File name to half a sentence on why it could not be used."""
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read all that is there; nothing that is missing or damaged is an error."""
+        missing: dict[str, str] = {}
+
+        def load(name: str, read: Callable[[Path], T], empty: T) -> T:
+            path = folder / name
+            if not path.is_file():
+                missing[name] = f"the run has no {name}"
+                return empty
+            try:
+                return read(path)
+            except Exception as error:  # whatever a damaged file makes its reader raise
+                missing[name] = f"{name} cannot be read ({' '.join(str(error).split())[:120]})"
+                return empty
+
+        nothing: dict[str, Any] = {}
+        config = load("config.yaml", _read_config, nothing)
+        provenance = config.get("provenance")
+        return cls(
+            folder=folder,
+            config={key: value for key, value in config.items() if key != "provenance"},
+            provenance=provenance if isinstance(provenance, dict) else {},
+            status=load("status.json", _read_status, {}),
+            metrics=load("metrics.csv", _read_metrics, []),
+            findings=load("findings.json", read_findings, []),
+            history=load("history.jsonl", History.read, History()),
+            predictions=load(PREDICTIONS, Predictions.load, None),
+            missing=missing,
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's name under that of the experiment, or of the folder above it."""
+        parent = self.config.get("name") or self.folder.absolute().parent.name
+        return f"{parent} / {self.folder.absolute().name}"
+
+    def curve(self, *tags: str) -> Curve:
+        """The first of `tags` that was measured at least once, from `metrics.csv` or else the history."""
+        for tag in tags:
+            rows = [row for row in self.metrics if tag in row]
+            if rows:
+                columns = ([row.get(key, np.nan) for row in rows] for key in ("epoch", "step", tag))
+                return Curve(*(np.array(column, dtype=float) for column in columns))
+            series = self.history.series(tag)
+            if len(series):
+                values = [_number(value) for value in series.values]
+                return Curve(np.array(series.epochs, float), np.array(series.steps, float), np.array(values))
+        return Curve(*(np.empty(0) for _ in range(3)))
+
+    def tags(self, prefix: str) -> list[str]:
+        """The tags of the history that begin with `prefix`, in the order in which they first came."""
+        return self.history.tags(prefix)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys")
+    return {str(key): value for key, value in content.items()}
+
+
+def _read_status(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys")
+    return content
+
+
+def _read_metrics(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            {key: _number(cell) for key, cell in row.items() if key and cell not in ("", None)}
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if "epoch" in row]
+
+
+def _number(value: Any) -> float:
+    """`value` as a float; NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

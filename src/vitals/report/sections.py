@@ -1,0 +1,205 @@
+"""The parts of the page in their order: each station with its light, its words and its charts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vitals.findings import Finding, ranked
+from vitals.report import facts
+from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
+from vitals.report.curves import (
+    accuracy_chart,
+    averages_chart,
+    gap_chart,
+    loss_chart,
+    single_chart,
+    weight_norm_chart,
+)
+from vitals.report.drawing import Chart
+from vitals.report.errors import LeftOut
+from vitals.report.histograms import histogram_chart
+from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lines, variance_chart
+from vitals.report.numbers import percent
+from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
+from vitals.report.record import RunRecord
+from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
+
+LETTERS = "ABCDEF"
+"""Names of the runs where there are several."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Verdict:
+    """What one run says of one station."""
+
+    light: Light
+    summary: str
+    """What matters most: the gravest alarm, or else what was measured."""
+    measured: str
+    """What was measured, in one sentence; empty where nothing was."""
+    findings: list[Finding]
+
+
+@dataclass
+class Section:
+    """A part of the page; what could not be shown is said in `left_out`."""
+
+    key: str
+    title: str
+    advice: str = ""
+    verdicts: list[Verdict] = field(default_factory=list)
+    """One for each run; none for the parts after the stations."""
+    blocks: list[Chart | Mistakes | Pictures] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, what: str, draw: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+        """Put the block or blocks that `draw` makes in, or say why they are not there."""
+        try:
+            made = draw(*arguments, **keywords)
+            self.blocks += made if isinstance(made, list) else [made]
+        except LeftOut as reason:
+            self.left_out.append(f"{what}: {reason}.")
+        except Exception as error:  # one chart that fails must not cost the others
+            _log.warning("%s could not be drawn", what, exc_info=error)
+            self.left_out.append(f"{what}: could not be drawn ({type(error).__name__}).")
+
+    def add_each(
+        self, what: str, runs: Sequence[RunRecord], draw: Callable[..., Any], *arguments: Any, name: str = ""
+    ) -> None:
+        """Put the blocks of every run in, side by side where there are several.
+
+        Args:
+            what: is shown.
+            runs: to be drawn.
+            draw: takes one run and `arguments`, and with a `name` also that of a figure, other for each run.
+            arguments: for `draw`.
+            name: of the figure.
+        """
+        if len(runs) == 1:
+            self.add(what, draw, runs[0], *arguments, **({"name": name} if name else {}))
+            return
+        for letter, run in zip(LETTERS, runs, strict=False):
+            before = len(self.blocks)
+            named = {"name": f"{name}-{letter}"} if name else {}
+            self.add(f"{letter} · {what}", draw, run, *arguments, **named)
+            for place in range(before, len(self.blocks)):
+                block: Any = self.blocks[place]
+                first = letter == "A" and not isinstance(block, Pictures)
+                row = {"new_row": True} if first and place == before else {}
+                self.blocks[place] = replace(block, title=f"{letter} · {block.title}", **row)
+
+
+def sections(runs: Sequence[RunRecord]) -> list[Section]:
+    """All parts of the page about one run, or about several side by side."""
+    found = [_station(station, runs) for station in STATIONS]
+    return [*found, _mistakes(runs)]
+
+
+def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
+    section = Section(station.key, station.title, station.advice, [_verdict(station, run) for run in runs])
+    draw = _CHARTS.get(station.key)
+    if draw is not None:
+        draw(section, runs)
+        without = [run.missing["history.jsonl"] for run in runs if "history.jsonl" in run.missing]
+        if not section.blocks and len(section.left_out) > 1 and len(without) == len(runs):
+            section.left_out = [f"Charts: {without[0]}."]
+    return section
+
+
+def _verdict(station: Station, run: RunRecord) -> Verdict:
+    findings = ranked(finding for finding in run.findings if station_of(finding) == station.key)
+    measured, why = "", ""
+    try:
+        measured = facts.headline(run, station.key)
+    except LeftOut as reason:
+        why = f"{str(reason)[:1].upper()}{str(reason)[1:]}."
+    except Exception as error:  # a file that is not as it should be
+        _log.warning("%s could not be summed up", station.key, exc_info=error)
+        why = "The run's files do not say."
+    diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
+    light = light_of(findings, station, bool(measured), diagnosed)
+    return Verdict(
+        light, _summary(findings, measured) or why, measured or ("" if findings else why), findings
+    )
+
+
+def _summary(findings: Sequence[Finding], measured: str) -> str:
+    told = [finding for finding in findings if finding.cause != "skipped"]
+    if told and told[0].alarming:
+        more = len([finding for finding in told if finding.alarming]) - 1
+        return told[0].message + (f" And {more} more." if more else "")
+    if measured or not findings:
+        return measured
+    if len(told) < 2:
+        return (told or findings)[0].message
+    passed = sum(finding.level == "ok" for finding in told)
+    return f"{passed} of {len(told)} checks passed" + (
+        f", {len(told) - passed} with a note." if passed < len(told) else "."
+    )
+
+
+def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add("Loss", loss_chart, runs, "linear")
+    section.add("Loss, logarithmic", loss_chart, runs, "log")
+    wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
+    section.add("Wiggle", single_chart, runs, "loss_noise", wiggle, percent)
+    section.add("Gradient noise", single_chart, runs, "gradient_noise_scale", noise, log=True)
+
+
+def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add("Accuracy", accuracy_chart, runs)
+    section.add("Gap", gap_chart, runs)
+
+
+def _updates(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add("Update ratio", update_ratio_chart, runs)
+    single = len(runs) == 1
+    lines = ("Update ratio of every parameter", runs, update_ratio_lines)
+    if single:
+        section.add_each(*lines, name="update-ratio-lines")
+    section.add("Variance of the activations", variance_chart, runs, "activation_variance")
+    section.add("Variance of the gradients", variance_chart, runs, "gradient_variance")
+    if not single:  # what is side by side comes after what is in one chart
+        section.add_each(*lines, name="update-ratio-lines")
+    for kind in ("dead", "saturated"):
+        name = f"{kind}_units"
+        section.add_each(f"{kind.capitalize()} units", runs, share_map, name, name=name)
+    for kind in ("activations", "gradients", "weights"):
+        name = f"histograms-{kind}"
+        section.add_each(f"Histograms of the {kind}", runs, histogram_chart, kind, name=name)
+
+
+def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add_each("Filters", runs, filter_pictures)
+
+
+def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add("Norm of the gradient", single_chart, runs, "gradient_norm", "Norm of the gradient", log=True)
+    section.add("Norm of the weights", weight_norm_chart, runs)
+
+
+def _averages(section: Section, runs: Sequence[RunRecord]) -> None:
+    section.add("Raw against averaged accuracy", averages_chart, runs, "accuracy")
+    section.add("Raw against averaged loss", averages_chart, runs, "loss")
+
+
+def _mistakes(runs: Sequence[RunRecord]) -> Section:
+    section = Section("mistakes", "What it gets wrong")
+    section.add_each("Confusion matrix", runs, confusion_chart, name="confusion")
+    section.add_each("Frequent mistakes", runs, frequent_mistakes)
+    section.add_each("Worst-classified images", runs, worst_pictures)
+    return section
+
+
+_CHARTS: dict[str, Callable[[Section, Sequence[RunRecord]], None]] = {
+    "loss": _loss,
+    "accuracy": _accuracy,
+    "updates": _updates,
+    "first-layer": _first_layer,
+    "optimizer": _optimizer,
+    "averages": _averages,
+}

@@ -1,0 +1,142 @@
+"""The page in a real browser: quiet, complete, in order, on a phone, in the dark, and safe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import console_of, needs_browser, show
+from made_runs import layer_names, write_config, write_history, write_metrics, write_predictions, write_run
+
+from vitals.findings import Finding, write_findings
+from vitals.report import make_comparison, make_report
+
+pytestmark = needs_browser
+
+ORDER = ["gradients", "before", "loss", "accuracy", "updates", "first-layer", "optimizer", "decay", "search"]
+ORDER += ["averages", "mistakes", "configuration", "reproduce"]
+EVIL = "<img src=x onerror=\"console.log('broken in')\"></text><script>console.log('broken in')</script>"
+ODD_NAMES = [EVIL, "猫 & <b>犬</b>", "$x_1^{2}$", "a" * 300, "quo\"te'd", "tab\tnew\nline \x07"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_report(write_run(tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run whose names are as unlucky as can be."""
+    folder = tmp_path_factory.mktemp("runs") / "<i>odd & long 犬"
+    folder.mkdir()
+    write_config(folder, name="'<script>console.log(1)</script>'")
+    write_metrics(folder)
+    write_history(folder, layers=ODD_NAMES)
+    write_predictions(folder, ODD_NAMES)
+    write_findings(
+        [Finding("dead-relu", "fail", EVIL, EVIL, "w" * 400, 0.9, 0.5, 3, 0.1)], folder / "findings.json"
+    )
+    return make_report(folder)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    other = write_run(folder / ("second-" + "b" * 90), layers=layer_names(3))
+    return make_comparison([write_run(folder / "first"), other])
+
+
+@pytest.mark.parametrize("name", ["page", "odd_page", "comparison"])
+def test_it_opens_from_disk_without_a_word_on_the_console(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    assert console_of(request.getfixturevalue(name), tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["page", "odd_page", "comparison"])
+def test_it_asks_nothing_of_any_network(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    path = request.getfixturevalue(name)
+    script = """
+      const asked = view.performance.getEntriesByType("resource").map((entry) => entry.name);
+      const named = [...page.querySelectorAll("*")].flatMap((element) =>
+        ["src", "href", "xlink:href", "srcset", "action"].map((key) => element.getAttribute(key)));
+      return [...asked, ...named].filter((url) => url && !/^(data:|#)/.test(url));"""
+    assert show(path, tmp_path, script).seen == []
+    assert not re.search(r"@import|url\(\s*[\"']?(?!#)", path.read_text(encoding="utf-8"))
+
+
+def test_the_stations_come_in_the_order_of_the_course(page: Path, tmp_path: Path) -> None:
+    script = """return {
+      parts: [...page.querySelectorAll("main > section")].map((part) => part.id),
+      verdicts: [...page.querySelectorAll(".verdicts a")].map((link) => link.getAttribute("href").slice(1)),
+    };"""
+    seen = show(page, tmp_path, script).seen
+    assert seen["parts"] == ["verdicts", "findings", *ORDER]
+    assert seen["verdicts"] == ORDER[:10]
+
+
+def test_every_picture_of_a_whole_run_is_there_and_can_be_seen(page: Path, tmp_path: Path) -> None:
+    script = """
+      const charts = {};
+      const drawn = (svg) => svg.querySelectorAll("path, image, text").length > 5;
+      const wide = (svg) => svg.getBoundingClientRect().width > 200;
+      for (const part of page.querySelectorAll("section.station"))
+        charts[part.id] = [...part.querySelectorAll("figure svg")].filter(wide).filter(drawn).length;
+      const images = [...page.querySelectorAll("img")];
+      return {charts, images: images.length, broken: images.filter((image) => !image.naturalWidth).length};"""
+    seen = show(page, tmp_path, script).seen
+    expected = {"loss": 4, "accuracy": 2, "updates": 8, "optimizer": 2, "averages": 2, "mistakes": 1}
+    assert {key: count for key, count in seen["charts"].items() if count} == expected
+    assert (seen["images"], seen["broken"]) == (2 + 24, 0)
+
+
+@pytest.mark.parametrize("name", ["page", "odd_page", "comparison"])
+def test_a_phone_need_not_scroll_sideways(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    script = "return [page.documentElement.scrollWidth, page.documentElement.clientWidth];"
+    wide, room = show(request.getfixturevalue(name), tmp_path, script, width=340).seen
+    assert room <= 340
+    assert wide <= room
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_words_and_lines_of_the_charts_stand_out_from_the_ground(
+    page: Path, dark: bool, tmp_path: Path
+) -> None:
+    script = """
+      const ground = view.getComputedStyle(page.querySelector(".card")).backgroundColor;
+      const style = (list, key) => [...new Set(list.map((element) => view.getComputedStyle(element)[key]))];
+      return {
+        ground,
+        words: style([...page.querySelectorAll("figure text, p, dd, dt, li, td")], "color")
+          .concat(style([...page.querySelectorAll("figure text")], "fill")),
+        lines: style([...page.querySelectorAll("figure path[style*='var(--c']")], "stroke"),
+      };"""
+    seen = show(page, tmp_path, script, dark=dark).seen
+    assert (luminance(seen["ground"]) < 0.1) == dark
+    assert min(contrast(seen["ground"], colour) for colour in seen["words"]) >= 4.5
+    assert min(contrast(seen["ground"], colour) for colour in seen["lines"] if colour != "none") >= 3
+
+
+def test_names_are_shown_as_they_are_and_never_run(odd_page: Path, tmp_path: Path) -> None:
+    script = """return {
+      text: page.body.textContent,
+      foreign: page.querySelectorAll("script, img[onerror], b:not([aria-hidden]), i:not([class])").length,
+    };"""
+    shown = show(odd_page, tmp_path, script)
+    assert shown.seen["foreign"] == 0
+    for part in ("<img src=x onerror=", "猫 & <b>犬</b>", "$x_1^{2}$", "<i>odd & long 犬"):
+        assert part in shown.seen["text"]
+    assert shown.console == []
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `rgb(r, g, b)`, as WCAG 2 defines it."""
+    channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
