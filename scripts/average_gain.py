@@ -101,10 +101,9 @@ def print_table(by_seed: list[Figures]) -> None:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         return f"{100 * statistics.mean(values):{sign}.2f} ± {100 * spread:.2f}"
 
-    table = Table(
-        title=f"test accuracy [%], {len(by_seed)} seeds, ± standard deviation", title_justify="left"
-    )
-    for column in ("late rate", *WEIGHTS, "re-estimation gains", "averaging gains beyond it"):
+    title = f"test accuracy [%], {len(by_seed)} seeds, ± standard deviation"
+    table = Table(title=title, title_justify="left")
+    for column in ("late rate", *WEIGHTS, "re-estimation", "averaging"):
         table.add_column(column, justify="left" if column == "late rate" else "right")
     for rate in RATES:
         columns = {kind: [figures[rate][kind] for figures in by_seed] for kind in WEIGHTS}

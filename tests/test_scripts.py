@@ -67,14 +67,31 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep over two seeds."""
+    folder = tmp_path_factory.mktemp("sweep")
+    words = [
+        *TINY,
+        "debug=fast",
+        "seed=0,1",
+        f"hydra.sweep.dir={folder}",
+        "hydra.sweep.subdir=${hydra:job.num}",
+    ]
+    assert without_a_new_process("train", "-m", *words) == 0
+    return folder
+
+
 @pytest.mark.parametrize("command", readme_commands())
 def test_the_commands_of_the_readme_work_on_digits(
-    command: str, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, run_folder: Path, sweep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, path, *words = shlex.split(command)
-    words = [word.replace("<run folder>", str(run_folder)) for word in words]
-    if path == "scripts/benchmark.py":
+    folders = {"<run folder>": run_folder, "<sweep folder>": sweep_folder, "<another>": sweep_folder / "0"}
+    for name, folder in folders.items():
+        words = [word.replace(name, str(folder)) for word in words]
+    if path in ("scripts/benchmark.py", "scripts/average_gain.py"):
         pytest.skip("takes minutes")
     if path in ("scripts/train.py", "scripts/check.py") and not any(
         word.startswith(("resume=", "--")) for word in words

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitals.callbacks.watching import diagnostics
+    from vitals.callbacks.weight_average import WeightAverage
     from vitals.checks.gradient import check_gradients
     from vitals.findings import Finding
 
-__all__ = ["Finding", "check_gradients", "diagnostics"]
+__all__ = ["Finding", "WeightAverage", "check_gradients", "diagnostics"]
 
 _HOMES = {
     "Finding": "vitals.findings",
+    "WeightAverage": "vitals.callbacks.weight_average",
     "check_gradients": "vitals.checks.gradient",
     "diagnostics": "vitals.callbacks.watching",
 }
