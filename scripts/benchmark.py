@@ -163,7 +163,7 @@ def benchmark_sweep(rounds: int, jobs: int) -> None:
 
     Then the CPU seconds that a job costs before it trains, from a fork server and in a new interpreter.
     """
-    words = "data=digits checks=none trainer=cpu trainer.max_epochs=3 ~callbacks.progress".split()
+    words = ["data=digits", "checks=none", "trainer=cpu", "trainer.max_epochs=3", "~callbacks.progress"]
     train = [sys.executable, str(CONFIGS.parent / "scripts" / "train.py")]
     seeds = f"seed={','.join(map(str, range(jobs)))}"
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

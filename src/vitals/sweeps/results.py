@@ -69,7 +69,7 @@ class SweepResults:
         return sorted((job for job in self.jobs if job.best is not None), key=lambda job: -(job.best or 0.0))
 
     def is_logarithmic(self, key: str) -> bool:
-        """Whether a numeric key is looked at on a logarithmic scale: as it was searched, else over a decade."""
+        """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
         values = [value for value, _ in self.numbers(key)]
         if not values or min(values) <= 0:
             return False
