@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from vitals.config.overrides import Overrides
+from vitals.config.validation import check_experiment
+
 ROOT = Path(__file__).parents[1]
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
 TINY += ["~callbacks.progress", "checks=none"]
@@ -73,8 +76,14 @@ def test_the_commands_of_the_readme_work_on_digits(
     words = [word.replace("<run folder>", str(run_folder)) for word in words]
     if path == "scripts/benchmark.py":
         pytest.skip("takes minutes")
-    if "-m" in words or path == "scripts/sweep_report.py":
-        pytest.skip("sweeps are tested in tests/sweeps/test_commands.py")
+    if path == "scripts/sweep_report.py" or any(word.startswith("resume_sweep=") for word in words):
+        pytest.skip("sweeps are run in tests/sweeps/test_commands.py")
+    if "-m" in words:  # many jobs: here only that every one of them is a valid run
+        for config in Overrides(
+            ROOT / "configs", "train", [word for word in words if word != "-m"]
+        ).composed():
+            check_experiment(config)
+        return
     if path in ("scripts/train.py", "scripts/check.py") and not any(
         word.startswith(("resume=", "--")) for word in words
     ):

@@ -12,6 +12,10 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+# Before Ray is loaded, which reads them: clusters of ours ask for a token, whatever the home folder says.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -106,14 +110,12 @@ def test_no_cluster_at_the_address_is_said_in_one_sentence() -> None:
         ray_backend.connect(settings(address="127.0.0.1:1"))
 
 
-def test_jobs_on_a_cluster_that_is_joined_by_its_address(job, tmp_path: Path, monkeypatch) -> None:
+def test_jobs_on_a_cluster_that_is_joined_by_its_address(job, tmp_path: Path) -> None:
     """A head and a second Ray process: jobs run on both, in the folders of the machine that sweeps."""
     address, tool = "127.0.0.1:6399", [str(Path(sys.executable).with_name("ray")), "start"]
     shape = ["--num-cpus=1", "--num-gpus=1", "--block"]
     head = [*tool, "--head", "--port=6399", "--include-dashboard=false", *shape]
     second = [*tool, f"--address={address}", "--dashboard-agent-listen-port=52366", *shape]
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
     patience = {**ray_backend.PATIENCE, "RAY_DISABLE_IMPORT_WARNING": "1"}
     processes = []
     try:
