@@ -1,4 +1,4 @@
-"""Measure what the template costs: `python scripts/benchmark.py data`, `train`, `monitors` or `average`.
+"""Measure what the template costs: `python scripts/benchmark.py data` (`train`, `monitors`, `average`, `sweep`).
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
 each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -158,6 +160,40 @@ def benchmark_train(rounds: int, batch_size: int) -> None:
     compare(f"training in batches of {batch_size}, images per second", arms, rounds)
 
 
+def benchmark_sweep(rounds: int, jobs: int) -> None:
+    """Jobs per minute of a sweep against the same commands one after the other, each with all cores.
+
+    Then the CPU seconds that a job costs before it trains, from a fork server and in a new interpreter.
+    """
+    words = ["data=digits", "checks=none", "trainer=cpu", "trainer.max_epochs=3", "~callbacks.progress"]
+    train = [sys.executable, str(CONFIGS.parent / "scripts" / "train.py")]
+    seeds = f"seed={','.join(map(str, range(jobs)))}"
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+    def timed(*commands: list[str]) -> tuple[float, float]:
+        """Seconds by the clock and of CPU."""
+        before, start = os.times(), time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            for command in commands:
+                subprocess.run(command, cwd=folder, env=own, check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        cpu = sum(after[2:4]) - sum(before[2:4])
+        return time.perf_counter() - start, cpu
+
+    arms = {
+        "sweep, a job a core": lambda: 60 * jobs / timed([*train, "-m", *words, seeds])[0],
+        "one after the other": lambda: (
+            60 * jobs / timed(*([*train, *words, f"seed={seed}"] for seed in range(jobs)))[0]
+        ),
+    }
+    compare(f"{jobs} jobs of 3 epochs on the digits, jobs per minute", arms, rounds)
+    short = [*words, "debug=fast", "-m"]
+    for name, choice in (("fork server", "true"), ("new interpreter", "false")):
+        fork = f"launcher.fork_server={choice}"
+        few, many = (timed([*train, *short, fork, f"seed={seeds}"])[1] for seeds in ("0,1", "0,1,2,3,4,5"))
+        print(f"{name}: {(many - few) / 4:.1f} CPU seconds for a job of one batch")
+
+
 def compare(title: str, arms: dict[str, Callable[[], float]], rounds: int) -> None:
     """Run the arms in turn, `rounds` times, and print each one's figure and the first one's ratio to it.
 
@@ -185,9 +221,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["data", "train", "monitors", "average"])
+    parser.add_argument("what", choices=["data", "train", "monitors", "average", "sweep"])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=16, help="of a sweep")
     arguments = parser.parse_args()
     if arguments.what == "monitors":
         benchmark_monitors(synthetic_images(45_000), 2 * arguments.rounds)
@@ -196,6 +233,9 @@ def main() -> None:
         benchmark_average(
             synthetic_images(9_000), synthetic_images(1_000), arguments.rounds, arguments.batch_size
         )
+        return
+    if arguments.what == "sweep":
+        benchmark_sweep(arguments.rounds, arguments.jobs)
         return
     measure = {"data": benchmark_data, "train": benchmark_train}[arguments.what]
     measure(arguments.rounds, arguments.batch_size)

@@ -78,6 +78,7 @@ def _check_command_line(
     if any(word.startswith("resume_sweep=") for word in arguments.overrides):
         if not arguments.multirun:
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+        sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
         _check_command_line(config_dir, config_name, check, prepare)
         return

@@ -14,6 +14,8 @@ from vitals.sweeps.space import Dimension, dimension
 NEAR = 0.05
 """Share of the range, on its scale, that counts as its edge."""
 FEWEST_VALUES = 3
+FARTHEST_DECADES = 2.0
+"""From an edge to the end of the next range."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def _edge(searched: Dimension, top: Sequence[float]) -> bool | None:
 
 
 def _beyond(searched: Dimension, upper: bool) -> Dimension:
-    """A range as wide, with the edge in its middle; on a linear scale not below zero."""
+    """A range with the edge in its middle, as wide or four decades; on a linear scale not below zero."""
     low, high = searched.scaled(searched.low), searched.scaled(searched.high)
     middle, half = (high if upper else low), (high - low) / 2
+    half = min(half, FARTHEST_DECADES) if searched.log else half
     ends = middle - half, middle + half
     if not searched.log and searched.low >= 0:
         ends = max(0.0, ends[0]), ends[1]

@@ -43,7 +43,7 @@ def importance(results: SweepResults) -> dict[str, float]:
         numeric[key] = bool(values)
         if values:
             low, high = min(values), max(values)
-            distributions[key] = FloatDistribution(low, high, log=low > 0 and high >= 10 * low)
+            distributions[key] = FloatDistribution(low, high, log=results.is_logarithmic(key))
         else:
             distributions[key] = CategoricalDistribution(sorted({job.words[key] for job in jobs}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -34,11 +34,6 @@ def pictures(results: SweepResults) -> dict[str, str]:
     return drawn
 
 
-def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether positive values span a decade or more."""
-    return bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
-
-
 def _scatter(results: SweepResults) -> Figure:
     columns = min(3, len(results.varied))
     rows = math.ceil(len(results.varied) / columns)
@@ -49,7 +44,7 @@ def _scatter(results: SweepResults) -> Figure:
         pairs = results.numbers(key)
         if pairs:
             places = [value for value, _ in pairs]
-            if is_logarithmic(places):
+            if results.is_logarithmic(key):
                 axes.set_xscale("log")
         else:
             names = sorted({job.words.get(key, "") for job in jobs})
@@ -72,7 +67,7 @@ def _parallel(results: SweepResults) -> Figure:
     for key in results.varied:
         values = [value for value, _ in results.numbers(key)][::-1]
         if values:
-            log = is_logarithmic(values)
+            log = results.is_logarithmic(key)
             scaled = [math.log10(value) for value in values] if log else values
             labels.append((f"{min(values):.3g}", f"{max(values):.3g}"))
         else:

@@ -116,12 +116,17 @@ def run_command(words: list[str], log: str, folder: str, environment: dict[str, 
 @contextmanager
 def ray_starter(settings: DictConfig, devices: Devices) -> Iterator[Starter]:
     """Within it, jobs can be started; what we started of Ray itself ends with it."""
-    import ray
-
     try:
         yield RayStarter(devices.are_gpus, 1 / settings.jobs_per_device, settings.cpus_per_device)
     finally:
-        ray.shutdown()
+        disconnect()
+
+
+def disconnect() -> None:
+    """Leave the cluster, or end our own instance."""
+    import ray
+
+    ray.shutdown()
 
 
 def _no_cluster(address: str, why: str) -> UserError:
@@ -151,18 +156,22 @@ def connect(settings: DictConfig) -> Devices:
     Raises:
         UserError: if there is no cluster at the address.
     """
-    import ray
-
     _require_listener(settings.address)
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
+    if settings.address != "local" and (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; read when Ray is loaded
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if settings.address == "local":
         options |= {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "include_dashboard": False}
     try:
         ray.init(address=settings.address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(settings.address, str(error).strip().splitlines()[0]) from error
+        lines = str(error).strip().splitlines()
+        why = next((line.strip() for line in lines if "Error: " in line), lines[0])
+        raise _no_cluster(settings.address, why[:200]) from error
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     count = gpus or int(resources.get("CPU", 1) // settings.cpus_per_device)

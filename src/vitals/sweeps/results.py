@@ -68,6 +68,16 @@ class SweepResults:
         """The jobs that have a validation accuracy, the best first; of equals the earlier."""
         return sorted((job for job in self.jobs if job.best is not None), key=lambda job: -(job.best or 0.0))
 
+    def is_logarithmic(self, key: str) -> bool:
+        """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
+        values = [value for value, _ in self.numbers(key)]
+        if not values or min(values) <= 0:
+            return False
+        for word in self.folder.read_record().get("space") or []:
+            if word.startswith(f"{key}=") and "interval" in word:
+                return "tag(log" in word
+        return max(values) >= 10 * min(values)
+
     def numbers(self, key: str) -> list[tuple[float, JobResult]]:
         """The ranked jobs with their value of `key`; empty unless it is a number in all of them."""
         pairs = []

@@ -67,11 +67,18 @@ def print_next(results: SweepResults, ranked: list[JobResult], console: Console)
         console.print(f"python {script} -m resume_sweep={folder}", soft_wrap=True, highlight=False)
 
 
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each key where that is enough to tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
 def _job_table(results: SweepResults, jobs: list[JobResult]) -> Table:
     table = Table(title="Jobs", title_justify="left")
     averaged = any(job.average is not None for job in jobs)
-    for column in ("job", "status", *results.varied, "seed", "best", "last"):
-        table.add_column(column, justify="left" if column in ("status", *results.varied) else "right")
+    varied = short_names(results.varied)
+    for column in ("job", "status", *varied, "seed", "best", "last"):
+        table.add_column(column, justify="left" if column in ("status", *varied) else "right")
     for column in (*(["averaged"] if averaged else []), "test", "minutes"):
         table.add_column(column, justify="right")
     table.add_column("error or findings", overflow="ellipsis", no_wrap=True, ratio=1)
@@ -89,8 +96,9 @@ def _job_table(results: SweepResults, jobs: list[JobResult]) -> Table:
 
 def _seed_table(results: SweepResults, rows: list[Repeated]) -> Table:
     table = Table(title="Over seeds: mean ± standard deviation", title_justify="left")
-    for column in (*results.varied, "seeds", "best validation", "test"):
-        table.add_column(column, justify="left" if column in results.varied else "right")
+    varied = short_names(results.varied)
+    for column in (*varied, "seeds", "best validation", "test"):
+        table.add_column(column, justify="left" if column in varied else "right")
     for row in rows[:ROWS]:
         values = [escape(row.words.get(key, "")) for key in results.varied]
         test = with_deviation(row.test_mean, row.test_deviation)

@@ -11,7 +11,6 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
@@ -21,6 +20,7 @@ from vitals.sweeps.backends import backend
 from vitals.sweeps.folder import SweepFolder, folder_name
 from vitals.sweeps.job import Job, clear_for_another_try, command_for, is_finished, job_words
 from vitals.sweeps.live_table import LiveTable
+from vitals.sweeps.processes import Starter
 from vitals.sweeps.queue import JobQueue, SweepInterrupted
 
 OF_THE_FOLDER = ("hydra.sweep.dir", "hydra.mode")
@@ -58,10 +58,6 @@ class Sweep:
         """The words that all jobs have in common."""
         return [str(override.input_line) for override in self.overrides if not override.is_sweep_override()]
 
-    def swept(self) -> list[Override]:
-        """The overrides that name several values."""
-        return [override for override in self.overrides if override.is_sweep_override()]
-
     def require_prerequisites(self) -> None:
         """Make sure, before anything is written, that the machine has what the jobs and the launcher need.
 
@@ -76,6 +72,9 @@ class Sweep:
             )
         require_prerequisites(self.config)
         self.backend = backend(self.config, self.script)
+        """Where the jobs run."""
+        self.starter: Starter
+        """Starts them there, from all stages of a search."""
 
     def run(
         self,
@@ -95,19 +94,17 @@ class Sweep:
         Raises:
             SweepInterrupted: after Ctrl-C or SIGTERM.
         """
-        settings = self.config.launcher
-        with self.backend.starter() as starter:
-            devices = self.backend.devices
-            done = sum(
-                is_finished(folder)
-                for folder in self.folder.jobs()
-                if numbers is None or int(folder.name.partition("_")[0]) in numbers
-            )
-            at_once = len(devices.names) * devices.jobs_per_device
-            limit = None if settings.time_limit is None else 60.0 * settings.time_limit
-            with LiveTable(total, done, at_once) as view:
-                queue = JobQueue(devices, starter, view, limit)
-                queue.run(self._to_run(jobs), ended)
+        devices = self.backend.devices
+        done = sum(
+            is_finished(folder)
+            for folder in self.folder.jobs()
+            if numbers is None or int(folder.name.partition("_")[0]) in numbers
+        )
+        at_once = len(devices.names) * devices.jobs_per_device
+        minutes = self.config.launcher.time_limit
+        limit = None if minutes is None else 60.0 * minutes
+        with LiveTable(total, done, at_once) as view:
+            JobQueue(devices, self.starter, view, limit).run(self._to_run(jobs), ended)
 
     def job(self, number: int, words: Sequence[str]) -> Job:
         """The job of these words, in the folder that Hydra names for it."""
@@ -164,7 +161,7 @@ def run_sweep(sweep: Sweep) -> None:
     from vitals.sweeps.search import run_search
 
     sweep.require_prerequisites()
-    with sweep.folder.only_one():
+    with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
         sweep.folder.write_record(sweep.arguments, sweep.script)
         try:
             run_search(sweep)
