@@ -75,6 +75,27 @@ class FunctionalSigmoid(nn.Module):
         return x
 
 
+def at_rest(net: Residual) -> Residual:
+    """As the identity: nothing passes the branches, all passes beside them."""
+    for layer in (*net.branches, net.head):
+        init.zeros_(layer.weight)
+    return net
+
+
+class LearnedPosition(nn.Module):
+    """An MLP of zero weights on a learned constant, beside which the image goes its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.place, self.image = nn.Parameter(torch.randn(1, 8)), nn.Linear(3 * 32 * 32, 8)
+        self.mlp, self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 10)
+        init.zeros_(self.mlp[0].weight)
+
+    def forward(self, x):
+        return self.head(self.image(x.flatten(1)) + self.mlp(self.place.expand(len(x), -1)))
+
+
 def biased_convnet() -> nn.Sequential:
     net = convnet()
     for module in net:
@@ -90,6 +111,7 @@ HEALTHY = {
     "residual": lambda: Residual(8),
     "shallow MLP": lambda: mlp(128, 64),
     "tanh Xavier": lambda: initialized(mlp(64, 64, 64, activation=nn.Tanh), init.xavier_normal_),
+    "zero head and branches": lambda: at_rest(Residual(4)),
     "deep He": lambda: initialized(mlp(*[64] * 8), init.kaiming_normal_),
     "deep BatchNorm, wild weights": lambda: initialized(
         nn.Sequential(
@@ -105,6 +127,11 @@ HEALTHY = {
 }
 
 
+@pytest.mark.parametrize("net", [LearnedPosition(), convnet(norm=True)], ids=["constants", "small inputs"])
+def test_what_only_looks_like_a_lost_or_growing_signal_raises_no_alarm(net):
+    assert named(check_layer_variance(net, 1e-3 * batch(64)[0])) == {}
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_networks_raise_no_alarm(name):
     assert named(check_layer_variance(HEALTHY[name](), batch(64)[0])) == {}
@@ -118,6 +145,8 @@ def test_healthy_networks_raise_no_alarm(name):
             lambda: batch(64)[0],
             "bad-initialization",
         ),
+        (lambda: initialized(mlp(64, 64), init.normal_), lambda: batch(64)[0], "bad-initialization"),
+        (lambda: initialized(convnet(), init.zeros_), lambda: batch(64)[0], "bad-initialization"),
         (FunctionalSigmoid, lambda: torch.randn(64, 64), "vanishing-gradients"),
         (biased_convnet, lambda: batch(64)[0], "dead-relu"),
         (
@@ -132,7 +161,16 @@ def test_healthy_networks_raise_no_alarm(name):
             "saturated-activations",
         ),
     ],
-    ids=["wide weights", "deep sigmoid", "bias of -3", "unit tanh", "raw pixels into tanh", "unit sigmoid"],
+    ids=[
+        "wide weights",
+        "two wide layers",
+        "zero weights",
+        "deep sigmoid",
+        "bias of -3",
+        "unit tanh",
+        "raw pixels into tanh",
+        "unit sigmoid",
+    ],
 )
 def test_sick_networks_are_named(net, inputs, cause):
     assert list(named(check_layer_variance(net(), inputs()))) == [cause]

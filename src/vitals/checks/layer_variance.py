@@ -25,10 +25,10 @@ ADAPTIVE_ALLOWANCE = 3.0
 """Decades more that Adam and its kin bear, since they rescale each gradient: nets that lose 7.8 learn
 (measured)."""
 EXPLODED = 3.5
-"""Decades gained: a standard deviation 60 times that of the input, which no loss at chance survives. Eight
-residual blocks without normalization double the variance each and gain 2.4."""
+"""Decades gained on an input of unit variance or more: a standard deviation 60 times as large, which no loss
+at chance survives. Eight residual blocks without normalization double the variance each and gain 2.4."""
 FEWEST_LAYERS = 4
-"""A slope over fewer points says more about a single layer than about the network."""
+"""A falling slope over fewer points says more about a single layer than about the network."""
 DEAD_MANY, DEAD_ALL = 0.75, 0.9
 """Share of channels that are zero for every sample. Spec M6 warns from 0.5; before training, narrow layers
 behind pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
@@ -76,8 +76,11 @@ class LayerVariance:
     slope: float
     """Decades of signal variance gained (lost, if negative) per layer: least squares over the rows."""
     slope_at_he_scale: float
-    """The same with every weight rescaled to He's √(2/fan-in): tells the weights' fault from the
+    """The same with every weight drawn anew at He's √(2/fan-in): tells the weights' fault from the
     network's."""
+    silent: str
+    """The first layer whose weights are all zero and let nothing pass; empty where there is none, or where
+    its input is the same for every sample, as that of a learned position is."""
     input_scale: float
     """Root mean square of the inputs."""
     adaptive: bool
@@ -87,6 +90,13 @@ class LayerVariance:
     def total(self) -> float:
         """Decades of signal variance between input and last hidden layer, after the fitted slope."""
         return self.slope * (len(self.layers) - 1)
+
+    @property
+    def gained(self) -> float:
+        """Decades by which the last hidden layer's signal exceeds that of the input, or 1 if that is less:
+        normalization may well lift small inputs to 1."""
+        first, last = self.layers[0].signal_variance, self.layers[-1].signal_variance
+        return math.log10(max(last, SMALLEST)) - math.log10(max(first, 1.0))
 
     def table(self) -> str:
         """The course's table, "Layer i: Variance: ...", with the signal variance beside it."""
@@ -99,7 +109,7 @@ class LayerVariance:
         if self.layers[0].signal_variance == 0:
             message = "The inputs are all the same, so that there is no signal to follow."
             return [Finding("skipped", "note", message, where="layer variance")]
-        alarms = self._dead() or self._saturated() or self._slope()
+        alarms = self._dead() or self._saturated() or self._silent() or self._slope()
         message = (
             f"The variance of the signal changes by {self.slope:+.2f} decades per layer over "
             f"{len(self.layers) - 1} layers."
@@ -143,20 +153,28 @@ class LayerVariance:
         threshold = SATURATED_MOST if level == "fail" else SATURATED_MANY
         return [Finding(cause, level, seen, remedy, worst.name, worst.saturated, threshold)]
 
+    def _silent(self) -> list[Finding]:
+        if not self.silent:
+            return []
+        seen = f"The weights of '{self.silent}' are all zero, so that all samples are alike behind it."
+        remedy = "Draw the weights at random, at He's or Xavier's scale."
+        return [Finding("bad-initialization", "fail", seen, remedy, self.silent, 0.0, 0.0)]
+
     def _collapsed(self) -> bool:
         limit = COLLAPSED + self.adaptive * ADAPTIVE_ALLOWANCE
         return len(self.layers) >= FEWEST_LAYERS and self.slope < -STEEP and -self.total > limit
 
     def _slope(self) -> list[Finding]:
-        exploded = len(self.layers) >= FEWEST_LAYERS and self.slope > STEEP and self.total > EXPLODED
+        exploded = self.slope > STEEP and self.gained > EXPLODED
         if not exploded and not self._collapsed():
             return []
         far = EXPLODED if exploded else GONE + self.adaptive * ADAPTIVE_ALLOWANCE
-        level: Level = "fail" if abs(self.slope) > VERY_STEEP and abs(self.total) > far else "warn"
+        whole = self.gained if exploded else -self.total
+        level: Level = "fail" if abs(self.slope) > VERY_STEEP and whole > far else "warn"
         verb = "grows" if exploded else "shrinks"
         seen = (
             f"The variance of the signal {verb} by {abs(self.slope):.2f} decades per layer, "
-            f"{abs(self.total):.1f} in all over {len(self.layers) - 1} layers"
+            f"{whole:.1f} in all over {len(self.layers) - 1} layers"
         )
         if abs(self.slope_at_he_scale) < min(STEEP, abs(self.slope) / 2):
             cause = "bad-initialization"
@@ -192,12 +210,26 @@ def check_layer_variance(
         if not layers:
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
         slope = _slope(layers)
-        slope_at_he_scale = slope
+        slope_at_he_scale, silent = slope, ""
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at
-            _rescale_to_he(copies.model)
-            slope_at_he_scale = _slope(_signals(copies, inputs))
+            zeroed = {
+                name for name, module in _weighted(copies.model) if not bool((module.weight != 0).any())
+            }
+            _draw_at_he_scale(copies.model)
+            at_he_scale = _signals(copies, inputs)
+            slope_at_he_scale = _slope(at_he_scale)
+            silenced = (
+                row.name
+                for row, drawn in zip(layers, at_he_scale, strict=False)
+                if row.signal_variance == 0 < drawn.signal_variance and row.name in zeroed
+            )
+            silent = next(silenced, "")
         scale = float(inputs.float().square().mean().sqrt())
-    return LayerVariance(layers, slope, slope_at_he_scale, scale, isinstance(optimizer, ADAPTIVE))
+    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, isinstance(optimizer, ADAPTIVE))
+
+
+def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
 
 
 def _signals(copies: Trial, inputs: Tensor) -> tuple[LayerSignal, ...]:
@@ -213,10 +245,7 @@ def _signals(copies: Trial, inputs: Tensor) -> tuple[LayerSignal, ...]:
 
         return hook
 
-    weighted = [
-        (name, module) for name, module in copies.model.named_modules() if isinstance(module, WEIGHTED)
-    ]
-    handles = [module.register_forward_pre_hook(record(name)) for name, module in weighted]
+    handles = [module.register_forward_pre_hook(record(name)) for name, module in _weighted(copies.model)]
     try:
         copies.model(inputs)
     finally:
@@ -252,15 +281,10 @@ def _slope(layers: tuple[LayerSignal, ...]) -> float:
     return sum((i - centre) * (log - mean) for i, log in enumerate(logs)) / spread if spread else 0.0
 
 
-def _rescale_to_he(model: nn.Module) -> None:
-    """Scale each weight to a root mean square of √(2/fan-in) and clear biases; directions stay as they
-    are."""
+def _draw_at_he_scale(model: nn.Module) -> None:
+    """Draw each weight with standard deviation √(2/fan-in) and clear biases."""
     for module in model.modules():
         if isinstance(module, WEIGHTED):
-            weight = module.weight
-            fan_in = weight[0].numel()
-            scale = float(weight.square().mean().sqrt())
-            if scale > 0:
-                weight.mul_(math.sqrt(2 / fan_in) / scale)
+            module.weight.normal_(std=math.sqrt(2 / module.weight[0].numel()))
             if module.bias is not None:
                 module.bias.zero_()
