@@ -1,4 +1,4 @@
-"""Measure what the template costs: `python scripts/benchmark.py data` (`train`, `monitors`, `average`, `sweep`).
+"""Measure what the template costs: `python scripts/benchmark.py data`, or another of its subjects.
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
 each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.

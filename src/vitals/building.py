@@ -132,7 +132,13 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
 
 def build_diagnosis(config: DictConfig) -> Diagnosis:
     """The keeper of the run's record, who says what is wrong."""
-    return build("diagnosis", Diagnosis, config.diagnosis.stop_on, config.diagnosis.probe)
+    return build(
+        "diagnosis",
+        Diagnosis,
+        config.diagnosis.stop_on,
+        config.diagnosis.probe,
+        report=False,  # made when the run has been tested
+    )
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:

@@ -93,19 +93,23 @@ def run(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     except ChecksFailed as stop:
         if _is_first_process():
             folder.write_status("failed", ended=now(), error=stop.reason)
+            _report(config, folder)
         raise
     except (KeyboardInterrupt, SystemExit, SIGTERMException) as error:  # Lightning exits on Ctrl-C
         if _is_first_process():
             folder.write_status("interrupted", ended=now(), error=None)
+            _report(config, folder)
             results.print_interruption(folder)
         sys.exit(128 + 15 if isinstance(error, SIGTERMException) else 128 + 2)
     except BaseException as error:
         logging.getLogger(__name__).info("the run failed", exc_info=error)
         if _is_first_process():
             folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            _report(config, folder)
         raise
     if _is_first_process():
         folder.write_status("finished", ended=now(), error=None, metrics=metrics)
+        _report(config, folder)
         gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
         if config.diagnosis.exit_code and gravest is not None:
             raise FaultsFound(sentence(gravest))
@@ -160,6 +164,18 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         if diagnosis.stopped_by is not None:
             folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
     return metrics
+
+
+def _report(config: DictConfig, folder: RunFolder) -> None:
+    """Write `report.html`; a page that cannot be drawn takes nothing from the run."""
+    if not config.diagnosis.report:
+        return
+    from vitals.report.page import make_report  # takes a second, which the start of a run can do without
+
+    try:
+        results.print_report(make_report(folder.path))
+    except Exception as error:
+        logging.getLogger(__name__).warning("the report could not be made", exc_info=error)
 
 
 def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:

@@ -97,6 +97,11 @@ def print_results(folder: RunFolder, metrics: dict[str, float], notes: Sequence[
     console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
 
 
+def print_report(path: Path) -> None:
+    """Where the page about the run is."""
+    Console().print(f"report:   {shown(path)}", soft_wrap=True)
+
+
 def print_interruption(folder: RunFolder) -> None:
     """That the run was stopped, and how to go on."""
     console = Console()

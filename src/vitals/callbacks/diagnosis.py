@@ -36,12 +36,15 @@ class Diagnosis(L.Callback):
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
             certain; `never` goes on.
         probe: whether the learning rate may be probed.
+        report: whether to write the page `report.html` at the end of the training.
     """
 
-    def __init__(self, stop_on: Literal["fail", "never"] = "never", probe: bool = True) -> None:
+    def __init__(
+        self, stop_on: Literal["fail", "never"] = "never", probe: bool = True, report: bool = True
+    ) -> None:
         if stop_on not in ("fail", "never"):
             raise UserError(f"stop_on={stop_on!r} must be 'fail' or 'never'.")
-        self.stop_on, self.probe = stop_on, probe
+        self.stop_on, self.probe, self.report = stop_on, probe, report
         self.history = History()
         self.folder = Path()
         self.findings: list[Finding] = []
@@ -89,6 +92,8 @@ class Diagnosis(L.Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_text("findings", markdown(self.findings), trainer.global_step)
+            if self.report:
+                self._make_report()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -127,6 +132,14 @@ class Diagnosis(L.Callback):
         for finding in self.findings:
             if finding.level == "fail" and finding.step:
                 self.announce(finding)
+
+    def _make_report(self) -> None:
+        from vitals.report.page import make_report  # takes a second, which the start of a run can do without
+
+        try:
+            make_report(self.folder)
+        except Exception as error:  # a page that cannot be drawn takes nothing from the training
+            Console().print(f"The report could not be made: {escape(str(error))}", style="dim")
 
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.probes += 1

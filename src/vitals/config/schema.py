@@ -198,6 +198,7 @@ class Diagnosis(_Strict):
     stop_on: Literal["fail", "never"]
     probe: Switch
     exit_code: Switch
+    report: Switch
 
 
 class Trainer(_Component):
