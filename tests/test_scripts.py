@@ -96,7 +96,7 @@ def test_the_commands_of_the_readme_work_on_digits(
     if path in ("scripts/benchmark.py", "scripts/average_gain.py"):
         pytest.skip("takes minutes")
     if path == "scripts/sweep_report.py" or any(word.startswith("resume_sweep=") for word in words):
-        pytest.skip("sweeps are run in tests/sweeps/test_commands.py")
+        pytest.skip("sweeps are run in tests/sweeps/test_sweep_commands.py")
     if "-m" in words:  # many jobs: here only that every one of them is a valid run
         for config in Overrides(
             ROOT / "configs", "train", [word for word in words if word != "-m"]
