@@ -11,10 +11,13 @@ folder=$(realpath -m "${1:?name a folder for the configuration and the state}")
 host=$(hostname -s)
 mkdir -p "$folder/state" "$folder/spool"
 
-printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d  # start no daemons
+policy=/usr/sbin/policy-rc.d  # keeps the packages from starting daemons; one that is there already stays
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
-rm /usr/sbin/policy-rc.d
 install -d -o munge -g munge /run/munge /var/log/munge /var/lib/munge
 runuser -u munge -- /usr/sbin/munged --num-threads=2
 

@@ -121,8 +121,8 @@ class Overrides:
             return [str(override.input_line)]
         swept: Any = override.value()
         if override.is_interval_sweep():
-            last = math.nextafter(swept.end, swept.start) if isinstance(swept.end, float) else swept.end
-            values = [swept.start, last]
+            # An interval excludes its end, which matters for shares that must be less than 1.
+            values = [swept.start, math.nextafter(1.0, 0.0) if swept.end == 1.0 else swept.end]
         elif isinstance(swept, Glob):
             values = swept.filter(self.groups.get(override.key_or_group, []))
         else:
