@@ -18,7 +18,9 @@ from vitals.predictions import FILE, Predictions
 WORDS = ("data=digits", "data.limit=100", "network.widths=[4,4]", "seed=0")
 
 
-def tested(config: DictConfig, folder: Path, **options: object) -> tuple[L.LightningModule, Predictions]:
+def after_a_test(
+    config: DictConfig, folder: Path, **options: object
+) -> tuple[L.LightningModule, Predictions]:
     """A network with random weights, and what is kept of its test."""
     torch.manual_seed(0)
     data = build_data(config)
@@ -32,7 +34,7 @@ def tested(config: DictConfig, folder: Path, **options: object) -> tuple[L.Light
 
 def test_they_are_those_of_the_network_for_every_test_image_in_order(compose, tmp_path):
     config = compose(*WORDS)
-    module, kept = tested(config, tmp_path)
+    module, kept = after_a_test(config, tmp_path)
     data = build_data(config)
     inputs = torch.cat([images for images, _ in data.test_dataloader()])
     with torch.no_grad():
@@ -49,7 +51,7 @@ def test_they_are_those_of_the_network_for_every_test_image_in_order(compose, tm
 def test_the_same_weights_give_the_same_file(compose, tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        tested(compose(*WORDS), tmp_path / name)
+        after_a_test(compose(*WORDS), tmp_path / name)
     assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "other" / FILE).read_bytes()
 
 
