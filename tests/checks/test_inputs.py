@@ -151,7 +151,7 @@ def test_class_counts(counts, causes):
 
 
 def test_imbalance_is_seen_behind_sorting_if_all_labels_are_known():
-    labels = labels_with(*[200] * 3, *[0] * 7).sort().values
+    labels = labels_with(*[200] * 5, *[0] * 5).sort().values
     result = check_inputs(*batch(64), 10, label_batches=labels.split(64), all_targets=labels)
     assert named(result) == {"data-not-shuffled": "warn"}
     few = labels_with(900, 100, *[0] * 8).sort().values

@@ -34,6 +34,8 @@ FEW_DISTINCT = 0.1
 ten."""
 UNBALANCED = 0.4
 """H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
+MANY, FEW = 8, 4.0
+"""Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
 REPEATS = 0.3
 """Successive equal labels, from 0 for shuffled to 1 for sorted ones; a batch of two classes alternates at
 0.44."""
@@ -157,9 +159,13 @@ class Inputs:
             found.append(Finding("data-not-shuffled", "warn", seen, remedy, "labels", self.repeats, REPEATS))
             if not self.whole:
                 return found  # a few sorted batches say nothing about how common classes are
-        if count >= FEWEST_LABELS and self.balance < UNBALANCED:
+        few = self.classes >= MANY and self.classes**self.balance < FEW
+        if count >= FEWEST_LABELS and (self.balance < UNBALANCED or few):
             most = max(self.label_counts)
             seen = f"Class {self.label_counts.index(most)} has {most} of {count} labels ({most / count:.0%})."
+            if most < count / 2:
+                two = sum(sorted(self.label_counts)[-2:])
+                seen = f"Two of {self.classes} classes have {two} of {count} labels ({two / count:.0%})."
             remedy = "Draw rare classes more often, weight the loss by class, and judge by balanced accuracy."
             found.append(Finding("class-imbalance", "warn", seen, remedy, "labels", self.balance, UNBALANCED))
         return found

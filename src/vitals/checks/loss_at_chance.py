@@ -30,6 +30,10 @@ or they stay at chance for good (measured)."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains, spec S1."""
 
+GROWN = 100.0
+"""Times the variance of the inputs that what enters the last layer may have, before the hidden layers are at
+fault rather than the last one."""
+
 
 @dataclass(frozen=True)
 class LossAtChance:
@@ -94,6 +98,10 @@ class LossAtChance:
         if self.cause == "input-not-normalized":
             detail = f"; with normalized inputs it would be {self.standardized_loss:.4g}"
             remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
+            return self._finding(self.cause, level, detail, remedy)
+        if self.cause == "regularization-too-strong":
+            detail = "; without dropout it is near that"
+            remedy = "Lower the dropout: it is the share that is dropped, not the share that is kept."
             return self._finding(self.cause, level, detail, remedy)
         if self.cause == "bad-initialization":
             detail = "; the signal does not stay level through the hidden layers"
@@ -164,9 +172,13 @@ def _cause(
         value = float(copies.loss_of(copies.outputs(normalized), targets))
     if value <= chance * (1 + FAR):
         return "input-not-normalized", value
+    with trial(model, loss, dropout=False) as copies, torch.no_grad():
+        if float(copies.loss_of(copies.outputs(inputs), targets)) <= chance * (1 + FAR):
+            return "regularization-too-strong", value
     try:
-        layers = check_layer_variance(model, normalized, optimizer).findings()
+        signal = check_layer_variance(model, normalized, optimizer)
     except UserError:  # no layer whose input could be measured
-        layers = []
-    hidden = any(finding.alarming for finding in layers)
+        return "wrong-initial-loss", value
+    hidden = any(finding.alarming for finding in signal.findings())
+    hidden = hidden or signal.layers[-1].variance > GROWN * signal.layers[0].variance
     return ("bad-initialization" if hidden else "wrong-initial-loss"), value

@@ -97,8 +97,15 @@ def _follows(finding: Finding, root: Finding) -> Finding:
 
 
 def _once(findings: list[Finding]) -> list[Finding]:
-    """Each cause once, as it was first said."""
-    return list({(f.cause, f.level if not f.alarming else ""): f for f in reversed(findings)}.values())[::-1]
+    """The alarms of each cause once, as it was first said."""
+    alarmed: set[str] = set()
+    kept = []
+    for finding in findings:
+        if not (finding.alarming and finding.cause in alarmed):
+            kept.append(finding)
+        if finding.alarming:
+            alarmed.add(finding.cause)
+    return kept
 
 
 def _now(run: Run) -> tuple[int, float]:

@@ -12,6 +12,8 @@ RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 GAP = 0.1
 """Accuracy on training images above that on validation images (spec M4: 10 points)."""
+BY_HEART, LARGE_GAP = 0.95, 0.35
+"""Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
@@ -29,6 +31,19 @@ def overfitting(run: Run) -> Iterator[Finding]:
     late = min(validation[-2:])  # one bad epoch is no trend
     gap = run.accuracy("train") - run.accuracy("val")
     apart = validation[-1] > APART * training[-1]
+    by_heart = run.accuracy("train") > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
+    if by_heart and apart and validation[-1] > 1.02 * lowest:
+        yield Finding(
+            "overfitting",
+            "warn",
+            f"{run.accuracy('train'):.0%} of the training images are right, and {run.accuracy('val'):.0%} of "
+            f"the validation images, whose loss has not fallen since epoch {series.epochs[place]:.0f}.",
+            "Take more or augmented images, weight decay or dropout, or a smaller network.",
+            tag,
+            gap,
+            LARGE_GAP,
+        )
+        return
     if late > RISEN * lowest and place < len(validation) - 2 and apart and not gap < GAP:
         yield Finding(
             "overfitting",
