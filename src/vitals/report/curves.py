@@ -1,8 +1,9 @@
-"""Charts of what is one number at a time: loss, learning rate, accuracies, averages, gradient norm."""
+"""Charts of the learning curves: loss with the learning rate, accuracies, and the gap between them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,6 +26,8 @@ from vitals.report.record import Curve, RunRecord
 
 FEW = 12
 """Measurements up to which each is marked by a point."""
+FAINT: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.45}
+"""The loss of the batches, where that of the epochs is drawn over it."""
 CUT = 3.0
 """Times the first loss at which a linear axis of the loss ends: what diverges would hide the rest."""
 
@@ -47,7 +50,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
         )
         for run in runs
     ]
-    if not any(_drawable(curve, scale) for curves in losses for curve in curves):
+    if not any(drawable(curve, scale) for curves in losses for curve in curves):
         raise LeftOut("no loss was recorded")
     rates = [_learning_rates(run) for run in runs]
     with_rates = any(rates)
@@ -60,12 +63,12 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
             if len(step) and len(runs) == 1:
                 band = bucketed(step)
                 upper.fill_between(band.x, band.low, band.high, color=color("c1"), alpha=0.2, linewidth=0)
-                if not len(train):
-                    upper.plot(band.x, band.mean, color=color("c1"))
+                whole = not len(train)
+                upper.plot(band.x, band.mean, color=color("c1"), **({} if whole else FAINT))
             elif len(step) and not len(train):
                 train = step
-            _line(upper, train, train_colour, dashed=len(runs) > 1)
-            _line(upper, val, val_colour)
+            line(upper, train, train_colour, dashed=len(runs) > 1)
+            line(upper, val, val_colour)
             broken = [first_not_finite(curve) for curve in (step, train, val)]
             if found := [epoch for epoch in broken if epoch is not None]:
                 upper.axvline(min(found), color=color("fail"), linewidth=1.2, linestyle=(0, (2, 2)))
@@ -78,7 +81,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
         if lower is not None:
             for index, curves in enumerate(rates):
                 for curve in curves:
-                    _line(lower, curve, "muted" if len(runs) == 1 else SERIES[index], marked=False)
+                    line(lower, curve, "muted" if len(runs) == 1 else SERIES[index], marked=False)
             lower.set_ylim(bottom=0)
             plain_numbers(lower, ticks=2)
         epochs_below(lower or upper)
@@ -88,7 +91,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     svg = drawn(name, f"{title} over the epochs", Plan(paint, 292 if with_rates else 236))
     keys = _keys(runs, [(step, train) for step, train, _ in losses], [val for *_, val in losses])
     if len(runs) == 1 and len(losses[0][0]):
-        keys.append(Key("c1", "middle 80% of the batches", "band"))
+        keys.append(Key("c1", "batches, the middle 80%", "band"))
     if with_rates and len(runs) == 1:
         keys.append(Key("muted", "learning rate, below"))
     elif with_rates:
@@ -116,8 +119,8 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
         upper = figure.add_subplot()
         for index, (train, val) in enumerate(pairs):
             train_colour, val_colour = _pair(index, len(runs))
-            _line(upper, train, train_colour, dashed=len(runs) > 1)
-            _line(upper, val, val_colour)
+            line(upper, train, train_colour, dashed=len(runs) > 1)
+            line(upper, val, val_colour)
             during = augmented[index]
             if during is not None and len(during) and len(runs) == 1:
                 x, y = thinned(during)
@@ -146,7 +149,7 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
         axes = figure.add_subplot()
         axes.axhline(0, color=color("muted"), linewidth=1)
         for index, gap in enumerate(gaps):
-            _line(axes, gap, SERIES[index])
+            line(axes, gap, SERIES[index])
             if len(runs) == 1 and len(gap):
                 x, y = thinned(gap)
                 axes.fill_between(x, 0, y, color=color("c1"), alpha=0.15, linewidth=0)
@@ -157,103 +160,6 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
 
     title = "Gap between training and validation, in points"
     return Chart(title, drawn("gap", title, Plan(paint)), run_keys(runs) if len(runs) > 1 else [])
-
-
-def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Norm of all weights together over the epochs.
-
-    Raises:
-        LeftOut: where none was measured.
-    """
-    curves = []
-    for run in runs:
-        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
-        norms = [curve for curve in norms if len(curve) == len(norms[0])]
-        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
-        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
-    if not any(np.isfinite(curve.values).any() for curve in curves):
-        raise LeftOut("no norm of the weights was recorded")
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, curve in enumerate(curves):
-            _line(axes, curve, SERIES[index])
-        axes.set_ylim(bottom=0)
-        plain_numbers(axes)
-        epochs_below(axes)
-
-    title = "Norm of all weights"
-    return Chart(
-        title, drawn("weight-norm", title, Plan(paint, 200)), run_keys(runs) if len(runs) > 1 else []
-    )
-
-
-def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
-    """Validation of the raw weights against that of the averaged ones.
-
-    Args:
-        runs: one, or several to compare.
-        quantity: `loss` or `accuracy`.
-
-    Raises:
-        LeftOut: where no averaged weights were evaluated.
-    """
-    pairs = [(run.curve(f"{quantity}/val"), run.curve(f"val_average/{quantity}")) for run in runs]
-    if not any(len(averaged) for _, averaged in pairs):
-        raise LeftOut("the weights were not averaged")
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, (raw, averaged) in enumerate(pairs):
-            raw_colour, averaged_colour = ("c2", "c3") if len(runs) == 1 else (SERIES[index],) * 2
-            _line(axes, raw, raw_colour, dashed=len(runs) > 1)
-            _line(axes, averaged, averaged_colour)
-        plain_numbers(axes, (lambda value: f"{100 * value:g}%") if quantity == "accuracy" else number)
-        epochs_below(axes)
-
-    title = f"Validation {quantity}, raw against averaged weights"
-    if len(runs) == 1:
-        keys = [Key("c2", "raw"), Key("c3", "averaged")]
-    else:
-        keys = [*run_keys(runs), Key("muted", "averaged"), Key("muted", "raw", "dashed")]
-    return Chart(title, drawn(f"averages-{quantity}", title, Plan(paint)), keys)
-
-
-def single_chart(
-    runs: Sequence[RunRecord],
-    tag: str,
-    title: str,
-    write: Callable[[float], str] = number,
-    log: bool = False,
-    caption: str = "",
-) -> Chart:
-    """One number over the epochs, in buckets where there are many measurements.
-
-    Raises:
-        LeftOut: where it was not recorded.
-    """
-    curves = [run.curve(tag) for run in runs]
-    if not any(_drawable(curve, "log" if log else "linear") for curve in curves):
-        raise LeftOut("it was not recorded")
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, curve in enumerate(curves):
-            if not len(curve):
-                continue
-            band = bucketed(curve)
-            marker = "o" if len(band.x) <= FEW else None
-            axes.fill_between(band.x, band.low, band.high, color=color(SERIES[index]), alpha=0.2, linewidth=0)
-            axes.plot(band.x, band.mean, color=color(SERIES[index]), marker=marker)
-        if log:
-            log_numbers(axes)
-        else:
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-            plain_numbers(axes, write)
-        epochs_below(axes)
-
-    svg = drawn(tag, f"{title} over the epochs", Plan(paint, 200))
-    return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
 
 
 def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
@@ -303,7 +209,8 @@ def _pair(index: int, runs: int) -> tuple[str, str]:
     return ("c1", "c2") if runs == 1 else (SERIES[index], SERIES[index])
 
 
-def _line(axes: Axes, curve: Curve, colour: str, dashed: bool = False, marked: bool = True) -> None:
+def line(axes: Axes, curve: Curve, colour: str, dashed: bool = False, marked: bool = True) -> None:
+    """Draw the curve, thinned; where it has few measurements each is marked."""
     if not len(curve):
         return
     x, y = thinned(curve)
@@ -325,7 +232,8 @@ def _limit(axes: Axes, curves: Sequence[Curve], captions: list[str]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _drawable(curve: Curve, scale: str) -> bool:
+def drawable(curve: Curve, scale: str) -> bool:
+    """Whether anything of the curve can be seen on a `linear` or a `log` axis."""
     values = curve.values[np.isfinite(curve.values)]
     return bool(len(values)) and (scale == "linear" or bool((values > 0).any()))
 

@@ -180,7 +180,8 @@ def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
         raise LeftOut(f"no share of {what} units was recorded")
     highest = np.nanmax(grid)
     if highest < TINY:
-        raise LeftOut(f"no layer ever had more than {percent(highest)} {what} units")
+        most = f"more than {percent(highest)}" if highest else "any"
+        raise LeftOut(f"no layer ever had {most} {what} units")
     named = len(layers) <= ROWS
 
     def paint(figure: Figure) -> None:

@@ -71,13 +71,13 @@ def number(value: float | None, digits: int = 3) -> str:
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
-    if 1e3 <= abs(value) < 1e7 and (abs(value) >= 1e4 or abs(value - round(value)) < 1e-9):
+    if 1e3 <= abs(value) < 1e7:
         return f"{value:,.0f}".replace("-", "−")
     if not 1e-3 <= abs(value) < 1e7:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    return f"{value:.{max(digits, 4 if abs(value) >= 1e3 else 0)}g}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def percent(value: float) -> str:

@@ -10,14 +10,7 @@ from typing import Any
 from vitals.findings import Finding, ranked
 from vitals.report import facts
 from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
-from vitals.report.curves import (
-    accuracy_chart,
-    averages_chart,
-    gap_chart,
-    loss_chart,
-    single_chart,
-    weight_norm_chart,
-)
+from vitals.report.curves import accuracy_chart, gap_chart, loss_chart
 from vitals.report.drawing import Chart
 from vitals.report.errors import LeftOut
 from vitals.report.histograms import histogram_chart
@@ -25,6 +18,7 @@ from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lin
 from vitals.report.numbers import percent
 from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
 from vitals.report.record import RunRecord
+from vitals.report.scalars import averages_chart, single_chart, weight_norm_chart
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 
 LETTERS = "ABCDEF"
@@ -146,8 +140,9 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss", loss_chart, runs, "linear")
     section.add("Loss, logarithmic", loss_chart, runs, "log")
     wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
-    section.add("Wiggle", single_chart, runs, "loss_noise", wiggle, percent)
-    section.add("Gradient noise", single_chart, runs, "gradient_noise_scale", noise, log=True)
+    section.add("Wiggle", single_chart, runs, ["loss_noise"], wiggle, percent)
+    scales = ["gradient_noise/scale", "gradient_noise_scale"]
+    section.add("Gradient noise", single_chart, runs, scales, noise, log=True)
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
@@ -178,7 +173,9 @@ def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
 
 
 def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Norm of the gradient", single_chart, runs, "gradient_norm", "Norm of the gradient", log=True)
+    section.add(
+        "Norm of the gradient", single_chart, runs, ["gradient_norm"], "Norm of the gradient", log=True
+    )
     section.add("Norm of the weights", weight_norm_chart, runs)
 
 
