@@ -171,7 +171,8 @@ def test_the_status_ends_as_finished_with_the_metrics(finished: tuple[Path, dict
 def test_metrics_csv_has_one_row_an_epoch(finished: tuple[Path, Any]) -> None:
     header, *rows = (finished[0] / "metrics.csv").read_text().splitlines()
     measured = "loss/train_eval,accuracy/train_eval,accuracy/gap"
-    assert header == f"epoch,step,accuracy/train,accuracy/val,loss/train,loss/val,{measured}"
+    averaged = "val_average/accuracy,val_average/gain,val_average/loss"
+    assert header == f"epoch,step,accuracy/train,accuracy/val,loss/train,loss/val,{measured},{averaged}"
     assert [row.split(",")[:2] for row in rows] == [["1", "3"], ["2", "6"]]
 
 

@@ -21,7 +21,7 @@ from vitals.sweeps.folder import SweepFolder, folder_name
 from vitals.sweeps.job import Job, clear_for_another_try, command_for, is_finished, job_words
 from vitals.sweeps.live_table import LiveTable
 from vitals.sweeps.processes import Starter
-from vitals.sweeps.queue import JobQueue, SweepInterrupted
+from vitals.sweeps.queue import JobQueue
 
 OF_THE_FOLDER = ("hydra.sweep.dir", "hydra.mode")
 """Hydra's words that say where this sweep is, not what it does."""
@@ -148,25 +148,3 @@ class Sweep:
         fixed = [override.key_or_group for override in self.overrides if not override.is_sweep_override()]
         word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*fixed, 'stop_hopeless'])}]"
         self.config.hydra.overrides.hydra.append(word)
-
-
-def run_sweep(sweep: Sweep) -> None:
-    """Run all of a sweep's jobs, and end the program with code 1 if one of them did not finish.
-
-    Raises:
-        UserError: if something that the sweep needs is missing.
-        SystemExit: with code 1, or 128 and the signal's number after an interruption.
-    """
-    from vitals.sweeps.report import report  # imports Matplotlib
-    from vitals.sweeps.search import run_search
-
-    sweep.require_prerequisites()
-    with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
-        sweep.folder.write_record(sweep.arguments, sweep.script)
-        try:
-            run_search(sweep)
-        except SweepInterrupted as stop:
-            report(sweep.folder)
-            sys.exit(128 + stop.number)
-        if not all(job.complete for job in report(sweep.folder).jobs):
-            sys.exit(1)

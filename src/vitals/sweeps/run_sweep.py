@@ -1,0 +1,30 @@
+"""A sweep from its first job to its report."""
+
+from __future__ import annotations
+
+import sys
+
+from vitals.sweeps.queue import SweepInterrupted
+from vitals.sweeps.search import run_search
+from vitals.sweeps.sweep import Sweep
+
+
+def run_sweep(sweep: Sweep) -> None:
+    """Run all of a sweep's jobs, and end the program with code 1 if one of them did not finish.
+
+    Raises:
+        UserError: if something that the sweep needs is missing.
+        SystemExit: with code 1, or 128 and the signal's number after an interruption.
+    """
+    from vitals.sweeps.report import report  # imports Matplotlib
+
+    sweep.require_prerequisites()
+    with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
+        sweep.folder.write_record(sweep.arguments, sweep.script)
+        try:
+            run_search(sweep)
+        except SweepInterrupted as stop:
+            report(sweep.folder)
+            sys.exit(128 + stop.number)
+        if not all(job.complete for job in report(sweep.folder).jobs):
+            sys.exit(1)
