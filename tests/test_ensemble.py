@@ -17,8 +17,9 @@ from test_run import config
 from test_scripts import script
 
 from vitals.building import build_network
-from vitals.ensemble import Ensemble, ensemble
+from vitals.ensemble import ensemble
 from vitals.ensembles.predictions import choose, in_one_pass, one_by_one
+from vitals.ensembles.result import Ensemble
 from vitals.ensembles.selection import select
 from vitals.errors import UserError
 from vitals.evaluation import evaluate

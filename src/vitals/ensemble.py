@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vitals.building import quiet_lightning
-from vitals.ensembles.members import Split, load_members
+from vitals.ensembles.members import load_members
 from vitals.ensembles.page import page
-from vitals.ensembles.predictions import Trial, predict
+from vitals.ensembles.predictions import predict
+from vitals.ensembles.result import Ensemble
 from vitals.ensembles.selection import require_members, select
 from vitals.ensembles.table import print_ensemble
-from vitals.measures.ensemble import Scores, Size, by_size, disagreement, scores, vote_accuracy
+from vitals.measures.ensemble import by_size, disagreement, scores, vote_accuracy
 from vitals.run_folder import shown
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """What several networks reach together."""
-
-    split: Split
-    images: int
-    checkpoints: list[str]
-    """Of the members."""
-    names: list[str]
-    """What tells the checkpoints apart."""
-    left_out: list[str]
-    """A sentence for each checkpoint that is no member."""
-    members: list[Scores]
-    together: Scores
-    """Of the mean of the members' probabilities."""
-    vote_accuracy: float
-    sizes: list[Size]
-    disagreement: Tensor
-    """Share of the images (M, M) on which two members differ."""
-    images_per_second: float
-    trials: list[Trial]
-
-    @property
-    def best_member(self) -> int:
-        """The place of the most accurate member."""
-        return max(range(len(self.members)), key=lambda number: self.members[number].accuracy)
-
-    @property
-    def gain(self) -> float:
-        """Accuracy above that of the best member."""
-        return self.together.accuracy - self.members[self.best_member].accuracy
-
-    @property
-    def mean_disagreement(self) -> float:
-        """Over all pairs of members."""
-        count = len(self.members)
-        return float(self.disagreement.sum()) / (count * (count - 1))
-
-    @property
-    def warning(self) -> str:
-        """Why the ensemble is no use; empty where it is."""
-        if self.gain >= 0:
-            return ""
-        return (
-            f"The ensemble is worse than its best member, {self.names[self.best_member]}, by "
-            f"{-self.gain:.2%}: leave weak members out, or use that one alone."
-        )
 
 
 def ensemble(options: DictConfig) -> Ensemble:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from vitals.ensembles.result import Ensemble
 from vitals.ensembles.table import speed
 from vitals.measures.ensemble import Scores
-
-if TYPE_CHECKING:
-    from vitals.ensemble import Ensemble
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

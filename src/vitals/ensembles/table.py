@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.ensembles.result import Ensemble
 from vitals.measures.ensemble import Scores
 from vitals.run_folder import shown
-
-if TYPE_CHECKING:
-    from vitals.ensemble import Ensemble
 
 
 def print_ensemble(result: Ensemble, folder: Path, console: Console) -> None:
