@@ -215,6 +215,14 @@ def test_what_was_wrong_before_learning_explains_what_went_wrong_after() -> None
     assert "bad-initialization" in consequence.message
 
 
+def test_what_was_feared_before_learning_and_came_true_is_a_failure_of_the_run() -> None:
+    run = Run(SICK["diverged"][1].history, [Finding("learning-rate-too-high", "warn", "Too large a step.")])
+    [finding] = [finding for finding in diagnose(run, []) if finding.alarming]
+    assert (finding.cause, finding.level) == ("learning-rate-too-high", "fail")
+    assert finding.step > 0
+    assert finding.message.startswith("Too large a step. It has come true in step 100: The loss rose")
+
+
 def test_an_overflow_after_a_diverging_loss_is_no_second_cause() -> None:
     overflow = Finding("non-finite-loss", "fail", "The gradient of 'conv1.weight' became NaN.", step=6)
     assert alarms(SICK["overflowed"][1], [overflow]) == ["learning-rate-too-high"]

@@ -75,10 +75,14 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
     if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
         later = [_follows(f, rate) if f.cause in OF_DIVERGENCE else f for f in later]
     later = without_consequences(later)
-    roots = [finding for finding in run.checks if finding.alarming]
-    if roots:
-        later = [_follows(finding, roots[0]) for finding in later]
-    return ranked([*run.checks, *later])
+    checks = list(run.checks)
+    root = next((finding for finding in checks if finding.alarming), None)
+    if root is not None:
+        worst = next((f for f in later if f.level == "fail" and f.cause in SYMPTOMS), None)
+        later = [_follows(finding, root) for finding in later]
+        if worst is not None:
+            checks[checks.index(root)] = _borne_out(root, worst)
+    return ranked([*checks, *later])
 
 
 def needs_probe(run: Run) -> bool:
@@ -87,6 +91,12 @@ def needs_probe(run: Run) -> bool:
         return False
     explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
     return (not run.learns or run.barely_learns) and not explained
+
+
+def _borne_out(root: Finding, later: Finding) -> Finding:
+    """What was feared before the first step has happened."""
+    message = f"{root.message} It has come true in step {later.step}: {later.message}"
+    return replace(root, level="fail", message=message, step=later.step, epoch=later.epoch)
 
 
 def _follows(finding: Finding, root: Finding) -> Finding:
