@@ -57,7 +57,7 @@ def run_command(
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         if not _is_worker():
-            _check_command_line(config_dir, config_name, check, prepare)
+            check_command_line(config_dir, config_name, check, prepare)
         _hand_over(task, config_dir, config_name, check)
     except UserError as error:
         if full_error:
@@ -66,12 +66,17 @@ def run_command(
         sys.exit(2)
 
 
-def _check_command_line(
+def check_command_line(
     config_dir: Path,
     config_name: str,
     check: Check,
-    prepare: Check | None,
+    prepare: Check | None = None,
 ) -> None:
+    """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
+
+    Raises:
+        UserError: if a word, or a configuration that the words ask for, is wrong.
+    """
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.shell_completion:
         return
@@ -80,7 +85,7 @@ def _check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
-        _check_command_line(config_dir, config_name, check, prepare)
+        check_command_line(config_dir, config_name, check, prepare)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
