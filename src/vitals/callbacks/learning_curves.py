@@ -66,7 +66,7 @@ class LearningCurves(Monitor):
         every_n_steps: int | None = None,
         times_per_run: int | None = None,
         times_per_epoch: int | None = None,
-        subset_samples: int = 2000,
+        subset_samples: int = 1000,
         subsets_per_run: int = 5,
         table: bool = True,
     ) -> None:

@@ -48,8 +48,8 @@ class NonFinite(Monitor):
         times_per_epoch: int | None = None,
     ) -> None:
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
-        self.waiting: list[tuple[int, Tensor, list[str], Tensor]] = []
-        """Step, norms of the gradients and their names, loss."""
+        self.waiting: list[tuple[int, Tensor, list[str], list[Tensor]]] = []
+        """Step, norms of the gradients and their names, losses of its batches; none of these on a CPU."""
         self.losses: list[Tensor] = []
         self.batch: Any = None
         self.found = False
@@ -81,21 +81,28 @@ class NonFinite(Monitor):
         self.guarded(self._take_norms, trainer, optimizer)
 
     def _take_norms(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
-        known = self.named
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in parameters if not p.grad.is_sparse]
+        gradients = [
+            gradient
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if (gradient := parameter.grad) is not None and not gradient.is_sparse
+        ]
         if not gradients:
             return
         names = self.names.get(id(optimizer), [])
         if len(names) != len(gradients):  # another set of parameters has gradients than before
-            names = [known.get(id(p), "a parameter") for p in parameters if not p.grad.is_sparse]
+            names = [
+                self.named.get(id(parameter), "a parameter")
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None and not parameter.grad.is_sparse
+            ]
             self.names[id(optimizer)] = names
-        sizes = norms(gradients)
+        step, sizes = trainer.global_step, norms(gradients)
         losses, self.losses = self.losses, []
-        loss = torch.stack(losses).float().sum() if losses else torch.zeros((), device=sizes.device)
-        self.waiting.append((trainer.global_step + 1, sizes, names, loss))
+        self.waiting.append((step + 1, sizes, names, losses))
         if sizes.device.type == "cpu":
-            self._examine(trainer, sizes.tolist(), names, trainer.global_step)
+            self._examine(trainer, sizes.tolist(), names, step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -112,10 +119,14 @@ class NonFinite(Monitor):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        rows = to_host([torch.cat([sizes, loss.reshape(1)]) for _, sizes, _, loss in waiting])
+        parts = [
+            torch.stack([loss.float().reshape(()) for loss in losses]) for *_, losses in waiting if losses
+        ]
+        rows = to_host([*(sizes for _, sizes, _, _ in waiting), *parts])
+        of_losses = iter(rows[len(waiting) :])
         norm_of: dict[int, float] = {}
-        for (step, _, names, _), (*row, loss) in zip(waiting, rows, strict=True):
-            if not math.isfinite(loss) and not self.found:
+        for (step, _, names, losses), row in zip(waiting, rows, strict=False):
+            if losses and not math.isfinite(sum(next(of_losses))) and not self.found:
                 self._trace_loss(trainer, module, step - 1)
             self._examine(trainer, row, names, step - 1)
             # LBFGS evaluates several times a step: the last stands for it.

@@ -16,4 +16,6 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     # Half precision would overflow in the sum of squares, and double cannot be summed in single.
     doubles = any(tensor.dtype == torch.float64 for tensor in tensors)
     found = torch._foreach_norm(list(tensors), 2, torch.float64 if doubles else torch.float32)
-    return torch.stack([norm.to(found[0].device) for norm in found]).float()
+    if len({norm.device for norm in found}) > 1:
+        found = tuple(norm.to(found[0].device) for norm in found)
+    return torch.stack(found).float()
