@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -59,9 +60,19 @@ def sentence(finding: Finding) -> str:
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown table, most important first, for TensorBoard's text card."""
-    lines = ["| level | cause | where | seen | remedy |", "| --- | --- | --- | --- | --- |"]
-    for finding in ranked(findings):
-        cells = (finding.level, finding.cause, finding.where, finding.message, finding.remedy)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(lines)
+    """The findings as a Markdown list, most important first, for TensorBoard's text card.
+
+    A list, as the card is narrow and would break the cells of a table within words.
+    """
+    return "\n".join(
+        f"- **{finding.level}** &nbsp; **{finding.cause}**"
+        + (f" ({_literally(finding.where)})" if finding.where else "")
+        + (f", step {finding.step}" if finding.step else "")
+        + f": {_literally(finding.message)}"
+        + (f" *{_literally(finding.remedy)}*" if finding.remedy else "")
+        for finding in ranked(findings)
+    )
+
+
+def _literally(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", text)
