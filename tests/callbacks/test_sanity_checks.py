@@ -199,6 +199,10 @@ def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
     images = {"inputs", "tiny_subset", "step_size", "layer_variance"}
     assert {f"checks/{name}" for name in images} == set(events.Tags()["images"])
     assert "findings/text_summary" in events.Tags()["tensors"]
+    [errors] = events.Histograms("gradcheck/rel_error")
+    gradients = next(row.result for row in checks.rows if row.check == "gradients")
+    assert errors.histogram_value.num == len(gradients.relative_errors)
+    assert 10**errors.histogram_value.max == pytest.approx(max(gradients.relative_errors), rel=1e-3)
     curve = [event.value for event in events.Scalars("checks/tiny_subset_loss")]
     tiny = next(row.result for row in checks.rows if row.check == "tiny_subset")
     assert curve == pytest.approx(tiny.final.losses)

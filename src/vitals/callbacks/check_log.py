@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
@@ -31,6 +33,7 @@ def log_checks(
     | `checks/regularised_loss` | the same with the penalty of the weight decay |
     | `checks/tiny_subset_loss` | loss on twenty examples over the steps of learning them by heart |
     | `checks/gradient_error` | largest relative error of the gradients |
+    | `gradcheck/rel_error` | histogram of log10 of the relative errors; exact ones are at -17 |
     | `checks/inputs`, `checks/tiny_subset` | images as the network gets them; the twenty, with predictions |
     | `checks/step_size`, `checks/layer_variance` | curves |
 
@@ -58,6 +61,9 @@ def _scalars(writer: Any, results: dict[str, Any]) -> None:
             writer.add_scalar("checks/tiny_subset_loss", loss, step)
     if (result := results.get("gradients")) and result.max_error is not None:
         writer.add_scalar("checks/gradient_error", result.max_error, 0)
+        errors = torch.tensor([error for error in result.relative_errors if math.isfinite(error)])
+        if len(errors):
+            writer.add_histogram("gradcheck/rel_error", errors.clamp_min(1e-17).log10(), 0)
 
 
 def _pictures(writer: Any, results: dict[str, Any], inputs: Tensor) -> None:
