@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +27,7 @@ from vitals.callbacks.learning_curves import LearningCurves
 from vitals.callbacks.monitor import Monitor
 from vitals.callbacks.non_finite import NonFinite
 from vitals.callbacks.update_ratio import UpdateRatio
+from vitals.data.data_module import ImageData
 from vitals.data.image_set import ImageSet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -76,14 +80,49 @@ def timed(owner: Any, method: str, name: str, costs: Costs, clock: StepClock) ->
     setattr(owner, method, measured)
 
 
-def measure(words: list[str], images: ImageSet, batch_size: int, measurements: int) -> Costs:
-    """Train, with every monitor measuring every few steps, and time each measurement and each step."""
+def subject(words: list[str], images: ImageSet, batch_size: int) -> tuple[DictConfig, ImageData]:
+    """The configuration of these words, and its data with `images` to train on and next to no validation."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "train", [*words, f"data.batch_size={batch_size}", "data=digits", "trainer.max_epochs=1"]
-        )
+        config = compose("train", [*words, f"data.batch_size={batch_size}", *WORDS])
     data = build_data(config)
     data.train, data.validation = images, data.validation.subset(torch.arange(2))
+    return config, data
+
+
+def peak_memory(words: list[str], images: ImageSet, batch_size: int, watched: bool) -> tuple[int, int]:
+    """Largest number of bytes that tensors held at once in a training of a few steps, and the parameters'."""
+    config, data = subject(words, images, batch_size)
+    classifier = build_classifier(config, data)
+    monitors = [
+        LearningCurves(every_n_steps=1),
+        UpdateRatio(every_n_steps=1),
+        Histograms(every_n_steps=2, histograms_every=2),
+        FirstLayerFilters(every_n_steps=3),
+        NonFinite(),
+        Diagnosis(),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(
+            config,
+            logger=build_loggers(config, Path(folder)),
+            callbacks=monitors if watched else [],
+            default_root_dir=folder,
+            limit_train_batches=6,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+        )
+        with torch.profiler.profile(profile_memory=True) as profiler:
+            trainer.fit(classifier, datamodule=data)
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(accumulate(changes)), sum(p.nbytes for p in classifier.parameters())
+
+
+def measure(words: list[str], images: ImageSet, batch_size: int, measurements: int) -> Costs:
+    """Train, with every monitor measuring every few steps, and time each measurement and each step."""
+    config, data = subject(words, images, batch_size)
     costs = Costs()
     clock = StepClock(costs)
     ratio, curves = UpdateRatio(every_n_steps=3, times_per_run=None), LearningCurves(every_n_steps=5)
@@ -160,13 +199,19 @@ def benchmark_monitors(images: ImageSet, measurements: int) -> None:
     table.add_column("")
     for name in arms:
         table.add_column(name, justify="right")
-    first = next(iter(found.values()))
-    for row in first:
+    for row in next(iter(found.values())):
         single = row.startswith("one ")
         figures = [
             f"{of_arm[row]:.2f} steps" if single else f"{of_arm[row]:.2%}" for of_arm in found.values()
         ]
         table.add_row(row, *figures)
+    memory = []
+    for words, size, _ in arms.values():
+        (without, parameters), (watched, _) = (
+            peak_memory(words, images, size, watched) for watched in (False, True)
+        )
+        memory.append(f"{(watched - without) / 2**20:.1f} MiB (parameters: {parameters / 2**20:.1f})")
+    table.add_row("further memory at its peak", *memory)
     Console().print(table)
     Console().print(
         "Each measurement is timed by itself in one training, the steps between them likewise; medians."
