@@ -92,7 +92,9 @@ def print_results(folder: RunFolder, metrics: dict[str, float], notes: Sequence[
     for note in notes:
         console.print(note, highlight=False)
     minutes = folder.read_status().get("training_seconds", 0) / 60
-    console.print(f"trained in {minutes:.1f} minutes")
+    console.print(
+        f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
+    )
     console.print(f"curves:   tensorboard --logdir {shown(folder.path)}", soft_wrap=True)
     console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
 
