@@ -49,6 +49,7 @@ FAULTS: dict[str, str] = {
 
 CHECKS: dict[str, str] = {
     "gradients-correct": "the analytic gradients agree with centred differences",
+    "difference-step": "the step at which a centred difference is nearest to the gradient",
     "loss-at-chance": "the loss before training is that of a uniform guess",
     "regularization-raises-loss": "a stronger penalty gives a larger loss",
     "tiny-subset-fits": "twenty examples can be learned by heart",

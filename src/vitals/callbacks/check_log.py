@@ -13,6 +13,7 @@ from torch import Tensor
 from vitals.checks.page import markdown
 from vitals.checks.pictures import (
     are_images,
+    difference_step_figure,
     input_grid,
     layer_variance_figure,
     step_size_figure,
@@ -36,6 +37,7 @@ def log_checks(
     | `gradcheck/rel_error` | histogram of log10 of the relative errors; exact ones are at -17 |
     | `checks/inputs`, `checks/tiny_subset` | images as the network gets them; the twenty, with predictions |
     | `checks/step_size`, `checks/layer_variance` | curves |
+    | `gradcheck/h_curve` | error of the differences over their step, of the check `difference_step` |
 
     Args:
         loggers: of the trainer.
@@ -71,6 +73,8 @@ def _pictures(writer: Any, results: dict[str, Any], inputs: Tensor) -> None:
         writer.add_image("checks/inputs", input_grid(inputs), 0)
         if result := results.get("tiny_subset"):
             writer.add_figure("checks/tiny_subset", tiny_subset_figure(result, inputs), 0)
+    if result := results.get("difference_step"):
+        writer.add_figure("gradcheck/h_curve", difference_step_figure(result), 0)
     if result := results.get("step_size"):
         writer.add_figure("checks/step_size", step_size_figure(result), 0)
     if result := results.get("layer_variance"):

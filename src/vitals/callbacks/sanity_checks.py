@@ -13,7 +13,7 @@ from vitals.callbacks.check_log import log_checks
 from vitals.callbacks.subjects import subject_of
 from vitals.checks.page import print_page, sentence
 from vitals.checks.subject import Subject
-from vitals.checks.suite import CHECKS, Options, Row, findings_of, run_checks, skipped
+from vitals.checks.suite import CHECKS, STANDARD, Options, Row, findings_of, run_checks, skipped
 from vitals.errors import ChecksFailed, UserError, did_you_mean
 from vitals.findings import Finding, ranked, write_findings
 from vitals.measures.isolated_rng import isolated_rng
@@ -27,7 +27,7 @@ class SanityChecks(L.Callback):
     `log_checks` says to TensorBoard. A resumed training is not checked again.
 
     Args:
-        checks: names of the checks to make, of `vitals.checks.suite.CHECKS`; all by default.
+        checks: names of the checks to make, of `vitals.checks.suite.CHECKS`; `STANDARD` there by default.
         on_fail: `stop` ends the program with exit code 3 where a finding is at level `fail`; `warn` goes on.
         elements: elements of every parameter whose gradient is compared, besides the largest.
         burn_in_steps: of a second gradient check; 0 for none.
@@ -41,7 +41,7 @@ class SanityChecks(L.Callback):
 
     def __init__(
         self,
-        checks: Sequence[str] = tuple(CHECKS),
+        checks: Sequence[str] = STANDARD,
         on_fail: Literal["stop", "warn"] = "stop",
         elements: int = 1,
         burn_in_steps: int = 0,

@@ -14,6 +14,7 @@ from torch import nn
 from vitals.checks.gradient_difference import Differences, Line, relative_error
 from vitals.checks.gradient_objective import Loss, Objective, check_parameters, undisturbed
 from vitals.checks.gradient_options import check_numbers, checked_samples, finite_value, loss_scale
+from vitals.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ class StepSizeStudy:
         """The step with the smallest error of the centred difference; None where all cross kinks."""
         known = [(error.centred, error.h) for error in self.errors if error.centred is not None]
         return min(known)[1] if known else None
+
+    def findings(self) -> list[Finding]:
+        """What the best step is; never an alarm, as the gradient check tries several steps."""
+        if self.best_step is None:
+            seen = "Every difference crosses a kink, whatever its step."
+            return [Finding("difference-step", "note", seen, where="gradients")]
+        error = next(error.centred for error in self.errors if error.h == self.best_step)
+        seen = (
+            f"Centred differences are nearest to the gradient at h = {self.best_step:.0e}: error {error:.1e}."
+        )
+        return [Finding("difference-step", "ok", seen, where="gradients")]
 
     def table(self) -> str:
         """A line per step."""

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from vitals.checks.gradient_steps import StepSizeStudy
 from vitals.checks.layer_variance import LayerVariance
 from vitals.checks.step_size import StepSize
 from vitals.checks.tiny_subset import TinySubset
@@ -64,6 +65,18 @@ def step_size_figure(result: StepSize) -> Figure:
     axes.set(
         xscale="log", xlabel="multiple of the learning rate", ylabel="loss (cut off at ten times the first)"
     )
+    axes.legend()
+    return figure
+
+
+def difference_step_figure(result: StepSizeStudy) -> Figure:
+    """Relative error of centred and forward differences over their step h: truncation against rounding."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for kind, marker in (("centred", "o-"), ("forward", "s--")):
+        points = [(error.h, getattr(error, kind)) for error in result.errors if getattr(error, kind)]
+        axes.plot(*zip(*points, strict=True), marker, label=kind) if points else None
+    axes.set(xscale="log", yscale="log", xlabel="step h", ylabel="relative error, median over elements")
     axes.legend()
     return figure
 

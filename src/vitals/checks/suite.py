@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vitals.checks.gradient import check_gradients
+from vitals.checks.gradient_steps import step_size_study
 from vitals.checks.informative_inputs import CHANCE_SCORE, check_informative_inputs
 from vitals.checks.inputs import check_inputs
 from vitals.checks.layer_variance import STEEP, check_layer_variance
@@ -133,6 +134,12 @@ def _gradients_after_burn_in(subject: Subject, options: Options) -> Look:
     return _gradients(subject, options, options.burn_in_steps)
 
 
+def _difference_step(subject: Subject, options: Options) -> Look:
+    result = step_size_study(subject.model, subject.loss, *subject.batch(64), elements=1)
+    best = result.best_step
+    return result, "kinks everywhere" if best is None else f"h = {best:.0e} is best", "between 1e-4 and 1e-6"
+
+
 def _loss_at_chance(subject: Subject, options: Options) -> Look:
     inputs, targets = subject.inputs[:512], subject.targets[:512]
     result = check_loss_at_chance(subject.model, subject.loss, inputs, targets, subject.optimizer_or_none())
@@ -196,6 +203,7 @@ CHECKS: dict[str, Callable[[Subject, Options], Look]] = {
     "validation_mode": _validation_mode,
     "gradients": _gradients,
     "gradients_after_burn_in": _gradients_after_burn_in,
+    "difference_step": _difference_step,
     "loss_at_chance": _loss_at_chance,
     "layer_variance": _layer_variance,
     "regularization": _regularization,
@@ -205,11 +213,14 @@ CHECKS: dict[str, Callable[[Subject, Options], Look]] = {
 }
 """By name, in the order in which a fault of one explains those of later ones."""
 
+STANDARD = tuple(name for name in CHECKS if name != "difference_step")
+"""Those worth their time before every run."""
+
 
 def run_checks(
     subject: Subject,
     options: Options,
-    names: Sequence[str] = tuple(CHECKS),
+    names: Sequence[str] = STANDARD,
     before: Callable[[str], None] = lambda name: None,
 ) -> list[Row]:
     """Make the checks of these `names` one after the other; none of them raises.

@@ -76,6 +76,7 @@ CheckName = Annotated[
         "validation_mode",
         "gradients",
         "gradients_after_burn_in",
+        "difference_step",
         "loss_at_chance",
         "layer_variance",
         "regularization",
@@ -83,7 +84,7 @@ CheckName = Annotated[
         "informative_inputs",
         "step_size",
     ],
-    Field(description="a check of configs/checks/default.yaml"),
+    Field(description="a check of configs/checks/full.yaml"),
 ]
 ACTIVATIONS = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 NORMS = Literal["batch", "group", "layer", "none"]

@@ -41,7 +41,7 @@ STATIONS = (
         "gradients",
         "Gradient check",
         "Analytic gradients agree with centred differences on a small batch of data.",
-        ("gradients-correct", "wrong-gradient"),
+        ("gradients-correct", "difference-step", "wrong-gradient"),
     ),
     Station(
         "before",
