@@ -128,7 +128,6 @@ def test_two_processes_keep_one_average(tmp_path: Path) -> None:
     words = [
         *TINY,
         *SMALL,
-        "~callbacks.non_finite",
         "trainer=ddp",
         "trainer.accelerator=cpu",
         "trainer.devices=2",

@@ -234,3 +234,18 @@ def test_every_optimizer_goes_with_every_schedule(compose, optimizer_name, sched
             scheduler.step()
         if plateau is not None and step % steps_per_epoch == steps_per_epoch - 1:
             plateau.step(0.5)
+
+
+@pytest.mark.parametrize("start", [4, 0.5])
+def test_a_late_rate_takes_over_and_is_held(rates_of, start):
+    late = {"start": start, "rate": 0.25, "cycle_epochs": None, "low": None}
+    rates = rates_of("cosine", 5, 8, late=late, warmup_epochs=1)
+    assert rates[:20] == rates_of("cosine", 5, 8, warmup_epochs=1)[:20]
+    assert rates[20:] == pytest.approx([BASE * 0.25] * 20, rel=1e-12)
+
+
+def test_a_late_rate_falls_in_a_straight_line_in_every_cycle(rates_of):
+    late = {"start": 2, "rate": 0.5, "cycle_epochs": 2, "low": 0.1}
+    rates = rates_of("constant", 3, 6, late=late)
+    cycle = [BASE * (0.5 - 0.4 * step / 6) for step in range(6)]
+    assert rates == pytest.approx([BASE] * 6 + cycle + cycle, rel=1e-12)
