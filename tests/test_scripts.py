@@ -107,6 +107,8 @@ def test_the_commands_of_the_readme_work_on_digits(
         words = [word for word in words if not word.startswith(replaced)] + ["data=digits", "debug=fast"]
         if not about_checks:
             words.append("checks=none")  # they take longer than all else here
+        if not any(word.startswith("network=") for word in words):
+            words.append("network.widths=[8,8]")
     if "trainer=ddp" in words:
         assert script("train", *words, folder=tmp_path).returncode == 0
     else:
