@@ -163,10 +163,13 @@ def _updates(run: RunRecord) -> str:
     median = run.curve("update_ratio_summary/median")
     if not len(median):
         raise LeftOut(run.missing.get("history.jsonl", "no update ratio was recorded"))
-    low, high = (run.curve(f"update_ratio_summary/{name}").last for name in ("min", "max"))
-    return (
-        f"The median update ratio is {number(median.last)} at the end, from {number(low)} to {number(high)}."
-    )
+    finite = median.values[np.isfinite(median.values)]
+    if not len(finite):
+        return "The median update ratio was never finite."
+    # Of the whole run and not of its end alone, where a schedule may have taken the rate to zero.
+    low, middle, high = (number(float(value)) for value in np.quantile(finite, (0.0, 0.5, 1.0)))
+    seen = f"The median update ratio was around {middle}, between {low} and {high}"
+    return f"{seen}; {number(median.last)} at the end."
 
 
 def _first_layer(run: RunRecord) -> str:
