@@ -32,6 +32,8 @@ from vitals.data.image_set import ImageSet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
+STEPS = 300
+"""Of each training with the monitors, and of each without."""
 RUN = 20 * 45_000
 """Images trained on in the run whose costs are told: 20 epochs of CIFAR-10."""
 
@@ -118,6 +120,44 @@ def peak_memory(words: list[str], images: ImageSet, batch_size: int, watched: bo
         events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
     changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
     return max(accumulate(changes)), sum(p.nbytes for p in classifier.parameters())
+
+
+def interleaved(words: list[str], images: ImageSet, batch_size: int, rounds: int) -> list[float]:
+    """Seconds of training steps with all monitors over those without, of each round.
+
+    The intervals are those of a long run. The subsets of the ends of epochs are not in it: see `shares`.
+    """
+    config, data = subject(words, images, batch_size)
+
+    def seconds(monitors: list[L.Callback]) -> float:
+        clock = StepClock(Costs())
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = build_trainer(
+                config,
+                logger=build_loggers(config, Path(folder)),
+                callbacks=[*monitors, clock],
+                default_root_dir=folder,
+                limit_train_batches=STEPS,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+            )
+            trainer.fit(build_classifier(config, data), datamodule=data)
+        return sum(clock.costs.steps[3:])  # the first set things up
+
+    ratios = []
+    for turn in range(rounds):
+        taken: dict[bool, float] = {}
+        for watched in ((False, True), (True, False))[turn % 2]:
+            monitors = [
+                LearningCurves(subset_samples=0),
+                UpdateRatio(every_n_steps=50, times_per_run=None),
+                Histograms(every_n_steps=200, times_per_run=None),
+                NonFinite(),
+                Diagnosis(),
+            ]
+            taken[watched] = seconds(monitors if watched else [])
+        ratios.append(taken[True] / taken[False])
+    return ratios
 
 
 def measure(words: list[str], images: ImageSet, batch_size: int, measurements: int) -> Costs:
@@ -213,6 +253,11 @@ def benchmark_monitors(images: ImageSet, measurements: int) -> None:
         memory.append(f"{(watched - without) / 2**20:.1f} MiB (parameters: {parameters / 2**20:.1f})")
     table.add_row("further memory at its peak", *memory)
     Console().print(table)
+    ratios = interleaved(["network=convnet"], images, 128, max(4, measurements // 2))
+    Console().print(
+        f"convnet, batch 128, steps with all monitors over steps without, in turn: "
+        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f} in {len(ratios)} rounds)"
+    )
     Console().print(
         "Each measurement is timed by itself in one training, the steps between them likewise; medians."
     )
