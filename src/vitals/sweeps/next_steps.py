@@ -34,7 +34,7 @@ def next_steps(results: SweepResults, edges: list[Border]) -> list[Step]:
         resume = f"resume_sweep={hydra_value(shown(results.folder.path))}"
         command = command_line(script_from_here(record), "-m", resume)
         steps.append(Step("warn", f"{' and '.join(states)}; to run what is missing:", command))
-    best = [job for job in results.ranked if job.complete][:TOP]
+    best = [job for job in results.ranked if job.status == "finished"][:TOP]
     if len(best) > 1:
         runs = ",".join(hydra_value(shown(job.folder)) for job in best)
         command = command_line(script_from_here(record, "ensemble.py"), f"runs=[{runs}]")

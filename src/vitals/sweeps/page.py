@@ -9,7 +9,7 @@ from vitals.report.rendering import render, write_page
 from vitals.sweeps.next_steps import Step
 from vitals.sweeps.pictures import curves_chart, importance_chart, parallel_chart, value_charts
 from vitals.sweeps.results import SweepResults
-from vitals.sweeps.tables import job_table, seed_table
+from vitals.sweeps.tables import job_table, remarks, seed_table
 
 
 def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> Path:
@@ -20,7 +20,12 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         steps: what can be typed next.
         shares: importance by key.
     """
-    charts = [curves_chart(results), parallel_chart(results), importance_chart(shares)]
+    charts = [
+        *value_charts(results),
+        curves_chart(results),
+        parallel_chart(results),
+        importance_chart(shares),
+    ]
     page = render(
         "sweep.html",
         source="the folders of the jobs",
@@ -28,10 +33,10 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         counts=_counts(results),
         key_figures=_key_figures(results),
         steps=steps,
-        values=value_charts(results),
         charts=[chart for chart in charts if chart is not None],
         seeds=seed_table(results),
         jobs=job_table(results),
+        remarks=remarks(results),
     )
     return write_page(page, results.folder.path / "report.html")
 

@@ -30,6 +30,7 @@ from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
 from vitals.sweeps.curve import SCORE
 from vitals.sweeps.results import JobResult, SweepResults
+from vitals.sweeps.tables import short_names
 
 MOST = 200
 """Jobs, the best of them, that are drawn as lines, so that the page stays small and legible."""
@@ -38,10 +39,13 @@ STOPPED = Key("fail", "ended early or failed", "dot")
 
 def value_charts(results: SweepResults) -> list[Chart]:
     """The best validation accuracy of each job against its value of every varied hyper-parameter."""
-    return [_value_chart(results, place, key) for place, key in enumerate(results.varied) if results.ranked]
+    if not results.ranked:
+        return []
+    named = zip(results.varied, short_names(results.varied), strict=True)
+    return [_value_chart(results, place, *names) for place, names in enumerate(named)]
 
 
-def _value_chart(results: SweepResults, place: int, key: str) -> Chart:
+def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Chart:
     jobs = results.ranked
 
     def paint(figure: Figure) -> None:
@@ -63,11 +67,9 @@ def _value_chart(results: SweepResults, place: int, key: str) -> Chart:
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
 
-    title = shortened(printable(key), 48)
+    title = f"Best validation against {shortened(printable(name), 28)}"
     keys = [] if all(job.status == "finished" for job in jobs) else [Key("c1", "finished", "dot"), STOPPED]
-    return Chart(
-        title, drawn(f"value-{place}", f"Best validation accuracy against {title}", Plan(paint)), keys
-    )
+    return Chart(title, drawn(f"value-{place}", title, Plan(paint, 226, (46, 10, 8, 26))), keys)
 
 
 def parallel_chart(results: SweepResults) -> Chart | None:
@@ -92,7 +94,7 @@ def parallel_chart(results: SweepResults) -> Chart | None:
     scores = [job.best or 0.0 for job in jobs]
     columns.append(_to_unit(scores))
     ends.append((f"{min(scores):.1%}", f"{max(scores):.1%}"))
-    titles = [*(key.rpartition(".")[2] for key in results.varied), "best"]
+    titles = [*short_names(results.varied), "best"]
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -136,6 +138,7 @@ def curves_chart(results: SweepResults) -> Chart | None:
             line(axes, _curve(job), SERIES[index], dashed=job.status != "finished")
         percentages(axes)
         epochs_below(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     said = [
         ", ".join(f"{key.rpartition('.')[2]} {job.words.get(key, '–')}" for key in results.varied[:2])

@@ -42,6 +42,7 @@ class JobResult:
     test: float | None = None
     minutes: float | None = None
     error: str = ""
+    """Its error line, or why it was stopped early."""
     findings: list[str] = field(default_factory=list)
     """Cause codes of what is wrong, most important first."""
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -162,10 +163,11 @@ def write_csv(results: SweepResults) -> None:
 def _read_job(path: Path) -> JobResult:
     status = RunFolder(path).read_status()
     state = str(status.get("status", "interrupted"))
+    said = str(status.get("error") or "")
     if state == "finished" and status.get("stopped_early"):
-        state = str(status["stopped_early"]).partition(":")[0]
+        state, _, said = str(status["stopped_early"]).partition(":")
     job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
-    job.error = " ".join(str(status.get("error") or status.get("stopped_early") or "").split())
+    job.error = " ".join(said.split())
     job.curve = read_curve(path)
     scores = [(row[SCORE], int(row["epoch"])) for row in job.curve if math.isfinite(row.get(SCORE, math.nan))]
     if scores:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
 from vitals.run_folder import shown
 from vitals.sweeps.next_steps import Step
 from vitals.sweeps.results import SweepResults
-from vitals.sweeps.tables import SAID, TextTable, job_table, ordered, said, seed_table
+from vitals.sweeps.tables import TextTable, job_table, remarks, seed_table
 
 COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 ROWS = 30
-DISPENSABLE = ("epoch", "minutes", "last")
-"""Columns that a narrow terminal does without, the first to go first."""
+DISPENSABLE = ("epoch", "minutes", "last", "seed")
+"""Columns that a narrow terminal does without, the first to go first; of seeds, those that were drawn."""
 
 
 def print_summary(
@@ -30,14 +32,12 @@ def print_summary(
         console: where to print; the terminal by default.
     """
     console = console or Console()
-    _print_table(console, "Jobs", job_table(results).without(SAID))
-    for job in [job for job in ordered(results)[:ROWS] if said(job)]:
-        colour = COLOURS.get(job.status, "yellow")
-        console.print(
-            f"job {job.number} [{colour}]{job.status}[/]: {escape(said(job))}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    drawn = all("seed" not in job.words for job in results.jobs)
+    narrow = DISPENSABLE if drawn else tuple(name for name in DISPENSABLE if name != "seed")
+    _print_table(console, "Jobs", job_table(results), narrow)
+    for job, said in remarks(results)[:ROWS]:
+        state = f"[{COLOURS.get(job.status, 'yellow')}]{job.status}[/]"
+        console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
     if len(results.jobs) > ROWS:
         console.print(
             f"… the best {ROWS} of {len(results.jobs)}; all of them are in {results.folder.results.name}"
@@ -55,22 +55,29 @@ def print_summary(
     console.print(f"table and pictures: {folder}/results.csv, {folder}/report.html", soft_wrap=True)
 
 
-def _print_table(console: Console, title: str, content: TextTable) -> None:
-    """Print the first rows, whole: what does not fit is folded, and where nothing limits it is not."""
+def _print_table(console: Console, title: str, content: TextTable, narrow: Sequence[str] = ()) -> None:
+    """Print the first rows, without what is in `narrow` as far as the terminal has no room for it."""
     content = TextTable(content.columns, content.rows[:ROWS])
-    for dispensable in DISPENSABLE:
-        if _width(content) > console.width:
+    for dispensable in narrow:
+        if _width(content, with_titles=True) > console.width:
             content = content.without(dispensable)
+    fold_titles = _width(content, with_titles=False) <= console.width < _width(content, with_titles=True)
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for column in content.columns:
-        table.add_column(column.title, justify="right" if column.amount else "left", overflow="fold")
+    for column, width in zip(content.columns, _widths(content, with_titles=False), strict=True):
+        justify: JustifyMethod = "right" if column.amount else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", width=width if fold_titles else None)
     for row in content.rows:
         table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else escape(cell) for cell in row))
     console.print(table)
 
 
-def _width(content: TextTable) -> int:
-    cells = [[column.title for column in content.columns], *content.rows]
-    return sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True))
+def _width(content: TextTable, with_titles: bool) -> int:
+    return sum(_widths(content, with_titles)) + 2 * len(content.columns)
+
+
+def _widths(content: TextTable, with_titles: bool) -> list[int]:
+    """Of the columns, when no cell is folded, nor, if these count, a title."""
+    titles = [column.title if with_titles else column.title[:4] for column in content.columns]
+    return [max(map(len, column)) for column in zip(titles, *content.rows, strict=True)]

@@ -50,11 +50,10 @@ def job_table(results: SweepResults) -> TextTable:
             "–" if job.best_epoch is None else str(job.best_epoch),
             *(percent(share, 2) for share in (job.last, job.average, job.test)),
             "–" if job.minutes is None else f"{job.minutes:.1f}",
-            said(job),
         ]
         for job in ordered(results)
     ]
-    table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures, Column(SAID)], rows)
+    table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures], rows)
     unknown = [
         title
         for title in ("averaged", "test")
@@ -63,7 +62,6 @@ def job_table(results: SweepResults) -> TextTable:
     return table.without(*unknown)
 
 
-SAID = "error or findings"
 FIELDS = {"averaged": "average", "test": "test"}
 
 
@@ -86,9 +84,12 @@ def seed_table(results: SweepResults) -> TextTable | None:
     return TextTable([*varied, *figures], rows).without(*unknown)
 
 
-def said(job: JobResult) -> str:
-    """The error line of a job, or why it was stopped, and the causes of its warnings and faults."""
-    return "; ".join(part for part in (job.error, ", ".join(dict.fromkeys(job.findings))) if part)
+def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
+    """The jobs of which there is something to say, best first: an error, why it was stopped, its findings."""
+    said = [
+        (job, [*([job.error] if job.error else []), *dict.fromkeys(job.findings)]) for job in ordered(results)
+    ]
+    return [(job, ", ".join(parts)) for job, parts in said if parts]
 
 
 def short_names(keys: list[str]) -> list[str]:
