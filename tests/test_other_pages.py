@@ -1,4 +1,4 @@
-"""The pages of a sweep and of an ensemble in a real browser: quiet, self-contained, on a phone, in the dark."""
+"""The pages of a sweep and of an ensemble in a real browser: quiet, whole, on a phone, in the dark."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [Scores(accuracy, 0.5, 0.02) for accuracy in (0.8, 0.7, 0.75)]
-    sizes = [Size(count, 0.7 + 0.05 * count, 0.7, 0.72, 0.69, 0.8) for count in (1, 2, 3)]
+    sizes = [Size(count, 3, 0.7 + 0.05 * count, 0.69, 0.87, 0.8, 0.5) for count in (1, 2, 3)]
     disagreement = 0.2 * (1 - torch.eye(3))
     names = ["1_lr-0.1", EVIL, "m" * 120]
     result = Ensemble(
@@ -74,7 +74,7 @@ def test_the_page_is_whole_quiet_and_fits_a_phone_in_the_dark(
       const named = [...page.querySelectorAll("*")].flatMap((element) =>
         ["src", "href", "xlink:href"].map((key) => element.getAttribute(key)));
       return {
-        charts: svgs.filter((svg) => svg.querySelectorAll("path").length > 3).length,
+        charts: svgs.filter((svg) => svg.querySelectorAll("path, image, text").length > 5).length,
         foreign: named.filter((url) => url && !/^(data:|#)/.test(url)),
         scripts: page.querySelectorAll("script").length,
         wide: page.documentElement.scrollWidth - page.documentElement.clientWidth,
