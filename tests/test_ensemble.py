@@ -102,7 +102,7 @@ class Page(HTMLParser):
         self.figures += tag == "svg"
         places = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
         self.loaded += [place for place in places if not place.startswith(("#", "data:"))]
-        self.loaded += [tag] if tag in ("script", "link") else []
+        self.loaded += [tag] if tag == "script" else []
 
     def handle_data(self, data: str) -> None:
         self.text += data

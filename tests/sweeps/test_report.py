@@ -82,9 +82,10 @@ def test_jobs_that_differ_in_the_seed_alone_are_put_together(sweep) -> None:
         }
     )
     best, other = over_seeds(read_results(folder))
-    assert (best.words, best.count, best.best_mean) == ({"optimizer.lr": "0.2"}, 1, 0.8)
-    assert math.isnan(best.best_deviation)
-    assert (other.best_mean, other.best_deviation) == pytest.approx((0.6, math.sqrt(0.02)))
+    assert (best.words, best.count, best.best[0]) == ({"optimizer.lr": "0.2"}, 1, 0.8)
+    assert math.isnan(best.best[1])
+    assert other.best == other.test == pytest.approx((0.6, math.sqrt(0.02)))
+    assert other.average == (None, None)
     assert "60.00% ± 14.14" in printed(folder)
 
 
@@ -137,7 +138,7 @@ def test_the_page_holds_everything_and_escapes_what_jobs_said(sweep) -> None:
     RunFolder(folder.jobs()[1]).write_status("failed", error="<script>alert(1)</script>")
     report(folder, Console(quiet=True))
     page = (folder.path / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4  # two hyper-parameters, parallel coordinates, learning curves
     assert "<script>" not in page
     assert not [
         word for word in ("http://", "https://") if f'src="{word}' in page or f'<link href="{word}' in page

@@ -40,7 +40,7 @@ def finish(folder: Path, accuracies: list[float], status: str = "finished", **fa
 
 def test_random_rates_are_uniform_in_their_logarithm_and_dropout_in_itself(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.db", "s", [RATE, DROPOUT], "random", seed=0)
-    points = [study.propose(number) for number in range(200)]
+    points = [study.propose(number) for number in range(60)]
     rates = [math.log10(value(words, "optimizer.lr")) for words in points]
     dropouts = [value(words, "network.dropout") for words in points]
     assert kstest(rates, "uniform", args=(-6, 7)).pvalue > 0.01

@@ -17,13 +17,14 @@ from vitals.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train.py"
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
+TINY += ["average=none", "~callbacks.histograms", "~callbacks.update_ratio", "~callbacks.predictions"]
 TINY += ["~callbacks.progress", "trainer.accelerator=cpu", "schedule.warmup_epochs=0"]
 
 
 def sweep(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "-m", *words]
     variables = os.environ | {"COLUMNS": "200"} | environment
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
 
 
 def jobs(folder: Path) -> list[Path]:
@@ -39,45 +40,41 @@ def epochs(job: Path) -> list[str]:
         return [row["epoch"] for row in csv.DictReader(file)]
 
 
-def test_a_failed_job_is_recorded_and_a_resumed_sweep_runs_it_alone(tmp_path: Path) -> None:
-    words = ["seed=0", "trainer.max_epochs=1", "trainer.strategy=auto,nonsense,single_device"]
-    done = sweep(tmp_path, *TINY, *words, "hydra.sweep.dir=sweep")
-    assert (done.returncode, statuses(tmp_path)) == (1, ["finished", "failed", "finished"])
-    assert "-m resume_sweep=sweep" in done.stdout
-    first, failed, last = jobs(tmp_path)
-    assert failed.name == "1_trainer.strategy-nonsense"
-    assert "nonsense" in RunFolder(failed).read_status()["error"]
-    command = json.loads((first / "job.json").read_text())["command"]
-    assert shlex.split(command)[1:3] == [os.path.relpath(SCRIPT, tmp_path), "data=digits"]
-
-    before = [(job / "metrics.csv").stat().st_mtime_ns for job in (first, last)]
-    again = sweep(tmp_path.parent, f"resume_sweep={tmp_path / 'sweep'}")
-    assert again.returncode == 1
-    assert jobs(tmp_path) == [first, failed, last]
-    assert [(job / "metrics.csv").stat().st_mtime_ns for job in (first, last)] == before
-    assert "nonsense" in (failed / "output.log").read_text()
-    assert "would change the jobs" in sweep(tmp_path, "resume_sweep=sweep", "optimizer.lr=1").stderr
-
-
-def test_ctrl_c_ends_the_jobs_which_are_continued_from_their_last_epoch(tmp_path: Path) -> None:
-    words = ["seed=0,1,2", "trainer.max_epochs=15", "hydra.sweep.dir=sweep"]
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "-m", *TINY, *words], cwd=tmp_path)
-    deadline = time.monotonic() + 200
-    while len(list(tmp_path.rglob("last.ckpt"))) < 2 and time.monotonic() < deadline:
+def test_an_interrupted_sweep_is_continued_where_its_jobs_were_and_a_failed_one_runs_again(
+    tmp_path: Path,
+) -> None:
+    words = ["seed=0", "trainer.max_epochs=15", "trainer.strategy=nonsense,auto,single_device"]
+    command = [sys.executable, str(SCRIPT), "-m", *TINY, *words, "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while len(list(tmp_path.rglob("last.ckpt"))) < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
-    states = statuses(tmp_path)
-    assert "interrupted" in states
-    assert "running" not in states
-    trained = {job: len(epochs(job)) for job in jobs(tmp_path)}
+    assert process.wait(300) == 130
+    assert "interrupted" in statuses(tmp_path)
+    assert "running" not in statuses(tmp_path)
+    trained = {job: len(epochs(job)) for job in jobs(tmp_path) if (job / "metrics.csv").exists()}
 
-    done = sweep(tmp_path, "resume_sweep=sweep")
-    assert (done.returncode, statuses(tmp_path)) == (0, ["finished"] * 3)
-    for job in jobs(tmp_path):
+    done = sweep(tmp_path.parent, f"resume_sweep={tmp_path / 'sweep'}")
+    assert (done.returncode, statuses(tmp_path)) == (1, ["failed", "finished", "finished"])
+    assert "-m resume_sweep=" in done.stdout
+    failed, *others = jobs(tmp_path)
+    assert failed.name == "0_trainer.strategy-nonsense"
+    assert "nonsense" in RunFolder(failed).read_status()["error"]
+    assert "nonsense" in (failed / "output.log").read_text()
+    for job in others:
         assert epochs(job) == [str(epoch) for epoch in range(1, 16)]
         resumed = "resumed" in (job / "config.yaml").read_text()
         assert resumed == (0 < trained.get(job, 0) < 15)
+    command = shlex.split(json.loads((others[0] / "job.json").read_text())["command"])
+    assert Path(command[1]).name == "train.py"
+    assert "would change the jobs" in sweep(tmp_path, "resume_sweep=sweep", "optimizer.lr=1").stderr
+
+
+def test_a_wrong_range_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    done = sweep(tmp_path, *TINY, "optimizer.lr=interval(1,0.1)")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert done.stderr.strip() == "optimizer.lr=interval(1,0.1) is no range: its ends must rise."
 
 
 def test_ddp_jobs_train_once_each_at_their_own_rate(tmp_path: Path) -> None:
@@ -115,14 +112,14 @@ def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(t
 
 
 def test_coarse_to_fine_trains_fewer_and_longer_in_the_span_of_the_best(tmp_path: Path) -> None:
-    words = ["trainer.max_epochs=3", "search=coarse_to_fine", "search.trials=4", "seed=0"]
-    words += ["search.stage_epochs=[1,2,null]", "search.stage_jobs=[1.0,0.5,1]", "optimizer.momentum=0.9"]
+    words = ["trainer.max_epochs=3", "search=coarse_to_fine", "search.trials=3", "seed=0"]
+    words += ["search.stage_epochs=[1,2,null]", "search.stage_jobs=[1.0,2,1]", "optimizer.momentum=0.9"]
     done = sweep(tmp_path, *TINY, *words, "optimizer.weight_decay=0", "network.dropout=0")
     assert done.returncode == 0, done.stdout + done.stderr
     runs = [(len(epochs(job)), RunFolder(job)) for job in sorted(jobs(tmp_path), key=lambda job: job.name)]
-    assert [count for count, _ in runs] == [1, 1, 1, 1, 2, 2, 3]
+    assert [count for count, _ in runs] == [1, 1, 1, 2, 2, 3]
     rates = [run.read_config().optimizer.lr for _, run in runs]
     score = [run.read_status()["metrics"]["best/accuracy_val"] for _, run in runs]
-    best_two = sorted(rates[:4], key=lambda rate: -score[rates.index(rate)])[:2]
-    assert rates[4] == best_two[0]
-    assert all(min(best_two) / 3.2 <= rate <= max(best_two) * 3.2 for rate in rates[4:6])
+    best_two = sorted(rates[:3], key=lambda rate: -score[rates.index(rate)])[:2]
+    assert rates[3] == best_two[0]
+    assert all(min(best_two) / 3.2 <= rate <= max(best_two) * 3.2 for rate in rates[3:5])

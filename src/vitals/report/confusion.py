@@ -8,13 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitals.predictions import Predictions
-from vitals.report.drawing import Chart, Plan, blend, color, drawn, printable
+from vitals.report.drawing import Chart, Plan, drawn, printable
 from vitals.report.errors import LeftOut
+from vitals.report.matrix import COUNTED, paint_matrix
 from vitals.report.numbers import percent, shortened
 from vitals.report.record import RunRecord
 
-COUNTED = 12
-"""Classes up to which every cell bears its number."""
 NAMED = 24
 """Classes up to which rows and columns bear their names."""
 PAIRS = 8
@@ -43,28 +42,15 @@ def confusion_chart(run: RunRecord, name: str) -> Chart:
     right = float(np.trace(matrix)) / max(int(matrix.sum()), 1)
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
         # Mistakes are rare where it matters: the root of a share makes them visible.
-        axes.imshow(blend("heat", 0.85 * np.sqrt(shares)), aspect="auto", interpolation="none")
-        axes.grid(visible=False)
+        cells = [[f"{count:,}" if count else "" for count in row] for row in matrix]
+        axes = paint_matrix(figure, np.sqrt(shares), cells, 9.0)
         axes.set_xlabel("taken for", loc="right", labelpad=3)
-        axes.spines[:].set_visible(False)
         if named:
             size = 9.5 if len(classes) <= COUNTED else 7.5
             axes.set_xticks(range(len(classes)), classes, rotation=38, ha="right", fontsize=size)
             axes.set_yticks(range(len(classes)), classes, fontsize=size)
             axes.tick_params("x", pad=2)
-        if len(classes) <= COUNTED:
-            for row, column in zip(*matrix.nonzero(), strict=True):
-                axes.text(
-                    column,
-                    row,
-                    f"{matrix[row, column]:,}",
-                    ha="center",
-                    va="center_baseline",
-                    fontsize=9,
-                    color=color("ink"),
-                )
 
     title = "Confusion matrix of the test images"
     svg = drawn(name, title, Plan(paint, 330, (78 if named else 46, 10, 8, 72 if named else 36)))

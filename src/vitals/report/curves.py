@@ -18,6 +18,7 @@ from vitals.report.drawing import (
     drawn,
     epochs_below,
     log_numbers,
+    percentages,
     plain_numbers,
 )
 from vitals.report.errors import LeftOut
@@ -125,7 +126,7 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
             if during is not None and len(during) and len(runs) == 1:
                 x, y = thinned(during)
                 upper.plot(x, y, color=color("c1"), linewidth=1.2, linestyle=(0, (1, 2)))
-        plain_numbers(upper, lambda value: f"{100 * value:g}%")
+        percentages(upper)
         epochs_below(upper)
 
     svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint))

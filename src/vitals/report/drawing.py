@@ -45,7 +45,7 @@ class Key:
     colour: str
     """A name from `TOKENS`."""
     label: str
-    kind: Literal["line", "dashed", "dotted", "band"] = "line"
+    kind: Literal["line", "dashed", "dotted", "band", "dot"] = "line"
 
 
 @dataclass(frozen=True)
@@ -182,26 +182,33 @@ def plain_numbers(axes: Axes, write: Callable[[float], str] = number, ticks: int
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
 
 
-def log_numbers(axes: Axes, decades: float = 0.2) -> None:
-    """A logarithmic y-axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them.
+def percentages(axes: Axes, ticks: int = 5) -> None:
+    """A linear y-axis of shares, as percentages."""
+    plain_numbers(axes, lambda value: f"{100 * value:g}%", ticks)
+
+
+def log_numbers(axes: Axes, decades: float = 0.2, along: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them.
 
     Args:
         axes: with everything drawn.
         decades: that the axis spans at least, so that what is level looks so.
+        along: the axis.
     """
-    axes.set_yscale("log", nonpositive="mask")
-    low, high = axes.get_ylim()
+    (axes.set_yscale if along == "y" else axes.set_xscale)("log", nonpositive="mask")
+    axis = axes.yaxis if along == "y" else axes.xaxis
+    low, high = axes.get_ylim() if along == "y" else axes.get_xlim()
     if not (0 < low < high < np.inf):
         low, high = 0.1, 1.0
     missing = decades - np.log10(high / low)
     if missing > 0:
         low, high = low / 10 ** (missing / 2), high * 10 ** (missing / 2)
-    axes.set_ylim(low, high)
+    axes.set(**{f"{along}lim": (low, high)})
     narrow = np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=7))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=7))
+    axis.set_minor_locator(NullLocator())
     write = number if narrow else power_of_ten
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 
 def printable(text: str) -> str:

@@ -80,9 +80,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
-def percent(value: float) -> str:
-    """A share from 0 to 1 as a percentage with one decimal."""
-    return f"{100 * value:.1f}%".replace("-", "−") if math.isfinite(value) else "–"
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share from 0 to 1 as a percentage."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.{decimals}f}%".replace("-", "−")
 
 
 def points(value: float) -> str:

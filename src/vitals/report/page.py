@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from vitals.findings import ranked
 from vitals.report import facts
 from vitals.report.comparison import differences, results
 from vitals.report.errors import LeftOut
-from vitals.report.numbers import number
 from vitals.report.record import RunRecord
+from vitals.report.rendering import render, write_page
 from vitals.report.sections import sections
-from vitals.report.stations import WORDS, station_of
 
 FILE = "report.html"
 
@@ -52,25 +48,13 @@ def make_comparison(folders: Sequence[Path]) -> Path:
 
 
 def _write(runs: list[RunRecord], path: Path) -> Path:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(_page(runs), encoding="utf-8", errors="replace")
-    temporary.replace(path)
-    return path
+    return write_page(_page(runs), path)
 
 
 def _page(runs: list[RunRecord]) -> str:
-    environment = Environment(
-        loader=PackageLoader("vitals.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
-    environment.filters["number"] = number
-    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
-    return environment.get_template("page.html").render(
-        style=Markup(source),
+    return render(
+        "page.html",
+        source="the run's folder",
         runs=runs,
         title=" against ".join(run.name for run in runs),
         sections=sections(runs),

@@ -17,6 +17,7 @@ from vitals.report.drawing import (
     drawn,
     epochs_below,
     log_numbers,
+    percentages,
     plain_numbers,
 )
 from vitals.report.errors import LeftOut
@@ -44,7 +45,7 @@ def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
             raw_colour, averaged_colour = ("c2", "c3") if len(runs) == 1 else (SERIES[index],) * 2
             line(axes, raw, raw_colour, dashed=len(runs) > 1)
             line(axes, averaged, averaged_colour)
-        plain_numbers(axes, (lambda value: f"{100 * value:g}%") if quantity == "accuracy" else number)
+        (percentages if quantity == "accuracy" else plain_numbers)(axes)
         epochs_below(axes)
 
     title = f"Validation {quantity}, raw against averaged weights"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vitals.sweeps.results import NOT_VARIED, SweepResults
 from vitals.sweeps.space import Dimension, dimension
+from vitals.sweeps.words import command_line, script_from_here
 
 NEAR = 0.05
 """Share of the range, on its scale, that counts as its edge."""
@@ -62,7 +62,8 @@ def borders(results: SweepResults) -> list[Border]:
         listing = ",".join(f"{value:.3g}" for value in new.evenly(len(values)))
         word = f"{key}={listing}" if listed else new.sweep_word()
         edge = searched.high if upper else searched.low
-        command = _command(record.get("script", "scripts/train.py"), record.get("words", []), key, word)
+        kept = [old for old in record.get("words", []) if not old.startswith((f"{key}=", "hydra.sweep.dir="))]
+        command = command_line(script_from_here(record), "-m", *kept, word)
         found.append(Border(key, edge, upper, word, command))
     return found
 
@@ -95,8 +96,3 @@ def _beyond(searched: Dimension, upper: bool) -> Dimension:
     if not searched.log and searched.low >= 0:
         ends = max(0.0, ends[0]), ends[1]
     return replace(searched.between(*ends), key=searched.key)
-
-
-def _command(script: str, words: Sequence[str], key: str, word: str) -> str:
-    kept = [old for old in words if not old.startswith((f"{key}=", "hydra.sweep.dir="))]
-    return shlex.join(["python", script, "-m", *kept, word])

@@ -9,6 +9,7 @@ when the job has started and one when it has ended. When its input ends, for wha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,6 +20,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -209,7 +211,30 @@ def _become(order: dict[str, Any]) -> None:
         sys.modules["torch"].set_num_threads(int(threads))
     sys.argv = order["words"]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-    runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")
+    os._exit(_run(sys.argv[0]))
+
+
+def _run(script: str) -> int:
+    """Run `script` as the main program, and return its exit code when its threads have ended.
+
+    The interpreter is not taken down: that would touch every page shared with the server, for a second a job.
+    """
+    code: object = None
+    try:
+        runpy.run_path(os.path.abspath(script), run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else int(code is not None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitals.run_folder import RunFolder, now
+from vitals.sweeps.words import hydra_value
 
 OF_THE_SWEEP = (
     "launcher",
@@ -78,8 +79,8 @@ def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
     """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
     run = RunFolder(folder)
     if run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run):
-        return [sys.executable, script, f"resume='{folder}'"]
-    return [sys.executable, script, *words, f"hydra.run.dir='{folder}'"]
+        return [sys.executable, script, f"resume={hydra_value(folder)}"]
+    return [sys.executable, script, *words, f"hydra.run.dir={hydra_value(folder)}"]
 
 
 def is_finished(folder: Path) -> bool:

@@ -38,10 +38,11 @@ class JobResult:
     best_epoch: int | None = None
     last: float | None = None
     average: float | None = None
-    """Of the averaged weights, on the validation images, at its best."""
+    """Of the averaged weights at the end, the ones that `average.ckpt` keeps, on the validation images."""
     test: float | None = None
     minutes: float | None = None
     error: str = ""
+    """Its error line, or why it was stopped early."""
     findings: list[str] = field(default_factory=list)
     """Cause codes of what is wrong, most important first."""
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -98,22 +99,27 @@ def read_results(folder: SweepFolder) -> SweepResults:
     return SweepResults(folder, jobs, varied, max(0, expected - len(jobs)))
 
 
+MeanAndDeviation = tuple[float | None, float | None]
+"""The latter NaN for a single value, both None for none."""
+
+
 @dataclass(frozen=True)
 class Repeated:
     """The same hyper-parameters with several seeds."""
 
     words: dict[str, str]
     count: int
-    best_mean: float
-    best_deviation: float
-    test_mean: float | None
-    test_deviation: float | None
+    best: MeanAndDeviation
+    """Of the best validation accuracy."""
+    average: MeanAndDeviation
+    """Of the validation accuracy of the averaged weights."""
+    test: MeanAndDeviation
 
 
 def over_seeds(results: SweepResults) -> list[Repeated]:
-    """Mean and standard deviation (n − 1) over the jobs that differ in their seed alone, the best first.
+    """Mean and standard deviation over the jobs that differ in their seed alone, the best first.
 
-    Empty where no two jobs do. A single job has deviation NaN.
+    Empty where no two jobs do.
     """
     groups: dict[tuple[str | None, ...], list[JobResult]] = {}
     for job in results.ranked:
@@ -124,23 +130,23 @@ def over_seeds(results: SweepResults) -> list[Repeated]:
     rows = []
     for values, group in groups.items():
         words = {key: value for key, value in zip(results.varied, values, strict=True) if value is not None}
-        best = mean_and_deviation([job.best for job in group if job.best is not None])
-        test = mean_and_deviation([job.test for job in group if job.test is not None])
-        rows.append(Repeated(words, len(group), best[0] or 0.0, best[1] or 0.0, *test))
-    return sorted(rows, key=lambda row: -row.best_mean)
+        figures = ([job.best for job in group], [job.average for job in group], [job.test for job in group])
+        rows.append(Repeated(words, len(group), *map(mean_and_deviation, figures)))
+    return sorted(rows, key=lambda row: -(row.best[0] or 0.0))
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation (n − 1); the latter NaN for one value, both None for none."""
-    if not values:
+def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
+    """Mean and standard deviation (n − 1) of those that are there."""
+    known = [value for value in values if value is not None]
+    if not known:
         return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan
 
 
 def write_csv(results: SweepResults) -> None:
     """Write `results.csv`, a row a job."""
     columns = ["job", "status", *results.varied, "seed", "best/accuracy_val", "best/epoch"]
-    columns += ["last/accuracy_val", "best/accuracy_val_average", "test/accuracy", "minutes"]
+    columns += ["last/accuracy_val", "average/accuracy_val", "test/accuracy", "minutes"]
     columns += ["error", "findings", "folder"]
     temporary = results.folder.results.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -157,17 +163,18 @@ def write_csv(results: SweepResults) -> None:
 def _read_job(path: Path) -> JobResult:
     status = RunFolder(path).read_status()
     state = str(status.get("status", "interrupted"))
+    said = str(status.get("error") or "")
     if state == "finished" and status.get("stopped_early"):
-        state = str(status["stopped_early"]).partition(":")[0]
+        state, _, said = str(status["stopped_early"]).partition(":")
     job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
-    job.error = " ".join(str(status.get("error") or status.get("stopped_early") or "").split())
+    job.error = " ".join(said.split())
     job.curve = read_curve(path)
     scores = [(row[SCORE], int(row["epoch"])) for row in job.curve if math.isfinite(row.get(SCORE, math.nan))]
     if scores:
         job.best, job.best_epoch = max(scores, key=lambda pair: pair[0])
         job.last = scores[-1][0]
     averages = [row[AVERAGE] for row in job.curve if math.isfinite(row.get(AVERAGE, math.nan))]
-    job.average = max(averages, default=None)
+    job.average = averages[-1] if averages else None
     test = status.get("metrics", {}).get("test/accuracy")
     job.test = test if test is not None and math.isfinite(test) else None
     if status.get("training_seconds") is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from vitals.sweeps.queue import SweepInterrupted
-from vitals.sweeps.search import run_search
+from vitals.sweeps.search import run_search, searched
 from vitals.sweeps.sweep import Sweep
 
 
@@ -19,10 +19,11 @@ def run_sweep(sweep: Sweep) -> None:
     from vitals.sweeps.report import report  # imports Matplotlib
 
     sweep.require_prerequisites()
+    space = searched(sweep)
     with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
         sweep.folder.write_record(sweep.arguments, sweep.script)
         try:
-            run_search(sweep)
+            run_search(sweep, space)
         except SweepInterrupted as stop:
             report(sweep.folder)
             sys.exit(128 + stop.number)

@@ -17,11 +17,25 @@ from vitals.sweeps.space import Dimension, search_space
 from vitals.sweeps.sweep import Sweep
 
 
-def run_search(sweep: Sweep) -> None:
-    """Run the jobs of the sweep that `search=` asks for.
+def searched(sweep: Sweep) -> list[Dimension]:
+    """What the search varies; empty where there is none, and the listed values are combined.
 
     Raises:
-        UserError: if the search has nothing to vary, or nothing to go on with.
+        UserError: if a range is wrong, or the search has nothing to vary.
+    """
+    search = sweep.config.get("search")
+    return [] if search is None else search_space(search.get("space") or {}, sweep.overrides, sweep.config)
+
+
+def run_search(sweep: Sweep, space: list[Dimension]) -> None:
+    """Run the jobs of the sweep that `search=` asks for.
+
+    Args:
+        sweep: whose jobs they are.
+        space: what is varied, as `searched` has it.
+
+    Raises:
+        UserError: if a stage has nothing to go on with.
         SweepInterrupted: after Ctrl-C or SIGTERM.
     """
     search = sweep.config.get("search")
@@ -30,7 +44,6 @@ def run_search(sweep: Sweep) -> None:
         sweep.folder.add_to_record(jobs=len(words))
         sweep.run(enumerate(words), len(words))
         return
-    space = search_space(search.get("space") or {}, sweep.overrides, sweep.config)
     fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
     if search.name == "grid":
         values = [[part.word(value) for value in part.evenly(search.points)] for part in space]

@@ -1,0 +1,50 @@
+"""From a template to a page: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vitals.report.numbers import number
+from vitals.report.stations import WORDS, station_of
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a table's column."""
+
+    title: str
+    amount: bool = False
+    """Whether it holds numbers, which stand at the right."""
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that `template` makes of `values`, with the style sheet in it.
+
+    Args:
+        template: in `templates/`, an extension of `base.html`.
+        values: that it speaks of; `title` and `source`, what the page is made from, among them.
+    """
+    environment = Environment(
+        loader=PackageLoader("vitals.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
+    environment.filters["number"] = number
+    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    return environment.get_template(template).render(style=Markup(source), **values)
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Put `page` at `path` in one step, so that a reader never sees half of it, and return the path."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(page, encoding="utf-8", errors="replace")
+    temporary.replace(path)
+    return path
