@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.batch_norm import has_statistics
 from vitals.measures.chance import applies_softmax_twice, double_softmax_floor
 from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.gradient_flow import gradient_flow
@@ -266,19 +267,12 @@ def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         around = list(parent.parameters())
-        given = isinstance(module, _BatchNorm) and _has_statistics(module)
+        given = isinstance(module, _BatchNorm) and has_statistics(module)
         frozen = bool(around) and not any(parameter.requires_grad for parameter in around)
         # A root in evaluation mode is no choice about single layers, whatever their statistics.
         on_purpose = model.training and (given or frozen)
         (purposeful if on_purpose else mistaken).append(name)
     return mistaken, purposeful
-
-
-def _has_statistics(norm: _BatchNorm) -> bool:
-    """Whether running statistics differ from those of a layer that never saw a batch."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
 
 
 def _dead_layer(model: nn.Module, inputs: Tensor) -> Finding | None:

@@ -23,22 +23,31 @@ rate does 7 to 110% worse (measured, 33 runs)."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
 rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
+PROPORTIONAL = 1e-3
+"""The same where the gain is in proportion to the rate."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
 
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing (spec M1, M5)."""
-    reference = max(run.first_loss, run.chance_loss) if run.chance_loss > 0 else run.first_loss
+    start = run.losses[0] if run.losses else math.nan  # before any step: the next may be thrown already
+    reference = max(start, run.chance_loss) if run.chance_loss > 0 else start
     lowest = min(run.smoothed, default=math.nan)
+    thrown = run.last_loss > DIVERGED * reference
     seen = ""
     died = death(run)
     largest = largest_update(run, died.step if died else None)
     broken_off = not run.finite and max(run.losses[-3:], default=0.0) > DIVERGED * reference
     if broken_off:
-        seen = f"The loss rose from {run.first_loss:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
-    elif run.losses and run.last_loss > DIVERGED * reference and run.last_loss > DIVERGED * lowest:
-        seen = f"The loss rose from {run.first_loss:.3g} to {run.last_loss:.3g}"
+        seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
+    elif thrown and run.last_loss > DIVERGED * lowest:
+        seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
+    elif thrown and lowest > DIVERGED * reference and run.long_enough:
+        seen = (
+            f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
+            f"further than {run.last_loss:.3g}"
+        )
     elif died and died.later and not run.learns and largest > LARGE_UPDATE:
         seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
     elif run.long_enough and run.barely_learns and largest > THROWN:
@@ -107,7 +116,7 @@ def too_low(run: Run) -> Iterator[Finding]:
     from_scratch = not run.first_loss < 0.8 * run.chance_loss
     largest = sorted(run.values("update_ratio_summary/max"))[len(ratios) // 2]
     still = largest < TINY_UPDATE / 10  # every layer, so that no probe is needed
-    slow = typical < TINY_UPDATE and gain > BETTER / 5
+    slow = typical < TINY_UPDATE and (gain > BETTER / 5 or _in_proportion(run))
     if ((still or slow) and from_scratch) or (run.finished and from_scratch and gain > BETTER):
         factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         yield Finding(
@@ -146,3 +155,11 @@ def _much_better(run: Run) -> float:
     if not run.learns:
         return BETTER
     return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
+
+
+def _in_proportion(run: Run) -> bool:
+    """Whether ten times the rate does about ten times as much good, and a tenth a tenth: steps so small that
+    the loss is a straight line along them."""
+    slowest, present, faster = (run.probe(factor) for factor in (0.1, 1, 10))
+    done = run.gain(10)
+    return done > PROPORTIONAL and 0 < 4 * (slowest - present) < present - faster < 25 * (slowest - present)

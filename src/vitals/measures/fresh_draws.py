@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.normalization import GroupNorm, LayerNorm
+
+from vitals.measures.batch_norm import has_statistics
 
 FEWEST = 64
 """Weights below which nothing can be said of how they were drawn."""
@@ -15,7 +17,7 @@ ERRORS = 4.0
 """Standard errors by which the moments of a draw may be off."""
 EDGE = 10.0
 """The largest of n uniform numbers comes closer to the bound than this share 1/n of it but once in e^10."""
-NORMS = (_NormBase, LayerNorm, GroupNorm)
+NORMS = (_BatchNorm, LayerNorm, GroupNorm)
 
 
 def fresh_layers(model: nn.Module) -> list[str]:
@@ -71,6 +73,6 @@ def _drawn_as_usual(layer: nn.Linear | _ConvNd) -> bool:
 def _untouched(norm: nn.Module) -> bool:
     """Whether scale, shift and statistics of a frozen normalization are those that it began with."""
     given = [p for p in norm.parameters(recurse=False) if not p.requires_grad]
-    if isinstance(norm, _BatchNorm) and norm.running_var is not None and given:
-        given.append(norm.running_var)
+    if given and isinstance(norm, _BatchNorm) and has_statistics(norm):
+        return False
     return all(bool((values == values.flatten()[0]).all()) for values in given)
