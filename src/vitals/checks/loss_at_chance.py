@@ -74,8 +74,8 @@ class LossAtChance:
     def findings(self) -> list[Finding]:
         if self.without_log:
             seen = (
-                f"The loss before training is {self.loss:.4g}: minus the mean {self.without_log} of the right "
-                f"class, where cross-entropy takes minus the mean of its log-probability."
+                f"The loss before training is {self.loss:.4g}: minus the mean {self.without_log} of the "
+                f"right class, where cross-entropy takes minus the mean of its log-probability."
             )
             remedy = "Give nll_loss the outputs of log_softmax, or use cross_entropy on the logits."
             return [

@@ -115,7 +115,7 @@ class _ValidationMode:
 
     def findings(self) -> list[Finding]:
         if self.dropout and not self.training:
-            seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values, so that validation is noise."
+            seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values."
             remedy = "Give it training=self.training (a rate of 0 in attention), or use nn.Dropout."
             return [Finding("train-mode-evaluation", "warn", seen, remedy, f"F.{self.dropout[0]}")]
         if not self.training:

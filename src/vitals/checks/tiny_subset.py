@@ -74,8 +74,8 @@ class TinySubset:
     """Their class numbers (n,), on the CPU."""
     chance: float
     perfect: float
-    """Loss of a perfect answer with the starting weights, by the loss itself: 0, or 0.5003 with label smoothing
-    0.1 and ten classes."""
+    """Loss of a perfect answer with the starting weights, by the loss itself: 0, or 0.5003 with label
+    smoothing 0.1 and ten classes."""
     classes: int
     softmax_twice: bool
     distinct: int

@@ -29,8 +29,8 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
         yield Finding(
             "eval-mode-training",
             "fail",
-            f"{share:.0%} of the BatchNorm layers are in evaluation mode while training and have never seen a "
-            f"batch, so that they normalize nothing.",
+            f"{share:.0%} of the BatchNorm layers are in evaluation mode while training and have never seen "
+            f"a batch, so that they normalize nothing.",
             "Leave them in training mode, unless they come with the statistics of an earlier training.",
             "modes",
             share,
