@@ -21,7 +21,7 @@ class Modes(Monitor):
     | --- | --- |
     | `modes/evaluating_in_training` | share of the modules in evaluation mode while training |
     | `modes/training_in_validation` | share of the modules in training mode while validating |
-    | `modes/norms_without_statistics` | share of the BatchNorm layers so while training that never saw a batch |
+    | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
 
     Modules whose parameters are all frozen are left out, and so are losses and metrics. Single layers may be
     in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout; a whole network is not.
