@@ -82,6 +82,15 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-high",
         record(level(2.3, 40) + [2.3 * 1.05**i for i in range(60)], **STUCK),
     ),
+    "thrown by the first steps, and hardly back": (
+        "learning-rate-too-high",
+        record(
+            [2.3, *[5e4] * 20, *level(450.0, 179)],
+            train=0.25,
+            val=0.2,
+            measured={"loss/train_eval": [500.0, 450.0], "loss/val_eval": [500.0, 480.0]},
+        ),
+    ),
     "overflowed": (
         "learning-rate-too-high",
         record([2.3, 2.4, 2.2, 9.0, 4e3, 1e9, *[math.nan] * 40], **STUCK),
@@ -100,6 +109,21 @@ SICK: dict[str, tuple[str, Run]] = {
     "hardly moves, faster is better": (
         "learning-rate-too-low",
         record(level(), ratio=1e-6, measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]}, **STUCK),
+    ),
+    "so slow that ten times the rate does ten times the good": (
+        "learning-rate-too-low",
+        record(
+            level(2.25),
+            ratio=2e-5,
+            train=0.17,
+            val=0.17,
+            measured={
+                "rate_probe/0.1": [2.2228],
+                "rate_probe/1": [2.2222],
+                "rate_probe/3": [2.2209],
+                "rate_probe/10": [2.2165],
+            },
+        ),
     ),
     "schedule ends at once": (
         "learning-rate-too-low",
@@ -189,6 +213,7 @@ HEALTHY: dict[str, Run] = {
     "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),
     "one step": record([2.3]),
 }
@@ -213,6 +238,12 @@ def test_what_was_wrong_before_learning_explains_what_went_wrong_after() -> None
     [consequence] = [finding for finding in found if finding.cause == "dead-relu"]
     assert consequence.level == "note"
     assert "bad-initialization" in consequence.message
+
+
+def test_weights_that_a_penalty_takes_away_are_why_a_few_examples_were_not_fitted() -> None:
+    run = SICK["weights shrink away"][1]
+    later = Run(run.history, [Finding("underfitting", "fail", "20 examples are not fitted.")])
+    assert alarms(later) == ["regularization-too-strong"]
 
 
 def test_what_was_feared_before_learning_and_came_true_is_a_failure_of_the_run() -> None:

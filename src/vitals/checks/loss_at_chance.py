@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.chance import perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.standardization import standardized
 from vitals.measures.trial_copy import Loss, check_batch, check_classes, trial
 
@@ -55,6 +56,8 @@ class LossAtChance:
     """Loss with inputs of mean 0 and standard deviation 1 in each channel; NaN where it was not needed."""
     without_log: str = ""
     """What of the right class the loss is minus the mean of, if that is no log-probability."""
+    untrained: bool = True
+    """Whether most layers look as they were drawn; True where it was not needed."""
     recovers: bool = False
     """Whether the optimizer's first step makes good a loss above chance; False where it was not needed."""
 
@@ -92,7 +95,9 @@ class LossAtChance:
     def _below(self) -> Finding:
         if self.loss >= BETTER * self.chance:
             return self._finding("loss-at-chance", "note", ", which is more", "")
-        remedy = "Look for labels that leak into the inputs, unless the weights are pretrained."
+        if not self.untrained:
+            return self._finding("loss-at-chance", "note", ": the weights look as if trained before", "")
+        remedy = "Look for labels that leak into the inputs or the outputs."
         return self._finding(
             "wrong-initial-loss", "warn", ": the untrained network knows the answers", remedy
         )
@@ -162,6 +167,9 @@ def check_loss_at_chance(
         math.nan,
         without,
     )
+    if result.deviation < -NEAR:
+        layers = sum(isinstance(module, WEIGHTED) for module in model.modules())
+        return replace(result, untrained=2 * len(fresh_layers(model)) > layers)
     if result.deviation <= FAR:
         return result
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)
