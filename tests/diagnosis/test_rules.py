@@ -213,6 +213,7 @@ HEALTHY: dict[str, Run] = {
     "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "a bias in front of BatchNorm, at a small rate": record(measured={"update_ratio/conv1.bias": [0.0] * 10}),
     "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),
     "one step": record([2.3]),
