@@ -125,6 +125,21 @@ SICK: dict[str, tuple[str, Run]] = {
             },
         ),
     ),
+    "learns, but in steps a tenth as long as they could be": (
+        "learning-rate-too-low",
+        record(
+            falling(2.3, 1.7),
+            ratio=6e-4,
+            train=0.37,
+            val=0.32,
+            measured={
+                "rate_probe/0.1": [1.793],
+                "rate_probe/1": [1.784],
+                "rate_probe/3": [1.769],
+                "rate_probe/10": [1.735],
+            },
+        ),
+    ),
     "schedule ends at once": (
         "learning-rate-too-low",
         record(level(), measured={"lr/0": [0.1, 1e-3, 1e-5, *[1e-8] * 7]}, **STUCK),
@@ -213,6 +228,26 @@ HEALTHY: dict[str, Run] = {
     "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "small steps, and larger ones do worse": record(
+        falling(2.3, 1.5),
+        ratio=6e-4,
+        measured={
+            "rate_probe/0.1": [1.531],
+            "rate_probe/1": [1.53],
+            "rate_probe/3": [1.554],
+            "rate_probe/10": [1.593],
+        },
+    ),
+    "small steps in a network trained before": record(
+        falling(1.6, 1.3),
+        ratio=6e-4,
+        measured={
+            "rate_probe/0.1": [1.34],
+            "rate_probe/1": [1.33],
+            "rate_probe/3": [1.31],
+            "rate_probe/10": [1.25],
+        },
+    ),
     "a bias in front of BatchNorm, at a small rate": record(measured={"update_ratio/conv1.bias": [0.0] * 10}),
     "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),

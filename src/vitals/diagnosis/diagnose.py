@@ -87,11 +87,12 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
 
 
 def needs_probe(run: Run) -> bool:
-    """Whether the record is ambiguous: too little was learned, and nothing explains it."""
+    """Whether the record is ambiguous: too little was learned or in small steps, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
     explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
-    return (not run.learns or run.barely_learns) and not explained
+    doubtful = not run.learns or run.barely_learns or learning_rate.slow_but_learning(run)
+    return doubtful and not explained
 
 
 def _borne_out(root: Finding, later: Finding) -> Finding:
