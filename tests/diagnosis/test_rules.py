@@ -33,11 +33,13 @@ def record(
     ratio: float = 3e-3,
     batch_size: float = 64,
     measured: dict[str, Sequence[Any]] | None = None,
+    fresh: float = 1.0,
 ) -> Run:
     """A healthy run of 200 steps in four epochs, but for what is given."""
     losses = falling() if losses is None else losses
     history = History()
     facts = {"batch_size": batch_size, "total_steps": float(len(losses)), "lr": 0.1, "train_subset": 500.0}
+    facts["fresh_layers"] = fresh
     facts |= {"chance_loss": math.log(10), "chance_accuracy": 0.1, "val_subset": 500.0}
     history.add(0, 0.0, {f"facts/{name}": value for name, value in facts.items()})
     history.add_steps(
@@ -238,8 +240,9 @@ HEALTHY: dict[str, Run] = {
             "rate_probe/10": [1.593],
         },
     ),
-    "small steps in a network trained before": record(
-        falling(1.6, 1.3),
+    "small steps in a network trained before, with a new head": record(
+        falling(2.3, 1.7),
+        fresh=0.2,
         ratio=6e-4,
         measured={
             "rate_probe/0.1": [1.34],

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
+from vitals.checks.layer_variance import check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.chance import perfect_loss, prior_entropy, uniform_loss, without_log
-from vitals.measures.fresh_draws import fresh_layers
+from vitals.measures.fresh_draws import fresh_share
 from vitals.measures.standardization import standardized
 from vitals.measures.trial_copy import Loss, check_batch, check_classes, trial
 
@@ -168,8 +168,7 @@ def check_loss_at_chance(
         without,
     )
     if result.deviation < -NEAR:
-        layers = sum(isinstance(module, WEIGHTED) for module in model.modules())
-        return replace(result, untrained=2 * len(fresh_layers(model)) > layers)
+        return replace(result, untrained=fresh_share(model) > 0.5)
     if result.deviation <= FAR:
         return result
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.normalization import GroupNorm, LayerNorm
+from torch.nn.parameter import is_lazy
 
 from vitals.measures.batch_norm import has_statistics
 
@@ -35,15 +36,21 @@ def fresh_layers(model: nn.Module) -> list[str]:
     ]
 
 
+def fresh_share(model: nn.Module) -> float:
+    """Share of the linear and convolutional layers of `model` that look as they were drawn; 0 without any."""
+    layers = sum(isinstance(module, nn.Linear | _ConvNd) for module in model.modules())
+    return len(fresh_layers(model)) / layers if layers else 0.0
+
+
 def looks_drawn(weight: Tensor) -> bool:
     """Whether `weight` (units, ...) has the distribution of one of the usual initializations.
 
     torch's default, Kaiming's and Xavier's, uniform or normal (torch.nn.init). Training takes weights beyond
     the bound of a uniform draw in its first steps, and changes scale and kurtosis of a normal one.
     """
-    values, count = weight.detach().double(), weight.numel()
-    if weight.ndim < 2 or count < FEWEST:
+    if is_lazy(weight) or weight.ndim < 2 or weight.numel() < FEWEST:
         return False
+    values, count = weight.detach().double(), weight.numel()
     fan_in = weight[0].numel()
     fan_out = count // weight.shape[1]
     mean, sd, largest = float(values.mean()), float(values.std()), float(values.abs().max())
