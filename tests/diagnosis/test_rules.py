@@ -252,6 +252,9 @@ HEALTHY: dict[str, Run] = {
         },
     ),
     "a bias in front of BatchNorm, at a small rate": record(measured={"update_ratio/conv1.bias": [0.0] * 10}),
+    "regression on single samples, the first of which was easy": record(
+        [0.1, *level(1.0, 199)], batch_size=1, measured={"facts/chance_loss": [math.nan]}
+    ),
     "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),
     "one step": record([2.3]),

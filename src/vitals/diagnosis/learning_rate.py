@@ -38,8 +38,10 @@ VANISHED_RATE = 1e-3
 
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing (spec M1, M5)."""
-    start = run.losses[0] if run.losses else math.nan  # before any step: the next may be thrown already
-    reference = max(start, run.chance_loss) if run.chance_loss > 0 else start
+    known = run.chance_loss > 0 and bool(run.losses)
+    # The second loss may be thrown already; the first alone is a reference where chance bears it out.
+    start = run.losses[0] if known else run.first_loss
+    reference = max(start, run.chance_loss) if known else start
     lowest = min(run.smoothed, default=math.nan)
     thrown = run.last_loss > DIVERGED * reference
     seen = ""
@@ -50,7 +52,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
     elif thrown and run.last_loss > DIVERGED * lowest:
         seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
-    elif thrown and lowest > DIVERGED * reference and run.long_enough:
+    elif thrown and known and lowest > DIVERGED * reference and run.long_enough:
         seen = (
             f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
             f"further than {run.last_loss:.3g}"
