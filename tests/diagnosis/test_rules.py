@@ -127,18 +127,18 @@ SICK: dict[str, tuple[str, Run]] = {
             },
         ),
     ),
-    "learns, but in steps a tenth as long as they could be": (
+    "in proportion to the rate at larger steps too": (
         "learning-rate-too-low",
         record(
-            falling(2.3, 1.7),
-            ratio=6e-4,
-            train=0.37,
-            val=0.32,
+            level(2.25),
+            ratio=5e-4,
+            train=0.17,
+            val=0.17,
             measured={
-                "rate_probe/0.1": [1.793],
-                "rate_probe/1": [1.784],
-                "rate_probe/3": [1.769],
-                "rate_probe/10": [1.735],
+                "rate_probe/0.1": [2.248],
+                "rate_probe/1": [2.241],
+                "rate_probe/3": [2.224],
+                "rate_probe/10": [2.174],
             },
         ),
     ),
@@ -231,24 +231,15 @@ HEALTHY: dict[str, Run] = {
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
     "small steps, and larger ones do worse": record(
-        falling(2.3, 1.5),
+        level(2.25),
+        train=0.17,
+        val=0.17,
         ratio=6e-4,
         measured={
             "rate_probe/0.1": [1.531],
             "rate_probe/1": [1.53],
             "rate_probe/3": [1.554],
             "rate_probe/10": [1.593],
-        },
-    ),
-    "small steps in a network trained before, with a new head": record(
-        falling(2.3, 1.7),
-        fresh=0.2,
-        ratio=6e-4,
-        measured={
-            "rate_probe/0.1": [1.34],
-            "rate_probe/1": [1.33],
-            "rate_probe/3": [1.31],
-            "rate_probe/10": [1.25],
         },
     ),
     "a bias in front of BatchNorm, at a small rate": record(measured={"update_ratio/conv1.bias": [0.0] * 10}),
@@ -300,6 +291,16 @@ def test_an_overflow_after_a_diverging_loss_is_no_second_cause() -> None:
     overflow = Finding("non-finite-loss", "fail", "The gradient of 'conv1.weight' became NaN.", step=6)
     assert alarms(SICK["overflowed"][1], [overflow]) == ["learning-rate-too-high"]
     assert alarms(record([2.3, 2.2, 2.3, *[math.nan] * 40], **STUCK), [overflow]) == ["non-finite-loss"]
+
+
+def test_a_rate_at_which_a_run_learns_but_slowly_is_noted() -> None:
+    measured = {"rate_probe/0.1": [1.793], "rate_probe/1": [1.784], "rate_probe/3": [1.769]}
+    trained = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured, fresh=0.2)
+    assert not needs_probe(trained)  # with a new head, say
+    run = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured | {"rate_probe/10": [1.735]})
+    assert needs_probe(record(falling(2.3, 1.7), 0.37, 0.32, 6e-4))
+    [finding] = [finding for finding in diagnose(run, []) if finding.cause == "learning-rate-too-low"]
+    assert finding.level == "note"
 
 
 def test_a_stuck_run_that_nothing_explains_asks_for_a_probe() -> None:

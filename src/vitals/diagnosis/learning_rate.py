@@ -125,7 +125,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         if proportional and run.gain(10) > MILD:
             yield Finding(
                 "learning-rate-too-low",
-                "warn",
+                "note",  # a tenth of a good rate learns too (measured), and may be meant
                 f"A step changes the weights by {typical:.1e} of their size, and at the end twenty steps at "
                 f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much.",
                 f"Raise the learning rate from {run.learning_rate:g} to about "
