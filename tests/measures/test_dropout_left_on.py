@@ -1,4 +1,4 @@
-"""Dropout that goes on in evaluation mode, told from dropout that is told of the mode and from what is meant."""
+"""Dropout that goes on in evaluation mode, told from dropout that knows its mode and from what is meant."""
 
 import pytest
 import torch
