@@ -62,6 +62,21 @@ class SwitchesToEvaluation(Foreign):
             self.eval()
 
 
+class KeepsNormsInEvaluation(Foreign):
+    """As when fine-tuning; `trained` says whether the layers have statistics to keep."""
+
+    def __init__(self, net: nn.Module, trained: bool) -> None:
+        super().__init__(net)
+        if trained:
+            for images, _ in loader():
+                net(images)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+                part.eval()
+
+
 class RisesLater(Foreign):
     """A scheduler that multiplies where it should divide."""
 
@@ -82,6 +97,7 @@ def deep() -> nn.Sequential:
 SICK: dict[str, tuple[str, Callable[[], L.LightningModule]]] = {
     "gradients": ("gradients-accumulate", lambda: NeverClears(mlp())),
     "mode": ("eval-mode-training", lambda: SwitchesToEvaluation(mlp(norm=True))),
+    "norms": ("eval-mode-training", lambda: KeepsNormsInEvaluation(mlp(norm=True), trained=False)),
     "rate": ("learning-rate-too-high", lambda: RisesLater(deep())),
 }
 
@@ -136,6 +152,7 @@ class WithAdam(Foreign):
 
 HEALTHY: dict[str, Callable[[], L.LightningModule]] = {
     "mlp": lambda: Foreign(mlp()),
+    "norms at rest": lambda: KeepsNormsInEvaluation(mlp(norm=True), trained=True),
     "transformer": lambda: WithAdam(Transformer()),
     "resnet18": lambda: WithAdam(seeded(resnet18)),
     "mobilenet": lambda: WithAdam(seeded(mobilenet_v3_small)),

@@ -109,6 +109,29 @@ def test_a_loss_that_is_not_finite_is_told_under_a_gradient_scaler_too(tmp_path:
     assert "The loss became NaN or infinite in step 3" in finding.message
 
 
+class RootOfZero(Foreign):
+    """A penalty whose value is 0 and whose slope is infinite, in the first `bad` steps."""
+
+    bad = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch[0])
+        penalty = (logits.sum() * 0).sqrt() if self.global_step < self.bad else 0.0
+        return F.cross_entropy(logits, batch[1]) + penalty
+
+
+@pytest.mark.parametrize(("bad", "found"), [(20, []), (48, [40])])
+def test_gradients_that_a_scaler_leaves_out_are_told_where_no_scale_would_help(
+    bad: int, found: list[int], tmp_path: Path
+) -> None:
+    scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    module = RootOfZero(mlp())
+    module.bad = bad
+    _trainer, _, diagnosis = watched(module, tmp_path, NonFinite(10), train=some(48), plugins=[scaler])
+    assert [finding.step for finding in diagnosis.findings] == [step - 1 for step in found]
+    assert all("scaler leaves all of them out" in finding.message for finding in diagnosis.findings)
+
+
 def test_a_sound_training_has_norms_before_clipping_and_no_finding(tmp_path: Path) -> None:
     expected: list[float] = []
 

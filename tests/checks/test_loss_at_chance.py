@@ -120,9 +120,67 @@ def test_a_pretrained_network_is_not_at_chance():
         optimizer.zero_grad()
         F.cross_entropy(net(inputs), targets).backward()
         optimizer.step()
-    assert named(check_loss_at_chance(net, F.cross_entropy, inputs, targets)) == {
-        "wrong-initial-loss": "warn"
-    }
+    result = check_loss_at_chance(net, F.cross_entropy, inputs, targets)
+    assert result.loss < 0.5 * result.chance
+    assert named(result) == {}
+
+
+class KnowsAnswers(nn.Module):
+    """Labels leak past the inputs."""
+
+    def __init__(self, targets):
+        super().__init__()
+        self.net, self.targets = convnet(), targets
+
+    def forward(self, x):
+        return self.net(x) + 5 * F.one_hot(self.targets[: len(x)], 10)
+
+
+def test_an_untrained_network_does_not_know_the_answers():
+    inputs, targets = batch(256)
+    result = check_loss_at_chance(KnowsAnswers(targets), F.cross_entropy, inputs, targets)
+    assert named(result) == {"wrong-initial-loss": "warn"}
+
+
+def nll_of_logits(outputs, targets):
+    return F.nll_loss(outputs, targets)
+
+
+def nll_of_probabilities(outputs, targets):
+    return F.nll_loss(outputs.softmax(1), targets)
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "word"),
+    [
+        (convnet, nll_of_logits, "logit"),
+        (convnet, nll_of_probabilities, "probability"),
+        (lambda: nn.Sequential(convnet(), nn.Softmax(1)), nll_of_logits, "probability"),
+        (lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)), nll_of_logits, ""),
+    ],
+)
+def test_a_likelihood_without_its_logarithm_is_found(net, loss, word):
+    result = check_loss_at_chance(net(), loss, *batch(256))
+    assert result.without_log == word
+    assert named(result) == ({"wrong-initial-loss": "fail"} if word else {})
+
+
+class Rows(nn.Module):
+    """Reads the rows of an image, and doubles what it holds at each of 32."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.RNN(3 * 32, 32, nonlinearity="relu", batch_first=True)
+        init.orthogonal_(self.rnn.weight_hh_l0, 2.0)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.permute(0, 2, 1, 3).flatten(2))[1][0])
+
+
+def test_a_recurrence_that_explodes_is_not_put_down_to_the_last_layer():
+    assert named(check_loss_at_chance(Rows(), F.cross_entropy, *batch(256))) == {"bad-initialization": "fail"}
 
 
 def test_biases_at_the_log_of_the_class_shares_are_welcome():

@@ -55,6 +55,24 @@ HEALTHY = {
 }
 
 
+class Lasso(nn.Module):
+    """Cross-entropy and a penalty on all weights of the network."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, outputs, targets):
+        return F.cross_entropy(outputs, targets) + 0.02 * sum(p.abs().sum() for p in self.net.parameters())
+
+
+def test_a_penalty_that_falls_is_no_loss_that_rewards_wrong_answers():
+    loss = Lasso(convnet())
+    result = check_tiny_subset(loss.net, loss, *batch(64), Adam(loss.net.parameters(), 1e-3))
+    assert result.final.perfect < 0.5 * result.perfect
+    assert "wrong-initial-loss" not in named(result)
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_networks_fit(name):
     net, make, loss = HEALTHY[name]

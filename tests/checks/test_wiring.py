@@ -88,6 +88,34 @@ def test_what_is_frozen_on_purpose_is_noted():
     assert [finding.level for finding in result.findings()] == ["ok", "note"]
 
 
+def frozen_body(trained: bool, drawn: str = "default"):
+    """A network of which all but the head is frozen."""
+    torch.manual_seed(0)
+    net = convnet(norm=True)
+    if drawn == "he":
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                init.kaiming_normal_(module.weight)
+    if trained:
+        optimizer = Adam(net.parameters(), 1e-3)
+        for _ in range(20):
+            optimizer.zero_grad()
+            F.cross_entropy(net(batch(64)[0]), batch(64)[1]).backward()
+            optimizer.step()
+    net[:-1].requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize("drawn", ["default", "he"])
+def test_layers_frozen_as_they_were_drawn_are_told_from_pretrained_ones(drawn):
+    fresh, trained = (
+        check_wiring(frozen_body(trained, drawn), F.cross_entropy, *batch(64)) for trained in (False, True)
+    )
+    assert named(fresh)["frozen-parameters"] == "warn"
+    assert "freshly drawn" in fresh.findings()[0].message
+    assert "frozen-parameters" not in named(trained)
+
+
 class Detached(nn.Module):
     def __init__(self):
         super().__init__()

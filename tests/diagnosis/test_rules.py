@@ -33,11 +33,13 @@ def record(
     ratio: float = 3e-3,
     batch_size: float = 64,
     measured: dict[str, Sequence[Any]] | None = None,
+    fresh: float = 1.0,
 ) -> Run:
     """A healthy run of 200 steps in four epochs, but for what is given."""
     losses = falling() if losses is None else losses
     history = History()
     facts = {"batch_size": batch_size, "total_steps": float(len(losses)), "lr": 0.1, "train_subset": 500.0}
+    facts["fresh_layers"] = fresh
     facts |= {"chance_loss": math.log(10), "chance_accuracy": 0.1, "val_subset": 500.0}
     history.add(0, 0.0, {f"facts/{name}": value for name, value in facts.items()})
     history.add_steps(
@@ -82,6 +84,15 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-high",
         record(level(2.3, 40) + [2.3 * 1.05**i for i in range(60)], **STUCK),
     ),
+    "thrown by the first steps, and hardly back": (
+        "learning-rate-too-high",
+        record(
+            [2.3, *[5e4] * 20, *level(450.0, 179)],
+            train=0.25,
+            val=0.2,
+            measured={"loss/train_eval": [500.0, 450.0], "loss/val_eval": [500.0, 480.0]},
+        ),
+    ),
     "overflowed": (
         "learning-rate-too-high",
         record([2.3, 2.4, 2.2, 9.0, 4e3, 1e9, *[math.nan] * 40], **STUCK),
@@ -100,6 +111,36 @@ SICK: dict[str, tuple[str, Run]] = {
     "hardly moves, faster is better": (
         "learning-rate-too-low",
         record(level(), ratio=1e-6, measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]}, **STUCK),
+    ),
+    "so slow that ten times the rate does ten times the good": (
+        "learning-rate-too-low",
+        record(
+            level(2.25),
+            ratio=2e-5,
+            train=0.17,
+            val=0.17,
+            measured={
+                "rate_probe/0.1": [2.2228],
+                "rate_probe/1": [2.2222],
+                "rate_probe/3": [2.2209],
+                "rate_probe/10": [2.2165],
+            },
+        ),
+    ),
+    "in proportion to the rate at larger steps too": (
+        "learning-rate-too-low",
+        record(
+            level(2.25),
+            ratio=5e-4,
+            train=0.17,
+            val=0.17,
+            measured={
+                "rate_probe/0.1": [2.248],
+                "rate_probe/1": [2.241],
+                "rate_probe/3": [2.224],
+                "rate_probe/10": [2.174],
+            },
+        ),
     ),
     "schedule ends at once": (
         "learning-rate-too-low",
@@ -189,6 +230,23 @@ HEALTHY: dict[str, Run] = {
     "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "small steps, and larger ones do worse": record(
+        level(2.25),
+        train=0.17,
+        val=0.17,
+        ratio=6e-4,
+        measured={
+            "rate_probe/0.1": [1.531],
+            "rate_probe/1": [1.53],
+            "rate_probe/3": [1.554],
+            "rate_probe/10": [1.593],
+        },
+    ),
+    "a bias in front of BatchNorm, at a small rate": record(measured={"update_ratio/conv1.bias": [0.0] * 10}),
+    "regression on single samples, the first of which was easy": record(
+        [0.1, *level(1.0, 199)], batch_size=1, measured={"facts/chance_loss": [math.nan]}
+    ),
+    "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),
     "one step": record([2.3]),
 }
@@ -215,6 +273,12 @@ def test_what_was_wrong_before_learning_explains_what_went_wrong_after() -> None
     assert "bad-initialization" in consequence.message
 
 
+def test_weights_that_a_penalty_takes_away_are_why_a_few_examples_were_not_fitted() -> None:
+    run = SICK["weights shrink away"][1]
+    later = Run(run.history, [Finding("underfitting", "fail", "20 examples are not fitted.")])
+    assert alarms(later) == ["regularization-too-strong"]
+
+
 def test_what_was_feared_before_learning_and_came_true_is_a_failure_of_the_run() -> None:
     run = Run(SICK["diverged"][1].history, [Finding("learning-rate-too-high", "warn", "Too large a step.")])
     [finding] = [finding for finding in diagnose(run, []) if finding.alarming]
@@ -227,6 +291,16 @@ def test_an_overflow_after_a_diverging_loss_is_no_second_cause() -> None:
     overflow = Finding("non-finite-loss", "fail", "The gradient of 'conv1.weight' became NaN.", step=6)
     assert alarms(SICK["overflowed"][1], [overflow]) == ["learning-rate-too-high"]
     assert alarms(record([2.3, 2.2, 2.3, *[math.nan] * 40], **STUCK), [overflow]) == ["non-finite-loss"]
+
+
+def test_a_rate_at_which_a_run_learns_but_slowly_is_noted() -> None:
+    measured = {"rate_probe/0.1": [1.793], "rate_probe/1": [1.784], "rate_probe/3": [1.769]}
+    trained = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured, fresh=0.2)
+    assert not needs_probe(trained)  # with a new head, say
+    run = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured | {"rate_probe/10": [1.735]})
+    assert needs_probe(record(falling(2.3, 1.7), 0.37, 0.32, 6e-4))
+    [finding] = [finding for finding in diagnose(run, []) if finding.cause == "learning-rate-too-low"]
+    assert finding.level == "note"
 
 
 def test_a_stuck_run_that_nothing_explains_asks_for_a_probe() -> None:

@@ -21,6 +21,7 @@ from vitals.diagnosis.run import Run
 from vitals.errors import UserError
 from vitals.findings import Finding, write_findings
 from vitals.history import History
+from vitals.measures.fresh_draws import fresh_share
 
 
 class Diagnosis(L.Callback):
@@ -73,6 +74,7 @@ class Diagnosis(L.Callback):
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             rates = [float(group["lr"]) for group in groups]
             known = {"batch_size": float(size), "total_steps": total if total > 0 else math.inf}
+            known["fresh_layers"] = fresh_share(pl_module)
             self.note_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
 
     def note_facts(self, trainer: L.Trainer, facts: Mapping[str, float]) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import lightning as L
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 
 from vitals.callbacks.diagnosis import diagnosis_of
 from vitals.callbacks.monitor import Monitor
+from vitals.measures.batch_norm import has_statistics
 
 
 class Modes(Monitor):
@@ -19,6 +21,7 @@ class Modes(Monitor):
     | --- | --- |
     | `modes/evaluating_in_training` | share of the modules in evaluation mode while training |
     | `modes/training_in_validation` | share of the modules in training mode while validating |
+    | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
 
     Modules whose parameters are all frozen are left out, and so are losses and metrics. Single layers may be
     in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout; a whole network is not.
@@ -32,6 +35,7 @@ class Modes(Monitor):
     ) -> None:
         if batch_idx == 0:
             self.guarded(self._look, trainer, pl_module, "modes/evaluating_in_training", False)
+            self.guarded(self._look_at_norms, trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -51,6 +55,20 @@ class Modes(Monitor):
         diagnosis = diagnosis_of(trainer)
         if watched and diagnosis:
             share = sum(part.training is training for part in watched) / len(watched)
+            diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+
+    @staticmethod
+    def _look_at_norms(trainer: L.Trainer, module: L.LightningModule) -> None:
+        norms = [
+            part
+            for part in module.modules()
+            if isinstance(part, _BatchNorm) and part.running_mean is not None
+        ]
+        norms = [norm for norm in norms if _matters(norm)]
+        diagnosis = diagnosis_of(trainer)
+        if norms and diagnosis:
+            share = sum(not norm.training and not has_statistics(norm) for norm in norms) / len(norms)
+            tag = "modes/norms_without_statistics"
             diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
 

@@ -24,6 +24,9 @@ from vitals.measures.norms import norms
 
 HUGE = 1e8
 """Norm of a gradient that is about to overflow."""
+LEFT_OUT = 40
+"""Steps in a row that a gradient scaler leaves out: each halves the scale, so that from torch's first, 2^16,
+17 bring it to 1. What is not finite at 2^-24 is no matter of scale."""
 
 
 class NonFinite(Monitor):
@@ -50,6 +53,8 @@ class NonFinite(Monitor):
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         self.waiting: list[tuple[int, Tensor, list[str], list[Tensor]]] = []
         """Step, norms of the gradients and their names, losses of its batches; none of these on a CPU."""
+        self.left_out = 0
+        """Steps in a row whose gradients are not finite."""
         self.losses: list[Tensor] = []
         self.batch: Any = None
         self.found = False
@@ -59,8 +64,9 @@ class NonFinite(Monitor):
         self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
         self.waiting, self.losses, self.flushed = [], [], trainer.global_step
         self.names: dict[int, list[str]] = {}
-        # A gradient scaler leaves steps out whose gradients overflow: that is its work, no fault.
+        # A gradient scaler leaves steps out whose gradients overflow: that is its work, as long as it ends.
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.left_out = 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -125,10 +131,11 @@ class NonFinite(Monitor):
         rows = to_host([*(sizes for _, sizes, _, _ in waiting), *parts])
         of_losses = iter(rows[len(waiting) :])
         norm_of: dict[int, float] = {}
-        for (step, _, names, losses), row in zip(waiting, rows, strict=False):
+        for (step, sizes, names, losses), row in zip(waiting, rows, strict=False):
             if losses and not math.isfinite(sum(next(of_losses))) and not self.found:
                 self._trace_loss(trainer, module, step - 1)
-            self._examine(trainer, row, names, step - 1)
+            if sizes.device.type != "cpu":  # else it has been, at once
+                self._examine(trainer, row, names, step - 1)
             # LBFGS evaluates several times a step: the last stands for it.
             norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
         first, last = min(norm_of), max(norm_of)
@@ -138,13 +145,17 @@ class NonFinite(Monitor):
             diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
     def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
-        if self.found or self.scaled or math.isfinite(sum(sizes)):
-            return
-        bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
-        if not bad:  # each is finite, and their sum overflows
+        bad: list[str] = []
+        if not math.isfinite(sum(sizes)):  # which may be so where each is finite
+            bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
+        self.left_out = self.left_out + 1 if bad else 0
+        if self.found or not bad or (self.scaled and self.left_out < LEFT_OUT):
             return
         overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
-        if overflow:
+        if self.scaled:
+            seen = f"as in the {LEFT_OUT - 1} steps before it; the gradient scaler leaves all of them out"
+            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
+        elif overflow:
             seen = "after growing beyond all measure"
             remedy = "Lower the learning rate, warm it up, or clip the gradients."
         else:

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.chance import perfect_loss, prior_entropy, uniform_loss
+from vitals.measures.chance import perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.measures.fresh_draws import fresh_share
 from vitals.measures.standardization import standardized
 from vitals.measures.trial_copy import Loss, check_batch, check_classes, trial
 
@@ -53,6 +54,10 @@ class LossAtChance:
     """What a loss above chance comes from: the code of an earlier fault, or `wrong-initial-loss`."""
     standardized_loss: float
     """Loss with inputs of mean 0 and standard deviation 1 in each channel; NaN where it was not needed."""
+    without_log: str = ""
+    """What of the right class the loss is minus the mean of, if that is no log-probability."""
+    untrained: bool = True
+    """Whether most layers look as they were drawn; True where it was not needed."""
     recovers: bool = False
     """Whether the optimizer's first step makes good a loss above chance; False where it was not needed."""
 
@@ -70,6 +75,15 @@ class LossAtChance:
         return (self.loss - self.chance) / scale
 
     def findings(self) -> list[Finding]:
+        if self.without_log:
+            seen = (
+                f"The loss before training is {self.loss:.4g}: minus the mean {self.without_log} of the "
+                f"right class, where cross-entropy takes minus the mean of its log-probability."
+            )
+            remedy = "Give nll_loss the outputs of log_softmax, or use cross_entropy on the logits."
+            return [
+                Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.prior_entropy)
+            ]
         if self.perfect >= self.chance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
             remedy = "Check the sign of the loss and the order of its arguments."
@@ -81,7 +95,9 @@ class LossAtChance:
     def _below(self) -> Finding:
         if self.loss >= BETTER * self.chance:
             return self._finding("loss-at-chance", "note", ", which is more", "")
-        remedy = "Look for labels that leak into the inputs, unless the weights are pretrained."
+        if not self.untrained:
+            return self._finding("loss-at-chance", "note", ": the weights look as if trained before", "")
+        remedy = "Look for labels that leak into the inputs or the outputs."
         return self._finding(
             "wrong-initial-loss", "warn", ": the untrained network knows the answers", remedy
         )
@@ -138,10 +154,21 @@ def check_loss_at_chance(
         value = float(copies.loss_of(outputs, targets))
         chance = uniform_loss(copies.loss_of, outputs, targets)
         perfect = perfect_loss(copies.loss_of, outputs, targets)
+        without = without_log(copies.loss_of, outputs, targets)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
-        value, chance, perfect, prior_entropy(targets), sd, len(inputs), "wrong-initial-loss", math.nan
+        value,
+        chance,
+        perfect,
+        prior_entropy(targets),
+        sd,
+        len(inputs),
+        "wrong-initial-loss",
+        math.nan,
+        without,
     )
+    if result.deviation < -NEAR:
+        return replace(result, untrained=fresh_share(model) > 0.5)
     if result.deviation <= FAR:
         return result
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)
@@ -180,5 +207,7 @@ def _cause(
     except UserError:  # no layer whose input could be measured
         return "wrong-initial-loss", value
     hidden = any(finding.alarming for finding in signal.findings())
-    hidden = hidden or signal.layers[-1].variance > GROWN * signal.layers[0].variance
+    # The first row may stand behind a recurrence, whose own layers have no row.
+    first = min(signal.layers[0].variance, float(normalized.float().var()))
+    hidden = hidden or signal.layers[-1].variance > GROWN * first
     return ("bad-initialization" if hidden else "wrong-initial-loss"), value

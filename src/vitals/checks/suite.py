@@ -21,6 +21,7 @@ from vitals.checks.tiny_subset import ZERO, check_tiny_subset
 from vitals.checks.wiring import check_wiring
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, worst_level
+from vitals.measures.dropout_left_on import dropout_left_on
 from vitals.measures.trial_copy import trial
 from vitals.root_causes import without_consequences
 
@@ -100,15 +101,24 @@ def _wiring(subject: Subject, options: Options) -> Look:
 def _validation_mode(subject: Subject, options: Options) -> Look:
     if subject.training_layers_in_validation is None:
         raise UserError("There is no validation step to look at.")
-    result = _ValidationMode(subject.training_layers_in_validation)
+    with trial(subject.model) as copies:
+        result = _ValidationMode(
+            subject.training_layers_in_validation, tuple(dropout_left_on(copies.model, subject.inputs[:4]))
+        )
     return result, "training" if result.training else "evaluation", "evaluation"
 
 
 @dataclass(frozen=True)
 class _ValidationMode:
     training: bool
+    dropout: tuple[str, ...]
+    """Functions that drop values in evaluation mode too."""
 
     def findings(self) -> list[Finding]:
+        if self.dropout and not self.training:
+            seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values."
+            remedy = "Give it training=self.training (a rate of 0 in attention), or use nn.Dropout."
+            return [Finding("train-mode-evaluation", "warn", seen, remedy, f"F.{self.dropout[0]}")]
         if not self.training:
             return [Finding("wiring-correct", "ok", "Validation runs in evaluation mode.")]
         seen = "Validation calls the network in training mode, with dropout and batch statistics on."

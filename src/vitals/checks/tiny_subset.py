@@ -50,6 +50,8 @@ class Attempt:
     optimizer: str
     losses: tuple[float, ...]
     """Before each step, in training mode; the last is the final one."""
+    perfect: float
+    """Loss of a perfect answer with the final weights: a penalty on weights may have fallen with them."""
     accuracy: float
     """Of the final weights in training mode, 0 to 1."""
     eval_loss: float
@@ -72,7 +74,8 @@ class TinySubset:
     """Their class numbers (n,), on the CPU."""
     chance: float
     perfect: float
-    """Loss of a perfect answer, by the loss itself: 0, or 0.5003 with label smoothing 0.1 and ten classes."""
+    """Loss of a perfect answer with the starting weights, by the loss itself: 0, or 0.5003 with label
+    smoothing 0.1 and ten classes."""
     classes: int
     softmax_twice: bool
     distinct: int
@@ -90,9 +93,9 @@ class TinySubset:
         return not self.softmax_twice and any(self._fits(attempt) for attempt in self.attempts)
 
     def _fits(self, attempt: Attempt) -> bool:
-        trained = attempt.accuracy == 1 and attempt.losses[-1] < self.perfect + ZERO
+        trained = attempt.accuracy == 1 and attempt.losses[-1] < attempt.perfect + ZERO
         # Randomness that cannot be switched off may hide in training mode what was learned.
-        return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < self.perfect + ZERO)
+        return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < attempt.perfect + ZERO)
 
     def findings(self) -> list[Finding]:
         final, loss = self.final, self.final.losses[-1]
@@ -121,7 +124,7 @@ class TinySubset:
     def _plateau(self, seen: str, loss: float) -> Finding:
         """What kept the loss from zero, named after where it stayed."""
         final, where = self.final, "tiny subset"
-        excess = loss - self.perfect
+        excess = loss - final.perfect
         span = self.chance - self.perfect
         if not math.isfinite(loss):
             remedy = (
@@ -129,9 +132,9 @@ class TinySubset:
             )
             return Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, loss)
         if excess < -ZERO:
-            seen += f", below the {self.perfect:.3g} of a right answer: the loss rewards wrong ones."
+            seen += f", below the {final.perfect:.3g} of a right answer: the loss rewards wrong ones."
             remedy = "Check the sign of the loss and the order of its arguments."
-            return Finding("wrong-initial-loss", "fail", seen, remedy, where, loss, self.perfect)
+            return Finding("wrong-initial-loss", "fail", seen, remedy, where, loss, final.perfect)
         if self.distinct <= self.classes and self.distinct < len(self.targets) / 2:
             seen += f": only {self.distinct} of them differ."
             remedy = (
@@ -233,18 +236,23 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
         if "weight_decay" in group:
             group["weight_decay"] = 0.0
     losses: list[float] = []
-    ratio = 0.0
+    ratio, due = 0.0, 0
     for step in range(max_steps):
         value, gradients = copies.step(x, y)
         losses.append(float(value))
         if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
             ratio = max(ratio, _gradient_ratio(gradients))
-        if not math.isfinite(losses[-1]) or losses[-1] < perfect + ZERO:
+        if losses[-1] < perfect + ZERO and step >= due:
+            perfect, due = _perfect_now(copies, x, y, perfect), 2 * step + 1  # it costs as much as many steps
+            if losses[-1] < perfect + ZERO:
+                break
+        if not math.isfinite(losses[-1]):
             break
     with torch.no_grad():
         outputs = copies.outputs(x)
         losses.append(float(copies.loss_of(outputs, y)))
         predictions = outputs.argmax(dim=1)
+        perfect = _perfect_now(copies, x, y, perfect)
         copies.model.eval()
         eval_outputs = copies.outputs(x)
         eval_loss = float(copies.loss_of(eval_outputs, y))
@@ -253,7 +261,13 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
     accuracy, eval_accuracy = (
         float((p == y).float().mean()) for p in (predictions, eval_outputs.argmax(dim=1))
     )
-    return Attempt(name, tuple(losses), accuracy, eval_loss, eval_accuracy, predictions.cpu(), ratio)
+    return Attempt(name, tuple(losses), perfect, accuracy, eval_loss, eval_accuracy, predictions.cpu(), ratio)
+
+
+def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:
+    """Loss of a perfect answer with the weights as they are, if it is less than `before`."""
+    with torch.no_grad():
+        return min(before, perfect_loss(copies.loss_of, copies.outputs(x), y))
 
 
 def _balanced(inputs: Tensor, targets: Tensor) -> Tensor:

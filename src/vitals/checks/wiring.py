@@ -12,10 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.batch_norm import has_statistics
 from vitals.measures.chance import applies_softmax_twice, double_softmax_floor
+from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.gradient_flow import gradient_flow
 from vitals.measures.trial_copy import Loss, Trial, check_batch, check_classes, trial
 from vitals.measures.twin_units import constant_weights
@@ -31,6 +33,8 @@ class Wiring:
 
     frozen: tuple[str, ...]
     """`requires_grad=False`."""
+    frozen_fresh: tuple[str, ...]
+    """Layers with frozen weights that look freshly drawn, where they are most of the network."""
     not_in_optimizer: tuple[str, ...]
     """They want a gradient, but no optimizer has them at a rate above 0."""
     foreign: int
@@ -89,6 +93,14 @@ class Wiring:
         return [Finding("eval-mode-training", "fail", seen, remedy, self.eval_layers[0], count, 0)]
 
     def _optimizer(self) -> list[Finding]:
+        if self.frozen_fresh:
+            count = len(self.frozen_fresh)
+            seen = (
+                f"{count} layers, most of the network, are frozen at weights that look freshly drawn, not "
+                f"pretrained: {_listed(self.frozen_fresh)}."
+            )
+            remedy = "Load the trained weights before they are frozen, or take requires_grad=False away."
+            return [Finding("frozen-parameters", "warn", seen, remedy, self.frozen_fresh[0], count, 0)]
         if not self.not_in_optimizer:
             return []
         count = len(self.not_in_optimizer)
@@ -190,6 +202,7 @@ def check_wiring(
     eval_layers, frozen_layers = _eval_layers(model)
     return Wiring(
         tuple(name for name in parameters if name not in wanting),
+        tuple(_frozen_fresh(model)),
         tuple(missing),
         sum(identity not in own for identity in held),
         tuple(flow.unreached),
@@ -208,6 +221,17 @@ def check_wiring(
         tuple(eval_layers),
         tuple(frozen_layers),
     )
+
+
+def _frozen_fresh(model: nn.Module) -> list[str]:
+    """Frozen layers at fresh weights; none unless they are more than half of the layers, and two at
+    least: one random projection, or an untrained teacher beside its pupil, is nobody's mistake."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    frozen = [name for name in layers if not model.get_parameter(f"{name}.weight").requires_grad]
+    if len(frozen) < 2 or 2 * len(frozen) <= len(layers):
+        return []
+    fresh = fresh_layers(model)
+    return frozen if set(frozen) <= set(fresh) else []
 
 
 def _leak(copies: Trial, inputs: Tensor) -> float:
@@ -243,19 +267,12 @@ def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         around = list(parent.parameters())
-        given = isinstance(module, _BatchNorm) and _has_statistics(module)
+        given = isinstance(module, _BatchNorm) and has_statistics(module)
         frozen = bool(around) and not any(parameter.requires_grad for parameter in around)
         # A root in evaluation mode is no choice about single layers, whatever their statistics.
         on_purpose = model.training and (given or frozen)
         (purposeful if on_purpose else mistaken).append(name)
     return mistaken, purposeful
-
-
-def _has_statistics(norm: _BatchNorm) -> bool:
-    """Whether running statistics differ from those of a layer that never saw a batch."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
 
 
 def _dead_layer(model: nn.Module, inputs: Tensor) -> Finding | None:

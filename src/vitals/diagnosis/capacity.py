@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from vitals.diagnosis.learning_rate import too_low
 from vitals.diagnosis.run import Run
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
@@ -63,7 +64,7 @@ def underfitting(run: Run) -> Iterator[Finding]:
     probes = [run.probe(factor) for factor in (0.1, 1, 3)]
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
     moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4
-    if level and poor and stuck and moves:
+    if level and poor and stuck and moves and not any(too_low(run)):
         yield Finding(
             "underfitting",
             "warn",

@@ -75,7 +75,8 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
     if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
         later = [_follows(f, rate) if f.cause in OF_DIVERGENCE else f for f in later]
     later = without_consequences(later)
-    checks = list(run.checks)
+    taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
+    checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
     root = next((finding for finding in checks if finding.alarming), None)
     if root is not None:
         worst = next((f for f in later if f.level == "fail" and f.cause in SYMPTOMS), None)
@@ -86,11 +87,12 @@ def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
 
 
 def needs_probe(run: Run) -> bool:
-    """Whether the record is ambiguous: too little was learned, and nothing explains it."""
+    """Whether the record is ambiguous: too little was learned or in small steps, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
     explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
-    return (not run.learns or run.barely_learns) and not explained
+    doubtful = not run.learns or run.barely_learns or learning_rate.slow_but_learning(run)
+    return doubtful and not explained
 
 
 def _borne_out(root: Finding, later: Finding) -> Finding:
@@ -104,6 +106,11 @@ def _follows(finding: Finding, root: Finding) -> Finding:
     if not finding.alarming or finding.cause not in SYMPTOMS:
         return finding
     return replace(finding, level="note", message=f"{finding.message} It may follow from {root.cause}.")
+
+
+def _no_room(finding: Finding) -> Finding:
+    """A network that cannot fit a few examples for its penalty is not too weak."""
+    return replace(finding, level="note", message=f"{finding.message} It follows from a penalty too strong.")
 
 
 def _once(findings: list[Finding]) -> list[Finding]:

@@ -13,6 +13,11 @@ THROWN = 0.3
 """Update:weight ratio that throws a layer away (spec M5): in the first steps healthy runs reach 0.6 with
 Adagrad, but they learn (measured)."""
 TINY_UPDATE = 1e-4
+SMALL_UPDATE = 1e-3
+"""The ratio that Karpathy's rule of thumb aims at (cs231n "Neural Networks Part 3"); smaller ones are no
+fault by themselves."""
+FAR_LEFT = 0.6
+"""Share of the first loss above which much is left to learn."""
 TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
 DIVERGED = 2.0
@@ -23,22 +28,35 @@ rate does 7 to 110% worse (measured, 33 runs)."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
 rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
+MILD = 0.02
+"""The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
+PROPORTIONAL = 1e-3
+"""The same where the gain is in proportion to the rate."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
 
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing (spec M1, M5)."""
-    reference = max(run.first_loss, run.chance_loss) if run.chance_loss > 0 else run.first_loss
+    known = run.chance_loss > 0 and bool(run.losses)
+    # The second loss may be thrown already; the first alone is a reference where chance bears it out.
+    start = run.losses[0] if known else run.first_loss
+    reference = max(start, run.chance_loss) if known else start
     lowest = min(run.smoothed, default=math.nan)
+    thrown = run.last_loss > DIVERGED * reference
     seen = ""
     died = death(run)
     largest = largest_update(run, died.step if died else None)
     broken_off = not run.finite and max(run.losses[-3:], default=0.0) > DIVERGED * reference
     if broken_off:
-        seen = f"The loss rose from {run.first_loss:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
-    elif run.losses and run.last_loss > DIVERGED * reference and run.last_loss > DIVERGED * lowest:
-        seen = f"The loss rose from {run.first_loss:.3g} to {run.last_loss:.3g}"
+        seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
+    elif thrown and run.last_loss > DIVERGED * lowest:
+        seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
+    elif thrown and known and lowest > DIVERGED * reference and run.long_enough:
+        seen = (
+            f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
+            f"further than {run.last_loss:.3g}"
+        )
     elif died and died.later and not run.learns and largest > LARGE_UPDATE:
         seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
     elif run.long_enough and run.barely_learns and largest > THROWN:
@@ -99,15 +117,33 @@ def too_low(run: Run) -> Iterator[Finding]:
             peak * VANISHED_RATE,
         )
         return
-    ratios = sorted(run.values("update_ratio_summary/median"))
-    if not ratios or not run.long_enough or not run.barely_learns:
+    typical = typical_update(run)
+    if not math.isfinite(typical) or not run.long_enough:
         return
-    typical = ratios[len(ratios) // 2]
+    proportional = _in_proportion(run)
+    if slow_but_learning(run):
+        if proportional and run.gain(10) > MILD:
+            yield Finding(
+                "learning-rate-too-low",
+                "note",  # a tenth of a good rate learns too (measured), and may be meant
+                f"A step changes the weights by {typical:.1e} of their size, and at the end twenty steps at "
+                f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much.",
+                f"Raise the learning rate from {run.learning_rate:g} to about "
+                f"{rounded(run.learning_rate * 10)}, or train longer.",
+                "update_ratio",
+                typical,
+                SMALL_UPDATE,
+            )
+        return
+    if not run.barely_learns:
+        return
     gain = max(run.gain(3), run.gain(10))
-    from_scratch = not run.first_loss < 0.8 * run.chance_loss
-    largest = sorted(run.values("update_ratio_summary/max"))[len(ratios) // 2]
+    from_scratch = _from_scratch(run)
+    peaks = sorted(run.values("update_ratio_summary/max"))
+    largest = peaks[len(peaks) // 2]
     still = largest < TINY_UPDATE / 10  # every layer, so that no probe is needed
-    slow = typical < TINY_UPDATE and gain > BETTER / 5
+    slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
+    slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     if ((still or slow) and from_scratch) or (run.finished and from_scratch and gain > BETTER):
         factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         yield Finding(
@@ -146,3 +182,32 @@ def _much_better(run: Run) -> float:
     if not run.learns:
         return BETTER
     return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
+
+
+def typical_update(run: Run) -> float:
+    """Median over the run of the median update:weight ratio of a step."""
+    ratios = sorted(run.values("update_ratio_summary/median"))
+    return ratios[len(ratios) // 2] if ratios else math.nan
+
+
+def slow_but_learning(run: Run) -> bool:
+    """Whether a network whose weights were drawn has come to its end in small steps, with much left to learn.
+
+    Trained weights want small steps, and rates of their own for some groups are a choice.
+    """
+    far = FAR_LEFT * run.first_loss < run.last_loss and not run.barely_learns
+    drawn = run.fact("fresh_layers", 0.0) > 0.5
+    rates = {max(run.values(tag)) for tag in run.history.tags("lr/") if run.values(tag)}
+    return run.finished and far and drawn and len(rates) < 2 and typical_update(run) < SMALL_UPDATE
+
+
+def _from_scratch(run: Run) -> bool:
+    return not run.first_loss < 0.8 * run.chance_loss
+
+
+def _in_proportion(run: Run) -> bool:
+    """Whether ten times the rate does about ten times as much good, and a tenth a tenth: steps so small that
+    the loss is a straight line along them."""
+    slowest, present, faster = (run.probe(factor) for factor in (0.1, 1, 10))
+    done = run.gain(10)
+    return done > PROPORTIONAL and 0 < 4 * (slowest - present) < present - faster < 25 * (slowest - present)

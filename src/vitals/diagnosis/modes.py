@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from vitals.diagnosis.run import Run
 from vitals.findings import Finding
 
+MANY = 0.5
+"""Share of the BatchNorm layers that are idle."""
 WHOLE = 0.8
 """Share of the modules that are in the wrong mode where the whole network is."""
 
@@ -20,6 +22,21 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
         "evaluation mode while training",
         "Call model.train() where training goes on after an evaluation, and leave eval() to Lightning.",
     )
+    series = run.history.series("modes/norms_without_statistics")
+    idle = [(step, share) for step, _, share in series if share >= MANY]
+    if idle:  # frozen statistics are an old habit of fine-tuning, but these have none to freeze
+        step, share = idle[-1]
+        yield Finding(
+            "eval-mode-training",
+            "fail",
+            f"{share:.0%} of the BatchNorm layers are in evaluation mode while training and have never seen "
+            f"a batch, so that they normalize nothing.",
+            "Leave them in training mode, unless they come with the statistics of an earlier training.",
+            "modes",
+            share,
+            MANY,
+            max(step, 1),
+        )
 
 
 def training_in_validation(run: Run) -> Iterator[Finding]:

@@ -39,7 +39,12 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
     ratios = run.by_name("update_ratio")
     if death(run) or len(ratios) < 2:
         return
-    still = [name for name, values in ratios.items() if len(values) >= 4 and not any(values)]
+    # A bias in front of a normalization gets no gradient but rounding, and no update at a small rate.
+    still = [
+        name
+        for name, values in ratios.items()
+        if len(values) >= 4 and not any(values) and not name.endswith("bias")
+    ]
     typical = sorted(values[-1] for values in ratios.values() if values)[len(ratios) // 2]
     if still and typical > ROUNDED:
         yield Finding(

@@ -20,6 +20,13 @@ def tracking_layers(module: nn.Module) -> list[_BatchNorm]:
     ]
 
 
+def has_statistics(norm: _BatchNorm) -> bool:
+    """Whether running statistics differ from those of a layer that never saw a batch; False where it has
+    none."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and bool((mean != 0).any() or (variance != 1).any())
+
+
 def reestimate(layers: Sequence[_BatchNorm], run: Callable[[Any], Any], batches: Iterable[Any]) -> int:
     """Set the running mean and variance of `layers` to their means over `batches`.
 

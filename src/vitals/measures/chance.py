@@ -65,6 +65,25 @@ def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return min(float(loss(answer * scale.item(), targets)) for answer in answers for scale in scales)
 
 
+def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
+    """What `loss` is minus the mean of, for the right class: `probability` or `logit`; else empty.
+
+    So it is where `nll_loss`, which expects log-probabilities, is given something else.
+    """
+    kind = kind_of(outputs)
+    if kind == "log-probabilities":
+        return ""
+    generator = torch.Generator().manual_seed(0)  # outputs that start at 0 would be every loss's chance
+    logits = torch.randn(outputs.shape, generator=generator).to(outputs)
+    given = logits.softmax(1) if kind == "probabilities" else logits
+    value = float(loss(given, targets))
+    for name, values in (("probability", logits.softmax(1)), ("logit", given)):
+        mean = -float(values.gather(1, targets[:, None]).mean())
+        if abs(value - mean) < 1e-3 * abs(mean):
+            return name
+    return ""
+
+
 def double_softmax_floor(classes: int) -> float:
     """ln(1 + (C−1)/e): cross-entropy of a sure and right probability vector taken for logits, 1.461 for
     C=10."""

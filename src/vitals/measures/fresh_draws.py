@@ -1,0 +1,85 @@
+"""Weights that are as an initialization drew them: never trained, nor loaded from a trained network."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.normalization import GroupNorm, LayerNorm
+from torch.nn.parameter import is_lazy
+
+from vitals.measures.batch_norm import has_statistics
+
+FEWEST = 64
+"""Weights below which nothing can be said of how they were drawn."""
+ERRORS = 4.0
+"""Standard errors by which the moments of a draw may be off."""
+EDGE = 10.0
+"""The largest of n uniform numbers comes closer to the bound than this share 1/n of it but once in e^10."""
+NORMS = (_BatchNorm, LayerNorm, GroupNorm)
+
+
+def fresh_layers(model: nn.Module) -> list[str]:
+    """Names of the linear and convolutional layers of `model` that look as they were drawn.
+
+    None where a frozen normalization has learned something: then the network has been trained.
+    """
+    for module in model.modules():
+        if isinstance(module, NORMS) and not _untouched(module):
+            return []
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd) and _drawn_as_usual(module)
+    ]
+
+
+def fresh_share(model: nn.Module) -> float:
+    """Share of the linear and convolutional layers of `model` that look as they were drawn; 0 without any."""
+    layers = sum(isinstance(module, nn.Linear | _ConvNd) for module in model.modules())
+    return len(fresh_layers(model)) / layers if layers else 0.0
+
+
+def looks_drawn(weight: Tensor) -> bool:
+    """Whether `weight` (units, ...) has the distribution of one of the usual initializations.
+
+    torch's default, Kaiming's and Xavier's, uniform or normal (torch.nn.init). Training takes weights beyond
+    the bound of a uniform draw in its first steps, and changes scale and kurtosis of a normal one.
+    """
+    if is_lazy(weight) or weight.ndim < 2 or weight.numel() < FEWEST:
+        return False
+    values, count = weight.detach().double(), weight.numel()
+    fan_in = weight[0].numel()
+    fan_out = count // weight.shape[1]
+    mean, sd, largest = float(values.mean()), float(values.std()), float(values.abs().max())
+    if not sd > 0 or abs(mean) > ERRORS * sd / math.sqrt(count):
+        return False
+    kurtosis = float((values - mean).pow(4).mean()) / sd**4
+    he_in, he_out, xavier = 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out)
+    for variance in (1 / (3 * fan_in), he_in, he_out, xavier):
+        bound = math.sqrt(3 * variance)
+        if bound * (1 - EDGE / count) < largest <= bound * (1 + 1e-6):
+            return abs(kurtosis - 1.8) < ERRORS / math.sqrt(count)
+    normal = abs(kurtosis - 3) < ERRORS * math.sqrt(24 / count)
+    scales = [math.sqrt(variance) for variance in (he_in, he_out, xavier, 1 / fan_in)]
+    return normal and any(abs(sd / scale - 1) < ERRORS / math.sqrt(2 * count) for scale in scales)
+
+
+def _drawn_as_usual(layer: nn.Linear | _ConvNd) -> bool:
+    if not looks_drawn(layer.weight):
+        return False
+    if layer.bias is None:
+        return True
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    bias = layer.bias.detach()
+    return bool((bias == bias[0]).all()) or float(bias.abs().max()) <= bound * (1 + 1e-6)
+
+
+def _untouched(norm: nn.Module) -> bool:
+    """Whether scale, shift and statistics of a frozen normalization are those that it began with."""
+    given = [p for p in norm.parameters(recurse=False) if not p.requires_grad]
+    if given and isinstance(norm, _BatchNorm) and has_statistics(norm):
+        return False
+    return all(bool((values == values.flatten()[0]).all()) for values in given)
