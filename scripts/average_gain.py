@@ -99,7 +99,7 @@ def print_table(by_seed: list[Figures]) -> None:
 
     def told(values: list[float], sign: str = "") -> str:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{100 * statistics.mean(values):{sign}.2f} ± {100 * spread:.2f}"
+        return f"{100 * statistics.mean(values):{sign}.2f} ±{100 * spread:.2f}"
 
     title = f"test accuracy [%], {len(by_seed)} seeds, ± standard deviation"
     table = Table(title=title, title_justify="left")

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning as L
@@ -163,7 +164,8 @@ def benchmark_train(rounds: int, batch_size: int) -> None:
 def benchmark_sweep(rounds: int, jobs: int) -> None:
     """Jobs per minute of a sweep against the same commands one after the other, each with all cores.
 
-    Then the CPU seconds that a job costs before it trains, from a fork server and in a new interpreter.
+    Then what a further job costs that trains on one batch, with each launcher that is here. Ray's processes
+    are not ours, so that their CPU time does not count.
     """
     words = ["data=digits", "checks=none", "trainer=cpu", "trainer.max_epochs=3", "~callbacks.progress"]
     train = [sys.executable, str(CONFIGS.parent / "scripts" / "train.py")]
@@ -187,11 +189,18 @@ def benchmark_sweep(rounds: int, jobs: int) -> None:
         ),
     }
     compare(f"{jobs} jobs of 3 epochs on the digits, jobs per minute", arms, rounds)
-    short = [*words, "debug=fast", "-m"]
-    for name, choice in (("fork server", "true"), ("new interpreter", "false")):
-        fork = f"launcher.fork_server={choice}"
-        few, many = (timed([*train, *short, fork, f"seed={seeds}"])[1] for seeds in ("0,1", "0,1,2,3,4,5"))
-        print(f"{name}: {(many - few) / 4:.1f} CPU seconds for a job of one batch")
+    launchers = {
+        "local, from a fork server": ["launcher.fork_server=true"],
+        "local, in a new interpreter": ["launcher.fork_server=false"],
+    }
+    if find_spec("ray"):
+        launchers["ray"] = ["launcher=ray"]
+    for name, choice in launchers.items():
+        command = [*train, "-m", *words, "debug=fast", *choice]
+        # The first is to warm up.
+        _, few, many = (timed([*command, f"seed={seeds}"]) for seeds in ("0,1", "0,1", "0,1,2,3,4,5"))
+        clock, cpu = ((more - less) / 4 for more, less in zip(many, few, strict=True))
+        print(f"{name}: {clock:.1f} s by the clock for a further job of one batch, {cpu:.1f} s of CPU")
 
 
 def compare(title: str, arms: dict[str, Callable[[], float]], rounds: int) -> None:

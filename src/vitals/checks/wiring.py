@@ -3,7 +3,7 @@ the task?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -202,7 +202,7 @@ def check_wiring(
     eval_layers, frozen_layers = _eval_layers(model)
     return Wiring(
         tuple(name for name in parameters if name not in wanting),
-        tuple(_frozen_fresh(model)),
+        tuple(_frozen_fresh(model, held if optimizers else None)),
         tuple(missing),
         sum(identity not in own for identity in held),
         tuple(flow.unreached),
@@ -223,12 +223,18 @@ def check_wiring(
     )
 
 
-def _frozen_fresh(model: nn.Module) -> list[str]:
+def _frozen_fresh(model: nn.Module, held: Container[int] | None) -> list[str]:
     """Frozen layers at fresh weights; none unless they are more than half of the layers, and two at
-    least: one random projection, or an untrained teacher beside its pupil, is nobody's mistake."""
+    least: one random projection, or an untrained teacher beside its pupil, is nobody's mistake.
+
+    Nor are layers that are left out of the optimizers too, which hold the parameters `held` (by identity;
+    None where they are not known): two acts that agree are meant.
+    """
     layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
     frozen = [name for name in layers if not model.get_parameter(f"{name}.weight").requires_grad]
     if len(frozen) < 2 or 2 * len(frozen) <= len(layers):
+        return []
+    if held is not None and not any(id(model.get_parameter(f"{name}.weight")) in held for name in frozen):
         return []
     fresh = fresh_layers(model)
     return frozen if set(frozen) <= set(fresh) else []
