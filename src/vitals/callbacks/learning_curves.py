@@ -67,7 +67,7 @@ class LearningCurves(Monitor):
         times_per_run: int | None = None,
         times_per_epoch: int | None = None,
         subset_samples: int = 1000,
-        subsets_per_run: int = 5,
+        subsets_per_run: int = 4,
         table: bool = True,
     ) -> None:
         given = any((every_n_steps, times_per_run, times_per_epoch))
@@ -114,7 +114,8 @@ class LearningCurves(Monitor):
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):  # Lightning has divided it by the number of batches in a step
             share = trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else 1
-            self.of_step.append(loss.detach().float().reshape(()) * share)
+            value = loss.detach().float().reshape(())
+            self.of_step.append(value * share if share != 1 else value)
         self.speed.after_batch(samples_in(batch) * trainer.world_size)
         step = trainer.global_step
         if step == self.seen:
