@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -141,6 +143,8 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         _require_same_run(classifier, checkpoint, loggers)
     if trainer.is_global_zero:
         results.print_start(config, classifier, data, folder)
+    if trainer.world_size > 1:
+        atexit.register(_leave_process_group)
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -164,6 +168,12 @@ def _fit_and_test(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         if diagnosis.stopped_by is not None:
             folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
     return metrics
+
+
+def _leave_process_group() -> None:
+    """Lightning does this for NCCL alone; Gloo's threads may abort the process at its very end without it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _report(config: DictConfig, folder: RunFolder) -> None:

@@ -64,6 +64,7 @@ def main(folder: str) -> None:
     trainer.fit(Together(net), some(8))
     same = [torch.equal(*trainer.strategy.all_gather(p.detach())) for p in net.parameters()]
     assert all(same)
+    dist.destroy_process_group()  # else Gloo's threads may abort the process at its end
 
 
 if __name__ == "__main__":
