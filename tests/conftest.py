@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import io
 import pickle
+import signal
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from vitals.config.overrides import Overrides
 from vitals.data.locate import CIFAR
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and the programs that tests start and
+# interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
