@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +10,12 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
 
-from vitals.callbacks.batch_preparation import BatchPreparation
+from vitals.callbacks.copy_statistics import reestimate_statistics
 from vitals.callbacks.copy_validation import NotPossible, on_all_processes, validate_copy
 from vitals.callbacks.learning_curves import LearningCurves
 from vitals.callbacks.monitor import log_scalars, tensorboard_writers
-from vitals.callbacks.own_batches import successive_batches
-from vitals.callbacks.training_step import Backward, mute, stand_in
 from vitals.errors import UserError
-from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
 from vitals.measures.isolated_rng import isolated_rng
 from vitals.optim.weight_average import AveragedWeights, Kind
 
@@ -216,36 +210,11 @@ class WeightAverage(L.Callback):
         owner: Any = average.finish(module)
         for part, raw in zip(owner.modules(), module.modules(), strict=True):
             part.training = raw.training
-        layers = tracking_layers(owner)
-        if not layers:
-            return
         try:
-            batches = on_all_processes(trainer, lambda: self._see_training_batches(trainer, owner))
+            reestimate_statistics(trainer, owner, self.batch_norm_batches)
         except NotPossible as problem:
             average.finish(module)
             self._say(f"BatchNorm's statistics of the averaged weights are those of the raw ones: {problem}")
-            return
-        if batches and trainer.world_size > 1:
-            pooled(layers, lambda statistics: _mean_over_processes(trainer, statistics))
-
-    def _see_training_batches(self, trainer: L.Trainer, owner: L.LightningModule) -> int:
-        facts = stand_in(trainer, training=True)
-        mute(owner)
-        owner.__dict__["manual_backward"] = Backward()
-        where = (0,) if is_param_in_hook_signature(owner.training_step, "batch_idx", min_args=2) else ()
-        preparation = BatchPreparation(trainer, owner, facts)
-        number = min(self.batch_norm_batches, int(min(trainer.num_training_batches, 100)))
-        batches = islice(successive_batches(trainer.train_dataloader), number)
-
-        def run(batch: Any) -> None:
-            prepared = preparation(batch)
-            with trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
-                owner._trainer = facts  # type: ignore[assignment]
-                owner.training_step(prepared, *where)
-
-        seen = reestimate(tracking_layers(owner), run, batches)
-        owner._trainer = None
-        return seen
 
     def _evaluate(
         self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights, raw: float | None
@@ -324,9 +293,3 @@ def _charts(monitor: str) -> dict[str, list[Any]]:
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
-
-
-def _mean_over_processes(trainer: L.Trainer, statistics: Tensor) -> Tensor:
-    mean = trainer.strategy.reduce(statistics, reduce_op="mean")
-    assert isinstance(mean, Tensor)
-    return mean
