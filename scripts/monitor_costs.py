@@ -149,7 +149,7 @@ def interleaved(words: list[str], images: ImageSet, batch_size: int, rounds: int
         taken: dict[bool, float] = {}
         for watched in ((False, True), (True, False))[turn % 2]:
             monitors = [
-                LearningCurves(subset_samples=0),
+                LearningCurves(every_n_steps=25, subset_samples=0),
                 UpdateRatio(every_n_steps=50, times_per_run=None),
                 Histograms(every_n_steps=250, times_per_run=None),
                 NonFinite(),
@@ -165,7 +165,7 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
     config, data = subject(words, images, batch_size)
     costs = Costs()
     clock = StepClock(costs)
-    ratio, curves = UpdateRatio(every_n_steps=3, times_per_run=None), LearningCurves(every_n_steps=10)
+    ratio, curves = UpdateRatio(every_n_steps=3, times_per_run=None), LearningCurves(every_n_steps=25)
     layers = Histograms(every_n_steps=4, times_per_run=None, histograms_every=2)
     filters = FirstLayerFilters(every_n_steps=7, times_per_run=None)
     non_finite = NonFinite(every_n_steps=5)
@@ -209,7 +209,7 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
 def shares(costs: Costs, batch_size: int) -> Iterator[tuple[str, float]]:
     """Each arrangement of monitors, and its cost as a share of the training time."""
     ratio = costs.median("ratio before") + costs.median("ratio after")
-    # The curves write every tenth step, and take next to nothing in the others.
+    # The curves write every 25th step, and take next to nothing in the others.
     always = costs.median("norms") + statistics.fmean(costs.measurements["curves"])
     run = RUN / batch_size * costs.step
     default = (
