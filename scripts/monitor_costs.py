@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -19,7 +20,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vitals.building import build_classifier, build_data, build_loggers, build_trainer, quiet_lightning
+from vitals.building import (
+    build_callbacks,
+    build_classifier,
+    build_data,
+    build_loggers,
+    build_trainer,
+    quiet_lightning,
+)
 from vitals.callbacks.diagnosis import Diagnosis
 from vitals.callbacks.first_layer_filters import FirstLayerFilters
 from vitals.callbacks.histograms import Histograms
@@ -32,6 +40,8 @@ from vitals.data.image_set import ImageSet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
+EPOCHS = 4
+"""Of the training whose measurements are timed, each with an evaluation of the subset."""
 STEPS = 300
 """Of each training with the monitors, and of each without."""
 RUN = 20 * 45_000
@@ -129,6 +139,8 @@ def interleaved(words: list[str], images: ImageSet, batch_size: int, rounds: int
     """
     config, data = subject(words, images, batch_size)
 
+    periods = default_periods(batch_size)
+
     def seconds(monitors: list[L.Callback]) -> float:
         clock = StepClock(Costs())
         with tempfile.TemporaryDirectory() as folder:
@@ -149,9 +161,9 @@ def interleaved(words: list[str], images: ImageSet, batch_size: int, rounds: int
         taken: dict[bool, float] = {}
         for watched in ((False, True), (True, False))[turn % 2]:
             monitors = [
-                LearningCurves(every_n_steps=25, subset_samples=0),
-                UpdateRatio(every_n_steps=50, times_per_run=None),
-                Histograms(every_n_steps=250, times_per_run=None),
+                LearningCurves(every_n_steps=periods["learning_curves"], subset_samples=0),
+                UpdateRatio(every_n_steps=periods["update_ratio"], times_per_run=None),
+                Histograms(every_n_steps=periods["histograms"], times_per_run=None),
                 NonFinite(),
                 Diagnosis(),
             ]
@@ -165,7 +177,8 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
     config, data = subject(words, images, batch_size)
     costs = Costs()
     clock = StepClock(costs)
-    ratio, curves = UpdateRatio(every_n_steps=3, times_per_run=None), LearningCurves(every_n_steps=25)
+    ratio = UpdateRatio(every_n_steps=3, times_per_run=None)
+    curves = LearningCurves(default_periods(batch_size)["learning_curves"])
     layers = Histograms(every_n_steps=4, times_per_run=None, histograms_every=2)
     filters = FirstLayerFilters(every_n_steps=7, times_per_run=None)
     non_finite = NonFinite(every_n_steps=5)
@@ -195,7 +208,8 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
             logger=build_loggers(config, Path(folder)),
             callbacks=[curves, ratio, layers, filters, non_finite, Diagnosis(), clock],
             default_root_dir=folder,
-            limit_train_batches=8 * measurements,
+            max_epochs=EPOCHS,
+            limit_train_batches=8 * measurements // EPOCHS,
             enable_progress_bar=False,
             enable_checkpointing=False,
         )
@@ -206,16 +220,34 @@ def measure(words: list[str], images: ImageSet, batch_size: int, measurements: i
     return costs
 
 
+def default_periods(batch_size: int) -> dict[str, int]:
+    """Steps between two measurements of each monitor, as configured, in a run of `RUN` images."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train")
+    steps = RUN / batch_size
+    return {
+        name: monitor.interval.period(steps, math.inf)
+        for name, monitor in zip(config.callbacks, build_callbacks(config), strict=True)
+        if isinstance(monitor, Monitor)
+    }
+
+
 def shares(costs: Costs, batch_size: int) -> Iterator[tuple[str, float]]:
     """Each arrangement of monitors, and its cost as a share of the training time."""
     ratio = costs.median("ratio before") + costs.median("ratio after")
-    # The curves write every 25th step, and take next to nothing in the others.
     always = costs.median("norms") + statistics.fmean(costs.measurements["curves"])
-    run = RUN / batch_size * costs.step
+    periods = default_periods(batch_size)
+    looks = (costs.median("layers") * 4 + costs.median("histograms")) / 5
     default = (
-        always + ratio / 50 + (costs.median("layers") * 4 + costs.median("histograms")) / 5 / 250
+        always
+        + ratio / periods["update_ratio"]
+        + looks / periods["histograms"]
+        + costs.median("filters") / periods["filters"]
     ) / costs.step
-    rare = (4 * costs.median("subsets") + 12 * costs.median("filters") + 10 * costs.median("layers")) / run
+    # The subset is drawn once and evaluated four times; ten times a run there is a further look.
+    rare = (sum(costs.measurements["subsets"]) + 10 * costs.median("layers")) / (
+        RUN / batch_size * costs.step
+    )
     yield "all, at default intervals", default + rare
     yield "scalars at every step", (always + ratio) / costs.step
     yield "histograms of everything every 100 steps", costs.median("histograms") / 100 / costs.step

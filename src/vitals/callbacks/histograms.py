@@ -51,7 +51,7 @@ class Histograms(Monitor):
 
     def __init__(
         self,
-        every_n_steps: int | None = 250,
+        every_n_steps: int | None = 500,
         times_per_run: int | None = 20,
         times_per_epoch: int | None = None,
         histograms_every: int = 5,

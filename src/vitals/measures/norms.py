@@ -13,9 +13,9 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     first."""
     if not tensors:
         return torch.zeros(0)
-    # Half precision would overflow in the sum of squares, and double cannot be summed in single.
-    doubles = any(tensor.dtype == torch.float64 for tensor in tensors)
-    found = torch._foreach_norm(list(tensors), 2, torch.float64 if doubles else torch.float32)
-    if len({norm.device for norm in found}) > 1:
-        found = tuple(norm.to(found[0].device) for norm in found)
-    return torch.stack(found).float()
+    listed = list(tensors)
+    try:  # half precision would overflow in the sum of squares
+        return torch.stack(torch._foreach_norm(listed, 2, torch.float32))
+    except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
+        found = torch._foreach_norm([tensor.double() for tensor in listed], 2)
+        return torch.stack([norm.to(found[0].device) for norm in found]).float()
