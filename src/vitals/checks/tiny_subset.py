@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from vitals.checks.balanced_subset import balanced_subset
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding
@@ -187,7 +188,7 @@ def check_tiny_subset(
     check_batch(inputs, targets, minimum=SUBSET_SIZE)
     if max_steps < 1:
         raise UserError(f"max_steps: it must be at least 1, not {max_steps}.")
-    indices = _balanced(inputs, targets)
+    indices = balanced_subset(inputs, targets, SUBSET_SIZE)
     x, y = inputs[indices], targets[indices]
     smooth = copy.copy(loss) if isinstance(loss, nn.CrossEntropyLoss) else loss
     if isinstance(smooth, nn.CrossEntropyLoss):
@@ -268,29 +269,6 @@ def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:
     """Loss of a perfect answer with the weights as they are, if it is less than `before`."""
     with torch.no_grad():
         return min(before, perfect_loss(copies.loss_of, copies.outputs(x), y))
-
-
-def _balanced(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Positions of twenty samples, spread evenly over up to ten classes, different ones first."""
-    _, group = inputs.flatten(1).unique(dim=0, return_inverse=True)
-    first_of_its_kind = torch.zeros(len(inputs), dtype=torch.bool)
-    seen: set[int] = set()
-    for position, number in enumerate(group.tolist()):
-        first_of_its_kind[position] = number not in seen
-        seen.add(number)
-    labels = targets.cpu()
-    present = labels.unique()[: SUBSET_SIZE // 2]
-    if len(present) < 2:
-        raise UserError("targets: samples of at least two classes are needed.")
-    queues = []
-    for label in present:
-        members = torch.where(labels == label)[0]
-        order = torch.argsort(first_of_its_kind[members].int(), descending=True, stable=True)
-        queues.append(members[order].tolist())
-    chosen: list[int] = []
-    while len(chosen) < SUBSET_SIZE and any(queues):
-        chosen += [queue.pop(0) for queue in queues if queue]
-    return torch.tensor(sorted(chosen[:SUBSET_SIZE]))
 
 
 def _gradient_ratio(gradients: dict[str, Tensor | None]) -> float:
