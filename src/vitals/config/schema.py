@@ -11,86 +11,40 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-def _number(words: str, optional: bool = False, **limits: Any) -> Any:
-    return Field(description=words + (" or null" if optional else ""), **limits)
-
-
-Positive = Annotated[float, _number("a number greater than 0", gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, _number("a number of 0 or more", ge=0, allow_inf_nan=False)]
-OptionalPositive = Annotated[
-    float | None, _number("a number greater than 0", True, gt=0, allow_inf_nan=False)
-]
-Share = Annotated[float, _number("a number from 0 to 1", ge=0, le=1)]
-ShareBelowOne = Annotated[float, _number("a number from 0 up to, but not including, 1", ge=0, lt=1)]
-ShareBetween = Annotated[float, _number("a number between 0 and 1, both excluded", gt=0, lt=1)]
-OptionalShareBelowOne = Annotated[
-    float | None, _number("a number from 0 up to, but not including, 1,", True, ge=0, lt=1)
-]
-OptionalNonNegative = Annotated[
-    float | None, _number("a number of 0 or more", True, ge=0, allow_inf_nan=False)
-]
-Count = Annotated[int, _number("a whole number of 1 or more", ge=1)]
-CountOrZero = Annotated[int, _number("a whole number of 0 or more", ge=0)]
-OptionalCount = Annotated[int | None, _number("a whole number of 1 or more,", True, ge=1)]
-OptionalCountOrZero = Annotated[int | None, _number("a whole number of 0 or more,", True, ge=0)]
-Seed = Annotated[int | None, _number("a whole number from 0 to 4294967295,", True, ge=0, le=2**32 - 1)]
-SplitSeed = Annotated[int, _number("a whole number from 0 to 4294967295", ge=0, le=2**32 - 1)]
-Switch = Annotated[bool, Field(description="true or false")]
-Text = Annotated[str, Field(description="text", min_length=1)]
-OptionalText = Annotated[str | None, Field(description="text or null", min_length=1)]
-Start = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
-    Field(description="a share of the run from 0 up to, but not including, 1, or a whole number of epochs"),
-]
-OptionalStart = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] | None,
-    Field(description="a share of the run from 0 up to, but not including, 1, a number of epochs, or null"),
-]
-Every = Annotated[
-    Annotated[int, Field(ge=1)] | Literal["epoch"],
-    Field(description="epoch or a whole number of optimizer steps of 1 or more"),
-]
-BatchLimit = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
-    Field(description="a whole number of batches of 1 or more, or a share greater than 0 and up to 1.0"),
-]
-Devices = Annotated[
-    Annotated[int, Field(ge=1)] | list[int] | Literal["auto"],
-    Field(description="a whole number of 1 or more, a list of device numbers, or auto"),
-]
-Widths = Annotated[list[Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
-Stages = Annotated[
-    list[Annotated[list[Count], Field(min_length=1)]],
-    Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
-]
-RunFolders = Annotated[
-    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=6)] | None,
-    Field(description="a list of two to six run folders, [a,b], or null"),
-]
-SampleCount = Annotated[int, _number("a whole number of 128 or more", ge=128)]
-CheckName = Annotated[
-    Literal[
-        "inputs",
-        "wiring",
-        "validation_mode",
-        "gradients",
-        "gradients_after_burn_in",
-        "difference_step",
-        "loss_at_chance",
-        "layer_variance",
-        "regularization",
-        "tiny_subset",
-        "informative_inputs",
-        "step_size",
-    ],
-    Field(description="a check of configs/checks/full.yaml"),
-]
-ACTIVATIONS = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
-NORMS = Literal["batch", "group", "layer", "none"]
-PRECISIONS = Literal[
-    "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64", "bf16", 32, 64
-]
+from vitals.config.value_types import (
+    ACTIVATIONS,
+    NORMS,
+    PRECISIONS,
+    BatchLimit,
+    CheckName,
+    Count,
+    CountOrZero,
+    Devices,
+    Every,
+    NonNegative,
+    OptionalCount,
+    OptionalCountOrZero,
+    OptionalNonNegative,
+    OptionalPositive,
+    OptionalShareBelowOne,
+    OptionalStart,
+    OptionalText,
+    Positive,
+    RunFolders,
+    SampleCount,
+    Seed,
+    Share,
+    ShareBelowOne,
+    ShareBetween,
+    SplitSeed,
+    Stages,
+    Start,
+    SweepDevices,
+    Switch,
+    Text,
+    Widths,
+    number,
+)
 
 
 class _Strict(BaseModel):
@@ -192,7 +146,7 @@ class Average(_Strict):
     epochs: OptionalCount
     decay: ShareBetween = 0.5
     last: Count = 1
-    batch_norm_batches: Annotated[int, _number("a whole number from 1 to 100", ge=1, le=100)]
+    batch_norm_batches: Annotated[int, number("a whole number from 1 to 100", ge=1, le=100)]
 
 
 class Diagnosis(_Strict):
@@ -215,12 +169,6 @@ class Trainer(_Component):
     limit_test_batches: BatchLimit
     deterministic: Annotated[bool | Literal["warn"], Field(description="true, false or warn")]
     log_every_n_steps: Count
-
-
-SweepDevices = Annotated[
-    Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
-    Field(description="auto, cpu or a list of numbers of GPUs"),
-]
 
 
 class Launcher(_Strict):
@@ -253,7 +201,7 @@ class Search(_Strict):
     seed: SplitSeed = 0
     stop_hopeless: Switch = False
     space: dict[str, Text] = {}
-    points: Annotated[int, _number("a whole number of 2 or more", ge=2)] = 5
+    points: Annotated[int, number("a whole number of 2 or more", ge=2)] = 5
     startup: Count = 10
     stage_epochs: list[OptionalCount] = []
     stage_jobs: list[
@@ -304,7 +252,7 @@ class Ensemble(_Strict):
     runs: Annotated[list[str], Field(description="a list of folders of runs")]
     sweep: OptionalText
     run: OptionalText
-    top: Annotated[int, _number("a whole number of 2 or more", ge=2)]
+    top: Annotated[int, number("a whole number of 2 or more", ge=2)]
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: OptionalText
