@@ -4,9 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vitals.config.command_line import run_command
-from vitals.config.validation import check_experiment
-from vitals.prerequisites import require_prerequisites
+from vitals.command_line import run_command
+from vitals.runs.config.validation import check_experiment
+from vitals.runs.prerequisites import require_prerequisites
 
 
 def prepare(config: DictConfig) -> None:
@@ -17,7 +17,7 @@ def prepare(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    from vitals import checking
+    from vitals.runs import check as checking
 
     checking.check(config)
 

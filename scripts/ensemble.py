@@ -4,9 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vitals.config.command_line import run_command
-from vitals.config.validation import check_ensemble
+from vitals.command_line import run_command
 from vitals.ensembles.selection import select
+from vitals.runs.config.validation import check_ensemble
 
 
 def check(config: DictConfig) -> None:
@@ -15,7 +15,7 @@ def check(config: DictConfig) -> None:
 
 
 def main(config: DictConfig) -> None:
-    from vitals.ensemble import ensemble
+    from vitals.ensembles.run import ensemble
 
     ensemble(config)
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vitals.config.command_line import run_command
-from vitals.config.validation import check_evaluation
+from vitals.command_line import run_command
+from vitals.runs.config.validation import check_evaluation
 
 
 def main(config: DictConfig) -> None:
-    from vitals.evaluation import evaluate  # imports torch, which the checks before do without
+    from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
 
     evaluate(config)
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vitals.config.command_line import run_command
-from vitals.config.validation import check_report
+from vitals.command_line import run_command
+from vitals.runs.config.validation import check_report
 
 
 def main(config: DictConfig) -> None:
-    from vitals.report.command import report  # imports matplotlib, which the checks before do without
+    from vitals.runs.report import report  # imports matplotlib, which the checks before do without
 
     report(config)
 

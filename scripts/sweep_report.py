@@ -9,8 +9,8 @@ import argparse
 import sys
 
 from vitals.errors import UserError
-from vitals.sweeps.folder import SweepFolder
-from vitals.sweeps.report import report
+from vitals.sweeps.jobs.folder import SweepFolder
+from vitals.sweeps.results.report import report
 
 
 def main() -> None:

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vitals.config.command_line import run_command
-from vitals.config.validation import check_experiment
-from vitals.prerequisites import require_prerequisites
+from vitals.command_line import run_command
+from vitals.runs.config.validation import check_experiment
+from vitals.runs.prerequisites import require_prerequisites
 
 
 def check_machine_and_components(config: DictConfig) -> None:
     require_prerequisites(config)
-    from vitals.experiment import prepare  # imports torch, which the checks before do without
+    from vitals.runs.run import prepare  # imports torch, which the checks before do without
 
     prepare(config)
 
 
 def main(config: DictConfig) -> None:
-    from vitals.experiment import train
+    from vitals.runs.run import train
 
     train(config)
 

@@ -21,8 +21,8 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from vitals.config.overrides import Overrides
-from vitals.data.locate import CIFAR
+from project.data.locate import CIFAR
+from vitals.runs.config.overrides import Overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitals.callbacks.watching import diagnostics
-    from vitals.callbacks.weight_average import WeightAverage
-    from vitals.checks.gradient import check_gradients
+    from vitals.averaging.weight_average import WeightAverage
+    from vitals.checks.gradients.check import check_gradients
     from vitals.findings import Finding
+    from vitals.presets import diagnostics
 
 __all__ = ["Finding", "WeightAverage", "check_gradients", "diagnostics"]
 
 _HOMES = {
     "Finding": "vitals.findings",
-    "WeightAverage": "vitals.callbacks.weight_average",
-    "check_gradients": "vitals.checks.gradient",
-    "diagnostics": "vitals.callbacks.watching",
+    "WeightAverage": "vitals.averaging.weight_average",
+    "check_gradients": "vitals.checks.gradients.check",
+    "diagnostics": "vitals.presets",
 }
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from vitals.checks.chance import prior_entropy, uniform_loss
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.measures.chance import prior_entropy, uniform_loss
-from vitals.measures.trial_copy import Loss, Trial, check_batch, check_classes, trial
+from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
 
 SAMPLES = 512
 """Samples to train on and as many held out, spec S3b; of fewer, half each."""

@@ -9,11 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitals.checks.chance import prior_entropy
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.chance import prior_entropy
-from vitals.measures.standardization import standardized
-from vitals.measures.trial_copy import check_batch, trial
+from vitals.probes.trial import check_batch, trial
+
+
+def standardized(inputs: Tensor) -> Tensor:
+    """`inputs` (N, C, ...), C ≥ 1, by channel, and (N, D) as a whole; a constant channel becomes 0.
+
+    Floats keep their type, whole numbers become float32.
+    """
+    values = inputs.float()
+    dims = [0, *range(2, values.ndim)] if values.ndim > 2 else [0, 1]
+    centred = values - values.mean(dims, keepdim=True)
+    result = centred / centred.square().mean(dims, keepdim=True).sqrt().clamp_min(
+        torch.finfo(torch.float32).tiny
+    )
+    return result.to(inputs.dtype) if inputs.is_floating_point() else result
+
 
 OFF_CENTRE = 0.5
 SMALL_SD, LARGE_SD = 0.2, 5.0

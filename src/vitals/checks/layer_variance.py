@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.trial_copy import ADAPTIVE, Trial, trial
+from vitals.probes.trial import ADAPTIVE, Trial, trial
 
 STEEP, VERY_STEEP = 0.3, 0.8
 """Decades of signal variance per layer, spec M6: level up to 0.3, wrong beyond 0.8."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitals.checks.chance import perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.chance import perfect_loss, prior_entropy, uniform_loss, without_log
 from vitals.measures.fresh_draws import fresh_share
-from vitals.measures.standardization import standardized
-from vitals.measures.trial_copy import Loss, check_batch, check_classes, trial
+from vitals.probes.trial import Loss, check_batch, check_classes, trial
 
 NEAR, FAR, VERY_FAR = 0.15, 1.0, 2.0
 """|loss − chance| / chance up to which it is fine, a note, a warning. Spec S1 proposes 0.15 and 0.5; but

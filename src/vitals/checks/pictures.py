@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vitals.checks.gradient_steps import StepSizeStudy
+from vitals.checks.gradients.step_study import StepSizeStudy
 from vitals.checks.layer_variance import LayerVariance
 from vitals.checks.step_size import StepSize
 from vitals.checks.tiny_subset import TinySubset

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from vitals.findings import Finding
-from vitals.measures.trial_copy import Loss, check_batch, trial
+from vitals.probes.trial import Loss, check_batch, trial
 
 STRONGER = 10.0
 """Factor by which weight decay is raised to see the loss rise."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.measures.trial_copy import Loss, check_batch, restore_configured_rates, trial
+from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
 """Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""

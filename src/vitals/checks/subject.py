@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
-from vitals.measures.trial_copy import Loss
+from vitals.probes.trial import Loss
 
 
 @dataclass(frozen=True, eq=False)

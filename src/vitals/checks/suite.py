@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vitals.checks.gradient import check_gradients
-from vitals.checks.gradient_steps import step_size_study
+from vitals.checks.dropout_left_on import dropout_left_on
+from vitals.checks.gradients.check import check_gradients
+from vitals.checks.gradients.step_study import step_size_study
 from vitals.checks.informative_inputs import CHANCE_SCORE, check_informative_inputs
 from vitals.checks.inputs import check_inputs
 from vitals.checks.layer_variance import STEEP, check_layer_variance
@@ -20,10 +21,8 @@ from vitals.checks.subject import Subject
 from vitals.checks.tiny_subset import ZERO, check_tiny_subset
 from vitals.checks.wiring import check_wiring
 from vitals.errors import UserError
-from vitals.findings import Finding, Level, worst_level
-from vitals.measures.dropout_left_on import dropout_left_on
-from vitals.measures.trial_copy import trial
-from vitals.root_causes import without_consequences
+from vitals.findings import Finding, Level, without_consequences, worst_level
+from vitals.probes.trial import trial
 
 
 @dataclass(frozen=True)

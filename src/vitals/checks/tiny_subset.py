@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from vitals.checks.balanced_subset import balanced_subset
+from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
+from vitals.checks.gradient_flow import twin_weights
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.measures.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
-from vitals.measures.trial_copy import (
+from vitals.probes.trial import (
     Loss,
     Trial,
     check_batch,
@@ -23,7 +23,37 @@ from vitals.measures.trial_copy import (
     restore_configured_rates,
     trial,
 )
-from vitals.measures.twin_units import twin_weights
+
+
+def balanced_subset(inputs: Tensor, targets: Tensor, size: int) -> Tensor:
+    """Where `size` samples (n,) of `inputs` (N, ...) stand, in their order, on the CPU.
+
+    They are spread evenly over the first size / 2 of the classes in `targets` (N,); repeated samples are
+    taken last.
+
+    Raises:
+        UserError: if there is one class only.
+    """
+    _, group = inputs.flatten(1).unique(dim=0, return_inverse=True)
+    first_of_its_kind = torch.zeros(len(inputs), dtype=torch.bool)
+    seen: set[int] = set()
+    for position, number in enumerate(group.tolist()):
+        first_of_its_kind[position] = number not in seen
+        seen.add(number)
+    labels = targets.cpu()
+    present = labels.unique()[: size // 2]
+    if len(present) < 2:
+        raise UserError("targets: samples of at least two classes are needed.")
+    queues = []
+    for label in present:
+        members = torch.where(labels == label)[0]
+        order = torch.argsort(first_of_its_kind[members].int(), descending=True, stable=True)
+        queues.append(members[order].tolist())
+    chosen: list[int] = []
+    while len(chosen) < size and any(queues):
+        chosen += [queue.pop(0) for queue in queues if queue]
+    return torch.tensor(sorted(chosen[:size]))
+
 
 SUBSET_SIZE = 20
 """Examples, cs231n "Neural Networks Part 3"."""

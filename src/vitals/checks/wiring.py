@@ -12,15 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from vitals.checks.chance import applies_softmax_twice, double_softmax_floor
+from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
-from vitals.measures.chance import applies_softmax_twice, double_softmax_floor
 from vitals.measures.fresh_draws import fresh_layers
-from vitals.measures.gradient_flow import gradient_flow
-from vitals.measures.trial_copy import Loss, Trial, check_batch, check_classes, trial
-from vitals.measures.twin_units import constant_weights
+from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""

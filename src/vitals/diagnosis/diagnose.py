@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
 from vitals.diagnosis.run import Run
-from vitals.findings import Finding, ranked
-from vitals.root_causes import without_consequences
+from vitals.findings import Finding, ranked, without_consequences
 
 OF_DIVERGENCE = (
     "non-finite-loss",

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vitals.building import build_classifier, build_data, load_checkpoint, plain, require_same_network
-from vitals.data.data_module import ImageData
-from vitals.data.image_set import ImageSet
-from vitals.data.locate import require_images
+from project.data.data_module import ImageData
+from project.data.image_set import ImageSet
+from project.data.locate import require_images
 from vitals.ensembles.selection import Candidate
 from vitals.errors import UserError
+from vitals.runs.instantiate import build_classifier, build_data, load_checkpoint, plain, require_same_network
 
 Split = Literal["test", "val"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitals.ensembles.members import Split
 from vitals.ensembles.predictions import Trial
-from vitals.measures.ensemble import Scores, Size
+from vitals.ensembles.scores import Scores, Size
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
-from vitals.run_folder import RunFolder
+from vitals.runs.run_folder import RunFolder
 
 WAYS = ("runs", "sweep", "run")
 

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 
 
+def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
+    """The values of each part as a flat list, in a single transfer. Parts must be on one device."""
+    if not parts:
+        return []
+    flat = torch.cat([part.detach().reshape(-1).float() for part in parts]).tolist()
+    lists: list[list[float]] = []
+    start = 0
+    for part in parts:
+        lists.append(flat[start : start + part.numel()])
+        start += part.numel()
+    return lists
+
+
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of each of `tensors`, of any real precisions; (n,), float32, on the device of the
     first."""

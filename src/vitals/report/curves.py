@@ -21,9 +21,8 @@ from vitals.report.drawing import (
     percentages,
     plain_numbers,
 )
-from vitals.report.errors import LeftOut
 from vitals.report.numbers import bucketed, first_not_finite, number, shortened, thinned
-from vitals.report.record import Curve, RunRecord
+from vitals.report.record import Curve, LeftOut, RunRecord
 
 FEW = 12
 """Measurements up to which each is marked by a point."""

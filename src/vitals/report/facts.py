@@ -10,9 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from vitals.report.curves import final_gap
-from vitals.report.errors import LeftOut
 from vitals.report.numbers import count, duration, number, percent, points
-from vitals.report.record import RunRecord
+from vitals.report.record import LeftOut, RunRecord
 
 Rows = list[tuple[str, str]]
 

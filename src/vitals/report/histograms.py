@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitals.report.drawing import Chart, Plan, blend, color, drawn, epochs_below
-from vitals.report.errors import LeftOut
 from vitals.report.layers import short_name, spread
 from vitals.report.numbers import at_regular_times, number
-from vitals.report.record import Numbers, RunRecord
+from vitals.report.record import LeftOut, Numbers, RunRecord
 
 MAPS = 6
 """Layers or parameters drawn, evenly spread over the depth."""

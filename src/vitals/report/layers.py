@@ -21,9 +21,8 @@ from vitals.report.drawing import (
     log_numbers,
     printable,
 )
-from vitals.report.errors import LeftOut
 from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, thinned
-from vitals.report.record import Numbers, RunRecord
+from vitals.report.record import LeftOut, Numbers, RunRecord
 
 TARGET = 1e-3
 """Update ratio that the course recommends."""

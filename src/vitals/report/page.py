@@ -12,8 +12,7 @@ from typing import Any
 from vitals.findings import ranked
 from vitals.report import facts
 from vitals.report.comparison import differences, results
-from vitals.report.errors import LeftOut
-from vitals.report.record import RunRecord
+from vitals.report.record import LeftOut, RunRecord
 from vitals.report.rendering import render, write_page
 from vitals.report.sections import sections
 

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitals.report.errors import LeftOut
 from vitals.report.numbers import number, shortened
-from vitals.report.record import RunRecord
+from vitals.report.record import LeftOut, RunRecord
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST = 400_000

@@ -18,8 +18,13 @@ from omegaconf import OmegaConf
 
 from vitals.findings import Finding, read_findings
 from vitals.history import History
-from vitals.predictions import FILE as PREDICTIONS
-from vitals.predictions import Predictions
+from vitals.report.predictions import FILE as PREDICTIONS
+from vitals.report.predictions import Predictions
+
+
+class LeftOut(Exception):
+    """There is nothing to draw: the message says why in half a sentence, such as `no history was kept`."""
+
 
 T = TypeVar("T")
 Numbers = NDArray[np.float64]

@@ -20,9 +20,8 @@ from vitals.report.drawing import (
     percentages,
     plain_numbers,
 )
-from vitals.report.errors import LeftOut
 from vitals.report.numbers import bucketed, number
-from vitals.report.record import Curve, RunRecord
+from vitals.report.record import Curve, LeftOut, RunRecord
 
 
 def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:

@@ -12,12 +12,11 @@ from vitals.report import facts
 from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
 from vitals.report.curves import accuracy_chart, gap_chart, loss_chart
 from vitals.report.drawing import Chart
-from vitals.report.errors import LeftOut
 from vitals.report.histograms import histogram_chart
 from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lines, variance_chart
 from vitals.report.numbers import percent
 from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
-from vitals.report.record import RunRecord
+from vitals.report.record import LeftOut, RunRecord
 from vitals.report.scalars import averages_chart, single_chart, weight_norm_chart
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 

@@ -1,0 +1,150 @@
+"""Batches made by indexing tensors on the device that trains, without workers or per-image work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from project.data.augmentation import RandomCropFlip
+from project.data.image_set import ImageSet
+
+
+class Normalization:
+    """Bytes to floats of mean 0 and standard deviation 1 per channel.
+
+    Args:
+        mean: of each channel on the 0–1 scale, C values.
+        std: standard deviation of each channel on the 0–1 scale, C values; a constant channel counts as 1.
+        channels_last: the memory format of the result.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, channels_last: bool = False) -> None:
+        std = torch.where(std > 0, std, 1.0)
+        self.of_channels = (1 / (255 * std)).view(1, -1, 1, 1), (mean / std).view(1, -1, 1, 1)
+        self.scale, self.shift = self.of_channels
+        self.channels_last = channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 B×C×H×W to float32 B×C×H×W."""
+        if self.scale.shape[1:] != images.shape[1:] or self.scale.device != images.device:
+            # Spelled out for a whole image: broadcast over three channels alone it takes ten times as long.
+            spelled = (part.to(images.device).expand(1, *images.shape[1:]) for part in self.of_channels)
+            self.scale, self.shift = (part.contiguous(memory_format=self.memory_format) for part in spelled)
+        return images.to(torch.float32, memory_format=self.memory_format).mul_(self.scale).sub_(self.shift)
+
+
+class TrainingBatches:
+    """Shuffled, augmented, normalised batches; a new order every epoch.
+
+    Order and augmentation depend on the seed, the epoch and the rank alone: they are the same whatever
+    else draws random numbers, and a resumed run goes on as if it had never stopped. The last, smaller batch
+    is left out, unless it is the only one.
+
+    Args:
+        data: the training images.
+        batch_size: images per batch and process.
+        normalization: from the training images' statistics.
+        crop_padding: see `RandomCropFlip`.
+        flip: see `RandomCropFlip`.
+        seed: of order and augmentation.
+        rank: number of this process.
+        world_size: number of processes; each gets its own share of the images.
+        device: where the images are kept and the batches made.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        normalization: Normalization,
+        *,
+        crop_padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.share = len(data) // world_size
+        self.batch_size = min(batch_size, self.share)
+        self.normalize = normalization
+        self.augment = RandomCropFlip(
+            data.images.to(self.device), crop_padding, flip, normalization.channels_last
+        )
+        self.data, self.labels = data, data.labels.to(self.device)
+        self.seed, self.rank, self.epoch = seed, rank, 0
+
+    @property
+    def sampler(self) -> TrainingBatches:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and augmentation of `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def unaugmented(self, samples: int) -> EvaluationBatches:
+        """At most `samples` of the training images, always the same, without augmentation."""
+        chosen = torch.randperm(len(self.data), generator=_generator(len(self.data)))[:samples]
+        return EvaluationBatches(
+            self.data.subset(chosen.sort().values), self.batch_size, self.normalize, device=self.device
+        )
+
+    def __len__(self) -> int:
+        return self.share // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.labels), generator=_generator(self.seed, self.epoch))
+        start = self.rank * self.share
+        order = order[start : start + len(self) * self.batch_size]
+        drawn = self.augment.draw(len(order), _generator(self.seed, self.epoch, self.rank))
+        choices = [choice.to(self.device).split(self.batch_size) for choice in (order, *drawn)]
+        for indices, top, left, mirrored in zip(*choices, strict=True):
+            yield self.normalize(self.augment(indices, top, left, mirrored)), self.labels[indices]
+
+
+class EvaluationBatches:
+    """The images as they are, normalised, each exactly once over all processes.
+
+    Every process gets the same number of batches, however the images divide, so that none waits for
+    another.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        normalization: Normalization,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.normalize = normalization
+        layout = normalization.memory_format
+        self.images = data.images[rank::world_size].to(self.device).contiguous(memory_format=layout)
+        self.labels = data.labels[rank::world_size].to(self.device)
+        self.batches = math.ceil(math.ceil(len(data) / world_size) / batch_size)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = zip(
+            self.images.tensor_split(self.batches), self.labels.tensor_split(self.batches), strict=True
+        )
+        for images, labels in parts:
+            yield self.normalize(images), labels
+
+
+def _generator(*seeds: int) -> torch.Generator:
+    """A generator whose stream depends on all of the numbers, and is unrelated to that of any others."""
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))

@@ -1,0 +1,79 @@
+"""Decoded images on disk, so that they are decoded once.
+
+A cache file belongs to one source and carries a key made of the names, sizes and times of its files. A file
+that is truncated, foreign, or of another key is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from project.data.image_set import ImageSet, ImageSplits
+
+
+def cache_folder() -> Path:
+    """`vitals` in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
+
+
+def key_of(files: Iterable[Path | str], *settings: object) -> str:
+    """A key that changes when a file is added, removed, renamed or rewritten, or a setting changes."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        facts = os.stat(file)
+        digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def cached(source: str, key: str, decode: Callable[[], ImageSplits]) -> ImageSplits:
+    """The images of `source`: from the cache where it holds them under `key`, else decoded and stored.
+
+    Args:
+        source: what is cached, such as the path of the folder; it names the cache file, so that a source
+            that has changed replaces its own file.
+        key: from `key_of`.
+        decode: makes the images.
+    """
+    path = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.pt"
+    splits = _load(path, key)
+    if splits is None:
+        splits = decode()
+        _store(path, key, splits)
+    return splits
+
+
+def _load(path: Path, key: str) -> ImageSplits | None:
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+        if content["key"] != key:
+            return None
+        train, test = (
+            ImageSet(**part) if part is not None else None for part in (content["train"], content["test"])
+        )
+    except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
+        return None
+    return ImageSplits(train, test) if train is not None else None
+
+
+def _store(path: Path, key: str, splits: ImageSplits) -> None:
+    """Write in one step, so that several jobs can start at once; a full or read-only disk is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+        try:
+            parts = {"train": asdict(splits.train), "test": asdict(splits.test) if splits.test else None}
+            torch.save({"key": key, **parts}, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError:
+        pass

@@ -1,0 +1,157 @@
+"""The LightningDataModule of every `data=` choice: read, split, normalise, batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from project.data import sources
+from project.data.batches import EvaluationBatches, Normalization, TrainingBatches
+from project.data.image_set import ImageSet
+from project.data.locate import SourceName
+from vitals.errors import UserError
+
+EVALUATION_BATCH_SIZE = 500
+
+
+class ImageData(L.LightningDataModule):
+    """Images of one source as training, validation and test batches.
+
+    Args:
+        name: `cifar10`, `cifar100`, `image_folder` or `digits`.
+        root: folder of the images; None for the digits.
+        image_size: pixels a side to resize to; None keeps the images' own.
+        batch_size: training images per batch and process; None takes all of them as one batch.
+        validation_fraction: share of the training images that validate; the same share of every class.
+        test_fraction: share of all images that test, where the source has no test images apart.
+        split_seed: of the splits.
+        limit: use only so many training images (after the split); None uses all.
+        crop_padding: pixels reflected at each border before a random crop of the original size.
+        flip: whether to mirror half of the training images.
+        seed: of the order and the augmentation of the batches.
+        channels_last: the memory format of the batches.
+    """
+
+    def __init__(
+        self,
+        name: SourceName,
+        root: str | None = None,
+        image_size: int | None = None,
+        batch_size: int | None = 128,
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        limit: int | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source, self.root, self.image_size = name, root, image_size
+        self.batch_size, self.limit = batch_size, limit
+        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
+        self.split_seed, self.seed = split_seed, seed
+        self.crop_padding, self.flip = crop_padding, flip
+        self.channels_last = channels_last
+        self.train: ImageSet
+        self.validation: ImageSet
+        self.test: ImageSet
+        self._is_set_up = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split the images and take the normalisation statistics from the training part.
+
+        Raises:
+            UserError: if the images cannot be read or split.
+        """
+        if self._is_set_up:
+            return
+        splits = sources.read(self.source, self.root, self.image_size)
+        rest, test = splits.train, splits.test
+        try:
+            if test is None:
+                rest, test = rest.split(self.test_fraction, self.split_seed)
+            train, self.validation = rest.split(self.validation_fraction, self.split_seed)
+        except ValueError as error:
+            raise UserError(f"data={self.source} cannot be split: {error}") from None
+        self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
+        self.test = test
+        self.mean, self.std = self.train.channel_statistics()
+        size = min(self.train.images.shape[-2:])
+        if self.crop_padding >= size:
+            raise UserError(
+                f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."
+            )
+        self._is_set_up = True
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the labels."""
+        return self.train.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Shuffled and augmented; see `TrainingBatches`."""
+        return TrainingBatches(
+            self.train,
+            self.batch_size or len(self.train),
+            self._normalization(),
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            seed=self.seed,
+            **self._place(),
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """The validation images, un-augmented."""
+        return EvaluationBatches(
+            self.validation, EVALUATION_BATCH_SIZE, self._normalization(), **self._place()
+        )
+
+    def test_dataloader(self) -> EvaluationBatches:
+        """The test images, un-augmented."""
+        return EvaluationBatches(self.test, EVALUATION_BATCH_SIZE, self._normalization(), **self._place())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the weights were trained on: class names and normalisation, in plain types."""
+        return {"classes": self.classes, "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make sure that the images are those that the checkpoint was trained on.
+
+        Raises:
+            UserError: if the classes or the statistics of the training images differ.
+        """
+        there = torch.tensor([state["mean"], state["std"]])
+        if state["classes"] != self.classes:
+            raise UserError(
+                f"the images are not those that the checkpoint was trained on: it knows the classes "
+                f"{', '.join(state['classes'])}, and here they are {', '.join(self.classes)}."
+            )
+        if not torch.allclose(torch.stack([self.mean, self.std]), there, atol=1e-4):
+            raise UserError(
+                f"the images are not those that the checkpoint was trained on: the mean of their channels is "
+                f"{[round(value, 4) for value in self.mean.tolist()]} here and "
+                f"{[round(value, 4) for value in state['mean']]} there."
+            )
+
+    def _normalization(self) -> Normalization:
+        return Normalization(self.mean, self.std, self.channels_last)
+
+    def _place(self) -> dict[str, Any]:
+        trainer = self.trainer
+        if trainer is None:
+            return {"rank": 0, "world_size": 1, "device": torch.device("cpu")}
+        return {
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            "device": trainer.strategy.root_device,
+        }

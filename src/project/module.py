@@ -1,0 +1,125 @@
+"""The LightningModule of an image classifier: network, cross-entropy, optimizer and schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
+
+STAGES = ("train", "val", "test")
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains a network by cross-entropy, and measures loss and accuracy of every stage.
+
+    Epoch metrics are `loss/<stage>` and `accuracy/<stage>` for the stages train, val and test; they are for
+    callbacks to use, and `LearningCurves` writes them to the loggers. While training, the loss is that of the
+    augmented batches, in training mode.
+
+    Args:
+        network: images, float N×C×H×W, to logits, N×`num_classes`.
+        num_classes: classes.
+        optimizer: makes the optimizer for the network.
+        schedule: of the learning rate.
+        momentum_schedule: the momentum after so many epochs; None leaves it alone.
+        label_smoothing: of the training loss, from 0 up to, but not including, 1.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        momentum_schedule: Callable[[float], float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.momentum_schedule = momentum_schedule
+        self.label_smoothing = label_smoothing
+        self.metrics = nn.ModuleDict({f"loss_{stage}": MeanMetric() for stage in STAGES})
+        for stage in STAGES:
+            self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
+        self.plateau_state: dict[str, Any] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, float N×C×H×W, to logits, N×`num_classes`."""
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self._measure("train", loss.detach(), logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Measure, and return the logits, N×`num_classes`, for callbacks."""
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        self._measure(stage, cross_entropy(logits, labels), logits, labels)
+        return logits
+
+    def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        for name, values in {"loss": (loss, len(labels)), "accuracy": (logits, labels)}.items():
+            metric = self.metrics[f"{name}_{stage}"]
+            assert isinstance(metric, Metric)
+            metric.update(*values)
+            # Logging a metric with every batch costs more than updating it; once an epoch says the same.
+            if stage != "train" or self.trainer.is_last_batch:
+                shown = (name, stage) == ("accuracy", "val")
+                self.log(
+                    f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown
+                )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.network)
+        self.plateau = self.schedule.plateau(optimizer) if self.schedule.follows_metric else None
+        if self.plateau and self.plateau_state:
+            self.plateau.load_state_dict(self.plateau_state)
+        assert self.trainer.max_epochs is not None
+        scheduler = self.schedule.every_step(optimizer, self.steps_per_epoch, self.trainer.max_epochs)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        _ = self.trainer.estimated_stepping_batches  # makes the trainer count the batches
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.momentum_schedule is not None:
+            momentum = self.momentum_schedule(self.trainer.global_step / self.steps_per_epoch)
+            set_momentum(self.trainer.optimizers[0], momentum)
+
+    def on_train_epoch_end(self) -> None:
+        # Lightning would step a plateau scheduler only after the checkpoint has been saved, and a resumed run
+        # would miss that step.
+        if self.plateau is not None:
+            self.plateau.step(self.trainer.callback_metrics["accuracy/val"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")

@@ -1,0 +1,56 @@
+"""A plain stack of linear layers, in which a wrong initialization shows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from project.networks.initialization import kaiming
+from project.networks.layers import activation_layer, norm_layer
+
+
+class MLP(nn.Module):
+    """`depth` hidden layers of `width` units, each followed by its activation, and a linear head.
+
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        image_size: pixels a side.
+        depth: hidden layers.
+        width: units of each.
+        activation: see `layers.ACTIVATIONS`.
+        norm: `batch`, `group`, `layer` or `none`.
+        dropout: probability, after each activation.
+        initialization: see `project.networks.initialization`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        depth: int = 8,
+        width: int = 256,
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+        initialization: Callable[..., None] = kaiming,
+    ) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.layers = nn.Sequential()
+        for inputs in [in_channels * image_size**2, *[width] * (depth - 1)]:
+            layer = nn.Sequential(
+                nn.Linear(inputs, width, bias=norm == "none"),  # a normalisation has its own
+                norm_layer(norm, width, spatial=False),
+                activation_layer(activation),
+                nn.Dropout(dropout),
+            )
+            self.layers.append(layer)
+        self.head = nn.Linear(width, num_classes)
+        initialization(self, head=self.head, activation=activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, float N×C×H×W, to logits, N×`num_classes`."""
+        return self.head(self.layers(self.flatten(images)))

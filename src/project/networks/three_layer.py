@@ -1,0 +1,63 @@
+"""The course's convolutional network of three layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from project.networks.initialization import kaiming
+from project.networks.layers import activation_layer, conv_block, norm_layer
+
+
+class ThreeLayer(nn.Module):
+    """conv – relu – 2×2 max pool – affine – relu – affine (cs231n, assignment 2).
+
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        image_size: pixels a side.
+        filters: of the convolution.
+        kernel_size: of the convolution; odd.
+        hidden: units of the first affine layer.
+        activation: see `layers.ACTIVATIONS`.
+        norm: `batch`, `group`, `layer` or `none`.
+        dropout: probability, before the head.
+        initialization: see `project.networks.initialization`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        filters: int = 32,
+        kernel_size: int = 7,
+        hidden: int = 128,
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+        initialization: Callable[..., None] = kaiming,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size} must be odd, so that the image keeps its size")
+        if image_size < 2:
+            raise ValueError(f"images of {image_size} pixels a side are too small for a 2×2 pool")
+        self.conv = conv_block(
+            in_channels, filters, kernel_size=kernel_size, norm=norm, activation=activation
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.affine = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(filters * (image_size // 2) ** 2, hidden, bias=norm == "none"),
+            norm_layer(norm, hidden, spatial=False),
+            activation_layer(activation),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Linear(hidden, num_classes)
+        initialization(self, head=self.head, activation=activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, float N×C×H×W, to logits, N×`num_classes`."""
+        return self.head(self.affine(self.pool(self.conv(images))))

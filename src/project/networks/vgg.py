@@ -1,0 +1,64 @@
+"""A VGG for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from project.networks.initialization import kaiming
+from project.networks.layers import conv_block
+
+
+class VGG(nn.Module):
+    """Stages of 3×3 convolutions, each ended by a 2×2 max pool, and a linear head.
+
+    After Simonyan and Zisserman (2015), with a normalisation after each convolution and a global mean in
+    place of the large fully connected layers.
+
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        image_size: pixels a side; at least 2 for every stage.
+        stages: the channels of each convolution of each stage; `[[64], [128], [256, 256], [512, 512],
+            [512, 512]]` is VGG-11.
+        activation: see `layers.ACTIVATIONS`.
+        norm: `batch`, `group`, `layer` or `none`.
+        dropout: probability, before the head.
+        initialization: see `project.networks.initialization`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        stages: Sequence[Sequence[int]] = ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+        activation: str = "relu",
+        norm: str = "batch",
+        dropout: float = 0.0,
+        initialization: Callable[..., None] = kaiming,
+    ) -> None:
+        super().__init__()
+        if image_size < 2 ** len(stages):
+            raise ValueError(
+                f"{len(stages)} stages halve the image as often, and {image_size} pixels allow fewer"
+            )
+        self.stages = nn.Sequential()
+        channels = in_channels
+        for widths in stages:
+            stage = nn.Sequential()
+            for width in widths:
+                stage.append(conv_block(channels, width, norm=norm, activation=activation))
+                channels = width
+            stage.append(nn.MaxPool2d(2))
+            self.stages.append(stage)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, num_classes)
+        initialization(self, head=self.head, activation=activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, float N×C×H×W, to logits, N×`num_classes`."""
+        features = self.pool(self.stages(images)).flatten(1)
+        return self.head(self.dropout(features))

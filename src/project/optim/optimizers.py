@@ -1,0 +1,156 @@
+"""From the config groups `optimizer`, `schedule` and `momentum_schedule` to what trains the classifier."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
+
+from project.optim import schedules
+
+
+def parameter_groups(
+    network: nn.Module, weight_decay: float, decay_bias_and_norm: bool = False
+) -> list[dict[str, Any]]:
+    """Parameter groups for a torch optimizer: `decay`, and `no_decay` for biases and norm scales.
+
+    A parameter of less than two dimensions is a bias or a scale. Frozen parameters are left out. A group
+    without parameters, and the split where nothing decays, are left out too.
+
+    Args:
+        network: whose parameters.
+        weight_decay: of the group `decay`, 0 or more.
+        decay_bias_and_norm: put every parameter into `decay`.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if decay_bias_and_norm or not weight_decay:
+        return [{"params": parameters, "weight_decay": weight_decay, "name": "all"}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, "name": "decay"},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "name": "no_decay"},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+OptimizerFactory = Callable[[nn.Module], Optimizer]
+
+
+def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
+    """A function that makes the configured optimizer for a network.
+
+    Args:
+        config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
+    """
+    arguments = dict(config)
+    optimizer = get_object(arguments.pop("_target_"))
+    inspect.signature(optimizer).bind([], **_without(arguments, "decay_bias_and_norm"))
+    return partial(_make_optimizer, optimizer, arguments)
+
+
+def _make_optimizer(optimizer: type[Optimizer], arguments: dict[str, Any], network: nn.Module) -> Optimizer:
+    if optimizer is LBFGS:  # takes no parameter groups
+        return LBFGS(
+            [parameter for parameter in network.parameters() if parameter.requires_grad], **arguments
+        )
+    others = _without(arguments, "decay_bias_and_norm", "weight_decay")
+    groups = parameter_groups(
+        network, arguments.get("weight_decay", 0.0), arguments.get("decay_bias_and_norm", False)
+    )
+    return optimizer(groups, **others)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over a run: a shape with its arguments bound, after a linear warm-up.
+
+    Attributes:
+        shape: `(epoch, total) -> share of the base rate`, or a bound `ReduceLROnPlateau`.
+        warmup_epochs: length of the warm-up; 0 for none.
+        epochs: length that the shape is made for; None for the length of the run.
+        late: the rate that takes over late in the run, the arguments of `schedules.late_rate`, where `start`
+            is a share of the length or a whole number of epochs; None for none.
+    """
+
+    shape: partial[Any]
+    warmup_epochs: float
+    epochs: int | None
+    late: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Schedule:
+        """The configured schedule: `_target_`, its arguments, `warmup_epochs`, `epochs` and `late`."""
+        arguments = dict(config)
+        late = arguments.pop("late")
+        warmup_epochs, epochs = arguments.pop("warmup_epochs"), arguments.pop("epochs")
+        target = get_object(arguments.pop("_target_"))
+        positional = (None,) if target is ReduceLROnPlateau else (0.0, 1.0)
+        inspect.signature(target).bind(*positional, **arguments)
+        return cls(
+            partial(target, **arguments), warmup_epochs, epochs, late if late["start"] is not None else None
+        )
+
+    @property
+    def follows_metric(self) -> bool:
+        """Whether the rate depends on the validation accuracy rather than on time."""
+        return self.shape.func is ReduceLROnPlateau
+
+    def plateau(self, optimizer: Optimizer) -> ReduceLROnPlateau:
+        """The scheduler to step once an epoch with the validation accuracy."""
+        scheduler: ReduceLROnPlateau = self.shape(optimizer, mode="max")
+        return scheduler
+
+    def every_step(self, optimizer: Optimizer, steps_per_epoch: int, run_epochs: int) -> LRScheduler | None:
+        """The scheduler to step after every optimizer step; None where nothing changes with the steps.
+
+        Step i, counted from 0, trains at `shape(i / steps_per_epoch)` of the base rate, times
+        `(i + 1) / warm-up steps` while it warms up, so that no step is taken at a rate of 0.
+        """
+        if self.follows_metric:
+            # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
+            steps = round(self.warmup_epochs * steps_per_epoch)
+            return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
+        total = self.epochs or run_epochs
+        late = dict(self.late or {"start": total})
+        start = late.pop("start")
+        if isinstance(start, float):
+            start *= total
+
+        def rate(step: int) -> float:
+            epoch = step / steps_per_epoch
+            warmup = schedules.warmup((step + 1) / steps_per_epoch, self.warmup_epochs)
+            if self.late and epoch > start - schedules.ROUNDING:
+                return warmup * schedules.late_rate(epoch, start, **late)
+            share: float = self.shape(epoch, total)
+            return warmup * share
+
+        return LambdaLR(optimizer, rate)
+
+
+def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
+    """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
+    return partial(schedules.momentum_ramp, **config) if config["start"] is not None else None
+
+
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Set the momentum of every parameter group; for Adam and its relatives that is β₁."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        else:
+            group["momentum"] = momentum
+
+
+def momentum_of(group: Mapping[str, Any]) -> float | None:
+    """The momentum of a parameter group; None where its optimizer has none."""
+    return group["betas"][0] if "betas" in group else group.get("momentum")
+
+
+def _without(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in names}

@@ -1,0 +1,295 @@
+"""An average of the weights beside those that train, of any LightningModule."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from vitals.averaging.averaged_weights import AveragedWeights, Kind
+from vitals.averaging.batch_norm_statistics import reestimate_statistics
+from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
+from vitals.errors import UserError
+from vitals.monitors.learning_curves import LearningCurves
+from vitals.monitors.monitor import log_scalars, tensorboard_writers
+from vitals.probes.random_states import isolated_rng
+
+WORSE = 0.002
+"""By how much worse than the raw weights an average is worth a warning (spec E5)."""
+
+
+class WeightAverage(L.Callback):
+    """Averages the later weights, evaluates the average every epoch, and keeps it as `average.ckpt`.
+
+    The average is a copy of the module from the beginning: the weights that train are never exchanged for
+    others, and the training is the same to the bit without this callback. Once averaging has begun, at the
+    end of every epoch with a validation, BatchNorm's statistics are estimated anew from training batches of
+    its own, and the module's own validation is run on the average.
+
+    | tag | x-axis | what |
+    | --- | --- | --- |
+    | `val_average/<name>` | epochs trained | what the validation logs as `<name>/val` or `val_<name>` |
+    | `val_average/gain` | epochs trained | of the monitored metric, from the raw to the averaged weights |
+
+    The same are in the trainer's `callback_metrics`; where there is a `LearningCurves`, it writes them to the
+    loggers and to `metrics.csv`. `checkpoints/average.ckpt` in the trainer's log folder
+    is an ordinary checkpoint with the averaged weights. At the end, `averaged_is_better` says whether they
+    validate better than the raw weights ever did.
+
+    Args:
+        kind: `swa`, the equal mean; `ema`, an exponentially decaying one; `last_k`, that of the last few.
+        start: after which averaging begins: a share of the run from 0 up to, but not including, 1, or a whole
+            number of epochs.
+        every: `epoch` averages the weights at the end of each epoch, a number after so many optimizer steps.
+        epochs: length of the whole run, where the trainer's `max_epochs` is only a part of it.
+        decay: of `ema`, see `AveragedWeights`.
+        last: weights that `last_k` keeps.
+        batch_norm_batches: training batches, and process, from which BatchNorm's statistics are estimated.
+        monitor: the metric that decides, as the validation logs it.
+        mode: whether its largest or its smallest value is best.
+
+    Raises:
+        UserError: if a value is out of range, or, when the training begins, if the weights are sharded or
+            `start` is a share of a run without an end.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "swa",
+        start: float | int = 0.75,
+        every: int | Literal["epoch"] = "epoch",
+        epochs: int | None = None,
+        decay: float = 0.999,
+        last: int = 5,
+        batch_norm_batches: int = 100,
+        monitor: str = "accuracy/val",
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if start < 0 or (isinstance(start, float) and start >= 1):
+            raise UserError(f"average.start={start} is not allowed: it must be a share below 1, or epochs.")
+        AveragedWeights(torch.nn.Identity(), kind, decay, last)  # looks at their values
+        self.options = {"kind": kind, "decay": decay, "last": last}
+        self.start, self.every, self.epochs = start, every, epochs
+        self.batch_norm_batches, self.monitor, self.mode = batch_norm_batches, monitor, mode
+        self.charts = {"weight average": _charts(monitor)}
+        self._forget()
+
+    def _forget(self) -> None:
+        self.average: AveragedWeights | None = None
+        self.best_raw: float | None = None
+        """The best validation of the raw weights so far."""
+        self.averaged: float | None = None
+        """The latest validation of the averaged weights."""
+        self.averaged_is_better = False
+        self.path = Path()
+        self.step = 0
+        self.logs_itself = False
+        self.validated = False
+        self.said: set[str] = set()
+        self.loaded: dict[str, Any] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._forget()
+        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+            raise UserError("average needs whole weights on every device, and the strategy shards them.")
+        endless = trainer.max_steps == -1 and (trainer.max_epochs in (None, -1) and self.epochs is None)
+        if isinstance(self.start, float) and self.start and endless:
+            raise UserError(
+                f"average.start={self.start} is a share of a run without an end: give a number of epochs."
+            )
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "average.ckpt"
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Before the optimizer's state is restored, for a module may refer to its optimizer and copy it, too.
+        try:
+            average = on_all_processes(trainer, lambda: AveragedWeights(pl_module, **self.options))  # type: ignore[arg-type]
+        except NotPossible as problem:
+            rank_zero_warn(f"No weights are averaged: the module cannot be copied ({problem}).")
+            return
+        if self.loaded:
+            average.load_averaging_state(self.loaded)
+            self.loaded = None
+        self.average = average
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = trainer.global_step
+        self.logs_itself = not any(isinstance(other, LearningCurves) for other in _callbacks(trainer))
+        if self.logs_itself and trainer.is_global_zero:
+            for writer in tensorboard_writers(trainer):
+                writer.add_custom_scalars(self.charts)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.average is None or self.every == "epoch":
+            return
+        due = trainer.global_step // self.every > self.step // self.every
+        self.step = trainer.global_step  # stays while gradients accumulate
+        if due and self._begun(trainer, (batch_idx + 1) / trainer.num_training_batches):
+            self.average.update_parameters(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        raw = trainer.callback_metrics.get(self.monitor) if self.validated else None
+        if raw is not None and self._better(raw.item(), self.best_raw):
+            self.best_raw = raw.item()
+        average = self.average
+        if average is None:
+            return
+        if self.every == "epoch" and self._begun(trainer, 1.0):
+            average.update_parameters(pl_module)
+        if average.count:
+            with isolated_rng(seed=0):
+                self._finish(trainer, pl_module, average)
+                if self.validated or self._is_last_epoch(trainer):
+                    self._evaluate(trainer, pl_module, average, None if raw is None else raw.item())
+            self._save(trainer, average)
+        self.validated = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.averaged_is_better = self.averaged is not None and self._better(self.averaged, self.best_raw)
+        known = self.averaged is not None and self.best_raw is not None
+        worse = known and self._gain(self.averaged or 0.0, self.best_raw or 0.0) < -WORSE
+        (rank_zero_warn if worse else rank_zero_info)(self.verdict())
+
+    def verdict(self) -> str:
+        """One sentence on which weights are better on validation, or why that is not known."""
+        if self.average is None or not self.average.count:
+            return "No weights were averaged: the training ended before averaging began."
+        if self.averaged is None or self.best_raw is None:
+            return f"The averaged weights are in {self.path.name}; {self.monitor} says nothing on both."
+        figures = f"{self.monitor} {self.averaged:.4f} averaged, {self.best_raw:.4f} raw at best"
+        if self.averaged_is_better:
+            return f"The averaged weights are better on validation: {figures}."
+        advice = ""
+        if self._gain(self.averaged, self.best_raw) < -WORSE:
+            advice = " Averaging may have begun too early, while the weights still moved far."
+        return f"The raw weights are as good or better on validation: {figures}.{advice}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far in tensors and plain types, so that a resumed run goes on with it."""
+        begun = self.average is not None and self.average.count
+        return {
+            "average": self.average.averaging_state() if self.average is not None and begun else None,
+            "best_raw": self.best_raw,
+            "averaged": self.averaged,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loaded = state_dict["average"]
+        self.best_raw, self.averaged = state_dict["best_raw"], state_dict["averaged"]
+
+    def _begun(self, trainer: L.Trainer, share_of_epoch: float) -> bool:
+        """Whether the run has passed `start`."""
+        if self.average is not None and self.average.count:
+            return True
+        epochs = trainer.current_epoch + share_of_epoch
+        if isinstance(self.start, int) or not self.start:
+            return epochs > self.start
+        length = self.epochs or trainer.max_epochs or -1
+        shares = [epochs / length] if length > 0 else []
+        if trainer.max_steps > 0:
+            shares.append(trainer.global_step / trainer.max_steps)
+        return max(shares) > self.start
+
+    def _is_last_epoch(self, trainer: L.Trainer) -> bool:
+        steps = trainer.global_step >= trainer.max_steps > 0
+        return trainer.should_stop or steps or trainer.current_epoch + 1 == trainer.max_epochs
+
+    def _finish(self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights) -> None:
+        """Bring the copy up to date, with statistics of BatchNorm that belong to its weights."""
+        owner: Any = average.finish(module)
+        for part, raw in zip(owner.modules(), module.modules(), strict=True):
+            part.training = raw.training
+        try:
+            reestimate_statistics(trainer, owner, self.batch_norm_batches)
+        except NotPossible as problem:
+            average.finish(module)
+            self._say(f"BatchNorm's statistics of the averaged weights are those of the raw ones: {problem}")
+
+    def _evaluate(
+        self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights, raw: float | None
+    ) -> None:
+        """Validate the average, and the raw weights where the trainer has not just done so; log both."""
+        owner: Any = average.module
+        try:
+            values = validate_copy(trainer, owner)
+            if raw is None and self.monitor in values:
+                raw = self._raw_score(trainer, module, average)
+        except NotPossible as problem:
+            self._say(f"The averaged weights are not evaluated: {problem}")
+            return
+        metrics = {averaged_name(name): value for name, value in values.items()}
+        if self.monitor in values:
+            self.averaged = values[self.monitor]
+            if raw is not None:
+                metrics["val_average/gain"] = self._gain(self.averaged, raw)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        if self.logs_itself and trainer.is_global_zero:
+            log_scalars(trainer, metrics, trainer.current_epoch + 1)
+
+    def _raw_score(
+        self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights
+    ) -> float | None:
+        """The monitored metric of the raw weights, which the trainer has left without a validation."""
+        copy: Any = AveragedWeights(average.module)
+        copy.update_parameters(module)
+        score = validate_copy(trainer, copy.finish(module)).get(self.monitor)
+        if score is not None and self._better(score, self.best_raw):
+            self.best_raw = score
+        return score
+
+    def _save(self, trainer: L.Trainer, average: AveragedWeights) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary, weights_only=True)
+        if trainer.is_global_zero:
+            content = torch.load(temporary, map_location="cpu", weights_only=False)  # just written
+            averaged = average.module.state_dict()
+            content["state_dict"] = {
+                name: averaged.get(name, value) for name, value in content["state_dict"].items()
+            }
+            torch.save(content, temporary)
+            temporary.replace(self.path)
+        trainer.strategy.barrier()  # another process may want to read it next
+
+    def _gain(self, averaged: float, raw: float) -> float:
+        """How much better the averaged weights are; negative where they are worse."""
+        return averaged - raw if self.mode == "max" else raw - averaged
+
+    def _better(self, score: float, than: float | None) -> bool:
+        if score != score:
+            return False
+        return than is None or self._gain(score, than) > 0
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            rank_zero_warn(sentence)
+            self.said.add(sentence)
+
+
+def averaged_name(name: str) -> str:
+    """The tag of the averaged weights: `val_average/loss` for `loss/val`, `val_loss` or `val/loss`."""
+    bare = re.sub(r"^val(id|idation)?[/_.-]|[/_.-]val(id|idation)?$", "", name)
+    return f"val_average/{bare}"
+
+
+def _charts(monitor: str) -> dict[str, list[Any]]:
+    """Raw and averaged weights on one chart, with the gain."""
+    names = dict.fromkeys([monitor, "loss/val"])
+    charts = {name: [f"{name}$", f"{averaged_name(name)}$"] for name in names}
+    charts[monitor].append("val_average/gain$")
+    return {averaged_name(name).partition("/")[2]: ["Multiline", tags] for name, tags in charts.items()}
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -1,0 +1,113 @@
+"""What a loss says about a uniform guess and about a perfect answer, asked of the loss itself.
+
+Asking the loss rather than a formula keeps margin losses, label smoothing and class weights right.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitals.probes.trial import Loss
+
+Kind = Literal["logits", "probabilities", "log-probabilities"]
+
+ROW_SUM_TOLERANCE = 1e-3
+"""How far a row of probabilities may be from 1 in sum: float16 carries three digits."""
+SHIFT = 3.0
+"""Added to all outputs: a loss that applies softmax itself does not notice (ln Σ exp is shifted alike)."""
+
+
+def kind_of(outputs: Tensor) -> Kind:
+    """Whether `outputs` (N, C) are probabilities, their logarithms, or neither."""
+    values = outputs.detach().float()
+    if bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < ROW_SUM_TOLERANCE).all()):
+        return "probabilities"
+    if bool((values <= 0).all()) and bool((values.logsumexp(1).abs() < ROW_SUM_TOLERANCE).all()):
+        return "log-probabilities"
+    return "logits"
+
+
+def prior_entropy(targets: Tensor) -> float:
+    """H(y) = −Σ p_c ln p_c over the classes of `targets` (N,), in nats: the best loss without looking at
+    inputs."""
+    shares = torch.bincount(targets.flatten().cpu()).double() / targets.numel()
+    return float(torch.special.entr(shares).sum())
+
+
+def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The loss of a uniform guess: ln C for cross-entropy, C−1 for Weston–Watkins at margin 1."""
+    guess = {"logits": 0.0, "probabilities": 1 / outputs.shape[1]}.get(
+        kind_of(outputs), -math.log(outputs.shape[1])
+    )
+    return float(loss(torch.full_like(outputs, guess), targets))
+
+
+def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The least loss that a right answer can have: 0 for cross-entropy, 0.5003 with label smoothing 0.1 and
+    C=10.
+
+    For probabilities it is the loss of a sure and right one; for logits the least over the scale of a one-hot
+    answer, which is where label smoothing has its minimum too. A loss that minds a constant added to all
+    logits, such as binary cross-entropy of each class, also gets answers in which wrong classes are negative.
+    """
+    answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+    kind = kind_of(outputs)
+    if kind != "logits":
+        sure = answer * (1 - 1e-6) + 1e-6 / outputs.shape[1]  # a logarithm of exactly 0 would not be finite
+        return float(loss(sure if kind == "probabilities" else sure.log(), targets))
+    scales = torch.logspace(-1, 2, 61)  # neighbours 12% apart are within 1e-3 of the minimum under smoothing
+    answers = [answer] if _ignores_shift(loss, answer, targets) else [answer, answer - 0.5, answer - 1]
+    return min(float(loss(answer * scale.item(), targets)) for answer in answers for scale in scales)
+
+
+def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
+    """What `loss` is minus the mean of, for the right class: `probability` or `logit`; else empty.
+
+    So it is where `nll_loss`, which expects log-probabilities, is given something else.
+    """
+    kind = kind_of(outputs)
+    if kind == "log-probabilities":
+        return ""
+    generator = torch.Generator().manual_seed(0)  # outputs that start at 0 would be every loss's chance
+    logits = torch.randn(outputs.shape, generator=generator).to(outputs)
+    given = logits.softmax(1) if kind == "probabilities" else logits
+    value = float(loss(given, targets))
+    for name, values in (("probability", logits.softmax(1)), ("logit", given)):
+        mean = -float(values.gather(1, targets[:, None]).mean())
+        if abs(value - mean) < 1e-3 * abs(mean):
+            return name
+    return ""
+
+
+def double_softmax_floor(classes: int) -> float:
+    """ln(1 + (C−1)/e): cross-entropy of a sure and right probability vector taken for logits, 1.461 for
+    C=10."""
+    return math.log(1 + (classes - 1) / math.e)
+
+
+def applies_softmax_twice(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether probabilities meet a loss that applies softmax itself, or the loss alone applies it twice.
+
+    `outputs` (N, C) are the model's. Certain by mechanism: the outputs are probabilities (rows sum to 1, or
+    every value lies strictly between 0 and 1, as after a sigmoid), the loss ignores a constant added to them,
+    and even a perfect answer costs what it costs under softmax twice. Log-probabilities are harmless: softmax
+    undoes the log.
+    """
+    floor = double_softmax_floor(outputs.shape[1])
+    kind = kind_of(outputs)
+    squashed = bool(((outputs > 0) & (outputs < 1)).all())
+    if kind == "probabilities" or squashed:
+        answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+        return _ignores_shift(loss, outputs, targets) and float(loss(answer, targets)) > 0.5 * floor
+    return kind == "logits" and abs(perfect_loss(loss, outputs, targets) - floor) < 0.02 * floor
+
+
+def _ignores_shift(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the loss stays the same when a constant is added to all outputs, as softmax has it."""
+    plain, shifted = float(loss(outputs, targets)), float(loss(outputs + SHIFT, targets))
+    return abs(shifted - plain) < 1e-3 * max(1.0, abs(plain))

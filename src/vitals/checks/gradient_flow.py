@@ -1,0 +1,99 @@
+"""Which parameters the gradient reaches, and which it leaves as they are or all alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.optim import SGD
+
+from vitals.probes.trial import Trial
+
+ALIKE = 1e-6
+"""Largest difference between units, as a share of the largest weight, that is rounding."""
+
+
+def rows_alike(weight: Tensor) -> bool:
+    """Whether all output units of `weight` (units, ...) have the same weights; False for fewer than two
+    units."""
+    if weight.ndim < 2 or len(weight) < 2 or weight[0].numel() < 1:
+        return False
+    rows = weight.detach().flatten(1)
+    return float((rows - rows[:1]).abs().max()) <= ALIKE * float(rows.abs().max())
+
+
+def twin_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The trained weights of `model`, by name, whose units are all alike; a zeroed last layer is among
+    them."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and rows_alike(p)}
+
+
+def constant_weights(model: nn.Module) -> list[str]:
+    """Names of linear and convolutional weights that are all one number, though not 0.
+
+    Random biases keep their units from being exact twins, but leave one direction of the input to all of
+    them.
+    """
+    return [
+        f"{name}.weight".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd)
+        and rows_alike(module.weight)
+        and module.weight[0].numel() > 1
+        and bool((module.weight != 0).all() & (module.weight == module.weight.flatten()[0]).all())
+    ]
+
+
+STEPS = 3
+"""Steps in which a parameter must get a gradient: a last layer or residual branch that starts at zero lets
+none through in the first."""
+STEP_SIZE = 0.01
+STILL_ALIKE = 0.01
+"""Largest difference between the units' gradients, as a share of the largest gradient, at which they stay
+twins."""
+
+
+class GradientFlow(NamedTuple):
+    """Names of parameters by what is wrong with their gradient."""
+
+    unreached: list[str]
+    zero: list[str]
+    non_finite: list[str]
+    twins: list[str]
+
+
+def gradient_flow(copies: Trial, x: Tensor, y: Tensor) -> GradientFlow:
+    """How the gradients of the first steps reach each parameter; only weights count as zero or twins."""
+    parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return GradientFlow([], [], [], [])
+    copies = Trial(copies.model, copies.loss, SGD(parameters.values(), lr=STEP_SIZE))
+    twins = twin_weights(copies.model)
+    largest: dict[str, float] = {}
+    for step in range(STEPS):
+        value, gradients = copies.step(x, y)
+        reached = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+        bad = [name for name, gradient in reached.items() if not bool(gradient.isfinite().all())]
+        if bad and step == 0 and bool(value.isfinite()):
+            return GradientFlow([], [], bad, [])
+        if bad or not bool(value.isfinite()):
+            if step == 0:  # the loss itself is broken, which says nothing about the wiring
+                return GradientFlow([], [], [], [])
+            break
+        for name, gradient in reached.items():
+            size = float(gradient.abs().max())
+            largest[name] = max(largest.get(name, 0.0), size)
+            rows = gradient.flatten(1) if name in twins else None
+            if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:
+                del twins[name]
+    unreached = [name for name in parameters if name not in largest]
+    zero = [name for name, size in largest.items() if size == 0 and parameters[name].ndim > 1]
+    # Units that start at zero and get no gradient are twins only if nothing else could ever give them one.
+    lasting = [name for name in twins if largest.get(name, 0.0) > 0 or (name in zero and _still(copies))]
+    return GradientFlow(unreached, zero, [], lasting)
+
+
+def _still(copies: Trial) -> bool:
+    """Whether all weights of the network are zero, so that no gradient will ever break their symmetry."""
+    return not any(bool(p.any()) for p in copies.model.parameters() if p.ndim > 1)

@@ -1,0 +1,277 @@
+"""Does the backward match the forward? Analytic gradients against centred differences, tensor by tensor.
+
+After cs231n, "Neural Networks Part 3: Learning and Evaluation", section "Gradient checks". Differences along
+every element would take two forward passes per weight. A few elements of every tensor find most faults; a
+random direction through all elements of the tensor at once finds the one that touches a single row.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitals.checks.gradients.difference import (
+    Differences,
+    Estimate,
+    Line,
+    Noise,
+    measure_noise,
+    random_direction,
+    relative_error,
+)
+from vitals.checks.gradients.objective import (
+    Loss,
+    Objective,
+    Part,
+    Penalty,
+    batch_size,
+    check_numbers,
+    check_parameters,
+    checked_samples,
+    finite_value,
+    loss_scale,
+    undisturbed,
+)
+from vitals.checks.gradients.result import GradientCheck
+from vitals.checks.gradients.rows import ENOUGH, GradientRow, ParameterSummary, burn_in, error_limit
+from vitals.errors import UserError
+
+_ROUNDS = 4  # of drawing further elements, where kinks leave too few
+
+
+def check_gradients(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Any,
+    targets: Any,
+    *,
+    samples: int | None = None,
+    elements: int = 8,
+    steps: Sequence[float] = (1e-4, 1e-5, 1e-6),
+    penalty: Penalty | None = None,
+    burn_in_steps: int = 0,
+    check_inputs: bool = True,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> GradientCheck:
+    """Compare the gradients of `loss` with centred differences [f(x+h) − f(x−h)] / 2h, on a float64 copy.
+
+    The model is checked in the modes it is in: BatchNorm uses the batch's statistics where it trains, and
+    dropout stays on, with the same random seed in every evaluation. The model, its buffers, its gradients and
+    all random states are left as they are.
+
+    Args:
+        model: any module. It is called as `model(inputs)`, `model(*inputs)` where `inputs` is a tuple or
+            list, `model(**inputs)` where it is a mapping.
+        loss: `loss(outputs, targets)` gives a scalar. Anything else it depends on counts as a constant, so a
+            penalty on the weights belongs into `penalty`.
+        inputs: tensors whose first dimension counts the examples.
+        targets: the same for the loss; None where it needs none.
+        samples: how many examples, the first ones, to use. Fewer have fewer kinks and are faster: 2, or 4
+            where a BatchNorm layer trains, for with 2 its outputs are all about ±1.
+        elements: elements drawn from every parameter, besides the one with the largest gradient.
+        steps: step sizes h. The one whose difference is the most exact, by its own estimate, counts.
+        penalty: `penalty(model)` gives a scalar; or weight decay λ ≥ 0, one for all or by parameter name, for
+            Σ ½·λ·‖w‖². Data loss, penalty and both are then checked one after the other.
+        burn_in_steps: train a copy on all of `inputs` for so many steps, or until the loss has fallen by 10%,
+            and check that: a wrong gradient may not show at the initial weights. 0 checks the model as it is.
+        check_inputs: check the gradients with respect to floating-point inputs too, which shows faults before
+            the first parameter.
+        dtype: torch.float64; torch.float32 for those who want to see what it does to the comparison.
+        seed: of the elements drawn and of every evaluation.
+
+    Returns:
+        One row per element, a summary per parameter and the findings: `wrong-gradient` with the parameter
+        that is nearest to the fault, or `gradients-correct`.
+
+    Raises:
+        UserError: an argument is out of range, the loss is no finite scalar, or the model has integer,
+            complex or only frozen parameters.
+    """
+    samples = checked_samples(model, inputs, samples)
+    check_numbers(elements, steps, dtype)
+    if burn_in_steps < 0:
+        raise UserError(f"burn_in_steps must be 0 or more, not {burn_in_steps}.")
+    check_parameters(model)
+    copy = partial(
+        Objective, loss=loss, inputs=inputs, targets=targets, penalty=penalty, dtype=dtype, seed=seed
+    )
+    with undisturbed(dtype, next(model.parameters()).device):
+        burnt = None
+        if burn_in_steps:
+            trained = copy(model, samples=batch_size(inputs), check_inputs=False)
+            before = finite_value(trained)
+            burnt = burn_in(trained, burn_in_steps)
+            if not math.isfinite(burnt.loss_after):
+                reason = f"the loss became {burnt.loss_after} after {burnt.steps} steps of burn-in"
+                return GradientCheck((), before, 1.0, samples, skipped=reason)
+            model, copy = trained.model, partial(copy, loss=trained.loss)
+        objective = copy(model, samples=samples, check_inputs=check_inputs)
+        value = finite_value(objective)
+        # Other random numbers in between, so that what a module wrongly keeps from call to call shows.
+        objective.value(seed=seed + 1)
+        spread = abs(objective.value().item() - value)
+        # Parallel sums on an accelerator differ in the last digits; that is noise, which is measured later.
+        if spread > 1e4 * torch.finfo(dtype).eps * abs(value):
+            return GradientCheck((), value, 1.0, samples, burnt, spread=spread)
+        order = objective.order_of_use()
+        summaries, scale = _check_part(objective, "data", order, elements, steps)
+        ratios: tuple[tuple[str, float], ...] = ()
+        if penalty is not None:
+            finite_value(objective, "penalty")
+            summaries += _check_part(objective, "penalty", order, elements, steps)[0]
+            # The gradient of a sum is the sum of the gradients: a few elements show that both arrive.
+            summaries += _check_part(objective, "both", order, 1, steps)[0]
+            ratios = _decay_ratios(objective)
+    return GradientCheck(tuple(summaries), value, scale, samples, burnt, decay_ratios=ratios)
+
+
+def _check_part(
+    objective: Objective, part: Part, order: dict[str, int], elements: int, steps: Sequence[float]
+) -> tuple[list[ParameterSummary], float]:
+    """Summaries of all tensors, and the factor on the loss."""
+    generator = torch.Generator().manual_seed(objective.seed)
+    gradients = objective.value_and_gradients(part)[1]
+    detached = objective.detached(part)
+    scale = loss_scale(gradients)
+    gradients = {name: scale * gradient for name, gradient in gradients.items()}
+    parameters = list(objective.parameters.values())
+    noise = measure_noise(partial(objective.value_and_gradients, part), scale, parameters, generator)
+    differences = Differences(partial(objective.value, part), scale, steps)
+    depths = _depths(order)
+    summaries = []
+    for name, gradient in gradients.items():
+        if name not in objective.parameters and (part == "penalty" or name in detached):
+            continue  # inputs need no gradient: they may be prepared, or features taken, without one
+        tensor = _TensorCheck(name, objective.tensors[name], gradient, part, differences, noise, generator)
+        summaries.append(
+            ParameterSummary(
+                name,
+                tuple(gradient.shape),
+                depth=depths.get(name, 0),
+                order=order.get(name, -1),
+                largest_gradient=gradient.abs().max().item(),
+                zero_below=10 * noise.gradients[name],
+                limit=error_limit(differences.has_kinks),
+                finite=bool(gradient.isfinite().all()),
+                detached=name in detached,
+                part=part,
+                rows=tuple(tensor.rows(elements)),
+            )
+        )
+    return summaries, scale
+
+
+class _TensorCheck:
+    """The rows of one tensor."""
+
+    def __init__(
+        self,
+        name: str,
+        tensor: Tensor,
+        gradient: Tensor,
+        part: Part,
+        differences: Differences,
+        noise: Noise,
+        generator: torch.Generator,
+    ) -> None:
+        self._name, self._tensor, self._gradient, self._part = name, tensor, gradient, part
+        self._differences, self._noise, self._generator = differences, noise, generator
+
+    def rows(self, elements: int) -> list[GradientRow]:
+        """The largest element, `elements` others, more where kinks leave too few, and a random direction."""
+        count = self._tensor.numel()
+        largest = int(self._gradient.abs().nan_to_num(nan=math.inf).argmax())
+        seed = int(torch.randint(2**31, (), generator=self._generator))
+        drawn = random.Random(seed).sample(range(count), min(count, _ROUNDS * elements + 1))
+        others = [number for number in drawn if number != largest]
+        rows = [self._row(largest), *(self._row(number) for number in others[:elements])]
+        for number in others[elements : _ROUNDS * elements]:
+            if sum(not row.kink for row in rows) >= ENOUGH:
+                break
+            rows.append(self._row(number))
+        if count > len(rows):
+            rows.append(self._row_along(0, count))
+            limit = error_limit(self._differences.has_kinks)
+            if rows[-1].unexplained > limit >= max(row.unexplained for row in rows[:-1]):
+                rows += self._find_wrong_element(count)
+        return rows
+
+    def _find_wrong_element(self, count: int) -> list[GradientRow]:
+        """Halve the range in which a random direction is wrong until one element is left; stop at kinks."""
+        start, stop = 0, count
+        while stop - start > 1:
+            middle = (start + stop) // 2
+            halves = [(start, middle), (middle, stop)]
+            rows = [self._row_along(*half) for half in halves]
+            if any(row.kink for row in rows):
+                return []
+            start, stop = max(zip(rows, halves, strict=True), key=lambda pair: _gap(pair[0]))[1]
+        row = self._row(start)
+        return [row] if row.unexplained else []
+
+    def _row(self, number: int) -> GradientRow:
+        return self._compared(Line.along_element(self._tensor, number))
+
+    def _row_along(self, start: int, stop: int) -> GradientRow:
+        direction = random_direction(self._tensor.shape, start, stop, self._generator).to(self._tensor)
+        return self._compared(Line(self._tensor, direction=direction))
+
+    def _compared(self, line: Line) -> GradientRow:
+        found: Estimate = self._differences.estimate(
+            line, line.derivative(self._gradient), self._noise.loss, self._noise.gradients[self._name]
+        )
+        return GradientRow(
+            self._name,
+            line.index,
+            found.analytic,
+            found.numeric,
+            relative_error(found.analytic, found.numeric),
+            found.kink,
+            found.h,
+            found.too_small,
+            found.uncertainty,
+            self._part,
+        )
+
+
+def _gap(row: GradientRow) -> float:
+    return abs(row.analytic - row.numeric) - row.uncertainty
+
+
+def _depths(order: dict[str, int]) -> dict[str, int]:
+    """Layers with parameters from each tensor to the loss."""
+    layers: list[str] = []
+    depths = {}
+    for name in sorted(order, key=order.__getitem__, reverse=True):
+        layer = name.rpartition(".")[0]
+        if layer not in layers and not name.startswith("input"):
+            layers.append(layer)
+        depths[name] = len(layers)
+    return depths
+
+
+def _decay_ratios(objective: Objective) -> tuple[tuple[str, float], ...]:
+    """‖penalty's gradient‖ / ‖data gradient‖, by groups of equal weight decay, or of all parameters."""
+    data, penalty = (objective.value_and_gradients(part)[1] for part in ("data", "penalty"))
+    rates = objective.weight_decay()
+    groups: dict[str, list[str]] = {}
+    for name in objective.parameters:
+        if rates is None:
+            groups.setdefault("all parameters", []).append(name)
+        elif rates.get(name):
+            groups.setdefault(f"the group with weight decay {rates[name]:g}", []).append(name)
+
+    def norm(gradients: dict[str, Tensor], names: Sequence[str]) -> float:
+        return math.sqrt(sum(gradients[name].square().sum().item() for name in names))
+
+    ratios = ((group, norm(penalty, names), norm(data, names)) for group, names in groups.items())
+    return tuple(
+        (group, pulled / driven if driven else math.inf) for group, pulled, driven in ratios if pulled
+    )

@@ -1,0 +1,258 @@
+"""From the rows of a gradient check to its findings, each with the place nearest to the fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+from statistics import median
+
+from vitals.checks.gradients.difference import TOO_SMALL
+from vitals.checks.gradients.rows import BurnIn, GradientRow, ParameterSummary
+from vitals.findings import Finding, Level, ranked
+
+DECAY_TOO_STRONG = 1.0
+"""‖gradient of the penalty‖ / ‖gradient of the data loss‖ above which the penalty rules."""
+
+
+def findings_of(
+    summaries: Sequence[ParameterSummary],
+    decay_ratios: Sequence[tuple[str, float]] = (),
+    burn_in: BurnIn | None = None,
+    spread: float = 0.0,
+    skipped: str = "",
+) -> list[Finding]:
+    """Findings of a check, most important first; the arguments are attributes of `GradientCheck`."""
+    if skipped:
+        return [Finding("skipped", "note", f"The gradients were not checked: {skipped}.", where="loss")]
+    if spread:
+        return [_not_deterministic(spread)]
+    found: list[Finding] = []
+    for part in ("data", "penalty", "both"):
+        of_part = [summary for summary in summaries if summary.part == part]
+        faults = _not_finite(of_part) or _wrong(of_part)
+        found += faults
+        if faults:
+            break  # a fault of one part is also one of both together
+    if not found:
+        found = _correct(summaries) + _vanishing(summaries) + _zero(summaries)
+    found += _undecided(summaries)
+    found += [_decay_too_strong(*group) for group in decay_ratios if group[1] > DECAY_TOO_STRONG]
+    if burn_in:
+        seen, step = f" (checked at {burn_in}).", burn_in.steps
+        found = [replace(f, message=f.message.removesuffix(".") + seen, step=step) for f in found]
+    return ranked(found)
+
+
+def _not_deterministic(spread: float) -> Finding:
+    return Finding(
+        "wrong-gradient",
+        "fail",
+        "Non-deterministic forward: two evaluations at the same point with the same random seed differ by "
+        f"{spread:.2g}, so that no gradient can be checked.",
+        "Look for a random generator of the module's own, a counter or a cache that changes with every call.",
+        where="loss",
+        value=spread,
+        threshold=0.0,
+    )
+
+
+def _not_finite(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    bad = sorted((s for s in summaries if not s.finite), key=lambda summary: summary.order)
+    if not bad:
+        return []
+    name = bad[-1].parameter
+    return [
+        Finding(
+            "non-finite-loss",
+            "fail",
+            f"The loss is finite, but its gradient with respect to {name} is not{_others(bad[:-1])}.",
+            "Look for a root, logarithm, norm or division at zero behind it, and keep that away from zero.",
+            where=name,
+        )
+    ]
+
+
+def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    """One finding, at the wrong tensor nearest to the loss: those before it inherit its error.
+
+    Where all of them are cut off from the loss, no backward is wrong, but none is asked for.
+    """
+    bad = sorted((s for s in summaries if s.level in ("warn", "fail")), key=lambda summary: summary.order)
+    if not bad or bad[-1].worst is None:
+        return []
+    nearest, upstream = bad[-1], bad[:-1]
+    level: Level = "fail" if any(summary.level == "fail" for summary in bad) else "warn"
+    row = bad[-1].worst
+    of_part = {"data": "", "penalty": " of the penalty", "both": " of loss and penalty together"}[row.part]
+    message = (
+        f"The gradient{of_part} with respect to {nearest.parameter} {_element(row)} is {row.analytic:.6g} by "
+        f"backward and {row.numeric:.6g} by centred difference (relative error {row.relative_error:.2g})"
+        f"{_others(upstream)}."
+    )
+    after = [
+        s.parameter for s in sorted(summaries, key=lambda s: s.order) if s.order > nearest.order and s.enough
+    ]
+    until = f" and before {after[0]}" if after else ""
+    if all(other.analytic == 0 for other in nearest.rows):
+        remedy = (
+            f"No gradient reaches {nearest.parameter}, though the loss depends on it: look for detach(), "
+            f".data, no_grad() or item() behind it{until}."
+        )
+    elif upstream:
+        remedy = (
+            f"Compare backward with forward in what stands behind {nearest.parameter}{until}, and in the "
+            "operation that uses it."
+        )
+    else:
+        remedy = f"Compare backward with forward in the operation that uses {nearest.parameter}."
+    return [
+        Finding(
+            "frozen-parameters" if all(summary.detached for summary in bad) else "wrong-gradient",
+            level,
+            message,
+            remedy,
+            where=nearest.parameter,
+            value=row.relative_error,
+            threshold=nearest.limit,
+        )
+    ]
+
+
+def _vanishing(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    small = _vanished(summaries)
+    if not small:
+        return []
+    return [
+        Finding(
+            "vanishing-gradients",
+            "warn",
+            f"The gradient with respect to {_listed([s.parameter for s in small])} is below {TOO_SMALL:g} of "
+            "the largest in the model, too small to be checked.",
+            "Look at initialization, saturating activations and normalization.",
+            where=small[-1].parameter,
+            value=max(summary.largest_gradient for summary in small),
+            threshold=TOO_SMALL,
+        )
+    ]
+
+
+def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    vanished = _vanished(summaries)
+    names = [s.parameter for s in summaries if s.part == "data" and _is_tiny(s) and s not in vanished]
+    if not names:
+        return []
+    return [
+        Finding(
+            "gradients-correct",
+            "note",
+            f"The gradient with respect to {_listed(names)} is zero, by backward and by centred difference.",
+            "Such is a bias before a normalization layer, which can be left out; otherwise see whether the "
+            "forward uses it.",
+            where=names[0],
+            value=0.0,
+        )
+    ]
+
+
+def _undecided(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    found = []
+    kinked = [s.parameter for s in summaries if s.finite and s.level == "note"]
+    if kinked:
+        found.append(
+            Finding(
+                "skipped",
+                "note",
+                f"The gradient with respect to {_listed(kinked)} was not checked: kinks of max-like "
+                "operations lie within the smallest step.",
+                "Check with fewer examples, which have fewer kinks.",
+                where=kinked[0],
+            )
+        )
+    noisy = [
+        s.parameter
+        for s in summaries
+        if s.finite and s.enough and _all_too_small(s) and s.largest_gradient >= TOO_SMALL
+    ]
+    if noisy:
+        found.append(
+            Finding(
+                "skipped",
+                "note",
+                f"The gradient with respect to {_listed(noisy)} was not checked: it is drowned by the "
+                "rounding errors of the loss.",
+                "Check in float64, and with a loss that does not subtract large numbers from each other.",
+                where=noisy[0],
+            )
+        )
+    return found
+
+
+def _decay_too_strong(group: str, ratio: float) -> Finding:
+    return Finding(
+        "regularization-too-strong",
+        "warn",
+        f"The penalty's gradient is {ratio:.2g} times as large as that of the data loss in {group}.",
+        "Lower the weight decay until the data loss decides where the weights go.",
+        where=group,
+        value=ratio,
+        threshold=DECAY_TOO_STRONG,
+    )
+
+
+def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
+    checked = [summary for summary in summaries if summary.relative_errors]
+    errors = [error for summary in checked for error in summary.relative_errors]
+    if not errors:
+        return []
+    tensors = len({summary.parameter for summary in checked})
+    return [
+        Finding(
+            "gradients-correct",
+            "ok",
+            f"{len(errors)} elements of {tensors} tensors agree with centred differences: relative error "
+            f"{median(errors):.1e} in the median, {max(errors):.1e} at most.",
+            value=max(errors),
+            threshold=max(summary.limit for summary in checked),
+        )
+    ]
+
+
+def _vanished(summaries: Sequence[ParameterSummary]) -> list[ParameterSummary]:
+    """The tensors whose gradients became too small on the way back: those the forward uses first.
+
+    A single tiny gradient between larger ones is no such thing, but a zero that rounding disguises.
+    """
+    used = sorted((s for s in summaries if s.part == "data" and s.order >= 0), key=lambda s: s.order)
+    first = list(takewhile(_is_tiny, used))
+    return [] if all(map(_is_zero, first)) else first
+
+
+def _all_too_small(summary: ParameterSummary) -> bool:
+    smooth = [row for row in summary.rows if not row.kink]
+    return bool(smooth) and all(row.too_small for row in smooth)
+
+
+def _is_tiny(summary: ParameterSummary) -> bool:
+    return summary.largest_gradient < TOO_SMALL and _all_too_small(summary)
+
+
+def _is_zero(summary: ParameterSummary) -> bool:
+    return summary.largest_gradient <= summary.zero_below
+
+
+def _element(row: GradientRow) -> str:
+    if row.index is None:
+        return "along a random direction"
+    return f"at {list(row.index)}" if row.index else "(a single number)"
+
+
+def _others(summaries: Sequence[ParameterSummary]) -> str:
+    names = [summary.parameter for summary in summaries]
+    return f"; so are those of {_listed(names)}" if names else ""
+
+
+def _listed(names: Sequence[str], at_most: int = 4) -> str:
+    names = list(dict.fromkeys(names))
+    shown = ", ".join(names[:at_most])
+    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

@@ -1,0 +1,332 @@
+"""The loss as a function of named tensors: a copy of the model in float64 that can be evaluated at will.
+
+Nothing of the user's is touched: model, loss and data are copied, buffers are cloned for every evaluation,
+and every evaluation starts from the same random seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from vitals.checks.gradients.kinks import tensors_in
+from vitals.checks.gradients.precision import Precision
+from vitals.errors import UserError, did_you_mean
+from vitals.probes.random_states import isolated_rng
+
+
+def checked_samples(model: nn.Module, inputs: Any, samples: int | None) -> int:
+    """How many examples to use: as asked, else 2, or 4 where a BatchNorm layer trains."""
+    available = batch_size(inputs)
+    if samples is None:
+        batch_norm = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
+        )
+        return min(available, 4 if batch_norm else 2)
+    if not 1 <= samples <= available:
+        raise UserError(f"samples must be between 1 and the {available} examples in inputs, not {samples}.")
+    return samples
+
+
+def check_numbers(elements: int, steps: Sequence[float], dtype: torch.dtype) -> None:
+    """Raise UserError for the first argument that is out of range."""
+    if elements < 1:
+        raise UserError(f"elements must be at least 1, not {elements}.")
+    if not steps or not all(math.isfinite(h) and h > 0 for h in steps):
+        raise UserError(f"steps must be positive step sizes h, not {tuple(steps)}.")
+    if dtype not in (torch.float64, torch.float32):
+        raise UserError(f"dtype must be torch.float64 or torch.float32, not {dtype}.")
+
+
+def finite_value(objective: Objective, part: Part = "data") -> float:
+    """The data loss or the penalty; UserError where it cannot be computed or is not finite."""
+    name = "penalty" if part == "penalty" else "loss"
+    try:
+        value = objective.value(part).item()
+    except RuntimeError as error:
+        raise UserError(f"model or {name} cannot be evaluated in {objective.dtype}: {error}") from error
+    if not math.isfinite(value):
+        raise UserError(f"{name} must be finite, but it is {value}.")
+    return value
+
+
+def loss_scale(gradients: dict[str, Tensor]) -> float:
+    """Factor on the loss that makes its largest gradient about 1; a power of two, which rounds nothing."""
+    finite = [gradient[gradient.isfinite()].abs() for gradient in gradients.values()]
+    largest = max((values.max().item() for values in finite if values.numel()), default=0.0)
+    return 2.0 ** -round(math.log2(largest)) if largest else 1.0
+
+
+Loss = Callable[[Any, Any], Tensor]
+Penalty = Callable[[nn.Module], Tensor] | Mapping[str, float] | float
+Part = Literal["data", "penalty", "both"]
+
+
+class Objective:
+    """Data loss and penalty as functions of the trainable parameters and the inputs.
+
+    Args:
+        model: called as `model(inputs)`, `model(*inputs)` for a tuple or list, `model(**inputs)` for a
+        mapping.
+        loss: `loss(outputs, targets)` gives a scalar.
+        penalty: `penalty(model)` gives a scalar; or weight decay λ, one for all parameters or by name, for
+            Σ ½·λ·‖w‖².
+        samples: use the first so many examples.
+        dtype: torch.float64 or torch.float32; all parameters, buffers and data are converted to it.
+        check_inputs: whether floating-point inputs are among the tensors to differentiate by.
+
+    Raises:
+        UserError: the model has integer, complex or only frozen parameters, or cannot be copied.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Penalty | None,
+        samples: int,
+        dtype: torch.dtype,
+        seed: int,
+        check_inputs: bool,
+    ) -> None:
+        # One copy of all three, so that a loss that is a method of the model becomes a method of its copy.
+        model, loss, penalty = copied(model, loss, penalty)
+        inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        check_parameters(model)
+        self.dtype, self.seed = dtype, seed
+        self.device = next(model.parameters()).device
+        if self.device.type == "mps" and dtype == torch.float64:
+            self.device = torch.device("cpu")  # MPS has no float64
+        self.model = _converted(model.to(self.device), dtype)
+        _fix_spectral_norms(self.model)
+        self.loss = _converted(loss.to(self.device), dtype) if isinstance(loss, nn.Module) else loss
+        self.penalty = penalty
+        if isinstance(penalty, Mapping):
+            self._check_names(penalty)
+        take = functools.partial(_example_data, samples=samples, total=batch_size(inputs))
+        self.inputs = tree_map(lambda leaf: self._own(take(leaf)), inputs)
+        self.targets = tree_map(lambda leaf: self._own(take(leaf)), targets)
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.tensors: dict[str, Tensor] = dict(self.parameters)
+        """What to differentiate by: parameters under their names, inputs as `input` or `input[key]`."""
+        if check_inputs:
+            self.tensors |= {name: leaf.requires_grad_() for name, leaf in _named_inputs(self.inputs)}
+
+    def value(self, part: Part = "data", seed: int | None = None) -> Tensor:
+        """The scalar loss, with its graph, always from the same random seed unless another is given."""
+        seed = self.seed if seed is None else seed
+        _seed_everything(seed)
+        value = torch.zeros((), dtype=self.dtype, device=self.device)
+        with Precision(self.dtype):
+            if part in ("data", "both"):
+                value = value + _scalar(self._data_loss(), "loss")
+            if part in ("penalty", "both"):
+                value = value + _scalar(self._penalty(), "penalty")
+        return value
+
+    def value_and_gradients(
+        self, part: Part = "data", seed: int | None = None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """The loss and what the backward says, by name; zeros where no gradient arrives."""
+        value = self.value(part, seed)
+        gradients = {name: torch.zeros_like(tensor) for name, tensor in self.tensors.items()}
+        if value.requires_grad:
+            try:
+                # Not `value.backward()`, which would add to gradients of the user's own tensors in a closure.
+                with Precision(self.dtype):
+                    found = torch.autograd.grad(value, list(self.tensors.values()), allow_unused=True)
+            except RuntimeError as error:
+                raise UserError(f"loss has no gradient that can be computed: {error}") from error
+            gradients |= {
+                n: g.detach().to_dense() for n, g in zip(gradients, found, strict=True) if g is not None
+            }
+        return value.item(), gradients
+
+    def detached(self, part: Part = "data") -> set[str]:
+        """Names of the tensors to which no backward leads from the loss: unused, or cut off by `detach()`."""
+        reached = _leaves(self.value(part))
+        return {name for name, tensor in self.tensors.items() if id(tensor) not in reached}
+
+    def order_of_use(self) -> dict[str, int]:
+        """Position of the operation that first uses each tensor, by name; none for unused tensors."""
+        with _FirstUse({tensor.data_ptr(): name for name, tensor in self.tensors.items()}) as uses:
+            self.value()
+        return uses.order
+
+    def weight_decay(self) -> dict[str, float] | None:
+        """λ by parameter name; None where the penalty is a function."""
+        if isinstance(self.penalty, Mapping):
+            return dict(self.penalty)
+        if isinstance(self.penalty, (int, float)):
+            return dict.fromkeys(self.parameters, float(self.penalty))
+        return None
+
+    def _data_loss(self) -> Any:
+        # Modules may work in place on what they are given, hence the clones.
+        inputs, targets = tree_map(_cloned, self.inputs), tree_map(_cloned, self.targets)
+        arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else ()
+        named = dict(inputs) if isinstance(inputs, Mapping) else {}
+        if not isinstance(inputs, (tuple, list, Mapping)):
+            arguments = (inputs,)
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        outputs = torch.func.functional_call(self.model, buffers, arguments, named)
+        return self.loss(outputs, targets)
+
+    def _penalty(self) -> Any:
+        decay = self.weight_decay()
+        if decay is None:
+            assert callable(self.penalty)
+            return self.penalty(self.model)
+        terms = [0.5 * rate * self.parameters[name].square().sum() for name, rate in decay.items()]
+        return torch.stack(terms).sum()
+
+    def _own(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        dtype = self.dtype if leaf.is_floating_point() else leaf.dtype
+        return leaf.detach().clone().to(self.device, dtype)
+
+    def _check_names(self, decay: Mapping[str, float]) -> None:
+        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        for name in decay:
+            if name not in names:
+                raise UserError(f"penalty names no trainable parameter '{name}': {did_you_mean(name, names)}")
+
+
+@contextmanager
+def undisturbed(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Gradients on, autocast and compilation off, `dtype` for new tensors; all is put back at the end."""
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(isolated_rng())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(torch.set_default_dtype, default)
+        torch.set_default_dtype(dtype)  # for what a forward creates, such as a recurrent net's first state
+        yield
+
+
+def _seed_everything(seed: int) -> None:
+    # Not `torch.manual_seed`: before CUDA starts, that would leave our seed behind for it.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (the user's code may draw from it)
+
+
+def copied(*things: Any) -> Any:
+    """A deep copy of `things`, without the wrapper of `torch.compile`."""
+    try:
+        return copy.deepcopy(tuple(getattr(thing, "_orig_mod", thing) for thing in things))
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"model, loss or penalty cannot be copied for the check: {error}") from error
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Raise UserError unless all parameters are real floating-point numbers and some of them train."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise UserError(
+                f"model has a parameter '{name}' of type {parameter.dtype}; it must be floating-point."
+            )
+    if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
+        raise UserError(
+            "model has no trainable parameter: all are frozen (requires_grad=False), or there is none."
+        )
+
+
+def batch_size(inputs: Any) -> int:
+    """The first dimension of the first tensor in `inputs`; 1 where there is none."""
+    return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+
+
+def _leaves(value: Tensor) -> set[int]:
+    """Identities of the tensors at the ends of the graph behind `value`."""
+    nodes, leaves = [value.grad_fn], set()
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.add(id(leaf))
+        further = {behind for behind, _ in node.next_functions} - seen
+        seen |= further
+        nodes += further
+    return leaves
+
+
+def _scalar(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"{name} must return a scalar tensor, not {seen}.")
+    return value.reshape(())
+
+
+def _example_data(leaf: Any, samples: int, total: int) -> Any:
+    per_example = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == total
+    return leaf[:samples] if per_example else leaf
+
+
+def _named_inputs(inputs: Any) -> Iterable[tuple[str, Tensor]]:
+    entries: Iterable[tuple[Any, Any]] = [("", inputs)]
+    if isinstance(inputs, Mapping):
+        entries = inputs.items()
+    elif isinstance(inputs, (tuple, list)):
+        entries = enumerate(inputs)
+    for key, leaf in entries:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
+            yield "input" if key == "" else f"input[{key}]", leaf
+
+
+def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    # Unlike `.to(dtype)`, these leave complex buffers alone.
+    return module.double() if dtype == torch.float64 else module.float()
+
+
+def _fix_spectral_norms(model: nn.Module) -> None:
+    """Let spectral norms train no singular vectors: their backward takes them for constants, rightly so."""
+    for module in model.modules():
+        hooks = module._forward_pre_hooks.values()
+        if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
+            module.training = False
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+class _FirstUse(TorchDispatchMode):
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.order: dict[str, int] = {}
+        self._names = names
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        for leaf in tensors_in((args, kwargs)):
+            if leaf.numel() and leaf.data_ptr() in self._names:
+                self.order.setdefault(self._names[leaf.data_ptr()], len(self.order))
+        return func(*args, **kwargs)

@@ -1,0 +1,137 @@
+"""How the error of a difference depends on its step h: truncation to the right, rounding to the left."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitals.checks.gradients.difference import Differences, Line, relative_error
+from vitals.checks.gradients.objective import (
+    Loss,
+    Objective,
+    check_numbers,
+    check_parameters,
+    checked_samples,
+    finite_value,
+    loss_scale,
+    undisturbed,
+)
+from vitals.findings import Finding
+
+
+@dataclass(frozen=True)
+class StepError:
+    """Relative errors of differences with step h, medians over the elements without a kink in reach."""
+
+    h: float
+    centred: float | None
+    """Of [f(x+h) − f(x−h)] / 2h, which falls with h²; None where every element crosses a kink."""
+    forward: float | None
+    """Of [f(x+h) − f(x)] / h, which falls with h."""
+    kinks: float
+    """Share of elements whose step crosses a kink, between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class StepSizeStudy:
+    """The result of `step_size_study`."""
+
+    errors: tuple[StepError, ...]
+    """From the largest step to the smallest."""
+
+    @property
+    def best_step(self) -> float | None:
+        """The step with the smallest error of the centred difference; None where all cross kinks."""
+        known = [(error.centred, error.h) for error in self.errors if error.centred is not None]
+        return min(known)[1] if known else None
+
+    def findings(self) -> list[Finding]:
+        """What the best step is; never an alarm, as the gradient check tries several steps."""
+        if self.best_step is None:
+            seen = "Every difference crosses a kink, whatever its step."
+            return [Finding("difference-step", "note", seen, where="gradients")]
+        error = next(error.centred for error in self.errors if error.h == self.best_step)
+        seen = (
+            f"Centred differences are nearest to the gradient at h = {self.best_step:.0e}: error {error:.1e}."
+        )
+        return [Finding("difference-step", "ok", seen, where="gradients")]
+
+    def table(self) -> str:
+        """A line per step."""
+        lines = ["h        centred   forward   kinks"]
+        for error in self.errors:
+            centred, forward = (f"{e:.1e}" if e is not None else "-" for e in (error.centred, error.forward))
+            lines.append(f"{error.h:<8.0e} {centred:<9} {forward:<9} {error.kinks:.0%}")
+        return "\n".join(lines)
+
+
+def step_size_study(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Any,
+    targets: Any,
+    *,
+    samples: int | None = None,
+    elements: int = 2,
+    steps: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10),
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> StepSizeStudy:
+    """Errors of centred and forward differences against the analytic gradient, for every step size h.
+
+    The curve over h is a V: too large a step misses the curvature, too small a one drowns in rounding.
+    cs231n, "Neural Networks Part 3", section "Gradient checks". The arguments are those of `check_gradients`;
+    `elements` are drawn from every parameter besides the one with the largest gradient.
+
+    Raises:
+        UserError: as `check_gradients`.
+    """
+    samples = checked_samples(model, inputs, samples)
+    check_numbers(elements, steps, dtype)
+    check_parameters(model)
+    with undisturbed(dtype, next(model.parameters()).device):
+        objective = Objective(
+            model,
+            loss,
+            inputs,
+            targets,
+            penalty=None,
+            samples=samples,
+            dtype=dtype,
+            seed=seed,
+            check_inputs=False,
+        )
+        finite_value(objective)
+        _, gradients = objective.value_and_gradients()
+        differences = Differences(objective.value, loss_scale(gradients), steps)
+        choice = random.Random(seed)
+        lines = []
+        for name, gradient in gradients.items():
+            count = gradient.numel()
+            numbers = {int(gradient.abs().argmax()), *choice.sample(range(count), min(elements, count))}
+            for number in sorted(numbers):
+                line = Line.along_element(objective.tensors[name], number)
+                analytic = differences.scale * line.derivative(gradient)
+                if analytic:
+                    lines.append((line, analytic))
+        errors = [_errors_at(h, differences, lines) for h in sorted(steps, reverse=True)]
+    return StepSizeStudy(tuple(errors))
+
+
+def _errors_at(h: float, differences: Differences, lines: Sequence[tuple[Line, float]]) -> StepError:
+    slopes = [(analytic, differences.slope(line, h)) for line, analytic in lines]
+    smooth = [(analytic, slope) for analytic, slope in slopes if not slope.kink]
+    if not smooth:
+        return StepError(h, None, None, kinks=1.0)
+    return StepError(
+        h,
+        centred=median(relative_error(analytic, slope.centred) for analytic, slope in smooth),
+        forward=median(relative_error(analytic, slope.forward) for analytic, slope in smooth),
+        kinks=1 - len(smooth) / len(slopes),
+    )

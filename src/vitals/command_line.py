@@ -1,0 +1,163 @@
+"""Turn a function into a command: check everything the user wrote, then hand over to Hydra.
+
+The checks run in the order of what they cost: names and values first, without torch, then what needs torch.
+Nothing is written before all of them have passed. A `UserError` ends the command with its message and exit
+code 2, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vitals.errors import UserError
+from vitals.runs.config.overrides import Overrides, groups
+from vitals.runs.config.resume import resumed_config
+from vitals.runs.run_folder import RunFolder
+from vitals.sweeps.jobs.folder import folder_name
+from vitals.sweeps.jobs.foreign import run_as_command
+from vitals.sweeps.jobs.resume import words_of_sweep
+
+Task = Callable[[DictConfig], None]
+Check = Callable[[DictConfig], None]
+
+OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
+
+OF_SWEEPS = ("launcher", "search", "resume_sweep")
+"""Keys that say how to run several jobs, and nothing of what one run does."""
+
+
+def run_command(
+    task: Task,
+    config_dir: Path,
+    config_name: str,
+    check: Check,
+    prepare: Check | None = None,
+) -> None:
+    """Run `task` with the configuration that the command line asks for.
+
+    Args:
+        task: gets the composed configuration.
+        config_dir: folder of the YAML files.
+        config_name: the primary configuration in it, without `.yaml`.
+        check: the checks of one configuration that need no torch.
+        prepare: slower checks, such as whether the data and the device are there; called once before
+            anything is written, and not in a sweep.
+    """
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        if not _is_worker():
+            check_command_line(config_dir, config_name, check, prepare)
+        _hand_over(task, config_dir, config_name, check)
+    except UserError as error:
+        if full_error:
+            raise
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_command_line(
+    config_dir: Path,
+    config_name: str,
+    check: Check,
+    prepare: Check | None = None,
+) -> None:
+    """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
+
+    Raises:
+        UserError: if a word, or a configuration that the words ask for, is wrong.
+    """
+    arguments = get_args_parser().parse_args()
+    if arguments.help or arguments.hydra_help or arguments.shell_completion:
+        return
+    if any(word.startswith("resume_sweep=") for word in arguments.overrides):
+        if not arguments.multirun:
+            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+        sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
+        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
+        check_command_line(config_dir, config_name, check, prepare)
+        return
+    if arguments.multirun and _needs_a_search(arguments.overrides):
+        further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
+        sys.argv += further
+        arguments.overrides += further
+    overrides = Overrides(config_dir, config_name, arguments.overrides)
+    if arguments.cfg or arguments.info:
+        return
+    resume = overrides.value("resume")
+    if resume is not None:
+        if arguments.multirun:
+            raise UserError("resume=… continues one run: leave --multirun out.")
+        folder = RunFolder.existing(resume, "resume")
+        config = resumed_config(folder, overrides.arguments, list(overrides.groups))
+        check(config)
+        sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
+    else:
+        for config in overrides.composed():
+            check(config)
+    if prepare is not None and not arguments.multirun:
+        prepare(config)
+    spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
+    sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+
+
+def _needs_a_search(words: list[str]) -> bool:
+    """Whether a key is given a range, and no search that could choose values in it."""
+    intervals = any("interval(" in word for word in words)
+    return intervals and not any(word.startswith("search=") for word in words)
+
+
+def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:
+    """Give the command to Hydra, with its errors passed on to us instead of printed."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    mistakes: list[UserError] = []
+    script = sys.argv[0]
+
+    def run(config: DictConfig) -> None:
+        _restore("HYDRA_FULL_ERROR", before)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # with hydra/sweeper=basic
+            run_as_command(script)
+            return
+        try:
+            if config.get("resume"):
+                words = HydraConfig.get().overrides.task
+                config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
+            check(config)
+            with open_dict(config):
+                for key in OF_SWEEPS:
+                    config.pop(key, None)
+            task(config)
+        except UserError as error:
+            mistakes.append(error)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(run)()
+    finally:
+        _restore("HYDRA_FULL_ERROR", before)
+    if mistakes:
+        raise mistakes[0]
+
+
+def _restore(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+def _is_worker() -> bool:
+    """Whether Lightning started this process as a further rank of a run that has been checked already."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0

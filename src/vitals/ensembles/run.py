@@ -1,0 +1,109 @@
+"""The road of an ensemble: checkpoints → networks → probabilities → figures → table, JSON, chart and page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from vitals.ensembles.members import load_members
+from vitals.ensembles.page import page, print_ensemble
+from vitals.ensembles.predictions import predict
+from vitals.ensembles.result import Ensemble
+from vitals.ensembles.scores import by_size, disagreement, scores, vote_accuracy
+from vitals.ensembles.selection import require_members, select
+from vitals.runs.instantiate import quiet_lightning
+from vitals.runs.run_folder import shown
+
+
+def ensemble(options: DictConfig) -> Ensemble:
+    """Evaluate an ensemble as `configs/ensemble.yaml` describes it, and write the results to its folder.
+
+    Raises:
+        UserError: if fewer than two members can be used.
+    """
+    quiet_lightning()
+    selection = select(options)
+    members, left_out = load_members(selection.candidates, options.split, options.data_root)
+    left_out = [*selection.left_out, *left_out]
+    require_members(len(members), "the selection", left_out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictions = predict(members, options.split, device)
+    probabilities, labels = predictions.probabilities, predictions.labels
+    together = probabilities.mean(0)
+    result = Ensemble(
+        options.split,
+        len(labels),
+        [shown(member.path) for member in members],
+        telling_names([member.path for member in members]),
+        left_out,
+        [scores(of_member, labels) for of_member in probabilities],
+        scores(together, labels),
+        vote_accuracy(probabilities, labels),
+        by_size(probabilities, labels),
+        disagreement(probabilities),
+        predictions.images_per_second,
+        predictions.trials,
+    )
+    folder = Path(options.folder)
+    write(result, folder)
+    print_ensemble(result, folder, Console())
+    return result
+
+
+def record(result: Ensemble) -> dict[str, Any]:
+    """`result` in plain types, as in `ensemble.json`."""
+    return {
+        "split": result.split,
+        "images": result.images,
+        "members": [
+            {"checkpoint": checkpoint, **asdict(of_member)}
+            for checkpoint, of_member in zip(result.checkpoints, result.members, strict=True)
+        ],
+        "left_out": result.left_out,
+        "ensemble": {**asdict(result.together), "vote_accuracy": result.vote_accuracy},
+        "best_member": result.checkpoints[result.best_member],
+        "gain": result.gain,
+        "warning": result.warning,
+        "by_size": [asdict(size) for size in result.sizes],
+        "disagreement": result.disagreement.tolist(),
+        "mean_disagreement": result.mean_disagreement,
+        "images_per_second": result.images_per_second,
+        "trials": [
+            {**asdict(trial), "chosen": "batched" if trial.takes_batched else "one by one"}
+            for trial in result.trials
+        ],
+    }
+
+
+def telling_names(paths: list[Path]) -> list[str]:
+    """`paths` without the folders at their beginning and the names at their end that all have in common."""
+    parts = [path.absolute().parts for path in paths]
+    while len({some[0] for some in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [some[1:] for some in parts]
+    while len({some[-1] for some in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [some[:-1] for some in parts]
+    return ["/".join(some) for some in parts]
+
+
+def write(result: Ensemble, folder: Path) -> None:
+    """Write `ensemble.json`, `ensemble.html` and TensorBoard's chart of accuracy over members."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(record(result), indent=2, ensure_ascii=False)
+    (folder / "ensemble.json").write_text(content + "\n", encoding="utf-8")
+    (folder / "ensemble.html").write_text(page(result), encoding="utf-8")
+    with SummaryWriter(str(folder)) as writer:
+        accuracies = ["ensemble/accuracy$", "ensemble/vote_accuracy$", "ensemble/best_member$"]
+        writer.add_custom_scalars({"ensemble": {"accuracy over members": ["Multiline", accuracies]}})
+        best = result.members[result.best_member].accuracy
+        for size in result.sizes:
+            writer.add_scalar("ensemble/accuracy", size.accuracy, size.members)
+            writer.add_scalar("ensemble/vote_accuracy", size.vote_accuracy, size.members)
+            writer.add_scalar("ensemble/nll", size.nll, size.members)
+            writer.add_scalar("ensemble/best_member", best, size.members)

@@ -1,0 +1,214 @@
+"""Activations, gradients and weights: their statistics by layer, and their distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from torch import Tensor
+
+from vitals.errors import UserError
+from vitals.measures.gradient_noise import gradient_noise, squared_norm
+from vitals.measures.histogram import edges, histogram
+from vitals.measures.layer_probe import Probe, probe
+from vitals.measures.layer_statistics import LayerStatistics, layer_statistics
+from vitals.measures.norms import to_host
+from vitals.monitors.monitor import Monitor, tensorboard_writers
+from vitals.monitors.update_ratio import shown_name
+from vitals.probes.random_states import isolated_rng
+from vitals.probes.twin import Twin, first_samples, in_halves, joined, samples_in
+
+
+class Histograms(Monitor):
+    """Looks into the network with a pass of its own over a fixed batch, and logs what it sees.
+
+    | tag | what |
+    | --- | --- |
+    | `activation_mean/<layer>`, `activation_std/<layer>` | over all values |
+    | `activation_variance/<layer>` | mean over units of the variance over samples: the layer's signal |
+    | `gradient_variance/<layer>` | of the loss's gradient with respect to the layer's values |
+    | `dead_units/<layer>` | share of channels that are 0 for every sample |
+    | `saturated_units/<layer>` | share of values at the limits of tanh or sigmoid |
+    | `gradient_noise/{signal,variance,scale}` | McCandlish et al. 2018, from two halves of the batch |
+    | `activations/<layer>`, `gradients/<parameter>`, `weights/<parameter>` | histograms |
+
+    A layer is a linear or convolutional one with the activation behind it, in the order of execution. The
+    batch is the first samples of the run, so that distributions compare over time; the
+    pass is that of the training step, with the present weights, in training mode, on copies of the buffers
+    and with the same random numbers every time. Compiled graphs stay as they are.
+
+    Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
+    the histograms of the history, about ten times a run.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: see `Interval`.
+        histograms_every: measurements of the statistics for one of the histograms.
+        samples: of the fixed batch, 2 or more.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 500,
+        times_per_run: int | None = 20,
+        times_per_epoch: int | None = None,
+        histograms_every: int = 5,
+        samples: int = 32,
+    ) -> None:
+        super().__init__(every_n_steps, times_per_run, times_per_epoch)
+        if histograms_every < 1:
+            raise UserError(f"histograms_every={histograms_every} must be a whole number of 1 or more.")
+        if samples < 2:
+            raise UserError(f"samples={samples} must be a whole number of 2 or more.")
+        self.histograms_every, self.samples = histograms_every, samples
+        self.batch: Any = None
+        self.twin: Twin | None = None
+        self.measured = 0
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.twin, self.measured, self.rehearsed = Twin(trainer, module), trainer.global_step, False
+        self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.batch is None or samples_in(self.batch) < self.samples:
+            self.guarded(self._keep, batch)
+        if self.active and not self.rehearsed:
+            self.guarded(self._rehearse)
+
+    def _keep(self, batch: Any) -> None:
+        """Take as many samples as are wanted, from several batches where these are small."""
+        if self.batch is None:
+            self.batch = first_samples(batch, self.samples)
+        else:
+            missing = self.samples - samples_in(self.batch)
+            self.batch = joined(self.batch, first_samples(batch, missing))
+
+    def _rehearse(self) -> None:
+        assert self.twin is not None
+        self.rehearsed = True
+        self.twin.refresh()
+        self.twin.rehearse(self.batch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.due(step, self.measured):
+            first, self.measured = self.measured == 0, step
+            self.guarded(self._measure, trainer, first)
+
+    def _measure(self, trainer: L.Trainer, first: bool) -> None:
+        assert self.twin is not None
+        step = trainer.global_step
+        fully = first or step >= self.total_steps or (step // self.period) % self.histograms_every == 0
+        parameters = {shown_name(name): parameter for name, parameter in self.twin.module.named_parameters()}
+        whole = self._pass(self.batch, parameters if fully else {})
+        names = _unique([shown_name(layer.name) for layer in whole.layers])
+        rows = [
+            layer_statistics(layer, gradient)
+            for layer, gradient in zip(whole.layers, whole.layer_gradients, strict=True)
+        ]
+        if not fully:
+            self.record(trainer, _scalars(names, to_host(rows)))
+            return
+        values = {
+            f"activations/{name}": layer.values for name, layer in zip(names, whole.layers, strict=True)
+        }
+        values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
+        values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
+        pictures = [histogram(each) for each in values.values()]
+        tags = list(values)
+        sizes = [squared_norm(whole.gradients.values())] if whole.gradients else []
+        del whole, values  # before the next gradients are made, for the memory they take
+        if sizes and self._rarely(step):
+            sizes += self._norms_of_halves(parameters)
+        parts = iter(to_host([*rows, *sizes, *pictures]))
+        scalars = _scalars(names, [next(parts) for _ in rows])
+        scalars |= self._noise([next(parts)[0] for _ in sizes])
+        drawn = self._histograms(trainer, dict(zip(tags, parts, strict=True)))
+        self.record(trainer, scalars, drawn if self._rarely(step) else {})
+
+    def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """Squared norms of the gradients of two halves of the batch, one after the other."""
+        if samples_in(self.batch) < 4:  # BatchNorm needs two samples
+            return []
+        halves = in_halves(self.batch)
+        return [squared_norm(self._pass(half, parameters).gradients.values()) for half in halves]
+
+    def _noise(self, norms: list[float]) -> dict[str, float]:
+        if len(norms) != 3:
+            return {}
+        whole, first, second = norms
+        found = gradient_noise(first, second, whole, samples_in(self.batch) // 2 * 2)
+        scalars = {"gradient_noise/signal": found.signal, "gradient_noise/variance": found.variance}
+        return scalars | ({"gradient_noise/scale": found.scale} if math.isfinite(found.scale) else {})
+
+    def _pass(self, batch: Any, parameters: Mapping[str, Tensor]) -> Probe:
+        twin = self.twin
+        assert twin is not None
+        twin.refresh()
+        with isolated_rng(seed=0):
+            return probe(twin.module, lambda: twin.training_loss(batch), parameters)
+
+    def _rarely(self, step: int) -> bool:
+        """Ten times a run, however long it is: what is too large for the history, or takes further passes."""
+        tenth = self.total_steps / 10
+        measured_before = step - self.period * self.histograms_every
+        return step in (1, self.total_steps) or step // tenth > max(measured_before, 0) // tenth
+
+    @staticmethod
+    def _histograms(trainer: L.Trainer, found: Mapping[str, list[float]]) -> dict[str, Any]:
+        """Write the histograms of finite values."""
+        step = trainer.global_step
+        entries: dict[str, Any] = {}
+        for tag, (smallest, largest, total, squares, *counts) in found.items():
+            if not (math.isfinite(smallest) and math.isfinite(largest) and sum(counts) > 0):
+                continue
+            limits = edges(smallest, largest, len(counts))
+            entries[tag] = {"edges": limits, "counts": [int(number) for number in counts]}
+            for writer in tensorboard_writers(trainer):
+                writer.add_histogram_raw(
+                    tag, smallest, largest, sum(counts), total, squares, limits[1:], counts, step
+                )
+        return entries
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed batch, so that a resumed run measures on."""
+        return {"batch": self.batch if _is_plain(self.batch) else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.batch = state_dict["batch"]
+
+
+def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    scalars: dict[str, float] = {}
+    for name, row in zip(names, rows, strict=True):
+        layer = LayerStatistics(*row)
+        scalars[f"activation_mean/{name}"] = layer.mean
+        scalars[f"activation_std/{name}"] = layer.std
+        scalars[f"activation_variance/{name}"] = layer.variance
+        scalars[f"gradient_variance/{name}"] = layer.gradient_variance
+        scalars[f"dead_units/{name}"] = layer.dead
+        scalars[f"saturated_units/{name}"] = layer.saturated
+    return scalars
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return (
+        list(dict.fromkeys(names))
+        if len(set(names)) == len(names)
+        else [f"{name}:{place}" for place, name in enumerate(names)]
+    )
+
+
+def _is_plain(batch: Any) -> bool:
+    """Whether a checkpoint that holds `batch` can be read without running code."""
+    if isinstance(batch, list | tuple):
+        return type(batch) in (list, tuple) and all(map(_is_plain, batch))
+    if isinstance(batch, dict):
+        return type(batch) is dict and all(map(_is_plain, batch.values()))
+    return type(batch) in (Tensor, int, float, str, bool, type(None))

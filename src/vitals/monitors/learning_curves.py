@@ -1,0 +1,290 @@
+"""Loss, accuracy, their gap and noise, learning rate, momentum and speed over the run."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from project.optim.optimizers import momentum_of
+from vitals.diagnosis.callback import diagnosis_of
+from vitals.history import MetricsTable
+from vitals.measures.norms import to_host
+from vitals.monitors.monitor import Monitor, epoch_of, log_scalars, tensorboard_writers
+from vitals.probes.fixed_subset import FixedSubsets
+from vitals.probes.twin import samples_in
+
+WINDOW = 15
+"""Steps over which the loss is smoothed."""
+
+
+def loss_noise(losses: Sequence[float], window: int = WINDOW) -> float | None:
+    """Standard deviation of the loss around its moving average, as a share of that average.
+
+    Source: cs231n, "Neural Networks Part 3", wiggle of the loss and batch size; spec M2.
+
+    Args:
+        losses: of successive steps.
+        window: steps in a moving average.
+
+    Returns:
+        None for fewer than two windows, or where a loss is not finite or the average not positive.
+    """
+    if len(losses) < 2 * window or not all(map(math.isfinite, losses)):
+        return None
+    half = window // 2
+    squares, means = 0.0, 0.0
+    places = range(half, len(losses) - half)
+    for place in places:
+        around = losses[place - half : place + half + 1]
+        mean = sum(around) / len(around)
+        # A value takes part in its own average, which hides a share of 1/window of its variance.
+        squares += (losses[place] - mean) ** 2 / (1 - 1 / len(around))
+        means += mean
+    mean = means / len(places)
+    return math.sqrt(squares / len(places)) / mean if mean > 0 else None
+
+
+class Speed:
+    """Counts samples and the seconds between the ends of successive batches.
+
+    Nothing waits for the device: over many steps the host cannot run ahead of it.
+    """
+
+    def __init__(self) -> None:
+        self.samples, self.seconds = 0, 0.0
+        self.last: float | None = None
+
+    def after_batch(self, samples: int) -> None:
+        """A batch of `samples`, over all processes, has been trained on."""
+        now = time.perf_counter()
+        if self.last is not None:
+            self.samples += samples
+            self.seconds += now - self.last
+        self.last = now
+
+    def pause(self) -> None:
+        """What follows, up to the end of the next batch, is not training."""
+        self.last = None
+
+    def figures(self, device: torch.device) -> dict[str, float]:
+        """`images_per_second` since the last call, and `memory_gib`, the peak so far: of the GPU, or of the
+        process."""
+        found = {"images_per_second": self.samples / self.seconds} if self.seconds else {}
+        self.samples, self.seconds = 0, 0.0
+        memory = _peak_memory(device)
+        return found | ({"memory_gib": memory / 2**30} if memory else {})
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+EPOCH_METRICS = ("loss/", "accuracy/", "val_average/")
+NOISE_STEPS = 200
+"""Steps back over which the noise of the loss is measured."""
+
+
+class LearningCurves(Monitor):
+    """Writes what the module logs under `loss/…` and `accuracy/…`, and the state of its optimizer.
+
+    | tag | x-axis | what |
+    | --- | --- | --- |
+    | `loss/train`, `loss/val`, `accuracy/train`, `accuracy/val` | epochs trained | means over the epoch |
+    | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
+    evaluation mode |
+    | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
+    not log `accuracy/val` |
+    | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
+    | `loss/train_step` | optimizer steps | loss of one batch |
+    | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
+    | `lr/<group>`, `momentum/<group>` | optimizer steps | of each parameter group, in the next step |
+    | `images_per_second`, `memory_gib` | optimizer steps | speed without validation; peak so far |
+    | `epoch` | optimizer steps | epochs trained, with their fraction |
+
+    `metrics.csv` in the trainer's `default_root_dir` has one row an epoch, of the epoch metrics. On resuming,
+    the rows of epochs that are trained anew are replaced. The history has the loss of every step.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: of the step metrics; where none is given, the trainer's
+            `log_every_n_steps`.
+        subset_samples: of the fixed subsets; 0 leaves them out.
+        subsets_per_run: how often the subsets are evaluated, at the ends of epochs; the last always is.
+        table: whether to write `metrics.csv`.
+    """
+
+    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
+        "learning curves": {
+            "loss": ["Multiline", ["loss/train$", "loss/val$"]],
+            "accuracy": ["Multiline", ["accuracy/train$", "accuracy/val$"]],
+            "accuracy without augmentation": ["Multiline", ["accuracy/train_eval$", "accuracy/val"]],
+        }
+    }
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        times_per_run: int | None = None,
+        times_per_epoch: int | None = None,
+        subset_samples: int = 1000,
+        subsets_per_run: int = 4,
+        table: bool = True,
+    ) -> None:
+        given = any((every_n_steps, times_per_run, times_per_epoch))
+        super().__init__(every_n_steps if given else 1, times_per_run, times_per_epoch)
+        self.follows_trainer = not given
+        self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
+        self.writes_table = table
+        self.subsets: FixedSubsets | None = None
+        self.evaluates = False
+        self.speed = Speed()
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.follows_trainer:
+            self.period = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
+        self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.evaluates = self.subset_samples > 0
+        self.losses: list[Tensor] = []
+        self.of_step: list[Tensor] = []
+        self.recent: list[float] = []
+        self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.current_epoch)
+        if trainer.current_epoch == 0:
+            charts: dict[str, Any] = {}
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                charts |= getattr(callback, "charts", {})
+            for writer in tensorboard_writers(trainer):
+                writer.add_custom_scalars(charts)
+
+    def due(self, step: int, last: int | None = None) -> bool:
+        # Not the first step: in the trainer's own rhythm, as other loggers have it.
+        return self.active and step // self.period > (step - 1 if last is None else last) // self.period
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.active and self.batch is None:
+            self.batch = batch
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.guarded(self._after_batch, trainer, outputs, batch)
+
+    def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):  # Lightning has divided it by the number of batches in a step
+            share = trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else 1
+            value = loss.detach().float().reshape(())
+            self.of_step.append(value * share if share != 1 else value)
+        self.speed.after_batch(samples_in(batch) * trainer.world_size)
+        step = trainer.global_step
+        if step == self.seen:
+            return  # only accumulated
+        last, self.seen = self.seen, step
+        if self.of_step:
+            mean = self.of_step[0] if len(self.of_step) == 1 else torch.stack(self.of_step).mean()
+            self.losses.append(mean)
+            self.of_step = []
+        if self.due(step, last):
+            self._log_steps(trainer, step)
+
+    def _log_steps(self, trainer: L.Trainer, step: int) -> None:
+        scalars: dict[str, float] = {}
+        if self._bring_losses(trainer, step):
+            scalars["loss/train_step"] = self.recent[-1]
+            if (noise := loss_noise(self.recent)) is not None:
+                scalars["loss_noise"] = noise
+        for optimizer in trainer.optimizers:
+            for number, group in enumerate(optimizer.param_groups):
+                name = group.get("name", str(number))
+                scalars[f"lr/{name}"] = float(group["lr"])
+                if (momentum := momentum_of(group)) is not None:
+                    scalars[f"momentum/{name}"] = momentum
+        scalars |= self.speed.figures(trainer.strategy.root_device)
+        epoch = epoch_of(trainer)
+        log_scalars(trainer, {"epoch": epoch, **scalars}, step)
+        if diagnosis := diagnosis_of(trainer):
+            scalars.pop("loss/train_step", None)
+            diagnosis.history.add(step, epoch, scalars)
+
+    def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:
+        """Take the losses of the steps since the last time to the host and into the history."""
+        if not self.losses:
+            return False
+        [losses] = to_host([torch.stack(self.losses)])
+        self.losses = []
+        self.recent = [*self.recent, *losses][-NOISE_STEPS:]
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.history.add_steps(step, epoch_of(trainer), {"loss/train_step": losses})
+        return True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.speed.pause()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.speed.pause()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = trainer.callback_metrics  # may gather them from all processes
+        if trainer.is_global_zero:
+            self._after_epoch(trainer, pl_module, logged)
+
+    def _after_epoch(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor]
+    ) -> None:
+        self.guarded(self._bring_losses, trainer, trainer.global_step)
+        epoch = trainer.current_epoch + 1
+        names = [name for name in sorted(logged) if name.startswith(EPOCH_METRICS)]
+        values = to_host([logged[name] for name in names])
+        metrics = {name: value for name, [value] in zip(names, values, strict=True)}
+        if self.evaluates and self.active and self._subset_due(trainer, epoch):
+            try:
+                metrics |= self._evaluate_subsets(trainer, pl_module, metrics)
+            except Exception as error:  # the other curves go on
+                self.evaluates = False
+                self.skip(error)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, epoch)
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.history.add(trainer.global_step, float(epoch), metrics)
+        if metrics and self.writes_table:
+            self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
+
+    def _subset_due(self, trainer: L.Trainer, epoch: int) -> bool:
+        epochs = trainer.max_epochs or -1
+        every = math.ceil(epochs / self.subsets_per_run) if epochs > 0 else 1
+        return epoch % every == 0 or epoch == epochs
+
+    def _evaluate_subsets(
+        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float]
+    ) -> dict[str, float]:
+        if self.subsets is None:
+            logged = "accuracy/val" in metrics
+            self.subsets = FixedSubsets(trainer, module, self.batch, self.subset_samples, not logged)
+            self.batch = None
+            if diagnosis := diagnosis_of(trainer):
+                diagnosis.note_facts(trainer, self.subsets.facts())
+        found = self.subsets.evaluate(*self.subsets.training)
+        named = {f"{name}/train_eval": value for name, value in found.items()}
+        if self.subsets.validation is not None:
+            found = self.subsets.evaluate(*self.subsets.validation)
+            named |= {f"{name}/val_eval": value for name, value in found.items()}
+        validation = metrics.get("accuracy/val", named.get("accuracy/val_eval"))
+        if validation is not None and "accuracy/train_eval" in named:
+            named["accuracy/gap"] = named["accuracy/train_eval"] - validation
+        return named

@@ -1,0 +1,79 @@
+"""Are layers in training mode when training, and in evaluation mode when validating?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import Metric
+
+from vitals.diagnosis.callback import diagnosis_of
+from vitals.measures.batch_norm import has_statistics
+from vitals.monitors.monitor import Monitor
+
+
+class Modes(Monitor):
+    """Looks at the modes of all modules after the first batch of every epoch, in training and validation.
+
+    | tag | what |
+    | --- | --- |
+    | `modes/evaluating_in_training` | share of the modules in evaluation mode while training |
+    | `modes/training_in_validation` | share of the modules in training mode while validating |
+    | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
+
+    Modules whose parameters are all frozen are left out, and so are losses and metrics. Single layers may be
+    in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout; a whole network is not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(times_per_epoch=1)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self.guarded(self._look, trainer, pl_module, "modes/evaluating_in_training", False)
+            self.guarded(self._look_at_norms, trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0 and trainer.training is False and not trainer.sanity_checking:
+            self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
+
+    @staticmethod
+    def _look(trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
+        watched = [part for part in module.modules() if part is not module and _matters(part)]
+        diagnosis = diagnosis_of(trainer)
+        if watched and diagnosis:
+            share = sum(part.training is training for part in watched) / len(watched)
+            diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+
+    @staticmethod
+    def _look_at_norms(trainer: L.Trainer, module: L.LightningModule) -> None:
+        norms = [
+            part
+            for part in module.modules()
+            if isinstance(part, _BatchNorm) and part.running_mean is not None
+        ]
+        norms = [norm for norm in norms if _matters(norm)]
+        diagnosis = diagnosis_of(trainer)
+        if norms and diagnosis:
+            share = sum(not norm.training and not has_statistics(norm) for norm in norms) / len(norms)
+            tag = "modes/norms_without_statistics"
+            diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+
+
+def _matters(part: nn.Module) -> bool:
+    if isinstance(part, Metric) or "Loss" in type(part).__name__:
+        return False
+    parameters = list(part.parameters())
+    return not parameters or any(parameter.requires_grad for parameter in parameters)

@@ -1,0 +1,158 @@
+"""What all monitors have in common: when they measure, where they write, and that they never do harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from vitals.diagnosis.callback import diagnosis_of
+from vitals.errors import UserError
+from vitals.findings import Finding
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Every so many optimizer steps, so many times a run, or so many times an epoch; the shortest counts.
+
+    The first and the last step of a run of known length are always measured.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements.
+        times_per_run: measurements in a run of known length.
+        times_per_epoch: measurements in an epoch of known length.
+
+    Raises:
+        UserError: if nothing is given, or a number is below 1.
+    """
+
+    every_n_steps: int | None = None
+    times_per_run: int | None = None
+    times_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if not given:
+            raise UserError("every_n_steps, times_per_run or times_per_epoch must be a number.")
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{name}={value!r} must be a whole number of 1 or more.")
+
+    def period(self, total_steps: float, steps_per_epoch: float) -> int:
+        """Optimizer steps between two measurements; lengths that are not known are infinite."""
+        lengths = [
+            (self.every_n_steps, 1.0),
+            (1, total_steps / self.times_per_run if self.times_per_run else math.inf),
+            (1, steps_per_epoch / self.times_per_epoch if self.times_per_epoch else math.inf),
+        ]
+        candidates = [count * length for count, length in lengths if count and math.isfinite(length)]
+        if not candidates:  # only lengths that are not known: as often as the default
+            return 50
+        return max(1, math.floor(min(candidates)))
+
+
+class Monitor(L.Callback):
+    """Measures after some optimizer steps, in the first process alone, and never ends a training.
+
+    What it measures goes to the loggers of the trainer and into the history of the trainer's `Diagnosis`. One
+    that fails says why in a finding `skipped` and is silent from then on. Subclasses measure in the hooks of
+    Lightning, between `self.active` and `self.due(step)`.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: see `Interval`.
+    """
+
+    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {}
+    """TensorBoard's custom scalars: category, chart, kind and tags."""
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        times_per_run: int | None = None,
+        times_per_epoch: int | None = None,
+    ) -> None:
+        self.interval = Interval(every_n_steps, times_per_run, times_per_epoch)
+        self.period = 1
+        self.total_steps = math.inf
+        self.active = False
+        self.findings: list[Finding] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total = float(trainer.estimated_stepping_batches)
+        self.total_steps = total if total > 0 else math.inf
+        epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        if not pl_module.automatic_optimization:  # then each optimizer takes a step with every batch
+            most = trainer.max_steps if trainer.max_steps > 0 else math.inf
+            self.total_steps = min(self.total_steps * len(trainer.optimizers), most)
+            epoch *= len(trainer.optimizers)
+        self.period = self.interval.period(self.total_steps, epoch)
+        self.active = trainer.is_global_zero
+        self.guarded(self.start, trainer, pl_module)
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Get ready to measure; raises `UserError` where that cannot be done."""
+
+    def due(self, step: int, last: int | None = None) -> bool:
+        """Whether the state after `step` optimizer steps is to be measured, or one after a step that was
+        taken after `last` and with the same batch."""
+        last = step - 1 if last is None else last
+        passed = any(last < mark <= step for mark in (1, self.total_steps))
+        return self.active and (passed or step // self.period > last // self.period)
+
+    def guarded(self, measure: Callable[..., Any], *arguments: Any) -> Any:
+        """`measure(*arguments)` where this monitor is active; where it fails, the monitor ends, not the
+        training."""
+        if not self.active:
+            return None
+        try:
+            return measure(*arguments)
+        except Exception as error:  # a monitor must never end a training
+            self.active = False
+            self.skip(error)
+        return None
+
+    def skip(self, error: Exception) -> None:
+        """Say in a finding why something is not measured."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        name, reason = type(self).__name__, str(error) if isinstance(error, UserError) else reason
+        self.findings.append(Finding("skipped", "note", f"{name}: {reason}", where=name))
+
+    def record(
+        self,
+        trainer: L.Trainer,
+        scalars: Mapping[str, float],
+        further: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write numbers to loggers and history, at the present step; `further` to the history alone."""
+        step = trainer.global_step
+        log_scalars(trainer, scalars, step)
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
+
+
+def log_scalars(trainer: L.Trainer, scalars: Mapping[str, float], step: int) -> None:
+    """Write `scalars` to every logger, for TensorBoard as one event."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+            logger.experiment._get_file_writer().add_summary(Summary(value=values), step)
+        else:
+            logger.log_metrics(dict(scalars), step)
+
+
+def tensorboard_writers(trainer: L.Trainer) -> list[Any]:
+    """The writers of the trainer's TensorBoard loggers."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def epoch_of(trainer: L.Trainer) -> float:
+    """Epochs trained, with their fraction."""
+    batches: float = trainer.num_training_batches
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    share = done / batches if batches and math.isfinite(batches) else 0.0
+    return trainer.current_epoch + min(share, 1.0)

@@ -1,0 +1,219 @@
+"""The first NaN or infinity, with its step and its layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vitals.diagnosis.callback import diagnosis_of
+from vitals.findings import Finding
+from vitals.measures.layer_outputs import layer_outputs
+from vitals.measures.norms import norms, to_host
+from vitals.monitors.monitor import Monitor, epoch_of, log_scalars
+from vitals.monitors.update_ratio import shown_name
+from vitals.probes.random_states import isolated_rng
+from vitals.probes.twin import Twin
+
+HUGE = 1e8
+"""Norm of a gradient that is about to overflow."""
+LEFT_OUT = 40
+"""Steps in a row that a gradient scaler leaves out: each halves the scale, so that from torch's first, 2^16,
+17 bring it to 1. What is not finite at 2^-24 is no matter of scale."""
+
+
+class NonFinite(Monitor):
+    """Watches the loss and every gradient in every step, and names where NaN or infinity appears first.
+
+    | tag | what |
+    | --- | --- |
+    | `gradient_norm` | norm of all gradients of a step, before clipping |
+
+    On a CPU it looks at once. On a GPU the figures of each step stay there until the next measurement, so
+    that nothing waits; the step it names is the right one all the same. Then inputs, weights and the layers
+    in their order are searched for the origin.
+
+    Args:
+        every_n_steps, times_per_run, times_per_epoch: of bringing the figures to the host; see `Interval`.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 50,
+        times_per_run: int | None = None,
+        times_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__(every_n_steps, times_per_run, times_per_epoch)
+        self.waiting: list[tuple[int, Tensor, list[str], list[Tensor]]] = []
+        """Step, norms of the gradients and their names, losses of its batches; none of these on a CPU."""
+        self.left_out = 0
+        """Steps in a row whose gradients are not finite."""
+        self.losses: list[Tensor] = []
+        self.batch: Any = None
+        self.found = False
+        self.flushed = 0
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
+        self.waiting, self.losses, self.flushed = [], [], trainer.global_step
+        self.names: dict[int, list[str]] = {}
+        # A gradient scaler leaves steps out whose gradients overflow: that is its work, as long as it ends.
+        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.left_out = 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.batch = batch if self.active else None
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if not self.active or self.found:
+            return
+        if loss.device.type != "cpu":
+            self.losses.append(loss.detach())
+        elif not math.isfinite(loss.item()):
+            self.guarded(self._trace_loss, trainer, pl_module, trainer.global_step)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.guarded(self._take_norms, trainer, optimizer)
+
+    def _take_norms(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
+        gradients = [
+            gradient
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if (gradient := parameter.grad) is not None and not gradient.is_sparse
+        ]
+        if not gradients:
+            return
+        names = self.names.get(id(optimizer), [])
+        if len(names) != len(gradients):  # another set of parameters has gradients than before
+            names = [
+                self.named.get(id(parameter), "a parameter")
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None and not parameter.grad.is_sparse
+            ]
+            self.names[id(optimizer)] = names
+        step, sizes = trainer.global_step, norms(gradients)
+        losses, self.losses = self.losses, []
+        self.waiting.append((step + 1, sizes, names, losses))
+        if sizes.device.type == "cpu":
+            self._examine(trainer, sizes.tolist(), names, step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.due(step, self.flushed):
+            self.flushed = step
+            self.guarded(self._flush, trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.guarded(self._flush, trainer, pl_module)
+
+    def _flush(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        parts = [
+            torch.stack([loss.float().reshape(()) for loss in losses]) for *_, losses in waiting if losses
+        ]
+        rows = to_host([*(sizes for _, sizes, _, _ in waiting), *parts])
+        of_losses = iter(rows[len(waiting) :])
+        norm_of: dict[int, float] = {}
+        for (step, sizes, names, losses), row in zip(waiting, rows, strict=False):
+            if losses and not math.isfinite(sum(next(of_losses))) and not self.found:
+                self._trace_loss(trainer, module, step - 1)
+            if sizes.device.type != "cpu":  # else it has been, at once
+                self._examine(trainer, row, names, step - 1)
+            # LBFGS evaluates several times a step: the last stands for it.
+            norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
+        first, last = min(norm_of), max(norm_of)
+        log_scalars(trainer, {"gradient_norm": norm_of[last]}, last)
+        if diagnosis := diagnosis_of(trainer):
+            block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
+            diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
+
+    def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
+        bad: list[str] = []
+        if not math.isfinite(sum(sizes)):  # which may be so where each is finite
+            bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
+        self.left_out = self.left_out + 1 if bad else 0
+        if self.found or not bad or (self.scaled and self.left_out < LEFT_OUT):
+            return
+        overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
+        if self.scaled:
+            seen = f"as in the {LEFT_OUT - 1} steps before it; the gradient scaler leaves all of them out"
+            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
+        elif overflow:
+            seen = "after growing beyond all measure"
+            remedy = "Lower the learning rate, warm it up, or clip the gradients."
+        else:
+            seen = "while the loss was finite"
+            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
+        which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
+        self._report(
+            trainer,
+            f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}.",
+            remedy,
+            bad[0],
+            step,
+        )
+
+    def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
+        where, seen, remedy = self._origin(trainer, module)
+        self._report(
+            trainer, f"The loss became NaN or infinite in step {step + 1}: {seen}", remedy, where, step
+        )
+
+    def _origin(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[str, str, str]:
+        """Where, what was seen, and a remedy."""
+        if any(_bad(values) for values in _tensors(self.batch)):
+            return "input", "the batch itself holds NaN or infinity.", "Mend or leave out those samples."
+        for name, parameter in module.named_parameters():
+            if _bad(parameter.detach()):
+                return (
+                    shown_name(name),
+                    f"the weights of '{shown_name(name)}' are not finite since the update before.",
+                    "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
+                )
+        twin = Twin(trainer, module)
+        twin.refresh()
+        with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
+            twin.training_loss(self.batch)
+        for layer in layers:
+            if _bad(layer.values):
+                return (
+                    shown_name(layer.name),
+                    f"the output of '{shown_name(layer.name)}' overflows.",
+                    "Lower the learning rate or the scale of the weights.",
+                )
+        return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
+
+    def _report(self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int) -> None:
+        self.found = True
+        finding = Finding(
+            "non-finite-loss", "fail", message, remedy, where, step=step, epoch=round(epoch_of(trainer), 4)
+        )
+        self.findings.append(finding)
+        if diagnosis := diagnosis_of(trainer):
+            diagnosis.announce(finding)
+
+
+def _bad(values: Tensor) -> bool:
+    return values.is_floating_point() and not bool(values.isfinite().all())
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+    apply_to_collection(batch, Tensor, found.append)
+    return iter(found)

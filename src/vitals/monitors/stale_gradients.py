@@ -1,0 +1,103 @@
+"""Are gradients cleared between steps?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vitals.errors import UserError
+from vitals.monitors.monitor import Monitor
+from vitals.probes.random_states import isolated_rng
+from vitals.probes.twin import Twin
+
+
+@torch.no_grad()
+def stale_share(new: Sequence[Tensor], fresh: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
+    """The multiple of `old` that comes nearest to `new` − `fresh`: 0 where gradients were cleared, 1 where
+    the new one was added to the old; a scalar on the device.
+
+    Args:
+        new: gradients as the optimizer gets them, one for each parameter.
+        fresh: those of the same batch alone, at the same weights.
+        old: those that the optimizer got in the step before.
+    """
+    overlap = sum(((n - f) * o).sum(dtype=torch.float64) for n, f, o in zip(new, fresh, old, strict=True))
+    size = sum(o.square().sum(dtype=torch.float64) for o in old)
+    return torch.as_tensor(overlap / torch.as_tensor(size).clamp_min(1e-30))
+
+
+PAIRS = (3, 9, 20)
+"""Steps whose gradient is compared with that of the step before: few, and soon."""
+
+
+class StaleGradients(Monitor):
+    """Measures how much of the gradient of the step before is left in that of three early steps.
+
+    | tag | what |
+    | --- | --- |
+    | `old_gradient` | share of the old gradient in the new one: 0 where it was cleared, 1 where it was not |
+
+    The gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
+    measured under gradient accumulation or a gradient scaler, where the two differ for good reasons.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(every_n_steps=1)
+        self.before: dict[int, Tensor] = {}
+        self.batch: Any = None
+        self.batches = 0
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.active = self.active and not scaled and trainer.accumulate_grad_batches == 1
+        self.active = self.active and len(trainer.optimizers) == 1
+        self.first = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.active:
+            self.batch = batch
+            self.batches += 1
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.guarded(self._look, trainer, pl_module, optimizer)
+
+    def _look(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
+        # LBFGS and accumulation by hand see several gradients for a step, or several batches.
+        one_batch, self.batches = self.batches == 1, 0
+        step = trainer.global_step + 1 - self.first
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if step in PAIRS and self.before and one_batch:
+            self._compare(trainer, module, parameters)
+        self.before = {}
+        if step + 1 in PAIRS and one_batch:
+            self.before = {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None}
+        if step >= max(PAIRS):
+            self.active, self.batch = False, None
+
+    def _compare(self, trainer: L.Trainer, module: L.LightningModule, parameters: list[Tensor]) -> None:
+        twin = Twin(trainer, module)
+        twin.refresh()
+        twin.rehearse(self.batch)
+        known = [p for p in parameters if id(p) in self.before and p.requires_grad]
+        with isolated_rng(), torch.enable_grad():
+            fresh = torch.autograd.grad(twin.training_loss(self.batch), known, allow_unused=True)
+        new: list[Tensor] = []
+        for parameter in known:
+            if parameter.grad is None:
+                raise UserError("a gradient went away.")
+            new.append(parameter.grad.detach())
+        share = stale_share(
+            new,
+            [torch.zeros_like(p) if g is None else g for p, g in zip(known, fresh, strict=True)],
+            [self.before[id(p)] for p in known],
+        )
+        self.record(trainer, {"old_gradient": float(share)})

@@ -1,0 +1,189 @@
+"""Try things out on copies of model, loss and optimizer, and leave the originals bit for bit as they were."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim import Optimizer
+
+from vitals.errors import UserError
+from vitals.probes.random_states import isolated_rng
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs (N, ...) and targets (N, ...) to a scalar."""
+
+ADAPTIVE = (
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,  # and AdamW, which is one
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+)
+"""Optimizers whose step does not depend on the scale of the gradient."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Copies that belong together: the optimizer's parameters are those of the model."""
+
+    model: nn.Module
+    loss: Loss | None
+    optimizer: Optimizer | None
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """What the model makes of `inputs` (N, ...); raises `UserError` if that is not one tensor of N
+        rows."""
+        outputs = self.model(inputs)
+        if not isinstance(outputs, Tensor):
+            raise UserError(f"model: it must return one tensor, not {type(outputs).__name__}.")
+        if outputs.ndim == 0 or len(outputs) != len(inputs):
+            raise UserError(
+                f"model: its outputs {tuple(outputs.shape)} do not have one row for each of the "
+                f"{len(inputs)} inputs."
+            )
+        return outputs
+
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss as a scalar; raises `UserError` if it is not one."""
+        assert self.loss is not None
+        loss = self.loss(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"loss: it must return one number, not {shape}; average it over the batch.")
+        return loss.reshape(())
+
+    def gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """The loss, and its gradient by parameter name; None for a parameter that the loss does not reach.
+
+        Frozen parameters (`requires_grad=False`) are left out.
+        """
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        loss = self.loss_of(self.outputs(inputs), targets)
+        if not loss.requires_grad or not parameters:
+            return loss.detach(), dict.fromkeys(parameters)
+        # Not backward(): a loss that refers to the original model would leave gradients there.
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return loss.detach(), dict(zip(parameters, gradients, strict=True))
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """One optimizer step on the batch; the loss and the gradients before it."""
+        assert self.optimizer is not None
+        results: list[tuple[Tensor, dict[str, Tensor | None]]] = []
+
+        @torch.enable_grad()
+        def closure() -> float:
+            loss, gradients = self.gradients(inputs, targets)
+            for name, parameter in self.model.named_parameters():
+                parameter.grad = gradients.get(name)
+            results.append((loss, gradients))
+            return float(loss)
+
+        self.optimizer.step(closure)
+        return results[0]
+
+
+@contextmanager
+def trial(
+    model: nn.Module,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    *,
+    seed: int = 0,
+    dropout: bool = True,
+) -> Iterator[Trial]:
+    """Copies of `model`, `loss` and `optimizer` to try things out on, with gradients on and random numbers
+    apart.
+
+    A model in training mode keeps the mode of each layer, so that layers frozen on purpose stay frozen; one
+    in evaluation mode is switched to training as a whole. With `dropout=False`, dropout layers let everything
+    through. A compiled model is copied as it was before compilation. Raises `UserError` where a copy fails.
+    """
+    with isolated_rng(seed), torch.enable_grad():
+        memo: dict[int, Any] = {}
+        model_copy = _copied("model", getattr(model, "_orig_mod", model), memo)
+        # A plain function holds nothing of the model that a copy could replace.
+        stateful = isinstance(loss, nn.Module | types.MethodType)
+        loss_copy = _copied("loss", loss, memo) if stateful else loss
+        optimizer_copy = None if optimizer is None else _copied_optimizer(optimizer, memo)
+        if not model_copy.training:
+            model_copy.train()
+        if not dropout:
+            switch_off_dropout(model_copy)
+        yield Trial(model_copy, loss_copy, optimizer_copy)
+
+
+def copies_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[Any, tuple[Optimizer, ...]]:
+    """Copies of `model`, in its modes, and of its optimizers, whose parameters are those of the copy.
+
+    Raises `UserError` where a copy fails.
+    """
+    memo: dict[int, Any] = {}
+    model_copy = _copied("model", model, memo)
+    return model_copy, tuple(_copied_optimizer(optimizer, memo) for optimizer in optimizers)
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """Set the rate of every dropout layer in `model`, and of its attention layers, to 0, in place."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
+def check_batch(inputs: Tensor, targets: Tensor, minimum: int = 1) -> None:
+    """Raise `UserError` unless `inputs` (N, ...) and `targets` (N,), whole numbers, go together and N is
+    enough."""
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        raise UserError("inputs: they must be one tensor of shape (N, ...).")
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        raise UserError("targets: they must be class numbers in one tensor of shape (N,).")
+    if len(inputs) != len(targets):
+        raise UserError(f"targets: there are {len(targets)} for {len(inputs)} inputs.")
+    if len(inputs) < minimum:
+        raise UserError(f"inputs: {len(inputs)} samples are too few, at least {minimum} are needed.")
+
+
+def check_classes(outputs: Tensor, targets: Tensor) -> int:
+    """The number of classes C of `outputs` (N, C); raises `UserError` where that or `targets` do not fit."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise UserError(f"model: outputs of shape (N, classes) are needed, not {tuple(outputs.shape)}.")
+    low, high, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"targets: class numbers run from {low} to {high}, but the model has {classes} outputs."
+        )
+    return classes
+
+
+def restore_configured_rates(optimizer: Optimizer) -> None:
+    """Set the learning rate of every group to what it was before a scheduler, such as a warm-up, changed
+    it."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+
+
+def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
+    copied = _copied("optimizer", optimizer, memo)
+    # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
+    for name, value in vars(optimizer).items():
+        if name not in vars(copied) and name != "step":  # a scheduler's wrapper of the original
+            setattr(copied, name, copy.deepcopy(value, memo))
+    return copied
+
+
+def _copied(name: str, original: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(original, memo)
+    except Exception as error:
+        raise UserError(f"{name}: it cannot be copied for a trial ({error}).") from error

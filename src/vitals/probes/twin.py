@@ -1,0 +1,163 @@
+"""A stand-in for a module in training, with its parameters, on which anything can be run."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+from torchmetrics import Metric
+
+from vitals.errors import UserError
+from vitals.probes.random_states import isolated_rng
+from vitals.probes.training_step import Backward, mute, replaced, stand_in
+
+STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
+
+class Twin:
+    """A copy of `module` whose parameters are those of the original, and whose buffers and hooks are its own.
+
+    Running its steps leaves BatchNorm statistics, metrics, counters and the compiled graphs of the original
+    alone, and takes no memory for parameters. It logs nothing. Random numbers are drawn from the global
+    states: isolate them.
+
+    Args:
+        trainer: whose strategy has set up `module`.
+        module: that trains.
+
+    Raises:
+        UserError: if the module cannot be copied, or its parameters are spread over processes.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if "FSDP" in type(trainer.strategy).__name__ or "DeepSpeed" in type(trainer.strategy).__name__:
+            raise UserError("the parameters are spread over processes.")
+        self.trainer, self.original = trainer, module
+        memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
+        memo[id(module._compiler_ctx)] = None
+        try:
+            self.module: L.LightningModule = copy.deepcopy(module, memo)
+        except Exception as error:
+            raise UserError(f"the module cannot be copied ({' '.join(str(error).split())[:200]}).") from None
+        for name in STEPS if module._compiler_ctx else ():
+            self.module.__dict__.pop(name, None)  # compiled, and bound to the original
+        for part in self.module.modules():
+            if isinstance(part, L.LightningModule):
+                mute(part)
+            if isinstance(part, nn.SyncBatchNorm):  # waits for processes that do not measure
+                part.forward = types.MethodType(_BatchNorm.forward, part)  # type: ignore[method-assign]
+            elif isinstance(part, Metric):
+                part.sync_on_compute = part.dist_sync_on_step = False
+
+    def refresh(self) -> None:
+        """Take over buffers and modes of the original as they are now."""
+        with torch.no_grad():
+            for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):
+                mine.copy_(its)
+        for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
+            part.training = other.training
+
+    def rehearse(self, batch: Any) -> None:
+        """Run the training step once on copies of the parameters too, to see that it leaves them alone.
+
+        Raises:
+            UserError: if it writes to parameters or calls `backward` itself, both of which would disturb the
+                training.
+        """
+        shared = self.module
+        self.module = copy.deepcopy(shared)
+        try:
+            copies = list(self.module.parameters())
+            for parameter in copies:
+                parameter.grad = None
+            with isolated_rng(seed=0), torch.enable_grad():
+                self.training_loss(batch)
+            if any(parameter.grad is not None for parameter in copies):
+                raise UserError("the training step calls backward itself, not manual_backward.")
+            pairs = zip(copies, shared.parameters(), strict=True)
+            if not all(torch.allclose(mine, its, 0, 0, equal_nan=True) for mine, its in pairs):
+                raise UserError("the training step changes parameters itself.")
+        finally:
+            self.module = shared
+
+    def attach(self, trainer: Any) -> None:
+        """Make `trainer`, from `stand_in`, the trainer of the copy and of the modules in it."""
+        for part in self.module.modules():
+            if isinstance(part, L.LightningModule):
+                part._trainer = trainer
+
+    @contextmanager
+    def as_in_training(self) -> Iterator[None]:
+        """In the precision of the training, without compilation."""
+        with self.trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            yield
+
+    def training_loss(self, batch: Any) -> Tensor:
+        """What the training step makes of `batch`, without a backward pass.
+
+        Raises:
+            UserError: if that is not one loss.
+        """
+        backward, step = Backward(), self.module.training_step
+        arguments = (batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else (batch,)
+        if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
+            raise UserError("the training step takes its batches itself.")
+        self.attach(stand_in(self.trainer, training=True))
+        with self.as_in_training(), replaced(self.module, "manual_backward", backward):
+            result = step(*arguments)
+        if len(backward.losses) > 1:
+            raise UserError("the training step goes backward several times.")
+        loss = result["loss"] if isinstance(result, dict) else result
+        loss = backward.losses[0] if backward.losses else loss
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise UserError("the training step gives no loss.")
+        return loss.reshape(())
+
+
+def first_samples(batch: Any, count: int) -> Any:
+    """A copy of the first `count` samples of `batch`, whatever it is made of."""
+    return _each(batch, lambda values: values[:count].detach().clone())
+
+
+def joined(one: Any, other: Any) -> Any:
+    """The samples of two batches of the same making."""
+    mine, its = samples_in(one), samples_in(other)
+
+    def join(left: Any, right: Any) -> Any:
+        each = isinstance(left, Tensor) and left.ndim and len(left) == mine and len(right) == its
+        return torch.cat([left, right]) if each else left
+
+    return tree_map(join, one, other)
+
+
+def in_halves(batch: Any) -> tuple[Any, Any]:
+    """The first and the second half of the samples of `batch`, of the same size."""
+    half = samples_in(batch) // 2
+    return _each(batch, lambda values: values[:half]), _each(batch, lambda values: values[half : 2 * half])
+
+
+def samples_in(batch: Any) -> int:
+    """Samples in `batch`: the length of the first tensor in it; 0 where there is none."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):  # the usual case, at once
+        return len(batch[0]) if batch[0].ndim else 0
+    sizes: list[int] = []
+    apply_to_collection(batch, Tensor, lambda values: sizes.append(len(values) if values.ndim else 0))
+    return sizes[0] if sizes else 0
+
+
+def _each(batch: Any, cut: Callable[[Tensor], Tensor]) -> Any:
+    """`batch` with every tensor cut that has a value for each sample."""
+    size = samples_in(batch)
+    return apply_to_collection(
+        batch, Tensor, lambda values: cut(values) if values.ndim and len(values) == size else values
+    )

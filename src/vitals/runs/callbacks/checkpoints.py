@@ -1,0 +1,88 @@
+"""The last and the best weights of a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from vitals.probes.random_states import random_states, set_random_states
+
+
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` every epoch and keeps a copy of the best, with its score in the name.
+
+    The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1, and `best.ckpt` links to
+    it. The files hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads
+    them. The random states are saved too, so that a resumed run draws the dropout masks that it would have
+    drawn. (Lightning's ModelCheckpoint leaves `last.ckpt` behind at the last epoch that was better than the
+    ones before it, from which no run can be resumed.)
+
+    Args:
+        monitor: the metric whose largest value is best.
+        keep_every: epochs after which one more checkpoint is kept for good, `epoch010_accuracy0.7612.ckpt`,
+            for an ensemble, say; None keeps none.
+    """
+
+    def __init__(self, monitor: str = "accuracy/val", keep_every: int | None = None) -> None:
+        if keep_every is not None and keep_every < 1:
+            raise ValueError(f"keep_every={keep_every} is not allowed: it must be 1 or more, or null")
+        self.monitor, self.keep_every = monitor, keep_every
+        self.folder = Path()
+        self.best_score: float | None = None
+        self.best_name = ""
+        self.random_states: dict[str, Any] | None = None
+
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint so far; empty where there is none."""
+        return str(self.folder / self.best_name) if self.best_name else ""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.random_states is not None:  # only now: setting up may have drawn random numbers
+            set_random_states(self.random_states)
+            self.random_states = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
+        previous = self.best_name
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None and score.isfinite() and (self.best_score is None or score > self.best_score):
+            self.best_score = score.item()
+            self.best_name = f"best_{self._name(trainer, self.best_score)}"
+        last = self.folder / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if self.best_name != previous and trainer.is_global_zero:
+            self._keep_best(last, previous)
+        kept = self.keep_every is not None and (trainer.current_epoch + 1) % self.keep_every == 0
+        if kept and score is not None and trainer.is_global_zero:
+            shutil.copyfile(last, self.folder / self._name(trainer, score.item()))
+        trainer.strategy.barrier()  # another process may want to read the best next
+
+    def _name(self, trainer: L.Trainer, score: float) -> str:
+        return f"epoch{trainer.current_epoch + 1:03d}_{self.monitor.partition('/')[0]}{score:.4f}.ckpt"
+
+    def _keep_best(self, last: Path, previous: str) -> None:
+        """Copy, link, then delete, so that there is a best checkpoint at every moment."""
+        shutil.copyfile(last, self.folder / self.best_name)
+        link = self.folder / "best.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.best_name)
+        link.replace(self.folder / "best.ckpt")
+        if previous:
+            (self.folder / previous).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Score and name of the best, without a path, so that a run's folder can be moved; random states."""
+        best = {"best_score": self.best_score, "best_name": self.best_name}
+        return {**best, "random_states": random_states()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_name = state_dict["best_score"], state_dict["best_name"]
+        self.random_states = state_dict["random_states"]

@@ -1,0 +1,73 @@
+"""The checks before learning alone: everything is built as for a run, and nothing is trained or written."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from vitals.checks.layer_variance import LayerVariance
+from vitals.checks.sanity_checks import SanityChecks
+from vitals.errors import ChecksFailed, UserError
+from vitals.findings import worst_level
+from vitals.runs.instantiate import build_checks, build_classifier, build_data, build_trainer, quiet_lightning
+
+
+def check(config: DictConfig) -> SanityChecks:
+    """Make the configured checks and print the page of verdicts; returns what they found.
+
+    Raises:
+        UserError: if no check is configured, or for what turns out wrong with the images.
+        ChecksFailed: if a finding is at level `fail`; ends the program with exit code 3.
+    """
+    quiet_lightning()
+    OmegaConf.resolve(config)
+    if config.seed is None:
+        config.seed = secrets.randbelow(2**32)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    checks = build_checks(config, on_fail="warn", progress=True)
+    if not checks:
+        raise UserError("checks.which is empty: take checks=full, or name the checks to make.")
+    data = build_data(config)
+    classifier = build_classifier(config, data)
+    _print_summary(classifier.network)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(
+            config,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            callbacks=[*checks, _Stop()],
+            default_root_dir=folder,
+        )
+        trainer.fit(classifier, datamodule=data)
+    for row in checks[0].rows:
+        if isinstance(row.result, LayerVariance):
+            Console().print(f"\nVariance of what enters each layer\n{row.result.table()}", highlight=False)
+    if worst_level(checks[0].findings) == "fail":
+        raise ChecksFailed("the checks before learning failed")
+    return checks[0]
+
+
+def hessian_bytes(parameters: int) -> int:
+    """Memory of the Hessian of so many parameters in float32: 3725 GiB for a million of them."""
+    return 4 * parameters**2
+
+
+def _print_summary(network: nn.Module) -> None:
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    Console().print(
+        f"[bold]{type(network).__name__}[/] with {parameters:,} parameters; a Hessian of them, as Newton's "
+        f"method needs it, would take {hessian_bytes(parameters) / 2**30:,.1f} GiB",
+    )
+
+
+class _Stop(L.Callback):
+    """Ends the training before its first step."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = True

@@ -1,0 +1,30 @@
+"""What a run needs from the machine it starts on: packages, images, a GPU."""
+
+from importlib.util import find_spec
+
+from omegaconf import DictConfig
+
+from project.data.locate import require_images
+from vitals.errors import UserError
+
+
+def require_prerequisites(config: DictConfig) -> None:
+    """Make sure that what the configuration asks for is there; torch is imported only to look for a GPU.
+
+    Raises:
+        UserError: saying what is missing and what to do.
+    """
+    for name in sorted(set(config.logger) & {"wandb", "mlflow"}):
+        if find_spec(name) is None:
+            raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
+    if config.get("search") and config.search.name != "grid" and find_spec("optuna") is None:
+        raise UserError(f"search={config.search.name} needs the package optuna: pip install -e '.[search]'")
+    require_images(config.data.name, config.data.root)
+    if config.trainer.accelerator in ("gpu", "cuda"):
+        from torch import cuda
+
+        if not cuda.is_available():
+            raise UserError(
+                f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
+                f"take trainer=cpu or trainer=auto."
+            )

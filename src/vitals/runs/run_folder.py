@@ -1,0 +1,150 @@
+"""The folder of a run: what lies where in it, and its status.
+
+Importable without torch, so that a wrong folder is answered at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from vitals.errors import UserError
+
+SCORE = "accuracy/val"
+
+
+def read_curve(folder: Path) -> list[dict[str, float]]:
+    """The rows of `metrics.csv`, an epoch each; empty before the first.
+
+    A cell that is empty or no number is left out of its row.
+    """
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return [_numbers(row) for row in csv.DictReader(file)]
+    except OSError:
+        return []
+
+
+def best_score(folder: Path, within: int | None = None) -> float | None:
+    """The best validation accuracy of a job, up to epoch `within`; None where none is finite."""
+    scores = [
+        row[SCORE]
+        for row in read_curve(folder)
+        if SCORE in row and math.isfinite(row[SCORE]) and (within is None or row["epoch"] <= within)
+    ]
+    return max(scores, default=None)
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    numbers = {}
+    for name, text in row.items():
+        try:
+            numbers[name] = float(text)
+        except (TypeError, ValueError):
+            continue
+    return numbers
+
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    `config.yaml` (resolved, with provenance), `status.json`, `metrics.csv`, `findings.json`, `history.jsonl`,
+    `train.log`, `checkpoints/` and TensorBoard's event files.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.status = self.path / "status.json"
+        self.metrics = self.path / "metrics.csv"
+        self.findings = self.path / "findings.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+
+    @classmethod
+    def existing(cls, path: Path | str, key: str) -> RunFolder:
+        """The run folder at `path`, which the user gave as `key`.
+
+        Raises:
+            UserError: if there is no folder, or it holds no run.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise UserError(f"{key}={path} is not a folder: name the folder of a run, as in logs/<name>/.")
+        if not folder.config.is_file():
+            raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
+        return folder
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint called `name`: `best`, `last`, or a file name in `checkpoints/`.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        path = self.checkpoints / (name if name.endswith(".ckpt") else f"{name}.ckpt")
+        if not path.is_file():
+            there = sorted(file.name for file in self.checkpoints.glob("*.ckpt"))
+            raise UserError(f"there is no {path}: the run has {', '.join(there) or 'no checkpoint yet'}.")
+        return path
+
+    def read_config(self) -> DictConfig:
+        """The run's configuration, without the provenance that stands beside it in the file."""
+        try:
+            config = OmegaConf.load(self.config)
+        except Exception as error:
+            raise UserError(f"{self.config} cannot be read: {' '.join(str(error).split())}") from None
+        assert isinstance(config, DictConfig)
+        config.pop("provenance", None)
+        return config
+
+    def read_choices(self) -> dict[str, str]:
+        """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
+        content: Any = OmegaConf.load(self.config)
+        return dict(content.get("provenance", {}).get("choices", {}))
+
+    def read_status(self) -> dict[str, Any]:
+        """What `status.json` says; empty where it was never written or is damaged."""
+        try:
+            status: dict[str, Any] = json.loads(self.status.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status
+
+    def write_status(self, status: Status, **facts: Any) -> None:
+        """Update `status.json`: the status and `facts`, beside what earlier calls have written.
+
+        The file is replaced in one step, so that a reader never sees half of it.
+        """
+        record = self.read_status() | {
+            "status": status,
+            "updated": now(),
+            "host": platform.node(),
+            "process": os.getpid(),
+            **facts,
+        }
+        temporary = self.status.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(self.status)
+
+
+def now() -> str:
+    """The time in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def shown(path: Path) -> str:
+    """The path as short as it can be typed from here."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

@@ -1,0 +1,71 @@
+"""Where the jobs of a sweep run: this machine, Ray or Slurm, as `launcher=` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vitals.errors import UserError
+from vitals.sweeps.jobs.devices import Devices
+from vitals.sweeps.jobs.fork_server import starter_for
+from vitals.sweeps.jobs.processes import Starter
+
+
+@dataclass
+class Backend:
+    """Devices to share out, and what starts jobs on them."""
+
+    devices: Devices
+    starter: Callable[[], AbstractContextManager[Starter]]
+
+
+def backend(config: DictConfig, script: str) -> Backend:
+    """What `launcher=` asks for.
+
+    Raises:
+        UserError: if the package, the cluster or the devices for it are missing.
+    """
+    settings = config.launcher
+    if settings.name == "ray":
+        from vitals.sweeps.jobs import ray_backend
+
+        _require_package("ray", "ray")
+        devices = ray_backend.connect(settings)
+        return Backend(devices, lambda: ray_backend.ray_starter(settings, devices))
+    if settings.name == "slurm":
+        from vitals.sweeps.jobs import slurm_backend
+
+        _require_package("submitit", "slurm")
+        folder = Path(config.hydra.sweep.dir).absolute() / ".slurm"
+        return Backend(
+            slurm_backend.connect(settings), lambda: slurm_backend.slurm_starter(settings, script, folder)
+        )
+    return _local(config)
+
+
+def _require_package(package: str, launcher: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(f"launcher={launcher} needs the package {package}: pip install -e '.[{launcher}]'")
+
+
+def _local(config: DictConfig) -> Backend:
+    settings = config.launcher
+    wanted = settings.devices if isinstance(settings.devices, str) else list(settings.devices)
+    if wanted == "auto" and config.trainer.accelerator == "cpu":
+        wanted = "cpu"
+    devices = Devices.found(wanted, settings.jobs_per_device)
+
+    @contextmanager
+    def starter() -> Iterator[Starter]:
+        made = starter_for(devices.are_gpus, settings.fork_server)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    return Backend(devices, starter)

@@ -1,0 +1,96 @@
+"""The folder of a sweep: the command it was started with, and its jobs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vitals.errors import UserError
+from vitals.runs.run_folder import now
+
+LONGEST_NAME = 120
+
+
+class SweepFolder:
+    """Paths and records of one sweep: `sweep.json`, and a run folder for each job.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.record = self.path / "sweep.json"
+        self.study = self.path / "study.db"
+        self.results = self.path / "results.csv"
+
+    @classmethod
+    def existing(cls, path: Path | str, key: str) -> SweepFolder:
+        """The sweep folder at `path`, which the user gave as `key`.
+
+        Raises:
+            UserError: if there is no folder, or it holds no sweep.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise UserError(f"{key}={path} is not a folder: name that of a sweep, as in logs/<name>/sweeps/.")
+        if not folder.record.is_file() and not folder.jobs():
+            raise UserError(f"{key}={path} is not the folder of a sweep: it has no sweep.json and no jobs.")
+        return folder
+
+    def jobs(self) -> list[Path]:
+        """The folders of its jobs, by their numbers."""
+        numbered = [
+            path for path in self.path.glob("*/") if re.match(r"\d+(_|$)", path.name) and path.is_dir()
+        ]
+        return sorted(numbered, key=lambda path: int(path.name.partition("_")[0]))
+
+    def read_record(self) -> dict[str, Any]:
+        """What `sweep.json` says; empty where there is none."""
+        try:
+            content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content
+
+    def write_record(self, words: Sequence[str], script: str) -> None:
+        """Write how the sweep was started, so that it can be started again; what is there already stays."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.record.exists():
+            content = {"words": list(words), "script": script, "folder": os.getcwd(), "started": now()}
+            self.record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def add_to_record(self, **facts: Any) -> None:
+        """Write `facts` into `sweep.json` beside what is there."""
+        temporary = self.record.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps(self.read_record() | facts, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
+        temporary.replace(self.record)
+
+    @contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Within it, no other process runs this sweep.
+
+        Raises:
+            UserError: if one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"the sweep in {self.path} is still running: wait for it to end.") from None
+            yield
+
+
+def folder_name(number: object, overrides: object) -> str:
+    """The name of a job's folder, without what a path or a command line would trip over."""
+    words = re.sub(r"[^\w.,+-]+", "-", str(overrides)).strip("-")
+    return f"{number}_{words}"[:LONGEST_NAME].rstrip("_")

@@ -1,0 +1,140 @@
+"""One job of a sweep: a plain command with a run folder of its own, and how it ended.
+
+Whatever starts the job (this machine, Ray, Slurm) runs the same words, which anyone can copy and run alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitals.runs.run_folder import RunFolder, now
+from vitals.sweeps.jobs.words import hydra_value
+
+OF_THE_SWEEP = (
+    "launcher",
+    "search",
+    "resume_sweep",
+    "~launcher",
+    "~search",
+    "hydra.sweep",
+    "hydra.launcher",
+    "hydra.mode",
+    "hydra.run.dir",
+    "hydra.job.config.override_dirname",
+    "hydra/launcher",
+    "hydra/sweeper",
+)
+"""Beginnings of the words that tell how to sweep, and nothing of what a job trains."""
+
+
+@dataclass
+class Job:
+    """A job as it is to be run; kept in its folder as `job.json`."""
+
+    number: int
+    words: list[str]
+    """The overrides that make this job, `key=value`."""
+    folder: Path
+    command: list[str]
+    devices_needed: int = 1
+    epochs: int | None = None
+    """That it is to train, where known."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is recorded about it: devices, process, start, end, exit code."""
+
+    @property
+    def log(self) -> Path:
+        """What the job prints, its traceback included."""
+        return self.folder / "output.log"
+
+    @property
+    def swept(self) -> str:
+        """The folder's name without the number: what tells this job from the others."""
+        return self.folder.name.partition("_")[2]
+
+    def record(self, **facts: Any) -> None:
+        """Write `job.json`, with `facts` beside what was recorded before."""
+        self.facts |= facts
+        content = asdict(self) | {"folder": str(self.folder), "command": shlex.join(self.command)}
+        content |= content.pop("facts")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "job.tmp"
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(self.folder / "job.json")
+
+
+def job_words(overrides: Sequence[str]) -> list[str]:
+    """Those of a sweep's overrides that belong to its jobs."""
+    return [word for word in overrides if not word.startswith(OF_THE_SWEEP)]
+
+
+def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
+    """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
+    run = RunFolder(folder)
+    if run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run):
+        return [sys.executable, script, f"resume={hydra_value(folder)}"]
+    return [sys.executable, script, *words, f"hydra.run.dir={hydra_value(folder)}"]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the job in `folder` has been done, and need not be run again."""
+    return RunFolder(folder).read_status().get("status") == "finished"
+
+
+def clear_for_another_try(folder: Path) -> None:
+    """Take away the curves of a failed try that begins again from nothing."""
+    if not RunFolder(folder).last_checkpoint.exists():
+        for file in [*folder.glob("events.out.tfevents*"), *folder.glob("metrics.csv")]:
+            file.unlink()
+
+
+def settle(job: Job, code: int, reason: str | None = None) -> str:
+    """Record how the job ended, and return its status.
+
+    Args:
+        job: that has ended.
+        code: its exit code; negative for the signal that killed it.
+        reason: why it was ended from outside; `interrupted` where the whole sweep was.
+
+    A job that ended by itself has written its own status; one that was killed, or never came to train, has
+    it written here.
+    """
+    run = RunFolder(job.folder)
+    status = str(run.read_status().get("status", ""))
+    if reason == "interrupted":
+        if status not in ("finished", "failed", "interrupted"):
+            run.write_status("interrupted", ended=now(), error=None)
+    elif reason is not None:
+        run.write_status("failed", ended=now(), error=reason)
+    elif code == 0:
+        if status != "finished":
+            run.write_status("finished", ended=now(), error=None)
+    elif status not in ("failed", "interrupted"):
+        run.write_status("failed", ended=now(), error=_error_line(job, code))
+    job.record(ended=now(), exit_code=code)
+    return str(run.read_status()["status"])
+
+
+def _error_line(job: Job, code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory, perhaps)" if name == "SIGKILL" else "")
+    lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n") if job.log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"exit code {code}" + (f": {last}" if last else "")
+
+
+def _trained_to_the_end(run: RunFolder) -> bool:
+    """Whether nothing is left to train, so that it cannot be resumed, though it never finished."""
+    try:
+        wanted: int = run.read_config().trainer.max_epochs
+    except Exception:  # whatever is wrong with its configuration, it is run anew
+        return True
+    return int(run.read_status().get("epoch", 0)) >= wanted

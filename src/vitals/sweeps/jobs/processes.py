@@ -1,0 +1,100 @@
+"""Starting a job's process, stopping it, and knowing when it has ended.
+
+A starter makes `Process`es. Each is the leader of a process group of its own, so that Ctrl-C in the terminal
+does not reach it before we have decided, and so that the further ranks of a job end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from vitals.sweeps.jobs.job import Job
+
+PR_SET_PDEATHSIG = 1
+
+
+class Process(Protocol):
+    """A job that has been started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def stop(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+
+
+class Starter(Protocol):
+    """Starts jobs somewhere."""
+
+    def start(self, job: Job, environment: Mapping[str, str]) -> Process:
+        """Start `job` with `environment` added to ours."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group (0 only asks); whether there was any process in it."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def end_group(group: int, patience: float = 5.0) -> None:
+    """Wait for the rest of a job's processes once their leader has ended, then kill them."""
+    deadline = time.monotonic() + patience
+    while signal_group(group, 0):
+        if time.monotonic() > deadline:
+            signal_group(group, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+class OwnProcess:
+    """A job in a new interpreter."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+        with job.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def poll(self) -> int | None:
+        code = self.process.poll()
+        if code is not None:
+            end_group(self.process.pid, patience=5.0 if code == 0 else 0.0)
+        return code
+
+    def stop(self, number: int) -> None:
+        signal_group(self.process.pid, number)
+
+
+class NewInterpreters:
+    """Starts every job in an interpreter of its own."""
+
+    def start(self, job: Job, environment: Mapping[str, str]) -> Process:
+        return OwnProcess(job, environment)
+
+    def close(self) -> None:
+        pass
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the process that runs the sweep is gone, however it went."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,153 @@
+"""The queue of a sweep's jobs: each starts as soon as its devices are free."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vitals.runs.run_folder import now
+from vitals.sweeps.jobs.devices import Devices
+from vitals.sweeps.jobs.job import Job, settle
+from vitals.sweeps.jobs.processes import Process, Starter
+
+
+class View(Protocol):
+    """Shows how a sweep goes."""
+
+    def started(self, job: Job, devices: list[str]) -> None: ...
+    def ended(self, job: Job, status: str) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class SweepInterrupted(BaseException):
+    """The sweep was asked to stop; its jobs have ended and their statuses are written.
+
+    Args:
+        number: of the signal that asked.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: Process
+    devices: list[str]
+    deadline: float
+    reason: str | None = None
+
+
+class JobQueue:
+    """Runs jobs on devices, one process a job.
+
+    Args:
+        devices: that the jobs are given.
+        starter: makes their processes.
+        view: told of every start and end.
+        time_limit: seconds a job may take; None for any.
+        patience: seconds an interrupted job has to write its status before it is killed.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        starter: Starter,
+        view: View,
+        time_limit: float | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        self.devices, self.starter, self.view = devices, starter, view
+        self.time_limit, self.patience = time_limit, patience
+        self.running: list[_Running] = []
+
+    def run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None] = lambda job, status: None) -> None:
+        """Run all `jobs`; the next is asked for only when there is a device for it.
+
+        Args:
+            jobs: taken one by one, so that a search can choose the next by what the earlier ones gave.
+            ended: called with each job and its status.
+
+        Raises:
+            SweepInterrupted: after Ctrl-C or SIGTERM, when all jobs have been ended.
+        """
+        with _signals_as_exceptions():
+            try:
+                self._run(jobs, ended)
+            except BaseException:
+                self._stop_all(ended)
+                raise
+
+    def _run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None]) -> None:
+        waiting, coming = None, iter(jobs)
+        while True:
+            self._collect(ended)
+            if waiting is None and any(
+                count < self.devices.jobs_per_device for count in self.devices.jobs.values()
+            ):
+                waiting = next(coming, None)
+                if waiting is None and not self.running:
+                    return
+            if waiting is not None and (taken := self.devices.take(waiting.devices_needed)) is not None:
+                self._start(waiting, taken)
+                waiting = None
+                continue
+            self.view.refresh()
+            time.sleep(0.05)
+
+    def _start(self, job: Job, taken: list[str]) -> None:
+        job.record(started=now(), ended=None, exit_code=None, devices=taken)
+        process = self.starter.start(job, self.devices.environment(taken))
+        limit = float("inf") if self.time_limit is None else time.monotonic() + self.time_limit
+        self.running.append(_Running(job, process, taken, limit))
+        self.view.started(job, taken)
+
+    def _collect(self, ended: Callable[[Job, str], None]) -> None:
+        for entry in list(self.running):
+            code = entry.process.poll()
+            if code is None:
+                if entry.reason is None and time.monotonic() > entry.deadline:
+                    entry.reason = f"stopped after its time limit of {(self.time_limit or 0) / 60:g} minutes"
+                    entry.deadline = time.monotonic() + self.patience
+                    entry.process.stop(signal.SIGTERM)
+                elif time.monotonic() > entry.deadline:
+                    entry.process.stop(signal.SIGKILL)
+                continue
+            self.running.remove(entry)
+            self.devices.give_back(entry.devices)
+            status = settle(entry.job, code, entry.reason)
+            self.view.ended(entry.job, status)
+            ended(entry.job, status)
+
+    def _stop_all(self, ended: Callable[[Job, str], None]) -> None:
+        """Ask every job to stop and wait; a second Ctrl-C, or the end of our patience, kills them."""
+        for entry in self.running:
+            entry.reason = entry.reason or "interrupted"
+            entry.deadline = time.monotonic() + self.patience
+            entry.process.stop(signal.SIGINT)
+        while self.running:
+            try:
+                self._collect(ended)
+                time.sleep(0.05)
+            except SweepInterrupted:
+                for entry in self.running:
+                    entry.process.stop(signal.SIGKILL)
+
+
+class _signals_as_exceptions:
+    """Within it, SIGINT and SIGTERM raise `SweepInterrupted`."""
+
+    def __enter__(self) -> None:
+        def interrupt(number: int, frame: object) -> None:
+            raise SweepInterrupted(number)
+
+        self.before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""A sweep from its first job to its report."""
+
+from __future__ import annotations
+
+import sys
+
+from vitals.sweeps.jobs.queue import SweepInterrupted
+from vitals.sweeps.jobs.sweep import Sweep
+from vitals.sweeps.search.search import run_search, searched
+
+
+def run_sweep(sweep: Sweep) -> None:
+    """Run all of a sweep's jobs, and end the program with code 1 if one of them did not finish.
+
+    Raises:
+        UserError: if something that the sweep needs is missing.
+        SystemExit: with code 1, or 128 and the signal's number after an interruption.
+    """
+    from vitals.sweeps.results.report import report  # imports Matplotlib
+
+    sweep.require_prerequisites()
+    space = searched(sweep)
+    with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
+        sweep.folder.write_record(sweep.arguments, sweep.script)
+        try:
+            run_search(sweep, space)
+        except SweepInterrupted as stop:
+            report(sweep.folder)
+            sys.exit(128 + stop.number)
+        if not all(job.complete for job in report(sweep.folder).jobs):
+            sys.exit(1)

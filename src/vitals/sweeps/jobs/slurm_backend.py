@@ -1,0 +1,161 @@
+"""Jobs on Slurm, one submission each, through submitit.
+
+Each of a job's tasks runs the same plain command; Lightning finds its ranks in Slurm's environment. Whether a
+job has ended is asked of `squeue`, which needs no accounting data base: with `sacct` alone a killed job is
+waited for for ever where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vitals.errors import UserError
+from vitals.runs.run_folder import RunFolder
+from vitals.sweeps.jobs.devices import Devices
+from vitals.sweeps.jobs.job import Job, command_for
+from vitals.sweeps.jobs.processes import Process, Starter
+
+ASK_EVERY = 5.0
+"""Seconds between two questions to Slurm."""
+GONE_FOR = 15.0
+"""Seconds after which a job that is not in the queue, and has left no result, is lost."""
+
+
+class SlurmDevices(Devices):
+    """How many jobs may be submitted at a time; Slurm gives each its devices."""
+
+    def take(self, count: int) -> list[str] | None:
+        return super().take(1)
+
+    def require(self, count: int) -> None:
+        pass
+
+    def environment(self, taken: list[str]) -> dict[str, str]:  # type: ignore[override]
+        return {}
+
+
+class SlurmTask:
+    """What every task of a job runs; submitit calls it again after a preemption or a time-out."""
+
+    def __init__(self, script: str, words: list[str], folder: Path, log: Path, cwd: str) -> None:
+        self.script, self.words, self.folder, self.log, self.cwd = script, words, folder, log, cwd
+
+    def __call__(self) -> int:
+        rank = int(os.environ.get("SLURM_PROCID", 0))
+        log = self.log if rank == 0 else self.log.with_stem(f"output_{rank}")
+        os.chdir(self.cwd)
+        while rank and not RunFolder(self.folder).config.exists():  # rank 0 records the configuration
+            time.sleep(0.5)
+        command = command_for(self.script, self.words, self.folder)
+        with log.open("ab") as file:
+            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """Submit the same again: it continues from the last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class SlurmProcess:
+    """A job in Slurm's queue or on its nodes."""
+
+    def __init__(self, starter: SlurmStarter, job: Any) -> None:
+        self.starter, self.job = starter, job
+        self.last_seen = time.monotonic()
+
+    def poll(self) -> int | None:
+        if self.job.job_id in self.starter.queued():
+            self.last_seen = time.monotonic()
+            return None
+        if all(path.exists() for path in self._results()):
+            codes = [task.result() for task in (self.job.task(rank) for rank in range(self.job.num_tasks))]
+            return next((code for code in codes if code), 0)
+        return -signal.SIGKILL if time.monotonic() - self.last_seen > GONE_FOR else None
+
+    def stop(self, number: int) -> None:
+        named = [] if number == signal.SIGKILL else [f"--signal={signal.Signals(number).name[3:]}", "--full"]
+        subprocess.run(["scancel", *named, self.job.job_id], capture_output=True)
+        if named:  # one that waits in the queue gets no signal
+            subprocess.run(["scancel", "--state=PENDING", self.job.job_id], capture_output=True)
+
+    def _results(self) -> list[Path]:
+        return [self.job.task(rank).paths.result_pickle for rank in range(self.job.num_tasks)]
+
+
+class SlurmStarter:
+    """Submits jobs.
+
+    Args:
+        settings: of `configs/launcher/slurm.yaml`.
+        script: that the jobs run.
+        folder: for submitit's own files.
+    """
+
+    def __init__(self, settings: DictConfig, script: str, folder: Path) -> None:
+        self.settings, self.script, self.folder = settings, script, folder
+        self.asked, self.known = 0.0, set[str]()
+
+    def start(self, job: Job, environment: Mapping[str, str]) -> Process:
+        import submitit
+
+        settings, devices = self.settings, job.devices_needed
+        executor = submitit.SlurmExecutor(folder=self.folder, max_num_timeout=settings.requeues)
+        options: dict[str, Any] = {
+            "job_name": f"vitals_{job.number}",
+            "time": settings.minutes,
+            "nodes": 1,
+            "ntasks_per_node": devices,
+            "cpus_per_task": settings.cpus_per_device,
+            "mem": f"{settings.memory_gb}GB",
+            "setup": list(settings.setup),
+        }
+        if settings.partition is not None:
+            options["partition"] = settings.partition
+        if settings.gpus_per_device:
+            options["gpus_per_node"] = devices * settings.gpus_per_device
+        executor.update_parameters(**options)
+        task = SlurmTask(self.script, job.words, job.folder, job.log.absolute(), os.getcwd())
+        submitted = executor.submit(task)
+        job.record(slurm=submitted.job_id)
+        self.known.add(submitted.job_id)
+        return SlurmProcess(self, submitted)
+
+    def queued(self) -> set[str]:
+        """Identifiers of our jobs that wait or run, asked for every few seconds."""
+        if time.monotonic() - self.asked > ASK_EVERY:
+            said = subprocess.run(["squeue", "--me", "-h", "-o", "%i"], capture_output=True, text=True)
+            if said.returncode == 0:
+                self.known = set(said.stdout.split())
+                self.asked = time.monotonic()
+        return self.known
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def slurm_starter(settings: DictConfig, script: str, folder: Path) -> Iterator[Starter]:
+    """Within it, jobs can be submitted."""
+    yield SlurmStarter(settings, script, folder)
+
+
+def connect(settings: DictConfig) -> Devices:
+    """Make sure that Slurm's commands are here.
+
+    Raises:
+        UserError: if they are not.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("launcher=slurm needs Slurm's commands, and there is no sbatch on this machine.")
+    return SlurmDevices([f"slurm{number}" for number in range(settings.parallel)], 1)

@@ -1,0 +1,61 @@
+"""The page of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitals.report.numbers import count, duration, percent
+from vitals.report.rendering import render, write_page
+from vitals.sweeps.results.next_steps import Step
+from vitals.sweeps.results.pictures import curves_chart, importance_chart, parallel_chart, value_charts
+from vitals.sweeps.results.results import SweepResults
+from vitals.sweeps.results.tables import job_table, remarks, seed_table
+
+
+def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> Path:
+    """Write `report.html` into the sweep's folder, and return its path.
+
+    Args:
+        results: of the sweep.
+        steps: what can be typed next.
+        shares: importance by key.
+    """
+    charts = [
+        *value_charts(results),
+        curves_chart(results),
+        parallel_chart(results),
+        importance_chart(shares),
+    ]
+    page = render(
+        "sweep.html",
+        source="the folders of the jobs",
+        title=f"Sweep {results.folder.path.name}",
+        counts=_counts(results),
+        key_figures=_key_figures(results),
+        steps=steps,
+        charts=[chart for chart in charts if chart is not None],
+        seeds=seed_table(results),
+        jobs=job_table(results),
+        remarks=remarks(results),
+    )
+    return write_page(page, results.folder.path / "report.html")
+
+
+def _counts(results: SweepResults) -> str:
+    states = [job.status for job in results.jobs]
+    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
+    return ", ".join([*counts, *([f"{results.missing} not started"] if results.missing else [])])
+
+
+def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
+    figures = [("jobs", str(len(results.jobs) + results.missing))]
+    if results.ranked:
+        best = results.ranked[0]
+        figures.append((f"best validation accuracy, job {best.number}", percent(best.best, 2)))
+        if best.best_epoch is not None:
+            figures.append(("reached after", count(best.best_epoch, "epoch")))
+        if best.test is not None:
+            figures.append(("its test accuracy", percent(best.test, 2)))
+    if minutes := sum(job.minutes or 0.0 for job in results.jobs):
+        figures.append(("training time of all jobs", duration(60 * minutes)))
+    return figures

@@ -1,0 +1,203 @@
+"""What the jobs of a sweep gave, read from their folders. Importable without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitals.findings import read_findings
+from vitals.runs.run_folder import SCORE, RunFolder, read_curve
+from vitals.sweeps.jobs.folder import SweepFolder
+
+AVERAGE = "val_average/accuracy"
+NOT_VARIED = ("seed", "trainer.max_epochs", "schedule.warmup_epochs")
+"""What two jobs may differ in while they try the same hyper-parameters: repetitions and stages."""
+
+
+@dataclass
+class JobResult:
+    """One row of the table. Accuracies are shares, None where there is none."""
+
+    number: int
+    folder: Path
+    words: dict[str, str]
+    """Every override of the job, by its key."""
+    status: str
+    """That of `status.json`; `diverged` or `hopeless` for a job that was stopped early."""
+    seed: int | None = None
+    best: float | None = None
+    """The best validation accuracy."""
+    best_epoch: int | None = None
+    last: float | None = None
+    average: float | None = None
+    """Of the averaged weights at the end, the ones that `average.ckpt` keeps, on the validation images."""
+    test: float | None = None
+    minutes: float | None = None
+    error: str = ""
+    """Its error line, or why it was stopped early."""
+    findings: list[str] = field(default_factory=list)
+    """Cause codes of what is wrong, most important first."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the job needs no other try."""
+        return self.status in ("finished", "diverged", "hopeless")
+
+
+@dataclass
+class SweepResults:
+    """The jobs of a sweep, and which overrides tell them apart."""
+
+    folder: SweepFolder
+    jobs: list[JobResult]
+    varied: list[str]
+    """Keys whose values differ between jobs, the seed left out."""
+    missing: int = 0
+    """Jobs that were never started."""
+
+    @property
+    def ranked(self) -> list[JobResult]:
+        """The jobs that have a validation accuracy, the best first; of equals the earlier."""
+        return sorted((job for job in self.jobs if job.best is not None), key=lambda job: -(job.best or 0.0))
+
+    def is_logarithmic(self, key: str) -> bool:
+        """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
+        values = [value for value, _ in self.numbers(key)]
+        if not values or min(values) <= 0:
+            return False
+        for word in self.folder.read_record().get("space") or []:
+            if word.startswith(f"{key}=") and "interval" in word:
+                return "tag(log" in word
+        return max(values) >= 10 * min(values)
+
+    def numbers(self, key: str) -> list[tuple[float, JobResult]]:
+        """The ranked jobs with their value of `key`; empty unless it is a number in all of them."""
+        pairs = []
+        for job in self.ranked:
+            try:
+                pairs.append((float(job.words[key]), job))
+            except (KeyError, ValueError):
+                return []
+        return pairs
+
+
+def read_results(folder: SweepFolder) -> SweepResults:
+    """The results of the sweep in `folder`, of finished, failed and running jobs alike."""
+    jobs = [_read_job(path) for path in folder.jobs()]
+    keys = dict.fromkeys(key for job in jobs for key in job.words)
+    varied = [key for key in keys if key != "seed" and len({job.words.get(key) for job in jobs}) > 1]
+    expected = int(folder.read_record().get("jobs") or len(jobs))
+    return SweepResults(folder, jobs, varied, max(0, expected - len(jobs)))
+
+
+MeanAndDeviation = tuple[float | None, float | None]
+"""The latter NaN for a single value, both None for none."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The same hyper-parameters with several seeds."""
+
+    words: dict[str, str]
+    count: int
+    best: MeanAndDeviation
+    """Of the best validation accuracy."""
+    average: MeanAndDeviation
+    """Of the validation accuracy of the averaged weights."""
+    test: MeanAndDeviation
+
+
+def over_seeds(results: SweepResults) -> list[Repeated]:
+    """Mean and standard deviation over the jobs that differ in their seed alone, the best first.
+
+    Empty where no two jobs do.
+    """
+    groups: dict[tuple[str | None, ...], list[JobResult]] = {}
+    for job in results.ranked:
+        if job.complete:
+            groups.setdefault(tuple(job.words.get(key) for key in results.varied), []).append(job)
+    if all(len(group) < 2 for group in groups.values()):
+        return []
+    rows = []
+    for values, group in groups.items():
+        words = {key: value for key, value in zip(results.varied, values, strict=True) if value is not None}
+        figures = ([job.best for job in group], [job.average for job in group], [job.test for job in group])
+        rows.append(Repeated(words, len(group), *map(mean_and_deviation, figures)))
+    return sorted(rows, key=lambda row: -(row.best[0] or 0.0))
+
+
+def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
+    """Mean and standard deviation (n − 1) of those that are there."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan
+
+
+def write_csv(results: SweepResults) -> None:
+    """Write `results.csv`, a row a job."""
+    columns = ["job", "status", *results.varied, "seed", "best/accuracy_val", "best/epoch"]
+    columns += ["last/accuracy_val", "average/accuracy_val", "test/accuracy", "minutes"]
+    columns += ["error", "findings", "folder"]
+    temporary = results.folder.results.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for job in results.jobs:
+            values = [job.words.get(key, "") for key in results.varied]
+            figures = [job.best, job.best_epoch, job.last, job.average, job.test, job.minutes]
+            cells = [job.error, " ".join(job.findings), job.folder.name]
+            writer.writerow([job.number, job.status, *values, job.seed, *figures, *cells])
+    temporary.replace(results.folder.results)
+
+
+def _read_job(path: Path) -> JobResult:
+    status = RunFolder(path).read_status()
+    state = str(status.get("status", "interrupted"))
+    said = str(status.get("error") or "")
+    if state == "finished" and status.get("stopped_early"):
+        state, _, said = str(status["stopped_early"]).partition(":")
+    job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
+    job.error = " ".join(said.split())
+    job.curve = read_curve(path)
+    scores = [(row[SCORE], int(row["epoch"])) for row in job.curve if math.isfinite(row.get(SCORE, math.nan))]
+    if scores:
+        job.best, job.best_epoch = max(scores, key=lambda pair: pair[0])
+        job.last = scores[-1][0]
+    averages = [row[AVERAGE] for row in job.curve if math.isfinite(row.get(AVERAGE, math.nan))]
+    job.average = averages[-1] if averages else None
+    test = status.get("metrics", {}).get("test/accuracy")
+    job.test = test if test is not None and math.isfinite(test) else None
+    if status.get("training_seconds") is not None:
+        job.minutes = round(status["training_seconds"] / 60, 2)
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        job.findings = [
+            finding.cause for finding in read_findings(path / "findings.json") if finding.alarming
+        ]
+    return job
+
+
+def _words(path: Path) -> dict[str, str]:
+    try:
+        words = json.loads((path / "job.json").read_text(encoding="utf-8"))["words"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    pairs = (str(word).lstrip("+").partition("=") for word in words)
+    return {key: value for key, _, value in pairs if not key.startswith("hydra")}
+
+
+def _seed(path: Path) -> int | None:
+    """The seed in `config.yaml`, found without reading the rest of it."""
+    try:
+        found = re.search(r"^seed: (\d+)$", (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None

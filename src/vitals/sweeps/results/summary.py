@@ -1,0 +1,83 @@
+"""What a sweep says on the terminal when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
+
+from vitals.runs.run_folder import shown
+from vitals.sweeps.results.next_steps import Step
+from vitals.sweeps.results.results import SweepResults
+from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
+
+COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+ROWS = 30
+DISPENSABLE = ("epoch", "minutes", "last", "seed")
+"""Columns that a narrow terminal does without, the first to go first; of seeds, those that were drawn."""
+
+
+def print_summary(
+    results: SweepResults, steps: list[Step], shares: dict[str, float], console: Console | None = None
+) -> None:
+    """The tables, what the jobs said, importance, and what can be typed next.
+
+    Args:
+        results: of the sweep.
+        steps: warnings and what to do about them.
+        shares: importance by key.
+        console: where to print; the terminal by default.
+    """
+    console = console or Console()
+    drawn = all("seed" not in job.words for job in results.jobs)
+    narrow = DISPENSABLE if drawn else tuple(name for name in DISPENSABLE if name != "seed")
+    _print_table(console, "Jobs", job_table(results), narrow)
+    for job, said in remarks(results)[:ROWS]:
+        state = f"[{COLOURS.get(job.status, 'yellow')}]{job.status}[/]"
+        console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
+    if len(results.jobs) > ROWS:
+        console.print(
+            f"… the best {ROWS} of {len(results.jobs)}; all of them are in {results.folder.results.name}"
+        )
+    if (seeds := seed_table(results)) is not None:
+        _print_table(console, "Over seeds: mean ± standard deviation", seeds)
+    if shares:
+        parts = [f"{key} {share:.0%}" for key, share in shares.items()]
+        console.print(f"importance (share of the variance explained): {', '.join(parts)}", soft_wrap=True)
+    for step in steps:
+        mark = "[yellow]warning[/]: " if step.level == "warn" else ""
+        console.print(f"{mark}{escape(step.text)}", soft_wrap=True, highlight=False)
+        console.print(step.command, soft_wrap=True, highlight=False, markup=False)
+    folder = shown(results.folder.path)
+    console.print(f"table and pictures: {folder}/results.csv, {folder}/report.html", soft_wrap=True)
+
+
+def _print_table(console: Console, title: str, content: TextTable, narrow: Sequence[str] = ()) -> None:
+    """Print the first rows, without what is in `narrow` as far as the terminal has no room for it."""
+    content = TextTable(content.columns, content.rows[:ROWS])
+    for dispensable in narrow:
+        if _width(content, with_titles=True) > console.width:
+            content = content.without(dispensable)
+    fold_titles = _width(content, with_titles=False) <= console.width < _width(content, with_titles=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column, width in zip(content.columns, _widths(content, with_titles=False), strict=True):
+        justify: JustifyMethod = "right" if column.amount else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", width=width if fold_titles else None)
+    for row in content.rows:
+        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else escape(cell) for cell in row))
+    console.print(table)
+
+
+def _width(content: TextTable, with_titles: bool) -> int:
+    return sum(_widths(content, with_titles)) + 2 * len(content.columns)
+
+
+def _widths(content: TextTable, with_titles: bool) -> list[int]:
+    """Of the columns, when no cell is folded, nor, if these count, a title."""
+    titles = [column.title if with_titles else column.title[:4] for column in content.columns]
+    return [max(map(len, column)) for column in zip(titles, *content.rows, strict=True)]

@@ -1,0 +1,107 @@
+"""The tables of a sweep, as its page and the terminal show them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vitals.report.numbers import percent
+from vitals.report.rendering import Column
+from vitals.sweeps.results.results import JobResult, SweepResults, over_seeds
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Columns, and rows of as many cells."""
+
+    columns: list[Column]
+    rows: list[list[str]]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.columns, self.rows))
+
+    def without(self, *titles: str) -> TextTable:
+        """The same less the columns of these titles."""
+        kept = [index for index, column in enumerate(self.columns) if column.title not in titles]
+        return TextTable(
+            [self.columns[index] for index in kept], [[row[index] for index in kept] for row in self.rows]
+        )
+
+
+def ordered(results: SweepResults) -> list[JobResult]:
+    """The jobs, the best first; at the end those that have no validation accuracy."""
+    return [*results.ranked, *(job for job in results.jobs if job.best is None)]
+
+
+def job_table(results: SweepResults) -> TextTable:
+    """A row a job, the best first. What no job has (averaged weights, a test) has no column."""
+    varied = [Column(name) for name in short_names(results.varied)]
+    figures = [
+        Column(title, amount=True)
+        for title in ("seed", "best", "epoch", "last", "averaged", "test", "minutes")
+    ]
+    rows = [
+        [
+            str(job.number),
+            job.status,
+            *(job.words.get(key, "–") for key in results.varied),
+            "–" if job.seed is None else str(job.seed),
+            percent(job.best, 2),
+            "–" if job.best_epoch is None else str(job.best_epoch),
+            *(percent(share, 2) for share in (job.last, job.average, job.test)),
+            "–" if job.minutes is None else f"{job.minutes:.1f}",
+        ]
+        for job in ordered(results)
+    ]
+    table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures], rows)
+    unknown = [
+        title
+        for title in ("averaged", "test")
+        if all(getattr(job, FIELDS[title]) is None for job in results.jobs)
+    ]
+    return table.without(*unknown)
+
+
+FIELDS = {"averaged": "average", "test": "test"}
+
+
+def seed_table(results: SweepResults) -> TextTable | None:
+    """Mean ± standard deviation of the jobs that differ in the seed alone; None where no two do."""
+    repeated = over_seeds(results)
+    if not repeated:
+        return None
+    varied = [Column(name) for name in short_names(results.varied)]
+    figures = [Column(title, amount=True) for title in ("seeds", "best", "averaged", "test")]
+    rows = [
+        [
+            *(row.words.get(key, "–") for key in results.varied),
+            str(row.count),
+            *(with_deviation(*pair) for pair in (row.best, row.average, row.test)),
+        ]
+        for row in repeated
+    ]
+    unknown = [title for title in FIELDS if all(getattr(row, FIELDS[title])[0] is None for row in repeated)]
+    return TextTable([*varied, *figures], rows).without(*unknown)
+
+
+def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
+    """The jobs of which there is something to say, best first: an error, why it was stopped, its findings."""
+    said = [
+        (job, [*([job.error] if job.error else []), *dict.fromkeys(job.findings)]) for job in ordered(results)
+    ]
+    return [(job, ", ".join(parts)) for job, parts in said if parts]
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each key where that is enough to tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def with_deviation(mean: float | None, deviation: float | None) -> str:
+    """`76.10% ± 0.32`; without the deviation where there is but one value."""
+    if mean is None:
+        return "–"
+    return percent(mean, 2) + (
+        "" if deviation is None or math.isnan(deviation) else f" ± {100 * deviation:.2f}"
+    )

@@ -1,0 +1,139 @@
+"""The searches that `search=` names: which jobs there are, and what is learned from each.
+
+Ours on Optuna's ask-and-tell, not Hydra's Optuna sweeper: the release for Hydra 1.3 needs Optuna 2 of 2022
+and dies on a NaN; the candidates for 1.4 mend that, but still wait for a whole batch, begin again at job 0
+and propose the same points when continued, and know no pruning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from vitals.errors import UserError
+from vitals.sweeps.jobs.job import Job
+from vitals.sweeps.jobs.sweep import Sweep
+from vitals.sweeps.search.space import Dimension, search_space
+
+
+def searched(sweep: Sweep) -> list[Dimension]:
+    """What the search varies; empty where there is none, and the listed values are combined.
+
+    Raises:
+        UserError: if a range is wrong, or the search has nothing to vary.
+    """
+    search = sweep.config.get("search")
+    return [] if search is None else search_space(search.get("space") or {}, sweep.overrides, sweep.config)
+
+
+def run_search(sweep: Sweep, space: list[Dimension]) -> None:
+    """Run the jobs of the sweep that `search=` asks for.
+
+    Args:
+        sweep: whose jobs they are.
+        space: what is varied, as `searched` has it.
+
+    Raises:
+        UserError: if a stage has nothing to go on with.
+        SweepInterrupted: after Ctrl-C or SIGTERM.
+    """
+    search = sweep.config.get("search")
+    if search is None:
+        words = sweep.product()
+        sweep.folder.add_to_record(jobs=len(words))
+        sweep.run(enumerate(words), len(words))
+        return
+    fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
+    if search.name == "grid":
+        values = [[part.word(value) for value in part.evenly(search.points)] for part in space]
+        points = [[*fixed, *words] for words in product(*values)]
+        sweep.folder.add_to_record(jobs=len(points), space=[part.sweep_word() for part in space])
+        sweep.run(enumerate(points), len(points))
+    elif search.name == "coarse_to_fine":
+        sweep.folder.add_to_record(space=[part.sweep_word() for part in space])
+        _coarse_to_fine(sweep, space, fixed)
+    else:
+        sweep.folder.add_to_record(jobs=search.trials, space=[part.sweep_word() for part in space])
+        _stage(sweep, search.name, space, fixed, range(search.trials))
+
+
+def _stage(
+    sweep: Sweep,
+    name: str,
+    space: list[Dimension],
+    fixed: list[str],
+    numbers: range,
+    first: dict[str, Any] | None = None,
+) -> Any:
+    """Run jobs at points of `space`, and return their study.
+
+    Args:
+        sweep: whose jobs they are.
+        name: of the study.
+        space: what is varied.
+        fixed: the words that all of the jobs have.
+        numbers: of the jobs.
+        first: the point of the first job; the sampler chooses the others.
+    """
+    from vitals.sweeps.search.study import Study  # imports Optuna
+
+    search = sweep.config.search
+    sampler = "tpe" if search.name == "tpe" else "random"
+    sweep.folder.path.mkdir(parents=True, exist_ok=True)
+    study = Study(sweep.folder.study, name, space, sampler, search.seed, search.get("startup", 10))
+    folders = {int(path.name.partition("_")[0]): path for path in sweep.folder.jobs()}
+    known = study.known(folders)
+
+    def jobs() -> Iterator[tuple[int, list[str]]]:
+        for number in numbers:
+            point = first if number == numbers.start else None
+            words = known[number] if number in known else study.propose(number, point)
+            yield number, [*fixed, *words]
+
+    def ended(job: Job, status: str) -> None:
+        study.record(job.number, job.folder, status)
+
+    sweep.run(jobs(), len(numbers), ended, numbers)
+    return study
+
+
+def _coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
+    """Stages of more epochs and fewer jobs, each within the span of the best of the stage before.
+
+    The first job of a stage is the best point so far; the others are drawn anew in the narrowed ranges.
+    """
+    search = sweep.config.search
+    counts = [_count(jobs, search.trials) for jobs in search.stage_jobs]
+    sweep.folder.add_to_record(jobs=sum(counts))
+    start, best = 0, None
+    for stage, (epochs, count) in enumerate(zip(search.stage_epochs, counts, strict=True)):
+        words = [*fixed, *_shortened(sweep, epochs)]
+        study = _stage(sweep, f"stage {stage + 1}", space, words, range(start, start + count), best)
+        start += count
+        if stage + 1 < len(counts):
+            survivors = study.best(counts[stage + 1])
+            if not survivors:
+                raise UserError(
+                    f"no job of stage {stage + 1} gave a validation accuracy: see the logs in "
+                    f"{sweep.folder.path}, and search lower learning rates."
+                )
+            best = survivors[0]
+            space = [part.narrowed([point[part.key] for point in survivors]) for part in space]
+
+
+def _count(jobs: float, trials: int) -> int:
+    """A whole number of jobs, or a share of all."""
+    return max(1, round(jobs * trials)) if isinstance(jobs, float) else int(jobs)
+
+
+def _shortened(sweep: Sweep, epochs: int | None) -> list[str]:
+    """The words that train `epochs` epochs, with a warm-up and a momentum ramp that fit into them."""
+    if epochs is None:
+        return []
+    words = [f"trainer.max_epochs={epochs}"]
+    if sweep.config.schedule.warmup_epochs >= epochs:
+        words.append("schedule.warmup_epochs=0")
+    if (sweep.config.momentum_schedule.epochs or 0) > epochs:
+        words.append(f"momentum_schedule.epochs={epochs}")
+    return words

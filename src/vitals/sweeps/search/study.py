@@ -1,0 +1,121 @@
+"""The points of a search and what they gave, in an Optuna study in SQLite that can be continued.
+
+A trial belongs to a job by the user attribute `job`. Point `n` is drawn by a sampler seeded with the search's
+seed and `n`, so that a search that is continued does not draw the points of its beginning again.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from vitals.runs.run_folder import SCORE, RunFolder, best_score, read_curve
+from vitals.sweeps.jobs.job import is_finished
+from vitals.sweeps.search.space import Dimension
+
+
+class Study:
+    """The trials of a search, or of one stage of it.
+
+    Args:
+        file: of the SQLite data base; made where there is none.
+        name: of the study in it.
+        space: what is varied.
+        sampler: `random` or `tpe`.
+        seed: of the points.
+        startup: random points before `tpe` begins to choose.
+    """
+
+    def __init__(
+        self, file: Path, name: str, space: Sequence[Dimension], sampler: str, seed: int, startup: int = 10
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.sampler, self.seed, self.startup = list(space), sampler, seed, startup
+        self.study = optuna.create_study(
+            storage=f"sqlite:///{file}", study_name=name, direction="maximize", load_if_exists=True
+        )
+
+    def known(self, folders: dict[int, Path]) -> dict[int, list[str]]:
+        """Number and words of the jobs that were proposed already.
+
+        Args:
+            folders: of the jobs by number; a job that finished while nobody looked gets its result here.
+        """
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            number = trial.user_attrs.get("job")
+            if number is None:  # ended before it became a job
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            elif number in folders and is_finished(folders[number]):
+                self.record(number, folders[number], "finished")
+        return {number: trial.user_attrs["words"] for number, trial in sorted(self._by_job().items())}
+
+    def propose(self, number: int, point: dict[str, Any] | None = None) -> list[str]:
+        """The words of job `number`: a new point, or the one that is given."""
+        if point is not None:
+            self.study.enqueue_trial(point)
+        self.study.sampler = self._sampler(number)
+        trial = self.study.ask({dimension.key: dimension.distribution() for dimension in self.space})
+        words = [dimension.word(trial.params[dimension.key]) for dimension in self.space]
+        trial.set_user_attr("words", words)
+        trial.set_user_attr("job", number)
+        return words
+
+    def record(self, number: int, folder: Path, status: str) -> None:
+        """Write what a job gave: its best validation accuracy, or that it was stopped early or failed.
+
+        An interrupted job keeps its trial open, to be continued.
+        """
+        if status == "interrupted":
+            return
+        trial = self._by_job()[number]
+        score = best_score(folder)
+        finished = status == "finished" and score is not None and math.isfinite(score)
+        stopped = RunFolder(folder).read_status().get("stopped_early")
+        if trial.state != TrialState.RUNNING:  # it had failed, and was run again
+            if finished:
+                self._add_again(trial, score)
+            return
+        open_trial = Trial(self.study, trial._trial_id)
+        for row in read_curve(folder):
+            if math.isfinite(row.get(SCORE, math.nan)):
+                open_trial.report(row[SCORE], int(row["epoch"]))
+        if stopped:
+            open_trial.set_user_attr("stopped_early", stopped)
+        if not finished:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        elif stopped:
+            self.study.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial.number, score)
+
+    def best(self, count: int) -> list[dict[str, Any]]:
+        """The points of the `count` best trials, the best first."""
+        done = [trial for trial in self._by_job().values() if trial.value is not None]
+        done.sort(key=lambda trial: -(trial.value or 0.0))
+        return [dict(trial.params) for trial in done[:count]]
+
+    def _by_job(self) -> dict[int, FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False)
+        return {trial.user_attrs["job"]: trial for trial in trials if "job" in trial.user_attrs}
+
+    def _add_again(self, trial: FrozenTrial, score: float | None) -> None:
+        again = create_trial(
+            params=trial.params, distributions=trial.distributions, value=score, user_attrs=trial.user_attrs
+        )
+        self.study.add_trial(again)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        seed = self.seed + 1_000_003 * number  # neighbouring numbers, far seeds
+        if self.sampler == "random":
+            return RandomSampler(seed=seed % 2**32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # constant_liar: do not propose again what is being tried on another device
+            return TPESampler(seed=seed % 2**32, n_startup_trials=self.startup, constant_liar=True)

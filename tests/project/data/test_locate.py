@@ -1,0 +1,67 @@
+"""Whether the images are there is answered without reading them, and without writing anything."""
+
+from dataclasses import replace
+
+import pytest
+
+from project.data import sources
+from project.data.locate import CIFAR, require_images
+from vitals.errors import UserError
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """The published files lie where nobody listens, so that a connection is refused at once."""
+    for name, layout in list(CIFAR.items()):
+        monkeypatch.setitem(CIFAR, name, replace(layout, url=f"http://127.0.0.1:9/{layout.archive}"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_with_neither_copy_nor_network_three_lines_say_what_where_and_what_else(tmp_path, name):
+    root = tmp_path / "images"
+    with pytest.raises(UserError) as error:
+        require_images(name, str(root))
+    what, where, instead = str(error.value).splitlines()
+    assert f"no copy of {name}" in what
+    assert f"data.root={root}" in what
+    assert CIFAR[name].archive in where
+    assert str(root) in where
+    assert "data=digits" in instead
+    assert not root.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_download_that_fails_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="could not be downloaded") as error:
+        sources.read("cifar10", str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("layout", ["folder", "archive", "tree"])
+def test_a_copy_needs_no_network(tmp_path, write_cifar, write_tree, layout):
+    if layout == "tree":
+        write_tree(tmp_path)
+    else:
+        write_cifar(tmp_path, archive=layout == "archive")
+    require_images("cifar10", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_half_a_copy_is_none(tmp_path, write_cifar):
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(UserError, match="no copy of cifar10"):
+        require_images("cifar10", str(tmp_path))
+
+
+def test_an_image_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"data\.root=.*nowhere is not a folder"):
+        require_images("image_folder", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_digits_need_neither_copy_nor_network():
+    require_images("digits", None)

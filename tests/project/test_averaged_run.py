@@ -1,0 +1,201 @@
+"""A run that averages its later weights, from the command to the test of the better ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_run import assert_same, checkpoint, config, curves, resumed
+from test_scripts import ROOT, TINY, run_folders, script, status
+
+from vitals.runs.evaluate import evaluate
+from vitals.runs.run import run
+from vitals.runs.run_folder import RunFolder
+
+SMALL = ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms", "~callbacks.update_ratio"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluated(folder: Path, name: str, split: str) -> dict[str, float]:
+    return evaluate(
+        OmegaConf.create({"run": str(folder), "checkpoint": name, "split": split, "data_root": None})
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A run of four epochs of which two are averaged, and its final metrics."""
+    folder = tmp_path_factory.mktemp("averaged")
+    return folder, run(config("trainer.max_epochs=4", "average.start=0.5", *SMALL), RunFolder(folder))
+
+
+def test_the_table_of_metrics_has_the_averaged_figures_once_averaging_has_begun(
+    finished: tuple[Path, Any],
+) -> None:
+    assert [bool(row["val_average/accuracy"]) for row in rows(finished[0])] == [False, False, True, True]
+
+
+def test_tensorboard_has_raw_and_averaged_weights_on_one_chart_with_the_gain(
+    finished: tuple[Path, Any],
+) -> None:
+    events = EventAccumulator(str(finished[0])).Reload()
+    for tag in ("val_average/loss", "val_average/accuracy", "val_average/gain"):
+        assert [event.step for event in events.Scalars(tag)] == [3, 4], tag
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    for tag in ("val_average/accuracy$", "val_average/gain$", "val_average/loss$"):
+        assert tag.encode() in layout
+
+
+def test_the_better_weights_on_validation_are_tested(finished: tuple[Path, dict[str, float]]) -> None:
+    folder, metrics = finished
+    better = metrics["average/accuracy_val"] > metrics["best/accuracy_val"]
+    assert metrics["test/averaged"] == better
+    tested = evaluated(folder, "average" if better else "best", "test")
+    assert tested["accuracy/test"] == metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_whichever_is_better_is_chosen(sign: int, tmp_path: Path) -> None:
+    """At a rate that makes the raw weights jump the average is better; where they still climb it is worse."""
+    words = ["optimizer.lr=1.0", "average.start=2"] if sign > 0 else ["optimizer.lr=0.01", "average.start=0"]
+    words += ["trainer.max_epochs=6", "schedule=constant", "data.limit=600", *SMALL]
+    metrics = run(config(*words), RunFolder(tmp_path))
+    gain = metrics["average/accuracy_val"] - metrics["best/accuracy_val"]
+    assert gain * sign > 0
+    assert metrics["test/averaged"] == (sign > 0)
+
+
+def test_the_averaged_checkpoint_gives_the_figures_of_the_run(finished: tuple[Path, Any]) -> None:
+    folder = finished[0]
+    found = evaluated(folder, "average", "val")
+    assert found["accuracy/val"] == float(rows(folder)[-1]["val_average/accuracy"])
+    assert found["loss/val"] == pytest.approx(float(rows(folder)[-1]["val_average/loss"]), rel=1e-6)
+    assert checkpoint(folder, "average.ckpt").keys() >= {"state_dict", "epoch", "global_step", "ImageData"}
+
+
+WAYS = [
+    "average=ema average.every=2 network.dropout=0.5",
+    "average=last_k average.last=2 trainer.accumulate_grad_batches=2",
+    "average.start=1 schedule.late.start=0.25",
+    "average.start=1 schedule.late.start=1 schedule.late.low=0.01 schedule.late.cycle_epochs=1",
+]
+
+
+@pytest.mark.parametrize("words", WAYS)
+def test_a_resume_in_the_middle_is_exact(words: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(config("trainer.max_epochs=4", *words.split(), *SMALL), RunFolder(one))
+    run(config("schedule.epochs=4", *words.split(), *SMALL), RunFolder(two))
+    resumed(two)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
+        assert_same(checkpoint(one)[part], checkpoint(two)[part])
+    assert_same(checkpoint(one, "average.ckpt")["state_dict"], checkpoint(two, "average.ckpt")["state_dict"])
+    assert rows(one) == rows(two)
+    assert curves(one) == curves(two)
+
+
+def test_the_raw_run_is_the_same_to_the_bit_without_the_average(tmp_path: Path) -> None:
+    for name in ("swa", "none"):
+        words = [f"average={name}", "average.start=0.0", "network.dropout=0.5", *SMALL]
+        run(config(*words), RunFolder(tmp_path / name))
+    one, two = (checkpoint(tmp_path / name) for name in ("swa", "none"))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
+        assert_same(one[part], two[part])
+    assert_same(one["callbacks"]["Checkpoints"], two["callbacks"]["Checkpoints"])
+    raw = curves(tmp_path / "none")
+    there = curves(tmp_path / "swa")
+    timed = "images_per_second"
+    assert {tag: points for tag, points in there.items() if tag in raw and tag != timed} == {
+        tag: points for tag, points in raw.items() if tag != timed
+    }
+
+
+def test_two_processes_keep_one_average(tmp_path: Path) -> None:
+    words = [
+        *TINY,
+        *SMALL,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+    ]
+    words += ["trainer.max_epochs=2", "average.start=0.0", "schedule.warmup_epochs=0"]
+    done = script("train", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [folder] = run_folders(tmp_path)
+    last = rows(folder)[-1]
+    found = evaluated(folder, "average", "val")
+    assert found["accuracy/val"] == pytest.approx(float(last["val_average/accuracy"]), abs=1e-6)
+    assert found["loss/val"] == pytest.approx(float(last["val_average/loss"]), rel=1e-4)
+    gain = float(last["val_average/accuracy"]) - float(last["accuracy/val"])
+    assert float(last["val_average/gain"]) == pytest.approx(gain, abs=1e-6)
+
+
+def test_a_terminated_run_keeps_the_average_of_its_whole_epochs_and_goes_on(tmp_path: Path) -> None:
+    words = [*TINY, *SMALL, "trainer.max_epochs=100000", "average.start=0.0"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 143
+    [folder] = run_folders(tmp_path)
+    last = checkpoint(folder)
+    assert last["callbacks"]["WeightAverage"]["average"]["count"] == last["epoch"] + 1
+    assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
+    found = evaluated(folder, "average", "val")
+    by_epoch = {int(row["epoch"]): row for row in rows(folder)}
+    epoch = checkpoint(folder, "average.ckpt")["epoch"] + 1
+    assert found["accuracy/val"] == float(by_epoch[epoch]["val_average/accuracy"])
+    more = f"trainer.max_epochs={last['epoch'] + 3}"
+    assert script("train", f"resume={folder}", more, folder=tmp_path).returncode == 0
+    assert checkpoint(folder)["callbacks"]["WeightAverage"]["average"]["count"] == last["epoch"] + 3
+    assert status(folder)["status"] == "finished"
+
+
+CLASHES = {
+    "average.start=20": "average.start=20 begins after the run's end: it must be less than",
+    "average.start=1.5": "it must be a share of the run from 0",
+    "average.kind=mean": "it must be swa, ema, last_k or null",
+    "average.batch_norm_batches=101": "it must be a whole number from 1 to 100",
+    "schedule=plateau schedule.late.start=0.5": "schedule.late cannot go with schedule=plateau",
+    "schedule.late.start=0.5 schedule.late.low=0.1": "set schedule.late.cycle_epochs, too",
+    "schedule.late.start=25": "schedule.late.start=25 begins after the run's end",
+    "average=swaa": "did you mean swa?",
+}
+
+
+@pytest.mark.parametrize("words", CLASHES)
+def test_a_wrong_value_gets_a_sentence_and_leaves_no_folder(words: str, tmp_path: Path) -> None:
+    done = script("train", "data=digits", *words.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert CLASHES[words] in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_weights_of_the_average_are_those_of_its_epochs(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=3", "average.start=1", *SMALL]
+    run(config(*words), RunFolder(tmp_path / "whole"))
+    parts = []
+    for epochs in (2, 3):
+        run(
+            config("schedule.epochs=3", f"trainer.max_epochs={epochs}", *SMALL),
+            RunFolder(tmp_path / str(epochs)),
+        )
+        parts.append(checkpoint(tmp_path / str(epochs))["state_dict"]["network.stem.0.weight"])
+    averaged = checkpoint(tmp_path / "whole", "average.ckpt")["state_dict"]["network.stem.0.weight"]
+    assert torch.allclose(averaged, torch.stack(parts).mean(0), atol=1e-6)

@@ -1,0 +1,263 @@
+"""The road of a run, walked in this process on a few of the digits."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vitals.runs.evaluate import evaluate
+from vitals.runs.run import prepare, run
+from vitals.runs.run_folder import RunFolder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "~callbacks.progress"]
+TINY += ["checks=none"]
+OPTIMIZERS = sorted(file.stem for file in (CONFIGS / "optimizer").glob("*.yaml"))
+SCHEDULES = sorted(file.stem for file in (CONFIGS / "schedule").glob("*.yaml"))
+
+
+def config(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", [*TINY, "seed=0", "trainer.max_epochs=2", *words])
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: sorted((event.step, event.value) for event in events.Scalars(tag))
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars without the final figures, which the first part of an interrupted run has of its own, and
+    without speed and memory, which no two runs have alike."""
+    left_out = ("best/", "last/", "average/", "test/", "images_per_second", "memory_gib")
+    return {tag: points for tag, points in scalars(folder).items() if not tag.startswith(left_out)}
+
+
+def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
+    return content
+
+
+def resumed(folder: Path, *words: str) -> None:
+    """Continue the run in `folder`, as `resume=<folder>` does."""
+    settings = RunFolder(folder).read_config()
+    settings.resume = str(folder)
+    OmegaConf.update(settings, "trainer.max_epochs", 4)
+    settings = OmegaConf.merge(settings, OmegaConf.from_dotlist(list(words)))
+    prepare(settings)
+    run(settings, RunFolder(folder))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A finished run of two epochs and its final metrics."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(config("trainer.log_every_n_steps=1"), RunFolder(folder))
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """The same to the bit, whatever the nesting."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
+
+
+END_OF_PART = (2, 4, 6)
+"""Optimizer steps in two epochs: of LBFGS, where two batches make a step, and where each does."""
+WAYS = [f"optimizer={name}" for name in OPTIMIZERS] + [f"schedule={name}" for name in SCHEDULES]
+WAYS += ["momentum_schedule=ramp momentum_schedule.epochs=3", "schedule=plateau schedule.warmup_epochs=3"]
+WAYS += ["network.dropout=0.5", "trainer.accumulate_grad_batches=2"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_epochs_and_two_more_after_a_resume_equal_four_at_once(way: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["diagnosis.report=false", *way.split()]
+    run(config("trainer.max_epochs=4", *words), RunFolder(one))
+    run(config("schedule.epochs=4", *words), RunFolder(two))
+    resumed(two)
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+    for part in (*parts, *(["plateau"] if "plateau" in way else [])):
+        assert_same(checkpoint(one)[part], checkpoint(two)[part])
+    assert RunFolder(one).metrics.read_text() == RunFolder(two).metrics.read_text()
+    at_once, in_parts = curves(one), curves(two)
+    for tag, points in at_once.items():
+        # The last step of a run is always measured, and the first part had one of its own.
+        assert points == [point for point in in_parts[tag] if point in points or point[0] not in END_OF_PART]
+
+
+def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    words = ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
+    run(config(*words), RunFolder(straight))
+
+    def break_off(self: Any, *arguments: Any) -> None:
+        if self.trainer.global_step == 8:  # the third epoch has steps 7, 8 and 9
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("project.module.ImageClassifier.on_train_batch_start", break_off)
+        with pytest.raises(SystemExit, match="130"):
+            run(config(*words), RunFolder(broken))
+    assert RunFolder(broken).read_status()["status"] == "interrupted"
+    resumed(broken)
+    assert curves(broken) == curves(straight)
+    assert RunFolder(broken).metrics.read_text() == RunFolder(straight).metrics.read_text()
+
+
+def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
+    run(config("schedule.epochs=4", "optimizer.lr=0.3"), RunFolder(tmp_path / "here"))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    before = checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best_score"]
+    resumed(tmp_path / "there")
+    assert checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best_score"] >= before
+    assert len(list((tmp_path / "there" / "checkpoints").glob("best_*.ckpt"))) == 1
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        run(config(f"seed={seed}", "network.dropout=0.5"), RunFolder(tmp_path / name))
+        weights.append(checkpoint(tmp_path / name)["state_dict"]["network.stem.0.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_drawn_seed_is_recorded_and_reproduces_the_run(tmp_path: Path) -> None:
+    run(config("seed=null"), RunFolder(tmp_path / "drawn"))
+    seed = RunFolder(tmp_path / "drawn").read_config().seed
+    run(config(f"seed={seed}"), RunFolder(tmp_path / "again"))
+    assert_same(checkpoint(tmp_path / "drawn")["state_dict"], checkpoint(tmp_path / "again")["state_dict"])
+
+
+def test_the_folder_tells_where_the_run_came_from(finished: tuple[Path, Any]) -> None:
+    facts = OmegaConf.load(finished[0] / "config.yaml").provenance
+    assert torch.__version__.startswith(facts.versions.torch)
+    assert facts.machine.cpus >= 1
+    assert facts.git.commit is None or len(facts.git.commit) == 40
+    assert RunFolder(finished[0]).read_config().seed == 0
+
+
+def test_the_status_ends_as_finished_with_the_metrics(finished: tuple[Path, dict[str, float]]) -> None:
+    status = json.loads((finished[0] / "status.json").read_text())
+    assert (status["status"], status["epoch"], status["error"]) == ("finished", 2, None)
+    assert status["metrics"] == finished[1]
+
+
+def test_metrics_csv_has_one_row_an_epoch(finished: tuple[Path, Any]) -> None:
+    header, *rows = (finished[0] / "metrics.csv").read_text().splitlines()
+    measured = "loss/train_eval,accuracy/train_eval,accuracy/gap"
+    averaged = "val_average/accuracy,val_average/gain,val_average/loss"
+    assert header == f"epoch,step,accuracy/train,accuracy/val,loss/train,loss/val,{measured},{averaged}"
+    assert [row.split(",")[:2] for row in rows] == [["1", "3"], ["2", "6"]]
+
+
+def test_tensorboard_has_the_tags_of_the_design_at_the_right_steps(finished: tuple[Path, Any]) -> None:
+    steps = {tag: [step for step, _ in points] for tag, points in scalars(finished[0]).items()}
+    for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val"):
+        assert steps[tag] == [1, 2], tag
+    for tag in ("loss/train_step", "epoch", "lr/decay", "lr/no_decay", "momentum/decay"):
+        assert steps[tag] == [1, 2, 3, 4, 5, 6], tag
+
+
+def test_tensorboard_has_hparams_with_results_a_config_card_and_joint_charts(
+    finished: tuple[Path, Any],
+) -> None:
+    events = EventAccumulator(str(finished[0])).Reload()
+    content = events.summary_metadata
+    assert {"_hparams_/experiment", "_hparams_/session_start_info", "config/text_summary"} <= content.keys()
+    assert "custom_scalars__config__" in content
+    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(finished[1]["test/accuracy"])
+
+
+def test_checkpoints_are_plain_and_the_best_has_its_score_in_its_name(
+    finished: tuple[Path, dict[str, float]],
+) -> None:
+    folder, metrics = finished
+    best = (folder / "checkpoints" / "best.ckpt").resolve().name
+    assert best == f"best_epoch{metrics['best/epoch']:03.0f}_accuracy{metrics['best/accuracy_val']:.4f}.ckpt"
+    assert checkpoint(folder, best)["epoch"] + 1 == metrics["best/epoch"]
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_even_where_nothing_improved(tmp_path: Path) -> None:
+    run(config("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=3"), RunFolder(tmp_path))
+    assert checkpoint(tmp_path)["epoch"] == 2
+    assert checkpoint(tmp_path, "best.ckpt")["epoch"] < 2
+
+
+@pytest.mark.parametrize(("split", "metric"), [("test", "test/accuracy"), ("val", "best/accuracy_val")])
+def test_evaluation_from_the_folder_alone_gives_the_figures_of_the_run(
+    split: str, metric: str, finished: tuple[Path, dict[str, float]]
+) -> None:
+    options = OmegaConf.create(
+        {"run": str(finished[0]), "checkpoint": "best", "split": split, "data_root": None}
+    )
+    assert evaluate(options)[f"accuracy/{split}"] == finished[1][metric]
+
+
+def test_lbfgs_takes_the_whole_training_set_as_one_batch(tmp_path: Path) -> None:
+    run(config("optimizer=lbfgs"), RunFolder(tmp_path))
+    assert checkpoint(tmp_path)["global_step"] == 2
+
+
+def test_a_failure_is_recorded_with_its_error_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("out of ink")
+
+    monkeypatch.setattr("project.module.ImageClassifier.validation_step", fail)
+    with pytest.raises(RuntimeError, match="out of ink"):
+        run(config(), RunFolder(tmp_path))
+    status = RunFolder(tmp_path).read_status()
+    assert (status["status"], status["error"]) == ("failed", "RuntimeError: out of ink")
+
+
+def refusal(do: Callable[[], Any]) -> str:
+    from vitals.errors import UserError
+
+    with pytest.raises(UserError) as error:
+        do()
+    return str(error.value)
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder, symlinks=True)
+    said = refusal(lambda: resumed(folder, "network.activation=tanh", "network.norm=group"))
+    assert "another network" in said
+    assert "network.stem" in said
+
+
+def test_a_damaged_checkpoint_is_named(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder, symlinks=True)
+    path = folder / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert str(path) in refusal(lambda: resumed(folder))
+
+
+def test_a_run_without_epochs_left_says_so(finished: tuple[Path, Any]) -> None:
+    assert "trainer.max_epochs=4" in refusal(lambda: resumed(finished[0], "trainer.max_epochs=2"))

@@ -1,0 +1,313 @@
+"""What is answered to a command line, before torch is imported and before anything is written."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitals.errors import UserError
+from vitals.runs.config.overrides import Overrides, groups
+from vitals.runs.config.validation import check_evaluation, check_experiment
+
+ROOT = Path(__file__).parents[3]
+GROUPS = groups(ROOT / "configs")
+
+
+def check(command, name="train", check_one=check_experiment):
+    """All configurations of a command, checked; with several values for a key as `--multirun` takes them."""
+    configs = list(Overrides(ROOT / "configs", name, shlex.split(command)).composed())
+    for config in configs:
+        check_one(config)
+    return configs
+
+
+RATE = "a number greater than 0"
+COUNT = "a whole number of 1 or more"
+BELOW_ONE = "a number from 0 up to, but not including, 1"
+BETWEEN = "a number between 0 and 1, both excluded"
+SEED = "a whole number from 0 to 4294967295"
+
+WRONG_NAMES = {
+    # groups, choices and keys: what was written, and what is nearest
+    "optimizer=rmspropp": ("optimizer=rmspropp", "did you mean rmsprop?"),
+    "optimizer=Adam": ("optimizer=Adam", "did you mean adam or"),
+    "data=cifar": ("data=cifar ", "did you mean cifar10 or cifar100?"),
+    "network=resnet": ("network=resnet ", "did you mean resnet18?"),
+    "optimizer=xyz": ("optimizer=xyz", "valid are adadelta, adagrad, adam"),
+    "debug=fats": ("debug=fats", "did you mean fast?"),
+    "network.initialization=gausian": ("initialization=gausian", "did you mean gaussian?"),
+    "optimizer.lrr=1": ("optimizer.lrr", "did you mean lr?"),
+    "optimizer=adam optimizer.momentum=0.9": ("optimizer.momentum", "valid are betas"),
+    "optimizer.lr.x=1": ("optimizer.lr.x", "'optimizer.lr'"),
+    "network.initialization=kaiming network.initialization.std=1": (
+        "network.initialization.std",
+        "'network.initialization'",
+    ),
+    "optimzer=adam": ("optimzer", "did you mean optimizer"),
+    "sed=0": ("sed", "did you mean seed"),
+    "optimizr.lr=0.1": ("optimizr", "did you mean optimizer"),
+    "trainer.max_epoch=3": ("trainer.max_epoch", "did you mean max_epochs"),
+    "+data.btch_size=3": ("data.btch_size", "did you mean batch_size"),
+    "optimizer=nesterov ~optimizer.momentun": ("optimizer.momentun", "did you mean momentum?"),
+    "optimizer=adam,rmspropp": ("optimizer=rmspropp", "did you mean rmsprop?"),
+    "rmsprop": ("'rmsprop'", "optimizer=rmsprop"),
+    "hello": ("'hello' is no key=value", "optimizer=adam"),
+    "optimizer.lr=0.1)": ("optimizer.lr=0.1)",),
+}
+
+WRONG_COMMANDS = {
+    "optimizer.lr=abc": ("optimizer.lr=abc", RATE),
+    "optimizer.lr=-1": ("optimizer.lr=-1", RATE),
+    "optimizer.lr=${nothing}": ("optimizer.lr", "nothing"),
+    "~optimizer.lr": ("optimizer.lr is missing",),
+    "optimizer=null": ("optimizer=null", "adam"),
+    "debug=null": ("debug", "fast"),
+    "trainer.max_epochs=ten": ("trainer.max_epochs=ten", COUNT),
+    "trainer.max_epochs=0": ("trainer.max_epochs=0", COUNT),
+    "data.batch_size=0": ("data.batch_size=0", COUNT),
+    "seed=-1": ("seed=-1", SEED, "or null"),
+    "network=convnet network.dropout=1.5": ("network.dropout=1.5", BELOW_ONE),
+    # in a sweep, whichever of the values is wrong
+    "optimizer.lr=0.1,abc": ("optimizer.lr=abc", RATE),
+    "optimizer.lr=choice(0.1,0)": ("optimizer.lr=0", RATE),
+    "optimizer.lr=interval(-1,1)": ("optimizer.lr=-1.0", RATE),
+    "optimizer=momentum optimizer.momentum=interval(0.5,1.5)": ("optimizer.momentum=1.5", BELOW_ONE),
+    "seed=range(-1,3)": ("seed=-1", SEED),
+    "optimizer=sgd,adam optimizer.lr=0.1,-1": ("optimizer.lr=-1", RATE),
+    "schedule.warmup_epochs=0,3 trainer.max_epochs=2,5": ("schedule.warmup_epochs=3", "trainer.max_epochs=2"),
+    "schedule.warmup_epochs=0,3 trainer.max_epochs=5,2": ("schedule.warmup_epochs=3", "trainer.max_epochs=2"),
+}
+
+WRONG_VALUES = {
+    "optimizer.lr=0": ("optimizer.lr=0", RATE),
+    "optimizer.lr=nan": ("optimizer.lr=nan", RATE),
+    "optimizer.lr=null": ("optimizer.lr=null", RATE),
+    "optimizer.weight_decay=-0.1": ("optimizer.weight_decay=-0.1", "a number of 0 or more"),
+    "optimizer=momentum optimizer.momentum=1": ("optimizer.momentum=1", BELOW_ONE),
+    "optimizer.decay_bias_and_norm=maybe": ("optimizer.decay_bias_and_norm=maybe", "true or false"),
+    "optimizer=adam optimizer.betas=[0.9]": ("optimizer.betas=[0.9]", "two numbers from 0 up to"),
+    "optimizer=adam optimizer.betas=[0.9,1.0]": ("optimizer.betas[1]=1.0", "but not including, 1"),
+    "trainer.max_epochs=2.5": ("trainer.max_epochs=2.5", COUNT),
+    "trainer.accelerator=gpuu": ("trainer.accelerator=gpuu", "did you mean gpu or"),
+    "trainer.precision=fp16": ("trainer.precision=fp16", "bf16-mixed"),
+    "trainer.devices=0": ("trainer.devices=0", COUNT),
+    "trainer.limit_train_batches=1.5": (
+        "trainer.limit_train_batches=1.5",
+        "share greater than 0 and up to 1",
+    ),
+    "trainer.gradient_clip_val=0": ("trainer.gradient_clip_val=0", RATE, "or null"),
+    "trainer.deterministic=maybe": ("trainer.deterministic=maybe", "true, false or warn"),
+    "data.limit=0": ("data.limit=0", COUNT, "or null"),
+    "data.validation_fraction=1": ("data.validation_fraction=1", BETWEEN),
+    "data.crop_padding=-1": ("data.crop_padding=-1", "a whole number of 0 or more"),
+    "data.split_seed=-1": ("data.split_seed=-1", SEED),
+    "seed=4294967296": ("seed=4294967296", SEED),
+    "label_smoothing=1": ("label_smoothing=1", BELOW_ONE),
+    "compile=yess": ("compile=yess", "true or false"),
+    "network.norm=btch": ("network.norm=btch", "did you mean batch?"),
+    "network.activation=relv": ("network.activation=relv", "did you mean relu"),
+    "network=convnet network.widths=[8,0]": ("network.widths[1]=0", "whole numbers of 1 or more"),
+    "network=convnet network.widths=[]": ("network.widths=[]", "whole numbers of 1 or more"),
+    "network=vgg network.stages=[[8],[0]]": ("network.stages[1][0]=0", "whole numbers of 1 or more"),
+    "network.initialization=gaussian network.initialization.std=0": ("network.initialization.std=0", RATE),
+    "schedule.warmup_epochs=-1": ("schedule.warmup_epochs=-1", "a number of 0 or more"),
+    "schedule=step schedule.every=0": ("schedule.every=0", COUNT),
+    "schedule=step schedule.factor=2": ("schedule.factor=2", BETWEEN),
+    "schedule=one_cycle schedule.rise=1": ("schedule.rise=1", BETWEEN),
+    "schedule=plateau schedule.patience=-1": ("schedule.patience=-1", "a whole number of 0 or more"),
+    "momentum_schedule=ramp momentum_schedule.end=1": ("momentum_schedule.end=1", BELOW_ONE),
+}
+
+WRONG_TOGETHER = {
+    "schedule.warmup_epochs=30 trainer.max_epochs=5": (
+        "schedule.warmup_epochs=30",
+        "at most trainer.max_epochs=5",
+    ),
+    "schedule.warmup_epochs=10 trainer.max_epochs=5 schedule.epochs=9": (
+        "schedule.warmup_epochs=10",
+        "schedule.epochs=9",
+    ),
+    "schedule.epochs=5 trainer.max_epochs=9": ("schedule.epochs=5", "at least trainer.max_epochs=9"),
+    "momentum_schedule=ramp momentum_schedule.epochs=9 trainer.max_epochs=5": (
+        "momentum_schedule.epochs=9",
+        "at most trainer.max_epochs=5",
+    ),
+    "momentum_schedule.start=0.5 momentum_schedule.end=0.9": (
+        "momentum_schedule.start=0.5",
+        "momentum_schedule.epochs",
+    ),
+    "momentum_schedule=ramp optimizer=adagrad": ("momentum_schedule=ramp", "Adagrad has none"),
+    "optimizer=nesterov optimizer.momentum=0": ("optimizer.nesterov=true", "optimizer.momentum"),
+    "optimizer=lbfgs": ("optimizer=lbfgs", "data=cifar10", "50,000", "data=digits", "data.limit=5000"),
+    "optimizer=lbfgs data.limit=6000": ("optimizer=lbfgs", "data.limit=5000"),
+    "optimizer=lbfgs data=digits trainer.accumulate_grad_batches=2": (
+        "trainer.accumulate_grad_batches=2",
+        "must be 1",
+    ),
+    "optimizer=lbfgs data=digits trainer.gradient_clip_val=1": (
+        "trainer.gradient_clip_val=1",
+        "must be null",
+    ),
+    "data.root=null": ("data.root=null", "data=cifar10"),
+    "data=image_folder": ("data.root=null", "data=image_folder"),
+    "data.crop_padding=32": ("data.crop_padding=32", "less than the images' 32 pixels"),
+    "data=digits data.image_size=8 data.crop_padding=8": ("data.crop_padding=8", "8 pixels"),
+    "trainer=cpu trainer.precision=16-mixed": ("trainer.precision=16-mixed", "needs a GPU", "bf16-mixed"),
+}
+
+
+def assert_one_sentence_with(words, message):
+    assert not [word for word in words if word not in message], message
+    assert "\n" not in message
+    assert "Input should" not in message  # pydantic's words, which name no range
+    assert "valid are ." not in message
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [*WRONG_NAMES.items(), *WRONG_COMMANDS.items()],
+    ids=[*WRONG_NAMES, *WRONG_COMMANDS],
+)
+def test_a_wrong_command_is_answered_by_a_sentence_with_what_was_written_and_what_is_right(command, words):
+    with pytest.raises(UserError) as error:
+        check(command)
+    assert_one_sentence_with(words, str(error.value))
+
+
+@pytest.fixture
+def configured(compose):
+    """`configured("optimizer=adam optimizer.lr=1")`: as the command has it, from choices composed once."""
+
+    def configured(command):
+        words = command.split()
+        choices = [word for word in words if word.partition("=")[0].replace(".", "/") in GROUPS]
+        config = compose(*choices)
+        config.merge_with_dotlist([word for word in words if word not in choices])
+        return config
+
+    return configured
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [*WRONG_VALUES.items(), *WRONG_TOGETHER.items()],
+    ids=[*WRONG_VALUES, *WRONG_TOGETHER],
+)
+def test_a_wrong_value_is_answered_by_a_sentence_with_key_value_and_range(configured, command, words):
+    config = configured(command)
+    with pytest.raises(UserError) as error:
+        check_experiment(config)
+    assert_one_sentence_with(words, str(error.value))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "seed=4294967295 optimizer.lr=1",
+        "seed=null optimizer.lr=1e-3",
+        "network=convnet network.dropout=0",
+        "trainer.limit_train_batches=1 trainer.limit_val_batches=0.5",
+        "trainer.devices=2",
+        "trainer.devices=[0,1]",
+        "trainer.max_epochs=1",
+        "trainer.max_epochs=2 schedule.warmup_epochs=1.5",
+        "schedule.epochs=30 trainer.max_epochs=20",
+        "momentum_schedule=ramp optimizer=adam",
+        "optimizer=lbfgs data=digits",
+        "optimizer=lbfgs data.limit=5000",
+        "data=image_folder data.root=somewhere data.crop_padding=40",  # the size is found in the images
+        "trainer=cpu trainer.precision=bf16-mixed",
+        "debug=fast momentum_schedule=ramp",
+    ],
+)
+def test_good_values_pass(configured, command):
+    check_experiment(configured(command))
+
+
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [
+        ("seed=0", 1),
+        ("optimizer.lr=${data.batch_size}", 1),
+        ("network=mlp network.initialization=orthogonal", 1),
+        ("++trainer.max_steps=100", 1),
+        ("+optimizer.amsgrad=true optimizer=adam", 1),
+        ("experiment=resnet18 optimizer.lr=0.1", 1),
+        ("~logger.tensorboard", 1),
+        ("hydra.run.dir=somewhere", 1),
+        ("optimizer=adam,rmsprop seed=0,1,2", 6),
+        ("optimizer=adam,rmsprop seed=range(40)", 41),  # too many jobs: each value beside the others' first
+        ("optimizer.lr=interval(0.1,1)", 1),
+        ("optimizer=glob(ada*)", 4),
+    ],
+)
+def test_a_good_command_passes(command, count):
+    assert len(check(command)) >= count
+
+
+def test_each_choice_is_offered_once():
+    with pytest.raises(UserError) as error:
+        check("trainer.precision=fp7")
+    choices = re.findall(r"[\w-]+", str(error.value).partition("one of")[2].partition(":")[0])
+    assert "32" in choices
+    assert sorted(choices) == sorted(set(choices))
+
+
+def test_every_wrong_value_has_its_own_sentence():
+    with pytest.raises(UserError) as error:
+        check("optimizer.lr=-1 seed=-1 trainer.max_epochs=ten data.batch_size=32")
+    lines = str(error.value).splitlines()
+    assert sorted(line.partition("=")[0] for line in lines) == ["optimizer.lr", "seed", "trainer.max_epochs"]
+
+
+def test_initialization_is_a_choice_of_the_network():
+    [config] = check("network=mlp network.initialization=gaussian network.initialization.std=0.5")
+    assert config.network.initialization._target_ == "project.networks.initialization.gaussian"
+    assert config.network.initialization.std == 0.5
+    assert config.network.depth == 8
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", ("run", "run=<value>")),
+        ("run=logs/x split=tset", ("split=tset", "did you mean test?")),
+        ("rnu=logs/x", ("rnu", "did you mean run?")),
+        ("run=logs/x checkpoint=null", ("checkpoint=null", "text")),
+    ],
+)
+def test_evaluation_answers_as_training_does(command, words):
+    with pytest.raises(UserError) as error:
+        check(command, "evaluate", check_evaluation)
+    assert not [word for word in words if word not in str(error.value)], error.value
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("optimizer=rmspropp", ("optimizer=rmspropp", "did you mean rmsprop?")),
+        ("trainer.max_epochs=ten", ("trainer.max_epochs=ten", COUNT)),
+        ("-m optimizer.lr=0.1,abc", ("optimizer.lr=abc", RATE)),
+    ],
+)
+def test_a_wrong_command_is_answered_without_importing_torch_or_leaving_a_folder(tmp_path, command, words):
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "scripts" / "train.py", *command.split()],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert not [word for word in words if word not in ended.stderr], ended.stderr
+    assert "Traceback" not in ended.stderr
+    imported = set(re.findall(r"\|\s+(\w+)", ended.stderr))
+    assert "hydra" in imported
+    assert not imported & {"torch", "lightning", "torchvision", "sklearn"}
+    assert not list(tmp_path.iterdir())

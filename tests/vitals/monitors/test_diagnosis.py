@@ -1,0 +1,236 @@
+"""The diagnosis in somebody's trainer: what it says, when, and that it leaves the training alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, loader, mlp
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_small, resnet18, shufflenet_v2_x0_5
+
+from vitals import diagnostics
+from vitals.diagnosis.callback import Diagnosis
+from vitals.errors import UserError
+from vitals.findings import Finding, read_findings
+from vitals.history import History
+from vitals.probes.rate_probe import probe_rates
+
+
+def watch(
+    module: L.LightningModule, folder: Path, epochs: int = 6, callbacks: Any = None, **options: Any
+) -> tuple[L.Trainer, list[Finding]]:
+    """Train on 256 digits with all callbacks that watch, and return what they found."""
+    torch.manual_seed(0)
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        callbacks=diagnostics() if callbacks is None else callbacks,
+        max_epochs=epochs,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **{"logger": False, **options},
+    )
+    trainer.fit(module, loader(), loader(shuffle=False))
+    return trainer, read_findings(folder / "findings.json")
+
+
+def alarms(findings: list[Finding]) -> list[str]:
+    return list(dict.fromkeys(finding.cause for finding in findings if finding.alarming))
+
+
+class NeverClears(Foreign):
+    """Leaves the gradients of every step where they are."""
+
+    def optimizer_zero_grad(self, *arguments: Any) -> None:
+        pass
+
+
+class SwitchesToEvaluation(Foreign):
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch > 0:
+            self.eval()
+
+
+class KeepsNormsInEvaluation(Foreign):
+    """As when fine-tuning; `trained` says whether the layers have statistics to keep."""
+
+    def __init__(self, net: nn.Module, trained: bool) -> None:
+        super().__init__(net)
+        if trained:
+            for images, _ in loader():
+                net(images)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+                part.eval()
+
+
+class RisesLater(Foreign):
+    """A scheduler that multiplies where it should divide."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.3)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(64, 32), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Linear(32, 32), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(32, 10))
+
+
+SICK: dict[str, tuple[str, Callable[[], L.LightningModule]]] = {
+    "gradients": ("gradients-accumulate", lambda: NeverClears(mlp())),
+    "mode": ("eval-mode-training", lambda: SwitchesToEvaluation(mlp(norm=True))),
+    "norms": ("eval-mode-training", lambda: KeepsNormsInEvaluation(mlp(norm=True), trained=False)),
+    "rate": ("learning-rate-too-high", lambda: RisesLater(deep())),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_a_fault_that_shows_only_while_training_is_named_alone(name: str, tmp_path: Path) -> None:
+    cause, make = SICK[name]
+    _, findings = watch(make(), tmp_path)
+    assert alarms(findings) == [cause]
+    [finding] = [finding for finding in findings if finding.cause == cause and finding.alarming]
+    assert finding.step > 0
+    assert finding.remedy
+
+
+class Transformer(nn.Module):
+    """Rows of the image as tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(8, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.place = nn.Parameter(torch.randn(1, 8, 32) * 0.1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(images[:, 0]) + self.place).mean(1))
+
+
+class InColour(nn.Module):
+    """A network of torchvision on enlarged digits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        large = F.interpolate(images, scale_factor=4.0)
+        return self.network(large.expand(-1, 3, -1, -1))
+
+
+def seeded(make: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return InColour(make(num_classes=10, **options))
+
+
+class WithAdam(Foreign):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 2e-3)
+
+
+HEALTHY: dict[str, Callable[[], L.LightningModule]] = {
+    "mlp": lambda: Foreign(mlp()),
+    "norms at rest": lambda: KeepsNormsInEvaluation(mlp(norm=True), trained=True),
+    "transformer": lambda: WithAdam(Transformer()),
+    "resnet18": lambda: WithAdam(seeded(resnet18)),
+    "mobilenet": lambda: WithAdam(seeded(mobilenet_v3_small)),
+    "shufflenet": lambda: WithAdam(seeded(shufflenet_v2_x0_5)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_other_peoples_modules_are_watched_and_left_in_peace(name: str, tmp_path: Path) -> None:
+    checked = name in ("mlp", "transformer")  # what the checks make of the others is tested with them
+    _, findings = watch(HEALTHY[name](), tmp_path, 3, diagnostics()[0 if checked else 1 :])
+    assert alarms(findings) == []
+    history = History.read(tmp_path / "history.jsonl")
+    assert history.tags("update_ratio/")
+    assert history.tags("activation_variance/")
+    assert len(history.series("loss/train_step")) == 24
+
+
+def test_a_hopeless_run_is_ended_at_the_end_of_the_epoch_in_which_that_is_certain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = [*diagnostics()[1:-1], Diagnosis(stop_on="fail")]
+    trainer, _ = watch(NeverClears(mlp()), tmp_path, callbacks=callbacks)
+    assert trainer.current_epoch < 6
+    assert callbacks[-1].stopped_by.cause == "gradients-accumulate"
+    assert "zero_grad" in capsys.readouterr().out
+
+
+def test_findings_are_a_text_card_in_tensorboard(tmp_path: Path) -> None:
+    watch(NeverClears(mlp()), tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    [*_, card] = events.Tensors("findings/text_summary")
+    assert b"gradients-accumulate" in card.tensor_proto.string_val[0]
+
+
+def test_findings_json_has_its_schema(tmp_path: Path) -> None:
+    watch(NeverClears(mlp()), tmp_path)
+    entries = json.loads((tmp_path / "findings.json").read_text())
+    for entry in entries:
+        assert set(entry) == set(Finding.__dataclass_fields__)
+    levels = [("ok", "note", "warn", "fail").index(entry["level"]) for entry in entries]
+    assert levels == sorted(levels, reverse=True)
+
+
+def weights_after(callbacks: list[L.Callback], folder: Path) -> dict[str, Tensor]:
+    module = Foreign(deep())
+    torch.manual_seed(0)
+    watch_folder = folder / str(len(callbacks))
+    trainer = L.Trainer(
+        default_root_dir=watch_folder,
+        callbacks=callbacks,
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader(), loader(shuffle=False))
+    return {**module.state_dict(), "random": torch.get_rng_state()}
+
+
+class Probes(L.Callback):
+    """Probes the rate after every epoch."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.losses = probe_rates(trainer, pl_module)
+
+
+def test_a_probe_of_the_rate_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    probes = Probes()
+    bare, probed = weights_after([], tmp_path), weights_after([probes], tmp_path)
+    assert all(torch.equal(bare[name], probed[name]) for name in bare)
+    assert set(probes.losses) == {0.1, 1.0, 3.0, 10.0}
+    assert probes.losses[10.0] > probes.losses[0.1]
+
+
+def test_a_wrong_stop_on_is_refused() -> None:
+    with pytest.raises(UserError, match="fail"):
+        Diagnosis(stop_on="warn")  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""Curves in the event file and in the table: each against what the training really did."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, Manual, convnet, digits, loader, mlp
+from lightning.pytorch.callbacks import Callback
+from monitoring import Trained, some, watched
+from torch.utils.data import DataLoader, TensorDataset
+
+from vitals.monitors.learning_curves import LearningCurves
+
+
+class Tells(Foreign):
+    """Logs what ImageClassifier logs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss/train", loss.detach(), on_step=False, on_epoch=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self.net(batch[0])
+        accuracy = (logits.argmax(1) == batch[1]).float().mean()
+        self.log("accuracy/val", accuracy, logger=False, batch_size=len(batch[1]))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_path: Path) -> None:
+    module = Foreign(mlp())
+    curves = LearningCurves(subset_samples=0)
+    _, events, diagnosis = watched(
+        module, tmp_path, curves, train=some(6), accumulate_grad_batches=accumulate, log_every_n_steps=2
+    )
+    losses = [loss for _, loss in module.seen]
+    expected = [
+        sum(losses[place : place + accumulate]) / accumulate for place in range(0, len(losses), accumulate)
+    ]
+    history = diagnosis.history.series("loss/train_step")
+    assert history.values == pytest.approx(expected, rel=1e-6)
+    assert history.steps == list(range(1, 6 // accumulate + 1))
+    found = events.scalars("loss/train_step")
+    assert list(found) == [step for step in history.steps if step % 2 == 0]
+    assert [found[step] for step in found] == pytest.approx([expected[step - 1] for step in found])
+
+
+def test_rate_momentum_speed_and_epoch_are_those_of_the_next_step(tmp_path: Path) -> None:
+    def make(module: Any) -> Any:
+        groups = [
+            {"params": module.net[0].parameters(), "name": "body"},
+            {"params": module.net[5].parameters(), "lr": 0.5},
+        ]
+        optimizer = torch.optim.SGD(groups, 0.1, 0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    _, events, diagnosis = watched(Trained(convnet(), make), tmp_path, LearningCurves(1, subset_samples=0))
+    assert list(events.scalars("lr/body").values()) == pytest.approx([0.05, 0.025, 0.0125, 0.00625])
+    assert list(events.scalars("lr/1").values()) == pytest.approx([0.25, 0.125, 0.0625, 0.03125])
+    assert list(events.scalars("momentum/body").values()) == pytest.approx([0.9] * 4)
+    assert diagnosis.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
+    assert min(events.scalars("images_per_second").values()) > 0
+    assert min(events.scalars("memory_gib").values()) > 0.01
+
+
+class ByHand(Callback):
+    """Loss and accuracy of all training samples in evaluation mode, at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, float]] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        images, labels = digits(64)
+        pl_module.eval()
+        with torch.no_grad():
+            logits = pl_module.net(images)
+        pl_module.train()
+        hits = (logits.argmax(1) == labels).float().mean()
+        self.found.append((float(F.cross_entropy(logits, labels)), float(hits)))
+
+
+def test_the_gap_is_that_of_a_fixed_subset_in_evaluation_mode(tmp_path: Path) -> None:
+    by_hand = ByHand()
+    module = Tells(convnet())
+    trainer, events, _ = watched(
+        module,
+        tmp_path,
+        by_hand,
+        LearningCurves(),
+        train=some(4, shuffle=True),
+        max_epochs=3,
+        limit_val_batches=None,
+    )
+    assert trainer.global_step == 12
+    losses, accuracies = events.scalars("loss/train_eval"), events.scalars("accuracy/train_eval")
+    assert list(losses) == list(accuracies) == [1, 2, 3]
+    assert list(losses.values()) == pytest.approx([loss for loss, _ in by_hand.found], rel=1e-4)
+    assert list(accuracies.values()) == pytest.approx([hits for _, hits in by_hand.found])
+    gap, validation = events.scalars("accuracy/gap"), events.scalars("accuracy/val")
+    for epoch in (1, 2, 3):
+        assert gap[epoch] == pytest.approx(accuracies[epoch] - validation[epoch], abs=1e-6)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "4"), ("2", "8"), ("3", "12")]
+    assert [float(row["accuracy/gap"]) for row in rows] == pytest.approx(list(gap.values()))
+
+
+def test_a_module_that_logs_no_accuracy_is_measured_on_a_validation_subset(tmp_path: Path) -> None:
+    _, events, _ = watched(Foreign(mlp()), tmp_path, LearningCurves(), train=loader(), limit_val_batches=None)
+    assert events.scalars("accuracy/val_eval")[1] == pytest.approx(events.scalars("accuracy/train_eval")[1])
+    assert events.scalars("accuracy/gap")[1] == pytest.approx(0, abs=1e-6)  # the same digits
+
+
+def test_subsets_come_so_many_times_a_run_and_at_its_end(tmp_path: Path) -> None:
+    curves = LearningCurves(subset_samples=32, subsets_per_run=2)
+    _, events, _ = watched(Tells(mlp()), tmp_path, curves, max_epochs=5, limit_val_batches=None)
+    assert list(events.scalars("accuracy/train_eval")) == [3, 5]
+    assert list(events.scalars("loss/train")) == [1, 2, 3, 4, 5]
+
+
+def test_noise_of_the_loss_and_charts_are_written(tmp_path: Path) -> None:
+    curves = LearningCurves(10, subset_samples=0)
+    _, events, _ = watched(Foreign(mlp()), tmp_path, curves, train=some(32, 8))
+    assert list(events.scalars("loss_noise")) == [30]
+    assert 0 < events.scalars("loss_noise")[30] < 2
+    assert "custom_scalars__config__" in events.tags("tensors")
+
+
+def test_manual_steps_without_a_returned_loss_have_the_rest(tmp_path: Path) -> None:
+    curves = LearningCurves(1, subset_samples=0)
+    _, events, _ = watched(Manual(mlp()), tmp_path, curves)
+    assert curves.findings == []
+    assert list(events.scalars("lr/0")) == [1, 2, 3, 4]
+    assert events.tags(prefix="loss/") == []
+
+
+def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
+    class Regression(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
+
+    data = DataLoader(TensorDataset(digits(64)[0], torch.rand(64)), 16)
+    curves = LearningCurves(1)
+    _, events, _ = watched(Regression(mlp()), tmp_path, curves, train=data, max_epochs=3)
+    assert [finding.message for finding in curves.findings] == [
+        "LearningCurves: the batches are not pairs (inputs, class numbers)."
+    ]
+    assert list(events.scalars("loss/train_step")) == list(range(1, 13))

@@ -1,0 +1,242 @@
+"""The checks before the first step of somebody's training: what they name, and that they leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import (
+    Attention,
+    EvalInside,
+    Foreign,
+    FrozenHead,
+    Manual,
+    NoisyDigits,
+    Regression,
+    Residual,
+    SoftmaxInside,
+    Stream,
+    TrainsInValidation,
+    TwoOptimizers,
+    alarms,
+    convnet,
+    digits,
+    fit,
+    loader,
+    mlp,
+    quick,
+)
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from vitals.checks.sanity_checks import SanityChecks
+from vitals.checks.suite import CHECKS, STANDARD
+from vitals.errors import ChecksFailed, UserError
+from vitals.findings import read_findings
+
+
+def state(trainer: Any, module: Foreign) -> list[Any]:
+    """Weights, buffers, modes, optimizer state and random states, copied."""
+    return copy.deepcopy(
+        [
+            module.state_dict(),
+            {name: part.training for name, part in module.named_modules()},
+            [optimizer.state_dict() for optimizer in trainer.optimizers],
+            [torch.get_rng_state(), random.getstate(), np.random.get_state()],  # noqa: NPY002
+            sorted(key for key in vars(module)),
+        ]
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+class Watch(Callback):
+    """The state right before and after the callback between two of these."""
+
+    def __init__(self) -> None:
+        self.state: list[Any] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.state = state(trainer, pl_module)
+
+
+def breaks(subject: Any, options: Any) -> Any:
+    torch.manual_seed(99)
+    subject.model.train(False)
+    raise RuntimeError("out of ink")
+
+
+@pytest.mark.parametrize("broken", ["", "tiny_subset", "inputs"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_is_the_same_to_the_bit_with_the_checks_and_without(
+    broken: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken:
+        monkeypatch.setitem(CHECKS, broken, breaks)
+
+    def run(*callbacks: Callback) -> tuple[Foreign, Any]:
+        module = Foreign(convnet())
+        generator = torch.Generator().manual_seed(3)
+        data = DataLoader(
+            NoisyDigits(),
+            batch_size=64,
+            shuffle=True,
+            generator=generator,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        return module, state(fit(module, tmp_path, *callbacks, train=data, max_epochs=2), module)
+
+    before, after = Watch(), Watch()
+    plain, plain_end = run()
+    checked, checked_end = run(before, quick(burn_in_steps=2), after)
+    assert same(before.state, after.state)
+    assert plain.seen == checked.seen
+    assert same(plain_end, checked_end)
+    skipped = [
+        finding.where for finding in read_findings(tmp_path / "findings.json") if finding.cause == "skipped"
+    ]
+    assert (broken in skipped) == bool(broken)
+
+
+HEALTHY = {
+    "mlp": lambda: Foreign(mlp()),
+    "residual": lambda: Foreign(Residual()),
+    "transformer": lambda: Foreign(Attention()),
+    "manual optimisation": lambda: Manual(mlp(norm=True)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_right_training_raises_no_alarm_and_every_check_has_a_verdict(name: str, tmp_path: Path) -> None:
+    checks = quick()
+    fit(HEALTHY[name](), tmp_path, checks)
+    assert alarms(checks.findings) == []
+    assert [row.check for row in checks.rows] == [
+        name for name in STANDARD if name != "gradients_after_burn_in"
+    ]
+    assert [row.check for row in checks.rows if row.verdict == "skipped"] == []
+
+
+def doubled(scale: float = 255.0) -> Any:
+    images, labels = digits()
+    return DataLoader(TensorDataset(scale * images + scale, labels), batch_size=32, shuffle=True)
+
+
+class DropsAlways(nn.Module):
+    """Dropout as a function, which is not told of the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[3](F.dropout(self.net[:3](x), 0.5))
+
+
+SICK = {
+    "eval-mode-training": (lambda: EvalInside(convnet()), None),
+    "double-softmax": (lambda: SoftmaxInside(mlp()), None),
+    "frozen-parameters": (lambda: FrozenHead(mlp()), None),
+    "train-mode-evaluation": (lambda: TrainsInValidation(convnet()), None),
+    "train-mode-evaluation ": (lambda: Foreign(DropsAlways()), None),
+    "train-val-mismatch": (lambda: Foreign(mlp(norm=True)), lambda: doubled(3.0)),
+    "input-not-normalized": (lambda: Foreign(mlp()), doubled),
+    "data-not-shuffled": (
+        lambda: Foreign(mlp()),
+        lambda: DataLoader(
+            TensorDataset(digits()[0][digits()[1].argsort()], digits()[1].sort().values), batch_size=32
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", SICK)
+def test_what_is_hidden_in_a_foreign_module_is_named(cause: str, tmp_path: Path) -> None:
+    make, data = SICK[cause]
+    checks = quick()
+    fit(make(), tmp_path, checks, train=data and data(), logger=TensorBoardLogger(tmp_path))
+    assert cause.strip() in alarms(checks.findings)[:2]
+
+
+SKIPPED = {
+    "calls 'net', 'other'": (TwoOptimizers, None),
+    "not one class number": (
+        lambda: Regression(mlp()),
+        lambda: DataLoader(TensorDataset(digits()[0], torch.rand(256)), batch_size=32),
+    ),
+    "a stream": (lambda: Foreign(mlp()), lambda: DataLoader(Stream(), batch_size=32)),
+    "not from one data loader": (lambda: Regression(mlp()), lambda: {"a": loader()}),
+}
+
+
+@pytest.mark.parametrize("reason", SKIPPED)
+def test_what_cannot_be_checked_is_skipped_with_the_reason(reason: str, tmp_path: Path) -> None:
+    make, data = SKIPPED[reason]
+    checks = quick()
+    module = make()
+    if "loader" in reason:
+        module.training_step = lambda batch, batch_idx: module.net(batch["a"][0]).square().mean()
+    fit(module, tmp_path, checks, train=data and data())
+    (finding,) = read_findings(tmp_path / "findings.json")
+    assert (finding.cause, finding.level) == ("skipped", "note")
+    assert reason in finding.message
+
+
+def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    checks = quick(checks=tuple(CHECKS))
+    fit(Foreign(convnet(), 0.01), tmp_path, checks, logger=logger)
+    events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
+    scalars = {"loss_at_chance", "regularised_loss", "tiny_subset_loss", "gradient_error"}
+    assert {f"checks/{name}" for name in scalars} <= set(events.Tags()["scalars"])
+    images = {"inputs", "tiny_subset", "step_size", "layer_variance"}
+    assert {f"checks/{name}" for name in images} | {"gradcheck/h_curve"} == set(events.Tags()["images"])
+    assert "findings/text_summary" in events.Tags()["tensors"]
+    [errors] = events.Histograms("gradcheck/rel_error")
+    gradients = next(row.result for row in checks.rows if row.check == "gradients")
+    assert errors.histogram_value.num == len(gradients.relative_errors)
+    assert 10**errors.histogram_value.max == pytest.approx(max(gradients.relative_errors), rel=1e-3)
+    curve = [event.value for event in events.Scalars("checks/tiny_subset_loss")]
+    tiny = next(row.result for row in checks.rows if row.check == "tiny_subset")
+    assert curve == pytest.approx(tiny.final.losses)
+    assert read_findings(Path(logger.log_dir) / "findings.json") == checks.findings
+
+
+def test_a_failure_ends_the_program_with_code_3_before_the_first_step(tmp_path: Path) -> None:
+    module = SoftmaxInside(mlp())
+    with pytest.raises(ChecksFailed, match="Remove the softmax") as stop:
+        fit(module, tmp_path, quick(on_fail="stop"))
+    assert stop.value.code == 3
+    assert module.seen == []
+    assert read_findings(tmp_path / "findings.json")[0].cause == "double-softmax"
+
+
+def test_warn_goes_on(tmp_path: Path) -> None:
+    module = SoftmaxInside(mlp())
+    fit(module, tmp_path, quick(checks=["wiring"], on_fail="warn"))
+    assert len(module.seen) == 8
+
+
+def test_a_wrong_name_of_a_check_is_answered() -> None:
+    with pytest.raises(UserError, match="did you mean wiring"):
+        SanityChecks(["wirin"])

@@ -1,0 +1,146 @@
+"""The queue of jobs, with jobs that train nothing, on simulated GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from vitals.errors import UserError
+from vitals.runs.run_folder import RunFolder
+from vitals.sweeps.jobs.devices import Devices
+from vitals.sweeps.jobs.fork_server import ForkServer
+from vitals.sweeps.jobs.job import Job
+from vitals.sweeps.jobs.processes import NewInterpreters
+from vitals.sweeps.jobs.queue import JobQueue, SweepInterrupted
+
+STUB = """
+import json, os, sys, time
+seen = {"devices": os.environ["CUDA_VISIBLE_DEVICES"], "threads": os.environ["OMP_NUM_THREADS"]}
+seen |= {"torch": "torch" in sys.modules, "process": os.getpid(), "group": os.getpgid(0)}
+seen["start"] = time.time()
+exec(sys.argv[1])
+seen["end"] = time.time()
+print(json.dumps(seen))
+"""
+
+
+class NoView:
+    def started(self, job: Job, devices: list[str]) -> None: ...
+    def ended(self, job: Job, status: str) -> None: ...
+    def refresh(self) -> None: ...
+
+
+@pytest.fixture
+def job(tmp_path: Path):
+    """`job(3, "raise SystemExit(1)", devices=2)`: a job that runs this code and prints what it has seen."""
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+
+    def job(number: int, code: str = "", devices: int = 1) -> Job:
+        folder = tmp_path / str(number)
+        return Job(number, [], folder, [sys.executable, str(script), code], devices)
+
+    return job
+
+
+def seen_by(job: Job) -> dict:
+    content: dict = json.loads(job.log.read_text().splitlines()[-1])
+    return content
+
+
+def statuses(jobs: list[Job]) -> list[str]:
+    return [RunFolder(job.folder).read_status()["status"] for job in jobs]
+
+
+def test_no_gpu_has_more_jobs_than_allowed_and_a_freed_one_takes_the_next(job) -> None:
+    log = str(job(4).log)
+    long = f"while not os.path.exists({log!r}): time.sleep(0.01)"  # until the last one has begun
+    jobs = [job(number, "" if number else long) for number in range(5)]
+    JobQueue(Devices(["4", "7"], are_gpus=True), NewInterpreters(), NoView()).run(jobs)
+    seen = [seen_by(job) for job in jobs]
+    assert not any(entry["torch"] for entry in seen)
+    assert [entry["devices"] for entry in seen] == ["4", "7", "7", "7", "7"]
+    on_7 = [entry for entry in seen if entry["devices"] == "7"]
+    assert all(first["end"] < then["start"] for first, then in pairwise(on_7))
+
+
+def test_two_jobs_a_device_and_two_devices_a_job(job) -> None:
+    jobs = [job(number, "time.sleep(0.5)", devices=2) for number in range(3)]
+    JobQueue(Devices(["0", "1"], 2, are_gpus=True), NewInterpreters(), NoView()).run(jobs)
+    seen = [seen_by(job) for job in jobs]
+    assert [sorted(entry["devices"].split(",")) for entry in seen] == [["0", "1"]] * 3
+    together = [sum(a["start"] <= b["start"] < a["end"] for a in seen) for b in seen]
+    assert max(together) == 2
+
+
+def test_the_cores_are_shared_out_among_cpu_jobs_which_see_no_gpu(job, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    one = job(0)
+    JobQueue(Devices(["cpu0", "cpu1"], cores=8), NewInterpreters(), NoView()).run([one])
+    seen = seen_by(one)
+    assert (seen["devices"], seen["threads"]) == ("", "4")
+
+
+@pytest.mark.parametrize("starter", [NewInterpreters, lambda: ForkServer(preloaded=())])
+def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job, starter) -> None:
+    codes = [
+        "1 / 0",
+        "os.kill(os.getpid(), 9)",
+        "time.sleep(60)",
+        "print(__import__('subprocess').Popen(['sleep', '300']).pid, flush=True); os.kill(os.getpid(), 9)",
+        "",
+    ]
+    jobs = [job(number, code) for number, code in enumerate(codes)]
+    made = starter()
+    JobQueue(Devices(["cpu0", "cpu1"]), made, NoView(), time_limit=1.0).run(jobs)
+    made.close()
+    errors = [RunFolder(job.folder).read_status()["error"] for job in jobs]
+    assert statuses(jobs) == ["failed"] * 4 + ["finished"]
+    assert errors[0] == "exit code 1: ZeroDivisionError: division by zero"
+    assert "Traceback" in jobs[0].log.read_text()
+    assert errors[1].startswith("killed by SIGKILL")
+    assert "time limit" in errors[2]
+    left = Path(f"/proc/{int(jobs[3].log.read_text())}/stat")
+    assert not left.exists() or left.read_text().split()[2] == "Z", "what the killed job started lives on"
+
+
+@pytest.mark.parametrize("starter", [NewInterpreters, lambda: ForkServer(preloaded=())])
+def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
+    jobs = [job(0), *(job(number, "time.sleep(60)") for number in (1, 2, 3))]
+    made = starter()
+    queue = JobQueue(Devices(["cpu0", "cpu1"]), made, NoView())
+
+    def interrupt() -> None:
+        while not (jobs[0].log.exists() and jobs[0].log.read_text() and jobs[2].log.exists()):
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(SweepInterrupted):
+        queue.run(jobs)
+    made.close()
+    assert statuses(jobs[:3]) == ["finished", "interrupted", "interrupted"]
+    assert not jobs[3].folder.exists(), "a job was started after Ctrl-C"
+    assert not queue.running
+
+
+def test_a_job_of_the_fork_server_is_the_leader_of_its_group_and_has_its_environment(job) -> None:
+    one, server = job(0), ForkServer(preloaded=("colorsys",))
+    JobQueue(Devices(["cpu0"]), server, NoView()).run([one])
+    server.close()
+    seen = seen_by(one)
+    assert (seen["group"], seen["devices"]) == (seen["process"], "")
+
+
+def test_a_job_for_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match="a job takes 3 devices, and here 2 can be used"):
+        Devices(["0", "1"]).require(3)

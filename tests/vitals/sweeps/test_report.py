@@ -1,0 +1,149 @@
+"""The report of a sweep, from folders as its jobs leave them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vitals.findings import Finding, write_findings
+from vitals.runs.run_folder import RunFolder
+from vitals.sweeps.jobs.folder import SweepFolder
+from vitals.sweeps.results.borders import borders
+from vitals.sweeps.results.importance import importance
+from vitals.sweeps.results.report import report
+from vitals.sweeps.results.results import over_seeds, read_results
+
+LOG_RANGE = "optimizer.lr=tag(log,interval(1e-6,1e1))"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path):
+    """`sweep({"optimizer.lr=0.1 seed=0": [0.3, 0.5]}, space=[…])`: words and curve of each job."""
+
+    def sweep(curves: dict[str, list[float]], words: tuple[str, ...] = (), **record: object) -> SweepFolder:
+        folder = SweepFolder(tmp_path / "sweep")
+        folder.write_record(words, "scripts/train.py")
+        folder.add_to_record(**record)
+        for number, (line, curve) in enumerate(curves.items()):
+            path = folder.path / f"{number}_{line.replace(' ', '_').replace('=', '-')}"
+            path.mkdir(parents=True)
+            (path / "job.json").write_text(json.dumps({"number": number, "words": line.split()}))
+            seed = line.partition("seed=")[2].partition(" ")[0] or "7"
+            (path / "config.yaml").write_text(f"name: x\nseed: {seed}\n")
+            rows = "".join(f"{epoch + 1},{accuracy}\n" for epoch, accuracy in enumerate(curve))
+            (path / "metrics.csv").write_text("epoch,accuracy/val\n" + rows)
+            test = {"test/accuracy": curve[-1]} if curve else {}
+            status = "finished" if curve else "failed"
+            error = None if curve else "RuntimeError: CUDA out of memory"
+            RunFolder(path).write_status(status, error=error, metrics=test, training_seconds=90.0)  # type: ignore[arg-type]
+        return folder
+
+    return sweep
+
+
+def printed(folder: SweepFolder) -> str:
+    console = Console(width=250, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    report(folder, console)
+    return console.export_text()
+
+
+def test_the_table_has_best_last_test_status_findings_and_the_error_of_each_job(sweep) -> None:
+    folder = sweep(
+        {"optimizer.lr=0.1": [0.6, 0.5], "optimizer.lr=1": [], "optimizer.lr=2": [0.1, 0.2]}, jobs=4
+    )
+    stopped = RunFolder(folder.jobs()[2])
+    stopped.write_status("finished", stopped_early="hopeless: 20.00% after 2 epochs, …")
+    fault = Finding("learning-rate-too-high", "fail", "The loss bounces.")
+    write_findings([fault], folder.jobs()[0] / "findings.json")
+    text = printed(folder)
+    with folder.results.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["finished", "failed", "hopeless"]
+    first = {"optimizer.lr": "0.1", "best/accuracy_val": "0.6", "best/epoch": "1", "last/accuracy_val": "0.5"}
+    first |= {"test/accuracy": "0.5", "minutes": "1.5", "seed": "7", "findings": "learning-rate-too-high"}
+    assert first.items() <= rows[0].items()
+    assert rows[1]["error"] == "RuntimeError: CUDA out of memory"
+    assert "CUDA out of memory" in text
+    assert "1 failed or interrupted and 1 not started" in text
+    assert "-m resume_sweep=" in text
+
+
+def test_jobs_that_differ_in_the_seed_alone_are_put_together(sweep) -> None:
+    folder = sweep(
+        {
+            "optimizer.lr=0.1 seed=0": [0.5],
+            "optimizer.lr=0.1 seed=1": [0.7],
+            "optimizer.lr=0.2 seed=0": [0.8],
+        }
+    )
+    best, other = over_seeds(read_results(folder))
+    assert (best.words, best.count, best.best[0]) == ({"optimizer.lr": "0.2"}, 1, 0.8)
+    assert math.isnan(best.best[1])
+    assert other.best == other.test == pytest.approx((0.6, math.sqrt(0.02)))
+    assert other.average == (None, None)
+    assert "60.00% ± 14.14" in printed(folder)
+
+
+@pytest.mark.parametrize(
+    ("rates", "edge"),
+    [
+        (["8", "1e-2", "1e-3", "1e-4"], "upper"),  # the best itself
+        (["1e-2", "8", "9", "1e-4"], "upper"),  # two of the best three
+        (["1e-2", "1.5e-6", "2e-6", "1e-4"], "lower"),
+        (["1e-2", "8", "1e-3", "9"], None),  # one of the best three
+        (["3", "1e-2", "1e-3", "1e-4"], None),  # 7% of the range from its edge
+    ],
+)
+def test_a_best_value_within_5_percent_of_an_edge_is_a_warning_with_a_wider_range(sweep, rates, edge) -> None:
+    jobs = {f"optimizer.lr={rate}": [0.9 - 0.1 * place] for place, rate in enumerate(rates)}
+    words = ("search=random", "data=digits", LOG_RANGE, "hydra.sweep.dir=x")
+    found = borders(read_results(sweep(jobs, words, space=[LOG_RANGE])))
+    assert [border.is_upper for border in found] == ([] if edge is None else [edge == "upper"])
+    if edge == "upper":
+        new = "optimizer.lr=tag(log,interval(0.1,1000))"
+        assert found[0].word == new
+        assert found[0].command == (f"python scripts/train.py -m search=random data=digits '{new}'")
+
+
+def test_a_list_of_rates_with_the_best_at_its_end_is_continued(sweep) -> None:
+    jobs = {"optimizer.lr=0.001": [0.2], "optimizer.lr=0.01": [0.3], "optimizer.lr=0.1": [0.4]}
+    (border,) = borders(read_results(sweep(jobs, ("optimizer.lr=0.001,0.01,0.1",))))
+    assert border.word == "optimizer.lr=0.01,0.1,1"
+
+
+def test_a_dropout_of_zero_is_no_edge(sweep) -> None:
+    jobs = {"network.dropout=0.01": [0.9], "network.dropout=0.5": [0.3], "network.dropout=0.9": [0.4]}
+    assert borders(read_results(sweep(jobs, space=["network.dropout=interval(0,1)"]))) == []
+
+
+def test_the_parameter_that_makes_the_difference_is_the_important_one(sweep) -> None:
+    pytest.importorskip("optuna")
+    jobs = {
+        f"optimizer.lr={10.0**-rate:g} network.dropout={dropout}": [1 - 0.2 * rate + 0.001 * dropout]
+        for rate in range(4)
+        for dropout in (0.1, 0.5, 0.9)
+    }
+    shares = importance(read_results(sweep(jobs)))
+    assert next(iter(shares)) == "optimizer.lr"
+    assert shares["optimizer.lr"] > 0.9
+
+
+def test_the_page_holds_everything_and_escapes_what_jobs_said(sweep) -> None:
+    folder = sweep({"optimizer.lr=0.1 optimizer=adam": [0.5, 0.6], "optimizer.lr=0.01 optimizer=sgd": []})
+    RunFolder(folder.jobs()[1]).write_status("failed", error="<script>alert(1)</script>")
+    report(folder, Console(quiet=True))
+    page = (folder.path / "report.html").read_text()
+    assert page.count("<svg") == 4  # two hyper-parameters, parallel coordinates, learning curves
+    assert "<script>" not in page
+    assert not [
+        word for word in ("http://", "https://") if f'src="{word}' in page or f'<link href="{word}' in page
+    ]
+
+
+def test_a_folder_without_any_finished_job_still_gets_its_report(sweep) -> None:
+    assert "0 not started" not in printed(sweep({"optimizer.lr=0.1": [], "optimizer.lr=1": []}))

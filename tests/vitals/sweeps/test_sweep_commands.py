@@ -1,0 +1,125 @@
+"""Sweeps as they are typed: real jobs on the digits, in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vitals.runs.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts" / "train.py"
+TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
+TINY += ["average=none", "~callbacks.histograms", "~callbacks.update_ratio", "~callbacks.predictions"]
+TINY += ["~callbacks.progress", "trainer.accelerator=cpu", "schedule.warmup_epochs=0"]
+
+
+def sweep(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "-m", *words]
+    variables = os.environ | {"COLUMNS": "200"} | environment
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
+
+
+def jobs(folder: Path) -> list[Path]:
+    return [file.parent for file in sorted(folder.rglob("job.json"))]
+
+
+def statuses(folder: Path) -> list[str]:
+    return [RunFolder(job).read_status()["status"] for job in jobs(folder)]
+
+
+def epochs(job: Path) -> list[str]:
+    with (job / "metrics.csv").open(newline="") as file:
+        return [row["epoch"] for row in csv.DictReader(file)]
+
+
+def test_an_interrupted_sweep_is_continued_where_its_jobs_were_and_a_failed_one_runs_again(
+    tmp_path: Path,
+) -> None:
+    words = ["seed=0", "trainer.max_epochs=15", "trainer.strategy=nonsense,auto,single_device"]
+    command = [sys.executable, str(SCRIPT), "-m", *TINY, *words, "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while len(list(tmp_path.rglob("last.ckpt"))) < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(300) == 130
+    assert "interrupted" in statuses(tmp_path)
+    assert "running" not in statuses(tmp_path)
+    trained = {job: len(epochs(job)) for job in jobs(tmp_path) if (job / "metrics.csv").exists()}
+
+    done = sweep(tmp_path.parent, f"resume_sweep={tmp_path / 'sweep'}")
+    assert (done.returncode, statuses(tmp_path)) == (1, ["failed", "finished", "finished"])
+    assert "-m resume_sweep=" in done.stdout
+    failed, *others = jobs(tmp_path)
+    assert failed.name == "0_trainer.strategy-nonsense"
+    assert "nonsense" in RunFolder(failed).read_status()["error"]
+    assert "nonsense" in (failed / "output.log").read_text()
+    for job in others:
+        assert epochs(job) == [str(epoch) for epoch in range(1, 16)]
+        resumed = "resumed" in (job / "config.yaml").read_text()
+        assert resumed == (0 < trained.get(job, 0) < 15)
+    command = shlex.split(json.loads((others[0] / "job.json").read_text())["command"])
+    assert Path(command[1]).name == "train.py"
+    assert "would change the jobs" in sweep(tmp_path, "resume_sweep=sweep", "optimizer.lr=1").stderr
+
+
+def test_a_wrong_range_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    done = sweep(tmp_path, *TINY, "optimizer.lr=interval(1,0.1)")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert done.stderr.strip() == "optimizer.lr=interval(1,0.1) is no range: its ends must rise."
+
+
+def test_ddp_jobs_train_once_each_at_their_own_rate(tmp_path: Path) -> None:
+    """Under Hydra's basic launcher the second rank runs the whole sweep, under Optuna at another rate."""
+    words = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=1", "seed=0"]
+    rates = "optimizer.lr=0.1,0.001"
+    done = sweep(tmp_path, *TINY, *words, rates)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = jobs(tmp_path)
+    assert len(list(tmp_path.rglob("config.yaml"))) == 2
+    assert [path.name for path in (tmp_path / "logs/digits/sweeps").iterdir()] == [first.parent.name]
+    for job, rate in ((first, 0.1), (second, 0.001)):
+        assert RunFolder(job).read_config().optimizer.lr == rate
+        assert epochs(job) == ["1"]
+        assert sorted(file.name for file in job.glob("train*.log")) == [
+            "train.log",
+            "train_ddp_process_1.log",
+        ]
+        assert json.loads((job / "job.json").read_text())["devices"] == ["cpu0", "cpu1"]
+
+
+def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=1", "optimizer.lr=tag(log,interval(1e-4,1))"]
+    done = sweep(tmp_path, *TINY, *words, "hydra.sweep.dir=sweep", "search.trials=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = jobs(tmp_path)
+    before = [(job / "metrics.csv").stat().st_mtime_ns for job in first]
+    done = sweep(tmp_path, "resume_sweep=sweep", "search.trials=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert jobs(tmp_path)[:2] == first
+    assert [(job / "metrics.csv").stat().st_mtime_ns for job in first] == before
+    rates = [RunFolder(job).read_config().optimizer.lr for job in jobs(tmp_path)]
+    assert len(set(rates)) == 3
+    assert all(1e-4 <= rate <= 1 for rate in rates)
+
+
+def test_coarse_to_fine_trains_fewer_and_longer_in_the_span_of_the_best(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=3", "search=coarse_to_fine", "search.trials=3", "seed=0"]
+    words += ["search.stage_epochs=[1,2,null]", "search.stage_jobs=[1.0,2,1]", "optimizer.momentum=0.9"]
+    done = sweep(tmp_path, *TINY, *words, "optimizer.weight_decay=0", "network.dropout=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [(len(epochs(job)), RunFolder(job)) for job in sorted(jobs(tmp_path), key=lambda job: job.name)]
+    assert [count for count, _ in runs] == [1, 1, 1, 2, 2, 3]
+    rates = [run.read_config().optimizer.lr for _, run in runs]
+    score = [run.read_status()["metrics"]["best/accuracy_val"] for _, run in runs]
+    best_two = sorted(rates[:3], key=lambda rate: -score[rates.index(rate)])[:2]
+    assert rates[3] == best_two[0]
+    assert all(min(best_two) / 3.2 <= rate <= max(best_two) * 3.2 for rate in rates[3:5])

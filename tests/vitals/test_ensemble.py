@@ -1,0 +1,275 @@
+"""Ensembles of real runs on digits: what they reach, how they are shown, and what is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_run import config
+from test_scripts import script
+
+from vitals.ensembles.predictions import choose, in_one_pass, one_by_one
+from vitals.ensembles.result import Ensemble
+from vitals.ensembles.run import ensemble
+from vitals.ensembles.selection import select
+from vitals.errors import UserError
+from vitals.runs.evaluate import evaluate
+from vitals.runs.instantiate import build_network
+from vitals.runs.run import run
+from vitals.runs.run_folder import RunFolder
+
+WORDS = ["data.limit=300", "schedule.warmup_epochs=0", "network.widths=[8,8]", "optimizer.lr=0.05"]
+WORDS += ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms", "~callbacks.update_ratio"]
+
+
+def trained(folder: Path, *words: str) -> Path:
+    run(config(*WORDS, *words), RunFolder(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of other seeds, the first with a checkpoint of each epoch."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for seed in range(3):
+        keep = ["callbacks.checkpoints.keep_every=1", "trainer.max_epochs=3"] if seed == 0 else []
+        trained(folder / f"{seed}_seed-{seed}", f"seed={seed}", *keep)
+    return folder
+
+
+def options(folder: Path, **values: Any) -> DictConfig:
+    given = {"runs": [], "sweep": None, "run": None, "top": 10, "checkpoint": "best", "split": "test"}
+    return OmegaConf.create({**given, "data_root": None, "folder": str(folder / "out"), **values})
+
+
+def runs_of(sweep: Path) -> list[str]:
+    return [str(folder) for folder in sorted(sweep.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def together(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ensemble, Path]:
+    """The ensemble of the sweep and the folder of its results."""
+    folder = tmp_path_factory.mktemp("together")
+    return ensemble(options(folder, runs=runs_of(sweep))), folder / "out"
+
+
+def test_members_have_the_figures_that_evaluation_gives_them(
+    together: tuple[Ensemble, Path], sweep: Path
+) -> None:
+    result, _ = together
+    assert len(result.members) == 3
+    for path, member in zip(runs_of(sweep), result.members, strict=True):
+        found = evaluate(
+            OmegaConf.create({"run": path, "checkpoint": "best", "split": "test", "data_root": None})
+        )
+        assert member.accuracy == pytest.approx(found["accuracy/test"], abs=1e-6)
+        assert member.nll == pytest.approx(found["loss/test"], rel=1e-4)
+
+
+def test_json_page_and_chart_say_the_same(together: tuple[Ensemble, Path]) -> None:
+    result, folder = together
+    content = json.loads((folder / "ensemble.json").read_text())
+    assert content["ensemble"]["accuracy"] == result.together.accuracy
+    assert [size["members"] for size in content["by_size"]] == [1, 2, 3]
+    assert content["by_size"][2]["accuracy"] == pytest.approx(result.together.accuracy)
+    points = EventAccumulator(str(folder)).Reload().Scalars("ensemble/accuracy")
+    assert [point.step for point in points] == [1, 2, 3]
+    assert points[2].value == pytest.approx(result.together.accuracy)
+    page = Page()
+    page.feed((folder / "ensemble.html").read_text())
+    assert f"{result.together.accuracy:.2%}" in page.text
+    assert page.figures == 2
+    assert page.loaded == []
+
+
+class Page(HTMLParser):
+    """The text of a page, its figures, and what it would have to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.figures = "", 0
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.figures += tag == "svg"
+        places = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.loaded += [place for place in places if not place.startswith(("#", "data:"))]
+        self.loaded += [tag] if tag == "script" else []
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_sweep_gives_its_best_runs(sweep: Path, tmp_path: Path) -> None:
+    def best(folder: str) -> float:
+        with (Path(folder) / "metrics.csv").open(newline="") as file:
+            return max(float(row["accuracy/val"]) for row in csv.DictReader(file))
+
+    chosen = select(options(tmp_path, sweep=str(sweep), top=2)).candidates
+    ranked = sorted(runs_of(sweep), key=best, reverse=True)
+    assert [best(str(candidate.run.path)) for candidate in chosen] == [best(folder) for folder in ranked[:2]]
+
+
+def test_one_run_gives_the_checkpoints_it_kept(sweep: Path, tmp_path: Path) -> None:
+    result = ensemble(options(tmp_path, run=runs_of(sweep)[0], split="val"))
+    assert sum(name.startswith("epoch00") for name in result.names) + len(result.left_out) >= 3
+    assert [sentence for sentence in result.left_out if "holds the same weights as" not in sentence] == []
+
+
+def test_both_ways_give_the_same_and_the_faster_is_taken() -> None:
+    networks = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        networks.append(build_network(config(), 10, (3, 8, 8)).eval())
+    images = torch.randn(6, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(in_one_pass(networks)(images), one_by_one(networks)(images))
+        trial, _ = choose(networks, images)
+    assert trial.batched is not None
+    assert trial.takes_batched == (trial.batched > trial.one_by_one)
+
+
+class Depends(torch.nn.Module):
+    """Cannot run for several members at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(x)
+        return logits if logits.sum().item() > 0 else 2 * logits
+
+
+def test_what_cannot_run_in_one_pass_runs_one_by_one_and_says_why() -> None:
+    networks = [Depends(), Depends()]
+    with torch.no_grad():
+        trial, run = choose(networks, torch.randn(3, 4))
+        assert run(torch.randn(3, 4)).shape == (2, 3, 2)
+    assert trial.batched is None
+    assert trial.reason.startswith("RuntimeError")
+
+
+def test_members_of_several_networks_are_averaged_too(sweep: Path, tmp_path: Path) -> None:
+    other = trained(tmp_path / "wider", "network.widths=[8,12]")
+    result = ensemble(options(tmp_path, runs=[*runs_of(sweep), str(other)]))
+    assert len(result.members) == 4
+    assert [trial.members for trial in result.trials] == [3]
+
+
+@pytest.fixture
+def copies(sweep: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the runs, to be spoiled."""
+    return [
+        Path(shutil.copytree(folder, tmp_path / folder.name, symlinks=True))
+        for folder in sorted(sweep.iterdir())
+    ]
+
+
+def damaged(folder: Path) -> str:
+    file = (folder / "checkpoints" / "best.ckpt").resolve()
+    file.write_bytes(file.read_bytes()[:1000])
+    return "is damaged or no checkpoint of a run"
+
+
+def of_other_network(folder: Path) -> str:
+    settings = OmegaConf.load(folder / "config.yaml")
+    settings.network.widths = [8, 12]
+    OmegaConf.save(settings, folder / "config.yaml")
+    return "holds the weights of another network"
+
+
+def of_other_classes(folder: Path) -> str:
+    file = (folder / "checkpoints" / "best.ckpt").resolve()
+    content = torch.load(file, weights_only=True)
+    content["ImageData"]["classes"] = [f"animal {number}" for number in range(10)]
+    torch.save(content, file)
+    return "the images are not those that the checkpoint was trained on"
+
+
+def of_other_images(folder: Path) -> str:
+    shutil.rmtree(folder)
+    trained(folder, "data.split_seed=5")
+    return "was trained for other test images than"
+
+
+def gone(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return "is not a folder"
+
+
+def without_checkpoint(folder: Path) -> str:
+    shutil.rmtree(folder / "checkpoints")
+    return "the run has no checkpoint yet"
+
+
+@pytest.mark.parametrize(
+    "spoil", [damaged, of_other_network, of_other_classes, of_other_images, gone, without_checkpoint]
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_that_does_not_fit_is_named_and_the_others_are_kept(
+    spoil: Any, place: int, copies: list[Path], tmp_path: Path
+) -> None:
+    reason = spoil(copies[place])
+    result = ensemble(options(tmp_path, runs=[str(folder) for folder in copies]))
+    assert len(result.members) == 2
+    [sentence] = result.left_out
+    assert reason in sentence
+    assert str(copies[place]) in sentence
+
+
+@pytest.mark.parametrize("values", [{}, {"runs": ["one"], "sweep": "two"}])
+def test_the_members_are_named_in_one_way(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="say in one way where the members are"):
+        select(options(tmp_path, **values))
+
+
+def test_too_few_members_are_refused_with_what_was_left_out(copies: list[Path], tmp_path: Path) -> None:
+    for folder in copies[1:]:
+        damaged(folder)
+    with pytest.raises(UserError) as error:
+        ensemble(options(tmp_path, runs=[str(folder) for folder in copies]))
+    first, *others = str(error.value).splitlines()
+    assert "only one member" in first
+    assert [str(folder) in line for folder, line in zip(copies[1:], others, strict=True)] == [True, True]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ensemble_that_is_worse_than_its_best_member_says_so(
+    together: tuple[Ensemble, Path],
+) -> None:
+    from dataclasses import replace
+
+    result = together[0]
+    worse = replace(result, together=replace(result.together, accuracy=0.0))
+    best = max(member.accuracy for member in result.members)
+    assert worse.warning.startswith("The ensemble is worse than its best member")
+    assert f"{best:.2%}" in worse.warning
+    assert replace(result, together=replace(result.together, accuracy=1.0)).warning == ""
+
+
+MISTAKES = {
+    "sweep=nowhere": "sweep=nowhere is not a folder",
+    "runs=[a,b]": "a is not a folder",
+    "run=nowhere": "run=nowhere is not a folder",
+    "": "say in one way where the members are",
+    "sweep=. top=1": "it must be a whole number of 2 or more",
+    "sweep=.": "has no run in it",
+    "swep=x": "did you mean sweep",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_gets_a_sentence_and_leaves_nothing(words: str, tmp_path: Path) -> None:
+    done = script("ensemble", *words.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert MISTAKES[words] in done.stderr
+    assert not list(tmp_path.iterdir())
