@@ -1,4 +1,4 @@
-"""What each monitor costs, in percent of the training that it watches: `python benchmarks/benchmark.py monitors`."""
+"""What each monitor costs, as a share of a training: `python benchmarks/benchmark.py monitors`."""
 
 from __future__ import annotations
 
