@@ -1,26 +1,25 @@
 """Check everything before learning: `python scripts/check.py`, with the overrides of `scripts/train.py`."""
 
-from pathlib import Path
+from functools import partial
 
 from omegaconf import DictConfig
 
+from project import build as project
 from vitals.command_line import run_command
-from vitals.runs.config.validation import check_experiment
-from vitals.runs.prerequisites import require_prerequisites
+from vitals.runs.config.validation import check_run
 
 
 def prepare(config: DictConfig) -> None:
-    require_prerequisites(config)
-    from vitals import experiment  # imports torch, which the checks before do without
+    from vitals.runs.run import prepare  # imports torch, which the checks before do without
 
-    experiment.prepare(config)
+    prepare(config, project)
 
 
-def check(config: DictConfig) -> None:
-    from vitals.runs import check as checking
+def main(config: DictConfig) -> None:
+    from vitals.runs.check import check
 
-    checking.check(config)
+    check(config, project)
 
 
 if __name__ == "__main__":
-    run_command(check, Path(__file__).parents[1] / "configs", "check", check_experiment, prepare)
+    run_command(main, project.configs, "check", partial(check_run, project.schema), prepare)

@@ -1,24 +1,24 @@
 """Average what several networks predict: `python scripts/ensemble.py sweep=<sweep folder>`."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from vitals.command_line import run_command
+from project import build as project
+from vitals.command_line import CONFIGS, run_command
 from vitals.ensembles.selection import select
-from vitals.runs.config.validation import check_ensemble
+from vitals.runs.config import validation
+from vitals.runs.config.schema import Ensemble
 
 
 def check(config: DictConfig) -> None:
-    check_ensemble(config)
+    validation.check(Ensemble, config)
     select(config)  # a wrong folder is answered before torch is imported
 
 
 def main(config: DictConfig) -> None:
     from vitals.ensembles.run import ensemble
 
-    ensemble(config)
+    ensemble(config, project)
 
 
 if __name__ == "__main__":
-    run_command(main, Path(__file__).parents[1] / "configs", "ensemble", check)
+    run_command(main, CONFIGS, "ensemble", check)

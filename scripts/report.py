@@ -1,10 +1,8 @@
 """Remake the page about a run, or compare runs: `python scripts/report.py run=<run folder>`."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from vitals.command_line import run_command
+from vitals.command_line import CONFIGS, run_command
 from vitals.runs.config.validation import check_report
 
 
@@ -15,4 +13,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, Path(__file__).parents[1] / "configs", "report", check_report)
+    run_command(main, CONFIGS, "report", check_report)

@@ -1,28 +1,27 @@
-"""Train a classifier: `python scripts/train.py optimizer=rmsprop data=digits`. `--help` lists the choices."""
+"""Train as configured: `python scripts/train.py optimizer=rmsprop data=digits`. `--help` says more."""
 
-from pathlib import Path
+from functools import partial
 
 from omegaconf import DictConfig
 
+from project import build as project
 from vitals.command_line import run_command
-from vitals.runs.config.validation import check_experiment
-from vitals.runs.prerequisites import require_prerequisites
+from vitals.runs.config.validation import check_run
+from vitals.runs.run_folder import RunFolder
 
 
-def check_machine_and_components(config: DictConfig) -> None:
-    require_prerequisites(config)
+def prepare(config: DictConfig) -> None:
     from vitals.runs.run import prepare  # imports torch, which the checks before do without
 
-    prepare(config)
+    prepare(config, project)
 
 
 def main(config: DictConfig) -> None:
-    from vitals.runs.run import train
+    from project.train import train
+    from vitals.runs.run import run
 
-    train(config)
+    run(config, RunFolder.of_this_run(), train)
 
 
 if __name__ == "__main__":
-    run_command(
-        main, Path(__file__).parents[1] / "configs", "train", check_experiment, check_machine_and_components
-    )
+    run_command(main, project.configs, "train", partial(check_run, project.schema), prepare)

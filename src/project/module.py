@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torchmetrics
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
+from vitals.runs.metric import Metric
 
 STAGES = ("train", "val", "test")
 
@@ -29,6 +31,7 @@ class ImageClassifier(L.LightningModule):
         num_classes: classes.
         optimizer: makes the optimizer for the network.
         schedule: of the learning rate.
+        metric: that a schedule on a plateau follows.
         momentum_schedule: the momentum after so many epochs; None leaves it alone.
         label_smoothing: of the training loss, from 0 up to, but not including, 1.
     """
@@ -39,6 +42,7 @@ class ImageClassifier(L.LightningModule):
         num_classes: int,
         optimizer: OptimizerFactory,
         schedule: Schedule,
+        metric: Metric,
         momentum_schedule: Callable[[float], float] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -46,6 +50,7 @@ class ImageClassifier(L.LightningModule):
         self.network = network
         self.make_optimizer = optimizer
         self.schedule = schedule
+        self.metric = metric
         self.momentum_schedule = momentum_schedule
         self.label_smoothing = label_smoothing
         self.metrics = nn.ModuleDict({f"loss_{stage}": MeanMetric() for stage in STAGES})
@@ -80,7 +85,7 @@ class ImageClassifier(L.LightningModule):
     def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         for name, values in {"loss": (loss, len(labels)), "accuracy": (logits, labels)}.items():
             metric = self.metrics[f"{name}_{stage}"]
-            assert isinstance(metric, Metric)
+            assert isinstance(metric, torchmetrics.Metric)
             metric.update(*values)
             # Logging a metric with every batch costs more than updating it; once an epoch says the same.
             if stage != "train" or self.trainer.is_last_batch:
@@ -91,7 +96,9 @@ class ImageClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)
-        self.plateau = self.schedule.plateau(optimizer) if self.schedule.follows_metric else None
+        self.plateau = (
+            self.schedule.plateau(optimizer, self.metric.mode) if self.schedule.follows_metric else None
+        )
         if self.plateau and self.plateau_state:
             self.plateau.load_state_dict(self.plateau_state)
         assert self.trainer.max_epochs is not None
@@ -115,7 +122,7 @@ class ImageClassifier(L.LightningModule):
         # Lightning would step a plateau scheduler only after the checkpoint has been saved, and a resumed run
         # would miss that step.
         if self.plateau is not None:
-            self.plateau.step(self.trainer.callback_metrics["accuracy/val"])
+            self.plateau.step(self.trainer.callback_metrics[self.metric.name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.plateau is not None:

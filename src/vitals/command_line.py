@@ -7,6 +7,7 @@ code 2, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import sys
@@ -20,15 +21,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.errors import UserError
-from vitals.runs.config.overrides import Overrides, groups
+from vitals.runs.config.overrides import (
+    Overrides,
+    groups,
+    own_search_path,
+    places_in,
+    search_path,
+)
 from vitals.runs.config.resume import resumed_config
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import folder_name
 from vitals.sweeps.jobs.foreign import run_as_command
 from vitals.sweeps.jobs.resume import words_of_sweep
+from vitals.sweeps.jobs.words import hydra_value
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The instrument's own configurations and groups."""
 Task = Callable[[DictConfig], None]
-Check = Callable[[DictConfig], None]
+Check = Callable[[DictConfig], object]
 
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
@@ -54,6 +64,8 @@ def run_command(
         prepare: slower checks, such as whether the data and the device are there; called once before
             anything is written, and not in a sweep.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         if not _is_worker():
@@ -80,6 +92,10 @@ def check_command_line(
     arguments = get_args_parser().parse_args()
     if arguments.help or arguments.hydra_help or arguments.shell_completion:
         return
+    config_name = arguments.config_name or config_name
+    if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
+        sys.argv[1:] = words
+        arguments = get_args_parser().parse_args()
     if any(word.startswith("resume_sweep=") for word in arguments.overrides):
         if not arguments.multirun:
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
@@ -111,6 +127,39 @@ def check_command_line(
     sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
 
 
+def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[str] | None:
+    """The command line with all that `--config-dir` and `hydra.searchpath` name in one word, or None.
+
+    What they name comes after the project's own folder, as with Hydra, and before what the primary
+    configuration has in its search path, which is kept. Paths become absolute, so that jobs of a sweep find
+    them from whichever folder they are run.
+    """
+    given = [word for word in arguments.overrides if word.startswith("hydra.searchpath=")]
+    if not given and arguments.config_dir is None:
+        return None
+    places = [] if arguments.config_dir is None else [arguments.config_dir]
+    for word in given:
+        places += places_in(word)
+    whole = []
+    for place in places:
+        kind, _, rest = place.rpartition("://")
+        whole.append(place if kind not in ("", "file") else f"file://{Path(rest).expanduser().absolute()}")
+        if kind in ("", "file") and not Path(rest).expanduser().is_dir():
+            raise UserError(
+                f"{place} is not a folder: --config-dir and hydra.searchpath name folders of YAML files."
+            )
+    words = [word for word in sys.argv[1:] if word not in given]
+    for place, word in enumerate(words):
+        if word in ("--config-dir", "-cd"):
+            del words[place : place + 2]
+            break
+        if word.startswith("--config-dir="):
+            del words[place]
+            break
+    listed = ",".join(hydra_value(place) for place in dict.fromkeys([*whole, *own]))
+    return [*words, f"hydra.searchpath=[{listed}]"]
+
+
 def _needs_a_search(words: list[str]) -> bool:
     """Whether a key is given a range, and no search that could choose values in it."""
     intervals = any("interval(" in word for word in words)
@@ -131,7 +180,8 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
         try:
             if config.get("resume"):
                 words = HydraConfig.get().overrides.task
-                config = resumed_config(RunFolder(config.resume), words, list(groups(config_dir)))
+                known = groups(search_path(config_dir, config_name, HydraConfig.get().overrides.hydra))
+                config = resumed_config(RunFolder(config.resume), words, list(known))
             check(config)
             with open_dict(config):
                 for key in OF_SWEEPS:

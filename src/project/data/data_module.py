@@ -20,7 +20,7 @@ class ImageData(L.LightningDataModule):
     """Images of one source as training, validation and test batches.
 
     Args:
-        name: `cifar10`, `cifar100`, `image_folder` or `digits`.
+        source: `cifar10`, `cifar100`, `image_folder` or `digits`.
         root: folder of the images; None for the digits.
         image_size: pixels a side to resize to; None keeps the images' own.
         batch_size: training images per batch and process; None takes all of them as one batch.
@@ -36,7 +36,7 @@ class ImageData(L.LightningDataModule):
 
     def __init__(
         self,
-        name: SourceName,
+        source: SourceName,
         root: str | None = None,
         image_size: int | None = None,
         batch_size: int | None = 128,
@@ -50,7 +50,7 @@ class ImageData(L.LightningDataModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.source, self.root, self.image_size = name, root, image_size
+        self.source, self.root, self.image_size = source, root, image_size
         self.batch_size, self.limit = batch_size, limit
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from hydra.utils import get_object
 from torch import nn
@@ -98,12 +98,12 @@ class Schedule:
 
     @property
     def follows_metric(self) -> bool:
-        """Whether the rate depends on the validation accuracy rather than on time."""
+        """Whether the rate depends on the metric rather than on time."""
         return self.shape.func is ReduceLROnPlateau
 
-    def plateau(self, optimizer: Optimizer) -> ReduceLROnPlateau:
-        """The scheduler to step once an epoch with the validation accuracy."""
-        scheduler: ReduceLROnPlateau = self.shape(optimizer, mode="max")
+    def plateau(self, optimizer: Optimizer, mode: Literal["max", "min"]) -> ReduceLROnPlateau:
+        """The scheduler to step once an epoch with the metric, whose largest or smallest value is best."""
+        scheduler: ReduceLROnPlateau = self.shape(optimizer, mode=mode)
         return scheduler
 
     def every_step(self, optimizer: Optimizer, steps_per_epoch: int, run_epochs: int) -> LRScheduler | None:
@@ -135,7 +135,13 @@ class Schedule:
 
 def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
     """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
-    return partial(schedules.momentum_ramp, **config) if config["start"] is not None else None
+    arguments = dict(config)
+    target = arguments.pop("_target_")
+    if target is None:
+        return None
+    schedule = get_object(target)
+    inspect.signature(schedule).bind(0.0, **arguments)
+    return partial(schedule, **arguments)
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:

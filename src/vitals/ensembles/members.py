@@ -5,40 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from project.data.data_module import ImageData
-from project.data.image_set import ImageSet
-from project.data.locate import require_images
 from vitals.ensembles.selection import Candidate
 from vitals.errors import UserError
-from vitals.runs.instantiate import build_classifier, build_data, load_checkpoint, plain, require_same_network
+from vitals.runs.evaluate import config_to_rebuild, load
+from vitals.runs.instantiate import plain
+from vitals.runs.project import Project
 
 Split = Literal["test", "val"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained network in evaluation mode, and the images that it was trained for."""
+    """A trained network in evaluation mode, and the data that it was trained for."""
 
     path: Path
     network: nn.Module
-    data: ImageData
+    data: Any
     architecture: str
     """Equal for networks of the same configuration on equally prepared images."""
 
-    def images(self, split: Split) -> ImageSet:
-        """The images of `split`, as bytes."""
-        return self.data.test if split == "test" else self.data.validation
+    def batches(self, split: Split) -> Iterable[tuple[Tensor, Tensor]]:
+        """The samples of `split` as the network takes them, with their classes."""
+        batches: Iterable[tuple[Tensor, Tensor]] = (
+            self.data.test_dataloader() if split == "test" else self.data.val_dataloader()
+        )
+        return batches
 
 
 def load_members(
-    candidates: list[Candidate], split: Split, data_root: str | None
+    candidates: list[Candidate], split: Split, data_root: str | None, project: Project
 ) -> tuple[list[Member], list[str]]:
     """The members that belong together, and a sentence for each candidate that is left out.
 
@@ -49,13 +52,14 @@ def load_members(
         candidates: checkpoints.
         split: whose images must be the same.
         data_root: where the images are now, if they have moved.
+        project: that the runs belong to.
     """
     members: list[Member] = []
     left_out: list[str] = []
-    read: dict[str, ImageData] = {}
+    read: dict[str, Any] = {}
     for candidate in candidates:
         try:
-            member = _load(candidate, data_root, read)
+            member = _load(candidate, data_root, read, project)
             for other in members:
                 if _same_weights(member.network, other.network):
                     raise UserError(f"{candidate.path} holds the same weights as {other.path}.")
@@ -63,7 +67,9 @@ def load_members(
             left_out.append(f"Left out: {error}")
         else:
             members.append(member)
-    digests = {id(data): _digest(data, split) for data in read.values()}
+    digests = {id(member.data): "" for member in members}
+    for member in members:
+        digests[id(member.data)] = digests[id(member.data)] or _digest(member, split)
     most = Counter(digests[id(member.data)] for member in members).most_common(1)
     together = [member for member in members if digests[id(member.data)] == most[0][0]]
     for member in members:
@@ -72,31 +78,20 @@ def load_members(
     return together, left_out
 
 
-def _load(candidate: Candidate, data_root: str | None, read: dict[str, ImageData]) -> Member:
-    config = candidate.run.read_config()
+def _load(candidate: Candidate, data_root: str | None, read: dict[str, Any], project: Project) -> Member:
     try:
+        config = config_to_rebuild(candidate.run, data_root)
         config.compile = False
-        if data_root is not None:
-            config.data.root = data_root
-        require_images(config.data.name, config.data.root)
-        checkpoint = load_checkpoint(candidate.path)
         config.seed = 0  # of the order of the training batches, which are not used
-        layout = str(config.network.get("channels_last", False))
-        key = json.dumps([plain(config.data), layout, config.optimizer._target_])
+        project.prepare(config)
+        module, data = project.build(config)
     except AttributeError as error:
         raise UserError(f"{candidate.run.config} is not the configuration of a run: {error}") from None
-    data = read[key] if key in read else read.setdefault(key, build_data(config))
-    classifier = build_classifier(config, data)
-    require_same_network(classifier, checkpoint, candidate.path)
-    classifier.load_state_dict(checkpoint["state_dict"])
-    try:
-        data.load_state_dict(checkpoint["ImageData"])
-    except KeyError:
-        raise UserError(f"{candidate.path} does not say which images it was trained on.") from None
-    except UserError as error:
-        raise UserError(f"{candidate.path}: {error}") from None
-    architecture = json.dumps([plain(config.network), key])
-    return Member(candidate.path, classifier.network.eval(), data, architecture)
+    load(module, data, candidate.path)
+    key = json.dumps([plain(config.data), data.state_dict()])
+    data = read.setdefault(key, data)  # once in memory for all members
+    network = getattr(module, "network", module)
+    return Member(candidate.path, network.eval(), data, json.dumps([plain(config.network), key]))
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -106,18 +101,26 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def _digest(data: ImageData, split: Split) -> str:
-    """Equal for the same classes and images, in the same order."""
-    images = data.test if split == "test" else data.validation
-    digest = hashlib.sha256(json.dumps(images.classes).encode())
-    digest.update(str(tuple(images.images.shape)).encode())
-    digest.update(images.labels.numpy().tobytes())
-    digest.update(images.images.contiguous().numpy().tobytes())
+def _digest(member: Member, split: Split) -> str:
+    """Equal for the same classes and samples, in the same order."""
+    data = member.data
+    kept: Any = getattr(data, "test" if split == "test" else "validation", None)
+    samples = [(kept.images, kept.labels)] if hasattr(kept, "images") else member.batches(split)
+    digest = hashlib.sha256(json.dumps(classes_of(data)).encode())
+    for inputs, labels in samples:
+        digest.update(str(tuple(inputs.shape)).encode())
+        digest.update(labels.contiguous().numpy().tobytes())
+        digest.update(inputs.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+def classes_of(data: Any) -> list[str]:
+    """The names of the classes, where the data say them."""
+    return [str(name) for name in getattr(data, "classes", [])]
+
+
 def _difference(member: Member, other: Member, split: Split) -> str:
-    mine, its = member.data.classes, other.data.classes
+    mine, its = classes_of(member.data), classes_of(other.data)
     if mine != its:
         return (
             f"{member.path} knows other classes than {other.path}: {_listed(mine)} instead of {_listed(its)}."

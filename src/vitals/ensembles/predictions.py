@@ -68,11 +68,10 @@ def predict(members: list[Member], split: Split, device: torch.device) -> Predic
     parts: list[Tensor] = [torch.empty(0)] * len(members)
     trials: list[Trial] = []
     seconds = 0.0
-    labels = members[0].images(split).labels
+    labels = torch.cat([labels for _, labels in members[0].batches(split)]).cpu()
     for numbers in groups.values():
-        data = members[numbers[0]].data
         networks = [members[number].network.to(device) for number in numbers]
-        batches = data.test_dataloader() if split == "test" else data.val_dataloader()
+        batches = members[numbers[0]].batches(split)
         run = one_by_one(networks)
         if len(numbers) > 1:
             images = next(iter(batches))[0].to(device)

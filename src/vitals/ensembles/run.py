@@ -19,10 +19,11 @@ from vitals.ensembles.result import Ensemble
 from vitals.ensembles.scores import by_size, disagreement, scores, vote_accuracy
 from vitals.ensembles.selection import require_members, select
 from vitals.runs.instantiate import quiet_lightning
+from vitals.runs.project import Project
 from vitals.runs.run_folder import shown
 
 
-def ensemble(options: DictConfig) -> Ensemble:
+def ensemble(options: DictConfig, project: Project) -> Ensemble:
     """Evaluate an ensemble as `configs/ensemble.yaml` describes it, and write the results to its folder.
 
     Raises:
@@ -30,7 +31,7 @@ def ensemble(options: DictConfig) -> Ensemble:
     """
     quiet_lightning()
     selection = select(options)
-    members, left_out = load_members(selection.candidates, options.split, options.data_root)
+    members, left_out = load_members(selection.candidates, options.split, options.data_root, project)
     left_out = [*selection.left_out, *left_out]
     require_members(len(members), "the selection", left_out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
-from vitals.runs.run_folder import RunFolder
+from vitals.runs.run_folder import RunFolder, read_curve
 
 WAYS = ("runs", "sweep", "run")
 
@@ -87,12 +86,12 @@ def _of_sweep(folder: Path, top: int, checkpoint: str) -> Selection:
     for run in sorted(path.parent for path in folder.glob("*/config.yaml")):
         try:
             candidate = Candidate(RunFolder(run), RunFolder(run).checkpoint(checkpoint))
-            scored.append((best_validation(candidate.run), candidate))
+            scored.append((rank(candidate.run), candidate))
         except UserError as error:
             selection.left_out.append(f"Left out: {error}")
     if not scored and not selection.left_out:
         raise UserError(f"sweep={folder} has no run in it: name the folder of a sweep, logs/<name>/sweeps/….")
-    scored.sort(key=lambda pair: -pair[0])  # keeps the order of the jobs among equals
+    scored.sort(key=lambda pair: pair[0])  # keeps the order of the jobs among equals
     selection.candidates.extend(candidate for _, candidate in scored[:top])
     return selection
 
@@ -104,14 +103,14 @@ def _of_one_run(path: str) -> Selection:
     return Selection([Candidate(run, file) for file in sorted(files.values())], [])
 
 
-def best_validation(run: RunFolder) -> float:
-    """The best validation accuracy in a run's `metrics.csv`.
+def rank(run: RunFolder) -> float:
+    """A number to sort runs by: the better the best epoch of the run, the lower.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no epoch of the run has a score.
     """
-    try:
-        with run.metrics.open(newline="", encoding="utf-8") as file:
-            return max(float(row["accuracy/val"]) for row in csv.DictReader(file) if row["accuracy/val"])
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{run.metrics} has no validation accuracy.") from None
+    metric = run.read_metric()
+    score = metric.best_score(read_curve(run.path))
+    if score is None:
+        raise UserError(f"{run.metrics} has no {metric.name}.")
+    return metric.rank(score)

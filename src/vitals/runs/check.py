@@ -14,10 +14,11 @@ from vitals.checks.layer_variance import LayerVariance
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.errors import ChecksFailed, UserError
 from vitals.findings import worst_level
-from vitals.runs.instantiate import build_checks, build_classifier, build_data, build_trainer, quiet_lightning
+from vitals.runs.instantiate import build_checks, build_trainer, quiet_lightning
+from vitals.runs.project import Project
 
 
-def check(config: DictConfig) -> SanityChecks:
+def check(config: DictConfig, project: Project) -> SanityChecks:
     """Make the configured checks and print the page of verdicts; returns what they found.
 
     Raises:
@@ -32,9 +33,8 @@ def check(config: DictConfig) -> SanityChecks:
     checks = build_checks(config, on_fail="warn", progress=True)
     if not checks:
         raise UserError("checks.which is empty: take checks=full, or name the checks to make.")
-    data = build_data(config)
-    classifier = build_classifier(config, data)
-    _print_summary(classifier.network)
+    module, data = project.build(config)
+    _print_summary(getattr(module, "network", module))
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(
             config,
@@ -44,7 +44,7 @@ def check(config: DictConfig) -> SanityChecks:
             callbacks=[*checks, _Stop()],
             default_root_dir=folder,
         )
-        trainer.fit(classifier, datamodule=data)
+        trainer.fit(module, datamodule=data)
     for row in checks[0].rows:
         if isinstance(row.result, LayerVariance):
             Console().print(f"\nVariance of what enters each layer\n{row.result.table()}", highlight=False)

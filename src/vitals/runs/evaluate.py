@@ -2,48 +2,73 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 from omegaconf import DictConfig
 
-from project.data.locate import require_images
-from vitals.runs.instantiate import (
-    build_classifier,
-    build_data,
-    load_checkpoint,
-    quiet_lightning,
-    require_same_network,
-)
+from vitals.errors import UserError
+from vitals.runs.instantiate import load_checkpoint, quiet_lightning, require_same_network
+from vitals.runs.metric import Metric
+from vitals.runs.project import Project
 from vitals.runs.run_folder import RunFolder
 from vitals.runs.terminal import print_evaluation
 
 
-def evaluate(options: DictConfig) -> dict[str, float]:
-    """Measure loss and accuracy of a run's checkpoint and print them.
+def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
+    """Measure a run's checkpoint with the module's own test or validation, and print the metrics.
 
     Args:
-        options: `run`, `checkpoint`, `split` and `data_root`, as `configs/evaluate.yaml` describes them.
+        options: `run`, `checkpoint`, `split` and `data_root`, as `evaluate.yaml` describes them.
+        project: that the run belongs to.
 
     Raises:
-        UserError: if the folder, the checkpoint or the images are missing or do not belong together.
+        UserError: if the folder, the checkpoint or the data are missing or do not belong together.
     """
     quiet_lightning()
     folder = RunFolder.existing(options.run, "run")
     path = folder.checkpoint(options.checkpoint)
-    config = folder.read_config()
-    if options.data_root is not None:
-        config.data.root = options.data_root
-    require_images(config.data.name, config.data.root)
-    checkpoint = load_checkpoint(path)
-    data = build_data(config)
-    classifier = build_classifier(config, data)
-    require_same_network(classifier, checkpoint, path)
-    classifier.load_state_dict(checkpoint["state_dict"])
-    data.load_state_dict(checkpoint["ImageData"])
+    config = config_to_rebuild(folder, options.data_root)
+    project.prepare(config)
+    module, data = project.build(config)
+    load(module, data, path)
     trainer = L.Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
     measure = trainer.test if options.split == "test" else trainer.validate
-    measure(classifier, datamodule=data, verbose=False)
+    measure(module, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    print_evaluation(path, options.split, metrics)
+    print_evaluation(path, options.split, Metric.of(config), metrics)
     return metrics
+
+
+def config_to_rebuild(folder: RunFolder, data_root: str | None) -> DictConfig:
+    """The configuration of a run, with its data where they are now.
+
+    Args:
+        folder: of the run.
+        data_root: takes the place of `data.root`, if the data have moved.
+
+    Raises:
+        UserError: if the data of the run have no root.
+    """
+    config = folder.read_config()
+    if data_root is not None:
+        if "root" not in config.data:
+            raise UserError(f"data_root={data_root}: the data of {folder.path} have no key 'root'.")
+        config.data.root = data_root
+    return config
+
+
+def load(module: L.LightningModule, data: Any, path: Any) -> None:
+    """Load the weights of the checkpoint at `path`, and let the data look at what they were trained on.
+
+    Raises:
+        UserError: if the file is damaged, or module or data are not those of the checkpoint.
+    """
+    checkpoint = load_checkpoint(path)
+    require_same_network(module, checkpoint, path)
+    module.load_state_dict(checkpoint["state_dict"])
+    state = checkpoint.get(type(data).__qualname__)
+    if state:
+        data.load_state_dict(state)

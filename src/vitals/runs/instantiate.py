@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from project.clashes import LBFGS_LIMIT
-from project.data.data_module import ImageData
-from project.module import ImageClassifier
-from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from vitals.averaging.weight_average import WeightAverage
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
-from vitals.errors import UserError
+from vitals.errors import UserError, did_you_mean
+from vitals.runs.callbacks.tensorboard import RunTensorBoard
 
 T = TypeVar("T")
 
 
-def build(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """`make(*arguments, **keywords)`, for the config group `where`.
 
     Raises:
@@ -39,61 +37,61 @@ def build(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) 
     try:
         return make(*arguments, **keywords)
     except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
         raise UserError(f"{where}: {_one_line(error.__cause__ or error)}") from error
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"{where}: {_one_line(error)}") from error
 
 
-def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The configured network for images of C×H×W.
+def made(where: str, config: Any, **further: Any) -> Any:
+    """What `config._target_` makes of its keys and `further` arguments, for the config group `where`.
 
     Raises:
-        UserError: if its constructor refuses the configuration, or images that are not square do not fit it.
+        UserError: as `attempt`.
     """
-    arguments = plain(config.network)
-    arguments.pop("channels_last", None)
-    channels, height, width = image_shape
-    network: nn.Module = build(
-        "network", instantiate, arguments, num_classes=num_classes, in_channels=channels, image_size=height
-    )
-    if height != width:
-        _require_fit(network, image_shape)
-    if _channels_last(config):
-        network = network.to(memory_format=torch.channels_last)
-    if config.compile:
-        network.compile()
-    return network
+    # Bound first and called then: Hydra would turn dataclasses among its arguments into dictionaries.
+    bound = attempt(where, instantiate, config, _convert_="all", _partial_=True)
+    return attempt(where, bound, **further)
 
 
-def build_data(config: DictConfig) -> ImageData:
-    """The configured images, read and split.
+def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:
+    """The object that `config._target_` names, from its own keys and what it asks for by name.
+
+    Args:
+        where: the config group, for messages.
+        config: `_target_` and arguments.
+        offered: what can be had beside them; made only where the constructor has a parameter of that name.
 
     Raises:
-        UserError: if they cannot be read, or are too many for the optimizer.
+        UserError: if the target cannot be found, or refuses its arguments.
     """
-    arguments = plain(config.data)
-    if _is_lbfgs(config):
-        arguments["batch_size"] = None  # the whole training set
-    data = ImageData(**arguments, seed=config.seed or 0, channels_last=_channels_last(config))
-    data.setup()
-    if _is_lbfgs(config) and len(data.train) > LBFGS_LIMIT:
-        raise UserError(
-            f"optimizer=lbfgs takes the whole training set as one batch, and {config.data.root} has "
-            f"{len(data.train):,} training images: set data.limit={LBFGS_LIMIT} or less."
-        )
-    return data
+    wanted = {name: offered[name]() for name in asked_for(config, offered)}
+    return made(where, config, **wanted)
 
 
-def build_classifier(config: DictConfig, data: ImageData) -> ImageClassifier:
-    """The configured network with its loss, optimizer and schedule, for the images of `data`."""
-    return ImageClassifier(
-        build_network(config, len(data.classes), data.image_shape),
-        len(data.classes),
-        build("optimizer", optimizer_factory, plain(config.optimizer)),
-        build("schedule", Schedule.from_config, plain(config.schedule)),
-        momentum_schedule(plain(config.momentum_schedule)),
-        config.label_smoothing,
-    )
+def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of `names` that are parameters of `config._target_` and no keys of `config`."""
+    target = attempt("_target_", get_object, config["_target_"])
+    parameters = inspect.signature(target).parameters
+    return [name for name in names if name in parameters and name not in config]
+
+
+def require_target(where: str, config: DictConfig) -> None:
+    """Make sure that `config._target_` can be imported, and has a parameter for each key of `config`.
+
+    Raises:
+        UserError: naming the target, or the key with the nearest parameter.
+    """
+    target = attempt(where, get_object, config._target_)
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in map(str, config):
+        if not key.startswith("_") and key not in parameters and key != "channels_last":
+            raise UserError(
+                f"{where}.{key}: {config._target_} has no argument {key}; {did_you_mean(key, parameters)}"
+            )
 
 
 def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
@@ -102,37 +100,33 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
     Raises:
         UserError: if Lightning refuses its arguments.
     """
-    return build(
-        "trainer",
-        L.Trainer,
-        **plain(config.trainer) | further,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the batches are shared out by ImageData
-    )
+    defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer: L.Trainer = made("trainer", defaults | plain(config.trainer), **further)
+    return trainer
 
 
 def build_callbacks(config: DictConfig) -> list[L.Callback]:
     """The configured callbacks, in the order of the configuration."""
-    return [build(f"callbacks.{name}", instantiate, entry) for name, entry in config.callbacks.items()]
+    return [made(f"callbacks.{name}", entry) for name, entry in config.callbacks.items()]
 
 
 def build_average(config: DictConfig) -> list[WeightAverage]:
-    """The configured averaging of weights; nothing where `average.kind` is null."""
-    options = plain(config.average)
-    return [build("average", WeightAverage, **options)] if options["kind"] else []
+    """The configured averaging of weights; nothing with `average=none`."""
+    return [made("average", config.average)] if config.average._target_ else []
 
 
 def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
-    """The configured checks before learning; none where `checks.which` is empty."""
+    """The configured checks before learning; nothing with `checks=none` or an empty `checks.which`."""
+    if not (config.checks._target_ and config.checks.which):
+        return []
     options = plain(config.checks) | further
-    which = options.pop("which")
-    return [build("checks", SanityChecks, which, **options)] if which else []
+    options["checks"] = options.pop("which")
+    return [made("checks", options)]
 
 
 def build_diagnosis(config: DictConfig) -> Diagnosis:
     """The keeper of the run's record, who says what is wrong."""
-    return build(
+    return attempt(
         "diagnosis",
         Diagnosis,
         config.diagnosis.stop_on,
@@ -143,13 +137,20 @@ def build_diagnosis(config: DictConfig) -> Diagnosis:
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
     """The configured loggers, writing into `folder`."""
-    return [
-        build(f"logger.{name}", instantiate, entry, save_dir=str(folder))
-        for name, entry in config.logger.items()
-    ]
+    return [made(f"logger.{name}", entry, save_dir=str(folder)) for name, entry in config.logger.items()]
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def log_results(loggers: Sequence[Logger], config: DictConfig, metrics: dict[str, float], step: int) -> None:
+    """Give every logger the configuration and the final metrics."""
+    for logger in loggers:
+        if isinstance(logger, RunTensorBoard):
+            logger.log_results(plain(config), metrics)
+        else:
+            logger.log_hyperparams(plain(config))
+            logger.log_metrics(metrics, step)
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """The content of a checkpoint, read without running any code that may be in it.
 
     Raises:
@@ -163,13 +164,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def require_same_network(classifier: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Make sure that the weights in `checkpoint`, read from `path`, fit `classifier`.
+def require_same_network(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Make sure that the weights in `checkpoint`, read from `path`, fit `module`.
 
     Raises:
         UserError: naming the first parameter that differs.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     for name in dict.fromkeys([*expected, *found]):
         if expected.get(name) != found.get(name):
@@ -194,30 +195,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def _require_fit(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Make sure that `network` takes images of this shape, which its `image_size` cannot tell it."""
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *image_shape))
-    except RuntimeError:
-        _, height, width = image_shape
-        raise UserError(
-            f"{type(network).__name__} takes square images only, and these are {width}×{height} pixels: set "
-            f"data.image_size={min(height, width)}, say, to resize them, or take network=convnet."
-        ) from None
-    network.train(training)
-
-
-def _is_lbfgs(config: DictConfig) -> bool:
-    return bool(config.optimizer._target_ == "torch.optim.LBFGS")
-
-
-def _channels_last(config: DictConfig) -> bool:
-    """The configured memory format; LBFGS can flatten contiguous parameters only."""
-    return config.network.get("channels_last", False) and not _is_lbfgs(config)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

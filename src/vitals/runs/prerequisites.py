@@ -1,10 +1,9 @@
-"""What a run needs from the machine it starts on: packages, images, a GPU."""
+"""What a run needs from the machine it starts on: packages and a GPU."""
 
 from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
-from project.data.locate import require_images
 from vitals.errors import UserError
 
 
@@ -19,7 +18,6 @@ def require_prerequisites(config: DictConfig) -> None:
             raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
     if config.get("search") and config.search.name != "grid" and find_spec("optuna") is None:
         raise UserError(f"search={config.search.name} needs the package optuna: pip install -e '.[search]'")
-    require_images(config.data.name, config.data.root)
     if config.trainer.accelerator in ("gpu", "cuda"):
         from torch import cuda
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError
-
-SCORE = "accuracy/val"
+from vitals.runs.metric import Metric
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -31,16 +31,6 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
             return [_numbers(row) for row in csv.DictReader(file)]
     except OSError:
         return []
-
-
-def best_score(folder: Path, within: int | None = None) -> float | None:
-    """The best validation accuracy of a job, up to epoch `within`; None where none is finite."""
-    scores = [
-        row[SCORE]
-        for row in read_curve(folder)
-        if SCORE in row and math.isfinite(row[SCORE]) and (within is None or row["epoch"] <= within)
-    ]
-    return max(scores, default=None)
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:
@@ -71,7 +61,11 @@ class RunFolder:
         self.findings = self.path / "findings.json"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
-        self.best_checkpoint = self.checkpoints / "best.ckpt"
+
+    @classmethod
+    def of_this_run(cls) -> RunFolder:
+        """The folder that Hydra has made for the run of this process."""
+        return cls(HydraConfig.get().runtime.output_dir)
 
     @classmethod
     def existing(cls, path: Path | str, key: str) -> RunFolder:
@@ -108,6 +102,13 @@ class RunFolder:
         assert isinstance(config, DictConfig)
         config.pop("provenance", None)
         return config
+
+    def read_metric(self) -> Metric:
+        """The metric by which the run is judged."""
+        try:
+            return Metric.of(self.read_config())
+        except (ConfigAttributeError, KeyError, TypeError):
+            raise UserError(f"{self.config} names no metric: it is not the configuration of a run.") from None
 
     def read_choices(self) -> dict[str, str]:
         """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +11,94 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vitals.runs.run_folder import RunFolder, shown
+from vitals.checks.page import print_findings, sentence
+from vitals.diagnosis.callback import Diagnosis
+from vitals.runs.metric import Metric, Row, bare_name
+from vitals.runs.run_folder import RunFolder, read_curve, shown
 
 KINDS = ("best", "last", "average")
 """The weights that a run ends with: of the best and the last epoch, and the average of the later ones."""
 
 
-def print_start(config: DictConfig, classifier: Any, data: Any, folder: RunFolder) -> None:
+def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -> None:
     """One line each on the network, the data and the folder."""
-    parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    network = getattr(module, "network", module)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    said = [f"[bold]{type(network).__name__}[/] with {parameters:,} parameters"]
+    optimizer = config.get("optimizer") or {}
+    if network is not module and optimizer.get("lr") is not None:
+        said.append(f"{optimizer['_target_'].rpartition('.')[-1]} at lr {optimizer['lr']:g}")
     console = Console()
-    console.print(
-        f"[bold]{type(classifier.network).__name__}[/] with {parameters:,} parameters, "
-        f"{config.optimizer._target_.rpartition('.')[-1]} at lr {config.optimizer.lr:g}, seed {config.seed}"
-    )
-    console.print(
-        f"{config.data.name}: {len(data.train):,} images to train, {len(data.validation):,} to validate, "
-        f"{len(data.test):,} to test"
-    )
+    console.print(", ".join([*said, f"seed {config.seed}"]))
+    parts = {"train": "train", "validation": "validate", "test": "test"}
+    counts = {words: len(getattr(data, part)) for part, words in parts.items() if _is_sized(data, part)}
+    if counts:
+        said = [
+            f"{count:,}{' images' * (not place)} to {words}"
+            for place, (words, count) in enumerate(counts.items())
+        ]
+        console.print(f"{config.name}: {', '.join(said)}")
     console.print(f"run folder: {shown(folder.path)}", soft_wrap=True)
 
 
-def final_metrics(folder: RunFolder, test: dict[str, float], averaged: bool = False) -> dict[str, float]:
-    """The figures of a finished run: best and last epoch by validation accuracy, the average, and test.
+def final_metrics(
+    folder: RunFolder, metric: Metric, test: Mapping[str, float], averaged: bool = False
+) -> dict[str, float]:
+    """The figures of a finished run: best and last epoch by `metric`, the average, and test.
 
     Args:
         folder: whose `metrics.csv` has a row an epoch.
-        test: `loss/test` and `accuracy/test` of the chosen weights.
+        metric: which epoch is best.
+        test: what the module logged in the test of the chosen weights; empty where there was none.
         averaged: whether these are the averaged weights; `test/averaged` is then 1, else 0.
     """
-    with folder.metrics.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_curve(folder.path)
     last = rows[-1]
-    validated = [row for row in rows if row.get("accuracy/val")]  # none in a run of less than an epoch
-    raw = {}
-    if validated:
-        best = max(validated, key=lambda row: float(row["accuracy/val"]))  # the first of equals
-        raw = {
-            "best/epoch": int(best["epoch"]),
-            "best/loss_val": float(best["loss/val"]),
-            "best/accuracy_val": float(best["accuracy/val"]),
-            "last/loss_val": float(validated[-1]["loss/val"]),
-            "last/accuracy_val": float(validated[-1]["accuracy/val"]),
-        }
-    average = {}
-    if last.get("val_average/accuracy"):
-        average = {
-            "average/epoch": int(last["epoch"]),
-            "average/loss_val": float(last["val_average/loss"]),
-            "average/accuracy_val": float(last["val_average/accuracy"]),
-        }
-    return {
-        **raw,
-        "last/epoch": int(last["epoch"]),
-        **average,
-        "test/averaged": int(averaged),
-        "test/loss": test["loss/test"],
-        "test/accuracy": test["accuracy/test"],
-    }
+    figures: dict[str, float] = {}
+
+    def take(kind: str, row: Row) -> None:
+        figures[f"{kind}/epoch"] = int(row["epoch"])
+        for name in validated:
+            if name in row:
+                figures[f"{kind}/{_flat(name)}"] = row[name]
+
+    validated = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_validation(name)]
+    best = metric.best(rows)
+    if best is not None:
+        take("best", best)
+    take("last", next((row for row in reversed(rows) if metric.has(row)), {"epoch": last["epoch"]}))
+    figures["last/epoch"] = int(last["epoch"])
+    averages = {name: value for name, value in last.items() if name.startswith("val_average/")}
+    if averages:
+        figures["average/epoch"] = int(last["epoch"])
+        for name in validated:
+            if (value := averages.get(f"val_average/{bare_name(name)}")) is not None:
+                figures[f"average/{_flat(name)}"] = value
+    if test:
+        figures["test/averaged"] = int(averaged)
+    return figures | {f"test/{bare_name(name)}": value for name, value in test.items() if "test" in name}
 
 
-def print_results(folder: RunFolder, metrics: dict[str, float], notes: Sequence[str] = ()) -> None:
+def print_results(
+    folder: RunFolder, metric: Metric, metrics: dict[str, float], notes: Sequence[str] = ()
+) -> None:
     """The table of results, further sentences on them, and what to type next."""
+    names = list(dict.fromkeys(bare_name(key.partition("/")[2]) for key in metrics if "/" in key))
+    names = [name for name in names if name not in ("epoch", "averaged")]
     table = Table(title="Results", title_justify="left")
-    for column in ("weights", "images", "epoch", "loss", "accuracy"):
-        table.add_column(column, justify="left" if column in ("weights", "images") else "right")
+    for column in ("weights", "images" if "accuracy" in names else "data", "epoch", *names):
+        table.add_column(column, justify="left" if column in ("weights", "images", "data") else "right")
     raw = "best" if "best/epoch" in metrics else "last"
-    chosen = "average" if metrics["test/averaged"] else raw
-    rows = [(kind, "validation", kind, f"{kind}/loss_val", f"{kind}/accuracy_val") for kind in KINDS]
-    for weights, images, kind, loss, accuracy in [
-        *rows,
-        (chosen, "test", chosen, "test/loss", "test/accuracy"),
+    chosen = "average" if metrics.get("test/averaged") else raw
+    for weights, data, kind, group in [
+        *((kind, "validation", kind, kind) for kind in KINDS),
+        (chosen, "test", chosen, "test"),
     ]:
-        if accuracy not in metrics:
+        row = {bare_name(key.partition("/")[2]): key for key in metrics if key.startswith(f"{group}/")}
+        if not any(name in row for name in names):
             continue
-        figures = f"{metrics[f'{kind}/epoch']:.0f}", f"{metrics[loss]:.4f}", f"{metrics[accuracy]:.2%}"
-        table.add_row(weights, images, *figures)
+        figures = [_figure(metric, name, metrics[row[name]] if name in row else None) for name in names]
+        table.add_row(weights, data, f"{metrics[f'{kind}/epoch']:.0f}", *figures)
     console = Console()
     console.print(table)
     for note in notes:
@@ -97,6 +109,13 @@ def print_results(folder: RunFolder, metrics: dict[str, float], notes: Sequence[
     )
     console.print(f"curves:   tensorboard --logdir {shown(folder.path)}", soft_wrap=True)
     console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
+
+
+def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
+    """What is wrong, and in `status.json` what ended the training, where something did."""
+    print_findings(diagnosis.findings)
+    if diagnosis.stopped_by is not None:
+        folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
 
 
 def print_report(path: Path) -> None:
@@ -115,12 +134,30 @@ def print_interruption(folder: RunFolder) -> None:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
 
 
-def print_evaluation(checkpoint: Path, split: str, metrics: dict[str, float]) -> None:
-    """Loss and accuracy of one checkpoint on one split."""
+def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float]) -> None:
+    """The metrics of one checkpoint on one split."""
     table = Table()
-    for column in ("checkpoint", "images", "loss", "accuracy"):
+    for column in ("checkpoint", "images", *map(bare_name, metrics)):
         table.add_column(column)
-    name = checkpoint.resolve().name
-    loss, accuracy = metrics[f"loss/{split}"], metrics[f"accuracy/{split}"]
-    table.add_row(name, {"val": "validation"}.get(split, split), f"{loss:.4f}", f"{accuracy:.2%}")
+    figures = [_figure(metric, bare_name(name), value) for name, value in metrics.items()]
+    table.add_row(checkpoint.resolve().name, {"val": "validation"}.get(split, split), *figures)
     Console().print(table)
+
+
+def _figure(metric: Metric, name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return metric.text(value) if name == bare_name(metric.name) else f"{value:.4f}"
+
+
+def _flat(name: str) -> str:
+    """`accuracy_val` for `accuracy/val`: hparams has the kind of weights before the stroke."""
+    return name.replace("/", "_")
+
+
+def _is_validation(name: str) -> bool:
+    return bool(re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)) and not name.startswith("val_average/")
+
+
+def _is_sized(data: Any, part: str) -> bool:
+    return isinstance(getattr(data, part, None), Sized)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.probes.random_states import random_states, set_random_states
+from vitals.runs.metric import Metric, bare_name
 
 
 class Checkpoints(Checkpoint):
@@ -22,17 +23,26 @@ class Checkpoints(Checkpoint):
     ones before it, from which no run can be resumed.)
 
     Args:
-        monitor: the metric whose largest value is best.
+        monitor: the metric that says which epoch is best.
+        mode: whether its largest or its smallest value is.
+        tie_breaker: a metric; of equal epochs the one where it is lower is best. None keeps the first.
         keep_every: epochs after which one more checkpoint is kept for good, `epoch010_accuracy0.7612.ckpt`,
             for an ensemble, say; None keeps none.
     """
 
-    def __init__(self, monitor: str = "accuracy/val", keep_every: int | None = None) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["max", "min"] = "max",
+        tie_breaker: str | None = None,
+        keep_every: int | None = None,
+    ) -> None:
         if keep_every is not None and keep_every < 1:
             raise ValueError(f"keep_every={keep_every} is not allowed: it must be 1 or more, or null")
-        self.monitor, self.keep_every = monitor, keep_every
+        self.metric, self.keep_every = Metric(monitor, mode, tie_breaker), keep_every
         self.folder = Path()
-        self.best_score: float | None = None
+        self.best: dict[str, float] | None = None
+        """The metrics of the best epoch so far that say so, and its number."""
         self.best_name = ""
         self.random_states: dict[str, Any] | None = None
 
@@ -52,21 +62,23 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
         previous = self.best_name
-        score = trainer.callback_metrics.get(self.monitor)
-        if score is not None and score.isfinite() and (self.best_score is None or score > self.best_score):
-            self.best_score = score.item()
-            self.best_name = f"best_{self._name(trainer, self.best_score)}"
+        now = {"epoch": float(trainer.current_epoch + 1)}
+        for name in filter(None, (self.metric.name, self.metric.tie_breaker)):
+            if (value := trainer.callback_metrics.get(name)) is not None:
+                now[name] = value.item()
+        if self.metric.best([*([self.best] if self.best else []), now]) is now:
+            self.best, self.best_name = now, f"best_{self._name(now)}"
         last = self.folder / "last.ckpt"
         trainer.save_checkpoint(last)
         if self.best_name != previous and trainer.is_global_zero:
             self._keep_best(last, previous)
         kept = self.keep_every is not None and (trainer.current_epoch + 1) % self.keep_every == 0
-        if kept and score is not None and trainer.is_global_zero:
-            shutil.copyfile(last, self.folder / self._name(trainer, score.item()))
+        if kept and self.metric.name in now and trainer.is_global_zero:
+            shutil.copyfile(last, self.folder / self._name(now))
         trainer.strategy.barrier()  # another process may want to read the best next
 
-    def _name(self, trainer: L.Trainer, score: float) -> str:
-        return f"epoch{trainer.current_epoch + 1:03d}_{self.monitor.partition('/')[0]}{score:.4f}.ckpt"
+    def _name(self, row: dict[str, float]) -> str:
+        return f"epoch{row['epoch']:03.0f}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
 
     def _keep_best(self, last: Path, previous: str) -> None:
         """Copy, link, then delete, so that there is a best checkpoint at every moment."""
@@ -79,10 +91,9 @@ class Checkpoints(Checkpoint):
             (self.folder / previous).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Score and name of the best, without a path, so that a run's folder can be moved; random states."""
-        best = {"best_score": self.best_score, "best_name": self.best_name}
-        return {**best, "random_states": random_states()}
+        """Metrics and name of the best, without a path, as a folder can be moved; random states."""
+        return {"best": self.best, "best_name": self.best_name, "random_states": random_states()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.best_name = state_dict["best_score"], state_dict["best_name"]
+        self.best, self.best_name = state_dict["best"], state_dict["best_name"]
         self.random_states = state_dict["random_states"]

@@ -9,6 +9,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from vitals.runs.config.schema import RunSchema
+
 
 class RunTensorBoard(TensorBoardLogger):
     """Lightning's TensorBoardLogger, with the event files in `save_dir` itself and no `hparams.yaml`.
@@ -49,19 +51,20 @@ class RunTensorBoard(TensorBoardLogger):
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart, for the hparams tab: `optimizer`, `optimizer.lr`, `network.dropout` …"""
-    flat: dict[str, Any] = {key: config[key] for key in ("seed", "label_smoothing") if key in config}
+    flat: dict[str, Any] = {key: config[key] for key in ("seed",) if key in config}
 
     def add(prefix: str, values: dict[str, Any]) -> None:
         for key, value in values.items():
-            if key == "_target_":
+            if key == "_target_" and value:
                 flat[prefix] = value.rpartition(".")[-1]
             elif isinstance(value, dict):
                 add(f"{prefix}.{key}", value)
             elif value is not None and not key.startswith("_"):
                 flat[f"{prefix}.{key}"] = value
 
-    for group in ("optimizer", "schedule", "momentum_schedule", "network", "data"):
-        add(group, config.get(group, {}))
+    for group, values in config.items():
+        if isinstance(values, dict) and "_target_" in values and group not in RunSchema.model_fields:
+            add(group, values)
     add(
         "trainer", {key: config.get("trainer", {}).get(key) for key in ("max_epochs", "precision", "devices")}
     )

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, Transformer
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
@@ -29,9 +31,9 @@ class Overrides:
     """The overrides of one command line, checked against the configuration in `config_dir`.
 
     Args:
-        config_dir: folder of the primary configuration and its groups.
+        config_dir: folder of the primary configuration and of the groups that come first.
         config_name: name of the primary configuration, without `.yaml`.
-        arguments: `key=value` words as typed.
+        arguments: `key=value` words as typed; `hydra.searchpath` among them is heeded.
 
     Raises:
         UserError: if a word is no override, or its group, choice or key does not exist.
@@ -39,7 +41,7 @@ class Overrides:
 
     def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
         self.config_dir, self.config_name = config_dir, config_name
-        self.groups = groups(config_dir)
+        self.groups = groups(search_path(config_dir, config_name, arguments))
         self.arguments = [self._with_group_slashes(argument) for argument in arguments]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
@@ -152,18 +154,86 @@ class Overrides:
     def _compose(self, arguments: Sequence[str]) -> DictConfig:
         try:
             with initialize_config_dir(str(self.config_dir), version_base="1.3"):
-                return compose(self.config_name, overrides=list(arguments))
+                config = compose(self.config_name, overrides=list(arguments), return_hydra_config=True)
+            return _without_hydra(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"the configuration cannot be composed: {_one_line(error)}") from error
 
 
-def groups(config_dir: Path) -> dict[str, list[str]]:
-    """The config groups in `config_dir`, such as `network/initialization`, with their choices."""
-    return {
-        folder.relative_to(config_dir).as_posix(): sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(config_dir.rglob("*"))
-        if folder.is_dir()
-    }
+def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = ()) -> list[Path]:
+    """The folders in which Hydra looks for config files, the first first, as far as they are folders.
+
+    Args:
+        config_dir: folder of the primary configuration.
+        config_name: its name; its `hydra.searchpath` counts, where `arguments` give no other.
+        arguments: the words of a command line.
+    """
+    places = own_search_path(config_dir, config_name)
+    for word in arguments:
+        if word.startswith("hydra.searchpath="):
+            places = places_in(word)
+    folders = [config_dir]
+    for place in places:
+        kind, _, rest = place.rpartition("://")
+        folder = package_folder(rest) if kind == "pkg" else Path(rest)
+        if not folder.is_dir():
+            raise UserError(f"hydra.searchpath: {place} is not a folder.")
+        folders.append(folder)
+    return folders
+
+
+def places_in(word: str) -> list[str]:
+    """The places that a word `hydra.searchpath=[…]` names.
+
+    Raises:
+        UserError: if it cannot be read, or is no list.
+    """
+    try:
+        places: Any = OverridesParser.create().parse_override(word).value()
+    except HydraException as error:
+        raise UserError(f"{word} cannot be read: {_one_line(error)}") from None
+    if not isinstance(places, list):
+        raise UserError(f"{word} is no list: write hydra.searchpath=[{places}].")
+    return list(map(str, places))
+
+
+def own_search_path(config_dir: Path, config_name: str) -> list[str]:
+    """What the primary configuration itself says of `hydra.searchpath`."""
+    config = OmegaConf.load(config_dir / f"{config_name}.yaml")
+    return list(OmegaConf.select(config, "hydra.searchpath", default=[]))
+
+
+def package_folder(name: str) -> Path:
+    """The folder of the package `name`, which may be one of files alone."""
+    spec = find_spec(name)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else Path(name)
+
+
+def groups(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """The config groups in `folders`, such as `network/initialization`, with their choices."""
+    found: dict[str, set[str]] = {}
+    for place in folders:
+        for folder in place.rglob("*"):
+            if folder.is_dir() and (files := {file.stem for file in folder.glob("*.yaml")}):
+                found.setdefault(folder.relative_to(place).as_posix(), set()).update(files)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """What the task gets; `name` may name a choice, which Hydra's part of the configuration knows."""
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(config)
+    try:
+        name = config.get("name")
+    finally:
+        hydra.cfg = before
+    with flag_override(config, ["struct", "readonly"], False):
+        config.pop("hydra")
+        if name is not None:
+            config.name = name
+    return config
 
 
 def _one_line(error: Exception) -> str:

@@ -1,50 +1,32 @@
 """The typed schema of the configurations: what each value may be.
 
-It states types and ranges; the values themselves stand once, in `configs/`. Components with a `_target_`
-may have further keys, which are arguments of their constructor. Importable without torch, so that a wrong
-value is answered at once.
+It states types and ranges; the values themselves stand once, in the YAML files. The keys that every project
+has are here, a project's own in its schema, a subclass of `RunSchema`. Importable without torch, so that a
+wrong value is answered at once.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-def number(words: str, optional: bool = False, **limits: Any) -> Any:
-    """A field whose right values `words` describe, with the limits that pydantic knows."""
-    return Field(description=words + (" or null" if optional else ""), **limits)
-
-
-Positive = Annotated[float, number("a number greater than 0", gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, number("a number of 0 or more", ge=0, allow_inf_nan=False)]
-OptionalPositive = Annotated[float | None, number("a number greater than 0", True, gt=0, allow_inf_nan=False)]
-Share = Annotated[float, number("a number from 0 to 1", ge=0, le=1)]
-ShareBelowOne = Annotated[float, number("a number from 0 up to, but not including, 1", ge=0, lt=1)]
-ShareBetween = Annotated[float, number("a number between 0 and 1, both excluded", gt=0, lt=1)]
-OptionalShareBelowOne = Annotated[
-    float | None, number("a number from 0 up to, but not including, 1,", True, ge=0, lt=1)
-]
-OptionalNonNegative = Annotated[
-    float | None, number("a number of 0 or more", True, ge=0, allow_inf_nan=False)
-]
-Count = Annotated[int, number("a whole number of 1 or more", ge=1)]
-CountOrZero = Annotated[int, number("a whole number of 0 or more", ge=0)]
-OptionalCount = Annotated[int | None, number("a whole number of 1 or more,", True, ge=1)]
-OptionalCountOrZero = Annotated[int | None, number("a whole number of 0 or more,", True, ge=0)]
-Seed = Annotated[int | None, number("a whole number from 0 to 4294967295,", True, ge=0, le=2**32 - 1)]
-SplitSeed = Annotated[int, number("a whole number from 0 to 4294967295", ge=0, le=2**32 - 1)]
+# The description of a type says what is right; where null is, too, the type is followed by `| None`.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number greater than 0")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
+Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1, description="a number from 0 up to, but not including, 1")]
+ShareBetween = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, both excluded")]
+Count = Annotated[int, Field(ge=1, description="a whole number of 1 or more")]
+CountOrZero = Annotated[int, Field(ge=0, description="a whole number of 0 or more")]
+TwoOrMore = Annotated[int, Field(ge=2, description="a whole number of 2 or more")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")]
 Switch = Annotated[bool, Field(description="true or false")]
 Text = Annotated[str, Field(description="text", min_length=1)]
-OptionalText = Annotated[str | None, Field(description="text or null", min_length=1)]
 Start = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
     Field(description="a share of the run from 0 up to, but not including, 1, or a whole number of epochs"),
-]
-OptionalStart = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] | None,
-    Field(description="a share of the run from 0 up to, but not including, 1, a number of epochs, or null"),
 ]
 Every = Annotated[
     Annotated[int, Field(ge=1)] | Literal["epoch"],
@@ -58,16 +40,11 @@ Devices = Annotated[
     Annotated[int, Field(ge=1)] | list[int] | Literal["auto"],
     Field(description="a whole number of 1 or more, a list of device numbers, or auto"),
 ]
-Widths = Annotated[list[Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
-Stages = Annotated[
-    list[Annotated[list[Count], Field(min_length=1)]],
-    Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
-]
 RunFolders = Annotated[
-    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=6)] | None,
-    Field(description="a list of two to six run folders, [a,b], or null"),
+    list[Annotated[str, Field(min_length=1)]],
+    Field(description="a list of two to six run folders, [a,b]", min_length=2, max_length=6),
 ]
-SampleCount = Annotated[int, number("a whole number of 128 or more", ge=128)]
+SampleCount = Annotated[int, Field(ge=128, description="a whole number of 128 or more")]
 CheckName = Annotated[
     Literal[
         "inputs",
@@ -85,8 +62,6 @@ CheckName = Annotated[
     ],
     Field(description="a check of configs/checks/full.yaml"),
 ]
-ACTIVATIONS = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
-NORMS = Literal["batch", "group", "layer", "none"]
 PRECISIONS = Literal[
     "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64", "bf16", 32, 64
 ]
@@ -96,90 +71,40 @@ SweepDevices = Annotated[
 ]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Has these keys and no others."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Component(BaseModel):
+class Component(BaseModel):
+    """Has a `_target_`, and further keys that are arguments of its constructor.
+
+    Where the target is none of `ours`, the keys are arguments of somebody else's constructor, of which none
+    is known here but those that are `common` to all.
+    """
+
     model_config = ConfigDict(strict=True, extra="allow")
+    ours: ClassVar[tuple[str, ...]] = ("",)
+    """Beginnings of the targets that the fields are made for."""
+    common: ClassVar[tuple[str, ...]] = ()
+    target: Text | None = Field(alias="_target_")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _others_have_keys_of_their_own(cls, values: Any, check: Callable[[Any], Self]) -> Self:
+        target = values.get("_target_") if isinstance(values, dict) else None
+        if not isinstance(target, str) or target.startswith(cls.ours):
+            return check(values)
+        return check({key: value for key, value in values.items() if key in ("_target_", *cls.common)})
+
+    @property
+    def class_name(self) -> str:
+        """The last part of the target."""
+        return str(self.target).rpartition(".")[-1]
 
 
-class Data(_Strict):
-    name: Literal["cifar10", "cifar100", "image_folder", "digits"]
-    root: OptionalText
-    image_size: OptionalCount
-    batch_size: Count
-    validation_fraction: ShareBetween
-    test_fraction: ShareBetween = 0.2
-    split_seed: SplitSeed
-    limit: OptionalCount
-    crop_padding: CountOrZero
-    flip: Switch
-
-
-class Initialization(_Component):
-    std: Positive = 0.01
-
-
-class Network(_Component):
-    activation: ACTIVATIONS = "relu"
-    norm: NORMS = "batch"
-    dropout: ShareBelowOne = 0.0
-    channels_last: Switch = False
-    initialization: Initialization
-    widths: Widths = [1]
-    stages: Stages = [[1]]
-    filters: Count = 1
-    kernel_size: Count = 1
-    hidden: Count = 1
-    depth: Count = 1
-    width: Count = 1
-
-
-class Optimizer(_Component):
-    lr: Positive
-    momentum: ShareBelowOne = 0.0
-    nesterov: Switch = False
-    weight_decay: NonNegative = 0.0
-    decay_bias_and_norm: Switch = False
-    betas: Annotated[
-        list[ShareBelowOne],
-        Field(description="two numbers from 0 up to, but not including, 1", min_length=2, max_length=2),
-    ] = [0.9, 0.999]
-    alpha: ShareBelowOne = 0.99
-    rho: ShareBelowOne = 0.9
-    eps: NonNegative = 1e-8
-    max_iter: Count = 20
-    history_size: Count = 10
-
-
-class LateRate(_Strict):
-    start: OptionalStart
-    rate: Positive
-    cycle_epochs: OptionalPositive
-    low: OptionalNonNegative
-
-
-class Schedule(_Component):
-    warmup_epochs: NonNegative
-    epochs: OptionalCount
-    late: LateRate
-    every: Count = 1
-    factor: ShareBetween = 0.5
-    k: NonNegative = 0.0
-    patience: CountOrZero = 0
-    rise: ShareBetween = 0.3
-    initial: Share = 0.0
-    final: Share = 0.0
-
-
-class MomentumSchedule(_Strict):
-    start: OptionalShareBelowOne
-    end: OptionalShareBelowOne
-    epochs: OptionalPositive
-
-
-class Checks(_Strict):
+class Checks(Component):
     which: list[CheckName]
     on_fail: Literal["stop", "warn"]
     elements: Count
@@ -188,30 +113,33 @@ class Checks(_Strict):
     samples: SampleCount
 
 
-class Average(_Strict):
-    kind: Annotated[Literal["swa", "ema", "last_k"] | None, Field(description="swa, ema, last_k or null")]
-    start: Start
-    every: Every
-    epochs: OptionalCount
+class Average(Component):
+    """Its own ranges are the business of `vitals.averaging.WeightAverage`, which is built before the run."""
+
+    ours = ("vitals.",)
+    kind: Literal["swa", "ema", "last_k"] = "swa"
+    start: Start = 0
+    every: Every = "epoch"
+    epochs: Count | None = None
     decay: ShareBetween = 0.5
     last: Count = 1
-    batch_norm_batches: Annotated[int, number("a whole number from 1 to 100", ge=1, le=100)]
+    batch_norm_batches: Count = 1
 
 
-class Diagnosis(_Strict):
+class Diagnosis(Strict):
     stop_on: Literal["fail", "never"]
     probe: Switch
     exit_code: Switch
     report: Switch
 
 
-class Trainer(_Component):
+class Trainer(Component):
     max_epochs: Count
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Devices
     strategy: Text
     precision: PRECISIONS
-    gradient_clip_val: OptionalPositive
+    gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
     limit_train_batches: BatchLimit
     limit_val_batches: BatchLimit
@@ -220,20 +148,20 @@ class Trainer(_Component):
     log_every_n_steps: Count
 
 
-class Launcher(_Strict):
+class Launcher(Strict):
     """Where the jobs of a sweep run; see `vitals.sweeps.jobs.backends`."""
 
     name: Literal["local", "ray", "slurm"] = "local"
     devices: SweepDevices = "auto"
     jobs_per_device: Count = 1
-    devices_per_job: OptionalCount = None
-    time_limit: OptionalPositive = None
+    devices_per_job: Count | None = None
+    time_limit: Positive | None = None
     fork_server: Switch = True
     address: Text = "local"
-    cpus: OptionalCount = None
-    gpus: OptionalCountOrZero = None
+    cpus: Count | None = None
+    gpus: CountOrZero | None = None
     cpus_per_device: Count = 1
-    partition: OptionalText = None
+    partition: Text | None = None
     gpus_per_device: CountOrZero = 1
     memory_gb: Count = 1
     minutes: Count = 1
@@ -242,17 +170,17 @@ class Launcher(_Strict):
     setup: list[Text] = []
 
 
-class Search(_Strict):
+class Search(Strict):
     """Which jobs a sweep has; see `vitals.sweeps.search.search`."""
 
     name: Literal["grid", "random", "tpe", "coarse_to_fine"] = "grid"
     trials: Count = 1
-    seed: SplitSeed = 0
+    seed: Seed = 0
     stop_hopeless: Switch = False
     space: dict[str, Text] = {}
-    points: Annotated[int, number("a whole number of 2 or more", ge=2)] = 5
+    points: TwoOrMore = 5
     startup: Count = 10
-    stage_epochs: list[OptionalCount] = []
+    stage_epochs: list[Count | None] = []
     stage_jobs: list[
         Annotated[
             Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
@@ -261,19 +189,22 @@ class Search(_Strict):
     ] = []
 
 
-class Experiment(_Strict):
-    """The whole configuration of `scripts/train.py`."""
+class MetricChoice(Strict):
+    name: Text
+    mode: Literal["max", "min"]
+    tie_breaker: Text | None
+
+
+class RunSchema(Strict):
+    """The keys of `train.yaml` that every project has; a project's schema adds its own to them.
+
+    Types and ranges of single values are fields. What is right alone and wrong together is said by `clashes`.
+    """
 
     name: Text
-    seed: Seed
-    resume: OptionalText
-    label_smoothing: ShareBelowOne
-    compile: Switch
-    data: Data
-    network: Network
-    optimizer: Optimizer
-    schedule: Schedule
-    momentum_schedule: MomentumSchedule
+    seed: Seed | None
+    resume: Text | None
+    metric: MetricChoice
     trainer: Trainer
     logger: dict[str, Any]
     callbacks: dict[str, Any]
@@ -283,33 +214,46 @@ class Experiment(_Strict):
     launcher: Launcher = Launcher()
     search: Search = Search()
     stop_hopeless: Switch
-    resume_sweep: OptionalText = None
+    resume_sweep: Text | None = None
+
+    def clashes(self) -> Iterator[str]:
+        """A sentence for each set of values that are right alone and wrong together."""
+        if self.average.target and self.trainer.strategy.startswith(("fsdp", "deepspeed")):
+            yield (
+                f"average needs whole weights on every device, and trainer.strategy="
+                f"{self.trainer.strategy} shards them: take average=none."
+            )
+        if self.trainer.accelerator == "cpu" and str(self.trainer.precision).startswith("16"):
+            yield (
+                f"trainer.precision={self.trainer.precision} needs a GPU: on a CPU take 32-true or "
+                f"bf16-mixed."
+            )
 
 
-class Evaluation(_Strict):
+class Evaluation(Strict):
     """The whole configuration of `scripts/evaluate.py`."""
 
     run: Text
     checkpoint: Text
     split: Literal["test", "val"]
-    data_root: OptionalText
+    data_root: Text | None
 
 
-class Ensemble(_Strict):
+class Ensemble(Strict):
     """The whole configuration of `scripts/ensemble.py`."""
 
     runs: Annotated[list[str], Field(description="a list of folders of runs")]
-    sweep: OptionalText
-    run: OptionalText
-    top: Annotated[int, number("a whole number of 2 or more", ge=2)]
+    sweep: Text | None
+    run: Text | None
+    top: TwoOrMore
     checkpoint: Text
     split: Literal["test", "val"]
-    data_root: OptionalText
+    data_root: Text | None
     folder: Text
 
 
-class Report(_Strict):
+class Report(Strict):
     """The whole configuration of `scripts/report.py`."""
 
-    run: OptionalText
-    runs: RunFolders
+    run: Text | None
+    runs: RunFolders | None

@@ -10,55 +10,28 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from project.clashes import clashes
 from vitals.errors import UserError, did_you_mean
-from vitals.runs.config.schema import Ensemble, Evaluation, Experiment, Report
+from vitals.runs.config.schema import Report, RunSchema
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def check_experiment(config: DictConfig) -> None:
-    """Check the configuration of `scripts/train.py`: every value, then those that must fit together.
+def check_run(schema: type[RunSchema], config: DictConfig) -> None:
+    """Check the configuration of a run: every value, then those that must fit together.
 
     Raises:
         UserError: with one sentence for each wrong value, naming its key, the value and what is allowed.
     """
-    experiment = _validated(Experiment, config)
-    if sentences := list(clashes(experiment)):
+    if sentences := list(check(schema, config).clashes()):
         raise UserError("\n".join(sentences))
 
 
-def check_evaluation(config: DictConfig) -> None:
-    """Check the configuration of `scripts/evaluate.py`.
+def check(model: type[Model], config: DictConfig) -> Model:
+    """The values of `config` as its schema has them.
 
     Raises:
-        UserError: as `check_experiment`.
+        UserError: as `check_run`.
     """
-    _validated(Evaluation, config)
-
-
-def check_ensemble(config: DictConfig) -> None:
-    """Check the configuration of `scripts/ensemble.py`.
-
-    Raises:
-        UserError: as `check_experiment`.
-    """
-    _validated(Ensemble, config)
-
-
-def check_report(config: DictConfig) -> None:
-    """Check the configuration of `scripts/report.py`.
-
-    Raises:
-        UserError: as `check_experiment`, and where not just one of `run` and `runs` is given.
-    """
-    report = _validated(Report, config)
-    if (report.run is None) == (report.runs is None):
-        said = "give either run or runs, not both" if report.run else "there is no run to report on"
-        raise UserError(f"{said}: write run=<run folder>, or runs=[<run folder>,<another run folder>].")
-
-
-def _validated(model: type[Model], config: DictConfig) -> Model:
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -75,6 +48,18 @@ def _validated(model: type[Model], config: DictConfig) -> Model:
         raise UserError("\n".join(reversed(sentences.values()))) from None
 
 
+def check_report(config: DictConfig) -> None:
+    """Check the configuration of `scripts/report.py`.
+
+    Raises:
+        UserError: as `check`, and where not just one of `run` and `runs` is given.
+    """
+    report = check(Report, config)
+    if (report.run is None) == (report.runs is None):
+        said = "give either run or runs, not both" if report.run else "there is no run to report on"
+        raise UserError(f"{said}: write run=<run folder>, or runs=[<run folder>,<another run folder>].")
+
+
 def _key(model: Any, location: tuple[int | str, ...]) -> str:
     """The dotted key of a place in the configuration, without the union members pydantic adds to it."""
     parts: list[str] = []
@@ -82,20 +67,36 @@ def _key(model: Any, location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             parts[-1] += f"[{part}]"
             continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if not _is_model(model):
             break
         parts.append(part)
-        field = model.model_fields.get(part)
-        model = field.annotation if field else None
+        field = _field_of(model, part)
+        model = _inner_model(field)
     return ".".join(parts)
 
 
 def _field(model: Any, key: str) -> FieldInfo | None:
     field = None
     for part in key.split("."):
-        field = model.model_fields.get(part.partition("[")[0])
-        model = field.annotation if field else None
+        field = _field_of(model, part.partition("[")[0])
+        model = _inner_model(field)
     return field
+
+
+def _field_of(model: Any, name: str) -> FieldInfo | None:
+    fields: dict[str, FieldInfo] = model.model_fields if _is_model(model) else {}
+    return next((field for own, field in fields.items() if name in (own, field.alias)), None)
+
+
+def _inner_model(field: FieldInfo | None) -> Any:
+    """The model that a field holds, or null in its place."""
+    if field is None:
+        return None
+    return next((part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)), None)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _sentence(model: Any, problem: Any) -> str:
@@ -108,13 +109,24 @@ def _sentence(model: Any, problem: Any) -> str:
         return f"{key} is not a key of this configuration; {_nearest_key(model, key)}"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
     choices = list(dict.fromkeys(str(choice) for choice in get_args(field.annotation)))  # 32 and "32"
-    if problem["type"] == "literal_error" and not field.description:
+    if problem["type"] == "literal_error" and not _allowed(field):
         return f"{key}={shown} is not one of {', '.join(choices)}: {did_you_mean(str(value), choices)}"
-    return f"{key}={shown} is not allowed: it must be {field.description or problem['msg']}."
+    return f"{key}={shown} is not allowed: it must be {_allowed(field) or problem['msg']}."
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The words for what is right: of a field, or where null is right as well, of the type beside it."""
+    if field.description or type(None) not in get_args(field.annotation):
+        return field.description or ""
+    beside = [part for part in get_args(field.annotation) if part is not type(None)]
+    words = [
+        getattr(info, "description", None) for part in beside for info in getattr(part, "__metadata__", ())
+    ]
+    return f"{next(filter(None, words))}, or null" if any(words) else ""
 
 
 def _nearest_key(model: Any, key: str) -> str:
     parent, _, name = key.rpartition(".")
     for part in parent.split(".") if parent else []:
-        model = model.model_fields[part].annotation
+        model = _inner_model(_field_of(model, part))
     return did_you_mean(name, model.model_fields)

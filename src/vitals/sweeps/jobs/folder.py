@@ -8,11 +8,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vitals.errors import UserError
-from vitals.runs.run_folder import now
+from vitals.runs.metric import Metric
+from vitals.runs.run_folder import RunFolder, now
 
 LONGEST_NAME = 120
 
@@ -59,11 +61,32 @@ class SweepFolder:
             return {}
         return content
 
-    def write_record(self, words: Sequence[str], script: str) -> None:
+    @property
+    def metric(self) -> Metric:
+        """The metric by which its jobs are judged; of a sweep of an earlier version, that of its first job.
+
+        Raises:
+            UserError: if neither says it.
+        """
+        record = self.read_record()
+        if "metric" in record:
+            return Metric.of(record)
+        for folder in self.jobs():
+            if (folder / "config.yaml").is_file():
+                return RunFolder(folder).read_metric()
+        raise UserError(f"{self.path} names no metric: its record and its jobs say nothing of one.")
+
+    def write_record(self, words: Sequence[str], script: str, metric: Metric) -> None:
         """Write how the sweep was started, so that it can be started again; what is there already stays."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.record.exists():
-            content = {"words": list(words), "script": script, "folder": os.getcwd(), "started": now()}
+            content: dict[str, Any] = {
+                "words": list(words),
+                "script": script,
+                "folder": os.getcwd(),
+                "started": now(),
+            }
+            content["metric"] = asdict(metric)
             self.record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def add_to_record(self, **facts: Any) -> None:

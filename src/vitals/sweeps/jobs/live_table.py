@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitals.runs.run_folder import RunFolder, best_score
+from vitals.runs.metric import Metric
+from vitals.runs.run_folder import RunFolder, read_curve
 from vitals.sweeps.jobs.job import Job
 
 COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
@@ -25,13 +26,14 @@ class LiveTable:
         total: jobs of the sweep; None where it is not known.
         done: of them, how many need not be run.
         at_once: jobs that can run side by side.
+        metric: by which they are judged.
         console: where to draw.
     """
 
     def __init__(
-        self, total: int | None, done: int = 0, at_once: int = 1, console: Console | None = None
+        self, total: int | None, done: int, at_once: int, metric: Metric, console: Console | None = None
     ) -> None:
-        self.total, self.at_once = total, at_once
+        self.total, self.at_once, self.metric = total, at_once, metric
         self.console = console or Console()
         self.running: dict[int, tuple[Job, list[str], float]] = {}
         self.ended_jobs: list[tuple[Job, str, float, float | None]] = []
@@ -55,11 +57,11 @@ class LiveTable:
 
     def ended(self, job: Job, status: str) -> None:
         _, _, start = self.running.pop(job.number, (job, [], time.monotonic()))
-        score = best_score(job.folder)
+        score = self.metric.best_score(read_curve(job.folder))
         self._take(job, score)
         self.ended_jobs.append((job, status, time.monotonic() - start, score))
         if not self.console.is_terminal:
-            shown = "" if score is None else f" {score:.2%}"
+            shown = "" if score is None else f" {self.metric.text(score)}"
             error = RunFolder(job.folder).read_status().get("error")
             why = f": {error}" if error else ""
             line = f"#{job.number} {status}{shown} in {_clock(time.monotonic() - start)}, {job.swept}{why}"
@@ -82,15 +84,22 @@ class LiveTable:
             table.add_column(column, justify="right" if right else "left", overflow="fold")
         for job, status, seconds, score in self.ended_jobs[-ENDED_SHOWN:]:
             colour = COLOURS.get(status, "white")
-            said = f"[{colour}]{status}[/]"
-            table.add_row(str(job.number), said, "", "", _share(score), _clock(seconds), escape(job.swept))
+            said, shown = f"[{colour}]{status}[/]", self.metric.text(score)
+            table.add_row(str(job.number), said, "", "", shown, _clock(seconds), escape(job.swept))
         for job, devices, start in self.running.values():
-            score = best_score(job.folder)
+            score = self.metric.best_score(read_curve(job.folder))
             self._take(job, score)
             epoch = RunFolder(job.folder).read_status().get("epoch", 0)
             progress = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
-            clock = _clock(time.monotonic() - start)
-            row = (str(job.number), "[cyan]running[/]", " ".join(devices), progress, _share(score), clock)
+            shown, clock = self.metric.text(score), _clock(time.monotonic() - start)
+            row = (
+                str(job.number),
+                "[cyan]running[/]",
+                " ".join(devices),
+                progress,
+                shown,
+                clock,
+            )
             table.add_row(*row, escape(job.swept))
         return Group(table, Text(self.summary()))
 
@@ -102,13 +111,15 @@ class LiveTable:
         waiting = "" if self.total is None else f", {self.total - finished - failed - len(self.running)} wait"
         parts = [f"{len(self.running)} running, {finished} finished, {failed} failed{waiting}"]
         if self.best is not None:
-            parts.append(f"best {self.best[0]:.2%} (job {self.best[1].number})")
+            parts.append(f"best {self.metric.text(self.best[0])} (job {self.best[1].number})")
         if left := self._time_left():
             parts.append(f"about {left} left")
         return "; ".join(parts)
 
     def _take(self, job: Job, score: float | None) -> None:
-        if score is not None and (self.best is None or score > self.best[0]):
+        if score is not None and (
+            self.best is None or self.metric.rank(score) < self.metric.rank(self.best[0])
+        ):
             self.best = score, job
 
     def _time_left(self) -> str:
@@ -125,7 +136,3 @@ class LiveTable:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _share(score: float | None) -> str:
-    return "" if score is None else f"{score:.2%}"

@@ -21,7 +21,7 @@ def run_sweep(sweep: Sweep) -> None:
     sweep.require_prerequisites()
     space = searched(sweep)
     with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
-        sweep.folder.write_record(sweep.arguments, sweep.script)
+        sweep.folder.write_record(sweep.arguments, sweep.script, sweep.metric)
         try:
             run_search(sweep, space)
         except SweepInterrupted as stop:

@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from vitals.errors import UserError
+from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
 from vitals.sweeps.jobs.backends import backend
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
@@ -41,6 +42,7 @@ class Sweep:
     def __init__(self, config: DictConfig, context: HydraContext, arguments: Sequence[str]) -> None:
         self.config, self.context = config, context
         self.folder = SweepFolder(Path(config.hydra.sweep.dir).absolute())
+        self.metric = Metric.of(config)
         self.script = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else sys.argv[0]
         hydra = [str(word) for word in config.hydra.overrides.hydra]
         self.arguments = [*arguments, *(word for word in hydra if not word.startswith(OF_THE_FOLDER))]
@@ -103,7 +105,7 @@ class Sweep:
         at_once = len(devices.names) * devices.jobs_per_device
         minutes = self.config.launcher.time_limit
         limit = None if minutes is None else 60.0 * minutes
-        with LiveTable(total, done, at_once) as view:
+        with LiveTable(total, done, at_once, self.metric) as view:
             JobQueue(devices, self.starter, view, limit).run(self._to_run(jobs), ended)
 
     def job(self, number: int, words: Sequence[str]) -> Job:

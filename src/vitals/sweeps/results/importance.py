@@ -12,7 +12,7 @@ FEWEST_JOBS = 8
 
 
 def importance(results: SweepResults) -> dict[str, float]:
-    """Share of the variance of the best validation accuracy by key, the largest first (fANOVA).
+    """Share of the variance of the best score by key, the largest first (fANOVA).
 
     Only jobs of the same length are compared, the most frequent one. Empty where there are fewer than eight
     of them, fewer than two keys, or no Optuna.
@@ -47,7 +47,7 @@ def importance(results: SweepResults) -> dict[str, float]:
         else:
             distributions[key] = CategoricalDistribution(sorted({job.words[key] for job in jobs}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=results.metric.direction)
     for job in jobs:
         params = {key: float(job.words[key]) if numeric[key] else job.words[key] for key in keys}
         trial = optuna.trial.create_trial(params=params, distributions=distributions, value=job.best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitals.report.numbers import count, duration, percent
+from vitals.report.numbers import count, duration
 from vitals.report.rendering import render, write_page
 from vitals.sweeps.results.next_steps import Step
 from vitals.sweeps.results.pictures import curves_chart, importance_chart, parallel_chart, value_charts
@@ -51,11 +51,11 @@ def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
     figures = [("jobs", str(len(results.jobs) + results.missing))]
     if results.ranked:
         best = results.ranked[0]
-        figures.append((f"best validation accuracy, job {best.number}", percent(best.best, 2)))
+        figures.append((f"best {results.metric.name}, job {best.number}", results.metric.text(best.best)))
         if best.best_epoch is not None:
             figures.append(("reached after", count(best.best_epoch, "epoch")))
         if best.test is not None:
-            figures.append(("its test accuracy", percent(best.test, 2)))
+            figures.append(("the same in the test", results.metric.text(best.test)))
     if minutes := sum(job.minutes or 0.0 for job in results.jobs):
         figures.append(("training time of all jobs", duration(60 * minutes)))
     return figures

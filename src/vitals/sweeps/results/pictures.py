@@ -24,11 +24,12 @@ from vitals.report.drawing import (
     epochs_below,
     log_numbers,
     percentages,
+    plain_numbers,
     printable,
 )
 from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
-from vitals.runs.run_folder import SCORE
+from vitals.runs.metric import Metric
 from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import short_names
 
@@ -38,7 +39,7 @@ STOPPED = Key("fail", "ended early or failed", "dot")
 
 
 def value_charts(results: SweepResults) -> list[Chart]:
-    """The best validation accuracy of each job against its value of every varied hyper-parameter."""
+    """The best score of each job against its value of every varied hyper-parameter."""
     if not results.ranked:
         return []
     named = zip(results.varied, short_names(results.varied), strict=True)
@@ -57,7 +58,7 @@ def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Char
             scores = [jobs[index].best or 0.0 for index in chosen]
             xs = [places[index] for index in chosen]
             axes.plot(xs, scores, "o", color=color(colour), alpha=0.75, markersize=5, clip_on=False)
-        percentages(axes)
+        _scores(axes, results.metric)
         if names:
             _name_places(axes, names)
         elif results.is_logarithmic(key):
@@ -91,9 +92,13 @@ def parallel_chart(results: SweepResults) -> Chart | None:
             scaled, names = _places(jobs, key)
             ends.append((names[0], names[-1]))
         columns.append(_to_unit(scaled))
-    scores = [job.best or 0.0 for job in jobs]
-    columns.append(_to_unit(scores))
-    ends.append((f"{min(scores):.1%}", f"{max(scores):.1%}"))
+    scores = [job.best for job in jobs if job.best is not None]
+    if results.metric.mode == "max":
+        columns.append(_to_unit(scores))
+        ends.append((results.metric.text(min(scores), 1), results.metric.text(max(scores), 1)))
+    else:  # the best at the top, too
+        columns.append(_to_unit([-score for score in scores]))
+        ends.append((results.metric.text(max(scores)), results.metric.text(min(scores))))
     titles = [*short_names(results.varied), "best"]
 
     def paint(figure: Figure) -> None:
@@ -131,12 +136,12 @@ def curves_chart(results: SweepResults) -> Chart | None:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         for job in reversed(jobs[len(best) :]):
-            curve = _curve(job)
+            curve = _curve(job, results.metric)
             colour = color("muted" if job.status == "finished" else "fail")
             axes.plot(curve.epochs, curve.values, color=colour, linewidth=0.9, alpha=0.5)
         for index, job in reversed(list(enumerate(best))):
-            line(axes, _curve(job), SERIES[index], dashed=job.status != "finished")
-        percentages(axes)
+            line(axes, _curve(job, results.metric), SERIES[index], dashed=job.status != "finished")
+        _scores(axes, results.metric)
         epochs_below(axes)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -154,8 +159,8 @@ def curves_chart(results: SweepResults) -> Chart | None:
     ]
     keys += [Key("muted", "others")] * (len(jobs) > len(best))
     keys += [Key("fail", STOPPED.label)] * any(job.status != "finished" for job in jobs[len(best) :])
-    svg = drawn("curves", "Validation accuracy of the jobs over the epochs", Plan(paint, 290))
-    return Chart("Learning curves: validation accuracy", svg, keys)
+    svg = drawn("curves", f"{results.metric.name} of the jobs over the epochs", Plan(paint, 290))
+    return Chart(f"Learning curves: {results.metric.name}", svg, keys)
 
 
 def importance_chart(shares: dict[str, float]) -> Chart | None:
@@ -175,13 +180,21 @@ def importance_chart(shares: dict[str, float]) -> Chart | None:
 
     title = "Importance"
     svg = drawn("importance", title, Plan(paint, 60 + 30 * len(shares), (150, 14, 8, 26)))
-    return Chart(title, svg, (), "The share of the variance of the best validation accuracy (fANOVA).")
+    return Chart(title, svg, (), "The share of the variance of the best score (fANOVA).")
 
 
-def _curve(job: JobResult) -> Curve:
-    rows = [row for row in job.curve if SCORE in row and "epoch" in row]
-    columns = ([row.get(key, np.nan) for row in rows] for key in ("epoch", "step", SCORE))
+def _curve(job: JobResult, metric: Metric) -> Curve:
+    rows = [row for row in job.curve if metric.name in row and "epoch" in row]
+    columns = ([row.get(key, np.nan) for row in rows] for key in ("epoch", "step", metric.name))
     return Curve(*(np.array(column, dtype=float) for column in columns))
+
+
+def _scores(axes: Axes, metric: Metric) -> None:
+    """A linear y-axis of scores."""
+    if metric.is_share:
+        percentages(axes)
+    else:
+        plain_numbers(axes, lambda value: f"{value:g}", 5)
 
 
 def _places(jobs: Sequence[JobResult], key: str) -> tuple[list[float], list[str]]:

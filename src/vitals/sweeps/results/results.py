@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitals.findings import read_findings
-from vitals.runs.run_folder import SCORE, RunFolder, read_curve
+from vitals.runs.metric import Metric, bare_name
+from vitals.runs.run_folder import RunFolder, read_curve
 from vitals.sweeps.jobs.folder import SweepFolder
 
-AVERAGE = "val_average/accuracy"
 NOT_VARIED = ("seed", "trainer.max_epochs", "schedule.warmup_epochs")
 """What two jobs may differ in while they try the same hyper-parameters: repetitions and stages."""
 
 
 @dataclass
 class JobResult:
-    """One row of the table. Accuracies are shares, None where there is none."""
+    """One row of the table. Scores are those of the sweep's metric, None where there is none."""
 
     number: int
     folder: Path
@@ -33,11 +33,11 @@ class JobResult:
     """That of `status.json`; `diverged` or `hopeless` for a job that was stopped early."""
     seed: int | None = None
     best: float | None = None
-    """The best validation accuracy."""
+    """Score of the best epoch."""
     best_epoch: int | None = None
     last: float | None = None
     average: float | None = None
-    """Of the averaged weights at the end, the ones that `average.ckpt` keeps, on the validation images."""
+    """Of the averaged weights at the end, the ones that `average.ckpt` keeps, in validation."""
     test: float | None = None
     minutes: float | None = None
     error: str = ""
@@ -58,6 +58,7 @@ class SweepResults:
 
     folder: SweepFolder
     jobs: list[JobResult]
+    metric: Metric
     varied: list[str]
     """Keys whose values differ between jobs, the seed left out."""
     missing: int = 0
@@ -65,8 +66,10 @@ class SweepResults:
 
     @property
     def ranked(self) -> list[JobResult]:
-        """The jobs that have a validation accuracy, the best first; of equals the earlier."""
-        return sorted((job for job in self.jobs if job.best is not None), key=lambda job: -(job.best or 0.0))
+        """The jobs that have a score, the best first; of equals the earlier."""
+        return sorted(
+            (job for job in self.jobs if job.best is not None), key=lambda job: self.metric.rank(job.best)
+        )
 
     def is_logarithmic(self, key: str) -> bool:
         """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
@@ -91,11 +94,12 @@ class SweepResults:
 
 def read_results(folder: SweepFolder) -> SweepResults:
     """The results of the sweep in `folder`, of finished, failed and running jobs alike."""
-    jobs = [_read_job(path) for path in folder.jobs()]
+    metric = folder.metric
+    jobs = [_read_job(path, metric) for path in folder.jobs()]
     keys = dict.fromkeys(key for job in jobs for key in job.words)
     varied = [key for key in keys if key != "seed" and len({job.words.get(key) for job in jobs}) > 1]
     expected = int(folder.read_record().get("jobs") or len(jobs))
-    return SweepResults(folder, jobs, varied, max(0, expected - len(jobs)))
+    return SweepResults(folder, jobs, metric, varied, max(0, expected - len(jobs)))
 
 
 MeanAndDeviation = tuple[float | None, float | None]
@@ -109,9 +113,9 @@ class Repeated:
     words: dict[str, str]
     count: int
     best: MeanAndDeviation
-    """Of the best validation accuracy."""
+    """Of the best score."""
     average: MeanAndDeviation
-    """Of the validation accuracy of the averaged weights."""
+    """Of the score of the averaged weights."""
     test: MeanAndDeviation
 
 
@@ -131,7 +135,7 @@ def over_seeds(results: SweepResults) -> list[Repeated]:
         words = {key: value for key, value in zip(results.varied, values, strict=True) if value is not None}
         figures = ([job.best for job in group], [job.average for job in group], [job.test for job in group])
         rows.append(Repeated(words, len(group), *map(mean_and_deviation, figures)))
-    return sorted(rows, key=lambda row: -(row.best[0] or 0.0))
+    return sorted(rows, key=lambda row: results.metric.rank(row.best[0]))
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
@@ -144,8 +148,9 @@ def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
 
 def write_csv(results: SweepResults) -> None:
     """Write `results.csv`, a row a job."""
-    columns = ["job", "status", *results.varied, "seed", "best/accuracy_val", "best/epoch"]
-    columns += ["last/accuracy_val", "average/accuracy_val", "test/accuracy", "minutes"]
+    score, bare = results.metric.name.replace("/", "_"), bare_name(results.metric.name)
+    columns = ["job", "status", *results.varied, "seed", f"best/{score}", "best/epoch"]
+    columns += [f"last/{score}", f"average/{score}", f"test/{bare}", "minutes"]
     columns += ["error", "findings", "folder"]
     temporary = results.folder.results.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -159,7 +164,7 @@ def write_csv(results: SweepResults) -> None:
     temporary.replace(results.folder.results)
 
 
-def _read_job(path: Path) -> JobResult:
+def _read_job(path: Path, metric: Metric) -> JobResult:
     status = RunFolder(path).read_status()
     state = str(status.get("status", "interrupted"))
     said = str(status.get("error") or "")
@@ -168,13 +173,14 @@ def _read_job(path: Path) -> JobResult:
     job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
     job.error = " ".join(said.split())
     job.curve = read_curve(path)
-    scores = [(row[SCORE], int(row["epoch"])) for row in job.curve if math.isfinite(row.get(SCORE, math.nan))]
-    if scores:
-        job.best, job.best_epoch = max(scores, key=lambda pair: pair[0])
-        job.last = scores[-1][0]
-    averages = [row[AVERAGE] for row in job.curve if math.isfinite(row.get(AVERAGE, math.nan))]
-    job.average = averages[-1] if averages else None
-    test = status.get("metrics", {}).get("test/accuracy")
+    scored = [row for row in job.curve if metric.has(row)]
+    if (best := metric.best(scored)) is not None:
+        job.best, job.best_epoch = best[metric.name], int(best["epoch"])
+        job.last = scored[-1][metric.name]
+    bare = bare_name(metric.name)
+    averages = [row.get(f"val_average/{bare}", math.nan) for row in job.curve]
+    job.average = next((value for value in reversed(averages) if math.isfinite(value)), None)
+    test = status.get("metrics", {}).get(f"test/{bare}")
     job.test = test if test is not None and math.isfinite(test) else None
     if status.get("training_seconds") is not None:
         job.minutes = round(status["training_seconds"] / 60, 2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vitals.report.numbers import percent
 from vitals.report.rendering import Column
+from vitals.runs.metric import Metric
 from vitals.sweeps.results.results import JobResult, SweepResults, over_seeds
 
 
@@ -29,7 +29,7 @@ class TextTable:
 
 
 def ordered(results: SweepResults) -> list[JobResult]:
-    """The jobs, the best first; at the end those that have no validation accuracy."""
+    """The jobs, the best first; at the end those that have no score."""
     return [*results.ranked, *(job for job in results.jobs if job.best is None)]
 
 
@@ -46,9 +46,9 @@ def job_table(results: SweepResults) -> TextTable:
             job.status,
             *(job.words.get(key, "–") for key in results.varied),
             "–" if job.seed is None else str(job.seed),
-            percent(job.best, 2),
+            results.metric.text(job.best),
             "–" if job.best_epoch is None else str(job.best_epoch),
-            *(percent(share, 2) for share in (job.last, job.average, job.test)),
+            *map(results.metric.text, (job.last, job.average, job.test)),
             "–" if job.minutes is None else f"{job.minutes:.1f}",
         ]
         for job in ordered(results)
@@ -76,7 +76,7 @@ def seed_table(results: SweepResults) -> TextTable | None:
         [
             *(row.words.get(key, "–") for key in results.varied),
             str(row.count),
-            *(with_deviation(*pair) for pair in (row.best, row.average, row.test)),
+            *(with_deviation(results.metric, *pair) for pair in (row.best, row.average, row.test)),
         ]
         for row in repeated
     ]
@@ -98,10 +98,9 @@ def short_names(keys: list[str]) -> list[str]:
     return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
-def with_deviation(mean: float | None, deviation: float | None) -> str:
+def with_deviation(metric: Metric, mean: float | None, deviation: float | None) -> str:
     """`76.10% ± 0.32`; without the deviation where there is but one value."""
-    if mean is None:
-        return "–"
-    return percent(mean, 2) + (
-        "" if deviation is None or math.isnan(deviation) else f" ± {100 * deviation:.2f}"
-    )
+    if mean is None or deviation is None or math.isnan(deviation):
+        return metric.text(mean)
+    text = metric.text(mean)
+    return f"{text} ± {100 * deviation:.2f}" if text.endswith("%") else f"{text} ± {deviation:.2g}"

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vitals.errors import UserError
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.sweep import Sweep
@@ -81,7 +83,9 @@ def _stage(
     search = sweep.config.search
     sampler = "tpe" if search.name == "tpe" else "random"
     sweep.folder.path.mkdir(parents=True, exist_ok=True)
-    study = Study(sweep.folder.study, name, space, sampler, search.seed, search.get("startup", 10))
+    study = Study(
+        sweep.folder.study, name, space, sweep.metric, sampler, search.seed, search.get("startup", 10)
+    )
     folders = {int(path.name.partition("_")[0]): path for path in sweep.folder.jobs()}
     known = study.known(folders)
 
@@ -115,7 +119,7 @@ def _coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> N
             survivors = study.best(counts[stage + 1])
             if not survivors:
                 raise UserError(
-                    f"no job of stage {stage + 1} gave a validation accuracy: see the logs in "
+                    f"no job of stage {stage + 1} gave a finite {sweep.metric.name}: see the logs in "
                     f"{sweep.folder.path}, and search lower learning rates."
                 )
             best = survivors[0]
@@ -132,8 +136,8 @@ def _shortened(sweep: Sweep, epochs: int | None) -> list[str]:
     if epochs is None:
         return []
     words = [f"trainer.max_epochs={epochs}"]
-    if sweep.config.schedule.warmup_epochs >= epochs:
+    if (OmegaConf.select(sweep.config, "schedule.warmup_epochs") or 0) >= epochs:
         words.append("schedule.warmup_epochs=0")
-    if (sweep.config.momentum_schedule.epochs or 0) > epochs:
+    if (OmegaConf.select(sweep.config, "momentum_schedule.epochs") or 0) > epochs:
         words.append(f"momentum_schedule.epochs={epochs}")
     return words

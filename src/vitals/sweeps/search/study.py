@@ -16,7 +16,8 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from vitals.runs.run_folder import SCORE, RunFolder, best_score, read_curve
+from vitals.runs.metric import Metric
+from vitals.runs.run_folder import RunFolder, read_curve
 from vitals.sweeps.jobs.job import is_finished
 from vitals.sweeps.search.space import Dimension
 
@@ -28,18 +29,30 @@ class Study:
         file: of the SQLite data base; made where there is none.
         name: of the study in it.
         space: what is varied.
+        metric: by which the jobs are judged.
         sampler: `random` or `tpe`.
         seed: of the points.
         startup: random points before `tpe` begins to choose.
     """
 
     def __init__(
-        self, file: Path, name: str, space: Sequence[Dimension], sampler: str, seed: int, startup: int = 10
+        self,
+        file: Path,
+        name: str,
+        space: Sequence[Dimension],
+        metric: Metric,
+        sampler: str,
+        seed: int,
+        startup: int = 10,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.sampler, self.seed, self.startup = list(space), sampler, seed, startup
+        self.space, self.metric = list(space), metric
+        self.sampler, self.seed, self.startup = sampler, seed, startup
         self.study = optuna.create_study(
-            storage=f"sqlite:///{file}", study_name=name, direction="maximize", load_if_exists=True
+            storage=f"sqlite:///{file}",
+            study_name=name,
+            direction=metric.direction,
+            load_if_exists=True,
         )
 
     def known(self, folders: dict[int, Path]) -> dict[int, list[str]]:
@@ -68,14 +81,15 @@ class Study:
         return words
 
     def record(self, number: int, folder: Path, status: str) -> None:
-        """Write what a job gave: its best validation accuracy, or that it was stopped early or failed.
+        """Write what a job gave: its best score, or that it was stopped early or failed.
 
         An interrupted job keeps its trial open, to be continued.
         """
         if status == "interrupted":
             return
         trial = self._by_job()[number]
-        score = best_score(folder)
+        rows = read_curve(folder)
+        score = self.metric.best_score(rows)
         finished = status == "finished" and score is not None and math.isfinite(score)
         stopped = RunFolder(folder).read_status().get("stopped_early")
         if trial.state != TrialState.RUNNING:  # it had failed, and was run again
@@ -83,9 +97,8 @@ class Study:
                 self._add_again(trial, score)
             return
         open_trial = Trial(self.study, trial._trial_id)
-        for row in read_curve(folder):
-            if math.isfinite(row.get(SCORE, math.nan)):
-                open_trial.report(row[SCORE], int(row["epoch"]))
+        for row in filter(self.metric.has, rows):
+            open_trial.report(row[self.metric.name], int(row["epoch"]))
         if stopped:
             open_trial.set_user_attr("stopped_early", stopped)
         if not finished:
@@ -98,7 +111,7 @@ class Study:
     def best(self, count: int) -> list[dict[str, Any]]:
         """The points of the `count` best trials, the best first."""
         done = [trial for trial in self._by_job().values() if trial.value is not None]
-        done.sort(key=lambda trial: -(trial.value or 0.0))
+        done.sort(key=lambda trial: self.metric.rank(trial.value))
         return [dict(trial.params) for trial in done[:count]]
 
     def _by_job(self) -> dict[int, FrozenTrial]:

@@ -1,0 +1,210 @@
+"""What the keys of your config groups may be, on top of those that every run has (`RunSchema`).
+
+A `_target_` of your own needs no line here: its keys are the arguments of its constructor. Importable without
+torch, so that a wrong value is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vitals.runs.config.schema import (
+    Component,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    RunSchema,
+    Seed,
+    Share,
+    ShareBelowOne,
+    ShareBetween,
+    Start,
+    Strict,
+    Switch,
+    Text,
+)
+
+OURS = "project."
+LBFGS_LIMIT = 5000
+"""Training images up to which a full-batch step stays within a few seconds and a few GiB."""
+Widths = Annotated[list[Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
+Stages = Annotated[
+    list[Annotated[list[Count], Field(min_length=1)]],
+    Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
+]
+Betas = Annotated[
+    list[ShareBelowOne],
+    Field(description="two numbers from 0 up to, but not including, 1", min_length=2, max_length=2),
+]
+
+
+class Data(Component):
+    ours = (OURS,)
+    source: Literal["cifar10", "cifar100", "image_folder", "digits"] = "digits"
+    root: Text | None = None
+    image_size: Count | None = None
+    batch_size: Count = 1
+    validation_fraction: ShareBetween = 0.1
+    test_fraction: ShareBetween = 0.2
+    split_seed: Seed = 0
+    limit: Count | None = None
+    crop_padding: CountOrZero = 0
+    flip: Switch = False
+
+
+class Module(Component):
+    ours = (OURS,)
+    label_smoothing: ShareBelowOne = 0.0
+
+
+class Initialization(Component):
+    ours = (OURS,)
+    std: Positive = 0.01
+
+
+class Network(Component):
+    ours = (OURS,)
+    common = ("channels_last",)
+    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
+    norm: Literal["batch", "group", "layer", "none"] = "batch"
+    dropout: ShareBelowOne = 0.0
+    channels_last: Switch = False
+    initialization: Initialization | None = None
+    widths: Widths = Field([1])
+    stages: Stages = Field([[1]])
+    filters: Count = 1
+    kernel_size: Count = 1
+    hidden: Count = 1
+    depth: Count = 1
+    width: Count = 1
+
+
+class Optimizer(Component):
+    ours = ("torch.optim.",)
+    common = ("lr", "momentum", "betas", "weight_decay", "decay_bias_and_norm")
+    lr: Positive = 1.0
+    momentum: ShareBelowOne = 0.0
+    nesterov: Switch = False
+    weight_decay: NonNegative = 0.0
+    decay_bias_and_norm: Switch = False
+    betas: Betas = Field([0.9, 0.999])
+    alpha: ShareBelowOne = 0.99
+    rho: ShareBelowOne = 0.9
+    eps: NonNegative = 1e-8
+    max_iter: Count = 20
+    history_size: Count = 10
+
+
+class LateRate(Strict):
+    start: Start | None
+    rate: Positive
+    cycle_epochs: Positive | None
+    low: NonNegative | None
+
+
+class Schedule(Component):
+    ours = (OURS, "torch.")
+    common = ("warmup_epochs", "epochs", "late")
+    warmup_epochs: NonNegative
+    epochs: Count | None
+    late: LateRate
+    every: Count = 1
+    factor: ShareBetween = 0.5
+    k: NonNegative = 0.0
+    patience: CountOrZero = 0
+    rise: ShareBetween = 0.3
+    initial: Share = 0.0
+    final: Share = 0.0
+
+
+class MomentumSchedule(Component):
+    ours = (OURS,)
+    start: ShareBelowOne = 0.0
+    end: ShareBelowOne = 0.0
+    epochs: Positive = 1.0
+
+
+class Experiment(RunSchema):
+    """The whole configuration of `scripts/train.py`."""
+
+    compile: Switch
+    data: Data
+    module: Module
+    network: Network
+    optimizer: Optimizer
+    schedule: Schedule
+    momentum_schedule: MomentumSchedule
+
+    def clashes(self) -> Iterator[str]:
+        """A sentence for each set of values that are right alone and wrong together."""
+        data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
+        length, end = self.trainer.max_epochs, "trainer.max_epochs"
+        if schedule.epochs:
+            if schedule.epochs < length:
+                yield (
+                    f"schedule.epochs={schedule.epochs} ends before the run does: it must be at least "
+                    f"trainer.max_epochs={length}."
+                )
+            length, end = schedule.epochs, "schedule.epochs"
+        for key, epochs in (
+            ("schedule.warmup_epochs", schedule.warmup_epochs),
+            ("momentum_schedule.epochs", momentum.epochs if momentum.target else 0),
+        ):
+            if epochs > length:
+                yield f"{key}={epochs:g} is longer than the run: it must be at most {end}={length}."
+        if momentum.target and not {"momentum", "betas"} & optimizer.model_fields_set:
+            yield (
+                f"momentum_schedule=ramp needs an optimizer with a momentum: {optimizer.class_name} "
+                f"has none; take sgd, momentum, nesterov, rmsprop, adam or adamw."
+            )
+        for key, start in (
+            ("average.start", self.average.start if self.average.target else 0),
+            ("schedule.late.start", schedule.late.start),
+        ):
+            if isinstance(start, int) and start >= length:
+                yield f"{key}={start} begins after the run's end: it must be less than {end}={length}."
+        yield from self._late_clashes()
+        if optimizer.nesterov and not optimizer.momentum:
+            yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
+        if optimizer.class_name == "LBFGS":
+            yield from self._lbfgs_clashes()
+        if str(data.target).startswith(OURS):
+            if data.source != "digits" and data.root is None:
+                yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
+            size = data.image_size or 32
+            if data.source != "image_folder" and data.crop_padding >= size:
+                yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
+        yield from super().clashes()
+
+    def _late_clashes(self) -> Iterator[str]:
+        late = self.schedule.late
+        if late.start is None:
+            return
+        if self.schedule.class_name == "ReduceLROnPlateau":
+            yield "schedule.late cannot go with schedule=plateau, whose rate follows a metric: leave it out."
+        if (late.low is None) != (late.cycle_epochs is None):
+            missing = "low" if late.low is None else "cycle_epochs"
+            yield f"schedule.late in cycles needs low and cycle_epochs: set schedule.late.{missing}, too."
+
+    def _lbfgs_clashes(self) -> Iterator[str]:
+        data, trainer = self.data, self.trainer  # an image folder is counted when it is read
+        images = {"cifar10": 50_000, "cifar100": 50_000}.get(data.source, 0)
+        if min(images, data.limit or images) > LBFGS_LIMIT:
+            yield (
+                f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
+                f"{images:,} images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
+            )
+        if trainer.accumulate_grad_batches > 1:
+            yield (
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} cannot go with "
+                f"optimizer=lbfgs: it must be 1."
+            )
+        if trainer.gradient_clip_val is not None:
+            yield (
+                f"trainer.gradient_clip_val={trainer.gradient_clip_val:g} cannot go with optimizer=lbfgs, "
+                f"whose line search needs the true gradient: it must be null."
+            )

@@ -1,0 +1,57 @@
+"""The road of a run: config → data → network → checks → fit → evaluate. What stands around it, from the run's
+folder to its exit code, is `vitals.runs.run`."""
+
+from __future__ import annotations
+
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from project.build import build
+from vitals.runs import instantiate, terminal
+from vitals.runs.callbacks.run_status import RunStatus
+from vitals.runs.callbacks.stop_hopeless import StopHopeless
+from vitals.runs.metric import Metric
+from vitals.runs.resume import checkpoint_to_resume
+from vitals.runs.run_folder import RunFolder
+
+
+def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
+    """Train and test as configured, in `folder`; returns the final metrics."""
+    metric = Metric.of(config)
+    module, data = build(config)
+
+    loggers = instantiate.build_loggers(config, folder.path)
+    averages, diagnosis = instantiate.build_average(config), instantiate.build_diagnosis(config)
+    trainer = instantiate.build_trainer(
+        config,
+        logger=loggers,
+        # The average first: LearningCurves writes its figures with those of the epoch.
+        callbacks=[
+            *averages,
+            *instantiate.build_callbacks(config),
+            *instantiate.build_checks(config),
+            diagnosis,
+            *([StopHopeless(folder, metric)] if config.stop_hopeless else []),
+            RunStatus(folder),
+        ],
+        default_root_dir=str(folder.path),
+    )
+    checkpoint = checkpoint_to_resume(config, folder, module, loggers)
+    if trainer.is_global_zero:
+        terminal.print_start(config, module, data, folder)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    averaged = any(average.averaged_is_better for average in averages)
+    best = averages[0].path if averaged else getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        module.load_state_dict(instantiate.load_checkpoint(best)["state_dict"])
+    test: dict[str, float] = {}
+    if is_overridden("test_step", module) and is_overridden("test_dataloader", data):
+        trainer.test(module, datamodule=data, verbose=False)
+        test = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    metrics = terminal.final_metrics(folder, metric, test, averaged)
+    instantiate.log_results(loggers, config, metrics, trainer.global_step)
+    if trainer.is_global_zero:
+        terminal.print_results(folder, metric, metrics, [average.verdict() for average in averages])
+        terminal.print_diagnosis(diagnosis, folder)
+    return metrics

@@ -1,0 +1,89 @@
+"""The metric by which runs are judged, as `metric` of `train.yaml` names it.
+
+Checkpoints, averaging, plateau, early stopping, sweeps, searches, ensembles and tables read it from there;
+nothing else knows the name of a metric. Importable without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = Mapping[str, float]
+"""The metrics of one epoch, by name, with the number of the epoch as `epoch`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A validation metric and which end of it is good.
+
+    Attributes:
+        name: as the module logs it, for example `accuracy/val` or `val_loss`.
+        mode: whether its largest or its smallest value is best.
+        tie_breaker: a second metric; of equal epochs the one where it is lower is best. None takes the first.
+    """
+
+    name: str
+    mode: Literal["max", "min"]
+    tie_breaker: str | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Metric:
+        """The metric that the configuration of a run or of a sweep names."""
+        return cls(**config["metric"])
+
+    def rank(self, score: float | None) -> float:
+        """A number to sort scores by: the lower, the better; what is missing or no number comes last."""
+        if score is None or math.isnan(score):
+            return math.inf
+        return -score if self.mode == "max" else score
+
+    def best(self, rows: Sequence[Row], within: float = math.inf) -> Row | None:
+        """The best epoch among `rows` up to epoch `within`; None where none has a finite score."""
+        scored = [row for row in rows if self.has(row) and row["epoch"] <= within]
+        return min(scored, key=self._order, default=None)
+
+    def best_score(self, rows: Sequence[Row], within: float = math.inf) -> float | None:
+        """The score of that epoch."""
+        row = self.best(rows, within)
+        return None if row is None else row[self.name]
+
+    def has(self, row: Row) -> bool:
+        """Whether an epoch has a finite score."""
+        return math.isfinite(row.get(self.name, math.nan))
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """The mode, as Optuna calls it."""
+        return "maximize" if self.mode == "max" else "minimize"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether scores are best read in percent: an accuracy is, an error in its own unit is not."""
+        return self.mode == "max"
+
+    def text(self, score: float | None, digits: int = 2) -> str:
+        """A score as people read it: `76.10%`, or `0.0512` where less is better; `–` where there is none."""
+        if score is None or not math.isfinite(score):
+            return "–"
+        if self.is_share and abs(score) <= 1:
+            return f"{100 * score:.{digits}f}%"
+        return f"{score:.4g}"
+
+    def _order(self, row: Row) -> tuple[float, float]:
+        tie = row.get(self.tie_breaker, math.inf) if self.tie_breaker else 0.0
+        return self.rank(row[self.name]), math.inf if math.isnan(tie) else tie
+
+
+def bare_name(name: str) -> str:
+    """A metric without the split that it was measured on: `mae` for `mae/val`, `val_mae` and `test/mae`."""
+    splits = ("train", "validation", "valid", "val", "test")
+    for split in splits:
+        for mark in "/_":
+            if name.startswith(split + mark):
+                return name[len(split) + 1 :]
+            if name.endswith(mark + split):
+                return name[: -len(split) - 1]
+    return name
