@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from project.data.locate import CIFAR
 from vitals.runs.config.overrides import Overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -92,31 +92,41 @@ def write_tree() -> Callable[..., ImageCopy]:
 
 
 @pytest.fixture
-def write_cifar() -> Callable[..., ImageCopy]:
-    """A function that writes torchvision's folder into `place`, or the published archive."""
+def write_cifar(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ImageCopy]:
+    """A function that writes torchvision's folder into `place`, or the archive, as if it were published."""
 
     def write(place: Path, name: str = "cifar10", archive: bool = False) -> ImageCopy:
-        layout, count = CIFAR[name], 10 if name == "cifar10" else 100
+        from torchvision.datasets import CIFAR10, CIFAR100  # not for the tests that need no torch
+
+        dataset, count = (CIFAR10, 10) if name == "cifar10" else (CIFAR100, 100)
+        labels_key = "labels" if name == "cifar10" else "fine_labels"
         classes = [f"class_{label}" for label in range(count)]
         random = np.random.default_rng(0)
-        contents: dict[str, dict] = {layout.names_file: {layout.names_key: classes}}
+        contents: dict[str, dict] = {dataset.meta["filename"]: {dataset.meta["key"]: classes}}
         pixels: dict[str, list] = {"train": [], "test": []}
         labels: dict[str, list] = {"train": [], "test": []}
-        for split, files in (("train", layout.train_files), ("test", layout.test_files)):
-            for file in files:
+        for split, files in (("train", dataset.train_list), ("test", dataset.test_list)):
+            for file, _ in files:
                 part = random.integers(0, 256, (2 * count, 3072), dtype=np.uint8)
                 of_part = random.permutation(np.arange(2 * count) % count).tolist()
-                contents[file] = {"data": part, layout.labels_key: of_part, "batch_label": file}
+                contents[file] = {"data": part, labels_key: of_part, "batch_label": file}
                 pixels[split].append(part.reshape(-1, 3, 32, 32))
                 labels[split] += of_part
-        published = {f"{layout.folder}/{file}": python2_pickle(part) for file, part in contents.items()}
+        pickles = {file: python2_pickle(part) for file, part in contents.items()}
+        sums = {file: md5(data).hexdigest() for file, data in pickles.items()}
+        for part in ("train_list", "test_list"):
+            monkeypatch.setattr(dataset, part, [[file, sums[file]] for file, _ in getattr(dataset, part)])
+        monkeypatch.setattr(dataset, "meta", dataset.meta | {"md5": sums[dataset.meta["filename"]]})
+        published = {f"{dataset.base_folder}/{file}": data for file, data in pickles.items()}
         if archive:
             place.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(place / layout.archive, "w:gz", compresslevel=1) as tar:
+            packed = place / dataset.filename
+            with tarfile.open(packed, "w:gz", compresslevel=1) as tar:
                 for file, data in published.items():
                     member = tarfile.TarInfo(file)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+            monkeypatch.setattr(dataset, "tgz_md5", md5(packed.read_bytes()).hexdigest())
         else:
             for file, data in published.items():
                 (place / file).parent.mkdir(parents=True, exist_ok=True)

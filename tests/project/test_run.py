@@ -168,6 +168,15 @@ def test_the_status_ends_as_finished_with_the_metrics(finished: tuple[Path, dict
     assert status["metrics"] == finished[1]
 
 
+def test_the_report_of_a_run_shows_what_its_monitors_recorded(finished: tuple[Path, Any]) -> None:
+    page = (finished[0] / "report.html").read_text(encoding="utf-8")
+    assert "could not be drawn" not in page
+    drawn = [part.partition("</figure>")[0] for part in page.split("<figure")[1:]]
+    for chart in ("Update ratio", "Variance of the gradients", "Histograms of the"):
+        assert [figure for figure in drawn if chart in figure], chart
+    assert "away from where they began" in page
+
+
 def test_metrics_csv_has_one_row_an_epoch(finished: tuple[Path, Any]) -> None:
     header, *rows = (finished[0] / "metrics.csv").read_text().splitlines()
     measured = "loss/train_eval,accuracy/train_eval,accuracy/gap"

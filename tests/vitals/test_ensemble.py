@@ -16,13 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_run import config
 from test_scripts import script
 
-from vitals.ensembles.predictions import choose, in_one_pass, one_by_one
-from vitals.ensembles.result import Ensemble
+from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.run import ensemble
 from vitals.ensembles.selection import select
 from vitals.errors import UserError
 from vitals.runs.evaluate import evaluate
-from vitals.runs.instantiate import build_network
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
@@ -55,14 +53,14 @@ def runs_of(sweep: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def together(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ensemble, Path]:
+def together(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EnsembleResult, Path]:
     """The ensemble of the sweep and the folder of its results."""
     folder = tmp_path_factory.mktemp("together")
     return ensemble(options(folder, runs=runs_of(sweep))), folder / "out"
 
 
 def test_members_have_the_figures_that_evaluation_gives_them(
-    together: tuple[Ensemble, Path], sweep: Path
+    together: tuple[EnsembleResult, Path], sweep: Path
 ) -> None:
     result, _ = together
     assert len(result.members) == 3
@@ -74,7 +72,7 @@ def test_members_have_the_figures_that_evaluation_gives_them(
         assert member.nll == pytest.approx(found["loss/test"], rel=1e-4)
 
 
-def test_json_page_and_chart_say_the_same(together: tuple[Ensemble, Path]) -> None:
+def test_json_page_and_chart_say_the_same(together: tuple[EnsembleResult, Path]) -> None:
     result, folder = together
     content = json.loads((folder / "ensemble.json").read_text())
     assert content["ensemble"]["accuracy"] == result.together.accuracy
@@ -124,45 +122,10 @@ def test_one_run_gives_the_checkpoints_it_kept(sweep: Path, tmp_path: Path) -> N
     assert [sentence for sentence in result.left_out if "holds the same weights as" not in sentence] == []
 
 
-def test_both_ways_give_the_same_and_the_faster_is_taken() -> None:
-    networks = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        networks.append(build_network(config(), 10, (3, 8, 8)).eval())
-    images = torch.randn(6, 3, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(in_one_pass(networks)(images), one_by_one(networks)(images))
-        trial, _ = choose(networks, images)
-    assert trial.batched is not None
-    assert trial.takes_batched == (trial.batched > trial.one_by_one)
-
-
-class Depends(torch.nn.Module):
-    """Cannot run for several members at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layer(x)
-        return logits if logits.sum().item() > 0 else 2 * logits
-
-
-def test_what_cannot_run_in_one_pass_runs_one_by_one_and_says_why() -> None:
-    networks = [Depends(), Depends()]
-    with torch.no_grad():
-        trial, run = choose(networks, torch.randn(3, 4))
-        assert run(torch.randn(3, 4)).shape == (2, 3, 2)
-    assert trial.batched is None
-    assert trial.reason.startswith("RuntimeError")
-
-
 def test_members_of_several_networks_are_averaged_too(sweep: Path, tmp_path: Path) -> None:
     other = trained(tmp_path / "wider", "network.widths=[8,12]")
     result = ensemble(options(tmp_path, runs=[*runs_of(sweep), str(other)]))
     assert len(result.members) == 4
-    assert [trial.members for trial in result.trials] == [3]
 
 
 @pytest.fixture
@@ -244,7 +207,7 @@ def test_too_few_members_are_refused_with_what_was_left_out(copies: list[Path], 
 
 
 def test_an_ensemble_that_is_worse_than_its_best_member_says_so(
-    together: tuple[Ensemble, Path],
+    together: tuple[EnsembleResult, Path],
 ) -> None:
     from dataclasses import replace
 

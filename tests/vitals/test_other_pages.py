@@ -11,7 +11,7 @@ from browser import console_of, needs_browser, show
 from rich.console import Console
 
 from vitals.ensembles.page import page as ensemble_page
-from vitals.ensembles.result import Ensemble
+from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.scores import Scores, Size
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
@@ -55,8 +55,8 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = [Size(count, 3, 0.7 + 0.05 * count, 0.69, 0.87, 0.8, 0.5) for count in (1, 2, 3)]
     disagreement = 0.2 * (1 - torch.eye(3))
     names = ["1_lr-0.1", EVIL, "m" * 120]
-    result = Ensemble(
-        "test", 100, names, names, [], scores, Scores(0.85, 0.4, 0.01), 0.84, sizes, disagreement, 9.0, []
+    result = EnsembleResult(
+        "test", 100, names, names, [], scores, Scores(0.85, 0.4, 0.01), 0.84, sizes, disagreement, 9.0
     )
     path = tmp_path_factory.mktemp("ensembles") / "ensemble.html"
     path.write_text(ensemble_page(result))

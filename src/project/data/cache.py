@@ -2,6 +2,9 @@
 
 A cache file belongs to one source and carries a key made of the names, sizes and times of its files. A file
 that is truncated, foreign, or of another key is not used.
+
+Not `joblib.Memory`: it loads with pickle, which runs whatever code a file brings along, keeps the images of
+every earlier state of a folder, and ends the run where the cache folder cannot be made.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,35 +45,26 @@ def cached(source: str, key: str, decode: Callable[[], ImageSplits]) -> ImageSpl
         decode: makes the images.
     """
     path = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.pt"
-    splits = _load(path, key)
-    if splits is None:
-        splits = decode()
-        _store(path, key, splits)
+    try:
+        content = torch.load(path, weights_only=True)
+        if content["key"] == key:
+            train, test = content["train"], content["test"]
+            return ImageSplits(ImageSet(**train), ImageSet(**test) if test else None)
+    except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
+        pass
+    splits = decode()
+    _store({"key": key, **asdict(splits)}, path)
     return splits
 
 
-def _load(path: Path, key: str) -> ImageSplits | None:
-    try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
-        if content["key"] != key:
-            return None
-        train, test = (
-            ImageSet(**part) if part is not None else None for part in (content["train"], content["test"])
-        )
-    except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
-        return None
-    return ImageSplits(train, test) if train is not None else None
-
-
-def _store(path: Path, key: str, splits: ImageSplits) -> None:
+def _store(content: dict[str, object], path: Path) -> None:
     """Write in one step, so that several jobs can start at once; a full or read-only disk is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
         try:
-            parts = {"train": asdict(splits.train), "test": asdict(splits.test) if splits.test else None}
-            torch.save({"key": key, **parts}, temporary)
+            torch.save(content, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

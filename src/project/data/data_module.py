@@ -59,7 +59,6 @@ class ImageData(L.LightningDataModule):
         self.train: ImageSet
         self.validation: ImageSet
         self.test: ImageSet
-        self._is_set_up = False
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split the images and take the normalisation statistics from the training part.
@@ -67,7 +66,7 @@ class ImageData(L.LightningDataModule):
         Raises:
             UserError: if the images cannot be read or split.
         """
-        if self._is_set_up:
+        if hasattr(self, "mean"):
             return
         splits = sources.read(self.source, self.root, self.image_size)
         rest, test = splits.train, splits.test
@@ -79,13 +78,12 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data={self.source} cannot be split: {error}") from None
         self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
         self.test = test
-        self.mean, self.std = self.train.channel_statistics()
         size = min(self.train.images.shape[-2:])
         if self.crop_padding >= size:
             raise UserError(
                 f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."
             )
-        self._is_set_up = True
+        self.mean, self.std = self.train.channel_statistics()
 
     @property
     def classes(self) -> list[str]:
@@ -100,25 +98,16 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches:
         """Shuffled and augmented; see `TrainingBatches`."""
-        return TrainingBatches(
-            self.train,
-            self.batch_size or len(self.train),
-            self._normalization(),
-            crop_padding=self.crop_padding,
-            flip=self.flip,
-            seed=self.seed,
-            **self._place(),
-        )
+        settings: dict[str, Any] = {"crop_padding": self.crop_padding, "flip": self.flip, "seed": self.seed}
+        return TrainingBatches(self.train, self.batch_size or len(self.train), **settings, **self._settings())
 
     def val_dataloader(self) -> EvaluationBatches:
         """The validation images, un-augmented."""
-        return EvaluationBatches(
-            self.validation, EVALUATION_BATCH_SIZE, self._normalization(), **self._place()
-        )
+        return EvaluationBatches(self.validation, EVALUATION_BATCH_SIZE, **self._settings())
 
     def test_dataloader(self) -> EvaluationBatches:
         """The test images, un-augmented."""
-        return EvaluationBatches(self.test, EVALUATION_BATCH_SIZE, self._normalization(), **self._place())
+        return EvaluationBatches(self.test, EVALUATION_BATCH_SIZE, **self._settings())
 
     def state_dict(self) -> dict[str, Any]:
         """What the weights were trained on: class names and normalisation, in plain types."""
@@ -131,27 +120,20 @@ class ImageData(L.LightningDataModule):
             UserError: if the classes or the statistics of the training images differ.
         """
         there = torch.tensor([state["mean"], state["std"]])
-        if state["classes"] != self.classes:
-            raise UserError(
-                f"the images are not those that the checkpoint was trained on: it knows the classes "
-                f"{', '.join(state['classes'])}, and here they are {', '.join(self.classes)}."
+        same = torch.allclose(torch.stack([self.mean, self.std]), there, atol=1e-4)
+        if state["classes"] != self.classes or not same:
+            here, its = (
+                f"{', '.join(of['classes'])} with channel means {[round(value, 4) for value in of['mean']]}"
+                for of in (self.state_dict(), state)
             )
-        if not torch.allclose(torch.stack([self.mean, self.std]), there, atol=1e-4):
             raise UserError(
-                f"the images are not those that the checkpoint was trained on: the mean of their channels is "
-                f"{[round(value, 4) for value in self.mean.tolist()]} here and "
-                f"{[round(value, 4) for value in state['mean']]} there."
+                f"the images are not those that the checkpoint was trained on: here {here}; there {its}."
             )
 
-    def _normalization(self) -> Normalization:
-        return Normalization(self.mean, self.std, self.channels_last)
-
-    def _place(self) -> dict[str, Any]:
-        trainer = self.trainer
-        if trainer is None:
-            return {"rank": 0, "world_size": 1, "device": torch.device("cpu")}
-        return {
-            "rank": trainer.global_rank,
-            "world_size": trainer.world_size,
-            "device": trainer.strategy.root_device,
-        }
+    def _settings(self) -> dict[str, Any]:
+        """What all batches have in common; without a trainer they are for one process, on the CPU."""
+        settings: dict[str, Any] = {"normalization": Normalization(self.mean, self.std, self.channels_last)}
+        if trainer := self.trainer:
+            settings |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
+            settings["device"] = trainer.strategy.root_device
+        return settings

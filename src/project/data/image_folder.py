@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets import ImageFolder
 
 from project.data.image_set import ImageSet, ImageSplits
 from project.data.locate import is_image_tree
 from vitals.errors import UserError
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The image files of one split and the label of each."""
+class Listing(ImageFolder):
+    """The image files of one split, the label of each, and the classes; hidden folders are no classes."""
 
-    files: list[str]  # not Path, whose making takes a second for 60,000
-    labels: list[int]
-    classes: list[str]
+    def __init__(self, folder: Path) -> None:
+        try:
+            super().__init__(folder)
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} is no tree of images, <class>/*: {error}") from None
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """The names of the classes in their order, and the label of each."""
+        classes = [name for name in super().find_classes(directory)[0] if name[0] != "."]
+        return classes, {name: label for label, name in enumerate(classes)}
 
 
 def list_images(root: Path) -> tuple[Listing, Listing | None]:
@@ -37,18 +41,16 @@ def list_images(root: Path) -> tuple[Listing, Listing | None]:
         UserError: if there are no classes, a class is empty, or a test class is unknown to train.
     """
     if not is_image_tree(root):
-        return _list_split(root), None
-    train = _list_split(root / "train")
-    if not (root / "test").is_dir():
-        return train, None
-    test = _list_split(root / "test")
-    if unknown := [name for name in test.classes if name not in train.classes]:
+        return Listing(root), None
+    train = Listing(root / "train")
+    test = Listing(root / "test") if (root / "test").is_dir() else None
+    if test and (unknown := set(test.classes) - set(train.classes)):
+        name = min(unknown)
         raise UserError(
-            f"{root / 'test' / unknown[0]} is a test class that training does not know: "
-            f"there is no {root / 'train' / unknown[0]}."
+            f"{root / 'test' / name} is a test class that training does not know: "
+            f"there is no {root / 'train' / name}."
         )
-    renumber = [train.classes.index(name) for name in test.classes]
-    return train, Listing(test.files, [renumber[label] for label in test.labels], train.classes)
+    return train, test
 
 
 def read_images(listings: tuple[Listing, Listing | None], size: int | None) -> ImageSplits:
@@ -62,38 +64,24 @@ def read_images(listings: tuple[Listing, Listing | None], size: int | None) -> I
         UserError: if a file cannot be decoded, or has another size than the first; it names the file.
     """
     train, test = listings
-    size_of_all = (size, size) if size else _decode(train.files[0], None).shape[:2]
-    decode = partial(_decode, size=size)
+    first = train.samples[0][0]
+    height, width = (size, size) if size else _decode(first, None).shape[:2]
 
     def read(listing: Listing) -> ImageSet:
-        images = np.empty((len(listing.files), 3, *size_of_all), dtype=np.uint8)
+        files = [file for file, _ in listing.samples]
+        images = np.empty((len(files), 3, height, width), dtype=np.uint8)
         with ThreadPoolExecutor() as pool:
-            for index, pixels in enumerate(pool.map(decode, listing.files)):
-                if pixels.shape[:2] != size_of_all:
-                    height, width = pixels.shape[:2]
+            for index, pixels in enumerate(pool.map(partial(_decode, size=size), files)):
+                if pixels.shape[:2] != (height, width):
                     raise UserError(
-                        f"{listing.files[index]} is {width}×{height} pixels, and {train.files[0]} is "
-                        f"{size_of_all[1]}×{size_of_all[0]}: give data.image_size to resize them all."
+                        f"{files[index]} is {pixels.shape[1]}×{pixels.shape[0]} pixels, and {first} is "
+                        f"{width}×{height}: give data.image_size to resize them all."
                     )
                 images[index] = pixels.transpose(2, 0, 1)
-        return ImageSet(torch.from_numpy(images), torch.tensor(listing.labels), listing.classes)
+        labels = [train.class_to_idx[listing.classes[label]] for label in listing.targets]
+        return ImageSet(torch.from_numpy(images), torch.tensor(labels), train.classes)
 
     return ImageSplits(read(train), read(test) if test else None)
-
-
-def _list_split(folder: Path) -> Listing:
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-    if not classes:
-        raise UserError(f"{folder} has no class folders: images are expected in {folder}/<class>/.")
-    files: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        names = sorted(entry for entry in os.listdir(folder / name) if entry.lower().endswith(IMG_EXTENSIONS))
-        if not names:
-            raise UserError(f"{folder / name} is an empty class: it has no image files.")
-        files += [f"{folder}/{name}/{entry}" for entry in names]
-        labels += [label] * len(names)
-    return Listing(files, labels, classes)
 
 
 def _decode(file: str, size: int | None) -> np.ndarray:

@@ -7,55 +7,29 @@ from __future__ import annotations
 
 import threading
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vitals.errors import UserError
 
 SourceName = Literal["cifar10", "cifar100", "image_folder", "digits"]
 
 
-@dataclass(frozen=True)
-class CifarLayout:
-    """Where one of the two CIFAR sets is published, and how its files and their contents are named."""
+class Published(NamedTuple):
+    """One of the two CIFAR sets: the address of its archive, and the folder in the archive."""
 
     url: str
-    md5: str
     folder: str
-    train_files: tuple[str, ...]
-    test_files: tuple[str, ...]
-    names_file: str
-    labels_key: str
-    names_key: str
 
     @property
     def archive(self) -> str:
-        """File name of the published archive."""
+        """File name of the archive."""
         return self.url.rpartition("/")[-1]
 
 
 CIFAR = {
-    "cifar10": CifarLayout(
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        md5="c58f30108f718f92721af3b95e74349a",
-        folder="cifar-10-batches-py",
-        train_files=tuple(f"data_batch_{part}" for part in range(1, 6)),
-        test_files=("test_batch",),
-        names_file="batches.meta",
-        labels_key="labels",
-        names_key="label_names",
-    ),
-    "cifar100": CifarLayout(
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        md5="eb9058c3a382ffc7106e4002c42a8d85",
-        folder="cifar-100-python",
-        train_files=("train",),
-        test_files=("test",),
-        names_file="meta",
-        labels_key="fine_labels",
-        names_key="fine_label_names",
-    ),
+    "cifar10": Published("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "cifar-10-batches-py"),
+    "cifar100": Published("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "cifar-100-python"),
 }
 
 
@@ -69,15 +43,14 @@ def find_cifar(name: str, root: Path) -> Path | None:
 
     Both `root` itself and `root/<name>` are looked at. None where there is no copy.
     """
-    layout = CIFAR[name]
+    published = CIFAR[name]
     for place in (root, root / name):
-        for folder in (place / layout.folder, place):
-            if folder.name == layout.folder and all(
-                (folder / file).is_file() for file in (*layout.train_files, *layout.test_files)
-            ):
-                return folder
-        if (place / layout.archive).is_file():
-            return place / layout.archive
+        if (place / published.folder).is_dir():
+            return place / published.folder
+        if place.name == published.folder and place.is_dir():
+            return place
+        if (place / published.archive).is_file():
+            return place / published.archive
         if is_image_tree(place):
             return place
     return None
@@ -97,10 +70,9 @@ def require_images(name: SourceName, root: str | None) -> None:
         if not folder.is_dir():
             raise UserError(f"data.root={root} is not a folder: name the folder that holds the images.")
     elif find_cifar(name, folder) is None and not _answers(CIFAR[name].url):
-        layout = CIFAR[name]
         raise UserError(
             f"There is no copy of {name} under data.root={root}, and it cannot be downloaded: no network.\n"
-            f"Put {layout.archive}, {layout.folder}/ or train/<class>/* and test/<class>/* into "
+            f"Put {CIFAR[name].archive}, {CIFAR[name].folder}/ or train/<class>/* and test/<class>/* into "
             f"{folder.absolute()}, or name their folder with data.root=<folder>.\n"
             f"To start without it: data=digits, real images that come with scikit-learn."
         )

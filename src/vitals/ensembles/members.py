@@ -29,8 +29,6 @@ class Member:
     path: Path
     network: nn.Module
     data: Any
-    architecture: str
-    """Equal for networks of the same configuration on equally prepared images."""
 
     def batches(self, split: Split) -> Iterable[tuple[Tensor, Tensor]]:
         """The samples of `split` as the network takes them, with their classes."""
@@ -91,7 +89,7 @@ def _load(candidate: Candidate, data_root: str | None, read: dict[str, Any], pro
     key = json.dumps([plain(config.data), data.state_dict()])
     data = read.setdefault(key, data)  # once in memory for all members
     network = getattr(module, "network", module)
-    return Member(candidate.path, network.eval(), data, json.dumps([plain(config.network), key]))
+    return Member(candidate.path, network.eval(), data)
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

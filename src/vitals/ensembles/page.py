@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.ensembles.result import Ensemble
+from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.scores import Scores
 from vitals.report.confusion import paint_matrix
 from vitals.report.drawing import Chart, Key, Plan, color, drawn, percentages
@@ -19,7 +19,7 @@ from vitals.report.rendering import Column, render
 from vitals.runs.run_folder import shown
 
 
-def print_ensemble(result: Ensemble, folder: Path, console: Console) -> None:
+def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> None:
     """The members, the ensemble, what each further member adds, speed, and where the results are."""
     kind = "test" if result.split == "test" else "validation"
     table = Table(title=f"Ensemble on {result.images:,} {kind} images", title_justify="left")
@@ -52,17 +52,9 @@ def _shown(of_member: Scores) -> tuple[str, str, str]:
     return f"{of_member.accuracy:.2%}", f"{of_member.nll:.4f}", f"{of_member.calibration_error:.4f}"
 
 
-def speed(result: Ensemble) -> str:
-    """Images per second, and in which way the members of one architecture were run."""
-    said = f"{result.images_per_second:,.0f} images per second"
-    for trial in result.trials:
-        apart = f"{trial.members} members one by one {trial.one_by_one:,.0f}"
-        if trial.batched is None:
-            said += f"; {apart}, in one pass not possible: {trial.reason}"
-        else:
-            chosen = "in one pass" if trial.takes_batched else "one by one"
-            said += f"; {apart}, in one pass {trial.batched:,.0f}: run {chosen}"
-    return said
+def speed(result: EnsembleResult) -> str:
+    """Images per second through the whole ensemble."""
+    return f"{result.images_per_second:,.0f} images per second"
 
 
 COLUMNS = [
@@ -74,7 +66,7 @@ COLUMNS = [
 ]
 
 
-def page(result: Ensemble) -> str:
+def page(result: EnsembleResult) -> str:
     """The figures of `result` with the accuracy over the number of members and who disagrees with whom."""
     kind = "test" if result.split == "test" else "validation"
     together = result.together
@@ -106,7 +98,7 @@ def _figures(scores: Scores) -> list[str]:
     return [percent(scores.accuracy, 2), f"{scores.nll:.4f}", f"{scores.calibration_error:.4f}"]
 
 
-def _sizes(result: Ensemble) -> Chart:
+def _sizes(result: EnsembleResult) -> Chart:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         members = [size.members for size in result.sizes]
@@ -126,7 +118,7 @@ def _sizes(result: Ensemble) -> Chart:
     return Chart(title, drawn("sizes", title, Plan(paint, 300)), keys)
 
 
-def _disagreement(result: Ensemble) -> Chart:
+def _disagreement(result: EnsembleResult) -> Chart:
     shares = result.disagreement.numpy()
     count = len(shares)
 

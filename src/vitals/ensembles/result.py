@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vitals.ensembles.members import Split
-from vitals.ensembles.predictions import Trial
 from vitals.ensembles.scores import Scores, Size
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class EnsembleResult:
     """What several networks reach together."""
 
     split: Split
@@ -31,7 +30,7 @@ class Ensemble:
     disagreement: Tensor
     """Share of the images (M, M) on which two members differ."""
     images_per_second: float
-    trials: list[Trial]
+    """Through all members, one after the other."""
 
     @property
     def best_member(self) -> int:

@@ -30,22 +30,13 @@ class LayerStatistics:
     """Share of channels that are zero for every sample and position."""
     saturated: float
     """Share of values at the limits of a tanh or sigmoid; 0 for other activations."""
-    smallest: float
-    largest: float
     gradient_variance: float
     """Of the loss's gradient with respect to the values."""
-    gradient_dead: float
-    """Share of channels without any gradient."""
-
-    @property
-    def finite(self) -> bool:
-        """Whether every value is."""
-        return math.isfinite(self.smallest) and math.isfinite(self.largest)
 
 
 @torch.no_grad()
 def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
-    """The fields of `LayerStatistics` in their order; (9,), float32, on the device.
+    """The fields of `LayerStatistics` in their order; (6,), float32, on the device.
 
     Args:
         layer: values (N, ...).
@@ -54,8 +45,6 @@ def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
     values = _thinned(layer.values.detach()).float()
     slope = torch.zeros_like(values[:1]) if gradient is None else _thinned(gradient.detach()).float()
     others = [dim for dim in range(values.ndim) if dim != layer.channel_dim]
-    smallest, largest = values.aminmax()
-    idle, saturated = _idle(values, others), _saturated(layer, values)
     # Around the means of units, not from sums of squares: what is left of a dying signal is far below them.
     unit_means = values.mean(dim=0)
     signal = _mean_square(values - unit_means)
@@ -65,23 +54,15 @@ def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
             mean,
             (signal + _mean_square(unit_means - mean)).sqrt(),
             signal,
-            idle,
-            saturated,
-            smallest,
-            largest,
+            (values.abs().amax(dim=others) == 0).float().mean(),
+            _saturated(layer, values),
             _mean_square(slope - slope.mean()),
-            _idle(slope, others),
         ]
     )
 
 
 def _mean_square(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values).square() / values.numel()
-
-
-def _idle(values: Tensor, others: list[int]) -> Tensor:
-    """Share of channels that are zero throughout."""
-    return (values.abs().amax(dim=others) == 0).float().mean()
 
 
 def _saturated(layer: LayerOutput, values: Tensor) -> Tensor:

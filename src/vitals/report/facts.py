@@ -173,11 +173,11 @@ def _updates(run: RunRecord) -> str:
 
 def _first_layer(run: RunRecord) -> str:
     sentences = []
-    if len(moved := run.curve("first_layer/moved", "filters_moved")):
+    if len(moved := run.curve("first_layer/moved")):
         sentences.append(f"Filters are {number(moved.last)} away from where they began (1 − cosine)")
-    if len(smooth := run.curve("first_layer/smoothness", "filters_smoothness")) and np.isfinite(smooth.last):
+    if len(smooth := run.curve("first_layer/smoothness")) and np.isfinite(smooth.last):
         sentences.append(f"smoothness {number(smooth.last)}")
-    if len(twins := run.curve("first_layer/duplicates", "filters_duplicates")):
+    if len(twins := run.curve("first_layer/duplicates")):
         sentences.append(f"{number(twins.last)} duplicates")
     if not sentences and not run.tags("filters/"):
         raise LeftOut(run.missing.get("history.jsonl", "no filters were recorded"))

@@ -140,8 +140,7 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss, logarithmic", loss_chart, runs, "log")
     wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
     section.add("Wiggle", single_chart, runs, ["loss_noise"], wiggle, percent)
-    scales = ["gradient_noise/scale", "gradient_noise_scale"]
-    section.add("Gradient noise", single_chart, runs, scales, noise, log=True)
+    section.add("Gradient noise", single_chart, runs, ["gradient_noise/scale"], noise, log=True)
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:

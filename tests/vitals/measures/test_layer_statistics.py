@@ -29,8 +29,6 @@ def test_figures_are_those_of_numpy(shape: tuple[int, ...], channel_dim: int, dt
     torch.manual_seed(0)
     values, gradient = (torch.randn(shape) + 3).relu().to(dtype), torch.randn(shape).to(dtype)
     values.select(channel_dim, 1).zero_()
-    gradient.select(channel_dim, 0).zero_()
-    gradient.select(channel_dim, 2).zero_()
     found = figures(values, gradient, channel_dim)
     array, slopes = values.double().numpy(), gradient.double().numpy()
     channels = shape[channel_dim]
@@ -40,13 +38,9 @@ def test_figures_are_those_of_numpy(shape: tuple[int, ...], channel_dim: int, dt
         "variance": np.mean([unit.var() for unit in array.reshape(len(array), -1).T]),
         "dead": 1 / channels,
         "saturated": 0.0,
-        "smallest": array.min(),
-        "largest": array.max(),
         "gradient_variance": slopes.var(),
-        "gradient_dead": 2 / channels,
     }
     assert vars(found) == pytest.approx(expected, rel=1e-4)
-    assert found.finite
 
 
 def test_biases_do_not_hide_a_vanished_signal() -> None:
@@ -71,8 +65,7 @@ def test_saturation_of_tanh_and_sigmoid_is_that_of_their_limits() -> None:
 
 
 def test_a_layer_that_the_loss_does_not_reach_has_no_gradient_anywhere() -> None:
-    found = figures(torch.randn(4, 3), None)
-    assert (found.gradient_variance, found.gradient_dead) == (0.0, 1.0)
+    assert figures(torch.randn(4, 3), None).gradient_variance == 0.0
 
 
 def test_large_maps_are_thinned_without_losing_samples_or_channels() -> None:
@@ -89,6 +82,5 @@ def test_large_maps_are_thinned_without_losing_samples_or_channels() -> None:
 def test_what_is_not_finite_is_said(bad: float) -> None:
     values = torch.ones(4, 3)
     values[1, 1] = bad
-    assert not figures(values).finite
-    assert figures(torch.ones(4, 3), values).finite
+    assert math.isnan(figures(values).variance)
     assert not math.isfinite(figures(torch.ones(4, 3), values).gradient_variance)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch.nn.functional import cross_entropy
 
 from vitals.report.predictions import FILE, Predictions
-from vitals.runs.callbacks.predictions import RunPredictions
+from vitals.runs.callbacks.prediction_writer import PredictionWriter
 from vitals.runs.instantiate import build_classifier, build_data
 
 WORDS = ("data=digits", "data.limit=100", "network.widths=[4,4]", "seed=0")
@@ -27,7 +27,7 @@ def after_a_test(
     module = build_classifier(config, data)
     flags = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "barebones": False}
     flags |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": str(folder)}
-    trainer = L.Trainer(**flags, callbacks=[RunPredictions(worst=5)], **options)  # type: ignore[arg-type]
+    trainer = L.Trainer(**flags, callbacks=[PredictionWriter(worst=5)], **options)  # type: ignore[arg-type]
     trainer.test(module, datamodule=data, verbose=False)
     return module, Predictions.load(folder / FILE)
 
@@ -66,7 +66,7 @@ def test_a_module_that_returns_no_logits_keeps_none(tmp_path):
         logger=False,
         enable_progress_bar=False,
         default_root_dir=str(tmp_path),
-        callbacks=[RunPredictions()],
+        callbacks=[PredictionWriter()],
     )
     trainer.test(Silent(), torch.utils.data.DataLoader(images, batch_size=2), verbose=False)
     assert not (tmp_path / FILE).exists()

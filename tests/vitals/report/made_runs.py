@@ -65,14 +65,15 @@ def _scalars(layers: list[str], share: float, random: np.random.Generator) -> di
     values |= {f"update_ratio_summary/{name}": value for name, value in summary.items()}
     rate = 0.05 * (1 + float(np.cos(np.pi * share)))
     values |= {"lr/decay": rate, "lr/no_decay": rate, "momentum/decay": 0.9, "loss_noise": 0.15}
-    values |= {"gradient_noise_scale": 300 * (1 + share), "images_per_second": 1800.0}
+    values |= {"gradient_noise/scale": 300 * (1 + share), "images_per_second": 1800.0}
     train, val = 0.9 - 0.7 * float(np.exp(-4 * share)), 0.84 - 0.64 * float(np.exp(-4 * share))
     values |= {"accuracy/train_eval": train, "accuracy/val_eval": val, "accuracy/gap": train - val}
     values |= {
         "loss/train_eval": 2.3 * float(np.exp(-3 * share)),
         "loss/val_eval": 2.4 * float(np.exp(-2.6 * share)),
     }
-    return values | {"filters_moved": 0.4 * share, "filters_smoothness": 0.3, "filters_duplicates": 0}
+    filters = {"moved": 0.4 * share, "smoothness": 0.3, "duplicates": 0}
+    return values | {f"first_layer/{name}": value for name, value in filters.items()}
 
 
 def _histograms(layers: list[str], share: float, random: np.random.Generator) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from vitals.report.predictions import FILE, Predictions
 
 
-class RunPredictions(L.Callback):
+class PredictionWriter(L.Callback):
     """Writes `predictions.npz` (see `vitals.report.predictions`) after a test, into the `default_root_dir`.
 
     It takes the logits (N×C) that `test_step` returns, the labels of the batches, and class names and pixels
