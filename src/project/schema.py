@@ -7,9 +7,9 @@ torch, so that a wrong value is answered at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from vitals.runs.config.schema import (
     Component,
@@ -43,22 +43,24 @@ Betas = Annotated[
 
 
 class Data(Component):
+    model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
-    source: Literal["cifar10", "cifar100", "image_folder", "digits"] = "digits"
-    root: Text | None = None
-    image_size: Count | None = None
-    batch_size: Count = 1
-    validation_fraction: ShareBetween = 0.1
+    source: Literal["cifar10", "cifar100", "image_folder", "digits"]
+    root: Text | None
+    image_size: Count | None
+    batch_size: Count
+    validation_fraction: ShareBetween
     test_fraction: ShareBetween = 0.2
-    split_seed: Seed = 0
-    limit: Count | None = None
-    crop_padding: CountOrZero = 0
-    flip: Switch = False
+    split_seed: Seed
+    limit: Count | None
+    crop_padding: CountOrZero
+    flip: Switch
 
 
 class Module(Component):
+    model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
-    label_smoothing: ShareBelowOne = 0.0
+    label_smoothing: ShareBelowOne
 
 
 class Initialization(Component):
@@ -68,12 +70,11 @@ class Initialization(Component):
 
 class Network(Component):
     ours = (OURS,)
-    common = ("channels_last",)
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     norm: Literal["batch", "group", "layer", "none"] = "batch"
     dropout: ShareBelowOne = 0.0
     channels_last: Switch = False
-    initialization: Initialization | None = None
+    initialization: Initialization
     widths: Widths = Field([1])
     stages: Stages = Field([[1]])
     filters: Count = 1
@@ -86,7 +87,8 @@ class Network(Component):
 class Optimizer(Component):
     ours = ("torch.optim.",)
     common = ("lr", "momentum", "betas", "weight_decay", "decay_bias_and_norm")
-    lr: Positive = 1.0
+    stand_ins: ClassVar = {"lr": 1.0}
+    lr: Positive
     momentum: ShareBelowOne = 0.0
     nesterov: Switch = False
     weight_decay: NonNegative = 0.0
@@ -122,6 +124,7 @@ class Schedule(Component):
 
 
 class MomentumSchedule(Component):
+    model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
     start: ShareBelowOne = 0.0
     end: ShareBelowOne = 0.0
@@ -141,6 +144,8 @@ class Experiment(RunSchema):
 
     def clashes(self) -> Iterator[str]:
         """A sentence for each set of values that are right alone and wrong together."""
+        limit = self.trainer.limit_train_batches
+        tried_only = isinstance(limit, int) and limit == 1  # one batch tries the code, not the schedule
         data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
         length, end = self.trainer.max_epochs, "trainer.max_epochs"
         if schedule.epochs:
@@ -154,7 +159,7 @@ class Experiment(RunSchema):
             ("schedule.warmup_epochs", schedule.warmup_epochs),
             ("momentum_schedule.epochs", momentum.epochs if momentum.target else 0),
         ):
-            if epochs > length:
+            if epochs > length and not tried_only:
                 yield f"{key}={epochs:g} is longer than the run: it must be at most {end}={length}."
         if momentum.target and not {"momentum", "betas"} & optimizer.model_fields_set:
             yield (
@@ -192,12 +197,13 @@ class Experiment(RunSchema):
 
     def _lbfgs_clashes(self) -> Iterator[str]:
         data, trainer = self.data, self.trainer  # an image folder is counted when it is read
-        images = {"cifar10": 50_000, "cifar100": 50_000}.get(data.source, 0)
-        if min(images, data.limit or images) > LBFGS_LIMIT:
-            yield (
-                f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
-                f"{images:,} images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
-            )
+        if str(data.target).startswith(OURS) and data.source.startswith("cifar"):
+            images = 50_000
+            if min(images, data.limit or images) > LBFGS_LIMIT:
+                yield (
+                    f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
+                    f"{images:,} images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
+                )
         if trainer.accumulate_grad_batches > 1:
             yield (
                 f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} cannot go with "

@@ -18,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_run import assert_same, checkpoint, config, curves, resumed
 from test_scripts import ROOT, TINY, run_folders, script, status
 
+from project import build as project
+from project.train import train
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
@@ -31,16 +33,15 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def evaluated(folder: Path, name: str, split: str) -> dict[str, float]:
-    return evaluate(
-        OmegaConf.create({"run": str(folder), "checkpoint": name, "split": split, "data_root": None})
-    )
+    options = {"run": str(folder), "checkpoint": name, "split": split, "data_root": None}
+    return evaluate(OmegaConf.create(options), project)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A run of four epochs of which two are averaged, and its final metrics."""
     folder = tmp_path_factory.mktemp("averaged")
-    return folder, run(config("trainer.max_epochs=4", "average.start=0.5", *SMALL), RunFolder(folder))
+    return folder, run(config("trainer.max_epochs=4", "average.start=0.5", *SMALL), RunFolder(folder), train)
 
 
 def test_the_table_of_metrics_has_the_averaged_figures_once_averaging_has_begun(
@@ -73,7 +74,7 @@ def test_whichever_is_better_is_chosen(sign: int, tmp_path: Path) -> None:
     """At a rate that makes the raw weights jump the average is better; where they still climb it is worse."""
     words = ["optimizer.lr=1.0", "average.start=2"] if sign > 0 else ["optimizer.lr=0.01", "average.start=0"]
     words += ["trainer.max_epochs=6", "schedule=constant", "data.limit=600", *SMALL]
-    metrics = run(config(*words), RunFolder(tmp_path))
+    metrics = run(config(*words), RunFolder(tmp_path), train)
     gain = metrics["average/accuracy_val"] - metrics["best/accuracy_val"]
     assert gain * sign > 0
     assert metrics["test/averaged"] == (sign > 0)
@@ -98,8 +99,8 @@ WAYS = [
 @pytest.mark.parametrize("words", WAYS)
 def test_a_resume_in_the_middle_is_exact(words: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    run(config("trainer.max_epochs=4", *words.split(), *SMALL), RunFolder(one))
-    run(config("schedule.epochs=4", *words.split(), *SMALL), RunFolder(two))
+    run(config("trainer.max_epochs=4", *words.split(), *SMALL), RunFolder(one), train)
+    run(config("schedule.epochs=4", *words.split(), *SMALL), RunFolder(two), train)
     resumed(two)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_same(checkpoint(one)[part], checkpoint(two)[part])
@@ -111,7 +112,7 @@ def test_a_resume_in_the_middle_is_exact(words: str, tmp_path: Path) -> None:
 def test_the_raw_run_is_the_same_to_the_bit_without_the_average(tmp_path: Path) -> None:
     for name in ("swa", "none"):
         words = [f"average={name}", "average.start=0.0", "network.dropout=0.5", *SMALL]
-        run(config(*words), RunFolder(tmp_path / name))
+        run(config(*words), RunFolder(tmp_path / name), train)
     one, two = (checkpoint(tmp_path / name) for name in ("swa", "none"))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
         assert_same(one[part], two[part])
@@ -189,7 +190,7 @@ def test_a_wrong_value_gets_a_sentence_and_leaves_no_folder(words: str, tmp_path
 
 def test_the_weights_of_the_average_are_those_of_its_epochs(tmp_path: Path) -> None:
     words = ["trainer.max_epochs=3", "average.start=1", *SMALL]
-    run(config(*words), RunFolder(tmp_path / "whole"))
+    run(config(*words), RunFolder(tmp_path / "whole"), train)
     parts = []
     for epochs in (2, 3):
         run(

@@ -12,6 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from project import build as project
+from project.train import train
 from vitals.errors import ChecksFailed
 from vitals.runs.check import check, hessian_bytes
 from vitals.runs.run import run
@@ -33,7 +35,7 @@ def config(*words: str, name: str = "train") -> DictConfig:
 
 def test_a_run_is_the_same_with_the_checks_and_without(tmp_path: Path) -> None:
     for name, words in (("plain", ["checks=none"]), ("checked", [])):
-        run(config(*words, "network.dropout=0.3"), RunFolder(tmp_path / name))
+        run(config(*words, "network.dropout=0.3"), RunFolder(tmp_path / name), train)
     plain, checked = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "checked")
     assert plain.metrics.read_text() == checked.metrics.read_text()
     weights = [
@@ -47,7 +49,7 @@ def test_a_run_is_the_same_with_the_checks_and_without(tmp_path: Path) -> None:
 def test_a_failed_check_stops_the_run_with_code_3_and_is_recorded(tmp_path: Path) -> None:
     words = [*COLLAPSING, "network.initialization.std=0.01", "checks.which=[layer_variance]"]
     with pytest.raises(ChecksFailed) as stop:
-        run(config(*words), RunFolder(tmp_path))
+        run(config(*words), RunFolder(tmp_path), train)
     assert stop.value.code == 3
     status = RunFolder(tmp_path).read_status()
     assert status["status"] == "failed"
@@ -57,10 +59,10 @@ def test_a_failed_check_stops_the_run_with_code_3_and_is_recorded(tmp_path: Path
 
 def test_a_collapsed_network_is_told_from_a_healthy_one(capsys: pytest.CaptureFixture[str]) -> None:
     which = "checks.which=[layer_variance]"
-    healthy = check(config("network=mlp", "network.width=64", which, name="check"))
+    healthy = check(config("network=mlp", "network.width=64", which, name="check"), project)
     assert abs(healthy.rows[0].result.slope) < 0.15
     with pytest.raises(ChecksFailed):
-        check(config(*COLLAPSING, "network.initialization.std=0.01", which, name="check"))
+        check(config(*COLLAPSING, "network.initialization.std=0.01", which, name="check"), project)
     said = capsys.readouterr().out
     assert said.count("Layer 8: Variance:") == 2
     assert "Hessian" in said

@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from project.build import build_data, build_module
 from project.optim.optimizers import set_momentum
+from project.schema import Experiment
 from vitals.errors import UserError
-from vitals.runs.config.overrides import groups
-from vitals.runs.config.validation import check_experiment
+from vitals.runs.config.overrides import groups, search_path
+from vitals.runs.config.validation import check_run
 from vitals.runs.instantiate import (
     build_callbacks,
-    build_classifier,
-    build_data,
     build_loggers,
     build_trainer,
 )
 from vitals.runs.prerequisites import require_prerequisites
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CHOICES = [(group, choice) for group, choices in groups(CONFIGS).items() for choice in choices]
+GROUPS = groups(search_path(CONFIGS, "train"))
+CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
 
 
 @pytest.fixture
@@ -66,13 +67,13 @@ def test_every_choice_builds_and_takes_a_step(compose, images, tmp_path, monkeyp
     words = [f"{group}={choice}"]
     words += images(choice) if group == "data" else ["data=digits"]
     config = compose(*words)
-    check_experiment(config)
+    check_run(Experiment, config)
     make_do(config)
     require_prerequisites(config)
 
     data = build_data(config)
     torch.manual_seed(0)
-    classifier = build_classifier(config, data)
+    classifier = build_module(config, data)
     trainer = build_trainer(
         config,
         callbacks=build_callbacks(config),
@@ -91,7 +92,7 @@ def test_every_choice_builds_and_takes_a_step(compose, images, tmp_path, monkeyp
         optimizer.zero_grad()
         logits = classifier(pictures)
         assert logits.shape == (8, len(data.classes))
-        loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        loss = cross_entropy(logits, labels, label_smoothing=config.module.label_smoothing)
         loss.backward()
         return loss
 
@@ -111,9 +112,9 @@ def test_a_network_of_square_images_asks_for_a_size(tmp_path, compose, write_tre
     ]
     config = compose(*words)
     with pytest.raises(UserError, match=r"square images only.* 12×8 pixels: set data\.image_size=8"):
-        build_classifier(config, build_data(config))
+        build_module(config, build_data(config))
     resized = compose(*words, "data.image_size=8")
-    build_classifier(resized, build_data(resized))
+    build_module(resized, build_data(resized))
 
 
 @pytest.mark.parametrize("network", ["convnet", "vgg", "resnet18"])
@@ -121,7 +122,7 @@ def test_a_network_of_any_images_takes_those_that_are_not_square(tmp_path, compo
     write_tree(tmp_path, train=6, size=(32, 48))
     config = compose("data=image_folder", f"data.root={tmp_path}", f"network={network}")
     config.data.validation_fraction = 0.5
-    classifier = build_classifier(config, build_data(config))
+    classifier = build_module(config, build_data(config))
     assert classifier.training
     assert classifier(torch.zeros(2, 3, 32, 48)).shape == (2, 3)
 

@@ -15,6 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from project import build as project
+from project.train import train
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import prepare, run
 from vitals.runs.run_folder import RunFolder
@@ -57,15 +59,15 @@ def resumed(folder: Path, *words: str) -> None:
     settings.resume = str(folder)
     OmegaConf.update(settings, "trainer.max_epochs", 4)
     settings = OmegaConf.merge(settings, OmegaConf.from_dotlist(list(words)))
-    prepare(settings)
-    run(settings, RunFolder(folder))
+    prepare(settings, project)
+    run(settings, RunFolder(folder), train)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A finished run of two epochs and its final metrics."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(config("trainer.log_every_n_steps=1"), RunFolder(folder))
+    return folder, run(config("trainer.log_every_n_steps=1"), RunFolder(folder), train)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -95,8 +97,8 @@ WAYS += ["network.dropout=0.5", "trainer.accumulate_grad_batches=2"]
 def test_two_epochs_and_two_more_after_a_resume_equal_four_at_once(way: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["diagnosis.report=false", *way.split()]
-    run(config("trainer.max_epochs=4", *words), RunFolder(one))
-    run(config("schedule.epochs=4", *words), RunFolder(two))
+    run(config("trainer.max_epochs=4", *words), RunFolder(one), train)
+    run(config("schedule.epochs=4", *words), RunFolder(two), train)
     resumed(two)
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
     for part in (*parts, *(["plateau"] if "plateau" in way else [])):
@@ -113,7 +115,7 @@ def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     words = ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
-    run(config(*words), RunFolder(straight))
+    run(config(*words), RunFolder(straight), train)
 
     def break_off(self: Any, *arguments: Any) -> None:
         if self.trainer.global_step == 8:  # the third epoch has steps 7, 8 and 9
@@ -122,7 +124,7 @@ def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
     with monkeypatch.context() as patch:
         patch.setattr("project.module.ImageClassifier.on_train_batch_start", break_off)
         with pytest.raises(SystemExit, match="130"):
-            run(config(*words), RunFolder(broken))
+            run(config(*words), RunFolder(broken), train)
     assert RunFolder(broken).read_status()["status"] == "interrupted"
     resumed(broken)
     assert curves(broken) == curves(straight)
@@ -130,7 +132,7 @@ def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
 
 
 def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
-    run(config("schedule.epochs=4", "optimizer.lr=0.3"), RunFolder(tmp_path / "here"))
+    run(config("schedule.epochs=4", "optimizer.lr=0.3"), RunFolder(tmp_path / "here"), train)
     shutil.move(tmp_path / "here", tmp_path / "there")
     before = checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best_score"]
     resumed(tmp_path / "there")
@@ -141,16 +143,16 @@ def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        run(config(f"seed={seed}", "network.dropout=0.5"), RunFolder(tmp_path / name))
+        run(config(f"seed={seed}", "network.dropout=0.5"), RunFolder(tmp_path / name), train)
         weights.append(checkpoint(tmp_path / name)["state_dict"]["network.stem.0.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_drawn_seed_is_recorded_and_reproduces_the_run(tmp_path: Path) -> None:
-    run(config("seed=null"), RunFolder(tmp_path / "drawn"))
+    run(config("seed=null"), RunFolder(tmp_path / "drawn"), train)
     seed = RunFolder(tmp_path / "drawn").read_config().seed
-    run(config(f"seed={seed}"), RunFolder(tmp_path / "again"))
+    run(config(f"seed={seed}"), RunFolder(tmp_path / "again"), train)
     assert_same(checkpoint(tmp_path / "drawn")["state_dict"], checkpoint(tmp_path / "again")["state_dict"])
 
 
@@ -213,7 +215,7 @@ def test_checkpoints_are_plain_and_the_best_has_its_score_in_its_name(
 
 
 def test_the_last_checkpoint_is_of_the_last_epoch_even_where_nothing_improved(tmp_path: Path) -> None:
-    run(config("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=3"), RunFolder(tmp_path))
+    run(config("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=3"), RunFolder(tmp_path), train)
     assert checkpoint(tmp_path)["epoch"] == 2
     assert checkpoint(tmp_path, "best.ckpt")["epoch"] < 2
 
@@ -225,11 +227,11 @@ def test_evaluation_from_the_folder_alone_gives_the_figures_of_the_run(
     options = OmegaConf.create(
         {"run": str(finished[0]), "checkpoint": "best", "split": split, "data_root": None}
     )
-    assert evaluate(options)[f"accuracy/{split}"] == finished[1][metric]
+    assert evaluate(options, project)[f"accuracy/{split}"] == finished[1][metric]
 
 
 def test_lbfgs_takes_the_whole_training_set_as_one_batch(tmp_path: Path) -> None:
-    run(config("optimizer=lbfgs"), RunFolder(tmp_path))
+    run(config("optimizer=lbfgs"), RunFolder(tmp_path), train)
     assert checkpoint(tmp_path)["global_step"] == 2
 
 
@@ -239,7 +241,7 @@ def test_a_failure_is_recorded_with_its_error_line(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("project.module.ImageClassifier.validation_step", fail)
     with pytest.raises(RuntimeError, match="out of ink"):
-        run(config(), RunFolder(tmp_path))
+        run(config(), RunFolder(tmp_path), train)
     status = RunFolder(tmp_path).read_status()
     assert (status["status"], status["error"]) == ("failed", "RuntimeError: out of ink")
 

@@ -11,14 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from project.data.data_module import ImageData
+from project.schema import Experiment
 from vitals.command_line import check_command_line
 from vitals.report.predictions import Predictions
-from vitals.runs.config.validation import check_experiment
+from vitals.runs.config.validation import check_run
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
@@ -97,7 +99,7 @@ def test_the_commands_of_the_readme_work_on_digits(
         pytest.skip("sweeps are run in tests/sweeps/test_sweep_commands.py")
     if "-m" in words:  # many jobs: here only that every one of them is a valid run
         monkeypatch.setattr(sys, "argv", [path, *words])
-        check_command_line(ROOT / "configs", "train", check_experiment)
+        check_command_line(ROOT / "configs", "train", partial(check_run, Experiment))
         return
     if path in ("scripts/train.py", "scripts/check.py") and not any(
         word.startswith(("resume=", "--")) for word in words

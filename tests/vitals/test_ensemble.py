@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_run import config
 from test_scripts import script
 
+from project import build as project
+from project.train import train
 from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.run import ensemble
 from vitals.ensembles.selection import select
@@ -29,7 +31,7 @@ WORDS += ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms",
 
 
 def trained(folder: Path, *words: str) -> Path:
-    run(config(*WORDS, *words), RunFolder(folder))
+    run(config(*WORDS, *words), RunFolder(folder), train)
     return folder
 
 
@@ -56,7 +58,7 @@ def runs_of(sweep: Path) -> list[str]:
 def together(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EnsembleResult, Path]:
     """The ensemble of the sweep and the folder of its results."""
     folder = tmp_path_factory.mktemp("together")
-    return ensemble(options(folder, runs=runs_of(sweep))), folder / "out"
+    return ensemble(options(folder, runs=runs_of(sweep)), project), folder / "out"
 
 
 def test_members_have_the_figures_that_evaluation_gives_them(
@@ -65,9 +67,8 @@ def test_members_have_the_figures_that_evaluation_gives_them(
     result, _ = together
     assert len(result.members) == 3
     for path, member in zip(runs_of(sweep), result.members, strict=True):
-        found = evaluate(
-            OmegaConf.create({"run": path, "checkpoint": "best", "split": "test", "data_root": None})
-        )
+        asked = {"run": path, "checkpoint": "best", "split": "test", "data_root": None}
+        found = evaluate(OmegaConf.create(asked), project)
         assert member.accuracy == pytest.approx(found["accuracy/test"], abs=1e-6)
         assert member.nll == pytest.approx(found["loss/test"], rel=1e-4)
 
@@ -117,14 +118,14 @@ def test_a_sweep_gives_its_best_runs(sweep: Path, tmp_path: Path) -> None:
 
 
 def test_one_run_gives_the_checkpoints_it_kept(sweep: Path, tmp_path: Path) -> None:
-    result = ensemble(options(tmp_path, run=runs_of(sweep)[0], split="val"))
+    result = ensemble(options(tmp_path, run=runs_of(sweep)[0], split="val"), project)
     assert sum(name.startswith("epoch00") for name in result.names) + len(result.left_out) >= 3
     assert [sentence for sentence in result.left_out if "holds the same weights as" not in sentence] == []
 
 
 def test_members_of_several_networks_are_averaged_too(sweep: Path, tmp_path: Path) -> None:
     other = trained(tmp_path / "wider", "network.widths=[8,12]")
-    result = ensemble(options(tmp_path, runs=[*runs_of(sweep), str(other)]))
+    result = ensemble(options(tmp_path, runs=[*runs_of(sweep), str(other)]), project)
     assert len(result.members) == 4
 
 
@@ -182,7 +183,7 @@ def test_a_member_that_does_not_fit_is_named_and_the_others_are_kept(
     spoil: Any, place: int, copies: list[Path], tmp_path: Path
 ) -> None:
     reason = spoil(copies[place])
-    result = ensemble(options(tmp_path, runs=[str(folder) for folder in copies]))
+    result = ensemble(options(tmp_path, runs=[str(folder) for folder in copies]), project)
     assert len(result.members) == 2
     [sentence] = result.left_out
     assert reason in sentence
@@ -199,7 +200,7 @@ def test_too_few_members_are_refused_with_what_was_left_out(copies: list[Path], 
     for folder in copies[1:]:
         damaged(folder)
     with pytest.raises(UserError) as error:
-        ensemble(options(tmp_path, runs=[str(folder) for folder in copies]))
+        ensemble(options(tmp_path, runs=[str(folder) for folder in copies]), project)
     first, *others = str(error.value).splitlines()
     assert "only one member" in first
     assert [str(folder) in line for folder, line in zip(copies[1:], others, strict=True)] == [True, True]

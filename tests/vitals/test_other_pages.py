@@ -13,6 +13,7 @@ from rich.console import Console
 from vitals.ensembles.page import page as ensemble_page
 from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.scores import Scores, Size
+from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.report import report
@@ -25,7 +26,7 @@ def write_sweep(path: Path, count: int, epochs: int) -> Path:
     """A sweep of `count` jobs, some of them stopped early, the first failed; returns its page."""
     folder = SweepFolder(path)
     space = ["optimizer.lr=tag(log,interval(1e-6,1e1))", "network.dropout=interval(0,1)"]
-    folder.write_record([*space, "optimizer=adam,sgd"], "scripts/train.py")
+    folder.write_record([*space, "optimizer=adam,sgd"], "scripts/train.py", Metric("accuracy/val", "max"))
     folder.add_to_record(space=space, jobs=count + 1)
     for number in range(count):
         run = path / f"{number}_job"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from project.build import build_network
 from vitals.runs.config.overrides import groups
-from vitals.runs.instantiate import build_network
 
 NETWORKS = groups(Path(__file__).parents[3] / "configs")["network"]
 

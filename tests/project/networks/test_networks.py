@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from project.build import build_network
 from project.data.data_module import ImageData
 from project.networks.layers import ACTIVATIONS
 from vitals.errors import UserError
 from vitals.runs.config.overrides import groups
-from vitals.runs.instantiate import build_network
 
 NETWORKS = groups(Path(__file__).parents[3] / "configs")["network"]
 SMALLER = {"vgg": {"stages": [[8], [8, 16]]}, "mlp": {"depth": 3, "width": 16}}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+from project.build import build_data, build_module
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import read_findings
 from vitals.monitors import histograms
@@ -30,7 +31,6 @@ from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.monitor import Monitor
 from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.update_ratio import UpdateRatio
-from vitals.runs.instantiate import build_classifier, build_data
 
 
 class Witness(L.Callback):
@@ -99,7 +99,7 @@ def classifier(compose: Any, folder: Path, *callbacks: L.Callback) -> list[Any]:
     config = compose(*words, "network.dropout=0.5", "checks=none", "trainer.max_epochs=2")
     L.seed_everything(0, verbose=False)
     data = build_data(config)
-    witness, module = Witness(), build_classifier(config, data)
+    witness, module = Witness(), build_module(config, data)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=2,

@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 from torch.nn.functional import cross_entropy
 
+from project.build import build_data, build_module
 from vitals.report.predictions import FILE, Predictions
 from vitals.runs.callbacks.prediction_writer import PredictionWriter
-from vitals.runs.instantiate import build_classifier, build_data
 
 WORDS = ("data=digits", "data.limit=100", "network.widths=[4,4]", "seed=0")
 
@@ -24,7 +24,7 @@ def after_a_test(
     """A network with random weights, and what is kept of its test."""
     torch.manual_seed(0)
     data = build_data(config)
-    module = build_classifier(config, data)
+    module = build_module(config, data)
     flags = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "barebones": False}
     flags |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": str(folder)}
     trainer = L.Trainer(**flags, callbacks=[PredictionWriter(worst=5)], **options)  # type: ignore[arg-type]

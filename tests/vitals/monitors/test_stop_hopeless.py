@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from project.train import train
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
@@ -24,7 +25,7 @@ def trained(compose, tmp_path: Path):
             rows = "".join(f"{epoch},{accuracy}\n" for epoch in (1, 2, 3, 4, 5))
             (folder / "metrics.csv").write_text("epoch,accuracy/val\n" + rows)
         folder = RunFolder(tmp_path / "9_this")
-        run(compose(*TINY, "trainer.max_epochs=5", *words), folder)
+        run(compose(*TINY, "trainer.max_epochs=5", *words), folder, train)
         return len(folder.metrics.read_text().splitlines()) - 1, folder.read_status()
 
     return trained

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from vitals.findings import Finding, write_findings
+from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.borders import borders
@@ -20,6 +21,8 @@ from vitals.sweeps.results.results import over_seeds, read_results
 
 LOG_RANGE = "optimizer.lr=tag(log,interval(1e-6,1e1))"
 
+ACCURACY = Metric("accuracy/val", "max")
+
 
 @pytest.fixture
 def sweep(tmp_path: Path):
@@ -27,7 +30,7 @@ def sweep(tmp_path: Path):
 
     def sweep(curves: dict[str, list[float]], words: tuple[str, ...] = (), **record: object) -> SweepFolder:
         folder = SweepFolder(tmp_path / "sweep")
-        folder.write_record(words, "scripts/train.py")
+        folder.write_record(words, "scripts/train.py", ACCURACY)
         folder.add_to_record(**record)
         for number, (line, curve) in enumerate(curves.items()):
             path = folder.path / f"{number}_{line.replace(' ', '_').replace('=', '-')}"

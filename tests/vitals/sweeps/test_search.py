@@ -10,12 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy.stats import kstest
 
 from vitals.errors import UserError
+from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.search.space import Dimension, search_space
 
 pytest.importorskip("optuna")
 from vitals.sweeps.search.study import Study
 
+ACCURACY = Metric("accuracy/val", "max")
 RATE = Dimension("optimizer.lr", 1e-6, 1e1, log=True)
 DROPOUT = Dimension("network.dropout", 0.0, 1.0)
 
@@ -39,7 +41,7 @@ def finish(folder: Path, accuracies: list[float], status: str = "finished", **fa
 
 
 def test_random_rates_are_uniform_in_their_logarithm_and_dropout_in_itself(tmp_path: Path) -> None:
-    study = Study(tmp_path / "study.db", "s", [RATE, DROPOUT], "random", seed=0)
+    study = Study(tmp_path / "study.db", "s", [RATE, DROPOUT], ACCURACY, "random", seed=0)
     points = [study.propose(number) for number in range(60)]
     rates = [math.log10(value(words, "optimizer.lr")) for words in points]
     dropouts = [value(words, "network.dropout") for words in points]
@@ -85,7 +87,7 @@ def test_a_grid_over_a_logarithmic_range_has_equal_ratios() -> None:
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_continued_search_keeps_its_jobs_and_repeats_no_point(tmp_path: Path, sampler: str) -> None:
     def study() -> Study:
-        return Study(tmp_path / "study.db", "s", [RATE], sampler, seed=0, startup=2)
+        return Study(tmp_path / "study.db", "s", [RATE], ACCURACY, sampler, seed=0, startup=2)
 
     first = study()
     points = {number: first.propose(number) for number in range(4)}
@@ -109,7 +111,7 @@ def test_a_continued_search_keeps_its_jobs_and_repeats_no_point(tmp_path: Path, 
 
 
 def test_a_job_that_was_stopped_early_is_pruned_in_the_study_with_its_curve(tmp_path: Path) -> None:
-    study = Study(tmp_path / "study.db", "s", [RATE], "random", seed=0)
+    study = Study(tmp_path / "study.db", "s", [RATE], ACCURACY, "random", seed=0)
     study.propose(0)
     folder = finish(tmp_path / "0", [0.1, 0.2], stopped_early="hopeless: …")
     study.record(0, folder, "finished")

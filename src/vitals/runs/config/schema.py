@@ -80,14 +80,15 @@ class Strict(BaseModel):
 class Component(BaseModel):
     """Has a `_target_`, and further keys that are arguments of its constructor.
 
-    Where the target is none of `ours`, the keys are arguments of somebody else's constructor, of which none
-    is known here but those that are `common` to all.
+    Where the target is none of `ours`, the keys are arguments of somebody else's constructor, and none is
+    looked at but those that are `common` to all; `stand_ins` take the place of those that it need not have.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
     ours: ClassVar[tuple[str, ...]] = ("",)
     """Beginnings of the targets that the fields are made for."""
     common: ClassVar[tuple[str, ...]] = ()
+    stand_ins: ClassVar[dict[str, Any]] = {}
     target: Text | None = Field(alias="_target_")
 
     @model_validator(mode="wrap")
@@ -96,7 +97,10 @@ class Component(BaseModel):
         target = values.get("_target_") if isinstance(values, dict) else None
         if not isinstance(target, str) or target.startswith(cls.ours):
             return check(values)
-        return check({key: value for key, value in values.items() if key in ("_target_", *cls.common)})
+        if not cls.common:
+            return cls.model_construct(target=target)
+        known = {key: value for key, value in values.items() if key in cls.common}
+        return check({"_target_": target, **cls.stand_ins, **known})
 
     @property
     def class_name(self) -> str:

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from project.schema import Experiment
 from vitals.errors import UserError
-from vitals.runs.config.overrides import groups
+from vitals.runs.config.overrides import groups, search_path
 from vitals.runs.config.resume import resumed_config
-from vitals.runs.config.validation import check_experiment
+from vitals.runs.config.validation import check_run
 from vitals.runs.run_folder import RunFolder
 
-GROUPS = list(groups(Path(__file__).parents[3] / "configs"))
+GROUPS = list(groups(search_path(Path(__file__).parents[3] / "configs", "train")))
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def resume(tmp_path, compose):
 
     def resume(*words):
         resumed = resumed_config(RunFolder(tmp_path), words, GROUPS)
-        check_experiment(resumed)
+        check_run(Experiment, resumed)
         return resumed
 
     return resume

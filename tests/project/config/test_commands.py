@@ -5,23 +5,28 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from project.schema import Experiment
+from vitals.command_line import CONFIGS
 from vitals.errors import UserError
-from vitals.runs.config.overrides import Overrides, groups
-from vitals.runs.config.validation import check_evaluation, check_experiment
+from vitals.runs.config.overrides import Overrides, groups, search_path
+from vitals.runs.config.schema import Evaluation
+from vitals.runs.config.validation import check as check_values
+from vitals.runs.config.validation import check_run
 
 ROOT = Path(__file__).parents[3]
-GROUPS = groups(ROOT / "configs")
+GROUPS = groups(search_path(ROOT / "configs", "train"))
 
 
-def check(command, name="train", check_one=check_experiment):
+def check(command, name="train", check_one=None, folder=ROOT / "configs"):
     """All configurations of a command, checked; with several values for a key as `--multirun` takes them."""
-    configs = list(Overrides(ROOT / "configs", name, shlex.split(command)).composed())
+    configs = list(Overrides(folder, name, shlex.split(command)).composed())
     for config in configs:
-        check_one(config)
+        (check_one or partial(check_run, Experiment))(config)
     return configs
 
 
@@ -106,7 +111,7 @@ WRONG_VALUES = {
     "data.crop_padding=-1": ("data.crop_padding=-1", "a whole number of 0 or more"),
     "data.split_seed=-1": ("data.split_seed=-1", SEED),
     "seed=4294967296": ("seed=4294967296", SEED),
-    "label_smoothing=1": ("label_smoothing=1", BELOW_ONE),
+    "module.label_smoothing=1": ("module.label_smoothing=1", BELOW_ONE),
     "compile=yess": ("compile=yess", "true or false"),
     "network.norm=btch": ("network.norm=btch", "did you mean batch?"),
     "network.activation=relv": ("network.activation=relv", "did you mean relu"),
@@ -135,10 +140,6 @@ WRONG_TOGETHER = {
     "momentum_schedule=ramp momentum_schedule.epochs=9 trainer.max_epochs=5": (
         "momentum_schedule.epochs=9",
         "at most trainer.max_epochs=5",
-    ),
-    "momentum_schedule.start=0.5 momentum_schedule.end=0.9": (
-        "momentum_schedule.start=0.5",
-        "momentum_schedule.epochs",
     ),
     "momentum_schedule=ramp optimizer=adagrad": ("momentum_schedule=ramp", "Adagrad has none"),
     "optimizer=nesterov optimizer.momentum=0": ("optimizer.nesterov=true", "optimizer.momentum"),
@@ -200,7 +201,7 @@ def configured(compose):
 def test_a_wrong_value_is_answered_by_a_sentence_with_key_value_and_range(configured, command, words):
     config = configured(command)
     with pytest.raises(UserError) as error:
-        check_experiment(config)
+        check_run(Experiment, config)
     assert_one_sentence_with(words, str(error.value))
 
 
@@ -225,7 +226,7 @@ def test_a_wrong_value_is_answered_by_a_sentence_with_key_value_and_range(config
     ],
 )
 def test_good_values_pass(configured, command):
-    check_experiment(configured(command))
+    check_run(Experiment, configured(command))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_initialization_is_a_choice_of_the_network():
 )
 def test_evaluation_answers_as_training_does(command, words):
     with pytest.raises(UserError) as error:
-        check(command, "evaluate", check_evaluation)
+        check(command, "evaluate", partial(check_values, Evaluation), CONFIGS)
     assert not [word for word in words if word not in str(error.value)], error.value
 
 
