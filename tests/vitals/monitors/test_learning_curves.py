@@ -34,7 +34,7 @@ class Tells(Foreign):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_path: Path) -> None:
     module = Foreign(mlp())
-    curves = LearningCurves(subset_samples=0)
+    curves = LearningCurves(times_per_run=None, subset_samples=0)
     _, events, diagnosis = watched(
         module, tmp_path, curves, train=some(6), accumulate_grad_batches=accumulate, log_every_n_steps=2
     )
@@ -42,7 +42,7 @@ def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_
     expected = [
         sum(losses[place : place + accumulate]) / accumulate for place in range(0, len(losses), accumulate)
     ]
-    history = diagnosis.history.series("loss/train_step")
+    history = diagnosis.recorder.history.series("loss/train_step")
     assert history.values == pytest.approx(expected, rel=1e-6)
     assert history.steps == list(range(1, 6 // accumulate + 1))
     found = events.scalars("loss/train_step")
@@ -64,7 +64,7 @@ def test_rate_momentum_speed_and_epoch_are_those_of_the_next_step(tmp_path: Path
     assert list(events.scalars("lr/body").values()) == pytest.approx([0.05, 0.025, 0.0125, 0.00625])
     assert list(events.scalars("lr/1").values()) == pytest.approx([0.25, 0.125, 0.0625, 0.03125])
     assert list(events.scalars("momentum/body").values()) == pytest.approx([0.9] * 4)
-    assert diagnosis.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
+    assert diagnosis.recorder.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
     assert min(events.scalars("images_per_second").values()) > 0
     assert min(events.scalars("memory_gib").values()) > 0.01
 
@@ -125,7 +125,7 @@ def test_subsets_come_so_many_times_a_run_and_at_its_end(tmp_path: Path) -> None
 
 
 def test_noise_of_the_loss_and_charts_are_written(tmp_path: Path) -> None:
-    curves = LearningCurves(10, subset_samples=0)
+    curves = LearningCurves(10, None, subset_samples=0)
     _, events, _ = watched(Foreign(mlp()), tmp_path, curves, train=some(32, 8))
     assert list(events.scalars("loss_noise")) == [30]
     assert 0 < events.scalars("loss_noise")[30] < 2
