@@ -15,6 +15,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding, write_findings
 from vitals.probes.rate_probe import timed_probe
 from vitals.recorder import Recorder, recorder_of
+from vitals.report import write_report
 
 
 class Diagnosis(L.Callback):
@@ -69,8 +70,6 @@ class Diagnosis(L.Callback):
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_text("findings", markdown(self.findings), trainer.global_step)
             if self.report:
-                from vitals.report.page import write_report  # a second, which the start can do without
-
                 write_report(self.recorder.folder)
 
     def on_exception(

@@ -5,7 +5,6 @@ Importable without torch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,20 +32,6 @@ def make_report(folder: Path) -> Path:
         OSError: if the page cannot be written.
     """
     return _write([RunRecord.read(folder)], folder / FILE)
-
-
-def write_report(folder: Path) -> Path | None:
-    """`make_report` at the end of a training, from which a page that cannot be made takes nothing: a warning
-    says why, and there is no path."""
-    try:
-        return make_report(folder)
-    except Exception as error:
-        log = logging.getLogger(__name__)
-        log.warning(
-            "The report could not be made: %s: %s", type(error).__name__, " ".join(str(error).split())
-        )
-        log.info("the report could not be made", exc_info=error)
-        return None
 
 
 def make_comparison(folders: Sequence[Path]) -> Path:
