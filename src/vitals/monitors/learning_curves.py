@@ -151,7 +151,7 @@ class LearningCurves(Monitor):
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
-    not log `accuracy/val` |
+    not log `accuracy/val` by just this name |
     | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
     | `loss/train_step` | optimizer steps | loss of one batch |
     | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
@@ -309,7 +309,7 @@ class LearningCurves(Monitor):
         )
         if self.evaluates and self.active and self._subset_due(trainer, epoch):
             try:
-                metrics |= self._evaluate_subsets(trainer, pl_module, metrics)
+                metrics |= self._evaluate_subsets(trainer, pl_module, metrics, "accuracy/val" in logged)
             except Exception as error:  # the other curves go on
                 self.evaluates = False
                 self.skip(error)
@@ -326,10 +326,9 @@ class LearningCurves(Monitor):
         return epoch % every == 0 or epoch == epochs
 
     def _evaluate_subsets(
-        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float]
+        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool
     ) -> dict[str, float]:
         if self.subsets is None:
-            logged = "accuracy/val" in metrics
             twin = shared_twin(trainer, module)
             self.subsets = FixedSubsets(twin, self.batch, self.subset_samples, not logged)
             self.batch = None
@@ -340,7 +339,7 @@ class LearningCurves(Monitor):
         if self.subsets.validation is not None:
             found = self.subsets.evaluate(*self.subsets.validation)
             named |= {f"{name}/val_eval": value for name, value in found.items()}
-        validation = metrics.get("accuracy/val", named.get("accuracy/val_eval"))
+        validation = named.get("accuracy/val_eval", metrics.get("accuracy/val"))
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
         return named
