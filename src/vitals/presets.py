@@ -1,32 +1,64 @@
-"""The callbacks that watch a training, for anybody's trainer."""
+"""The callbacks that watch a training, for anybody's trainer, in four measures."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import lightning as L
+import yaml
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
-from vitals.monitors.first_layer_filters import FirstLayerFilters
-from vitals.monitors.histograms import Histograms
-from vitals.monitors.learning_curves import LearningCurves
-from vitals.monitors.modes import Modes
-from vitals.monitors.non_finite import NonFinite
-from vitals.monitors.stale_gradients import StaleGradients
-from vitals.monitors.update_ratio import UpdateRatio
+from vitals.errors import UserError, did_you_mean
+from vitals.recorder import Recorder
+
+FOLDER = Path(__file__).parent / "configs" / "callbacks"
+"""One file a preset: the config group `callbacks`, whose choices they are."""
 
 
-def diagnostics() -> list[L.Callback]:
-    """All callbacks that watch, with their defaults, for `Trainer(callbacks=vitals.diagnostics())`.
+def diagnostics(preset: str = "default") -> list[L.Callback]:
+    """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`.
 
     They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
     `history.jsonl` beside it, write to the trainer's loggers, and never end a training.
+
+    Args:
+        preset: which monitors there are and how often they measure: `none`, `light`, `default` or `full`, as
+            `callbacks=` on the command line. `vitals/configs/callbacks/` says what is in each and its cost.
+
+    Raises:
+        UserError: if there is no such preset.
     """
-    return [
-        SanityChecks(on_fail="warn"),
-        LearningCurves(subset_samples=512, subsets_per_run=20, table=False),
-        UpdateRatio(),
-        Histograms(),
-        FirstLayerFilters(),
-        NonFinite(),
-        StaleGradients(),
-        Modes(),
-        Diagnosis(),
-    ]
+    return [SanityChecks(on_fail="warn"), *monitors(preset), Recorder(), Diagnosis()]
+
+
+def monitors(preset: str) -> list[L.Callback]:
+    """The monitors of `preset`, without what belongs to a run: checkpoints, progress, and the table
+    `metrics.csv`, a name that CSVLogger uses, too.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    presets = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if preset not in presets:
+        raise UserError(f"there is no preset '{preset}': {did_you_mean(preset, presets)}")
+    found = []
+    for options in _read(preset).values():
+        module, _, name = options.pop("_target_").rpartition(".")
+        if module.startswith("vitals.monitors."):
+            options |= {"table": False} if "table" in options else {}
+            found.append(getattr(import_module(module), name)(**options))
+    return found
+
+
+def _read(preset: str) -> dict[str, dict[str, Any]]:
+    """The entries of a file, on top of those of the files that it begins with, as Hydra composes them."""
+    content = yaml.safe_load((FOLDER / f"{preset}.yaml").read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = {}
+    for other in content.pop("defaults", []):
+        entries |= _read(other)
+    for key, options in content.items():
+        entries[key] = entries.get(key, {}) | options
+    return entries

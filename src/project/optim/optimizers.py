@@ -153,10 +153,5 @@ def set_momentum(optimizer: Optimizer, momentum: float) -> None:
             group["momentum"] = momentum
 
 
-def momentum_of(group: Mapping[str, Any]) -> float | None:
-    """The momentum of a parameter group; None where its optimizer has none."""
-    return group["betas"][0] if "betas" in group else group.get("momentum")
-
-
 def _without(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in names}

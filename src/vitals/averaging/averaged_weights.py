@@ -20,6 +20,17 @@ Kind = Literal["swa", "ema", "last_k"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+def require(right: bool, setting: str, what: str) -> None:
+    """Raise `UserError` unless `setting`, a `key=value` of the averaging, is `right`: it is to be `what`."""
+    if not right:
+        raise UserError(f"average.{setting} is not allowed: it must be {what}.")
+
+
+def is_count(value: Any) -> bool:
+    """Whether `value` is a whole number of 1 or more."""
+    return type(value) is int and value >= 1
+
+
 def ema_decay(count: int, decay: float) -> float:
     """The decay after `count` averaged weights: min(decay, (1 + n)/(10 + n)).
 
@@ -47,10 +58,8 @@ class AveragedWeights(AveragedModel):
     def __init__(self, model: nn.Module, kind: Kind = "swa", decay: float = 0.999, last: int = 5) -> None:
         if kind not in KINDS:
             raise UserError(f"average.kind={kind} does not exist: {did_you_mean(kind, KINDS)}")
-        if not 0 < decay < 1:
-            raise UserError(f"average.decay={decay:g} is not allowed: it must be between 0 and 1.")
-        if last < 1:
-            raise UserError(f"average.last={last} is not allowed: it must be 1 or more.")
+        require(0 < decay < 1, f"decay={decay:g}", "between 0 and 1, both excluded")
+        require(is_count(last), f"last={last}", "a whole number of 1 or more")
         super().__init__(model)
         self.kind, self.decay = kind, decay
         self.count = 0

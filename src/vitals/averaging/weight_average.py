@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from vitals.averaging.averaged_weights import AveragedWeights, Kind
+from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, require
 from vitals.averaging.batch_norm_statistics import reestimate_statistics
 from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
 from vitals.errors import UserError
@@ -49,7 +50,7 @@ class WeightAverage(L.Callback):
         epochs: length of the whole run, where the trainer's `max_epochs` is only a part of it.
         decay: of `ema`, see `AveragedWeights`.
         last: weights that `last_k` keeps.
-        batch_norm_batches: training batches, and process, from which BatchNorm's statistics are estimated.
+        batch_norm_batches: training batches in each process from which BatchNorm's statistics are estimated.
         monitor: the metric that decides, as the validation logs it.
         mode: whether its largest or its smallest value is best.
 
@@ -70,8 +71,15 @@ class WeightAverage(L.Callback):
         monitor: str = "accuracy/val",
         mode: Literal["max", "min"] = "max",
     ) -> None:
-        if start < 0 or (isinstance(start, float) and start >= 1):
-            raise UserError(f"average.start={start} is not allowed: it must be a share below 1, or epochs.")
+        shares = "a share of the run from 0 up to, but not including, 1, or a whole number of epochs"
+        require(0 <= start < (1 if isinstance(start, float) else math.inf), f"start={start}", shares)
+        many = "a whole number of 1 or more"
+        require(
+            every == "epoch" or is_count(every), f"every={every}", f"epoch, or {many}, of optimizer steps"
+        )
+        require(epochs is None or is_count(epochs), f"epochs={epochs}", f"{many}, or null")
+        require(is_count(batch_norm_batches), f"batch_norm_batches={batch_norm_batches}", many)
+        require(mode in ("max", "min"), f"mode={mode}", "max or min")
         AveragedWeights(torch.nn.Identity(), kind, decay, last)  # looks at their values
         self.options = {"kind": kind, "decay": decay, "last": last}
         self.start, self.every, self.epochs = start, every, epochs

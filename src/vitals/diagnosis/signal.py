@@ -25,7 +25,7 @@ EXPLODED = 1e3
 
 
 @dataclass(frozen=True)
-class Death:
+class DeadLayer:
     """A hidden layer that lets nothing through."""
 
     layer: str
@@ -43,9 +43,9 @@ class Death:
         return f"'{self.layer}' gives the same for every image since step {self.step}"
 
 
-def death(run: Run) -> Death | None:
+def death(run: Run) -> DeadLayer | None:
     """The first hidden layer to have died for good."""
-    found: list[Death] = []
+    found: list[DeadLayer] = []
     for layer in run.hidden_layers:
         dead = run.history.series(f"dead_units/{layer}")
         signal = run.values(f"activation_variance/{layer}")
@@ -55,7 +55,7 @@ def death(run: Run) -> Death | None:
             largest = max(largest, variance) if math.isfinite(variance) else largest
         if gone and gone[-1]:
             first = len(gone) - next((i for i, state in enumerate(reversed(gone)) if not state), len(gone))
-            found.append(Death(layer, dead.steps[first], first > 0, dead.values[-1]))
+            found.append(DeadLayer(layer, dead.steps[first], first > 0, dead.values[-1]))
     return min(found, key=lambda one: one.step, default=None)
 
 

@@ -12,8 +12,6 @@ from vitals.measures.norms import norms
 
 SMALLEST_NORM = 1e-8
 """A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
-LOW, HIGH = 1e-4, 3e-2
-"""The band that is healthy for weights, around the course's 1e-3 (spec M5, trap T4)."""
 
 
 class UpdateMeter:

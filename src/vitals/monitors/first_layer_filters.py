@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
@@ -21,6 +22,7 @@ from vitals.monitors.monitor import Monitor, tensorboard_writers
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin, first_samples
+from vitals.recorder import shared_twin
 
 
 class FirstLayerFilters(Monitor):
@@ -63,7 +65,7 @@ class FirstLayerFilters(Monitor):
 
     def _find(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> None:
         """Find the first layer in a pass of two samples through a copy, and draw it."""
-        twin = Twin(trainer, module)
+        twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(first_samples(batch, 2))
         name, inputs = _first_layer(twin, batch)
@@ -138,15 +140,19 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             shapes.setdefault("images", inputs[0].shape)
 
+    hooks: list[RemovableHandle] = []
     for name, part in twin.module.named_modules():
-        part.register_forward_pre_hook(network_input)
+        hooks.append(part.register_forward_pre_hook(network_input))
         if isinstance(part, WEIGHTED):
-            part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs))
+            hooks.append(part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs)))
     try:
         with isolated_rng(seed=0), torch.compiler.set_stance("force_eager"):
             twin.training_loss(first_samples(batch, 2))
     except Reached:
         pass
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not reached:
         raise UserError("the training step runs no linear or convolutional layer.")
     [(name, shape)] = reached

@@ -20,6 +20,7 @@ from vitals.monitors.monitor import Monitor, tensorboard_writers
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin, first_samples, in_halves, joined, samples_in
+from vitals.recorder import shared_twin
 
 
 class Histograms(Monitor):
@@ -68,7 +69,8 @@ class Histograms(Monitor):
         self.measured = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.twin, self.measured, self.rehearsed = Twin(trainer, module), trainer.global_step, False
+        self.twin, self.measured = shared_twin(trainer, module), trainer.global_step
+        self.rehearsed = False
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
     def on_train_batch_start(
@@ -175,6 +177,9 @@ class Histograms(Monitor):
                     tag, smallest, largest, sum(counts), total, squares, limits[1:], counts, step
                 )
         return entries
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.twin = None
 
     def state_dict(self) -> dict[str, Any]:
         """The fixed batch, so that a resumed run measures on."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +15,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from project.optim.optimizers import momentum_of
-from vitals.diagnosis.callback import diagnosis_of
 from vitals.history import MetricsTable
 from vitals.measures.norms import to_host
 from vitals.monitors.monitor import Monitor, epoch_of, log_scalars, tensorboard_writers
 from vitals.probes.fixed_subset import FixedSubsets
 from vitals.probes.twin import samples_in
+from vitals.recorder import recorder_of, shared_twin
 
 WINDOW = 15
 """Steps over which the loss is smoothed."""
@@ -95,21 +96,62 @@ def _peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-EPOCH_METRICS = ("loss/", "accuracy/", "val_average/")
+def momentum_of(group: Mapping[str, Any]) -> float | None:
+    """The momentum of a parameter group; None where its optimizer has none."""
+    return group["betas"][0] if "betas" in group else group.get("momentum")
+
+
+QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "acc": "accuracy"}
+PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("val", "valid", "validation"), "val")
+
+
+def canonical(name: str) -> str:
+    """The tag of a metric that people call in many ways: `loss/val` for `val_loss`, `valid/loss` or
+    `validation_loss_epoch`, `accuracy/train` for `train_acc`; any other name stays as it is."""
+    words = re.split(r"[/_.\-\s]+", re.sub(r"[/_.-]epoch$", "", name).lower())
+    for quantity, part in (words, words[::-1]) if len(words) == 2 else ():
+        if quantity in QUANTITIES and part in PARTS:
+            return f"{QUANTITIES[quantity]}/{PARTS[part]}"
+    return name
+
+
+def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:
+    """What a module has logged for a whole epoch, by tag, in the order of its names.
+
+    Args:
+        logged: all that it has logged, by its own names.
+        of_steps: names under which it logs single steps.
+    """
+    metrics: dict[str, float] = {}
+    for name in sorted(logged):
+        plain, end = name.removesuffix("_epoch"), name.removesuffix("_step")
+        if name in of_steps or (end != name and end in logged):
+            continue
+        if plain != name and plain in logged and plain not in of_steps:
+            continue  # Lightning gives the figure under both names
+        tag = canonical(name)
+        if tag != name and (tag in logged or (tag.startswith("accuracy") and logged[name] > 1)):
+            tag = name  # the module has that one, too; or it counts in percent
+        metrics[tag] = logged[name]
+    return metrics
+
+
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
 
 class LearningCurves(Monitor):
-    """Writes what the module logs under `loss/…` and `accuracy/…`, and the state of its optimizer.
+    """Writes what the module logs for each epoch, and the state of its optimizer.
 
     | tag | x-axis | what |
     | --- | --- | --- |
-    | `loss/train`, `loss/val`, `accuracy/train`, `accuracy/val` | epochs trained | means over the epoch |
+    | `loss/train`, `loss/val`, `accuracy/train`, `accuracy/val` | epochs trained | means over the epoch, also
+    where the module calls them `val_loss`, `train_acc` and the like, see `canonical` |
+    | any other metric of an epoch | epochs trained | under the name that the module gives it |
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
-    not log `accuracy/val` |
+    not log `accuracy/val` by just this name |
     | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
     | `loss/train_step` | optimizer steps | loss of one batch |
     | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
@@ -118,11 +160,12 @@ class LearningCurves(Monitor):
     | `epoch` | optimizer steps | epochs trained, with their fraction |
 
     `metrics.csv` in the trainer's `default_root_dir` has one row an epoch, of the epoch metrics. On resuming,
-    the rows of epochs that are trained anew are replaced. The history has the loss of every step.
+    the rows of epochs that are trained anew are replaced. The history has the loss of every step. What the
+    module itself sends to the loggers is not sent there again under the same name.
 
     Args:
-        every_n_steps, times_per_run, times_per_epoch: of the step metrics; where none is given, the trainer's
-            `log_every_n_steps`.
+        every_n_steps, times_per_run, times_per_epoch: of the step metrics, see `Interval`; where
+            `every_n_steps` is None, it is the trainer's `log_every_n_steps`.
         subset_samples: of the fixed subsets; 0 leaves them out.
         subsets_per_run: how often the subsets are evaluated, at the ends of epochs; the last always is.
         table: whether to write `metrics.csv`.
@@ -139,25 +182,29 @@ class LearningCurves(Monitor):
     def __init__(
         self,
         every_n_steps: int | None = None,
-        times_per_run: int | None = None,
+        times_per_run: int | None = 20,
         times_per_epoch: int | None = None,
         subset_samples: int = 1000,
         subsets_per_run: int = 4,
         table: bool = True,
     ) -> None:
-        given = any((every_n_steps, times_per_run, times_per_epoch))
-        super().__init__(every_n_steps if given else 1, times_per_run, times_per_epoch)
-        self.follows_trainer = not given
+        super().__init__(50 if every_n_steps is None else every_n_steps, times_per_run, times_per_epoch)
+        self.follows_trainer = every_n_steps is None
         self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
         self.writes_table = table
         self.subsets: FixedSubsets | None = None
         self.evaluates = False
         self.speed = Speed()
 
-    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.follows_trainer:
-            self.period = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
+            every = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
+            self.interval = replace(self.interval, every_n_steps=every)
+        super().on_train_start(trainer, pl_module)
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.of_steps: set[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
@@ -184,6 +231,8 @@ class LearningCurves(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.guarded(self._after_batch, trainer, outputs, batch)
+        if self.active and self.of_steps is None:  # what is there now cannot be a metric of an epoch
+            self.of_steps = set(trainer.callback_metrics)
 
     def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -218,9 +267,9 @@ class LearningCurves(Monitor):
         scalars |= self.speed.figures(trainer.strategy.root_device)
         epoch = epoch_of(trainer)
         log_scalars(trainer, {"epoch": epoch, **scalars}, step)
-        if diagnosis := diagnosis_of(trainer):
+        if recorder := recorder_of(trainer):
             scalars.pop("loss/train_step", None)
-            diagnosis.history.add(step, epoch, scalars)
+            recorder.history.add(step, epoch, scalars)
 
     def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:
         """Take the losses of the steps since the last time to the host and into the history."""
@@ -229,8 +278,8 @@ class LearningCurves(Monitor):
         [losses] = to_host([torch.stack(self.losses)])
         self.losses = []
         self.recent = [*self.recent, *losses][-NOISE_STEPS:]
-        if diagnosis := diagnosis_of(trainer):
-            diagnosis.history.add_steps(step, epoch_of(trainer), {"loss/train_step": losses})
+        if recorder := recorder_of(trainer):
+            recorder.history.add_steps(step, epoch_of(trainer), {"loss/train_step": losses})
         return True
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -240,28 +289,34 @@ class LearningCurves(Monitor):
         self.speed.pause()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        logged = trainer.callback_metrics  # may gather them from all processes
+        logged, sent = trainer.callback_metrics, set(trainer.logged_metrics)  # may ask all processes
         if trainer.is_global_zero:
-            self._after_epoch(trainer, pl_module, logged)
+            self._after_epoch(trainer, pl_module, logged, sent)
 
     def _after_epoch(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor]
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        logged: dict[str, Tensor],
+        sent: set[str],
     ) -> None:
         self.guarded(self._bring_losses, trainer, trainer.global_step)
         epoch = trainer.current_epoch + 1
-        names = [name for name in sorted(logged) if name.startswith(EPOCH_METRICS)]
-        values = to_host([logged[name] for name in names])
-        metrics = {name: value for name, [value] in zip(names, values, strict=True)}
+        device = trainer.strategy.root_device
+        values = to_host([value.detach().reshape(1).to(device) for value in logged.values()])
+        metrics = epoch_metrics(
+            {name: value for name, [value] in zip(logged, values, strict=True)}, self.of_steps or ()
+        )
         if self.evaluates and self.active and self._subset_due(trainer, epoch):
             try:
-                metrics |= self._evaluate_subsets(trainer, pl_module, metrics)
+                metrics |= self._evaluate_subsets(trainer, pl_module, metrics, "accuracy/val" in logged)
             except Exception as error:  # the other curves go on
                 self.evaluates = False
                 self.skip(error)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, epoch)
-        if diagnosis := diagnosis_of(trainer):
-            diagnosis.history.add(trainer.global_step, float(epoch), metrics)
+            logger.log_metrics({tag: metrics[tag] for tag in metrics if tag not in sent}, epoch)
+        if recorder := recorder_of(trainer):
+            recorder.history.add(trainer.global_step, float(epoch), metrics)
         if metrics and self.writes_table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 
@@ -271,20 +326,23 @@ class LearningCurves(Monitor):
         return epoch % every == 0 or epoch == epochs
 
     def _evaluate_subsets(
-        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float]
+        self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool
     ) -> dict[str, float]:
         if self.subsets is None:
-            logged = "accuracy/val" in metrics
-            self.subsets = FixedSubsets(trainer, module, self.batch, self.subset_samples, not logged)
+            twin = shared_twin(trainer, module)
+            self.subsets = FixedSubsets(twin, self.batch, self.subset_samples, not logged)
             self.batch = None
-            if diagnosis := diagnosis_of(trainer):
-                diagnosis.note_facts(trainer, self.subsets.facts())
+            if recorder := recorder_of(trainer):
+                recorder.add_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         if self.subsets.validation is not None:
             found = self.subsets.evaluate(*self.subsets.validation)
             named |= {f"{name}/val_eval": value for name, value in found.items()}
-        validation = metrics.get("accuracy/val", named.get("accuracy/val_eval"))
+        validation = named.get("accuracy/val_eval", metrics.get("accuracy/val"))
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
         return named
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.subsets = None

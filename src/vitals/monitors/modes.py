@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 
-from vitals.diagnosis.callback import diagnosis_of
 from vitals.measures.batch_norm import has_statistics
 from vitals.monitors.monitor import Monitor
+from vitals.recorder import recorder_of
 
 
 class Modes(Monitor):
@@ -52,10 +52,10 @@ class Modes(Monitor):
     @staticmethod
     def _look(trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
         watched = [part for part in module.modules() if part is not module and _matters(part)]
-        diagnosis = diagnosis_of(trainer)
-        if watched and diagnosis:
+        recorder = recorder_of(trainer)
+        if watched and recorder:
             share = sum(part.training is training for part in watched) / len(watched)
-            diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
     @staticmethod
     def _look_at_norms(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -65,11 +65,11 @@ class Modes(Monitor):
             if isinstance(part, _BatchNorm) and part.running_mean is not None
         ]
         norms = [norm for norm in norms if _matters(norm)]
-        diagnosis = diagnosis_of(trainer)
-        if norms and diagnosis:
+        recorder = recorder_of(trainer)
+        if norms and recorder:
             share = sum(not norm.training and not has_statistics(norm) for norm in norms) / len(norms)
             tag = "modes/norms_without_statistics"
-            diagnosis.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
 
 def _matters(part: nn.Module) -> bool:

@@ -11,9 +11,9 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from vitals.diagnosis.callback import diagnosis_of
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.recorder import recorder_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Interval:
 class Monitor(L.Callback):
     """Measures after some optimizer steps, in the first process alone, and never ends a training.
 
-    What it measures goes to the loggers of the trainer and into the history of the trainer's `Diagnosis`. One
+    What it measures goes to the loggers of the trainer and to its `Recorder`, where it has one. A monitor
     that fails says why in a finding `skipped` and is silent from then on. Subclasses measure in the hooks of
     Lightning, between `self.active` and `self.due(step)`.
 
@@ -131,8 +131,8 @@ class Monitor(L.Callback):
         """Write numbers to loggers and history, at the present step; `further` to the history alone."""
         step = trainer.global_step
         log_scalars(trainer, scalars, step)
-        if diagnosis := diagnosis_of(trainer):
-            diagnosis.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
+        if recorder := recorder_of(trainer):
+            recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
 
 
 def log_scalars(trainer: L.Trainer, scalars: Mapping[str, float], step: int) -> None:

@@ -12,7 +12,6 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vitals.diagnosis.callback import diagnosis_of
 from vitals.findings import Finding
 from vitals.measures.layer_outputs import layer_outputs
 from vitals.measures.norms import norms, to_host
@@ -20,6 +19,7 @@ from vitals.monitors.monitor import Monitor, epoch_of, log_scalars
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin
+from vitals.recorder import recorder_of
 
 HUGE = 1e8
 """Norm of a gradient that is about to overflow."""
@@ -139,9 +139,9 @@ class NonFinite(Monitor):
             norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
         first, last = min(norm_of), max(norm_of)
         log_scalars(trainer, {"gradient_norm": norm_of[last]}, last)
-        if diagnosis := diagnosis_of(trainer):
+        if recorder := recorder_of(trainer):
             block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
-            diagnosis.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
+            recorder.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
     def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
         bad: list[str] = []
@@ -186,6 +186,7 @@ class NonFinite(Monitor):
                     f"the weights of '{shown_name(name)}' are not finite since the update before.",
                     "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
                 )
+        # Not the shared copy: this one has whatever state the module keeps in the very step of the trouble.
         twin = Twin(trainer, module)
         twin.refresh()
         with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
@@ -205,8 +206,8 @@ class NonFinite(Monitor):
             "non-finite-loss", "fail", message, remedy, where, step=step, epoch=round(epoch_of(trainer), 4)
         )
         self.findings.append(finding)
-        if diagnosis := diagnosis_of(trainer):
-            diagnosis.announce(finding)
+        if recorder := recorder_of(trainer):
+            recorder.announce(finding)
 
 
 def _bad(values: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from vitals.errors import UserError
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.twin import Twin
+from vitals.recorder import shared_twin
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ class StaleGradients(Monitor):
             self.active, self.batch = False, None
 
     def _compare(self, trainer: L.Trainer, module: L.LightningModule, parameters: list[Tensor]) -> None:
-        twin = Twin(trainer, module)
+        twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(self.batch)
         known = [p for p in parameters if id(p) in self.before and p.requires_grad]

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.healthy import UPDATE_RATIO
 from vitals.measures.norms import to_host
-from vitals.measures.update_ratio import HIGH, LOW, UpdateMeter, median_ratio, update_ratio
+from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
 from vitals.monitors.monitor import Monitor
 
 
@@ -134,7 +135,8 @@ class UpdateRatio(Monitor):
             scalars["update_ratio_summary/min"] = min(finite)
             scalars["update_ratio_summary/median"] = median_ratio(ratios.values())
             scalars["update_ratio_summary/max"] = max(ratios.values())
-            scalars |= {"update_ratio_band/low": LOW, "update_ratio_band/high": HIGH}
+            low, high = UPDATE_RATIO
+            scalars |= {"update_ratio_band/low": low, "update_ratio_band/high": high}
             scalars |= self._of_groups(optimizers, weights, ratios)
         self.record(trainer, scalars)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -28,9 +26,8 @@ class FixedSubsets:
     Everything runs on a copy that shares the parameters: nothing is disturbed.
 
     Args:
-        trainer: with its loaders set up.
-        module: that trains; batches are (inputs, class numbers).
-        batch: a training batch.
+        twin: of the module that trains, whose trainer has its loaders set up.
+        batch: a training batch, (inputs, class numbers).
         samples: of each subset, at most.
         validation: whether a validation subset is wanted.
 
@@ -38,36 +35,34 @@ class FixedSubsets:
         UserError: if step, batches or loaders cannot be looked at.
     """
 
-    def __init__(
-        self, trainer: L.Trainer, module: L.LightningModule, batch: Any, samples: int, validation: bool
-    ) -> None:
-        self.twin = Twin(trainer, module)
+    def __init__(self, twin: Twin, batch: Any, samples: int, validation: bool) -> None:
+        self.twin, trainer = twin, twin.trainer
         self.twin.refresh()
         self.twin.rehearse(first_samples(check_pairs(batch), 8))
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            quiet = stand_in(trainer, training=False)
-            self.twin.attach(quiet)
-            preparation = Preparation(trainer, self.twin.module, quiet)
+            self.evaluating = stand_in(trainer, training=False)
+            self.twin.attach(self.evaluating)
+            preparation = Preparation(trainer, self.twin.module, self.evaluating)
             self.step = TrainingStep(
                 self.twin.module, stand_in(trainer, training=True), first_samples(check_pairs(batch), 8)
             )
             loader: Any = trainer.train_dataloader
             if hasattr(loader, "unaugmented"):
                 loader = loader.unaugmented(samples)
-            self.training = self._inputs(preparation, loader, samples, self.twin.module.training_step, quiet)
+            self.training = self._inputs(preparation, loader, samples, self.twin.module.training_step)
             self.validation: tuple[Tensor, Tensor] | None = None
             loaders = trainer.val_dataloaders
             loader = loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
             if validation and loader is not None:
                 step = self.twin.module.validation_step
-                self.validation = self._inputs(preparation, loader, samples, step, quiet)
+                self.validation = self._inputs(preparation, loader, samples, step)
 
     def _inputs(
-        self, preparation: Preparation, loader: Any, samples: int, step: Any, facts: SimpleNamespace
+        self, preparation: Preparation, loader: Any, samples: int, step: Any
     ) -> tuple[Tensor, Tensor]:
         """Inputs as they enter the network, and labels."""
         inputs, labels = [], []
-        before, self.step.trainer = self.step.trainer, facts
+        before, self.step.trainer = self.step.trainer, self.evaluating
         count = samples
         for batch in taken((preparation(batch) for batch in random_batches(loader, samples)), samples):
             self.twin.module.eval()
@@ -97,6 +92,7 @@ class FixedSubsets:
         """Loss and accuracy, where there are logits, of the present weights in evaluation mode."""
         network = self.step.network
         self.twin.refresh()
+        self.twin.attach(self.evaluating)
         network.eval()
         losses, hits = [], []
         with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():

@@ -24,7 +24,10 @@ FACTORS = (0.1, 1.0, 3.0, 10.0)
 
 
 def probe_rates(
-    trainer: L.Trainer, module: L.LightningModule, factors: Sequence[float] = FACTORS
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    factors: Sequence[float] = FACTORS,
+    shared: Twin | None = None,
 ) -> dict[float, float]:
     """The loss after 20 steps at each multiple of the learning rate, on the same batches.
 
@@ -36,6 +39,7 @@ def probe_rates(
         trainer: while or just after it trains.
         module: that trains, with one optimizer.
         factors: of the rate of every parameter group, as it was configured, before any schedule.
+        shared: a copy of `module`, whose hooks prepare the batches; None makes one.
 
     Raises:
         UserError: if module, optimizer or loader cannot be copied.
@@ -44,8 +48,8 @@ def probe_rates(
         raise UserError("the rate is probed for one optimizer alone.")
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
-        batches = _batches(trainer, module)
-        for factor in factors:
+        batches = _batches(trainer, shared or Twin(trainer, module))
+        for factor in factors:  # each trains a copy of its own, parameters and all
             own, [optimizer] = copies_of(module, trainer.optimizers)
             restore_configured_rates(optimizer)
             for group in optimizer.param_groups:
@@ -57,10 +61,12 @@ def probe_rates(
     return losses
 
 
-def timed_probe(trainer: L.Trainer, module: L.LightningModule) -> tuple[dict[float, float], float]:
+def timed_probe(
+    trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None
+) -> tuple[dict[float, float], float]:
     """`probe_rates`, and the seconds it took."""
     start = time.perf_counter()
-    return probe_rates(trainer, module), time.perf_counter() - start
+    return probe_rates(trainer, module, shared=shared), time.perf_counter() - start
 
 
 def _loss_after(twin: Twin, optimizer: Any, batches: list[Any]) -> float:
@@ -76,8 +82,9 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any]) -> float:
         return float(torch.stack([twin.training_loss(batch).float() for batch in batches[-JUDGED:]]).mean())
 
 
-def _batches(trainer: L.Trainer, module: L.LightningModule) -> list[Any]:
-    owner = copy.copy(Twin(trainer, module).module)
+def _batches(trainer: L.Trainer, twin: Twin) -> list[Any]:
+    twin.refresh()
+    owner = copy.copy(twin.module)
     preparation = Preparation(trainer, owner, stand_in(trainer, training=True))
     taken: list[Any] = []
     while len(taken) < STEPS + JUDGED:  # an epoch may be shorter than that

@@ -50,27 +50,27 @@ class BatchPreparation:
 Step = Callable[[Any, int], Any]
 
 
-class Mute:
+class NoOp:
     """Stands for a logger, a strategy or an optimizer: takes every call and does nothing."""
 
-    def __getattr__(self, name: str) -> Mute:
+    def __getattr__(self, name: str) -> NoOp:
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
-    def __call__(self, *arguments: Any, **options: Any) -> Mute:
+    def __call__(self, *arguments: Any, **options: Any) -> NoOp:
         return self
 
     def __bool__(self) -> bool:
         return False
 
-    def __iter__(self) -> Iterator[Mute]:
+    def __iter__(self) -> Iterator[NoOp]:
         return iter(())
 
 
 def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     """What a module may ask of its trainer in a step, with nothing behind it that could be disturbed."""
-    optimizers = [Mute() for _ in trainer.optimizers]
+    optimizers = [NoOp() for _ in trainer.optimizers]
     return SimpleNamespace(
         current_epoch=trainer.current_epoch,
         global_step=trainer.global_step,
@@ -89,7 +89,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         testing=False,
         predicting=False,
         sanity_checking=False,
-        logger=Mute(),
+        logger=NoOp(),
         loggers=[],
         log_dir=None,
         default_root_dir=trainer.default_root_dir,
@@ -98,7 +98,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         progress_bar_metrics={},
         datamodule=None,
         optimizers=optimizers,
-        lr_scheduler_configs=[SimpleNamespace(scheduler=Mute()) for _ in trainer.lr_scheduler_configs],
+        lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],
         strategy=SimpleNamespace(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
     )
 
@@ -106,7 +106,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
 def mute(module: L.LightningModule) -> None:
     """Make `module`, a copy, log and print nothing and leave optimizers alone."""
     for name in ("log", "log_dict", "print", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"):
-        module.__dict__[name] = Mute()
+        module.__dict__[name] = NoOp()
 
 
 class TrainingStep:

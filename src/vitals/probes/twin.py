@@ -21,6 +21,7 @@ from vitals.errors import UserError
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.training_step import Backward, mute, replaced, stand_in
 
+PLAIN = (bool, int, float, str, type(None))
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -29,7 +30,8 @@ class Twin:
 
     Running its steps leaves BatchNorm statistics, metrics, counters and the compiled graphs of the original
     alone, and takes no memory for parameters. It logs nothing. Random numbers are drawn from the global
-    states: isolate them.
+    states: isolate them. One copy may serve several, each of which calls `refresh` before it uses it, and
+    takes away the hooks that it has put there.
 
     Args:
         trainer: whose strategy has set up `module`.
@@ -43,6 +45,7 @@ class Twin:
         if "FSDP" in type(trainer.strategy).__name__ or "DeepSpeed" in type(trainer.strategy).__name__:
             raise UserError("the parameters are spread over processes.")
         self.trainer, self.original = trainer, module
+        self.rehearsed = False
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
         memo[id(module._compiler_ctx)] = None
         try:
@@ -60,20 +63,27 @@ class Twin:
                 part.sync_on_compute = part.dist_sync_on_step = False
 
     def refresh(self) -> None:
-        """Take over buffers and modes of the original as they are now."""
+        """Take over buffers, modes and plain attributes, such as counters, as the original has them now."""
         with torch.no_grad():
             for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):
                 mine.copy_(its)
         for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
             part.training = other.training
+            if not isinstance(part, Metric):  # which is told here not to wait for other processes
+                vars(part).update(
+                    {name: value for name, value in vars(other).items() if type(value) in PLAIN}
+                )
 
     def rehearse(self, batch: Any) -> None:
-        """Run the training step once on copies of the parameters too, to see that it leaves them alone.
+        """Run the training step once on copies of the parameters too, to see that it leaves them alone; it
+        need not be seen again.
 
         Raises:
             UserError: if it writes to parameters or calls `backward` itself, both of which would disturb the
                 training.
         """
+        if self.rehearsed:
+            return
         shared = self.module
         self.module = copy.deepcopy(shared)
         try:
@@ -87,6 +97,7 @@ class Twin:
             pairs = zip(copies, shared.parameters(), strict=True)
             if not all(torch.allclose(mine, its, 0, 0, equal_nan=True) for mine, its in pairs):
                 raise UserError("the training step changes parameters itself.")
+            self.rehearsed = True
         finally:
             self.module = shared
 

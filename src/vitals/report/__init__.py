@@ -1,5 +1,22 @@
-"""The page about a run: `make_report` for one, `make_comparison` for several side by side."""
+"""The page about a run, or about several side by side: see `vitals.report.page`."""
 
-from vitals.report.page import make_comparison, make_report
+from __future__ import annotations
 
-__all__ = ["make_comparison", "make_report"]
+import logging
+from pathlib import Path
+
+
+def write_report(folder: Path) -> Path | None:
+    """The page of a run that has ended: its path, or None and a warning that says why it could not be made.
+
+    A page takes nothing from the training before it.
+    """
+    try:
+        from vitals.report.page import make_report  # takes a second, which the start of a run can do without
+
+        return make_report(folder)
+    except Exception as error:
+        log, reason = logging.getLogger(__name__), " ".join(str(error).split())
+        log.warning("The report could not be made: %s: %s", type(error).__name__, reason)
+        log.info("the report could not be made", exc_info=error)
+        return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+import yaml
 
 from vitals.report.curves import final_gap
 from vitals.report.numbers import count, duration, number, percent, points
@@ -103,7 +103,7 @@ def configuration(run: RunRecord) -> str:
     """
     if not run.config:
         raise LeftOut(run.missing.get("config.yaml", "config.yaml is empty"))
-    return OmegaConf.to_yaml(OmegaConf.create(run.config))
+    return yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

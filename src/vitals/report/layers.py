@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from vitals.measures.healthy import UPDATE_RATIO, UPDATE_RATIO_TARGET
 from vitals.report.curves import FEW, run_keys
 from vitals.report.drawing import (
     SEQUENCE,
@@ -24,10 +25,6 @@ from vitals.report.drawing import (
 from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, thinned
 from vitals.report.record import LeftOut, Numbers, RunRecord
 
-TARGET = 1e-3
-"""Update ratio that the course recommends."""
-AROUND = (3e-4, 3e-3)
-"""Half a decade on either side of it, which is drawn as a band."""
 LINES = 60
 """Parameters drawn; of more, so many evenly spread over the depth."""
 NAMED = 10
@@ -39,7 +36,7 @@ TINY = 0.02
 
 
 def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Least, median and largest update ratio of all parameters over the epochs, and the band around 1e-3.
+    """Least, median and largest update ratio of all parameters over the epochs, and the band that is healthy.
 
     Raises:
         LeftOut: where none was measured.
@@ -50,8 +47,8 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.axhspan(*AROUND, color=color("good"), alpha=0.16, linewidth=0)
-        axes.axhline(TARGET, color=color("good"), linewidth=1, linestyle=(0, (2, 2)))
+        axes.axhspan(*UPDATE_RATIO, color=color("good"), alpha=0.16, linewidth=0)
+        axes.axhline(UPDATE_RATIO_TARGET, color=color("good"), linewidth=1, linestyle=(0, (2, 2)))
         for index, (x, rows) in enumerate(summaries):
             if not len(x):
                 continue
@@ -64,7 +61,7 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
         epochs_below(axes)
 
     title = "Update ratio ‖Δw‖ / ‖w‖"
-    band = Key("good", "10⁻³, half a decade around", "band")
+    band = Key("good", f"healthy, {number(UPDATE_RATIO[0])} to {number(UPDATE_RATIO[1])}", "band")
     keys = [Key("c1", "median"), Key("c1", "least to largest", "band"), band]
     return Chart(
         title, drawn("update-ratio", title, Plan(paint)), keys if len(runs) == 1 else [*run_keys(runs), band]
@@ -84,7 +81,7 @@ def update_ratio_lines(run: RunRecord, name: str) -> Chart:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.axhspan(*AROUND, color=color("good"), alpha=0.16, linewidth=0)
+        axes.axhspan(*UPDATE_RATIO, color=color("good"), alpha=0.16, linewidth=0)
         for place, tag in enumerate(shown):
             x, y = thinned(run.curve(tag), 80)
             tone = SEQUENCE[place * len(SEQUENCE) // len(shown)]

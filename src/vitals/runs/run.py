@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from vitals.checks.page import sentence
 from vitals.errors import ChecksFailed, FaultsFound
 from vitals.findings import read_findings
+from vitals.report import write_report
 from vitals.runs import terminal
 from vitals.runs.instantiate import (
     build_average,
@@ -111,15 +112,9 @@ def _leave_process_group() -> None:
 
 
 def _report(config: DictConfig, folder: RunFolder) -> None:
-    """Write `report.html`; a page that cannot be drawn takes nothing from the run."""
-    if not config.diagnosis.report:
-        return
-    from vitals.report.page import make_report  # takes a second, which the start of a run can do without
-
-    try:
-        terminal.print_report(make_report(folder.path))
-    except Exception as error:
-        logging.getLogger(__name__).warning("the report could not be made", exc_info=error)
+    """Write `report.html`, where it is wanted, and say where it is."""
+    if config.diagnosis.report and (page := write_report(folder.path)):
+        terminal.print_report(page)
 
 
 def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from project.optim.optimizers import momentum_of, momentum_schedule, optimizer_factory, set_momentum
+from project.optim.optimizers import momentum_schedule, optimizer_factory, set_momentum
+from vitals.monitors.learning_curves import momentum_of
 from vitals.runs.instantiate import plain
 
 STEPS = 6

@@ -71,7 +71,7 @@ def test_the_picture_is_that_of_the_first_layer_executed_from_before_the_first_s
     assert moved[4] == pytest.approx(1 - cosine, rel=1e-3, abs=1e-6)
     assert moved[4] > 1e-5
     assert bool(events.tags(prefix="first_layer/smoothness")) == (end.shape[-1] >= 5)
-    assert diagnosis.history.series(f"filters/{layer}").steps == [0, 1, 2, 4]
+    assert diagnosis.recorder.history.series(f"filters/{layer}").steps == [0, 1, 2, 4]
 
 
 def test_a_transformer_on_rows_has_no_filters(tmp_path: Path) -> None:

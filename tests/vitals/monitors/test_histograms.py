@@ -149,7 +149,7 @@ def test_layers_come_in_the_order_of_execution(tmp_path: Path) -> None:
 
     _, _, diagnosis = watched(Foreign(Reversed()), tmp_path, Histograms(1, None))
     expected = ["activation_mean/net.first", "activation_mean/net.last"]
-    assert diagnosis.history.tags("activation_mean/") == expected
+    assert diagnosis.recorder.history.tags("activation_mean/") == expected
 
 
 class Quiet(Foreign):

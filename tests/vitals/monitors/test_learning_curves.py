@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
 from torch.utils.data import DataLoader, TensorDataset
 
-from vitals.monitors.learning_curves import LearningCurves
+from vitals.monitors.learning_curves import LearningCurves, canonical, epoch_metrics, momentum_of
 
 
 class Tells(Foreign):
@@ -34,7 +34,7 @@ class Tells(Foreign):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_path: Path) -> None:
     module = Foreign(mlp())
-    curves = LearningCurves(subset_samples=0)
+    curves = LearningCurves(times_per_run=None, subset_samples=0)
     _, events, diagnosis = watched(
         module, tmp_path, curves, train=some(6), accumulate_grad_batches=accumulate, log_every_n_steps=2
     )
@@ -42,7 +42,7 @@ def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_
     expected = [
         sum(losses[place : place + accumulate]) / accumulate for place in range(0, len(losses), accumulate)
     ]
-    history = diagnosis.history.series("loss/train_step")
+    history = diagnosis.recorder.history.series("loss/train_step")
     assert history.values == pytest.approx(expected, rel=1e-6)
     assert history.steps == list(range(1, 6 // accumulate + 1))
     found = events.scalars("loss/train_step")
@@ -64,7 +64,7 @@ def test_rate_momentum_speed_and_epoch_are_those_of_the_next_step(tmp_path: Path
     assert list(events.scalars("lr/body").values()) == pytest.approx([0.05, 0.025, 0.0125, 0.00625])
     assert list(events.scalars("lr/1").values()) == pytest.approx([0.25, 0.125, 0.0625, 0.03125])
     assert list(events.scalars("momentum/body").values()) == pytest.approx([0.9] * 4)
-    assert diagnosis.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
+    assert diagnosis.recorder.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
     assert min(events.scalars("images_per_second").values()) > 0
     assert min(events.scalars("memory_gib").values()) > 0.01
 
@@ -125,7 +125,7 @@ def test_subsets_come_so_many_times_a_run_and_at_its_end(tmp_path: Path) -> None
 
 
 def test_noise_of_the_loss_and_charts_are_written(tmp_path: Path) -> None:
-    curves = LearningCurves(10, subset_samples=0)
+    curves = LearningCurves(10, None, subset_samples=0)
     _, events, _ = watched(Foreign(mlp()), tmp_path, curves, train=some(32, 8))
     assert list(events.scalars("loss_noise")) == [30]
     assert 0 < events.scalars("loss_noise")[30] < 2
@@ -152,3 +152,64 @@ def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
         "LearningCurves: the batches are not pairs (inputs, class numbers)."
     ]
     assert list(events.scalars("loss/train_step")) == list(range(1, 13))
+
+
+USUAL_NAMES = {
+    "loss/val": "val_loss val/loss loss/val loss_val validation_loss valid_loss validation/loss Val/Loss",
+    "accuracy/val": "val_acc val_accuracy valid_acc validation_accuracy acc/val val/accuracy accuracy/val",
+    "loss/train": "train_loss train/loss loss/train training_loss train_loss_epoch train/loss_epoch",
+    "accuracy/train": "train_acc train_accuracy train/acc_epoch",
+}
+OTHERS = "loss acc epoch lr val_f1 mae/val val_loss_l2 eval_loss value_loss loss/test test_loss loss/val_eval"
+
+
+def test_people_call_loss_and_accuracy_by_many_names() -> None:
+    for tag, names in USUAL_NAMES.items():
+        assert {name: canonical(name) for name in names.split()} == dict.fromkeys(names.split(), tag)
+    assert [canonical(name) for name in OTHERS.split()] == OTHERS.split()
+
+
+def test_metrics_of_steps_are_none_of_an_epoch_and_none_is_taken_twice() -> None:
+    logged = {"train_loss": 9.0, "train_loss_epoch": 2.0, "train_loss_step": 9.0, "grad": 1.0}
+    logged |= {"val_loss": 3.0, "val_f1": 0.4, "val_f1_epoch": 0.4, "val_acc": 0.5}
+    expected = {"loss/train": 2.0, "loss/val": 3.0, "val_f1": 0.4, "accuracy/val": 0.5}
+    assert epoch_metrics(logged, {"train_loss", "train_loss_step", "grad"}) == expected
+    both = {"loss/val": 1.0, "val_loss": 2.0, "val_acc": 87.5}  # percent is no share
+    assert epoch_metrics(both) == both
+
+
+class Logs(Foreign):
+    """As most people write it: the last loss for the progress bar, and validation metrics of one's own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        self.log("scale", float(batch_idx))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self.net(batch[0])
+        self.log("val_loss", F.cross_entropy(logits, batch[1]))
+        self.log("val_mae", (logits.argmax(1) - batch[1]).abs().float().mean())
+        self.log("hidden/val", 0.25, logger=False)
+
+
+def test_a_module_that_logs_in_its_own_way_has_curves_and_a_table(tmp_path: Path) -> None:
+    curves = LearningCurves(1, subset_samples=0)
+    trainer, events, diagnosis = watched(
+        Logs(mlp()), tmp_path, curves, max_epochs=2, limit_val_batches=2, num_sanity_val_steps=2
+    )
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "step", "hidden/val", "loss/train", "loss/val", "val_mae"]
+    assert float(rows[1]["loss/val"]) == pytest.approx(float(trainer.callback_metrics["val_loss"]), rel=1e-6)
+    assert list(events.scalars("loss/val")) == list(events.scalars("hidden/val")) == [1, 2]
+    assert list(events.scalars("val_mae")) == [3, 7]  # Lightning's own, once
+    assert diagnosis.recorder.history.series("val_mae").steps == [4, 8]
+    assert diagnosis.recorder.history.tags("scale") == []
+
+
+def test_an_optimizer_without_a_momentum_has_none_to_tell() -> None:
+    assert momentum_of({"betas": (0.8, 0.99)}) == 0.8
+    assert momentum_of({"momentum": 0.7}) == 0.7
+    assert momentum_of({"lr": 0.1}) is None

@@ -66,7 +66,7 @@ def test_it_is_named_with_its_step_and_place_and_everything_can_be_read(case: st
     assert message in found[0].message
     assert "in step 3" in found[0].message
     assert (found[0].where == where) or case == "loss"
-    assert read_findings(diagnosis.folder / "findings.json") == found
+    assert read_findings(diagnosis.recorder.folder / "findings.json") == found
     norms = events.scalars("gradient_norm")
     assert list(norms) == [1, 2, 3, 4]
     assert [math.isfinite(norm) for norm in norms.values()][:3] == [True, True, False]
@@ -146,6 +146,6 @@ def test_a_sound_training_has_norms_before_clipping_and_no_finding(tmp_path: Pat
     found = events.scalars("gradient_norm")
     assert list(found) == [1, 3, 6, 7]
     assert [found[step] for step in found] == pytest.approx([expected[step - 1] for step in found], rel=1e-4)
-    history = diagnosis.history.series("gradient_norm")
+    history = diagnosis.recorder.history.series("gradient_norm")
     assert history.steps == [1, 2, 3, 4, 5, 6, 7]
     assert history.values == pytest.approx(expected, rel=1e-4)

@@ -362,6 +362,11 @@ def test_resumed_without_the_callback_the_raw_weights_train_on(tmp_path: Path) -
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "average.kind=sma does not exist: did you mean swa": ({"kind": "sma"}, {}),
     "average.start=1.5 is not allowed": ({"start": 1.5}, {}),
+    "average.start=-1 is not allowed": ({"start": -1}, {}),
+    "average.every=batch is not allowed": ({"every": "batch"}, {}),
+    "average.epochs=0 is not allowed": ({"epochs": 0}, {}),
+    "average.batch_norm_batches=0 is not allowed": ({"batch_norm_batches": 0}, {}),
+    "average.mode=most is not allowed": ({"mode": "most"}, {}),
     "average.decay=1 is not allowed": ({"kind": "ema", "decay": 1.0}, {}),
     "average.last=0 is not allowed": ({"kind": "last_k", "last": 0}, {}),
     "average.start=0.5 is a share of a run without an end": ({"start": 0.5}, {"max_epochs": -1}),

@@ -10,7 +10,7 @@ from browser import console_of, needs_browser, show
 from made_runs import layer_names, write_config, write_history, write_metrics, write_predictions, write_run
 
 from vitals.findings import Finding, write_findings
-from vitals.report import make_comparison, make_report
+from vitals.report.page import make_comparison, make_report
 
 pytestmark = needs_browser
 

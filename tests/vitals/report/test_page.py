@@ -22,7 +22,7 @@ from made_runs import (
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
-from vitals.report import make_comparison, make_report
+from vitals.report.page import make_comparison, make_report
 
 FILES = ["config.yaml", "status.json", "metrics.csv", "findings.json", "history.jsonl", "predictions.npz"]
 

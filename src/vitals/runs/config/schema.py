@@ -22,15 +22,13 @@ Count = Annotated[int, Field(ge=1, description="a whole number of 1 or more")]
 CountOrZero = Annotated[int, Field(ge=0, description="a whole number of 0 or more")]
 TwoOrMore = Annotated[int, Field(ge=2, description="a whole number of 2 or more")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")]
+Number = Annotated[int | float, Field(description="a number")]
+WholeNumber = Annotated[int, Field(description="a whole number")]
 Switch = Annotated[bool, Field(description="true or false")]
 Text = Annotated[str, Field(description="text", min_length=1)]
 Start = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
     Field(description="a share of the run from 0 up to, but not including, 1, or a whole number of epochs"),
-]
-Every = Annotated[
-    Annotated[int, Field(ge=1)] | Literal["epoch"],
-    Field(description="epoch or a whole number of optimizer steps of 1 or more"),
 ]
 BatchLimit = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
@@ -118,16 +116,16 @@ class Checks(Component):
 
 
 class Average(Component):
-    """Its own ranges are the business of `vitals.averaging.WeightAverage`, which is built before the run."""
+    """Types alone: `vitals.averaging.WeightAverage`, which is built before the run, knows the ranges."""
 
     ours = ("vitals.",)
-    kind: Literal["swa", "ema", "last_k"] = "swa"
-    start: Start = 0
-    every: Every = "epoch"
-    epochs: Count | None = None
-    decay: ShareBetween = 0.5
-    last: Count = 1
-    batch_norm_batches: Count = 1
+    kind: Text = "swa"
+    start: Number = 0
+    every: Annotated[int | str, Field(description="epoch or a whole number")] = "epoch"
+    epochs: WholeNumber | None = None
+    decay: Number = 0.5
+    last: WholeNumber = 1
+    batch_norm_batches: WholeNumber = 1
 
 
 class Diagnosis(Strict):

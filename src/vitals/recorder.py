@@ -1,0 +1,106 @@
+"""What is kept of a run while it trains: history, facts, and one copy of the module to measure on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.markup import escape
+
+from vitals.checks.page import sentence
+from vitals.findings import Finding
+from vitals.history import History
+from vitals.measures.fresh_draws import fresh_share
+from vitals.probes.twin import Twin, samples_in
+
+
+class Recorder(L.Callback):
+    """Keeps the history of a run in `history.jsonl` in the trainer's log folder, for diagnosis and report.
+
+    Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write
+    to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
+    has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
+    step, `total_steps`, the largest `lr` of the first step, `fresh_layers`, the share of layers as they were
+    drawn, and what monitors add.
+    """
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.folder = Path()
+        """The trainer's log folder."""
+        self.announced: set[str] = set()
+        self._twin: Twin | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+            self.history = History(self.folder / "history.jsonl" if trainer.is_global_zero else None)
+            self._twin = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step:
+            self.history.resume(trainer.global_step)
+        elif self.history.path is not None:
+            self.history.path.unlink(missing_ok=True)  # of an earlier training in the same folder
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and not self.history.tags("facts/batch_size"):
+            size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
+            total = float(trainer.estimated_stepping_batches)
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            rates = [float(group["lr"]) for group in groups]
+            known = {"batch_size": float(size), "total_steps": total if total > 0 else math.inf}
+            known["fresh_layers"] = fresh_share(pl_module)
+            self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
+
+    def add_facts(self, trainer: L.Trainer, facts: Mapping[str, float]) -> None:
+        """Record numbers that do not change, under `facts/<name>`."""
+        self.history.add(trainer.global_step, 0.0, {f"facts/{name}": value for name, value in facts.items()})
+
+    def announce(self, finding: Finding) -> None:
+        """Say in the terminal what has just become certain, once; above the progress bar, where there is
+        one."""
+        if finding.cause not in self.announced:
+            self.announced.add(finding.cause)
+            line = f"[bold red]{finding.level}[/] step {finding.step}: {escape(sentence(finding))}"
+            Console().print(line, highlight=False)
+
+    def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
+        """The one copy of `module` in this run, made when first asked for; refresh it before each use.
+
+        Raises:
+            UserError: if the module cannot be copied.
+        """
+        if self._twin is None or self._twin.original is not module:
+            self._twin = Twin(trainer, module)
+        return self._twin
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._twin = None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._twin = None
+
+
+def recorder_of(trainer: L.Trainer) -> Recorder | None:
+    """The `Recorder` among the trainer's callbacks, if there is one."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, Recorder)), None)
+
+
+def shared_twin(trainer: L.Trainer, module: L.LightningModule) -> Twin:
+    """The copy of `module` that the run's recorder keeps, or one's own where nothing is recorded.
+
+    Raises:
+        UserError: if the module cannot be copied.
+    """
+    recorder = recorder_of(trainer)
+    return recorder.twin(trainer, module) if recorder else Twin(trainer, module)

@@ -1,0 +1,101 @@
+"""The recorder in somebody's trainer: with the diagnosis or without, and its one copy of the module."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from foreign import Foreign, convnet, fit, mlp
+from monitoring import monitors, some
+
+from vitals.diagnosis.callback import Diagnosis
+from vitals.findings import read_findings
+from vitals.history import History
+from vitals.monitors.stale_gradients import StaleGradients
+from vitals.probes import twin
+from vitals.recorder import Recorder
+
+
+def test_it_records_without_a_diagnosis(tmp_path: Path) -> None:
+    fit(Foreign(mlp()), tmp_path, *monitors(), Recorder(), train=some())
+    history = History.read(tmp_path / "history.jsonl")
+    assert len(history.series("loss/train_step")) == 4
+    assert history.last("facts/batch_size") == 16
+    assert history.tags("update_ratio/")
+    assert not (tmp_path / "findings.json").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_diagnosis_judges_what_is_recorded_and_records_where_nobody_else_does(
+    first: bool, tmp_path: Path
+) -> None:
+    recorder, diagnosis = Recorder(), Diagnosis(report=False)
+    fit(Foreign(mlp()), tmp_path / "1", *monitors(), *([recorder] if first else []), diagnosis, train=some())
+    assert (diagnosis.recorder is recorder) is first
+    history = History.read(tmp_path / "1" / "history.jsonl")
+    assert len(history.series("loss/train_step")) == 4
+    assert read_findings(tmp_path / "1" / "findings.json") == diagnosis.findings
+
+
+def test_monitors_alone_write_no_history(tmp_path: Path) -> None:
+    watching = monitors()
+    fit(Foreign(mlp()), tmp_path, *watching, train=some())
+    assert [finding for monitor in watching for finding in monitor.findings] == []
+    assert not (tmp_path / "history.jsonl").exists()
+
+
+def test_a_second_training_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        fit(Foreign(mlp()), tmp_path, *monitors(), Recorder(), train=some())
+    assert len(History.read(tmp_path / "history.jsonl").series("loss/train_step")) == 4
+
+
+def test_all_monitors_share_one_copy_and_leave_it_as_they_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Any] = []
+    deepcopy = copy.deepcopy
+
+    def counted(thing: Any, memo: Any = None) -> Any:
+        copies.append(thing)
+        return deepcopy(thing, memo)
+
+    hooks = []
+
+    class Looks(L.Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            parts = recorder.twin(trainer, pl_module).module.modules()
+            hooks.extend(hook for part in parts for hook in [*part._forward_hooks, *part._forward_pre_hooks])
+
+    recorder = Recorder()
+    monkeypatch.setattr(twin.copy, "deepcopy", counted)
+    watching = [*monitors(), StaleGradients()]
+    fit(Foreign(convnet()), tmp_path, *watching, recorder, Looks(), train=some(12), max_epochs=2)
+    assert [finding for monitor in watching for finding in monitor.findings] == []
+    modules = [thing for thing in copies if isinstance(thing, L.LightningModule)]
+    assert len(modules) == 2  # the copy, and that of its rehearsal
+    assert hooks == []
+    assert recorder._twin is None  # given back
+
+
+class Anneals(Foreign):
+    """Weighs its loss by an attribute that the training changes."""
+
+    weight = 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.weight * super().training_step(batch, batch_idx)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.weight = 0.5**self.trainer.global_step
+
+
+def test_the_copy_follows_plain_attributes(tmp_path: Path) -> None:
+    stale = StaleGradients()
+    recorder = Recorder()
+    fit(Anneals(mlp()), tmp_path, stale, recorder, train=some(12))
+    shares = History.read(tmp_path / "history.jsonl").series("old_gradient").values
+    assert shares == pytest.approx([0.0, 0.0], abs=1e-4)
