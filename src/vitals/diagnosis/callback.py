@@ -12,12 +12,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 
-from vitals.checks.page import markdown, sentence
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import diagnose, needs_probe
 from vitals.diagnosis.run import Run
 from vitals.errors import UserError
-from vitals.findings import Finding, write_findings
+from vitals.findings import Finding, markdown, sentence, write_findings
 from vitals.history import History
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.rate_probe import timed_probe
