@@ -9,11 +9,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vitals.checks.from_lightning import Preparation, taken
 from vitals.errors import UserError
-from vitals.probes.loaders import random_batches
+from vitals.probes.loaders import first_batches, random_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import TrainingStep, stand_in
+from vitals.probes.training_step import PairPreparation, TrainingStep, stand_in
 from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26
@@ -47,7 +46,7 @@ class FixedSubsets:
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             quiet = stand_in(trainer, training=False)
             self.twin.attach(quiet)
-            preparation = Preparation(trainer, self.twin.module, quiet)
+            preparation = PairPreparation(trainer, self.twin.module, quiet)
             self.step = TrainingStep(
                 self.twin.module, stand_in(trainer, training=True), first_samples(check_pairs(batch), 8)
             )
@@ -63,13 +62,15 @@ class FixedSubsets:
                 self.validation = self._inputs(preparation, loader, samples, step, quiet)
 
     def _inputs(
-        self, preparation: Preparation, loader: Any, samples: int, step: Any, facts: SimpleNamespace
+        self, preparation: PairPreparation, loader: Any, samples: int, step: Any, facts: SimpleNamespace
     ) -> tuple[Tensor, Tensor]:
         """Inputs as they enter the network, and labels."""
         inputs, labels = [], []
         before, self.step.trainer = self.step.trainer, facts
         count = samples
-        for batch in taken((preparation(batch) for batch in random_batches(loader, samples)), samples):
+        for batch in first_batches(
+            (preparation(batch) for batch in random_batches(loader, samples)), samples
+        ):
             self.twin.module.eval()
             inputs.append(self.step.network_inputs(batch, step))
             labels.append(batch[1])
