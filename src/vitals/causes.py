@@ -134,10 +134,7 @@ _FAULTS = (
         of_divergence=True,
     ),
     Cause(
-        "wrong-initial-loss",
-        "the loss before training is far from that of a uniform guess",
-        "before",
-        _RATE,
+        "wrong-initial-loss", "the loss before training is far from that of a uniform guess", "before", _RATE
     ),
     Cause(
         "regularization-too-strong",
@@ -204,53 +201,27 @@ _FAULTS = (
 )
 """Roots before what follows from them: of two that explain a third the first is named."""
 
+
+def _verdict(code: str, meaning: str, station: StationKey | Literal[""] = "before") -> Cause:
+    return Cause(code, meaning, station, fault=False)
+
+
 _VERDICTS = (
-    Cause(
-        "gradients-correct",
-        "the analytic gradients agree with centred differences",
-        "gradients",
-        fault=False,
+    _verdict("gradients-correct", "the analytic gradients agree with centred differences", "gradients"),
+    _verdict(
+        "difference-step", "the step at which a centred difference is nearest to the gradient", "gradients"
     ),
-    Cause(
-        "difference-step",
-        "the step at which a centred difference is nearest to the gradient",
-        "gradients",
-        fault=False,
+    _verdict("loss-at-chance", "the loss before training is that of a uniform guess"),
+    _verdict("regularization-raises-loss", "a stronger penalty gives a larger loss"),
+    _verdict("tiny-subset-fits", "twenty examples can be learned by heart"),
+    _verdict(
+        "inputs-informative", "real inputs teach more than zeroed ones, and what they teach generalizes"
     ),
-    Cause("loss-at-chance", "the loss before training is that of a uniform guess", "before", fault=False),
-    Cause("regularization-raises-loss", "a stronger penalty gives a larger loss", "before", fault=False),
-    Cause("tiny-subset-fits", "twenty examples can be learned by heart", "before", fault=False),
-    Cause(
-        "inputs-informative",
-        "real inputs teach more than zeroed ones, and what they teach generalizes",
-        "before",
-        fault=False,
-    ),
-    Cause(
-        "wiring-correct",
-        "every parameter learns, images do not leak into each other, modes are right",
-        "before",
-        fault=False,
-    ),
-    Cause(
-        "inputs-prepared",
-        "inputs, labels and batches are prepared as they should be",
-        "before",
-        fault=False,
-    ),
-    Cause(
-        "step-size-sensible",
-        "the first update lowers the loss by a fair share of what is possible",
-        "before",
-        fault=False,
-    ),
-    Cause(
-        "variance-level",
-        "the variance of the activations stays level through the network",
-        "before",
-        fault=False,
-    ),
-    Cause("skipped", "a check or monitor that could not run, with the reason", "", fault=False),
+    _verdict("wiring-correct", "every parameter learns, images do not leak into each other, modes are right"),
+    _verdict("inputs-prepared", "inputs, labels and batches are prepared as they should be"),
+    _verdict("step-size-sensible", "the first update lowers the loss by a fair share of what is possible"),
+    _verdict("variance-level", "the variance of the activations stays level through the network"),
+    _verdict("skipped", "a check or monitor that could not run, with the reason", ""),
 )
 """What a check that passed says, at level `ok` or `note`; and `skipped`."""
 
