@@ -11,27 +11,33 @@ class UserError(Exception):
     """
 
 
-class ChecksFailed(SystemExit):
-    """The checks before learning found what makes a training pointless: the program ends with exit code 3.
+class _Ended(SystemExit):
+    """Findings end the program.
 
     Args:
         reason: the gravest finding and its remedy.
     """
 
+    code: int
+
     def __init__(self, reason: str) -> None:
-        super().__init__(3)
+        super().__init__(self.code)
         self.reason = reason
 
     def __str__(self) -> str:
         return self.reason
 
 
-class FaultsFound(ChecksFailed):
-    """A run ended with a finding at level `fail`: with `diagnosis.exit_code=true` the exit code is 4."""
+class ChecksFailed(_Ended):
+    """The checks before learning found what makes a training pointless: exit code 3."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.code = 4
+    code = 3
+
+
+class FaultsFound(_Ended):
+    """A run ended with a finding at level `fail`, and `diagnosis.exit_code=true`: exit code 4."""
+
+    code = 4
 
 
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:

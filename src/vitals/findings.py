@@ -1,132 +1,30 @@
 """Findings: what every check, monitor and rule says, in one record and one order of importance.
 
-The cause codes of faults are a closed list, so that a tool that reads `findings.json` can rely on them. A
-check that passed speaks under its own name at level `ok`; a check that could not run, under `skipped`.
+A check that passed speaks under a code of its own at level `ok`; one that could not run, under `skipped`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean
-
-_RATE = ("learning-rate-too-high", "learning-rate-too-low")
-_SIGNAL = ("exploding-gradients", "vanishing-gradients", "dead-relu", "saturated-activations")
-_LEARNING = ("underfitting", "labels-random", *_RATE)
-
-CONSEQUENCES: dict[str, tuple[str, ...]] = {
-    "input-constant": (
-        *_SIGNAL,
-        *_LEARNING,
-        "input-not-normalized",
-        "bad-initialization",
-        "wrong-initial-loss",
-    ),
-    "input-not-normalized": (
-        *_SIGNAL,
-        *_LEARNING,
-        "bad-initialization",
-        "wrong-initial-loss",
-        "non-finite-loss",
-    ),
-    "eval-mode-training": (*_SIGNAL, *_LEARNING, "bad-initialization", "wrong-initial-loss"),
-    "bad-initialization": (*_SIGNAL, *_LEARNING, "wrong-initial-loss", "non-finite-loss"),
-    "wrong-gradient": (*_LEARNING, "vanishing-gradients", "frozen-parameters"),
-    "double-softmax": (*_LEARNING, "vanishing-gradients", "saturated-activations"),
-    "frozen-parameters": _LEARNING,
-    "dead-relu": (*_LEARNING, "vanishing-gradients"),
-    "saturated-activations": (*_LEARNING, "vanishing-gradients", "wrong-initial-loss"),
-    "vanishing-gradients": _LEARNING,
-    "exploding-gradients": (*_LEARNING, "wrong-initial-loss", "non-finite-loss"),
-    "non-finite-loss": (*_LEARNING, "wrong-initial-loss"),
-    "wrong-initial-loss": _RATE,
-    "regularization-too-strong": (*_RATE, *_SIGNAL, "underfitting"),
-    "gradients-accumulate": (*_SIGNAL, *_LEARNING, "batch-too-small", "non-finite-loss"),
-    "batch-too-small": (*_SIGNAL, *_LEARNING, "non-finite-loss"),
-    "learning-rate-too-high": ("exploding-gradients", "underfitting", "labels-random"),
-    "train-val-mismatch": ("overfitting",),
-    "labels-random": ("overfitting",),
-    "data-not-shuffled": ("labels-random", "class-imbalance"),
-    "class-imbalance": ("labels-random",),
-}
-"""What each fault brings with it in a network that is otherwise right."""
-
-
-def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
-    """The same findings in the same order, those that follow from another one lowered to notes.
-
-    Of two causes that may each follow from the other none is lowered.
-    """
-    findings = list(findings)
-    alarms = {finding.cause for finding in findings if finding.alarming}
-    return [_lowered(finding, alarms) if finding.alarming else finding for finding in findings]
-
-
-def _lowered(finding: Finding, alarms: set[str]) -> Finding:
-    roots = [
-        root
-        for root, follows in CONSEQUENCES.items()
-        if root in alarms and finding.cause in follows and root not in CONSEQUENCES.get(finding.cause, ())
-    ]
-    if not roots:
-        return finding
-    message = f"{finding.message} It follows from {roots[0]}."
-    return replace(finding, level="note", message=message)
-
 
 Level = Literal["ok", "note", "warn", "fail"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-FAULTS: dict[str, str] = {
-    "learning-rate-too-high": "steps are so large that the loss diverges, bounces or stays at chance",
-    "learning-rate-too-low": "steps are so small that nothing is learned in the time given",
-    "non-finite-loss": "the loss, a gradient or an input becomes NaN or infinite",
-    "exploding-gradients": "gradients grow by orders of magnitude through the layers or over time",
-    "vanishing-gradients": "gradients shrink to nothing before they reach the first layers",
-    "dead-relu": "many units output zero for every input and cannot recover",
-    "saturated-activations": "sigmoid, tanh or softmax units sit at their limits, where the slope is zero",
-    "bad-initialization": "the starting weights or biases have a wrong scale, or are all the same",
-    "frozen-parameters": "a parameter that should train never receives an update",
-    "wrong-gradient": "a hand-written backward does not match its forward",
-    "wrong-initial-loss": "the loss before training is far from that of a uniform guess",
-    "double-softmax": "probabilities are fed to a loss that applies softmax itself",
-    "gradients-accumulate": "gradients are not cleared between steps",
-    "eval-mode-training": "training runs with layers in evaluation mode",
-    "train-mode-evaluation": "validation runs with layers in training mode",
-    "input-not-normalized": "inputs are on a scale the network was not made for",
-    "input-constant": "the inputs carry no information: all the same, or zeroed",
-    "labels-random": "labels do not belong to their images",
-    "class-imbalance": "a few classes make up nearly all of the training set",
-    "data-not-shuffled": "batches follow an order that goes with the label",
-    "batch-too-small": "gradients from a tiny batch are mostly noise at this learning rate",
-    "regularization-too-strong": "weight decay, dropout or the like leaves too little room to learn",
-    "overfitting": "training loss keeps falling while validation loss rises",
-    "underfitting": "the model is too weak to fit even the training set",
-    "train-val-mismatch": "validation data are prepared differently from training data",
-}
-"""Cause code of every fault, with what it means."""
-
-CHECKS: dict[str, str] = {
-    "gradients-correct": "the analytic gradients agree with centred differences",
-    "difference-step": "the step at which a centred difference is nearest to the gradient",
-    "loss-at-chance": "the loss before training is that of a uniform guess",
-    "regularization-raises-loss": "a stronger penalty gives a larger loss",
-    "tiny-subset-fits": "twenty examples can be learned by heart",
-    "inputs-informative": "real inputs teach more than zeroed ones, and what they teach generalizes",
-    "wiring-correct": "every parameter learns, images do not leak into each other, modes are right",
-    "inputs-prepared": "inputs, labels and batches are prepared as they should be",
-    "step-size-sensible": "the first update lowers the loss by a fair share of what is possible",
-    "variance-level": "the variance of the activations stays level through the network",
-    "skipped": "a check that could not run, with the reason",
-}
-"""Code of every check that can pass, and `skipped`."""
-
-CAUSES: dict[str, str] = FAULTS | CHECKS
+COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red", "skipped": "dim"}
+"""In the terminal."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +32,7 @@ class Finding:
     """One thing that was seen, what it means and what to do about it."""
 
     cause: str
-    """A code from `CAUSES`."""
+    """A code from `vitals.causes.CAUSES`."""
     level: Level
     message: str
     """One sentence saying what was seen."""
@@ -148,17 +46,46 @@ class Finding:
     """Optimizer steps taken when it was seen."""
     epoch: float = 0.0
     """Epochs, with their fraction, when it was seen."""
+    check: str = ""
+    """Name of the check that says it; empty where it was a monitor or a rule."""
+    station: StationKey | Literal[""] = ""
+    """Station of the course that it belongs to: that of its cause unless given. Empty for what was skipped
+    and belongs to none."""
 
     def __post_init__(self) -> None:
         if self.cause not in CAUSES:
             raise ValueError(f"unknown cause code '{self.cause}': {did_you_mean(self.cause, CAUSES)}")
         if self.level not in LEVELS:
             raise ValueError(f"unknown level '{self.level}': {did_you_mean(self.level, LEVELS)}")
+        object.__setattr__(self, "station", self.station or CAUSES[self.cause].station)
 
     @property
     def alarming(self) -> bool:
         """Whether the finding says that something is wrong."""
         return self.level in ("warn", "fail")
+
+
+def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
+    """The same findings in the same order, those that follow from another one lowered to notes.
+
+    Of two causes that may each follow from the other none is lowered.
+    """
+    findings = list(findings)
+    alarms = {finding.cause for finding in findings if finding.alarming}
+    return [_lowered(finding, alarms) if finding.alarming else finding for finding in findings]
+
+
+def _lowered(finding: Finding, alarms: set[str]) -> Finding:
+    cause = finding.cause
+    roots = [
+        root.code
+        for root in CAUSES.values()
+        if root.code in alarms and cause in root.brings and root.code not in CAUSES[cause].brings
+    ]
+    if not roots:
+        return finding
+    message = f"{finding.message} It follows from {roots[0]}."
+    return replace(finding, level="note", message=message)
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
@@ -169,6 +96,47 @@ def ranked(findings: Iterable[Finding]) -> list[Finding]:
 def worst_level(findings: Iterable[Finding]) -> Level:
     """The gravest level among `findings`; `ok` where there are none."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
+
+
+def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
+    """The alarms of a run as one table, most important first, or one line where there is none."""
+    console = console or Console()
+    alarms = [finding for finding in ranked(findings) if finding.alarming]
+    if not alarms:
+        console.print("findings: [green]nothing is wrong[/]", highlight=False)
+        return
+    table = Table(title="Findings", title_justify="left")
+    for column in ("verdict", "cause", "step", "seen", "remedy"):
+        table.add_column(column, justify="right" if column == "step" else "left")
+    for finding in alarms:
+        verdict = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        seen, remedy = escape(finding.message), escape(finding.remedy)
+        table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
+    console.print(table)
+
+
+def sentence(finding: Finding) -> str:
+    """What was seen and what to do."""
+    return f"{finding.message} {finding.remedy}".strip()
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The findings as a Markdown list, most important first, for TensorBoard's text card.
+
+    A list, as the card is narrow and would break the cells of a table within words.
+    """
+    return "\n".join(
+        f"- **{finding.level}** &nbsp; **{finding.cause}**"
+        + (f" ({_literally(finding.where)})" if finding.where else "")
+        + (f", step {finding.step}" if finding.step else "")
+        + f": {_literally(finding.message)}"
+        + (f" *{_literally(finding.remedy)}*" if finding.remedy else "")
+        for finding in ranked(findings)
+    )
+
+
+def _literally(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", text)
 
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
@@ -182,10 +150,25 @@ def write_findings(findings: Iterable[Finding], path: Path) -> None:
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """The findings in the JSON file at `path`, in the order of the file. Unknown keys are left out."""
+    """The findings in the JSON file at `path`, in the order of the file. Unknown keys are left out.
+
+    Causes may be unknown here: a project's own are registered only where its checks and rules are imported.
+    """
     known = {field.name for field in fields(Finding)}
     entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [Finding(**{key: value for key, value in entry.items() if key in known}) for entry in entries]
+    return [
+        (Finding if entry["cause"] in CAUSES else _FromElsewhere)(
+            **{key: value for key, value in entry.items() if key in known}
+        )
+        for entry in entries
+    ]
+
+
+class _FromElsewhere(Finding):
+    """Written by a process that knew its cause."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 def _plain(value: Any) -> Any:

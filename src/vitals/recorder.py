@@ -11,8 +11,7 @@ import lightning as L
 from rich.console import Console
 from rich.markup import escape
 
-from vitals.checks.page import sentence
-from vitals.findings import Finding
+from vitals.findings import Finding, sentence
 from vitals.history import History
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.twin import Twin, samples_in

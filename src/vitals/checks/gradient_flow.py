@@ -23,7 +23,7 @@ def rows_alike(weight: Tensor) -> bool:
     return float((rows - rows[:1]).abs().max()) <= ALIKE * float(rows.abs().max())
 
 
-def twin_weights(model: nn.Module) -> dict[str, Tensor]:
+def duplicate_unit_weights(model: nn.Module) -> dict[str, Tensor]:
     """The trained weights of `model`, by name, whose units are all alike; a zeroed last layer is among
     them."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad and rows_alike(p)}
@@ -32,7 +32,7 @@ def twin_weights(model: nn.Module) -> dict[str, Tensor]:
 def constant_weights(model: nn.Module) -> list[str]:
     """Names of linear and convolutional weights that are all one number, though not 0.
 
-    Random biases keep their units from being exact twins, but leave one direction of the input to all of
+    Random biases keep their units from being exact duplicates, but leave one direction of the input to all of
     them.
     """
     return [
@@ -51,7 +51,7 @@ none through in the first."""
 STEP_SIZE = 0.01
 STILL_ALIKE = 0.01
 """Largest difference between the units' gradients, as a share of the largest gradient, at which they stay
-twins."""
+duplicates."""
 
 
 class GradientFlow(NamedTuple):
@@ -60,16 +60,16 @@ class GradientFlow(NamedTuple):
     unreached: list[str]
     zero: list[str]
     non_finite: list[str]
-    twins: list[str]
+    duplicates: list[str]
 
 
 def gradient_flow(copies: Trial, x: Tensor, y: Tensor) -> GradientFlow:
-    """How the gradients of the first steps reach each parameter; only weights count as zero or twins."""
+    """How the gradients of the first steps reach each parameter; only weights count as zero or duplicate."""
     parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
     if not parameters:
         return GradientFlow([], [], [], [])
     copies = Trial(copies.model, copies.loss, SGD(parameters.values(), lr=STEP_SIZE))
-    twins = twin_weights(copies.model)
+    duplicates = duplicate_unit_weights(copies.model)
     largest: dict[str, float] = {}
     for step in range(STEPS):
         value, gradients = copies.step(x, y)
@@ -84,13 +84,13 @@ def gradient_flow(copies: Trial, x: Tensor, y: Tensor) -> GradientFlow:
         for name, gradient in reached.items():
             size = float(gradient.abs().max())
             largest[name] = max(largest.get(name, 0.0), size)
-            rows = gradient.flatten(1) if name in twins else None
+            rows = gradient.flatten(1) if name in duplicates else None
             if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:
-                del twins[name]
+                del duplicates[name]
     unreached = [name for name in parameters if name not in largest]
     zero = [name for name, size in largest.items() if size == 0 and parameters[name].ndim > 1]
-    # Units that start at zero and get no gradient are twins only if nothing else could ever give them one.
-    lasting = [name for name in twins if largest.get(name, 0.0) > 0 or (name in zero and _still(copies))]
+    # Units that start at zero and get no gradient are duplicates only if nothing could ever give them one.
+    lasting = [name for name in duplicates if largest.get(name, 0.0) > 0 or (name in zero and _still(copies))]
     return GradientFlow(unreached, zero, [], lasting)
 
 

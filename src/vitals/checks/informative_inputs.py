@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from vitals.checks.chance import prior_entropy, uniform_loss
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
@@ -203,3 +205,14 @@ def _features(inputs: Tensor) -> Tensor:
     if values.ndim == 4 and min(values.shape[2:]) > PROBE_PIXELS:
         values = F.adaptive_avg_pool2d(values, PROBE_PIXELS)
     return values.flatten(1).cpu().double()
+
+
+class InformativeInputsCheck(Check):
+    name = "informative_inputs"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        setup.require_fixed_loss()
+        result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets)
+        accuracy, score = result.held_out_accuracy, result.held_out_score
+        seen = f"held-out accuracy {accuracy:.0%}, {score:.1f} sd above chance"
+        return Outcome(result.findings(), seen, f"{CHANCE_SCORE:g} sd or more", result)

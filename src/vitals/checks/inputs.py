@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vitals.checks.chance import prior_entropy
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.probes.trial import check_batch, trial
@@ -294,3 +296,25 @@ def _sensitivity(model: nn.Module, inputs: Tensor) -> float:
         with trial(model, dropout=False) as copies, torch.no_grad():
             spread.append(float(copies.outputs(version).flatten(1).float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
+
+
+class InputsCheck(Check):
+    name = "inputs"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        model, inputs, targets = setup.model, setup.inputs[:512], setup.targets[:512]
+        with trial(model) as copies:
+            classes = copies.outputs(inputs[:4]).shape[-1]
+        result = check_inputs(
+            inputs,
+            targets,
+            classes,
+            label_batches=setup.label_batches,
+            validation_inputs=setup.validation_inputs,
+            model=model,
+        )
+        mean, sd = (
+            ", ".join(f"{value:.2f}" for value in values[:3])
+            for values in (result.train.mean, result.train.sd)
+        )
+        return Outcome(result.findings(), f"mean {mean}; sd {sd}", "mean 0, sd 1, shuffled labels", result)

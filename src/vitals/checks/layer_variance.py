@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
+from vitals.measures.layer_outputs import WEIGHTED
+from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import ADAPTIVE, Trial, trial
 
 STEEP, VERY_STEEP = 0.3, 0.8
@@ -34,22 +39,10 @@ DEAD_MANY, DEAD_ALL = 0.75, 0.9
 behind pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
 """Share of tanh or sigmoid values at their limits, spec M6."""
-LIMIT = 0.97
-"""|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03), spec M6."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45
 """float32 knows no smaller number; stands for a variance of 0 in the logarithm."""
-
-WEIGHTED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
 @dataclass(frozen=True)
@@ -260,10 +253,10 @@ def _signal(name: str, values: Tensor, channels_last: bool) -> LayerSignal:
     dead = (values == 0).amin(dim=others)
     low, high = values.aminmax()
     saturated = 0.0
-    if -1 <= low < -LIMIT and LIMIT < high <= 1:
-        saturated = float((values.abs() > LIMIT).float().mean())
-    elif 0 <= low < 1 - LIMIT and LIMIT < high <= 1:
-        saturated = float((((values > 0) & (values < 1 - LIMIT)) | (values > LIMIT)).float().mean())
+    if -1 <= low < -SATURATED and SATURATED < high <= 1:
+        saturated = float((values.abs() > SATURATED).float().mean())
+    elif 0 <= low < 1 - SATURATED and SATURATED < high <= 1:
+        saturated = float((((values > 0) & (values < 1 - SATURATED)) | (values > SATURATED)).float().mean())
     return LayerSignal(
         name,
         float(values.var(correction=0)),
@@ -288,3 +281,29 @@ def _draw_at_he_scale(model: nn.Module) -> None:
             module.weight.normal_(std=math.sqrt(2 / module.weight[0].numel()))
             if module.bias is not None:
                 module.bias.zero_()
+
+
+def layer_variance_figure(result: LayerVariance) -> Figure:
+    """Variance of the signal that enters each layer, on a logarithmic scale."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    signals = [max(row.signal_variance, SMALLEST) for row in result.layers]
+    axes.plot(range(len(signals)), signals, "o-")
+    axes.set(yscale="log", xlabel="layer", ylabel="variance over samples")
+    axes.set_xticks(range(len(signals)), [row.name for row in result.layers], rotation=60, fontsize=7)
+    axes.axhline(signals[0], color="gray", linestyle=":")
+    return figure
+
+
+class LayerVarianceCheck(Check):
+    """Draws the curve `checks/layer_variance`."""
+
+    name = "layer_variance"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = check_layer_variance(setup.model, setup.inputs[:128], setup.optimizer_or_none())
+        seen = f"{result.slope:+.2f} decades a layer"
+        return Outcome(result.findings(), seen, f"within ±{STEEP}", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.add_figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)

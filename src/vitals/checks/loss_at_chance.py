@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.checks.chance import perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.fresh_draws import fresh_share
@@ -211,3 +214,17 @@ def _cause(
     first = min(signal.layers[0].variance, float(normalized.float().var()))
     hidden = hidden or signal.layers[-1].variance > GROWN * first
     return ("bad-initialization" if hidden else "wrong-initial-loss"), value
+
+
+class LossAtChanceCheck(Check):
+    """Logs the scalar `checks/loss_at_chance`, the loss before training."""
+
+    name = "loss_at_chance"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        inputs, targets = setup.inputs[:512], setup.targets[:512]
+        result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, setup.optimizer_or_none())
+        return Outcome(result.findings(), f"{result.loss:.4g}", f"{result.chance:.4g} ± {NEAR:.0%}", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.add_scalar("checks/loss_at_chance", outcome.result.loss, 0)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.probes.trial import Loss, check_batch, trial
 
@@ -130,3 +133,18 @@ def check_regularization(
                 )
             )
     return Regularization(float(data_loss), tuple(groups))
+
+
+class RegularizationCheck(Check):
+    """Logs the scalar `checks/regularised_loss`, the loss with the penalty of the weight decay."""
+
+    name = "regularization"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = check_regularization(setup.model, setup.loss, *setup.batch(128), setup.only_optimizer())
+        losses = (result.data_loss, result.total_loss(), result.total_loss(STRONGER))
+        seen = " → ".join(f"{loss:.4g}" for loss in losses)
+        return Outcome(result.findings(), seen, "rising with the weight decay", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.add_scalar("checks/regularised_loss", outcome.result.total_loss(), 0)

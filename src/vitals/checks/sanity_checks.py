@@ -9,13 +9,13 @@ from typing import Literal
 import lightning as L
 from rich.console import Console
 
-from vitals.checks.from_lightning import subject_of
-from vitals.checks.page import print_page, sentence
-from vitals.checks.subject import Subject
-from vitals.checks.suite import CHECKS, STANDARD, Options, Row, findings_of, run_checks, skipped
+from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
+from vitals.checks.page import print_page
+from vitals.checks.registry import load_checks
 from vitals.checks.tensorboard import log_checks
-from vitals.errors import ChecksFailed, UserError, did_you_mean
-from vitals.findings import Finding, ranked, write_findings
+from vitals.checks.training_setup import TrainingSetup, training_setup
+from vitals.errors import ChecksFailed, UserError
+from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.random_states import isolated_rng
 
 
@@ -27,7 +27,9 @@ class SanityChecks(L.Callback):
     `log_checks` says to TensorBoard. A resumed training is not checked again.
 
     Args:
-        checks: names of the checks to make, of `vitals.checks.suite.CHECKS`; `STANDARD` there by default.
+        checks: to make, by name: those of `vitals.checks.registry`, its groups `default` and `full`, and
+            dotted paths of one's own, such as `my_package.my_check.MyCheck`; or `Check`s themselves. The
+            built-in ones run first, in their order.
         on_fail: `stop` ends the program with exit code 3 where a finding is at level `fail`; `warn` goes on.
         elements: elements of every parameter whose gradient is compared, besides the largest.
         burn_in_steps: of a second gradient check; 0 for none.
@@ -36,12 +38,12 @@ class SanityChecks(L.Callback):
         progress: whether to say which check is being made.
 
     Raises:
-        UserError: if there is no check of a name.
+        UserError: if there is no check of a name, or two are called the same.
     """
 
     def __init__(
         self,
-        checks: Sequence[str] = STANDARD,
+        checks: Sequence[str | Check] = ("default",),
         on_fail: Literal["stop", "warn"] = "stop",
         elements: int = 1,
         burn_in_steps: int = 0,
@@ -49,10 +51,7 @@ class SanityChecks(L.Callback):
         samples: int = 1024,
         progress: bool = False,
     ) -> None:
-        for name in checks:
-            if name not in CHECKS:
-                raise UserError(f"there is no check '{name}': {did_you_mean(name, CHECKS)}")
-        self.checks, self.on_fail, self.progress = tuple(checks), on_fail, progress
+        self.checks, self.on_fail, self.progress = load_checks(checks), on_fail, progress
         self.options = Options(elements, burn_in_steps, tiny_subset_steps, samples)
         self.rows: list[Row] = []
         self.findings: list[Finding] = []
@@ -71,11 +70,11 @@ class SanityChecks(L.Callback):
         console = Console()
         try:
             with isolated_rng():
-                subject = subject_of(trainer, module, self.options.samples)
-                self._run(subject, console)
-                self.findings = ranked(findings_of(self.rows))
+                setup, checks = self._setup(trainer, module)
+                self._run(setup, checks, console)
+                self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
-                log_checks(trainer.loggers, self.rows, self.findings, subject.inputs)
+                log_checks(trainer.loggers, self.rows, self.findings, setup)
         except Exception as error:  # the checks must never end a training themselves
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
@@ -85,13 +84,26 @@ class SanityChecks(L.Callback):
         gravest = next((finding for finding in self.findings if finding.level == "fail"), None)
         return sentence(gravest) if gravest and self.on_fail == "stop" else ""
 
-    def _run(self, subject: Subject, console: Console) -> None:
+    def _setup(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[TrainingSetup, Sequence[Check]]:
+        """What is to be looked at, and the checks that can look at it."""
+        try:
+            return training_setup(trainer, module, self.options.samples), self.checks
+        except UserError as error:
+            others = [check for check in self.checks if not check.needs_class_numbers]
+            if not others:
+                raise
+            setup = training_setup(trainer, module, self.options.samples, class_numbers=False)
+            if len(others) < len(self.checks):
+                self.findings.append(skipped("checks", str(error)))
+            return setup, others
+
+    def _run(self, setup: TrainingSetup, checks: Sequence[Check], console: Console) -> None:
         if not self.progress:
-            self.rows = run_checks(subject, self.options, self.checks)
+            self.rows = run_checks(setup, self.options, checks)
             return
         with console.status("checks") as status:
 
             def show(name: str) -> None:
                 status.update(f"checking {name.replace('_', ' ')}")
 
-            self.rows = run_checks(subject, self.options, self.checks, show)
+            self.rows = run_checks(setup, self.options, checks, show)

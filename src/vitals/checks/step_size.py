@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
@@ -195,3 +199,36 @@ def _aftermath(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, op
 def _momentum(optimizer: Optimizer) -> float:
     slowest = max(float(group.get("momentum", 0.0)) for group in optimizer.param_groups)
     return 1 / (1 - min(slowest, 0.99))
+
+
+def step_size_figure(result: StepSize) -> Figure:
+    """Loss after the optimizer's first update, over multiples of the learning rate."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    limit = 10 * max(result.start, 1e-6)
+    axes.plot(result.factors, [min(loss, limit) if loss == loss else limit for loss in result.losses], "o-")
+    axes.axhline(result.start, color="gray", linestyle=":", label="before the update")
+    axes.axvline(1.0, color="tab:red", label=f"configured: {max(result.learning_rates):g}")
+    axes.set(
+        xscale="log", xlabel="multiple of the learning rate", ylabel="loss (cut off at ten times the first)"
+    )
+    axes.legend()
+    return figure
+
+
+class StepSizeCheck(Check):
+    """Draws the curve `checks/step_size`."""
+
+    name = "step_size"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        optimizer = setup.only_optimizer()
+        batch = setup.batch(128)
+        result = check_step_size(setup.model, setup.loss, *batch, optimizer, setup.total_steps)
+        configured = result.losses[result.factors.index(1.0)]
+        best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
+        seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"
+        return Outcome(result.findings(), seen, "no rise, a share of the best", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.add_figure("checks/step_size", step_size_figure(outcome.result), 0)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
-from vitals.checks.gradient_flow import twin_weights
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.gradient_flow import duplicate_unit_weights
 from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.pictures import are_images, in_range
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.probes.trial import (
@@ -243,10 +248,10 @@ def check_tiny_subset(
 
 
 def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
-    twins = list(twin_weights(model))[:-1]  # the last layer may start at zero
-    if twins:
-        seen = f"All units of '{twins[0]}' start with the same weights and stay alike."
-        return Finding("bad-initialization", "fail", seen, "Draw the weights at random.", twins[0])
+    duplicates = list(duplicate_unit_weights(model))[:-1]  # the last layer may start at zero
+    if duplicates:
+        seen = f"All units of '{duplicates[0]}' start with the same weights and stay alike."
+        return Finding("bad-initialization", "fail", seen, "Draw the weights at random.", duplicates[0])
     try:
         found = check_layer_variance(model, x).findings()
     except UserError:  # no layer whose input could be measured
@@ -314,3 +319,51 @@ def _rising(attempt: Attempt, chance: float) -> bool:
 
 def _or_infinite(number: float) -> float:
     return number if math.isfinite(number) else math.inf
+
+
+def tiny_subset_figure(result: TinySubset, inputs: Tensor) -> Figure:
+    """The twenty images, each under its label, and under the prediction where that is another.
+
+    Args:
+        result: of the check.
+        inputs: images (N, C, H, W) from which it took them.
+    """
+    images = in_range(inputs[result.indices.to(inputs.device)]).permute(0, 2, 3, 1)
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    places = figure.subplots(4, 5).flat
+    labelled = zip(places, images, result.targets.tolist(), result.final.predictions.tolist(), strict=False)
+    for place, image, label, prediction in labelled:
+        place.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+        right = label == prediction
+        place.set_title(f"{label}" if right else f"{label}, predicted {prediction}", fontsize=9)
+        place.title.set_color("black" if right else "red")
+    for place in figure.axes:
+        place.axis("off")
+    return figure
+
+
+class TinySubsetCheck(Check):
+    """Logs the scalar `checks/tiny_subset_loss` over the steps of learning by heart, and draws the twenty
+    images with their predictions, `checks/tiny_subset`."""
+
+    name = "tiny_subset"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        setup.require_fixed_loss()
+        result = check_tiny_subset(
+            setup.model,
+            setup.loss,
+            setup.inputs,
+            setup.targets,
+            setup.optimizer_or_none(),
+            options.tiny_subset_steps,
+        )
+        loss, accuracy, steps = result.final.losses[-1], result.final.accuracy, len(result.final.losses) - 1
+        seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
+        return Outcome(result.findings(), seen, f"loss below {result.perfect + ZERO:.3g}, 100%", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        for step, loss in enumerate(outcome.result.final.losses):
+            writer.add_scalar("checks/tiny_subset_loss", loss, step)
+        if are_images(setup.inputs):
+            writer.add_figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)

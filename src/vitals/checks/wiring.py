@@ -13,12 +13,15 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor
+from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
-from vitals.checks.layer_variance import WEIGHTED, check_layer_variance
+from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
+from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
 
 LEAK = 1e-6
@@ -46,7 +49,7 @@ class Wiring:
     """Their gradient is NaN or infinite."""
     dead: Finding | None
     """Why gradients are zero, if units are dead."""
-    twins: tuple[str, ...]
+    duplicates: tuple[str, ...]
     """Weights whose units start alike and get the same gradients, or that are one and the same number."""
     leak: float
     """Largest |d output_i / d input_j|, i ≠ j, over the largest |d output_i / d input_i|, in evaluation
@@ -124,13 +127,16 @@ class Wiring:
                 "Look for detach(), no_grad() or .data on the way, and for a layer that forward() leaves out."
             )
             found.append(Finding("frozen-parameters", "warn", seen, remedy, self.unreached[0], count, 0))
-        if self.twins:
+        if self.duplicates:
             seen = (
-                f"All units of a layer start with the same weights and so stay alike: {_listed(self.twins)}."
+                "All units of a layer start with the same weights and so stay alike: "
+                f"{_listed(self.duplicates)}."
             )
             remedy = "Draw the weights at random, at He's or Xavier's scale."
             found.append(
-                Finding("bad-initialization", "fail", seen, remedy, self.twins[0], len(self.twins), 0)
+                Finding(
+                    "bad-initialization", "fail", seen, remedy, self.duplicates[0], len(self.duplicates), 0
+                )
             )
         elif self.zero_gradient:
             if self.dead is not None:
@@ -208,7 +214,7 @@ def check_wiring(
         tuple(zero),
         tuple(flow.non_finite),
         _dead_layer(model, inputs) if zero else None,
-        tuple(dict.fromkeys([*flow.twins, *constant_weights(model)])),
+        tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model)])),
         leak,
         tuple(
             name
@@ -291,3 +297,14 @@ def _dead_layer(model: nn.Module, inputs: Tensor) -> Finding | None:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:NAMES_SHOWN])
     return shown + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
+
+
+class WiringCheck(Check):
+    name = "wiring"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers)
+        names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
+        cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer}
+        seen = f"{len(names) - len(cut)} of {len(names)} parameters learn"
+        return Outcome(result.findings(), seen, "all of them", result)

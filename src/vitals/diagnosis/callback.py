@@ -7,12 +7,11 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vitals.checks.page import markdown
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import diagnose, needs_probe
 from vitals.diagnosis.run import Run
 from vitals.errors import UserError
-from vitals.findings import Finding, write_findings
+from vitals.findings import Finding, markdown, write_findings
 from vitals.probes.rate_probe import timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from vitals.causes import CAUSES
 from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
 from vitals.diagnosis.run import Run
 from vitals.findings import Finding, ranked, without_consequences
 
-OF_DIVERGENCE = (
-    "non-finite-loss",
-    "dead-relu",
-    "saturated-activations",
-    "vanishing-gradients",
-    "exploding-gradients",
-    "underfitting",
-)
-"""What steps that are too large leave behind."""
 Rule = Callable[[Run], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
@@ -39,57 +31,38 @@ RULES: tuple[Rule, ...] = (
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""
 
-SYMPTOMS = frozenset(
-    {
-        "learning-rate-too-high",
-        "learning-rate-too-low",
-        "batch-too-small",
-        "regularization-too-strong",
-        "exploding-gradients",
-        "vanishing-gradients",
-        "saturated-activations",
-        "dead-relu",
-        "underfitting",
-        "labels-random",
-        "train-val-mismatch",
-        "overfitting",
-        "non-finite-loss",
-        "frozen-parameters",
-    }
-)
-"""What a fault that was there before the first step may bring about later."""
 
-
-def diagnose(run: Run, others: list[Finding]) -> list[Finding]:
+def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> list[Finding]:
     """All findings of a run, most important first; what follows from another one is a note.
 
     Args:
         run: its record, with the findings of the checks before learning.
         others: findings of the monitors.
+        rules: to apply; own ones stand after those in `RULES`.
     """
     step, epoch = _now(run)
-    found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in RULES for f in rule(run)]
+    found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in rules for f in rule(run)]
     later = _once([*others, *found])
     rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
     if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
-        later = [_follows(f, rate) if f.cause in OF_DIVERGENCE else f for f in later]
+        later = [_follows(f, rate) if CAUSES[f.cause].of_divergence else f for f in later]
     later = without_consequences(later)
     taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
     checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
     root = next((finding for finding in checks if finding.alarming), None)
     if root is not None:
-        worst = next((f for f in later if f.level == "fail" and f.cause in SYMPTOMS), None)
+        worst = next((f for f in later if f.level == "fail" and CAUSES[f.cause].symptom), None)
         later = [_follows(finding, root) for finding in later]
         if worst is not None:
             checks[checks.index(root)] = _borne_out(root, worst)
     return ranked([*checks, *later])
 
 
-def needs_probe(run: Run) -> bool:
+def needs_probe(run: Run, rules: Sequence[Rule] = RULES) -> bool:
     """Whether the record is ambiguous: too little was learned or in small steps, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
-    explained = any(finding.level == "fail" for rule in RULES for finding in rule(run))
+    explained = any(finding.level == "fail" for rule in rules for finding in rule(run))
     doubtful = not run.learns or run.barely_learns or learning_rate.slow_but_learning(run)
     return doubtful and not explained
 
@@ -102,7 +75,7 @@ def _borne_out(root: Finding, later: Finding) -> Finding:
 
 def _follows(finding: Finding, root: Finding) -> Finding:
     """What shows while training is explained by what was wrong before."""
-    if not finding.alarming or finding.cause not in SYMPTOMS:
+    if not finding.alarming or not CAUSES[finding.cause].symptom:
         return finding
     return replace(finding, level="note", message=f"{finding.message} It may follow from {root.cause}.")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitals.measures.layer_outputs import LayerOutput
 
-LIMIT = 0.97
+SATURATED = 0.97
 """|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03), spec M6."""
 MOST_VALUES = 2**19
 """Of larger feature maps every second (third, ...) row and column is looked at, but every sample and
@@ -67,9 +67,9 @@ def _mean_square(values: Tensor) -> Tensor:
 
 def _saturated(layer: LayerOutput, values: Tensor) -> Tensor:
     if layer.kind == "tanh":
-        return (values.abs() > LIMIT).float().mean()
+        return (values.abs() > SATURATED).float().mean()
     if layer.kind == "sigmoid":
-        return ((values > LIMIT) | (values < 1 - LIMIT)).float().mean()
+        return ((values > SATURATED) | (values < 1 - SATURATED)).float().mean()
     return torch.zeros((), device=values.device)
 
 

@@ -42,6 +42,8 @@ class FirstLayerFilters(Monitor):
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
     """
 
+    station = "first-layer"
+
     def __init__(
         self,
         every_n_steps: int | None = None,

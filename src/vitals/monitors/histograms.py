@@ -50,6 +50,8 @@ class Histograms(Monitor):
         samples: of the fixed batch, 2 or more.
     """
 
+    station = "updates"
+
     def __init__(
         self,
         every_n_steps: int | None = 500,

@@ -27,6 +27,8 @@ class Modes(Monitor):
     in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout; a whole network is not.
     """
 
+    station = "before"
+
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
 

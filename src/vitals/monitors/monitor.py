@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from vitals.causes import StationKey
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.recorder import recorder_of
@@ -69,6 +70,8 @@ class Monitor(L.Callback):
 
     charts: ClassVar[dict[str, dict[str, list[Any]]]] = {}
     """TensorBoard's custom scalars: category, chart, kind and tags."""
+    station: ClassVar[StationKey] = "loss"
+    """Station of the course to which it belongs."""
 
     def __init__(
         self,
@@ -120,7 +123,9 @@ class Monitor(L.Callback):
         """Say in a finding why something is not measured."""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         name, reason = type(self).__name__, str(error) if isinstance(error, UserError) else reason
-        self.findings.append(Finding("skipped", "note", f"{name}: {reason}", where=name))
+        self.findings.append(
+            Finding("skipped", "note", f"{name}: {reason}", where=name, station=self.station)
+        )
 
     def record(
         self,

@@ -37,6 +37,8 @@ class UpdateRatio(Monitor):
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
     """
 
+    station = "updates"
+
     charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
         "update ratio": {
             "median, and the band it should lie in": [

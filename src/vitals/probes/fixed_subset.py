@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitals.checks.from_lightning import Preparation, taken
 from vitals.errors import UserError
-from vitals.probes.loaders import random_batches
+from vitals.probes.loaders import first_batches, random_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import TrainingStep, stand_in
+from vitals.probes.training_step import PairPreparation, TrainingStep, stand_in
 from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26
@@ -42,7 +41,7 @@ class FixedSubsets:
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             self.evaluating = stand_in(trainer, training=False)
             self.twin.attach(self.evaluating)
-            preparation = Preparation(trainer, self.twin.module, self.evaluating)
+            preparation = PairPreparation(trainer, self.twin.module, self.evaluating)
             self.step = TrainingStep(
                 self.twin.module, stand_in(trainer, training=True), first_samples(check_pairs(batch), 8)
             )
@@ -58,13 +57,15 @@ class FixedSubsets:
                 self.validation = self._inputs(preparation, loader, samples, step)
 
     def _inputs(
-        self, preparation: Preparation, loader: Any, samples: int, step: Any
+        self, preparation: PairPreparation, loader: Any, samples: int, step: Any
     ) -> tuple[Tensor, Tensor]:
         """Inputs as they enter the network, and labels."""
         inputs, labels = [], []
         before, self.step.trainer = self.step.trainer, self.evaluating
         count = samples
-        for batch in taken((preparation(batch) for batch in random_batches(loader, samples)), samples):
+        for batch in first_batches(
+            (preparation(batch) for batch in random_batches(loader, samples)), samples
+        ):
             self.twin.module.eval()
             inputs.append(self.step.network_inputs(batch, step))
             labels.append(batch[1])

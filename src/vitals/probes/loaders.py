@@ -45,6 +45,18 @@ def random_batches(loader: Any, samples: int) -> Iterator[Any]:
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
 
 
+def first_batches(batches: Iterator[tuple[Tensor, Tensor]], samples: int) -> list[tuple[Tensor, Tensor]]:
+    """The first of `batches` (inputs, targets), with `samples` samples in all, or as many as there are."""
+    taken: list[tuple[Tensor, Tensor]] = []
+    count = 0
+    for batch in batches:
+        taken.append(batch)
+        count += len(batch[1])
+        if count >= samples:
+            break
+    return taken
+
+
 def _own_loader(loader: DataLoader) -> DataLoader:
     if isinstance(loader.dataset, IterableDataset):
         raise UserError("The training data are a stream, of which nothing can be looked at beforehand.")

@@ -10,11 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 
-from vitals.checks.from_lightning import Preparation
 from vitals.errors import UserError
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import stand_in
+from vitals.probes.training_step import PairPreparation, stand_in
 from vitals.probes.trial import copies_of, restore_configured_rates
 from vitals.probes.twin import Twin
 
@@ -85,7 +84,7 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any]) -> float:
 def _batches(trainer: L.Trainer, twin: Twin) -> list[Any]:
     twin.refresh()
     owner = copy.copy(twin.module)
-    preparation = Preparation(trainer, owner, stand_in(trainer, training=True))
+    preparation = PairPreparation(trainer, owner, stand_in(trainer, training=True))
     taken: list[Any] = []
     while len(taken) < STEPS + JUDGED:  # an epoch may be shorter than that
         before = len(taken)

@@ -47,6 +47,38 @@ class BatchPreparation:
         return self.convert(batch)
 
 
+class PairPreparation(BatchPreparation):
+    """The same for batches (inputs, targets).
+
+    Args:
+        trainer, owner, facts: see `BatchPreparation`.
+        class_numbers: whether the targets must be one class number for each input.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        owner: L.LightningModule,
+        facts: SimpleNamespace,
+        class_numbers: bool = True,
+    ) -> None:
+        super().__init__(trainer, owner, facts)
+        self.class_numbers = class_numbers
+
+    def __call__(self, batch: Any, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
+        batch = super().__call__(batch, dataloader_idx)
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise UserError("The batches are not pairs (inputs, class numbers).")
+        inputs, labels = batch
+        if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
+            raise UserError("The batches are not pairs of tensors (inputs, class numbers).")
+        if not self.class_numbers:
+            return inputs, labels
+        if labels.ndim != 1 or labels.is_floating_point() or len(inputs) != len(labels):
+            raise UserError(f"The labels are not one class number for each input: {tuple(labels.shape)}.")
+        return inputs, labels
+
+
 Step = Callable[[Any, int], Any]
 
 

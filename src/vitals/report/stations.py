@@ -1,4 +1,4 @@
-"""The ten stations of the course's summary, in its order, and which finding belongs to which."""
+"""The ten stations of the course's summary, in its order, and what light each of them shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vitals.findings import CAUSES, Finding, worst_level
+from vitals.causes import StationKey
+from vitals.findings import Finding, worst_level
 
 Light = Literal["fail", "warn", "note", "ok", "quiet", "seen", "fact", "absent"]
 
@@ -25,13 +26,12 @@ WORDS: dict[Light, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Station:
-    """One thing to look at, as the course's summary has it (spec section 8, row Z)."""
+    """One thing to look at, as the course's summary has it."""
 
-    key: str
+    key: StationKey
     title: str
     advice: str
     """What the course says of it."""
-    causes: tuple[str, ...] = ()
     judged: bool = True
     """Whether silence is a good sign; the others are choices, which are stated."""
 
@@ -41,43 +41,22 @@ STATIONS = (
         "gradients",
         "Gradient check",
         "Analytic gradients agree with centred differences on a small batch of data.",
-        ("gradients-correct", "difference-step", "wrong-gradient"),
     ),
     Station(
         "before",
         "Before learning",
         "The initial loss is that of chance, and a tiny subset reaches 100%.",
-        (
-            *("loss-at-chance", "wrong-initial-loss", "double-softmax", "regularization-raises-loss"),
-            *("tiny-subset-fits", "inputs-informative", "inputs-prepared", "input-not-normalized"),
-            *("input-constant", "labels-random", "class-imbalance", "data-not-shuffled", "wiring-correct"),
-            *("eval-mode-training", "train-mode-evaluation", "variance-level", "bad-initialization"),
-            "step-size-sensible",
-        ),
     ),
-    Station(
-        "loss",
-        "Loss",
-        "It falls fast at first, then slowly, and wiggles little from batch to batch.",
-        (
-            *("learning-rate-too-high", "learning-rate-too-low", "non-finite-loss"),
-            *("gradients-accumulate", "batch-too-small"),
-        ),
-    ),
+    Station("loss", "Loss", "It falls fast at first, then slowly, and wiggles little from batch to batch."),
     Station(
         "accuracy",
         "Training and validation accuracy",
         "A wide gap is overfitting; none at all can mean that the network is too small.",
-        ("overfitting", "underfitting", "train-val-mismatch", "regularization-too-strong"),
     ),
     Station(
         "updates",
         "Update ratio and signal",
         "Updates are about a thousandth of the weights, and variances stay level through the layers.",
-        (
-            *("frozen-parameters", "exploding-gradients", "vanishing-gradients"),
-            *("dead-relu", "saturated-activations"),
-        ),
     ),
     Station("first-layer", "First layer", "Its filters become smooth, clean and diverse."),
     Station("optimizer", "Optimizer", "SGD with Nesterov momentum, or Adam.", judged=False),
@@ -98,26 +77,10 @@ STATIONS = (
     ),
 )
 
-_BY_CAUSE = {cause: station.key for station in STATIONS for cause in station.causes}
-assert not (CAUSES.keys() - _BY_CAUSE.keys() - {"skipped"}), "every cause has its station"
 
-
-def station_of(finding: Finding) -> str:
-    """The key of the station that a finding belongs to."""
-    where = finding.where.lower()
-    if finding.cause == "skipped":
-        words = f"{where} {finding.message.lower()}"
-        if "gradient" in words:
-            return "gradients"
-        for station, signs in {
-            "first-layer": ("filter", "first layer"),
-            "updates": ("update", "activation", "histogram"),
-            "averages": ("average",),
-        }.items():
-            if any(sign in words for sign in signs):
-                return station
-        return "before" if finding.step == 0 else "loss"
-    return "first-layer" if where.startswith("filters") else _BY_CAUSE[finding.cause]
+def station_of(finding: Finding) -> StationKey:
+    """The key of the station that a finding belongs to; what belongs to none stands where it was seen."""
+    return finding.station or ("loss" if finding.step else "before")
 
 
 def light_of(findings: Sequence[Finding], station: Station, measured: bool, diagnosed: bool) -> Light:

@@ -17,9 +17,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vitals.checks.page import sentence
 from vitals.errors import ChecksFailed, FaultsFound
-from vitals.findings import read_findings
+from vitals.findings import read_findings, sentence
 from vitals.report import write_report
 from vitals.runs import terminal
 from vitals.runs.instantiate import (

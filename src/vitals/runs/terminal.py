@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vitals.checks.page import print_findings, sentence
 from vitals.diagnosis.callback import Diagnosis
+from vitals.findings import print_findings, sentence
 from vitals.runs.metric import Metric, Row, bare_name
 from vitals.runs.run_folder import RunFolder, read_curve, shown
 

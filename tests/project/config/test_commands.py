@@ -119,6 +119,8 @@ WRONG_VALUES = {
     "network=convnet network.widths=[]": ("network.widths=[]", "whole numbers of 1 or more"),
     "network=vgg network.stages=[[8],[0]]": ("network.stages[1][0]=0", "whole numbers of 1 or more"),
     "network.initialization=gaussian network.initialization.std=0": ("network.initialization.std=0", RATE),
+    "checks.which=[default,wirin]": ("checks.which[1]=wirin", "did you mean wiring?"),
+    "checks.which=[3]": ("checks.which[0]=3", "a list of names of checks"),
     "schedule.warmup_epochs=-1": ("schedule.warmup_epochs=-1", "a number of 0 or more"),
     "schedule=step schedule.every=0": ("schedule.every=0", COUNT),
     "schedule=step schedule.factor=2": ("schedule.factor=2", BETWEEN),

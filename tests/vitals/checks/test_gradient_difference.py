@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from vitals.checks.gradients.check import check_gradients
 from vitals.checks.gradients.difference import Differences, Line, relative_error
-from vitals.checks.gradients.objective import Objective, undisturbed
+from vitals.checks.gradients.functional_loss import FunctionalLoss, undisturbed
 from vitals.checks.gradients.step_study import step_size_study
 
 
 def test_large_errors_of_a_right_gradient_are_all_at_kinks() -> None:
     model, loss, inputs, targets = RIGHT["max-pool"].arguments(100, 0)
     with undisturbed(torch.float64, torch.device("cpu")):
-        objective = Objective(
+        objective = FunctionalLoss(
             model,
             loss,
             inputs,

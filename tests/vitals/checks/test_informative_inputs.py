@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 
@@ -99,9 +99,9 @@ def test_what_cannot_be_judged_is_an_error(size, labels, word):
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_informative_inputs(subject.model, F.cross_entropy, *batch(128))
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_informative_inputs(training.model, F.cross_entropy, *batch(128))
     with pytest.raises(RuntimeError):
-        check_informative_inputs(subject.model, subject.failing_loss, *batch(128))
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_informative_inputs(training.model, training.failing_loss, *batch(128))
+    assert same(before, state_of(training.model, training.optimizer))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from subjects import TrainedSubject, batch, convnet, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
 
 from vitals.checks.inputs import check_inputs
 from vitals.errors import UserError
@@ -188,11 +188,11 @@ def test_a_single_class_is_an_error():
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_inputs(*batch(32), 10, model=subject.model)
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_inputs(*batch(32), 10, model=training.model)
     with pytest.raises(RuntimeError):
         check_inputs(
-            torch.rand(8, 5, 32, 32, generator=torch.Generator()), batch(8)[1], 10, model=subject.model
+            torch.rand(8, 5, 32, 32, generator=torch.Generator()), batch(8)[1], 10, model=training.model
         )
-    assert same(before, state_of(subject.model, subject.optimizer))
+    assert same(before, state_of(training.model, training.optimizer))

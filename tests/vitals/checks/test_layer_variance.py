@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 
@@ -193,10 +193,10 @@ def test_what_cannot_be_measured_is_an_error(net, inputs, word):
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_layer_variance(subject.model, batch(32)[0])
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_layer_variance(training.model, batch(32)[0])
     with pytest.raises(RuntimeError):
-        check_layer_variance(subject.model, torch.zeros(4, 5, 32, 32))
-    assert same(before, state_of(subject.model, subject.optimizer))
-    assert not any(module._forward_pre_hooks for module in subject.model.modules())
+        check_layer_variance(training.model, torch.zeros(4, 5, 32, 32))
+    assert same(before, state_of(training.model, training.optimizer))
+    assert not any(module._forward_pre_hooks for module in training.model.modules())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 from torch.optim import SGD, Adam
@@ -227,9 +227,9 @@ def test_a_loss_that_is_no_scalar_is_an_error():
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_loss_at_chance(subject.model, F.cross_entropy, *batch(64))
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_loss_at_chance(training.model, F.cross_entropy, *batch(64))
     with pytest.raises(RuntimeError):
-        check_loss_at_chance(subject.model, subject.failing_loss, *batch(64))
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_loss_at_chance(training.model, training.failing_loss, *batch(64))
+    assert same(before, state_of(training.model, training.optimizer))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from subjects import TrainedSubject, batch, convnet, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
 from torch.optim import SGD, Adam, AdamW
 
 from vitals.checks.regularization import check_regularization
@@ -77,10 +77,10 @@ def test_without_decay_the_check_is_skipped():
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_regularization(subject.model, F.cross_entropy, *batch(32), subject.optimizer)
-    subject.calls = 2
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_regularization(training.model, F.cross_entropy, *batch(32), training.optimizer)
+    training.calls = 2
     with pytest.raises(RuntimeError):
-        check_regularization(subject.model, subject.failing_loss, *batch(32), subject.optimizer)
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_regularization(training.model, training.failing_loss, *batch(32), training.optimizer)
+    assert same(before, state_of(training.model, training.optimizer))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, AdamW, RMSprop
@@ -104,9 +104,9 @@ def test_what_cannot_be_followed_is_an_error(make, steps, word):
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_step_size(subject.model, F.cross_entropy, *batch(32), subject.optimizer)
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_step_size(training.model, F.cross_entropy, *batch(32), training.optimizer)
     with pytest.raises(RuntimeError):
-        check_step_size(subject.model, subject.failing_loss, *batch(32), subject.optimizer)
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_step_size(training.model, training.failing_loss, *batch(32), training.optimizer)
+    assert same(before, state_of(training.model, training.optimizer))

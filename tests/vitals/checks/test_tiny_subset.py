@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
@@ -205,12 +205,12 @@ def test_what_cannot_be_judged_is_an_error(inputs, targets, word):
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_tiny_subset(subject.model, F.cross_entropy, *batch(64), subject.optimizer, max_steps=3)
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_tiny_subset(training.model, F.cross_entropy, *batch(64), training.optimizer, max_steps=3)
     with pytest.raises(RuntimeError):
-        check_tiny_subset(subject.model, subject.failing_loss, *batch(64), subject.optimizer)
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_tiny_subset(training.model, training.failing_loss, *batch(64), training.optimizer)
+    assert same(before, state_of(training.model, training.optimizer))
 
 
 def test_a_loss_that_looks_at_the_original_weights_leaves_no_gradient_there():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from subjects import TrainedSubject, batch, convnet, initialized, mlp, named, same, state_of
+from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
 from torch import nn
 from torch.nn import init
 from torch.optim import SGD, Adam
@@ -257,9 +257,9 @@ def test_parts_that_do_not_fit_are_errors():
 
 
 def test_leaves_everything_as_it_was():
-    subject = TrainedSubject()
-    before = state_of(subject.model, subject.optimizer)
-    check_wiring(subject.model, F.cross_entropy, *batch(32), subject.optimizer)
+    training = TrainedNetwork()
+    before = state_of(training.model, training.optimizer)
+    check_wiring(training.model, F.cross_entropy, *batch(32), training.optimizer)
     with pytest.raises(RuntimeError):
-        check_wiring(subject.model, subject.failing_loss, *batch(32), subject.optimizer)
-    assert same(before, state_of(subject.model, subject.optimizer))
+        check_wiring(training.model, training.failing_loss, *batch(32), training.optimizer)
+    assert same(before, state_of(training.model, training.optimizer))

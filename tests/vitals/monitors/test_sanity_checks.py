@@ -38,8 +38,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from vitals.checks.registry import BUILT_IN, GROUPS
 from vitals.checks.sanity_checks import SanityChecks
-from vitals.checks.suite import CHECKS, STANDARD
 from vitals.errors import ChecksFailed, UserError
 from vitals.findings import read_findings
 
@@ -79,9 +79,9 @@ class Watch(Callback):
         self.state = state(trainer, pl_module)
 
 
-def breaks(subject: Any, options: Any) -> Any:
+def breaks(check: Any, setup: Any, options: Any) -> Any:
     torch.manual_seed(99)
-    subject.model.train(False)
+    setup.model.train(False)
     raise RuntimeError("out of ink")
 
 
@@ -91,7 +91,7 @@ def test_a_training_is_the_same_to_the_bit_with_the_checks_and_without(
     broken: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if broken:
-        monkeypatch.setitem(CHECKS, broken, breaks)
+        monkeypatch.setattr(f"{BUILT_IN[broken]}.run", breaks)
 
     def run(*callbacks: Callback) -> tuple[Foreign, Any]:
         module = Foreign(convnet())
@@ -131,10 +131,10 @@ def test_a_right_training_raises_no_alarm_and_every_check_has_a_verdict(name: st
     checks = quick()
     fit(HEALTHY[name](), tmp_path, checks)
     assert alarms(checks.findings) == []
-    assert [row.check for row in checks.rows] == [
-        name for name in STANDARD if name != "gradients_after_burn_in"
+    assert [row.name for row in checks.rows] == [
+        name for name in GROUPS["default"] if name != "gradients_after_burn_in"
     ]
-    assert [row.check for row in checks.rows if row.verdict == "skipped"] == []
+    assert [row.name for row in checks.rows if row.verdict == "skipped"] == []
 
 
 def doubled(scale: float = 255.0) -> Any:
@@ -204,7 +204,7 @@ def test_what_cannot_be_checked_is_skipped_with_the_reason(reason: str, tmp_path
 
 def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    checks = quick(checks=tuple(CHECKS))
+    checks = quick(checks=["full"])
     fit(Foreign(convnet(), 0.01), tmp_path, checks, logger=logger)
     events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
     scalars = {"loss_at_chance", "regularised_loss", "tiny_subset_loss", "gradient_error"}
@@ -213,11 +213,11 @@ def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
     assert {f"checks/{name}" for name in images} | {"gradcheck/h_curve"} == set(events.Tags()["images"])
     assert "findings/text_summary" in events.Tags()["tensors"]
     [errors] = events.Histograms("gradcheck/rel_error")
-    gradients = next(row.result for row in checks.rows if row.check == "gradients")
+    gradients = next(row.result for row in checks.rows if row.name == "gradients")
     assert errors.histogram_value.num == len(gradients.relative_errors)
     assert 10**errors.histogram_value.max == pytest.approx(max(gradients.relative_errors), rel=1e-3)
     curve = [event.value for event in events.Scalars("checks/tiny_subset_loss")]
-    tiny = next(row.result for row in checks.rows if row.check == "tiny_subset")
+    tiny = next(row.result for row in checks.rows if row.name == "tiny_subset")
     assert curve == pytest.approx(tiny.final.losses)
     assert read_findings(Path(logger.log_dir) / "findings.json") == checks.findings
 

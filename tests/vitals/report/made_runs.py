@@ -197,7 +197,7 @@ FINDINGS = [
         value=9.8e-8,
         threshold=1e-4,
     ),
-    Finding("skipped", "note", "Gradients: kinks lie within the smallest step.", where="gradients"),
+    Finding("skipped", "note", "Gradients: kinks lie within the smallest step.", station="gradients"),
     Finding(
         "loss-at-chance",
         "ok",

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.gradients.comparison import ENOUGH, BurnIn, Comparison, ParameterSummary, error_limit
 from vitals.checks.gradients.difference import (
     Differences,
     Estimate,
@@ -25,9 +27,9 @@ from vitals.checks.gradients.difference import (
     random_direction,
     relative_error,
 )
-from vitals.checks.gradients.objective import (
+from vitals.checks.gradients.functional_loss import (
+    FunctionalLoss,
     Loss,
-    Objective,
     Part,
     Penalty,
     batch_size,
@@ -39,8 +41,13 @@ from vitals.checks.gradients.objective import (
     undisturbed,
 )
 from vitals.checks.gradients.result import GradientCheck
-from vitals.checks.gradients.rows import ENOUGH, GradientRow, ParameterSummary, burn_in, error_limit
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
+
+ENOUGH_FALL = 0.1
+"""Share of the first loss by which it must fall for the burn-in to end early."""
+
+_LEARNING_RATE = 1e-3
 
 _ROUNDS = 4  # of drawing further elements, where kinks leave too few
 
@@ -100,56 +107,75 @@ def check_gradients(
         raise UserError(f"burn_in_steps must be 0 or more, not {burn_in_steps}.")
     check_parameters(model)
     copy = partial(
-        Objective, loss=loss, inputs=inputs, targets=targets, penalty=penalty, dtype=dtype, seed=seed
+        FunctionalLoss, loss=loss, inputs=inputs, targets=targets, penalty=penalty, dtype=dtype, seed=seed
     )
     with undisturbed(dtype, next(model.parameters()).device):
         burnt = None
         if burn_in_steps:
             trained = copy(model, samples=batch_size(inputs), check_inputs=False)
             before = finite_value(trained)
-            burnt = burn_in(trained, burn_in_steps)
+            burnt = _burn_in(trained, burn_in_steps)
             if not math.isfinite(burnt.loss_after):
                 reason = f"the loss became {burnt.loss_after} after {burnt.steps} steps of burn-in"
                 return GradientCheck((), before, 1.0, samples, skipped=reason)
             model, copy = trained.model, partial(copy, loss=trained.loss)
-        objective = copy(model, samples=samples, check_inputs=check_inputs)
-        value = finite_value(objective)
+        function = copy(model, samples=samples, check_inputs=check_inputs)
+        value = finite_value(function)
         # Other random numbers in between, so that what a module wrongly keeps from call to call shows.
-        objective.value(seed=seed + 1)
-        spread = abs(objective.value().item() - value)
+        function.value(seed=seed + 1)
+        spread = abs(function.value().item() - value)
         # Parallel sums on an accelerator differ in the last digits; that is noise, which is measured later.
         if spread > 1e4 * torch.finfo(dtype).eps * abs(value):
             return GradientCheck((), value, 1.0, samples, burnt, spread=spread)
-        order = objective.order_of_use()
-        summaries, scale = _check_part(objective, "data", order, elements, steps)
+        order = function.order_of_use()
+        summaries, scale = _check_part(function, "data", order, elements, steps)
         ratios: tuple[tuple[str, float], ...] = ()
         if penalty is not None:
-            finite_value(objective, "penalty")
-            summaries += _check_part(objective, "penalty", order, elements, steps)[0]
+            finite_value(function, "penalty")
+            summaries += _check_part(function, "penalty", order, elements, steps)[0]
             # The gradient of a sum is the sum of the gradients: a few elements show that both arrive.
-            summaries += _check_part(objective, "both", order, 1, steps)[0]
-            ratios = _decay_ratios(objective)
+            summaries += _check_part(function, "both", order, 1, steps)[0]
+            ratios = _decay_ratios(function)
     return GradientCheck(tuple(summaries), value, scale, samples, burnt, decay_ratios=ratios)
 
 
+def _burn_in(function: FunctionalLoss, steps: int) -> BurnIn:
+    """Train the model of `function` with Adam for up to `steps` steps, or until its loss has fallen by 10%.
+
+    Every step has random numbers of its own. It ends early where the loss becomes infinite or NaN, too.
+    """
+    parameters = function.parameters
+    optimizer = torch.optim.Adam(parameters.values(), lr=_LEARNING_RATE)
+    first = last = function.value().item()
+    step = 0
+    while step < steps and math.isfinite(last) and last > first - ENOUGH_FALL * abs(first):
+        step += 1
+        _, gradients = function.value_and_gradients(seed=function.seed + step)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        optimizer.step()
+        last = function.value().item()
+    return BurnIn(step, first, last)
+
+
 def _check_part(
-    objective: Objective, part: Part, order: dict[str, int], elements: int, steps: Sequence[float]
+    function: FunctionalLoss, part: Part, order: dict[str, int], elements: int, steps: Sequence[float]
 ) -> tuple[list[ParameterSummary], float]:
     """Summaries of all tensors, and the factor on the loss."""
-    generator = torch.Generator().manual_seed(objective.seed)
-    gradients = objective.value_and_gradients(part)[1]
-    detached = objective.detached(part)
+    generator = torch.Generator().manual_seed(function.seed)
+    gradients = function.value_and_gradients(part)[1]
+    detached = function.detached(part)
     scale = loss_scale(gradients)
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
-    parameters = list(objective.parameters.values())
-    noise = measure_noise(partial(objective.value_and_gradients, part), scale, parameters, generator)
-    differences = Differences(partial(objective.value, part), scale, steps)
+    parameters = list(function.parameters.values())
+    noise = measure_noise(partial(function.value_and_gradients, part), scale, parameters, generator)
+    differences = Differences(partial(function.value, part), scale, steps)
     depths = _depths(order)
     summaries = []
     for name, gradient in gradients.items():
-        if name not in objective.parameters and (part == "penalty" or name in detached):
+        if name not in function.parameters and (part == "penalty" or name in detached):
             continue  # inputs need no gradient: they may be prepared, or features taken, without one
-        tensor = _TensorCheck(name, objective.tensors[name], gradient, part, differences, noise, generator)
+        tensor = _TensorCheck(name, function.tensors[name], gradient, part, differences, noise, generator)
         summaries.append(
             ParameterSummary(
                 name,
@@ -184,7 +210,7 @@ class _TensorCheck:
         self._name, self._tensor, self._gradient, self._part = name, tensor, gradient, part
         self._differences, self._noise, self._generator = differences, noise, generator
 
-    def rows(self, elements: int) -> list[GradientRow]:
+    def rows(self, elements: int) -> list[Comparison]:
         """The largest element, `elements` others, more where kinks leave too few, and a random direction."""
         count = self._tensor.numel()
         largest = int(self._gradient.abs().nan_to_num(nan=math.inf).argmax())
@@ -203,7 +229,7 @@ class _TensorCheck:
                 rows += self._find_wrong_element(count)
         return rows
 
-    def _find_wrong_element(self, count: int) -> list[GradientRow]:
+    def _find_wrong_element(self, count: int) -> list[Comparison]:
         """Halve the range in which a random direction is wrong until one element is left; stop at kinks."""
         start, stop = 0, count
         while stop - start > 1:
@@ -216,18 +242,18 @@ class _TensorCheck:
         row = self._row(start)
         return [row] if row.unexplained else []
 
-    def _row(self, number: int) -> GradientRow:
+    def _row(self, number: int) -> Comparison:
         return self._compared(Line.along_element(self._tensor, number))
 
-    def _row_along(self, start: int, stop: int) -> GradientRow:
+    def _row_along(self, start: int, stop: int) -> Comparison:
         direction = random_direction(self._tensor.shape, start, stop, self._generator).to(self._tensor)
         return self._compared(Line(self._tensor, direction=direction))
 
-    def _compared(self, line: Line) -> GradientRow:
+    def _compared(self, line: Line) -> Comparison:
         found: Estimate = self._differences.estimate(
             line, line.derivative(self._gradient), self._noise.loss, self._noise.gradients[self._name]
         )
-        return GradientRow(
+        return Comparison(
             self._name,
             line.index,
             found.analytic,
@@ -241,7 +267,7 @@ class _TensorCheck:
         )
 
 
-def _gap(row: GradientRow) -> float:
+def _gap(row: Comparison) -> float:
     return abs(row.analytic - row.numeric) - row.uncertainty
 
 
@@ -257,12 +283,12 @@ def _depths(order: dict[str, int]) -> dict[str, int]:
     return depths
 
 
-def _decay_ratios(objective: Objective) -> tuple[tuple[str, float], ...]:
+def _decay_ratios(function: FunctionalLoss) -> tuple[tuple[str, float], ...]:
     """‖penalty's gradient‖ / ‖data gradient‖, by groups of equal weight decay, or of all parameters."""
-    data, penalty = (objective.value_and_gradients(part)[1] for part in ("data", "penalty"))
-    rates = objective.weight_decay()
+    data, penalty = (function.value_and_gradients(part)[1] for part in ("data", "penalty"))
+    rates = function.weight_decay()
     groups: dict[str, list[str]] = {}
-    for name in objective.parameters:
+    for name in function.parameters:
         if rates is None:
             groups.setdefault("all parameters", []).append(name)
         elif rates.get(name):
@@ -275,3 +301,50 @@ def _decay_ratios(objective: Objective) -> tuple[tuple[str, float], ...]:
     return tuple(
         (group, pulled / driven if driven else math.inf) for group, pulled, driven in ratios if pulled
     )
+
+
+class GradientsCheck(Check):
+    """Logs the scalar `checks/gradient_error`, the largest relative error, and the histogram
+    `gradcheck/rel_error` of log10 of all of them; exact ones are at -17."""
+
+    name = "gradients"
+    station = "gradients"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        return self._compared(setup, options.elements, 0)
+
+    def _compared(self, setup: TrainingSetup, elements: int, burn_in_steps: int) -> Outcome:
+        result = check_gradients(
+            setup.model,
+            setup.loss,
+            *setup.batch(64),
+            elements=elements,
+            check_inputs=setup.inputs.is_floating_point(),
+            burn_in_steps=burn_in_steps,
+        )
+        error = result.max_error
+        seen = "nothing to compare" if error is None else f"relative error {error:.1e} at most"
+        return Outcome(result.findings(), seen, "up to 1e-4 (kinks), 1e-6 (none)", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        if outcome.result.max_error is None:
+            return
+        writer.add_scalar("checks/gradient_error", outcome.result.max_error, 0)
+        errors = torch.tensor([error for error in outcome.result.relative_errors if math.isfinite(error)])
+        if len(errors):
+            writer.add_histogram("gradcheck/rel_error", errors.clamp_min(1e-17).log10(), 0)
+
+
+class GradientsAfterBurnInCheck(GradientsCheck):
+    """The same on a copy that has been trained for some steps; logs nothing."""
+
+    name = "gradients_after_burn_in"
+
+    def wanted(self, options: Options) -> bool:
+        return options.burn_in_steps > 0
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        return self._compared(setup, options.elements, options.burn_in_steps)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        pass

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import takewhile
 from statistics import median
 
+from vitals.checks.gradients.comparison import BurnIn, Comparison, ParameterSummary
 from vitals.checks.gradients.difference import TOO_SMALL
-from vitals.checks.gradients.rows import BurnIn, GradientRow, ParameterSummary
 from vitals.findings import Finding, Level, ranked
 
 DECAY_TOO_STRONG = 1.0
@@ -241,7 +241,7 @@ def _is_zero(summary: ParameterSummary) -> bool:
     return summary.largest_gradient <= summary.zero_below
 
 
-def _element(row: GradientRow) -> str:
+def _element(row: Comparison) -> str:
     if row.index is None:
         return "along a random direction"
     return f"at {list(row.index)}" if row.index else "(a single number)"

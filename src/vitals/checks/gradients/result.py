@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from vitals.checks.gradients.comparison import BurnIn, Comparison, ParameterSummary
 from vitals.checks.gradients.findings import findings_of
-from vitals.checks.gradients.rows import BurnIn, GradientRow, ParameterSummary
 from vitals.findings import Finding
 
 
@@ -31,7 +31,7 @@ class GradientCheck:
     """Why nothing was checked; empty where it was."""
 
     @property
-    def rows(self) -> list[GradientRow]:
+    def rows(self) -> list[Comparison]:
         """One row per checked element and part of the loss."""
         return [row for summary in self.summaries for row in summary.rows]
 

@@ -9,12 +9,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradients.difference import Differences, Line, relative_error
-from vitals.checks.gradients.objective import (
+from vitals.checks.gradients.functional_loss import (
+    FunctionalLoss,
     Loss,
-    Objective,
     check_numbers,
     check_parameters,
     checked_samples,
@@ -22,6 +24,7 @@ from vitals.checks.gradients.objective import (
     loss_scale,
     undisturbed,
 )
+from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 
 
@@ -96,7 +99,7 @@ def step_size_study(
     check_numbers(elements, steps, dtype)
     check_parameters(model)
     with undisturbed(dtype, next(model.parameters()).device):
-        objective = Objective(
+        function = FunctionalLoss(
             model,
             loss,
             inputs,
@@ -107,16 +110,16 @@ def step_size_study(
             seed=seed,
             check_inputs=False,
         )
-        finite_value(objective)
-        _, gradients = objective.value_and_gradients()
-        differences = Differences(objective.value, loss_scale(gradients), steps)
+        finite_value(function)
+        _, gradients = function.value_and_gradients()
+        differences = Differences(function.value, loss_scale(gradients), steps)
         choice = random.Random(seed)
         lines = []
         for name, gradient in gradients.items():
             count = gradient.numel()
             numbers = {int(gradient.abs().argmax()), *choice.sample(range(count), min(elements, count))}
             for number in sorted(numbers):
-                line = Line.along_element(objective.tensors[name], number)
+                line = Line.along_element(function.tensors[name], number)
                 analytic = differences.scale * line.derivative(gradient)
                 if analytic:
                     lines.append((line, analytic))
@@ -135,3 +138,31 @@ def _errors_at(h: float, differences: Differences, lines: Sequence[tuple[Line, f
         forward=median(relative_error(analytic, slope.forward) for analytic, slope in smooth),
         kinks=1 - len(smooth) / len(slopes),
     )
+
+
+def difference_step_figure(result: StepSizeStudy) -> Figure:
+    """Relative error of centred and forward differences over their step h: truncation against rounding."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for kind, marker in (("centred", "o-"), ("forward", "s--")):
+        points = [(error.h, getattr(error, kind)) for error in result.errors if getattr(error, kind)]
+        axes.plot(*zip(*points, strict=True), marker, label=kind) if points else None
+    axes.set(xscale="log", yscale="log", xlabel="step h", ylabel="relative error, median over elements")
+    axes.legend()
+    return figure
+
+
+class DifferenceStepCheck(Check):
+    """Draws the curve `gradcheck/h_curve`, the error of the differences over their step."""
+
+    name = "difference_step"
+    station = "gradients"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = step_size_study(setup.model, setup.loss, *setup.batch(64), elements=1)
+        best = result.best_step
+        seen = "kinks everywhere" if best is None else f"h = {best:.0e} is best"
+        return Outcome(result.findings(), seen, "between 1e-4 and 1e-6", result)
+
+    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.add_figure("gradcheck/h_curve", difference_step_figure(outcome.result), 0)

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from vitals.checks.registry import require_name
+from vitals.errors import UserError
 
 # The description of a type says what is right; where null is, too, the type is followed by `| None`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number greater than 0")]
@@ -43,23 +46,16 @@ RunFolders = Annotated[
     Field(description="a list of two to six run folders, [a,b]", min_length=2, max_length=6),
 ]
 SampleCount = Annotated[int, Field(ge=128, description="a whole number of 128 or more")]
-CheckName = Annotated[
-    Literal[
-        "inputs",
-        "wiring",
-        "validation_mode",
-        "gradients",
-        "gradients_after_burn_in",
-        "difference_step",
-        "loss_at_chance",
-        "layer_variance",
-        "regularization",
-        "tiny_subset",
-        "informative_inputs",
-        "step_size",
-    ],
-    Field(description="a check of configs/checks/full.yaml"),
-]
+
+
+def _check_name(name: str) -> str:
+    try:
+        return require_name(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+CheckName = Annotated[str, AfterValidator(_check_name)]
 PRECISIONS = Literal[
     "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64", "bf16", 32, 64
 ]
@@ -107,7 +103,7 @@ class Component(BaseModel):
 
 
 class Checks(Component):
-    which: list[CheckName]
+    which: Annotated[list[CheckName], Field(description="a list of names of checks")]
     on_fail: Literal["stop", "warn"]
     elements: Count
     burn_in_steps: CountOrZero

@@ -108,6 +108,8 @@ def _sentence(model: Any, problem: Any) -> str:
     if problem["type"] == "extra_forbidden" or field is None:
         return f"{key} is not a key of this configuration; {_nearest_key(model, key)}"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+    if problem["type"] == "value_error":  # a validator of ours says it better
+        return f"{key}={shown}: {problem['ctx']['error']}"
     choices = list(dict.fromkeys(str(choice) for choice in get_args(field.annotation)))  # 32 and "32"
     if problem["type"] == "literal_error" and not _allowed(field):
         return f"{key}={shown} is not one of {', '.join(choices)}: {did_you_mean(str(value), choices)}"

@@ -1,7 +1,11 @@
-"""Dropout that does not care for the mode of the network, such as `F.dropout(x, 0.5)` in a `forward`."""
+"""Does validation run in evaluation mode, and dropout with it?
+
+Dropout may not care for the mode of the network, such as `F.dropout(x, 0.5)` in a `forward`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
+
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
+from vitals.errors import UserError
+from vitals.findings import Finding
+from vitals.probes.trial import trial
 
 DROPOUTS = {
     F.dropout: "dropout",
@@ -69,3 +79,34 @@ class _Watch(TorchFunctionMode):
             if func is ATTENTION and given.get("dropout_p", 0.0) > 0:
                 self.seen["scaled_dot_product_attention"] = None
         return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class ValidationMode:
+    training: bool
+    dropout: tuple[str, ...]
+    """Functions that drop values in evaluation mode too."""
+
+    def findings(self) -> list[Finding]:
+        if self.dropout and not self.training:
+            seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values."
+            remedy = "Give it training=self.training (a rate of 0 in attention), or use nn.Dropout."
+            return [Finding("train-mode-evaluation", "warn", seen, remedy, f"F.{self.dropout[0]}")]
+        if not self.training:
+            return [Finding("wiring-correct", "ok", "Validation runs in evaluation mode.")]
+        seen = "Validation calls the network in training mode, with dropout and batch statistics on."
+        remedy = "Take train() out of the validation step; Lightning sets the mode."
+        return [Finding("train-mode-evaluation", "warn", seen, remedy, "validation step")]
+
+
+class ValidationModeCheck(Check):
+    name = "validation_mode"
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        if setup.training_layers_in_validation is None:
+            raise UserError("There is no validation step to look at.")
+        with trial(setup.model) as copies:
+            dropout = dropout_left_on(copies.model, setup.inputs[:4])
+        result = ValidationMode(setup.training_layers_in_validation, tuple(dropout))
+        seen = "training" if result.training else "evaluation"
+        return Outcome(result.findings(), seen, "evaluation", result)

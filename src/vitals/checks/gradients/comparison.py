@@ -1,21 +1,13 @@
-"""The figures of a gradient check: a row per element, a summary per parameter."""
+"""The comparisons that a gradient check makes: of each element, and a summary of each parameter."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from statistics import median
 
-import torch
-
 from vitals.checks.gradients.difference import UNCOMFORTABLE
-from vitals.checks.gradients.objective import Objective, Part
+from vitals.checks.gradients.functional_loss import Part
 from vitals.findings import Level
-
-ENOUGH_FALL = 0.1
-"""Share of the first loss by which it must fall for the burn-in to end early."""
-
-_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,32 +22,13 @@ class BurnIn:
         return f"step {self.steps}, loss {self.loss_before:.4g}→{self.loss_after:.4g}"
 
 
-def burn_in(objective: Objective, steps: int) -> BurnIn:
-    """Train the model of `objective` with Adam for up to `steps` steps, or until its loss has fallen by 10%.
-
-    Every step has random numbers of its own. It ends early where the loss becomes infinite or NaN, too.
-    """
-    parameters = objective.parameters
-    optimizer = torch.optim.Adam(parameters.values(), lr=_LEARNING_RATE)
-    first = last = objective.value().item()
-    step = 0
-    while step < steps and math.isfinite(last) and last > first - ENOUGH_FALL * abs(first):
-        step += 1
-        _, gradients = objective.value_and_gradients(seed=objective.seed + step)
-        for name, parameter in parameters.items():
-            parameter.grad = gradients[name]
-        optimizer.step()
-        last = objective.value().item()
-    return BurnIn(step, first, last)
-
-
 PROBABLY_WRONG = 1e-2
 ENOUGH = 3
 """Elements free of kinks below which nothing is said about a parameter."""
 
 
 @dataclass(frozen=True)
-class GradientRow:
+class Comparison:
     """One checked element. Gradients are those of the loss times `GradientCheck.loss_scale`."""
 
     parameter: str
@@ -110,7 +83,7 @@ class ParameterSummary:
     detached: bool
     """Whether no backward leads to it from the loss at all."""
     part: Part
-    rows: tuple[GradientRow, ...]
+    rows: tuple[Comparison, ...]
 
     @property
     def kinks(self) -> int:
@@ -134,7 +107,7 @@ class ParameterSummary:
         return max(self.relative_errors, default=None)
 
     @property
-    def worst(self) -> GradientRow | None:
+    def worst(self) -> Comparison | None:
         """The row with the largest unexplained error; of equal ones an element before a direction."""
         smooth = [row for row in self.rows if row.counts]
         return max(smooth, key=lambda row: (row.unexplained, row.index is not None), default=None)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitals.checks.dropout_left_on import dropout_left_on
+from vitals.checks.validation_mode import dropout_left_on
 
 
 class Function(nn.Module):

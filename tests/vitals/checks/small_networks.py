@@ -99,7 +99,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-class TrainedSubject:
+class TrainedNetwork:
     """A network with BatchNorm and dropout in the middle of a training: gradients, momentum and all."""
 
     def __init__(self) -> None:

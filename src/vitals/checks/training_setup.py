@@ -1,32 +1,78 @@
-"""From a Lightning training that is about to begin to what the checks look at."""
+"""The setup of a training that is about to begin, as the checks look at it: copies, and samples."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from vitals.checks.subject import Subject
 from vitals.errors import UserError
-from vitals.probes.loaders import random_batches, successive_batches
+from vitals.probes.loaders import first_batches, random_batches, successive_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import BatchPreparation, TrainingStep, mute, stand_in
-from vitals.probes.trial import copies_of
+from vitals.probes.training_step import PairPreparation, TrainingStep, mute, stand_in
+from vitals.probes.trial import Loss, copies_of
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
 VALIDATION_SAMPLES = 256
 
-Batch = tuple[Tensor, Tensor]
+
+@dataclass(frozen=True, eq=False)
+class TrainingSetup:
+    """Copies of what a training consists of, with samples as they enter the network."""
+
+    model: nn.Module
+    """In the modes in which it trains."""
+    loss: Loss
+    optimizers: tuple[Optimizer, ...]
+    inputs: Tensor
+    """(N, ...), as they enter the model; N is better 1024, drawn at random from the training set."""
+    targets: Tensor
+    """(N,), class numbers; or (N, ...) for checks that do not need such."""
+    label_batches: tuple[Tensor, ...] = ()
+    """Labels of successive training batches, in their order."""
+    validation_inputs: Tensor | None = None
+    """(M, ...), as they enter the model in validation."""
+    training_layers_in_validation: bool | None = None
+    """Whether validation calls the model in training mode; None where that is not known."""
+    batch_size: int = 128
+    total_steps: int = 1000
+    """Length of the training in optimizer steps."""
+    loss_is_random: bool = False
+    """Whether the loss draws random numbers, as with mixup; then it has no least value to compare with."""
+
+    def batch(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one training batch, of at most `limit` samples."""
+        size = min(self.batch_size, limit)
+        return self.inputs[:size], self.targets[:size]
+
+    def only_optimizer(self) -> Optimizer:
+        """The optimizer; raises `UserError` where there is not exactly one."""
+        if len(self.optimizers) != 1:
+            raise UserError(
+                f"The training has {len(self.optimizers)} optimizers; this check is made for one."
+            )
+        return self.optimizers[0]
+
+    def require_fixed_loss(self) -> None:
+        """Raises `UserError` where the loss draws random numbers."""
+        if self.loss_is_random:
+            raise UserError("The loss draws random numbers, so that it has no least value (mixup?).")
+
+    def optimizer_or_none(self) -> Optimizer | None:
+        """The optimizer where there is exactly one."""
+        return self.optimizers[0] if len(self.optimizers) == 1 else None
 
 
-def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> Subject:
+def training_setup(
+    trainer: L.Trainer, module: L.LightningModule, samples: int, class_numbers: bool = True
+) -> TrainingSetup:
     """Network, loss, optimizers and samples of the training that `trainer` is about to begin.
 
     All are copies; the trainer, the module, the data loaders and all random states stay as they are. Inputs
@@ -36,28 +82,29 @@ def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> S
         trainer: with its loaders and optimizers set up, as in `on_train_start`.
         module: that trains.
         samples: training samples to take.
+        class_numbers: whether the targets must be one class number for each input.
 
     Raises:
-        UserError: if batches are not (inputs, class numbers), or step, module or loaders cannot be looked at.
+        UserError: if batches are not (inputs, targets), or step, module or loaders cannot be looked at.
     """
     with isolated_rng(seed=0), torch.enable_grad():
         owner, optimizers = copies_of(module, trainer.optimizers)
         mute(owner)
         facts = stand_in(trainer, training=True)
-        preparation = Preparation(trainer, owner, facts)
+        preparation = PairPreparation(trainer, owner, facts, class_numbers)
         loader = trainer.train_dataloader
-        batches = taken((preparation(batch) for batch in successive_batches(loader)), max(LABELS, 1))
+        batches = first_batches((preparation(batch) for batch in successive_batches(loader)), LABELS)
         if not batches:
             raise UserError("The training loader gives no batch.")
         step = TrainingStep(owner, facts, batches[0])
         label_batches = tuple(labels for _, labels in batches)
-        drawn = taken((preparation(batch) for batch in random_batches(loader, samples)), samples)
+        drawn = first_batches((preparation(batch) for batch in random_batches(loader, samples)), samples)
         inputs = [step.network_inputs(batch, owner.training_step) for batch in drawn]
-        validation_inputs, training_mode = _validation(trainer, step)
+        validation_inputs, training_mode = _validation(trainer, step, class_numbers)
         network_inputs = torch.cat(inputs)[:samples]
         targets = torch.cat([labels for _, labels in drawn])[:samples]
         steps = trainer.estimated_stepping_batches
-        return Subject(
+        return TrainingSetup(
             step.network,
             step.loss,
             optimizers,
@@ -72,34 +119,9 @@ def subject_of(trainer: L.Trainer, module: L.LightningModule, samples: int) -> S
         )
 
 
-class Preparation(BatchPreparation):
-    """What Lightning does to a batch between the loader and the step, for batches (inputs, class numbers)."""
-
-    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Batch:
-        batch = super().__call__(batch, dataloader_idx)
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise UserError("The batches are not pairs (inputs, class numbers).")
-        inputs, labels = batch
-        if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
-            raise UserError("The batches are not pairs of tensors (inputs, class numbers).")
-        if labels.ndim != 1 or labels.is_floating_point() or len(inputs) != len(labels):
-            raise UserError(f"The labels are not one class number for each input: {tuple(labels.shape)}.")
-        return inputs, labels
-
-
-def taken(batches: Iterator[Batch], samples: int) -> list[Batch]:
-    """Batches with `samples` samples in all, or as many as there are."""
-    taken: list[Batch] = []
-    count = 0
-    for batch in batches:
-        taken.append(batch)
-        count += len(batch[1])
-        if count >= samples:
-            break
-    return taken
-
-
-def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, bool | None]:
+def _validation(
+    trainer: L.Trainer, step: TrainingStep, class_numbers: bool
+) -> tuple[Tensor | None, bool | None]:
     """Inputs of the network in validation, and whether it is then in training mode; None where unknown."""
     owner = step.owner
     if not is_overridden("validation_step", owner, L.LightningModule):
@@ -111,8 +133,8 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
     step.trainer = stand_in(trainer, training=False)
     inputs, training = [], False
     try:
-        preparation = Preparation(trainer, owner, step.trainer)
-        for batch in taken(
+        preparation = PairPreparation(trainer, owner, step.trainer, class_numbers)
+        for batch in first_batches(
             (preparation(batch) for batch in random_batches(loader, VALIDATION_SAMPLES)), VALIDATION_SAMPLES
         ):
             owner.eval()

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
-from vitals.checks.gradients.precision import Precision
 from vitals.errors import UserError, did_you_mean
 from vitals.probes.random_states import isolated_rng
 
@@ -51,13 +50,13 @@ def check_numbers(elements: int, steps: Sequence[float], dtype: torch.dtype) -> 
         raise UserError(f"dtype must be torch.float64 or torch.float32, not {dtype}.")
 
 
-def finite_value(objective: Objective, part: Part = "data") -> float:
+def finite_value(function: FunctionalLoss, part: Part = "data") -> float:
     """The data loss or the penalty; UserError where it cannot be computed or is not finite."""
     name = "penalty" if part == "penalty" else "loss"
     try:
-        value = objective.value(part).item()
+        value = function.value(part).item()
     except RuntimeError as error:
-        raise UserError(f"model or {name} cannot be evaluated in {objective.dtype}: {error}") from error
+        raise UserError(f"model or {name} cannot be evaluated in {function.dtype}: {error}") from error
     if not math.isfinite(value):
         raise UserError(f"{name} must be finite, but it is {value}.")
     return value
@@ -75,7 +74,7 @@ Penalty = Callable[[nn.Module], Tensor] | Mapping[str, float] | float
 Part = Literal["data", "penalty", "both"]
 
 
-class Objective:
+class FunctionalLoss:
     """Data loss and penalty as functions of the trainable parameters and the inputs.
 
     Args:
@@ -133,7 +132,7 @@ class Objective:
         seed = self.seed if seed is None else seed
         _seed_everything(seed)
         value = torch.zeros((), dtype=self.dtype, device=self.device)
-        with Precision(self.dtype):
+        with _Precision(self.dtype):
             if part in ("data", "both"):
                 value = value + _scalar(self._data_loss(), "loss")
             if part in ("penalty", "both"):
@@ -149,7 +148,7 @@ class Objective:
         if value.requires_grad:
             try:
                 # Not `value.backward()`, which would add to gradients of the user's own tensors in a closure.
-                with Precision(self.dtype):
+                with _Precision(self.dtype):
                     found = torch.autograd.grad(value, list(self.tensors.values()), allow_unused=True)
             except RuntimeError as error:
                 raise UserError(f"loss has no gradient that can be computed: {error}") from error
@@ -314,6 +313,39 @@ def _fix_spectral_norms(model: nn.Module) -> None:
 
 def _cloned(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+class _Precision(TorchDispatchMode):
+    """Inside the block every computation runs in `dtype` or better.
+
+    Constants that no module holds, such as class weights in a closure, are widened where they are used, and
+    `x.float()`, with which many normalization layers guard half precision, does not lose half the digits.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else dict(kwargs)
+        wanted = kwargs.get("dtype")
+        if isinstance(wanted, torch.dtype) and wanted.is_floating_point:
+            kwargs["dtype"] = torch.promote_types(wanted, self._dtype)
+        in_place = func.overloadpacket.__name__.endswith("_")  # a copy of what it writes to would be lost
+        if not in_place and any(self._is_narrow(tensor) for tensor in tensors_in((args, kwargs))):
+            args, kwargs = tree_map(self._widened, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _is_narrow(self, leaf: Any) -> bool:
+        if not isinstance(leaf, Tensor):
+            return False
+        dtype = leaf.dtype
+        return dtype.is_floating_point and dtype.itemsize < self._dtype.itemsize
+
+    def _widened(self, leaf: Any) -> Any:
+        return leaf.to(self._dtype) if self._is_narrow(leaf) else leaf
 
 
 class _FirstUse(TorchDispatchMode):
