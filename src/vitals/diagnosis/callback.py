@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vitals.checks.sanity_checks import SanityChecks
-from vitals.diagnosis.diagnose import diagnose, needs_probe
+from vitals.diagnosis.diagnose import RULES, Rule, diagnose, needs_probe
 from vitals.diagnosis.run import Run
 from vitals.errors import UserError
 from vitals.findings import Finding, markdown, write_findings
@@ -31,14 +32,20 @@ class Diagnosis(L.Callback):
             certain; `never` goes on.
         probe: whether the learning rate may be probed.
         report: whether to write the page `report.html` at the end of the training.
+        rules: further rules, each from a `Run` to findings.
     """
 
     def __init__(
-        self, stop_on: Literal["fail", "never"] = "never", probe: bool = True, report: bool = True
+        self,
+        stop_on: Literal["fail", "never"] = "never",
+        probe: bool = True,
+        report: bool = True,
+        rules: Sequence[Rule] = (),
     ) -> None:
         if stop_on not in ("fail", "never"):
             raise UserError(f"stop_on={stop_on!r} must be 'fail' or 'never'.")
         self.stop_on, self.probe, self.report = stop_on, probe, report
+        self.rules = (*RULES, *rules)
         self.findings: list[Finding] = []
         self.stopped_by: Finding | None = None
         """What ended the training, where something did."""
@@ -88,10 +95,10 @@ class Diagnosis(L.Callback):
                 found += getattr(callback, "findings", [])
         try:
             run = Run(self.recorder.history, checks, finished)
-            if module is not None and self.probe and self.probes < 2 and needs_probe(run):
+            if module is not None and self.probe and self.probes < 2 and needs_probe(run, self.rules):
                 self._probe(trainer, module)
                 run = Run(self.recorder.history, checks, finished)
-            self.findings = diagnose(run, others)
+            self.findings = diagnose(run, others, self.rules)
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]

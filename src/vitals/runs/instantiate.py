@@ -126,13 +126,10 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
 
 def build_diagnosis(config: DictConfig) -> Diagnosis:
     """The keeper of the run's record, who says what is wrong."""
-    return attempt(
-        "diagnosis",
-        Diagnosis,
-        config.diagnosis.stop_on,
-        config.diagnosis.probe,
-        report=False,  # made when the run has been tested
-    )
+    chosen = config.diagnosis
+    rules = [attempt("diagnosis.rules", get_object, rule) for rule in chosen.rules]
+    # The report is made when the run has been tested.
+    return attempt("diagnosis", Diagnosis, chosen.stop_on, chosen.probe, report=False, rules=rules)
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:

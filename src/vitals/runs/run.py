@@ -25,6 +25,7 @@ from vitals.runs.instantiate import (
     build_average,
     build_callbacks,
     build_checks,
+    build_diagnosis,
     build_trainer,
     plain,
     quiet_lightning,
@@ -55,6 +56,7 @@ def prepare(config: DictConfig, project: Project) -> None:
     build_callbacks(config)
     build_average(config)
     build_checks(config)
+    build_diagnosis(config)
     if config.resume:
         require_unfinished(config)
 

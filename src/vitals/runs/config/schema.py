@@ -129,6 +129,7 @@ class Diagnosis(Strict):
     probe: Switch
     exit_code: Switch
     report: Switch
+    rules: list[Text]
 
 
 class Trainer(Component):
