@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +41,14 @@ def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise UserError(f"{where}: {_one_line(error.__cause__ or error)}") from error
-    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ImportError,
+        AttributeError,
+        MisconfigurationException,
+    ) as error:
         raise UserError(f"{where}: {_one_line(error)}") from error
 
 
@@ -53,6 +61,18 @@ def made(where: str, config: Any, **further: Any) -> Any:
     # Bound first and called then: Hydra would turn dataclasses among its arguments into dictionaries.
     bound = attempt(where, instantiate, config, _convert_="all", _partial_=True)
     return attempt(where, bound, **further)
+
+
+def locate(where: str, name: str) -> Any:
+    """What the dotted `name` stands for, in the config group `where`.
+
+    Raises:
+        UserError: if there is no such thing.
+    """
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}: {name} cannot be found: {_one_line(error)}") from error
 
 
 def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:
@@ -72,7 +92,7 @@ def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Call
 
 def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """Those of `names` that are parameters of `config._target_` and no keys of `config`."""
-    target = attempt("_target_", get_object, config["_target_"])
+    target = locate("_target_", config["_target_"])
     parameters = inspect.signature(target).parameters
     return [name for name in names if name in parameters and name not in config]
 
@@ -83,7 +103,7 @@ def require_target(where: str, config: DictConfig) -> None:
     Raises:
         UserError: naming the target, or the key with the nearest parameter.
     """
-    target = attempt(where, get_object, config._target_)
+    target = locate(where, config._target_)
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -127,7 +147,7 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
 def build_diagnosis(config: DictConfig) -> Diagnosis:
     """The keeper of the run's record, who says what is wrong."""
     chosen = config.diagnosis
-    rules = [attempt("diagnosis.rules", get_object, rule) for rule in chosen.rules]
+    rules = [locate("diagnosis.rules", rule) for rule in chosen.rules]
     # The report is made when the run has been tested.
     return attempt("diagnosis", Diagnosis, chosen.stop_on, chosen.probe, report=False, rules=rules)
 

@@ -48,7 +48,8 @@ class Overrides:
         for override in choices:
             self._check_choice(override)
         if keys := [override for override in self.parsed if self._is_config_key(override)]:
-            base = self._compose([self._words(choice)[0] for choice in choices])
+            where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
+            base = self._compose([*where, *(self._words(choice)[0] for choice in choices)])
             for override in keys:
                 self._check_key(override, base)
 

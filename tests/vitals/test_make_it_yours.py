@@ -1,0 +1,155 @@
+"""What a new owner does, as docs/your-own.md tells it: its files are written, and its commands are run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "your-own.md"
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The files of the page by their names, which stand alone in a line above each."""
+    blocks = re.findall(
+        r"^`([\w/.-]+)`\n\n```\w+\n(.*?)```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return dict(blocks)
+
+
+def command(name: str, *words: str) -> int:
+    """Run `scripts/<name>.py` here, which spares the import of torch, and return its exit code."""
+    path = str(ROOT / "scripts" / f"{name}.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [path, *words])
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    """The working folder of the new owner, with the files of the page."""
+    folder = tmp_path_factory.mktemp("owner")
+    for name, content in files_of(PAGE).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        yield folder
+        for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+            del sys.modules[name]
+
+
+MINE = ["--config-dir=configs", "experiment=regression", "seed=0", "~callbacks.progress"]
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    """A run of four epochs."""
+    assert command("train", *MINE, "trainer.max_epochs=4", "hydra.run.dir=whole") == 0
+    return place / "whole"
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_of_ones_own_takes_part(run: Path) -> None:
+    errors = [float(row["mae/val"]) for row in rows(run)]
+    assert errors[-1] < 0.8 * errors[0]
+    assert len((run / "epochs.txt").read_text().splitlines()) == 4
+    tags = {tag for line in (run / "history.jsonl").open() for tag in json.loads(line)["values"]}
+    assert "output_scale" in tags
+    findings = json.loads((run / "findings.json").read_text())
+    assert [found["cause"] for found in findings if found["check"] == "centred_targets"] == [
+        "targets-centred"
+    ]
+    assert not [found for found in findings if found["level"] == "fail"]
+    assert "SignDescent" in (run / "config.yaml").read_text()
+    assert (run / "report.html").is_file()
+
+
+def test_a_rule_of_ones_own_is_heard(place: Path) -> None:
+    words = [
+        "optimizer.lr=10",
+        "trainer.max_epochs=1",
+        "schedule.warmup_epochs=0",
+        "checks=none",
+        "average=none",
+    ]
+    assert command("train", *MINE, *words, "hydra.run.dir=loud") == 0
+    causes = {found["cause"] for found in json.loads((place / "loud" / "findings.json").read_text())}
+    assert "output-scale-large" in causes
+
+
+def test_the_best_checkpoint_and_the_average_are_judged_by_the_own_metric(run: Path) -> None:
+    status = json.loads((run / "status.json").read_text())["metrics"]
+    errors = [float(row["mae/val"]) for row in rows(run)]
+    assert status["best/mae_val"] == pytest.approx(min(errors))
+    [best] = (run / "checkpoints").glob("best_*.ckpt")
+    assert best.name == f"best_epoch{errors.index(min(errors)) + 1:03d}_mae{min(errors):.4f}.ckpt"
+    assert (run / "checkpoints" / "average.ckpt").is_file()
+    assert status["average/mae_val"] > 0
+
+
+def test_it_evaluates_from_its_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("evaluate", "run=whole", "checkpoint=best") == 0
+    assert "mae" in capsys.readouterr().out
+
+
+def test_it_stops_and_resumes_bit_for_bit(run: Path, place: Path) -> None:
+    words = ["trainer.max_epochs=2", "schedule.epochs=4", "hydra.run.dir=parts"]
+    assert command("train", *MINE, *words) == 0
+    assert command("train", "resume=parts", "trainer.max_epochs=4") == 0
+    whole, parts = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (run, place / "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert [row["mae/val"] for row in rows(run)] == [row["mae/val"] for row in rows(place / "parts")]
+
+
+def test_the_best_of_a_sweep_is_the_lowest(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"hydra.searchpath=[{place}/configs]", *MINE[1:], "trainer.max_epochs=2", "checks=none"]
+    assert command("train", "-m", *words, "optimizer.lr=0.0001,0.01", "hydra.sweep.dir=sweep") == 0
+    with (place / "sweep" / "results.csv").open(newline="") as file:
+        best = {row["optimizer.lr"]: float(row["best/mae_val"]) for row in csv.DictReader(file)}
+    assert best["0.01"] < best["0.0001"]
+    table = capsys.readouterr().out.partition("Jobs")[2]
+    assert table.index(" 0.01 ") < table.index(" 0.0001 ")  # the best first
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["data.sampels=3"], "did you mean samples"),
+        (["+data.sampels=3"], "data.sampels"),
+        (["--config-dir=nowhere"], "nowhere is not a folder"),
+        (["data=tabels"], "did you mean tables"),
+        (["metric.mode=least"], "metric.mode=least is not one of max, min"),
+        (["module._target_=mine.module.Regresion"], "Regresion"),
+    ],
+)
+def test_a_mistake_in_ones_own_gets_a_sentence(
+    place: Path, words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = MINE if "--config-dir=nowhere" not in words else MINE[1:]
+    before = set(place.iterdir())
+    assert command("train", *given, *words) == 2
+    said = capsys.readouterr().err
+    assert answer in said
+    assert "Traceback" not in said
+    assert set(place.iterdir()) == before
