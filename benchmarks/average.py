@@ -1,12 +1,13 @@
-"""Measure what averaging the later weights gains, what re-estimating BatchNorm does, and what decay.
+"""What averaging the weights costs, and what it gains beside BatchNorm's re-estimation and the decay.
 
-    python benchmarks/average_gain.py data.root=<images>  # five seeds of the default recipe, 125 epochs
-    python benchmarks/average_gain.py --seeds 2 --epochs 4 data=digits
+    python -m benchmarks.average costs                         # as a share of the training beside it
+    python -m benchmarks.average gain data.root=<images>       # five seeds of the default recipe, 125 epochs
+    python -m benchmarks.average gain --seeds 2 --epochs 4 data=digits
 
-Each seed trains once up to `--start` of its epochs, and from there twice: at the rate held as it was then,
-and with the schedule's decay. Of both ends the last weights are tested as they are, with BatchNorm's
-statistics estimated anew, and averaged over the epochs since then. The runs stay in `--folder`; a seed
-whose figures are there is not trained again.
+For the gain each seed trains once up to `--start` of its epochs, and from there twice: at the rate held as it
+was then, and with the schedule's decay. Of both ends the last weights are tested as they are, with the
+statistics of BatchNorm estimated anew, and averaged over the epochs since then. The runs stay in `--folder`;
+a seed whose figures are there is not trained again.
 """
 
 from __future__ import annotations
@@ -15,25 +16,30 @@ import argparse
 import json
 import shutil
 import statistics
+import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
 from project.data.data_module import ImageData
 from project.optim.optimizers import Schedule
+from vitals.averaging.weight_average import WeightAverage
 from vitals.measures.batch_norm import reestimate, tracking_layers
 from vitals.runs.config.validation import check_experiment
 from vitals.runs.instantiate import build_classifier, build_data, load_checkpoint, plain
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 BATCHES = 100
 RATES = ("held", "decayed")
 WEIGHTS = ("raw", "re-estimated", "averaged")
@@ -41,11 +47,68 @@ Figures = dict[str, dict[str, float]]
 """Test accuracy by late rate and by weights."""
 
 
-def measure(seed: int, folder: Path, epochs: int, start: int, words: list[str]) -> Figures:
+class Stopwatch(L.Callback):
+    """Another callback, with the seconds that it takes after batches and at the ends of epochs."""
+
+    def __init__(self, watched: L.Callback) -> None:
+        self.watched = watched
+        self.after_batches = self.after_epochs = 0.0
+        for name in ("setup", "on_fit_start", "on_validation_end"):
+            setattr(self, name, getattr(watched, name))
+
+    def on_train_start(self, *arguments: Any) -> None:
+        self.watched.on_train_start(*arguments)
+        self.start = time.perf_counter()
+
+    def on_train_end(self, *arguments: Any) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        start = time.perf_counter()
+        self.watched.on_train_batch_end(*arguments)
+        self.after_batches += time.perf_counter() - start
+
+    def on_train_epoch_end(self, *arguments: Any) -> None:
+        start = time.perf_counter()
+        self.watched.on_train_epoch_end(*arguments)
+        self.after_epochs += time.perf_counter() - start
+
+
+def print_costs(rounds: int, batch_size: int, images: int) -> None:
+    """What averaging costs, as a share of the training beside it, in one run of an epoch.
+
+    `images` is to be a fifth of what CIFAR-10 has: BatchNorm's statistics are estimated from a fifth of the
+    usual batches.
+    """
+    words = f"data=digits data.batch_size={batch_size} data.crop_padding=4 data.flip=true seed=0".split()
+    config = composed(*words, "trainer.max_epochs=1", "schedule.warmup_epochs=0")
+    data = data_of(config, synthetic_images(images), synthetic_images(images // 9))
+    options: dict[str, Any] = {"start": 0.0, "batch_norm_batches": 20}
+    arms: dict[str, Callable[[], L.Callback]] = {
+        "ema, every step": lambda: WeightAverage("ema", every=1, **options),
+        "swa, every epoch": lambda: WeightAverage("swa", **options),
+        "Lightning's EMAWeightAveraging": lambda: EMAWeightAveraging(),
+    }
+    shares: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for name in in_turn(list(arms), rounds):
+        watch = Stopwatch(arms[name]())
+        fit(config, data, [watch], log=False, enable_checkpointing=False, enable_progress_bar=False)
+        steps = watch.seconds - watch.after_batches - watch.after_epochs
+        shares[name].append((watch.after_batches / steps, watch.after_epochs / steps))
+    title = f"averaging as a share of the training: medians of {rounds} rounds"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "updates", "smallest", "largest", "evaluation after each epoch"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, figures in shares.items():
+        updates, evaluations = zip(*figures, strict=True)
+        table.add_row(name, *spread(list(updates), ".2%"), f"{statistics.median(evaluations):.1%}")
+    Console().print(table)
+
+
+def measure_gain(seed: int, folder: Path, epochs: int, start: int, words: list[str]) -> Figures:
     """Train one seed in `folder`, and test the three kinds of weights at both ends."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        fixed = [f"seed={seed}", f"trainer.max_epochs={start}", f"schedule.epochs={epochs}"]
-        config = compose("train", ["checks=none", *words, *fixed, "average=none"])
+    fixed = [f"seed={seed}", f"trainer.max_epochs={start}", f"schedule.epochs={epochs}"]
+    config = composed("checks=none", *words, *fixed, "average=none")
     check_experiment(config)
     trunk = folder / "trunk"
     run(config, RunFolder(trunk))
@@ -94,7 +157,7 @@ def accuracy(network: nn.Module, data: ImageData) -> float:
     return right / len(data.test)
 
 
-def print_table(by_seed: list[Figures]) -> None:
+def print_gains(by_seed: list[Figures]) -> None:
     """Means over the seeds with their standard deviation, and the gains within each seed."""
 
     def told(values: list[float], sign: str = "") -> str:
@@ -126,12 +189,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--start", type=float, default=0.75, help="share of the epochs before averaging")
-    parser.add_argument("--folder", type=Path, default=Path("logs/average_gain"))
-    parser.add_argument("overrides", nargs="*", help="as of scripts/train.py")
+    commands = parser.add_subparsers(dest="what", required=True)
+    costs = commands.add_parser("costs", help="as a share of the training")
+    costs.add_argument("--batch-size", type=int, default=128)
+    costs.add_argument("--images", type=int, default=9_000)
+    costs.add_argument("--rounds", type=int, default=5)
+    gain = commands.add_parser("gain", help="in test accuracy")
+    gain.add_argument("--seeds", type=int, default=5)
+    gain.add_argument("--epochs", type=int, default=20)
+    gain.add_argument("--start", type=float, default=0.75, help="share of the epochs before averaging")
+    gain.add_argument("--folder", type=Path, default=Path("logs/average_gain"))
+    gain.add_argument("overrides", nargs="*", help="as of scripts/train.py")
     arguments = parser.parse_args()
+    if arguments.what == "costs":
+        print_costs(arguments.rounds, arguments.batch_size, arguments.images)
+        return
     start = round(arguments.start * arguments.epochs)
     if not 0 < start < arguments.epochs:
         parser.error(f"--start {arguments.start} of {arguments.epochs} epochs leaves nothing to compare")
@@ -142,14 +214,14 @@ def main() -> None:
         record = folder / "test_accuracy.json"
         if not record.is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            figures = measure(seed, folder, arguments.epochs, start, arguments.overrides)
+            figures = measure_gain(seed, folder, arguments.epochs, start, arguments.overrides)
             content = json.dumps({"options": options, "figures": figures}, indent=2)
             record.write_text(content + "\n", encoding="utf-8")
         known = json.loads(record.read_text(encoding="utf-8"))
         if known["options"] != options:
             parser.error(f"{record} was measured with other options: choose another --folder")
         by_seed.append(known["figures"])
-    print_table(by_seed)
+    print_gains(by_seed)
 
 
 if __name__ == "__main__":
