@@ -11,9 +11,9 @@ from torch import Tensor
 from vitals.measures.norms import norms
 
 SMALLEST_NORM = 1e-8
-"""A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
+"""A parameter of a smaller norm, such as a bias that starts at zero, has no ratio."""
 LOW, HIGH = 1e-4, 3e-2
-"""The band that is healthy for weights, around the course's 1e-3 (spec M5, trap T4)."""
+"""The band that is healthy for weights, around the course's 1e-3: docs/course.md, "Update ratio"."""
 
 
 class UpdateMeter:
