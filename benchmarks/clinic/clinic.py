@@ -277,6 +277,8 @@ class Job:
     tool_file: str | None
     data: str
     twin: bool = False
+    folder: str | None = None
+    """Where the run's files stay; None throws them away."""
 
 
 def import_file(path: Path) -> Any:
@@ -334,7 +336,8 @@ def work(job: Job, result: str) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     case = next(case for case in load_cases(Path(job.case_file)) if case.name == job.case_name)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = job.folder or temporary
         try:
             outcome = run_case(
                 case, make_tool(job.tool, job.tool_file), load_images(Path(job.data)), job.twin, folder
@@ -430,7 +433,10 @@ def examine(arguments: argparse.Namespace, cases: Sequence[Case], case_file: Pat
 
     def run(case: Case, tool: str, twin: bool = False) -> Outcome:
         tool_file = str(arguments.tools) if arguments.tools and tool != "none" else None
-        job = Job(str(case_file), case.name, tool, tool_file, str(arguments.data), twin)
+        folder = None
+        if arguments.keep and tool != "none":
+            folder = str(arguments.keep / (f"{case.name}-twin" if twin else case.name))
+        job = Job(str(case_file), case.name, tool, tool_file, str(arguments.data), twin, folder)
         return run_in_process(job, () if twin else case.causes, arguments.time_limit)
 
     baseline = {}
@@ -467,6 +473,9 @@ def parse_arguments() -> argparse.Namespace:
         "--baseline", type=Path, help="results of --tool none, to save running each case twice"
     )
     parser.add_argument("--out", type=Path, help="write the outcomes and the score here as JSON")
+    parser.add_argument(
+        "--keep", type=Path, help="keep what each run writes in a folder of its own in this one"
+    )
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT, help="seconds a case may take")
     parser.add_argument("--twins", action="store_true", help="run each sick case's healthy twin as well")
     parser.add_argument("--list", action="store_true", help="print the cases and leave")
