@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pkgutil import resolve_name
 from typing import Any, Literal
 
 from torch import nn
@@ -14,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 from project.optim import schedules
+from vitals.runs.instantiate import locate
 
 
 def parameter_groups(
@@ -49,7 +49,7 @@ def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
         config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
     """
     arguments = dict(config)
-    optimizer = resolve_name(arguments.pop("_target_"))
+    optimizer = locate("optimizer", arguments.pop("_target_"))
     inspect.signature(optimizer).bind([], **_without(arguments, "decay_bias_and_norm"))
     return partial(_make_optimizer, optimizer, arguments)
 
@@ -89,7 +89,7 @@ class Schedule:
         arguments = dict(config)
         late = arguments.pop("late")
         warmup_epochs, epochs = arguments.pop("warmup_epochs"), arguments.pop("epochs")
-        target = resolve_name(arguments.pop("_target_"))
+        target = locate("schedule", arguments.pop("_target_"))
         positional = (None,) if target is ReduceLROnPlateau else (0.0, 1.0)
         inspect.signature(target).bind(*positional, **arguments)
         return cls(
@@ -139,7 +139,7 @@ def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | N
     target = arguments.pop("_target_")
     if target is None:
         return None
-    schedule = resolve_name(target)
+    schedule = locate("momentum_schedule", target)
     inspect.signature(schedule).bind(0.0, **arguments)
     return partial(schedule, **arguments)
 

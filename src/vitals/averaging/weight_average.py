@@ -21,7 +21,7 @@ from vitals.monitors.monitor import log_scalars, tensorboard_writers
 from vitals.probes.random_states import isolated_rng
 
 WORSE = 0.002
-"""By how much worse than the raw weights an average is worth a warning (spec E5)."""
+"""By how much worse than the raw weights an average is worth a warning."""
 
 
 class WeightAverage(L.Callback):

@@ -18,10 +18,11 @@ from vitals.findings import Finding
 from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
 
 SAMPLES = 512
-"""Samples to train on and as many held out, spec S3b; of fewer, half each."""
+"""Samples to train on and as many held out; of fewer, half each."""
 FEWEST = 128
 STEPS, BATCH_SIZE, LEARNING_RATE = 50, 64, 1e-3
-"""Steps of spec S3b, with Adam's own default rate: what is tested is the data, not the run's optimizer."""
+"""Enough to learn something, with Adam's own default rate: what is tested is the data, not the run's
+optimizer."""
 ZERO_BATCH_SIZE = 16
 """Zeros get the same output whatever the batch size, so that a small batch teaches the class shares as
 well."""

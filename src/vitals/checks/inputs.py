@@ -33,7 +33,7 @@ def standardized(inputs: Tensor) -> Tensor:
 
 OFF_CENTRE = 0.5
 SMALL_SD, LARGE_SD = 0.2, 5.0
-"""|mean| over sd, and sd, of a channel: spec S5. Only noted, since pixels from 0 to 1 (mean 0.47, sd 0.25)
+"""|mean| over sd, and sd, of a channel. Only noted, since pixels from 0 to 1 (mean 0.47, sd 0.25)
 train as well as normalized ones."""
 TINY_SCALE, HUGE_SCALE = 0.02, 10.0
 """Root mean square that is wrong for a network without normalization: pixels divided by 255 twice (0.002),

@@ -21,7 +21,8 @@ from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import ADAPTIVE, Trial, trial
 
 STEEP, VERY_STEEP = 0.3, 0.8
-"""Decades of signal variance per layer, spec M6: level up to 0.3, wrong beyond 0.8."""
+"""Decades of signal variance per layer: level up to 0.3, wrong beyond 0.8. See docs/course.md, "Activations
+and gradients by layer"."""
 COLLAPSED, GONE = 5.0, 8.0
 """Decades lost through the whole network: from here SGD stops learning, from there everything does. torch's
 default initialization loses 0.8 to 1 a layer behind ReLU; on CIFAR-10 convnets and MLPs that lose 4.2 learn
@@ -35,10 +36,10 @@ at chance survives. Eight residual blocks without normalization double the varia
 FEWEST_LAYERS = 4
 """A falling slope over fewer points says more about a single layer than about the network."""
 DEAD_MANY, DEAD_ALL = 0.75, 0.9
-"""Share of channels that are zero for every sample. Spec M6 warns from 0.5; before training, narrow layers
-behind pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
+"""Share of channels that are zero for every sample. Before training, narrow layers behind
+pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
-"""Share of tanh or sigmoid values at their limits, spec M6."""
+"""Share of tanh or sigmoid values at their limits."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45

@@ -21,7 +21,7 @@ from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.trial import Loss, check_batch, check_classes, trial
 
 NEAR, FAR, VERY_FAR = 0.15, 1.0, 2.0
-"""|loss − chance| / chance up to which it is fine, a note, a warning. Spec S1 proposes 0.15 and 0.5; but
+"""|loss − chance| / chance up to which it is fine, a note, a warning. Wide, since
 networks with He weights in the last layer too start 0.1 to 0.64 above chance on CIFAR-10 and learn well,
 those with last weights of standard deviation 2 and 3 start 1.8 to 8 above (measured, 12 seeds each)."""
 RECOVERY_STEPS, RECOVERY_BATCH = 40, 128
@@ -32,7 +32,7 @@ second share of chance, so that it was learning and not dying. Of networks with 
 too a step leaves 0.06 to 0.17, and they lose nothing; of loud last layers that cost accuracy 0.41 and more,
 or they stay at chance for good (measured)."""
 BETTER = 0.5
-"""A loss below this share of chance, which no guess explains, spec S1."""
+"""A loss below this share of chance, which no guess explains."""
 
 GROWN = 100.0
 """Times the variance of the inputs that what enters the last layer may have, before the hidden layers are at

@@ -17,7 +17,7 @@ from vitals.probes.trial import Loss, check_batch, trial
 STRONGER = 10.0
 """Factor by which weight decay is raised to see the loss rise."""
 DOMINANT = 1.0
-"""Pull of the decay over that of the data, spec G10; ResNet-18 with weight decay 5e-4 has 0.0015
+"""Pull of the decay over that of the data; ResNet-18 with weight decay 5e-4 has 0.0015
 (measured)."""
 LARGE_DECAY = 1e-2
 """Weight decay added to the gradient that is large by itself: 5e-4 is usual, 5e-2 keeps twenty samples from

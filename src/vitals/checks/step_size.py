@@ -32,7 +32,7 @@ SAFE_FACTOR = 0.3
 """A rise counts only if some factor below this lowers the loss: then the direction is right and the step too
 long."""
 LITTLE = 1e-2
-"""Share of the best possible improvement below which spec S6 calls a step small: a note here, since healthy
+"""Share of the best possible improvement below which a step is called small: a note, since healthy
 small rates (SGD 0.002 with momentum) take such steps too."""
 NEGLIGIBLE = 5e-3
 """The same with momentum's help counted in: a warning if the whole run at this pace would not go far

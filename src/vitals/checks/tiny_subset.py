@@ -63,11 +63,11 @@ def balanced_subset(inputs: Tensor, targets: Tensor, size: int) -> Tensor:
 SUBSET_SIZE = 20
 """Examples, cs231n "Neural Networks Part 3"."""
 MAX_STEPS = 300
-"""Healthy networks need 18 to 223, dropout left on included, spec T9 (measured)."""
+"""Healthy networks need 18 to 223, dropout left on included (measured)."""
 ZERO = 0.01
-"""Loss above that of a perfect answer that counts as zero, spec S3."""
+"""Loss above that of a perfect answer that counts as zero."""
 FALLBACK_RATE = 1e-3
-"""Adam's own default: 39 to 114 steps with and without BatchNorm, spec T9 (measured)."""
+"""Adam's own default: 39 to 114 steps with and without BatchNorm (measured)."""
 AT_CHANCE = 0.05
 """Share of ln C within which a loss has not moved from chance."""
 MOSTLY_LEARNED = 0.5

@@ -11,7 +11,7 @@ from vitals.findings import Finding
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 GAP = 0.1
-"""Accuracy on training images above that on validation images (spec M4: 10 points)."""
+"""Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
 """Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
 APART = 2.0
@@ -19,7 +19,7 @@ APART = 2.0
 
 
 def overfitting(run: Run) -> Iterator[Finding]:
-    """The training loss goes on falling while the validation loss rises (spec M4)."""
+    """The training loss goes on falling while the validation loss rises."""
     tag = "loss/val_eval" if len(run.history.series("loss/val_eval")) else "loss/val"
     series = run.history.series(tag)
     validation = [value for value in series.values if math.isfinite(value)]

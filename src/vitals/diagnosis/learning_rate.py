@@ -10,7 +10,7 @@ from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update
 from vitals.findings import Finding
 
 THROWN = 0.3
-"""Update:weight ratio that throws a layer away (spec M5): in the first steps healthy runs reach 0.6 with
+"""Update:weight ratio that throws a layer away: in the first steps healthy runs reach 0.6 with
 Adagrad, but they learn (measured)."""
 TINY_UPDATE = 1e-4
 SMALL_UPDATE = 1e-3
@@ -21,10 +21,10 @@ FAR_LEFT = 0.6
 TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
 DIVERGED = 2.0
-"""Times the loss of an untrained network (spec M1: times the running minimum)."""
+"""Times the loss of an untrained network."""
 BETTER = 0.05
-"""Share by which a probe at another rate must do better (spec M1). At the end of healthy runs ten times the
-rate does 7 to 110% worse (measured, 33 runs)."""
+"""Share by which a probe at another rate must do better: docs/course.md, "Loss". At the end of healthy runs
+ten times the rate does 7 to 110% worse (measured, 33 runs)."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
 rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
@@ -39,7 +39,7 @@ VANISHED_RATE = 1e-3
 
 
 def too_high(run: Run) -> Iterator[Finding]:
-    """The loss diverged, or the network was thrown into a state that learns nothing (spec M1, M5)."""
+    """The loss diverged, or the network was thrown into a state that learns nothing."""
     known = run.chance_loss > 0 and bool(run.losses)
     # The second loss may be thrown already; the first alone is a reference where chance bears it out.
     start = run.losses[0] if known else run.first_loss
@@ -165,7 +165,7 @@ def too_low(run: Run) -> Iterator[Finding]:
 
 
 def batch_too_small(run: Run) -> Iterator[Finding]:
-    """Nothing is learned from batches so small that their gradients are noise (spec M2)."""
+    """Nothing is learned from batches so small that their gradients are noise."""
     if not run.batch_size <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
         return
     yield Finding(

@@ -10,11 +10,11 @@ from vitals.diagnosis.run import Run
 from vitals.findings import Finding
 
 MOSTLY_DEAD = 0.9
-"""Share of channels that are zero for every sample (spec M6)."""
+"""Share of channels that are zero for every sample: docs/course.md, "Activations and gradients by layer"."""
 MOSTLY_SATURATED = 0.5
-"""Share of values at their limits (spec M6)."""
+"""Share of values at their limits."""
 LARGE_UPDATE = 0.1
-"""Update:weight ratio of a step that throws a layer somewhere else; healthy ones are up to 3e-2 (spec M5), in
+"""Update:weight ratio of a step that throws a layer somewhere else; healthy ones are up to 3e-2, in
 the first steps after an initialization up to 0.15 (measured on healthy runs, whose layers live on)."""
 COLLAPSED = 1e-6
 """Share of its largest signal variance below which a layer says the same for every image."""

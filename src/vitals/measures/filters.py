@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 SMALLEST_SMOOTH = 5
-"""Kernels of fewer pixels a side have too few neighbours to tell smooth from noisy (spec M8)."""
+"""Kernels of fewer pixels a side have too few neighbours to tell smooth from noisy."""
 ALIKE = 0.99
 """Cosine from which two filters count as duplicates."""
 MOST_SHOWN = 64

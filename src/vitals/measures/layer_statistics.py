@@ -11,7 +11,7 @@ from torch import Tensor
 from vitals.measures.layer_outputs import LayerOutput
 
 SATURATED = 0.97
-"""|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03), spec M6."""
+"""|tanh| or sigmoid beyond which the slope has all but gone (tanh' = 0.06, sigmoid' = 0.03)."""
 MOST_VALUES = 2**19
 """Of larger feature maps every second (third, ...) row and column is looked at, but every sample and
 channel."""
@@ -25,7 +25,7 @@ class LayerStatistics:
     std: float
     """Over all values."""
     variance: float
-    """Mean over units of the variance over samples: biases do not hide a vanished signal (spec section 9)."""
+    """Mean over units of the variance over samples: biases do not hide a vanished signal."""
     dead: float
     """Share of channels that are zero for every sample and position."""
     saturated: float

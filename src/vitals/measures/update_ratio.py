@@ -11,7 +11,7 @@ from torch import Tensor
 from vitals.measures.norms import norms
 
 SMALLEST_NORM = 1e-8
-"""A parameter of a smaller norm, such as a bias that starts at zero, has no ratio (spec M5)."""
+"""A parameter of a smaller norm, such as a bias that starts at zero, has no ratio."""
 
 
 class UpdateMeter:

@@ -29,7 +29,7 @@ WINDOW = 15
 def loss_noise(losses: Sequence[float], window: int = WINDOW) -> float | None:
     """Standard deviation of the loss around its moving average, as a share of that average.
 
-    Source: cs231n, "Neural Networks Part 3", wiggle of the loss and batch size; spec M2.
+    Source: cs231n, "Neural Networks Part 3", wiggle of the loss and batch size.
 
     Args:
         losses: of successive steps.

@@ -28,7 +28,8 @@ class UpdateRatio(Monitor):
     | `update_ratio_band/{low,high}` | where the median should lie: 1e-4 to 3e-2 |
 
     A ratio far below the band means a learning rate too low, far above it one too high; under BatchNorm it
-    levels off near 2e-2 however high the rate is. It is never a verdict alone (spec trap T4).
+    levels off near 2e-2 however high the rate is. It is never a verdict alone: docs/course.md,
+    "Update ratio".
 
     Works with accumulation, clipping, mixed precision, several groups and optimizers, and LBFGS. A step left
     out by the gradient scaler is not measured.

@@ -93,7 +93,8 @@ def sections(runs: Sequence[RunRecord]) -> list[Section]:
 
 
 def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
-    section = Section(station.key, station.title, station.advice, [_verdict(station, run) for run in runs])
+    advice = f'{station.advice} More in docs/course.md, "{station.course}".'
+    section = Section(station.key, station.title, advice, [_verdict(station, run) for run in runs])
     draw = _CHARTS.get(station.key)
     if draw is not None:
         draw(section, runs)

@@ -32,6 +32,8 @@ class Station:
     title: str
     advice: str
     """What the course says of it."""
+    course: str
+    """The section of docs/course.md."""
     judged: bool = True
     """Whether silence is a good sign; the others are choices, which are stated."""
 
@@ -41,38 +43,52 @@ STATIONS = (
         "gradients",
         "Gradient check",
         "Analytic gradients agree with centred differences on a small batch of data.",
+        "Gradient checks",
     ),
     Station(
         "before",
         "Before learning",
         "The initial loss is that of chance, and a tiny subset reaches 100%.",
+        "Before learning",
     ),
-    Station("loss", "Loss", "It falls fast at first, then slowly, and wiggles little from batch to batch."),
+    Station(
+        "loss", "Loss", "It falls fast at first, then slowly, and wiggles little from batch to batch.", "Loss"
+    ),
     Station(
         "accuracy",
         "Training and validation accuracy",
         "A wide gap is overfitting; none at all can mean that the network is too small.",
+        "Accuracy of training and validation",
     ),
     Station(
         "updates",
         "Update ratio and signal",
         "Updates are about a thousandth of the weights, and variances stay level through the layers.",
+        "Update ratio",
     ),
-    Station("first-layer", "First layer", "Its filters become smooth, clean and diverse."),
-    Station("optimizer", "Optimizer", "SGD with Nesterov momentum, or Adam.", judged=False),
+    Station("first-layer", "First layer", "Its filters become smooth, clean and diverse.", "First layer"),
+    Station(
+        "optimizer", "Optimizer", "SGD with Nesterov momentum, or Adam.", "Parameter updates", judged=False
+    ),
     Station(
         "decay",
         "Decay of the learning rate",
         "The rate falls over the training, by steps or smoothly.",
+        "Annealing",
         judged=False,
     ),
     Station(
-        "search", "Search", "Random rather than grid, from coarse (1 to 5 epochs) to fine.", judged=False
+        "search",
+        "Search",
+        "Random rather than grid, from coarse (1 to 5 epochs) to fine.",
+        "Search",
+        judged=False,
     ),
     Station(
         "averages",
         "Averages and ensembles",
         "Several models, or averaged weights, for the last points.",
+        "Ensembles and averages",
         judged=False,
     ),
 )

@@ -1,4 +1,4 @@
-"""S3b: real inputs teach more than zeros, and what they teach holds for others."""
+"""Real inputs teach more than zeros, and what they teach holds for others."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""S5: inputs, labels and batches are prepared as they should be."""
+"""Inputs, labels and batches are prepared as they should be."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""S1: the loss before training is that of a uniform guess."""
+"""The loss before training is that of a uniform guess."""
 
 import math
 
@@ -57,7 +57,7 @@ HEALTHY = {
     "dropout": lambda: convnet(dropout=0.5),
     "He everywhere": lambda: initialized(mlp(*[128] * 4), init.kaiming_normal_),
     "tanh Xavier": lambda: initialized(mlp(128, 128, activation=nn.Tanh), init.xavier_uniform_),
-    "softmax twice": lambda: nn.Sequential(convnet(), nn.Softmax(1)),  # chance proves little, trap T8
+    "softmax twice": lambda: nn.Sequential(convnet(), nn.Softmax(1)),  # chance proves little
     "log-softmax": lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),
 }
 

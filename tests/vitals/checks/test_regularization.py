@@ -1,4 +1,4 @@
-"""S2: more weight decay raises the loss, and its pull is weighed against that of the data."""
+"""More weight decay raises the loss, and its pull is weighed against that of the data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""S6: the loss along the optimizer's own first update."""
+"""The loss along the optimizer's own first update."""
 
 import pytest
 import torch

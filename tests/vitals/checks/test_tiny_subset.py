@@ -1,4 +1,4 @@
-"""S3: twenty examples can be learned by heart, and where not, the plateau is named."""
+"""Twenty examples can be learned by heart, and where not, the plateau is named."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""S4: every parameter learns, images do not leak into each other, modes are right."""
+"""Every parameter learns, images do not leak into each other, modes are right."""
 
 import pytest
 import torch

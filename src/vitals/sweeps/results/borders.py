@@ -1,4 +1,4 @@
-"""Whether the best values lie at the edge of the range that was searched (spec.md X6)."""
+"""Whether the best values lie at the edge of the range that was searched: docs/course.md, "Search"."""
 
 from __future__ import annotations
 

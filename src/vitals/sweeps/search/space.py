@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from vitals.errors import UserError
 
 MARGIN_DECADES = 0.5
-"""By which a narrowed logarithmic range goes beyond the survivors, at either end (spec.md X7)."""
+"""By which a narrowed logarithmic range goes beyond the survivors, at either end: see docs/course.md,
+"Search"."""
 MARGIN_SHARE = 0.1
 """The same of a linear range, as a share of its width."""
 

@@ -1,0 +1,243 @@
+"""What the monitors cost, as a share of a training: `python -m benchmarks.monitors`.
+
+In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
+and a clock the steps. What a measurement takes by itself, by how often it comes in a run of 20 epochs of
+CIFAR-10 as `configs/callbacks` has it, is the cost. Random images in the shape of CIFAR-10; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.profilers import SimpleProfiler
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
+from project.data.data_module import ImageData
+from project.data.image_set import ImageSet
+from vitals.diagnosis.callback import Diagnosis
+from vitals.monitors.first_layer_filters import FirstLayerFilters
+from vitals.monitors.histograms import Histograms
+from vitals.monitors.learning_curves import LearningCurves
+from vitals.monitors.monitor import Monitor
+from vitals.monitors.non_finite import NonFinite
+from vitals.monitors.update_ratio import UpdateRatio
+from vitals.runs.instantiate import build_callbacks
+
+WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
+OF_A_STEP = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+EPOCHS = 4
+"""Of the training whose measurements are timed, each with an evaluation of the subset."""
+RATIOS, FILTERS, LOOKS = 3, 7, 2
+"""Steps between two measurements of update ratios, filters and layers in it; every second look has
+histograms, of which ten a run have gradient noise as well."""
+STEPS = 300
+"""Of each training with the monitors, and of each without, that are compared as wholes."""
+RUN = 20 * 45_000
+"""Images trained on in the run whose costs are told: 20 epochs of CIFAR-10."""
+
+
+class StepClock(L.Callback):
+    """When each batch ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def subject(words: list[str], images: ImageSet, batch_size: int) -> tuple[DictConfig, ImageData]:
+    """The configuration of these words, and its data with `images` to train on and next to no validation."""
+    config = composed(*words, f"data.batch_size={batch_size}", *WORDS)
+    return config, data_of(config, images, 2)
+
+
+def configured_periods(batch_size: int) -> dict[str, int]:
+    """Steps between two measurements of each monitor, as configured, in a run of `RUN` images."""
+    config = composed()
+    return {
+        name: monitor.interval.period(RUN / batch_size, math.inf)
+        for name, monitor in zip(config.callbacks, build_callbacks(config), strict=True)
+        if isinstance(monitor, Monitor)
+    }
+
+
+def seconds_by_step(profiler: SimpleProfiler, monitor: Monitor) -> list[float]:
+    """What all hooks of `monitor` took in each step, of one batch each."""
+    recorded = profiler.recorded_durations
+    hooks = [recorded[f"[Callback]{monitor.state_key}.{hook}"] for hook in OF_A_STEP]
+    return [sum(step) for step in zip(*hooks, strict=True)]
+
+
+def shares(
+    words: list[str], images: ImageSet, batch_size: int, measurements: int
+) -> Iterator[tuple[str, float]]:
+    """Each arrangement of monitors with its cost as a share of the training time, or in steps."""
+    config, data = subject(words, images, batch_size)
+    periods = configured_periods(batch_size)
+    curves = LearningCurves(every_n_steps=periods["learning_curves"])
+    ratio = UpdateRatio(every_n_steps=RATIOS, times_per_run=None)
+    layers = Histograms(every_n_steps=LOOKS, times_per_run=None, histograms_every=2)
+    filters = FirstLayerFilters(every_n_steps=FILTERS, times_per_run=None)
+    norms = NonFinite(every_n_steps=periods["non_finite"])
+    monitors: list[Monitor] = [curves, ratio, layers, filters, norms]
+    profiler, clock = SimpleProfiler(), StepClock()
+    fit(
+        config,
+        data,
+        [*monitors, Diagnosis(probe=False, report=False), clock],
+        profiler=profiler,
+        max_epochs=EPOCHS,
+        limit_train_batches=measurements * 8 // EPOCHS,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    for monitor in monitors:
+        if not monitor.active:
+            raise SystemExit(monitor.findings[-1].message)
+    taken = {type(monitor): seconds_by_step(profiler, monitor) for monitor in monitors}
+    whole = [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
+    watching = [sum(of_step) for of_step in zip(*taken.values(), strict=True)][1:]
+    step = statistics.median(all_of_it - seen for all_of_it, seen in zip(whole, watching, strict=True))
+
+    def measured(kind: type[Monitor], period: int) -> list[float]:
+        """Of the steps with a measurement but the first, which gets everything ready."""
+        return [seconds for i, seconds in enumerate(taken[kind], 1) if i % period == 0 and i > period]
+
+    a_ratio = statistics.median(measured(UpdateRatio, RATIOS))
+    full = sorted(measured(Histograms, 2 * LOOKS))
+    fully, noise = statistics.median(full), statistics.fmean(full[-10:])
+    plain = statistics.median(set(measured(Histograms, LOOKS)) - set(full))
+    picture = statistics.median(measured(FirstLayerFilters, FILTERS))
+    # Both do something in every step, and more in some: the mean has all of it.
+    always = statistics.fmean(taken[NonFinite][1:]) + statistics.fmean(taken[LearningCurves][1:])
+    key = f"[Callback]{curves.state_key}.on_train_epoch_end"
+    subsets = sum(profiler.recorded_durations[key])
+    configured = (
+        always
+        + a_ratio / periods["update_ratio"]
+        + (4 * plain + fully) / 5 / periods["histograms"]
+        + picture / periods["filters"]
+        + (subsets + 10 * (noise - fully)) * batch_size / RUN
+    )
+    yield "all, as configured", configured / step
+    yield "scalars at every step", (always + a_ratio) / step
+    yield "histograms of everything every 100 steps", fully / 100 / step
+    yield "one measurement of ratios", a_ratio / step
+    yield "one look into the layers", plain / step
+    yield "one set of histograms", fully / step
+
+
+def peak_memory(words: list[str], images: ImageSet, batch_size: int, watched: bool) -> tuple[int, int]:
+    """Largest number of bytes that tensors held at once in a training of a few steps, and the parameters'."""
+    config, data = subject(words, images, batch_size)
+    monitors = [
+        LearningCurves(every_n_steps=1),
+        UpdateRatio(every_n_steps=1),
+        Histograms(every_n_steps=2, histograms_every=2),
+        FirstLayerFilters(every_n_steps=3),
+        NonFinite(),
+        Diagnosis(),
+    ]
+    few: dict[str, Any] = {
+        "limit_train_batches": 6,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+    }
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        trainer = fit(config, data, monitors if watched else [], **few)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(accumulate(changes)), sum(p.nbytes for p in trainer.lightning_module.parameters())
+
+
+def ratios_of_steps(words: list[str], images: ImageSet, batch_size: int, rounds: int) -> list[float]:
+    """The median step with all monitors over that without, of each round: what they cost at every step.
+
+    The medians leave out the steps with rarer measurements, which are in `shares`.
+    """
+    config, data = subject(words, images, batch_size)
+    periods = configured_periods(batch_size)
+    few: dict[str, Any] = {
+        "limit_train_batches": STEPS,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+    }
+    taken: dict[str, list[float]] = {"watched": [], "alone": []}
+    for arm in in_turn(list(taken), rounds):
+        monitors = [
+            LearningCurves(every_n_steps=periods["learning_curves"], subset_samples=0),
+            UpdateRatio(every_n_steps=periods["update_ratio"], times_per_run=None),
+            Histograms(every_n_steps=periods["histograms"], times_per_run=None),
+            NonFinite(),
+            Diagnosis(),
+        ]
+        clock = StepClock()
+        fit(config, data, [*(monitors if arm == "watched" else []), clock], **few)
+        steps = [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
+        taken[arm].append(statistics.median(steps))
+    return [watched / alone for watched, alone in zip(*taken.values(), strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--measurements", type=int, default=16, help="sets of histograms that are timed")
+    parser.add_argument("--rounds", type=int, default=5, help="of the comparison of whole steps")
+    parser.add_argument("--images", type=int, default=45_000)
+    arguments = parser.parse_args()
+    images, number = synthetic_images(arguments.images), arguments.measurements
+    arms = {
+        "convnet, batch 128": (["network=convnet"], 128),
+        "convnet, batch 512": (["network=convnet"], 512),
+        "resnet18, batch 128": (["network=resnet18"], 128),
+    }
+    found = {name: dict(shares(words, images, size, number)) for name, (words, size) in arms.items()}
+    table = Table(title="Cost of the monitors, in percent of the training time", title_justify="left")
+    table.add_column("")
+    for name in arms:
+        table.add_column(name, justify="right")
+    for row in next(iter(found.values())):
+        form = "{:.2f} steps" if row.startswith("one ") else "{:.2%}"
+        table.add_row(row, *(form.format(of_arm[row]) for of_arm in found.values()))
+    memory = []
+    for words, size in arms.values():
+        without, parameters = peak_memory(words, images, size, watched=False)
+        more = peak_memory(words, images, size, watched=True)[0] - without
+        memory.append(f"{more / 2**20:.1f} MiB (parameters: {parameters / 2**20:.1f})")
+    table.add_row("further memory at its peak", *memory)
+    Console().print(table)
+    middle, low, high = spread(ratios_of_steps(["network=convnet"], images, 128, arguments.rounds), ".3f")
+    Console().print(
+        f"convnet, batch 128, the median step with all monitors over that without, in turn: "
+        f"{middle} ({low} to {high} in {arguments.rounds} rounds)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The benchmarks whose figures the documents quote: what they say of small problems."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.compare import synthetic_images
+from benchmarks.monitors import shares
+from benchmarks.optimizers import race, saddle_path
+from project.optim.optimizers import OptimizerFactory, optimizer_factory
+from vitals.runs.instantiate import plain
+
+
+@pytest.fixture
+def factory_of(compose):
+    """An optimizer from its YAML, with some of the values changed."""
+
+    def factory(name: str, **values: object) -> OptimizerFactory:
+        return optimizer_factory(plain(compose(f"optimizer={name}").optimizer) | values)
+
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("rmsprop", 5), ("adam", 43), ("momentum", 132), ("adagrad", 321), ("sgd", 662)]
+)
+def test_adaptive_rates_leave_a_saddle_sooner(factory_of, name, steps):
+    """x² − y² from (−1, 10⁻⁶) at rate 0.01: so many steps stay within |y| ≤ 0.5, and the next does not.
+
+    For SGD that is ln(0.5 / 10⁻⁶) / ln 1.02 = 662.7.
+    """
+    heights = saddle_path(factory_of(name, lr=0.01, weight_decay=0.0))[:, 1].abs()
+    assert (heights > 0.5).tolist() == [False] * (steps + 1) + [True]
+
+
+def test_the_race_tells_arriving_from_crawling_and_from_diverging(factory_of):
+    shapes = ["quadratic", "exponential"]
+    assert race(factory_of("sgd", lr=0.1), ["none"], shapes)["none"]["quadratic"] == "pass"
+    assert race(factory_of("sgd", lr=1e-5), ["none"], shapes)["none"] == dict.fromkeys(shapes, "slow")
+    assert race(factory_of("sgd", lr=3.0), ["none"], ["quadratic"])["none"] == {"quadratic": "diverged"}
+
+
+def test_a_mask_over_most_gradients_slows_the_race_but_does_not_stop_it(factory_of):
+    assert race(factory_of("sgd", lr=0.1), ["masked"], ["quadratic"])["masked"] == {"quadratic": "pass"}
+
+
+def test_the_cost_of_every_monitor_is_measured():
+    words = ["network.widths=[4,4]"]
+    costs = dict(shares(words, synthetic_images(200), batch_size=16, measurements=6))
+    assert all(cost > 0 for cost in costs.values())
+    assert costs["one set of histograms"] > costs["one look into the layers"] > 0
