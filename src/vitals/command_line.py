@@ -30,8 +30,8 @@ from vitals.runs.config.overrides import (
 )
 from vitals.runs.config.resume import resumed_config
 from vitals.runs.run_folder import RunFolder
+from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
-from vitals.sweeps.jobs.foreign import run_as_command
 from vitals.sweeps.jobs.resume import words_of_sweep
 from vitals.sweeps.jobs.words import hydra_value
 
@@ -107,6 +107,9 @@ def check_command_line(
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
         arguments.overrides += further
+    for word in arguments.overrides if arguments.multirun else []:
+        if word.startswith(("hydra/launcher=", "hydra/sweeper=")):
+            raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)
     if arguments.cfg or arguments.info:
         return
@@ -170,13 +173,11 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
     """Give the command to Hydra, with its errors passed on to us instead of printed."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     mistakes: list[UserError] = []
-    script = sys.argv[0]
 
     def run(config: DictConfig) -> None:
         _restore("HYDRA_FULL_ERROR", before)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # with hydra/sweeper=basic
-            run_as_command(script)
-            return
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a sweeper of Hydra's that a file of theirs chose
+            raise not_of_hydra("hydra/sweeper")
         try:
             if config.get("resume"):
                 words = HydraConfig.get().overrides.task

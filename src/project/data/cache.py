@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from project.data.image_set import ImageSet, ImageSplits
+from vitals.files import replacing
 
 
 def cache_folder() -> Path:
@@ -61,12 +61,7 @@ def _store(content: dict[str, object], path: Path) -> None:
     """Write in one step, so that several jobs can start at once; a full or read-only disk is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-        try:
+        with replacing(path) as temporary:
             torch.save(content, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError:
         pass

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitals.files import write_atomically
+
 FILE = "predictions.npz"
 
 
@@ -43,9 +45,7 @@ class Predictions:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **content)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

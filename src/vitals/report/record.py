@@ -5,7 +5,6 @@ Importable without torch.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from vitals.files import read_metrics
 from vitals.findings import Finding, read_findings
 from vitals.history import History
 from vitals.report.predictions import FILE as PREDICTIONS
@@ -91,7 +91,7 @@ class RunRecord:
             config={key: value for key, value in config.items() if key != "provenance"},
             provenance=provenance if isinstance(provenance, dict) else {},
             status=load("status.json", _read_status, {}),
-            metrics=load("metrics.csv", _read_metrics, []),
+            metrics=load("metrics.csv", read_metrics, []),
             findings=load("findings.json", read_findings, []),
             history=load("history.jsonl", History.read, History()),
             predictions=load(PREDICTIONS, Predictions.load, None),
@@ -134,15 +134,6 @@ def _read_status(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no keys")
     return content
-
-
-def _read_metrics(path: Path) -> list[dict[str, float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            {key: _number(cell) for key, cell in row.items() if key and cell not in ("", None)}
-            for row in csv.DictReader(file)
-        ]
-    return [row for row in rows if "epoch" in row]
 
 
 def _number(value: Any) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vitals.files import write_atomically
 from vitals.report.numbers import number
 from vitals.report.stations import WORDS, station_of
 
@@ -44,7 +45,5 @@ def render(template: str, **values: Any) -> str:
 
 def write_page(page: str, path: Path) -> Path:
     """Put `page` at `path` in one step, so that a reader never sees half of it, and return the path."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    temporary.replace(path)
+    write_atomically(path, page)
     return path

@@ -7,7 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vitals.errors import UserError, nearest
+from vitals.errors import UserError
+from vitals.files import existing_folder
 from vitals.report.page import make_comparison, make_report
 from vitals.report.record import MATERIAL
 
@@ -37,9 +38,7 @@ def run_folder(name: str, key: str) -> Path:
     Raises:
         UserError: if there is none, or nothing in it to report.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{key}={name} is not a folder: {_suggestion(folder)}")
+    folder = existing_folder(name, key, "run")
     if any((folder / file).is_file() for file in MATERIAL):
         return folder
     if inside := _runs_in(folder):
@@ -48,16 +47,6 @@ def run_folder(name: str, key: str) -> Path:
     if (folder / "config.yaml").is_file():
         raise UserError(f"{key}={name} has nothing to report yet: it has none of {', '.join(MATERIAL)}.")
     raise UserError(f"{key}={name} is not the folder of a run: it has none of {', '.join(MATERIAL)}.")
-
-
-def _suggestion(folder: Path) -> str:
-    """The runs in the nearest folder above that exists, whose names look most like the missing one."""
-    above = folder.parent
-    if above.is_dir():
-        runs = {child.name: child for child in above.iterdir() if child.is_dir()}
-        if near := nearest(folder.name, runs):
-            return f"did you mean {' or '.join(str(runs[name]) for name in near)}?"
-    return "name the folder of a run, as in logs/<name>/."
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError
+from vitals.files import existing_folder, write_json
 from vitals.runs.metric import Metric
 
 
@@ -74,9 +75,7 @@ class RunFolder:
         Raises:
             UserError: if there is no folder, or it holds no run.
         """
-        folder = cls(path)
-        if not folder.path.is_dir():
-            raise UserError(f"{key}={path} is not a folder: name the folder of a run, as in logs/<name>/.")
+        folder = cls(existing_folder(path, key, "run"))
         if not folder.config.is_file():
             raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
         return folder
@@ -135,9 +134,7 @@ class RunFolder:
             "process": os.getpid(),
             **facts,
         }
-        temporary = self.status.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.status)
+        write_json(self.status, record)
 
 
 def now() -> str:

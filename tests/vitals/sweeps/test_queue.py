@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -60,6 +62,16 @@ def statuses(jobs: list[Job]) -> list[str]:
     return [RunFolder(job.folder).read_status()["status"] for job in jobs]
 
 
+def ended(process: int, patience: float = 5.0) -> bool:
+    """Whether the process is gone, or is soon."""
+    state, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + patience
+    while state.exists() and state.read_text().split()[2] != "Z":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def test_no_gpu_has_more_jobs_than_allowed_and_a_freed_one_takes_the_next(job) -> None:
     log = str(job(4).log)
     long = f"while not os.path.exists({log!r}): time.sleep(0.01)"  # until the last one has begun
@@ -108,8 +120,7 @@ def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job,
     assert "Traceback" in jobs[0].log.read_text()
     assert errors[1].startswith("killed by SIGKILL")
     assert "time limit" in errors[2]
-    left = Path(f"/proc/{int(jobs[3].log.read_text())}/stat")
-    assert not left.exists() or left.read_text().split()[2] == "Z", "what the killed job started lives on"
+    assert ended(int(jobs[3].log.read_text())), "what the killed job started lives on"
 
 
 @pytest.mark.parametrize("starter", [NewInterpreters, lambda: ForkServer(preloaded=())])
@@ -131,6 +142,28 @@ def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
     assert statuses(jobs[:3]) == ["finished", "interrupted", "interrupted"]
     assert not jobs[3].folder.exists(), "a job was started after Ctrl-C"
     assert not queue.running
+
+
+@pytest.mark.parametrize("starter", ["NewInterpreters()", "ForkServer(())"])
+def test_jobs_end_when_the_process_of_the_sweep_is_killed(job, starter: str, tmp_path: Path) -> None:
+    one = job(0, "print(os.getpid(), flush=True); time.sleep(60)")
+    code = f"""
+        from pathlib import Path
+        from vitals.sweeps.jobs.fork_server import ForkServer
+        from vitals.sweeps.jobs.job import Job
+        from vitals.sweeps.jobs.processes import NewInterpreters
+        import time
+        job = Job(0, [], Path({str(one.folder)!r}), {one.command!r})
+        job.record()
+        process = {starter}.start(job, {{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}})
+        time.sleep(60)
+    """
+    sweep = subprocess.Popen([sys.executable, "-c", dedent(code)])
+    while not (one.log.exists() and one.log.read_text().endswith("\n")):
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.wait()
+    assert ended(int(one.log.read_text())), "the job outlived its sweep"
 
 
 def test_a_job_of_the_fork_server_is_the_leader_of_its_group_and_has_its_environment(job) -> None:

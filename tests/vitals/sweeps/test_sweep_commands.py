@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from vitals.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +77,16 @@ def test_a_wrong_range_is_refused_before_anything_is_written(tmp_path: Path) -> 
     done = sweep(tmp_path, *TINY, "optimizer.lr=interval(1,0.1)")
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert done.stderr.strip() == "optimizer.lr=interval(1,0.1) is no range: its ends must rise."
+
+
+@pytest.mark.parametrize("choice", ["hydra/sweeper=basic", "hydra/launcher=basic"])
+def test_hydras_own_launchers_and_sweepers_are_refused_before_anything_is_written(
+    choice: str, tmp_path: Path
+) -> None:
+    done = sweep(tmp_path, *TINY, "seed=0,1", choice)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert done.stderr.strip().startswith(f"{choice}: Hydra's own launchers and sweepers are not used here")
+    assert "launcher=local" in done.stderr
 
 
 def test_ddp_jobs_train_once_each_at_their_own_rate(tmp_path: Path) -> None:

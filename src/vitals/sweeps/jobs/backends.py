@@ -48,6 +48,14 @@ def backend(config: DictConfig, script: str) -> Backend:
     return _local(config)
 
 
+def not_of_hydra(choice: str) -> UserError:
+    """What is said where a launcher or a sweeper of Hydra's own is chosen."""
+    return UserError(
+        f"{choice}: Hydra's own launchers and sweepers are not used here: leave it out; launcher=local, "
+        f"launcher=ray or launcher=slurm says where the jobs run, search=random how to search."
+    )
+
+
 def _require_package(package: str, launcher: str) -> None:
     if find_spec(package) is None:
         raise UserError(f"launcher={launcher} needs the package {package}: pip install -e '.[{launcher}]'")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitals.errors import UserError
+from vitals.files import existing_folder, write_json
 from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder, now
 
@@ -39,9 +40,7 @@ class SweepFolder:
         Raises:
             UserError: if there is no folder, or it holds no sweep.
         """
-        folder = cls(path)
-        if not folder.path.is_dir():
-            raise UserError(f"{key}={path} is not a folder: name that of a sweep, as in logs/<name>/sweeps/.")
+        folder = cls(existing_folder(path, key, "sweep"))
         if not folder.record.is_file() and not folder.jobs():
             raise UserError(f"{key}={path} is not the folder of a sweep: it has no sweep.json and no jobs.")
         return folder
@@ -87,15 +86,11 @@ class SweepFolder:
                 "started": now(),
             }
             content["metric"] = asdict(metric)
-            self.record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            write_json(self.record, content)
 
     def add_to_record(self, **facts: Any) -> None:
         """Write `facts` into `sweep.json` beside what is there."""
-        temporary = self.record.with_suffix(".tmp")
-        temporary.write_text(
-            json.dumps(self.read_record() | facts, indent=2, ensure_ascii=False) + "\n", "utf-8"
-        )
-        temporary.replace(self.record)
+        write_json(self.record, self.read_record() | facts)
 
     @contextmanager
     def only_one(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ Whatever starts the job (this machine, Ray, Slurm) runs the same words, which an
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitals.files import write_json
 from vitals.runs.run_folder import RunFolder, now
 from vitals.sweeps.jobs.words import hydra_value
 
@@ -65,9 +65,7 @@ class Job:
         content = asdict(self) | {"folder": str(self.folder), "command": shlex.join(self.command)}
         content |= content.pop("facts")
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / "job.tmp"
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / "job.json")
+        write_json(self.folder / "job.json", content)
 
 
 def job_words(overrides: Sequence[str]) -> list[str]:

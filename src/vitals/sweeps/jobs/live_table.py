@@ -16,6 +16,7 @@ from vitals.runs.run_folder import RunFolder, read_curve
 from vitals.sweeps.jobs.job import Job
 
 COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+"""Of the statuses of jobs."""
 ENDED_SHOWN = 8
 
 

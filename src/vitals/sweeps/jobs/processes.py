@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from vitals.sweeps.jobs.job import Job
@@ -59,12 +59,35 @@ def end_group(group: int, patience: float = 5.0) -> None:
         time.sleep(0.02)
 
 
-class OwnProcess:
-    """A job in a new interpreter."""
+class GroupLeader:
+    """A job's process on this machine, the leader of a process group of its own.
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    Args:
+        leader: the number of the process.
+        code: says its exit code, None while it runs.
+    """
+
+    def __init__(self, leader: int, code: Callable[[], int | None]) -> None:
+        self.leader, self.code = leader, code
+
+    def poll(self) -> int | None:
+        code = self.code()
+        if code is not None:
+            end_group(self.leader, patience=5.0 if code == 0 else 0.0)
+        return code
+
+    def stop(self, number: int) -> None:
+        if self.code() is None and not signal_group(self.leader, number):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.leader, number)  # it has just been forked, and has no group yet
+
+
+class NewInterpreters:
+    """Starts every job in an interpreter of its own."""
+
+    def start(self, job: Job, environment: Mapping[str, str]) -> Process:
         with job.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -73,22 +96,7 @@ class OwnProcess:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
-
-    def poll(self) -> int | None:
-        code = self.process.poll()
-        if code is not None:
-            end_group(self.process.pid, patience=5.0 if code == 0 else 0.0)
-        return code
-
-    def stop(self, number: int) -> None:
-        signal_group(self.process.pid, number)
-
-
-class NewInterpreters:
-    """Starts every job in an interpreter of its own."""
-
-    def start(self, job: Job, environment: Mapping[str, str]) -> Process:
-        return OwnProcess(job, environment)
+        return GroupLeader(process.pid, process.poll)
 
     def close(self) -> None:
         pass

@@ -14,10 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from vitals.errors import UserError
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
-from vitals.sweeps.jobs.backends import backend
+from vitals.sweeps.jobs.backends import backend, not_of_hydra
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
 from vitals.sweeps.jobs.job import Job, clear_for_another_try, command_for, is_finished, job_words
 from vitals.sweeps.jobs.live_table import LiveTable
@@ -68,10 +67,7 @@ class Sweep:
         """
         launcher = self.config.hydra.launcher._target_
         if not launcher.endswith(".BasicLauncher"):
-            raise UserError(
-                f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']} goes with "
-                f"hydra/sweeper=basic: add that, or choose our launcher= instead."
-            )
+            raise not_of_hydra(f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}")
         require_prerequisites(self.config)
         self.backend = backend(self.config, self.script)
         """Where the jobs run."""

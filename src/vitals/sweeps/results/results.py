@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vitals.files import replacing
 from vitals.findings import read_findings
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, read_curve
@@ -152,8 +153,8 @@ def write_csv(results: SweepResults) -> None:
     columns = ["job", "status", *results.varied, "seed", f"best/{score}", "best/epoch"]
     columns += [f"last/{score}", f"average/{score}", f"test/{bare}", "minutes"]
     columns += ["error", "findings", "folder"]
-    temporary = results.folder.results.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    path = results.folder.results
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for job in results.jobs:
@@ -161,7 +162,6 @@ def write_csv(results: SweepResults) -> None:
             figures = [job.best, job.best_epoch, job.last, job.average, job.test, job.minutes]
             cells = [job.error, " ".join(job.findings), job.folder.name]
             writer.writerow([job.number, job.status, *values, job.seed, *figures, *cells])
-    temporary.replace(results.folder.results)
 
 
 def _read_job(path: Path, metric: Metric) -> JobResult:

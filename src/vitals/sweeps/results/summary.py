@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitals.runs.run_folder import shown
+from vitals.sweeps.jobs.live_table import COLOURS
 from vitals.sweeps.results.next_steps import Step
 from vitals.sweeps.results.results import SweepResults
 from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
 
-COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 ROWS = 30
 DISPENSABLE = ("epoch", "minutes", "last", "seed")
 """Columns that a narrow terminal does without, the first to go first; of seeds, those that were drawn."""
