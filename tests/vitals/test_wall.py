@@ -1,0 +1,92 @@
+"""The wall between the two houses, and the order of the rooms: who knows of whom."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src"
+FILES = {".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file in SOURCE.rglob("*.py")}
+
+# Each imports only from those above it; a line is one floor, whose rooms do not know each other.
+FLOORS = [
+    ["errors"],
+    ["causes", "files"],
+    ["findings"],
+    ["history", "measures"],
+    ["probes"],
+    ["recorder"],
+    ["checks", "monitors"],
+    ["report"],
+    ["diagnosis", "averaging"],
+    ["presets"],
+    ["runs"],
+    ["sweeps", "ensembles"],
+    ["command_line"],
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+HYDRAS_SIDE = {"runs", "sweeps", "ensembles", "command_line"}
+NEEDS_OF_THE_PROJECT = {"hydra", "omegaconf", "pydantic", "sklearn", "optuna", "torchvision"}
+
+
+def imports_of(file):
+    """The modules that `file` imports, for types alone too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def room_of(module):
+    """`checks` of `vitals.checks.wiring`; empty for the package itself, and for what is not of it."""
+    return module.split(".")[1] if module.startswith("vitals.") else ""
+
+
+def arrows():
+    """Every import between modules of `src`, once."""
+    for name, file in FILES.items():
+        for module in sorted(set(imports_of(file))):
+            yield name, module
+
+
+def test_the_instrument_knows_no_project():
+    assert [
+        (name, module) for name, module in arrows() if room_of(name) and module.split(".")[0] == "project"
+    ] == []
+
+
+def test_only_hydras_side_knows_hydra_and_what_else_the_project_needs():
+    wrong = [
+        (name, module)
+        for name, module in arrows()
+        if room_of(name) and room_of(name) not in HYDRAS_SIDE and module.split(".")[0] in NEEDS_OF_THE_PROJECT
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_a_room_imports_only_from_the_floors_below(room):
+    wrong = [
+        (name, module)
+        for name, module in arrows()
+        if room_of(name) == room and room_of(module) in FLOOR and room_of(module) != room
+        if FLOOR[room_of(module)] >= FLOOR[room]
+    ]
+    assert wrong == []
+
+
+def test_every_room_has_its_floor():
+    assert {room_of(name) for name in FILES if room_of(name)} - {"__init__", "configs"} == set(FLOOR)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: set(imports_of(file)) & FILES.keys() for name, file in FILES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+
+
+def test_what_is_yours_is_read_in_ten_minutes():
+    lines = [line for name, file in FILES.items() if name.startswith("project.") for line in file.open()]
+    assert len(lines) <= 1800
