@@ -23,7 +23,7 @@ from vitals.report.predictions import Predictions
 from vitals.runs.config.validation import check_run
 
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
-TINY += ["~callbacks.progress", "checks=none"]
+TINY += ["~callbacks.progress", "checks=none", "diagnosis.report=false"]  # a page takes as long as the run
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -86,7 +86,7 @@ def test_the_commands_of_the_readme_work_on_digits(
         about_checks = any(word.startswith("checks") or word == "data=digits" for word in words)
         words = [word for word in words if not word.startswith(replaced)] + ["data=digits", "debug=fast"]
         if not about_checks:
-            words.append("checks=none")  # they take longer than all else here
+            words += ["checks=none", "diagnosis.report=false"]  # they take longer than all else here
         if not any(word.startswith("network=") for word in words):
             words.append("network.widths=[8,8]")
     if "trainer=ddp" in words:
@@ -96,7 +96,13 @@ def test_the_commands_of_the_readme_work_on_digits(
 
 
 def test_a_run_in_a_new_interpreter_ends_with_a_table_and_the_tensorboard_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "debug=fast"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        *TINY,
+        "debug=fast",
+        "diagnosis.report=true",
+    ]
     environment = os.environ | {"COLUMNS": "200"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -104,6 +110,7 @@ def test_a_run_in_a_new_interpreter_ends_with_a_table_and_the_tensorboard_comman
     table, _, after = done.stdout.partition("└")
     assert [word for word in ("best", "last", "test", "validation") if word not in table] == []
     assert f"tensorboard --logdir {folder.relative_to(tmp_path)}" in after
+    assert f"{folder.relative_to(tmp_path)}/report.html" in after
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
 
 

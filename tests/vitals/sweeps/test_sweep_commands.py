@@ -16,7 +16,12 @@ from vitals.runs.run_folder import RunFolder
 
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
 TINY += ["average=none", "~callbacks.histograms", "~callbacks.update_ratio", "~callbacks.predictions"]
-TINY += ["~callbacks.progress", "trainer.accelerator=cpu", "schedule.warmup_epochs=0"]
+TINY += [
+    "~callbacks.progress",
+    "trainer.accelerator=cpu",
+    "schedule.warmup_epochs=0",
+    "diagnosis.report=false",
+]
 
 
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
