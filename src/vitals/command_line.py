@@ -32,8 +32,8 @@ from vitals.runs.config.resume import resumed_config
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
+from vitals.sweeps.jobs.quoting import hydra_value
 from vitals.sweeps.jobs.resume import words_of_sweep
-from vitals.sweeps.jobs.words import hydra_value
 
 CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run import assert_same, checkpoint, config, curves, resumed
-from test_scripts import ROOT, TINY, run_folders, script, status
+from test_scripts import TINY, run_folders, status
 
 from project import build as project
 from project.train import train
@@ -134,8 +132,8 @@ def test_two_processes_keep_one_average(tmp_path: Path) -> None:
         "trainer.devices=2",
     ]
     words += ["trainer.max_epochs=2", "average.start=0.0", "schedule.warmup_epochs=0"]
-    done = script("train", *words, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = commands.Started("train", *words, folder=tmp_path)
+    assert process.wait() == 0, process.output
     [folder] = run_folders(tmp_path)
     last = rows(folder)[-1]
     found = evaluated(folder, "average", "val")
@@ -147,13 +145,10 @@ def test_two_processes_keep_one_average(tmp_path: Path) -> None:
 
 def test_a_terminated_run_keeps_the_average_of_its_whole_epochs_and_goes_on(tmp_path: Path) -> None:
     words = [*TINY, *SMALL, "trainer.max_epochs=100000", "average.start=0.0"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    process = commands.Started("train", *words, folder=tmp_path)
+    commands.wait_for(tmp_path, "last.ckpt")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 143
+    assert process.wait() == 143
     [folder] = run_folders(tmp_path)
     last = checkpoint(folder)
     assert last["callbacks"]["WeightAverage"]["average"]["count"] == last["epoch"] + 1
@@ -163,7 +158,7 @@ def test_a_terminated_run_keeps_the_average_of_its_whole_epochs_and_goes_on(tmp_
     epoch = checkpoint(folder, "average.ckpt")["epoch"] + 1
     assert found["accuracy/val"] == float(by_epoch[epoch]["val_average/accuracy"])
     more = f"trainer.max_epochs={last['epoch'] + 3}"
-    assert script("train", f"resume={folder}", more, folder=tmp_path).returncode == 0
+    assert commands.run("train", f"resume={folder}", more, folder=tmp_path).returncode == 0
     assert checkpoint(folder)["callbacks"]["WeightAverage"]["average"]["count"] == last["epoch"] + 3
     assert status(folder)["status"] == "finished"
 
@@ -183,7 +178,7 @@ CLASHES = {
 
 @pytest.mark.parametrize("words", CLASHES)
 def test_a_wrong_value_gets_a_sentence_and_leaves_no_folder(words: str, tmp_path: Path) -> None:
-    done = script("train", "data=digits", *words.split(), folder=tmp_path)
+    done = commands.run("train", "data=digits", *words.split(), folder=tmp_path)
     assert done.returncode == 2
     assert CLASHES[words] in done.stderr
     assert not list(tmp_path.iterdir())

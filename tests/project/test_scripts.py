@@ -1,20 +1,20 @@
-"""The commands that a user types, each in a process of its own."""
+"""The commands that a user types."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
+import commands
 import pytest
+from commands import ROOT
 
 from project.data.data_module import ImageData
 from project.schema import Experiment
@@ -22,16 +22,8 @@ from vitals.command_line import check_command_line
 from vitals.report.predictions import Predictions
 from vitals.runs.config.validation import check_run
 
-ROOT = Path(__file__).parents[2]
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
-TINY += ["~callbacks.progress", "checks=none"]
-
-
-def script(name: str, *words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `scripts/<name>.py` in `folder`, where its logs go."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words]
-    variables = os.environ | {"COLUMNS": "200"} | environment
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=240)
+TINY += ["~callbacks.progress", "checks=none", "diagnosis.report=false"]  # a page takes as long as the run
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -50,24 +42,12 @@ def readme_commands() -> list[str]:
     return [line[line.index("python scripts/") :] for line in lines if "python scripts/" in line]
 
 
-def without_a_new_process(name: str, *words: str) -> int:
-    """Run `scripts/<name>.py` here, which spares the import of torch, and return its exit code."""
-    path = str(ROOT / "scripts" / f"{name}.py")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [path, *words])
-        try:
-            runpy.run_path(path, run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, to be evaluated or resumed."""
     folder = tmp_path_factory.mktemp("finished")
     words = [*TINY, "trainer.max_epochs=1", "schedule.warmup_epochs=0", f"hydra.run.dir={folder}"]
-    assert without_a_new_process("train", *words) == 0
+    assert commands.run("train", *words, folder=folder).returncode == 0
     return folder
 
 
@@ -76,7 +56,7 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep over two seeds."""
     folder = tmp_path_factory.mktemp("sweep")
     words = [*TINY, "debug=fast", "seed=0,1", f"hydra.sweep.dir={folder}"]
-    assert without_a_new_process("train", "-m", *words) == 0
+    assert commands.run("train", "-m", *words, folder=folder).returncode == 0
     return folder
 
 
@@ -106,21 +86,31 @@ def test_the_commands_of_the_readme_work_on_digits(
         about_checks = any(word.startswith("checks") or word == "data=digits" for word in words)
         words = [word for word in words if not word.startswith(replaced)] + ["data=digits", "debug=fast"]
         if not about_checks:
-            words.append("checks=none")  # they take longer than all else here
+            words += ["checks=none", "diagnosis.report=false"]  # they take longer than all else here
         if not any(word.startswith("network=") for word in words):
             words.append("network.widths=[8,8]")
     if "trainer=ddp" in words:
-        assert script("train", *words, folder=tmp_path).returncode == 0
+        assert commands.Started("train", *words, folder=tmp_path).wait() == 0
     else:
-        assert without_a_new_process(Path(path).stem, *words) == 0
+        assert commands.run(Path(path).stem, *words, folder=tmp_path).returncode == 0
 
 
-def test_a_run_ends_with_a_table_and_the_tensorboard_command(tmp_path: Path) -> None:
-    done = script("train", *TINY, "debug=fast", folder=tmp_path)
+def test_a_run_in_a_new_interpreter_ends_with_a_table_and_the_tensorboard_command(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        *TINY,
+        "debug=fast",
+        "diagnosis.report=true",
+    ]
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     (folder,) = run_folders(tmp_path)
     table, _, after = done.stdout.partition("└")
     assert [word for word in ("best", "last", "test", "validation") if word not in table] == []
     assert f"tensorboard --logdir {folder.relative_to(tmp_path)}" in after
+    assert f"{folder.relative_to(tmp_path)}/report.html" in after
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
 
 
@@ -141,7 +131,7 @@ def test_a_mistake_gets_a_sentence_and_code_2_and_leaves_no_folder(words: str, t
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("there is a GPU")
-    done = script("train", *words.split(), folder=tmp_path)
+    done = commands.run("train", *words.split(), folder=tmp_path)
     assert done.returncode == 2
     assert WRONG[words] in done.stderr
     assert "Traceback" not in done.stderr
@@ -149,7 +139,7 @@ def test_a_mistake_gets_a_sentence_and_code_2_and_leaves_no_folder(words: str, t
 
 
 def test_the_traceback_of_a_mistake_can_be_asked_for(tmp_path: Path) -> None:
-    done = script("train", "optimizer.lr=-1", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    done = commands.run("train", "optimizer.lr=-1", folder=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr
 
 
@@ -157,7 +147,7 @@ def test_a_mistake_found_in_the_images_names_the_file_and_is_recorded(tmp_path: 
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "0.png").write_bytes(b"no image")
-    done = script("train", "data=image_folder", "data.root=images", folder=tmp_path)
+    done = commands.run("train", "data=image_folder", "data.root=images", folder=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "0.png" in done.stderr.strip().splitlines()[-1]
@@ -175,8 +165,8 @@ def test_help_shows_groups_choices_and_three_examples_without_torch(tmp_path: Pa
 
 def test_ddp_on_two_cpu_processes_trains_in_one_folder(tmp_path: Path) -> None:
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=2"]
-    done = script("train", *TINY, *words, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = commands.Started("train", *TINY, *words, folder=tmp_path)
+    assert process.wait() == 0, process.output
     (folder,) = run_folders(tmp_path)
     rows = (folder / "metrics.csv").read_text().splitlines()[1:]
     # 100 images, 50 a process, one batch of 32 each: one step an epoch
@@ -188,22 +178,17 @@ def test_ddp_on_two_cpu_processes_trains_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_two_runs_started_together_have_folders_of_their_own(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "debug=fast"]
-    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(240) for process in both] == [0, 0]
+    both = [commands.Started("train", *TINY, "debug=fast", folder=tmp_path) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
     assert [status(folder)["status"] for folder in run_folders(tmp_path)] == ["finished", "finished"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "trainer.max_epochs=100000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    process = commands.Started("train", *TINY, "trainer.max_epochs=100000", folder=tmp_path)
+    commands.wait_for(tmp_path, "last.ckpt")
     process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
+    assert process.wait() == code
     (folder,) = run_folders(tmp_path)
-    assert process.returncode == code
     assert status(folder)["status"] == "interrupted"
-    assert f"python scripts/train.py resume={folder.relative_to(tmp_path)}" in said
+    assert f"python scripts/train.py resume={folder.relative_to(tmp_path)}" in process.output

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run import config
-from test_scripts import script
 
 from project import build as project
 from project.train import train
@@ -233,7 +233,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words", MISTAKES)
 def test_a_mistake_gets_a_sentence_and_leaves_nothing(words: str, tmp_path: Path) -> None:
-    done = script("ensemble", *words.split(), folder=tmp_path)
+    done = commands.run("ensemble", *words.split(), folder=tmp_path)
     assert done.returncode == 2
     assert MISTAKES[words] in done.stderr
     assert not list(tmp_path.iterdir())

@@ -101,7 +101,7 @@ def test_the_cores_are_shared_out_among_cpu_jobs_which_see_no_gpu(job, monkeypat
     assert (seen["devices"], seen["threads"]) == ("", "4")
 
 
-@pytest.mark.parametrize("starter", [NewInterpreters, lambda: ForkServer(preloaded=())])
+@pytest.mark.parametrize("starter", [NewInterpreters, ForkServer])
 def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job, starter) -> None:
     codes = [
         "1 / 0",
@@ -123,7 +123,7 @@ def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job,
     assert ended(int(jobs[3].log.read_text())), "what the killed job started lives on"
 
 
-@pytest.mark.parametrize("starter", [NewInterpreters, lambda: ForkServer(preloaded=())])
+@pytest.mark.parametrize("starter", [NewInterpreters, ForkServer])
 def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
     jobs = [job(0), *(job(number, "time.sleep(60)") for number in (1, 2, 3))]
     made = starter()
@@ -167,7 +167,7 @@ def test_jobs_end_when_the_process_of_the_sweep_is_killed(job, starter: str, tmp
 
 
 def test_a_job_of_the_fork_server_is_the_leader_of_its_group_and_has_its_environment(job) -> None:
-    one, server = job(0), ForkServer(preloaded=("colorsys",))
+    one, server = job(0), ForkServer()
     JobQueue(Devices(["cpu0"]), server, NoView()).run([one])
     server.close()
     seen = seen_by(one)

@@ -1,32 +1,31 @@
-"""Sweeps as they are typed: real jobs on the digits, in processes of their own."""
+"""Sweeps as they are typed: real jobs on the digits, each in a process of its own."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
+import commands
 import pytest
 
 from vitals.runs.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "scripts" / "train.py"
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
 TINY += ["average=none", "~callbacks.histograms", "~callbacks.update_ratio", "~callbacks.predictions"]
-TINY += ["~callbacks.progress", "trainer.accelerator=cpu", "schedule.warmup_epochs=0"]
+TINY += [
+    "~callbacks.progress",
+    "trainer.accelerator=cpu",
+    "schedule.warmup_epochs=0",
+    "diagnosis.report=false",
+]
 
 
-def sweep(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "-m", *words]
-    variables = os.environ | {"COLUMNS": "200"} | environment
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600)
+def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return commands.run("train", "-m", *words, folder=folder)
 
 
 def jobs(folder: Path) -> list[Path]:
@@ -46,13 +45,10 @@ def test_an_interrupted_sweep_is_continued_where_its_jobs_were_and_a_failed_one_
     tmp_path: Path,
 ) -> None:
     words = ["seed=0", "trainer.max_epochs=15", "trainer.strategy=nonsense,auto,single_device"]
-    command = [sys.executable, str(SCRIPT), "-m", *TINY, *words, "hydra.sweep.dir=sweep"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 400
-    while len(list(tmp_path.rglob("last.ckpt"))) < 1 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = commands.Started("train", "-m", *TINY, *words, "hydra.sweep.dir=sweep", folder=tmp_path)
+    commands.wait_for(tmp_path, "last.ckpt")
     process.send_signal(signal.SIGINT)
-    assert process.wait(300) == 130
+    assert process.wait() == 130
     assert "interrupted" in statuses(tmp_path)
     assert "running" not in statuses(tmp_path)
     trained = {job: len(epochs(job)) for job in jobs(tmp_path) if (job / "metrics.csv").exists()}

@@ -15,7 +15,7 @@ from typing import Any
 
 from vitals.files import write_json
 from vitals.runs.run_folder import RunFolder, now
-from vitals.sweeps.jobs.words import hydra_value
+from vitals.sweeps.jobs.quoting import hydra_value
 
 OF_THE_SWEEP = (
     "launcher",

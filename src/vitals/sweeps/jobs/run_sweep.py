@@ -16,12 +16,12 @@ def run_sweep(sweep: Sweep) -> None:
         UserError: if something that the sweep needs is missing.
         SystemExit: with code 1, or 128 and the signal's number after an interruption.
     """
-    from vitals.sweeps.results.report import report  # imports Matplotlib
-
     sweep.require_prerequisites()
     space = searched(sweep)
     with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
         sweep.folder.write_record(sweep.arguments, sweep.script, sweep.metric)
+        from vitals.sweeps.results.report import report  # imports Matplotlib, while the fork server imports
+
         try:
             run_search(sweep, space)
         except SweepInterrupted as stop:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitals.runs.run_folder import shown
-from vitals.sweeps.jobs.words import command_line, hydra_value, script_from_here
+from vitals.sweeps.jobs.quoting import command_line, hydra_value, script_from_here
 from vitals.sweeps.results.borders import Border
 from vitals.sweeps.results.results import SweepResults
 
