@@ -41,6 +41,7 @@ Task = Callable[[DictConfig], None]
 Check = Callable[[DictConfig], object]
 
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_name", lambda name, choice: name or choice, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
 OF_SWEEPS = ("launcher", "search", "resume_sweep")

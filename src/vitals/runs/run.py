@@ -129,6 +129,7 @@ def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:
             key: value for key, value in HydraConfig.get().runtime.choices.items() if "hydra" not in key
         }
         facts["choices"] = choices
+        config.name = config.name or choices.get("data")
     if earlier:
         facts = {**earlier.provenance, "resumed": [*earlier.provenance.get("resumed", []), facts]}
     if config.seed is None:

@@ -37,7 +37,7 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
             f"{count:,}{' images' * (not place)} to {words}"
             for place, (words, count) in enumerate(counts.items())
         ]
-        console.print(f"{config.name}: {', '.join(said)}")
+        console.print(f"{config.name or 'data'}: {', '.join(said)}")
     console.print(f"run folder: {shown(folder.path)}", soft_wrap=True)
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, Transformer
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
@@ -155,8 +154,7 @@ class Overrides:
     def _compose(self, arguments: Sequence[str]) -> DictConfig:
         try:
             with initialize_config_dir(str(self.config_dir), version_base="1.3"):
-                config = compose(self.config_name, overrides=list(arguments), return_hydra_config=True)
-            return _without_hydra(config)
+                return compose(self.config_name, overrides=list(arguments))
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"the configuration cannot be composed: {_one_line(error)}") from error
 
@@ -219,22 +217,6 @@ def groups(folders: Iterable[Path]) -> dict[str, list[str]]:
             if folder.is_dir() and (files := {file.stem for file in folder.glob("*.yaml")}):
                 found.setdefault(folder.relative_to(place).as_posix(), set()).update(files)
     return {group: sorted(found[group]) for group in sorted(found)}
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """What the task gets; `name` may name a choice, which Hydra's part of the configuration knows."""
-    hydra = HydraConfig.instance()
-    before = hydra.cfg
-    hydra.set_config(config)
-    try:
-        name = config.get("name")
-    finally:
-        hydra.cfg = before
-    with flag_override(config, ["struct", "readonly"], False):
-        config.pop("hydra")
-        if name is not None:
-            config.name = name
-    return config
 
 
 def _one_line(error: Exception) -> str:

@@ -200,7 +200,7 @@ class RunSchema(Strict):
     Types and ranges of single values are fields. What is right alone and wrong together is said by `clashes`.
     """
 
-    name: Text
+    name: Text | None
     seed: Seed | None
     resume: Text | None
     metric: MetricChoice
