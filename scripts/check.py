@@ -1,5 +1,6 @@
 """Check everything before learning: `python scripts/check.py`, with the overrides of `scripts/train.py`."""
 
+import sys
 from functools import partial
 
 from omegaconf import DictConfig
@@ -7,6 +8,21 @@ from omegaconf import DictConfig
 from project import build as project
 from vitals.command_line import run_command
 from vitals.runs.config.validation import check_run
+
+HELP = """Check data, network, loss and optimizer before learning.
+Exit code 0: all is well, or a warning; 3: a failure.
+
+Examples
+  python scripts/check.py
+  python scripts/check.py network=resnet18 optimizer=adam data=digits
+  python scripts/check.py checks.which=[gradients] checks.elements=20
+
+Every override of scripts/train.py is one here.
+$APP_CONFIG_GROUPS
+"""
+# The configuration is that of a run, but for every check being made, and nothing being written.
+WORDS = ["checks=full", "hydra/job_logging=stdout", "hydra.job_logging.root.level=WARNING", "hydra.run.dir=."]
+WORDS += ["hydra.job.name=check", "hydra.help.app_name=scripts/check.py", f"hydra.help.template='{HELP}'"]
 
 
 def prepare(config: DictConfig) -> None:
@@ -22,4 +38,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, project.configs, "check", partial(check_run, project.schema), prepare)
+    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    sys.argv[1:1] = [word for word in WORDS if word.partition("=")[0] not in given]
+    run_command(main, project.configs, "train", partial(check_run, project.schema), prepare)

@@ -13,8 +13,10 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -91,9 +93,12 @@ def check_command_line(
         UserError: if a word, or a configuration that the words ask for, is wrong.
     """
     arguments = get_args_parser().parse_args()
-    if arguments.help or arguments.hydra_help or arguments.shell_completion:
-        return
     config_name = arguments.config_name or config_name
+    if arguments.help:
+        print_help(config_dir, config_name, arguments.overrides)
+        sys.exit()
+    if arguments.hydra_help or arguments.shell_completion:
+        return
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
         sys.argv[1:] = words
         arguments = get_args_parser().parse_args()
@@ -129,6 +134,20 @@ def check_command_line(
         prepare(config)
     spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
     sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+
+
+def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
+    """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        config = compose(config_name, words, return_hydra_config=True)
+    known = groups(search_path(config_dir, config_name, words))
+    parts = {
+        "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
+        "CONFIG": OmegaConf.to_yaml(
+            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        ),
+    }
+    print(Template(config.hydra.help.template).safe_substitute(parts))
 
 
 def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[str] | None:

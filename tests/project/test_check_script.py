@@ -25,11 +25,11 @@ TINY += ["seed=0", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
 COLLAPSING = ["network=mlp", "network.initialization=gaussian", "network.width=64", "optimizer=momentum"]
 
 
-def config(*words: str, name: str = "train") -> DictConfig:
+def config(*words: str) -> DictConfig:
     words = tuple(word for word in TINY if "widths" not in word or "network=mlp" not in words) + words
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose(
-            name, [word.replace("network.initialization=", "network/initialization=") for word in words]
+            "train", [word.replace("network.initialization=", "network/initialization=") for word in words]
         )
 
 
@@ -59,10 +59,10 @@ def test_a_failed_check_stops_the_run_with_code_3_and_is_recorded(tmp_path: Path
 
 def test_a_collapsed_network_is_told_from_a_healthy_one(capsys: pytest.CaptureFixture[str]) -> None:
     which = "checks.which=[layer_variance]"
-    healthy = check(config("network=mlp", "network.width=64", which, name="check"), project)
+    healthy = check(config("network=mlp", "network.width=64", which, "checks=full"), project)
     assert abs(healthy.rows[0].result.slope) < 0.15
     with pytest.raises(ChecksFailed):
-        check(config(*COLLAPSING, "network.initialization.std=0.01", which, name="check"), project)
+        check(config(*COLLAPSING, "network.initialization.std=0.01", which, "checks=full"), project)
     said = capsys.readouterr().out
     assert said.count("Layer 8: Variance:") == 2
     assert "Hessian" in said

@@ -67,7 +67,9 @@ def resumed(folder: Path, *words: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A finished run of two epochs and its final metrics."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(config("trainer.log_every_n_steps=1"), RunFolder(folder), train)
+    return folder, run(
+        config("trainer.log_every_n_steps=1", "diagnosis.report=true"), RunFolder(folder), train
+    )
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -134,9 +136,9 @@ def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
 def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
     run(config("schedule.epochs=4", "optimizer.lr=0.3"), RunFolder(tmp_path / "here"), train)
     shutil.move(tmp_path / "here", tmp_path / "there")
-    before = checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best_score"]
+    before = checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best"]["accuracy/val"]
     resumed(tmp_path / "there")
-    assert checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best_score"] >= before
+    assert checkpoint(tmp_path / "there")["callbacks"]["Checkpoints"]["best"]["accuracy/val"] >= before
     assert len(list((tmp_path / "there" / "checkpoints").glob("best_*.ckpt"))) == 1
 
 
@@ -215,7 +217,8 @@ def test_checkpoints_are_plain_and_the_best_has_its_score_in_its_name(
 
 
 def test_the_last_checkpoint_is_of_the_last_epoch_even_where_nothing_improved(tmp_path: Path) -> None:
-    run(config("optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=3"), RunFolder(tmp_path), train)
+    words = ["optimizer=sgd", "optimizer.lr=1e-12", "trainer.max_epochs=3", "metric.tie_breaker=null"]
+    run(config(*words), RunFolder(tmp_path), train)
     assert checkpoint(tmp_path)["epoch"] == 2
     assert checkpoint(tmp_path, "best.ckpt")["epoch"] < 2
 
