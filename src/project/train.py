@@ -3,6 +3,8 @@ folder to its exit code, is `vitals.runs.run`."""
 
 from __future__ import annotations
 
+import inspect
+
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -39,7 +41,9 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     checkpoint = checkpoint_to_resume(config, folder, module, loggers)
     if trainer.is_global_zero:
         terminal.print_start(config, module, data, folder)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    # Lightning can be told from 2.6 on; before it, it unpickles whatever the checkpoint holds.
+    safe = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
 
     averaged = any(average.averaged_is_better for average in averages)
     best = averages[0].path if averaged else getattr(trainer.checkpoint_callback, "best_model_path", "")

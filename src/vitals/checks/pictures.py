@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
+
+from vitals.measures.image_grid import image_grid
 
 SHOWN = 64
 """Images in the grid."""
@@ -24,4 +25,4 @@ def in_range(images: Tensor) -> Tensor:
 
 def input_grid(inputs: Tensor) -> Tensor:
     """The first images (N, C, H, W) as the network gets them, in one picture (3, H', W') from 0 to 1."""
-    return make_grid(in_range(inputs[:SHOWN]), nrow=8)
+    return image_grid(in_range(inputs[:SHOWN]), columns=8, fill=0.0)

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
@@ -22,6 +23,7 @@ DOMINANT = 1.0
 LARGE_DECAY = 1e-2
 """Weight decay added to the gradient that is large by itself: 5e-4 is usual, 5e-2 keeps twenty samples from
 being learned (measured). Below it a ratio above 1 tells of vanishing gradients, not of the decay."""
+DECOUPLED = (AdamW, torch.optim.Muon) if hasattr(torch.optim, "Muon") else (AdamW,)  # torch 2.9 brought Muon
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def check_regularization(
         for group in copies.optimizer.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.requires_grad]
             reached = [g for parameter in trained if (g := by_parameter.get(parameter)) is not None]
-            decoupled = isinstance(optimizer, AdamW | Muon) or group.get("decoupled_weight_decay", False)
+            decoupled = isinstance(optimizer, DECOUPLED) or group.get("decoupled_weight_decay", False)
             groups.append(
                 GroupPenalty(
                     float(group.get("weight_decay", 0.0)),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.utils import make_grid
+
+from vitals.measures.image_grid import image_grid
 
 SMALLEST_SMOOTH = 5
 """Kernels of fewer pixels a side have too few neighbours to tell smooth from noisy."""
@@ -83,7 +84,7 @@ def filter_grid(filters: Tensor) -> Tensor:
     scaled = (shown - low) / (high - low).clamp_min(1e-12)
     factor = 8 if shown.shape[-1] <= 16 else max(1, 64 // shown.shape[-1])
     large = F.interpolate(scaled, scale_factor=factor, mode="nearest")
-    grid = make_grid(large, nrow=math.ceil(math.sqrt(len(shown))), padding=2, pad_value=1.0)
+    grid = image_grid(large, columns=math.ceil(math.sqrt(len(shown))), fill=1.0)
     return (grid.nan_to_num() * 255).round().to(torch.uint8)
 
 

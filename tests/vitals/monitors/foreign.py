@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -219,7 +220,9 @@ def fit(
         **{"max_epochs": 1, "log_every_n_steps": 1, **options},
     )
     data = loader() if train is None else train
-    trainer.fit(module, data, loader(shuffle=False), ckpt_path=ckpt_path, weights_only=False)
+    # From 2.6 on Lightning asks whether a checkpoint may hold more than tensors; before it, it may.
+    asked = {"weights_only": False} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    trainer.fit(module, data, loader(shuffle=False), ckpt_path=ckpt_path, **asked)
     return trainer
 
 

@@ -12,7 +12,8 @@ import lightning as L
 import pytest
 import torch
 from foreign import Foreign, convnet, fit, loader, mlp
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from test_weight_average import (
     BreaksInValidation,
     Stop,
@@ -28,6 +29,9 @@ from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitals.averaging.weight_average import WeightAverage
+
+pytest.importorskip("lightning", minversion="2.6", reason="Lightning has these callbacks from 2.6 on")
+EMAWeightAveraging, WeightAveraging = callbacks.EMAWeightAveraging, callbacks.WeightAveraging
 
 
 class ValidatedWith(L.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ class RunTensorBoard(TensorBoardLogger):
             config: of the run.
             metrics: final figures, `last/epoch` among them: the step they stand at.
         """
-        self.log_hyperparams(hyperparameters(config), metrics, step=int(metrics["last/epoch"]))
+        # Older versions of Lightning know no step, and enter the figures at 0.
+        known = "step" in inspect.signature(TensorBoardLogger.log_hyperparams).parameters
+        at = {"step": int(metrics["last/epoch"])} if known else {}
+        self.log_hyperparams(hyperparameters(config), metrics, **at)
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 

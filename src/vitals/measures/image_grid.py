@@ -1,0 +1,28 @@
+"""Many small pictures in one, as an instrument shows them that does without torchvision."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def image_grid(images: Tensor, columns: int, fill: float) -> Tensor:
+    """Pictures row by row, each with a border of two pixels.
+
+    Args:
+        images: (N, C, H, W), N ≥ 1, C = 1 (which is made 3) or 3.
+        columns: the most to stand side by side.
+        fill: value of the border, and of the places that remain empty.
+
+    Returns:
+        (3, height, width).
+    """
+    border, count = 2, len(images)
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    cells = F.pad(images.expand(-1, 3, -1, -1), (border, 0, border, 0), value=fill)
+    cells = F.pad(cells, (0, 0) * 3 + (0, rows * columns - count), value=fill)
+    grid = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return F.pad(grid, (0, border, 0, border), value=fill)
