@@ -141,6 +141,7 @@ def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         config = compose(config_name, words, return_hydra_config=True)
     known = groups(search_path(config_dir, config_name, words))
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
         "CONFIG": OmegaConf.to_yaml(
