@@ -144,9 +144,7 @@ def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
-        "CONFIG": OmegaConf.to_yaml(
-            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        ),
+        "CONFIG": OmegaConf.to_yaml(task),
     }
     print(Template(config.hydra.help.template).safe_substitute(parts))
 
