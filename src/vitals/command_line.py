@@ -93,15 +93,15 @@ def check_command_line(
         UserError: if a word, or a configuration that the words ask for, is wrong.
     """
     arguments = get_args_parser().parse_args()
-    config_name = arguments.config_name or config_name
-    if arguments.help:
-        print_help(config_dir, config_name, arguments.overrides)
-        sys.exit()
     if arguments.hydra_help or arguments.shell_completion:
         return
+    config_name = arguments.config_name or config_name
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
         sys.argv[1:] = words
         arguments = get_args_parser().parse_args()
+    if arguments.help:
+        print_help(config_dir, config_name, arguments.overrides)
+        sys.exit()
     if any(word.startswith("resume_sweep=") for word in arguments.overrides):
         if not arguments.multirun:
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
@@ -138,9 +138,9 @@ def check_command_line(
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
+    known = Overrides(config_dir, config_name, words).groups
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         config = compose(config_name, words, return_hydra_config=True)
-    known = groups(search_path(config_dir, config_name, words))
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
