@@ -16,8 +16,9 @@ def require_prerequisites(config: DictConfig) -> None:
     for name in sorted(set(config.logger) & {"wandb", "mlflow"}):
         if find_spec(name) is None:
             raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
-    if config.get("search") and config.search.name != "grid" and find_spec("optuna") is None:
-        raise UserError(f"search={config.search.name} needs the package optuna: pip install -e '.[search]'")
+    sampler = (config.get("search") or {}).get("sampler")
+    if sampler and find_spec("optuna") is None:
+        raise UserError(f"search={sampler} needs the package optuna: pip install -e '.[search]'")
     if config.trainer.accelerator in ("gpu", "cuda"):
         from torch import cuda
 

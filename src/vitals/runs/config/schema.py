@@ -147,10 +147,11 @@ class Trainer(Component):
     log_every_n_steps: Count
 
 
-class Launcher(Strict):
+class Launcher(Component):
     """Where the jobs of a sweep run; see `vitals.sweeps.jobs.backends`."""
 
-    name: Literal["local", "ray", "slurm"] = "local"
+    model_config = ConfigDict(extra="forbid")
+    ours = ("vitals.",)
     devices: SweepDevices = "auto"
     jobs_per_device: Count = 1
     devices_per_job: Count | None = None
@@ -169,10 +170,12 @@ class Launcher(Strict):
     setup: list[Text] = []
 
 
-class Search(Strict):
+class Search(Component):
     """Which jobs a sweep has; see `vitals.sweeps.search.search`."""
 
-    name: Literal["grid", "random", "tpe", "coarse_to_fine"] = "grid"
+    model_config = ConfigDict(extra="forbid")
+    ours = ("vitals.",)
+    sampler: Literal["random", "tpe"] | None = None
     trials: Count = 1
     seed: Seed = 0
     stop_hopeless: Switch = False
@@ -210,8 +213,8 @@ class RunSchema(Strict):
     checks: Checks
     average: Average
     diagnosis: Diagnosis
-    launcher: Launcher = Launcher()
-    search: Search = Search()
+    launcher: Launcher | None = None
+    search: Search | None = None
     stop_hopeless: Switch
     resume_sweep: Text | None = None
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 from omegaconf import DictConfig
 
@@ -25,27 +26,36 @@ class Backend:
 
 
 def backend(config: DictConfig, script: str) -> Backend:
-    """What `launcher=` asks for.
+    """What `launcher=` asks for: its `_target_` makes it of the configuration of the sweep and its script.
 
     Raises:
-        UserError: if the package, the cluster or the devices for it are missing.
+        UserError: if there is no such thing, or the package, the cluster or the devices for it are missing.
     """
-    settings = config.launcher
-    if settings.name == "ray":
-        from vitals.sweeps.jobs import ray_backend
+    target = config.launcher._target_
+    try:
+        made: Backend = resolve_name(target)(config, script)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"launcher: {target} cannot be used: {error}") from error
+    return made
 
-        _require_package("ray", "ray")
-        devices = ray_backend.connect(settings)
-        return Backend(devices, lambda: ray_backend.ray_starter(settings, devices))
-    if settings.name == "slurm":
-        from vitals.sweeps.jobs import slurm_backend
 
-        _require_package("submitit", "slurm")
-        folder = Path(config.hydra.sweep.dir).absolute() / ".slurm"
-        return Backend(
-            slurm_backend.connect(settings), lambda: slurm_backend.slurm_starter(settings, script, folder)
-        )
-    return _local(config)
+def ray(config: DictConfig, script: str) -> Backend:
+    """Ray: an instance of our own, or a cluster."""
+    from vitals.sweeps.jobs import ray_backend
+
+    _require_package("ray", "ray")
+    devices = ray_backend.connect(config.launcher)
+    return Backend(devices, lambda: ray_backend.ray_starter(config.launcher, devices))
+
+
+def slurm(config: DictConfig, script: str) -> Backend:
+    """Slurm: a submission a job."""
+    from vitals.sweeps.jobs import slurm_backend
+
+    _require_package("submitit", "slurm")
+    settings, folder = config.launcher, Path(config.hydra.sweep.dir).absolute() / ".slurm"
+    devices = slurm_backend.connect(settings)
+    return Backend(devices, lambda: slurm_backend.slurm_starter(settings, script, folder))
 
 
 def not_of_hydra(choice: str) -> UserError:
@@ -61,7 +71,8 @@ def _require_package(package: str, launcher: str) -> None:
         raise UserError(f"launcher={launcher} needs the package {package}: pip install -e '.[{launcher}]'")
 
 
-def _local(config: DictConfig) -> Backend:
+def local(config: DictConfig, script: str) -> Backend:
+    """A queue on this machine."""
     settings = config.launcher
     wanted = settings.devices if isinstance(settings.devices, str) else list(settings.devices)
     if wanted == "auto" and config.trainer.accelerator == "cpu":

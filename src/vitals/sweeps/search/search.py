@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -46,18 +47,30 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
         sweep.folder.add_to_record(jobs=len(words))
         sweep.run(enumerate(words), len(words))
         return
+    sweep.folder.add_to_record(space=[part.sweep_word() for part in space])
     fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
-    if search.name == "grid":
-        values = [[part.word(value) for value in part.evenly(search.points)] for part in space]
-        points = [[*fixed, *words] for words in product(*values)]
-        sweep.folder.add_to_record(jobs=len(points), space=[part.sweep_word() for part in space])
-        sweep.run(enumerate(points), len(points))
-    elif search.name == "coarse_to_fine":
-        sweep.folder.add_to_record(space=[part.sweep_word() for part in space])
-        _coarse_to_fine(sweep, space, fixed)
-    else:
-        sweep.folder.add_to_record(jobs=search.trials, space=[part.sweep_word() for part in space])
-        _stage(sweep, search.name, space, fixed, range(search.trials))
+    resolve_name(search._target_)(sweep, space, fixed)
+
+
+def grid(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
+    """All combinations of the values, of intervals of so many points.
+
+    Args:
+        sweep: whose jobs they are.
+        space: what is varied.
+        fixed: the words that all jobs have.
+    """
+    values = [[part.word(value) for value in part.evenly(sweep.config.search.points)] for part in space]
+    points = [[*fixed, *words] for words in product(*values)]
+    sweep.folder.add_to_record(jobs=len(points))
+    sweep.run(enumerate(points), len(points))
+
+
+def sampled(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
+    """Points drawn by the sampler; arguments as of `grid`."""
+    search = sweep.config.search
+    sweep.folder.add_to_record(jobs=search.trials)
+    _stage(sweep, search.sampler, space, fixed, range(search.trials))
 
 
 def _stage(
@@ -81,10 +94,9 @@ def _stage(
     from vitals.sweeps.search.study import Study  # imports Optuna
 
     search = sweep.config.search
-    sampler = "tpe" if search.name == "tpe" else "random"
     sweep.folder.path.mkdir(parents=True, exist_ok=True)
     study = Study(
-        sweep.folder.study, name, space, sweep.metric, sampler, search.seed, search.get("startup", 10)
+        sweep.folder.study, name, space, sweep.metric, search.sampler, search.seed, search.get("startup", 10)
     )
     folders = {int(path.name.partition("_")[0]): path for path in sweep.folder.jobs()}
     known = study.known(folders)
@@ -102,7 +114,7 @@ def _stage(
     return study
 
 
-def _coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
+def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
     """Stages of more epochs and fewer jobs, each within the span of the best of the stage before.
 
     The first job of a stage is the best point so far; the others are drawn anew in the narrowed ranges.
