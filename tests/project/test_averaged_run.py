@@ -192,6 +192,7 @@ def test_the_weights_of_the_average_are_those_of_its_epochs(tmp_path: Path) -> N
         run(
             config("schedule.epochs=3", f"trainer.max_epochs={epochs}", *SMALL),
             RunFolder(tmp_path / str(epochs)),
+            train,
         )
         parts.append(checkpoint(tmp_path / str(epochs))["state_dict"]["network.stem.0.weight"])
     averaged = checkpoint(tmp_path / "whole", "average.ckpt")["state_dict"]["network.stem.0.weight"]
