@@ -15,7 +15,7 @@ is needed, for a wrong word is to be answered at once.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +119,7 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
         UserError: if its constructor refuses the configuration, or images that are not square do not fit it.
     """
     channels, height, width = image_shape
-    facts = {"num_classes": num_classes, "in_channels": channels, "image_size": height}
-    network = _network(config, {name: lambda value=value: value for name, value in facts.items()})
+    network = _network(config, num_classes=num_classes, in_channels=channels, image_size=height)
     if height != width:
         _require_fit(network, image_shape)
     return network
@@ -132,16 +131,17 @@ def _network_for(config: DictConfig, known: Any) -> nn.Module:
 
     if asked_for(plain(config.network), ("num_classes", "in_channels", "image_size")):
         return build_network(config, len(known().classes), known().image_shape)
-    return _network(config, {})
+    return _network(config)
 
 
-def _network(config: DictConfig, offered: dict[str, Any]) -> nn.Module:
+def _network(config: DictConfig, **facts: int) -> nn.Module:
     import torch
 
     from vitals.runs.instantiate import build_from, plain
 
     arguments = plain(config.network)
     arguments.pop("channels_last", None)
+    offered = {name: partial(int, value) for name, value in facts.items()}
     network: nn.Module = build_from("network", arguments, offered)
     if _channels_last(config):
         network = network.to(memory_format=torch.channels_last)

@@ -10,7 +10,6 @@ import lightning as L
 import torchmetrics
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
@@ -47,13 +46,10 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.make_optimizer = optimizer
-        self.schedule = schedule
-        self.metric = metric
+        self.network, self.metric, self.label_smoothing = network, metric, label_smoothing
+        self.make_optimizer, self.schedule = optimizer, schedule
         self.momentum_schedule = momentum_schedule
-        self.label_smoothing = label_smoothing
-        self.metrics = nn.ModuleDict({f"loss_{stage}": MeanMetric() for stage in STAGES})
+        self.metrics = nn.ModuleDict({f"loss_{stage}": torchmetrics.MeanMetric() for stage in STAGES})
         for stage in STAGES:
             self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
         self.plateau_state: dict[str, Any] | None = None
@@ -90,15 +86,18 @@ class ImageClassifier(L.LightningModule):
             # Logging a metric with every batch costs more than updating it; once an epoch says the same.
             if stage != "train" or self.trainer.is_last_batch:
                 shown = (name, stage) == ("accuracy", "val")
-                self.log(
-                    f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown
-                )
+                once: dict[str, Any] = {
+                    "on_step": False,
+                    "on_epoch": True,
+                    "logger": False,
+                    "prog_bar": shown,
+                }
+                self.log(f"{name}/{stage}", metric, **once)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)
-        self.plateau = (
-            self.schedule.plateau(optimizer, self.metric.mode) if self.schedule.follows_metric else None
-        )
+        follows_metric = self.schedule.follows_metric
+        self.plateau = self.schedule.plateau(optimizer, self.metric.mode) if follows_metric else None
         if self.plateau and self.plateau_state:
             self.plateau.load_state_dict(self.plateau_state)
         assert self.trainer.max_epochs is not None

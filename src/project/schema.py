@@ -11,130 +11,115 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from vitals.runs.config.schema import (
-    Component,
-    Count,
-    CountOrZero,
-    NonNegative,
-    Positive,
-    RunSchema,
-    Seed,
-    Share,
-    ShareBelowOne,
-    ShareBetween,
-    Start,
-    Strict,
-    Switch,
-    Text,
-)
+from vitals.runs.config import schema as types
 
 OURS = "project."
 LBFGS_LIMIT = 5000
 """Training images up to which a full-batch step stays within a few seconds and a few GiB."""
-Widths = Annotated[list[Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
+Widths = Annotated[list[types.Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
 Stages = Annotated[
-    list[Annotated[list[Count], Field(min_length=1)]],
+    list[Annotated[list[types.Count], Field(min_length=1)]],
     Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
 ]
 Betas = Annotated[
-    list[ShareBelowOne],
+    list[types.ShareBelowOne],
     Field(description="two numbers from 0 up to, but not including, 1", min_length=2, max_length=2),
 ]
 
 
-class Data(Component):
+class Data(types.Component):
     model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
     source: Literal["cifar10", "cifar100", "image_folder", "digits"]
-    root: Text | None
-    image_size: Count | None
-    batch_size: Count
-    validation_fraction: ShareBetween
-    test_fraction: ShareBetween = 0.2
-    split_seed: Seed
-    limit: Count | None
-    crop_padding: CountOrZero
-    flip: Switch
+    root: types.Text | None
+    image_size: types.Count | None
+    batch_size: types.Count
+    validation_fraction: types.ShareBetween
+    test_fraction: types.ShareBetween = 0.2
+    split_seed: types.Seed
+    limit: types.Count | None
+    crop_padding: types.CountOrZero
+    flip: types.Switch
 
 
-class Module(Component):
+class Module(types.Component):
     model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
-    label_smoothing: ShareBelowOne
+    label_smoothing: types.ShareBelowOne
 
 
-class Initialization(Component):
+class Initialization(types.Component):
     ours = (OURS,)
-    std: Positive = 0.01
+    std: types.Positive = 0.01
 
 
-class Network(Component):
+class Network(types.Component):
     ours = (OURS,)
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     norm: Literal["batch", "group", "layer", "none"] = "batch"
-    dropout: ShareBelowOne = 0.0
-    channels_last: Switch = False
+    dropout: types.ShareBelowOne = 0.0
+    channels_last: types.Switch = False
     initialization: Initialization
     widths: Widths = Field([1])
     stages: Stages = Field([[1]])
-    filters: Count = 1
-    kernel_size: Count = 1
-    hidden: Count = 1
-    depth: Count = 1
-    width: Count = 1
+    filters: types.Count = 1
+    kernel_size: types.Count = 1
+    hidden: types.Count = 1
+    depth: types.Count = 1
+    width: types.Count = 1
 
 
-class Optimizer(Component):
+class Optimizer(types.Component):
     ours = ("torch.optim.",)
     common = ("lr", "momentum", "betas", "weight_decay", "decay_bias_and_norm")
     stand_ins: ClassVar = {"lr": 1.0}
-    lr: Positive
-    momentum: ShareBelowOne = 0.0
-    nesterov: Switch = False
-    weight_decay: NonNegative = 0.0
-    decay_bias_and_norm: Switch = False
+    lr: types.Positive
+    momentum: types.ShareBelowOne = 0.0
+    nesterov: types.Switch = False
+    weight_decay: types.NonNegative = 0.0
+    decay_bias_and_norm: types.Switch = False
     betas: Betas = Field([0.9, 0.999])
-    alpha: ShareBelowOne = 0.99
-    rho: ShareBelowOne = 0.9
-    eps: NonNegative = 1e-8
-    max_iter: Count = 20
-    history_size: Count = 10
+    alpha: types.ShareBelowOne = 0.99
+    rho: types.ShareBelowOne = 0.9
+    eps: types.NonNegative = 1e-8
+    max_iter: types.Count = 20
+    history_size: types.Count = 10
 
 
-class LateRate(Strict):
-    start: Start | None
-    rate: Positive
-    cycle_epochs: Positive | None
-    low: NonNegative | None
+class LateRate(types.Strict):
+    start: types.Start | None
+    rate: types.Positive
+    cycle_epochs: types.Positive | None
+    low: types.NonNegative | None
 
 
-class Schedule(Component):
+class Schedule(types.Component):
     ours = (OURS, "torch.")
     common = ("warmup_epochs", "epochs", "late")
-    warmup_epochs: NonNegative
-    epochs: Count | None
+    warmup_epochs: types.NonNegative
+    epochs: types.Count | None
     late: LateRate
-    every: Count = 1
-    factor: ShareBetween = 0.5
-    k: NonNegative = 0.0
-    patience: CountOrZero = 0
-    rise: ShareBetween = 0.3
-    initial: Share = 0.0
-    final: Share = 0.0
+    every: types.Count = 1
+    factor: types.ShareBetween = 0.5
+    k: types.NonNegative = 0.0
+    patience: types.CountOrZero = 0
+    rise: types.ShareBetween = 0.3
+    initial: types.Share = 0.0
+    final: types.Share = 0.0
 
 
-class MomentumSchedule(Component):
+class MomentumSchedule(types.Component):
     model_config = ConfigDict(extra="forbid")
     ours = (OURS,)
-    start: ShareBelowOne = 0.0
-    end: ShareBelowOne = 0.0
-    epochs: Positive = 1.0
+    start: types.ShareBelowOne = 0.0
+    end: types.ShareBelowOne = 0.0
+    epochs: types.Positive = 1.0
 
 
-class Experiment(RunSchema):
+class Experiment(types.RunSchema):
     """The whole configuration of `scripts/train.py`."""
 
-    compile: Switch
+    compile: types.Switch
     data: Data
     module: Module
     network: Network
@@ -204,11 +189,8 @@ class Experiment(RunSchema):
                     f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
                     f"{images:,} images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
                 )
-        if trainer.accumulate_grad_batches > 1:
-            yield (
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} cannot go with "
-                f"optimizer=lbfgs: it must be 1."
-            )
+        if (batches := trainer.accumulate_grad_batches) > 1:
+            yield f"trainer.accumulate_grad_batches={batches} cannot go with optimizer=lbfgs: it must be 1."
         if trainer.gradient_clip_val is not None:
             yield (
                 f"trainer.gradient_clip_val={trainer.gradient_clip_val:g} cannot go with optimizer=lbfgs, "

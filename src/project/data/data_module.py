@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -9,13 +10,13 @@ import torch
 
 from project.data import sources
 from project.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from project.data.image_set import ImageSet
 from project.data.locate import SourceName
 from vitals.errors import UserError
 
 EVALUATION_BATCH_SIZE = 500
 
 
+@dataclass(eq=False)
 class ImageData(L.LightningDataModule):
     """Images of one source as training, validation and test batches.
 
@@ -34,31 +35,21 @@ class ImageData(L.LightningDataModule):
         channels_last: the memory format of the batches.
     """
 
-    def __init__(
-        self,
-        source: SourceName,
-        root: str | None = None,
-        image_size: int | None = None,
-        batch_size: int | None = 128,
-        validation_fraction: float = 0.1,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
-        limit: int | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
-        seed: int = 0,
-        channels_last: bool = False,
-    ) -> None:
+    source: SourceName
+    root: str | None = None
+    image_size: int | None = None
+    batch_size: int | None = 128
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    limit: int | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    seed: int = 0
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.source, self.root, self.image_size = source, root, image_size
-        self.batch_size, self.limit = batch_size, limit
-        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
-        self.split_seed, self.seed = split_seed, seed
-        self.crop_padding, self.flip = crop_padding, flip
-        self.channels_last = channels_last
-        self.train: ImageSet
-        self.validation: ImageSet
-        self.test: ImageSet
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split the images and take the normalisation statistics from the training part.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -17,15 +18,9 @@ class ConvNet(nn.Module):
     The stem halves the image at once, which makes an image cost less than half of what it costs with a 3×3
     stem at full resolution, and is large enough for its filters to be looked at.
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
+    Args (further ones: those of every network, see `project.networks`):
         image_size: pixels a side; at least 2 for every stage.
         widths: channels of the stem and first stage, then of each further stage.
-        activation: see `layers.ACTIVATIONS`.
-        norm: `batch`, `group`, `layer` or `none`.
-        dropout: probability, before the head.
-        initialization: see `project.networks.initialization`.
     """
 
     def __init__(
@@ -48,11 +43,9 @@ class ConvNet(nn.Module):
         block = partial(conv_block, norm=norm, activation=activation)
         self.stem = block(in_channels, widths[0], kernel_size=5, stride=2)
         self.stages = nn.Sequential()
-        for stage, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            if stage == 0:
-                self.stages.append(block(before, width))
-            else:
-                self.stages.append(nn.Sequential(nn.MaxPool2d(2), block(before, width), block(width, width)))
+        self.stages.append(block(widths[0], widths[0]))
+        for before, width in pairwise(widths):
+            self.stages.append(nn.Sequential(nn.MaxPool2d(2), block(before, width), block(width, width)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_classes)

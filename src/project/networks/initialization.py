@@ -6,7 +6,8 @@ guess; the activations of the other layers keep their variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -14,56 +15,42 @@ HEAD_STD = 0.01
 """Logits then differ by some hundredths, and a softmax loss starts within a percent of ln(classes)."""
 
 
-def kaiming(network: nn.Module, head: nn.Module, activation: str) -> None:
+def kaiming(network: nn.Module, head: nn.Linear, activation: str) -> None:
     """N(0, gain²/fan_in), which keeps the variance through rectifiers (He et al., 2015)."""
-    gain = _gain(activation)
-    _initialize(network, head, lambda weight: nn.init.normal_(weight, 0, gain / _fan_in(weight) ** 0.5))
+    like = _nonlinearity(activation)
+    _initialize(network, head, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity=like))
 
 
-def xavier(network: nn.Module, head: nn.Module, activation: str) -> None:
+def xavier(network: nn.Module, head: nn.Linear, activation: str) -> None:
     """N(0, gain²·2/(fan_in + fan_out)), for tanh and its like (Glorot and Bengio, 2010)."""
-    gain = _gain(activation)
+    gain = nn.init.calculate_gain(_nonlinearity(activation))
     _initialize(network, head, lambda weight: nn.init.xavier_normal_(weight, gain))
 
 
-def orthogonal(network: nn.Module, head: nn.Module, activation: str) -> None:
+def orthogonal(network: nn.Module, head: nn.Linear, activation: str) -> None:
     """Orthogonal rows or columns times the gain (Saxe et al., 2014)."""
-    gain = _gain(activation)
+    gain = nn.init.calculate_gain(_nonlinearity(activation))
     _initialize(network, head, lambda weight: nn.init.orthogonal_(weight, gain))
 
 
-def gaussian(network: nn.Module, head: nn.Module, activation: str, std: float) -> None:
+def gaussian(network: nn.Module, head: nn.Linear, activation: str, std: float) -> None:
     """N(0, `std`²) everywhere, the head included, whatever the width of the layers.
 
     With a small `std` the signal of a deep network dies out: cs231n's "small random numbers".
     """
     _initialize(network, head, lambda weight: nn.init.normal_(weight, 0, std))
-    for weight in _weights(head):
-        nn.init.normal_(weight, 0, std)
+    nn.init.normal_(head.weight, 0, std)
 
 
-def _initialize(network: nn.Module, head: nn.Module, fill: Callable[[Tensor], object]) -> None:
-    for weight in _weights(network):
-        fill(weight)
-    for weight in _weights(head):
-        nn.init.normal_(weight, 0, HEAD_STD)
+def _initialize(network: nn.Module, head: nn.Linear, fill: Callable[[Tensor], object]) -> None:
+    layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for layer in layers:
+        fill(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(head.weight, 0, HEAD_STD)
 
 
-def _weights(network: nn.Module) -> Iterator[Tensor]:
-    """The weights of the layers of `network`, whose biases are set to 0 on the way."""
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-            yield layer.weight
-
-
-def _fan_in(weight: Tensor) -> int:
-    return weight[0].numel()
-
-
-def _gain(activation: str) -> float:
-    """√2 for rectifiers and their smooth relatives, torch's recommendation for tanh and sigmoid."""
-    if activation == "tanh":
-        return nn.init.calculate_gain("tanh")
-    return nn.init.calculate_gain("sigmoid" if activation == "sigmoid" else "relu")
+def _nonlinearity(activation: str) -> Literal["tanh", "sigmoid", "relu"]:
+    """What has the activation's gain: √2 for rectifiers and their smooth relatives."""
+    return "tanh" if activation == "tanh" else "sigmoid" if activation == "sigmoid" else "relu"

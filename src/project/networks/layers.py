@@ -20,18 +20,10 @@ GROUPS = 8
 """Groups of a GroupNorm, or fewer where the channels do not divide by it."""
 
 
-def activation_layer(name: str) -> nn.Module:
-    """The activation called `name`, one of `ACTIVATIONS`."""
-    return ACTIVATIONS[name]()
-
-
 def norm_layer(name: str, channels: int, spatial: bool = True) -> nn.Module:
-    """The normalisation called `name`: `batch`, `group`, `layer` or `none`.
+    """The normalisation called `name`: `batch`, `group`, `layer` or `none`, of so many `channels`.
 
-    Args:
-        name: which one.
-        channels: features normalised.
-        spatial: whether it follows a convolution (N×C×H×W) or a linear layer (N×C).
+    `spatial` says whether it follows a convolution (N×C×H×W) or a linear layer (N×C).
     """
     if name == "batch":
         return nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)
@@ -44,24 +36,19 @@ def norm_layer(name: str, channels: int, spatial: bool = True) -> nn.Module:
 
 
 def conv_block(
-    in_channels: int,
-    out_channels: int,
-    *,
-    kernel_size: int = 3,
-    stride: int = 1,
-    norm: str = "batch",
-    activation: str = "relu",
+    inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1, norm: str, activation: str
 ) -> nn.Sequential:
-    """Convolution, normalisation, activation; sizes are kept at stride 1."""
+    """Convolution of so many channels, normalisation, activation; sizes are kept at stride 1."""
+    bias = norm == "none"  # a normalisation has its own
+    convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=bias)
+    return nn.Sequential(convolution, norm_layer(norm, outputs), ACTIVATIONS[activation]())
+
+
+def linear_block(inputs: int, outputs: int, norm: str, activation: str, dropout: float) -> nn.Sequential:
+    """Linear layer, normalisation, activation and dropout of N×`inputs`."""
     return nn.Sequential(
-        nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            bias=norm == "none",  # a normalisation has its own
-        ),
-        norm_layer(norm, out_channels),
-        activation_layer(activation),
+        nn.Linear(inputs, outputs, bias=norm == "none"),
+        norm_layer(norm, outputs, spatial=False),
+        ACTIVATIONS[activation](),
+        nn.Dropout(dropout),
     )

@@ -7,22 +7,16 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from project.networks.initialization import kaiming
-from project.networks.layers import activation_layer, norm_layer
+from project.networks.layers import linear_block
 
 
 class MLP(nn.Module):
     """`depth` hidden layers of `width` units, each followed by its activation, and a linear head.
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
-        image_size: pixels a side.
+    Args (further ones: those of every network, see `project.networks`):
         depth: hidden layers.
         width: units of each.
-        activation: see `layers.ACTIVATIONS`.
-        norm: `batch`, `group`, `layer` or `none`.
         dropout: probability, after each activation.
-        initialization: see `project.networks.initialization`.
     """
 
     def __init__(
@@ -41,13 +35,7 @@ class MLP(nn.Module):
         self.flatten = nn.Flatten()
         self.layers = nn.Sequential()
         for inputs in [in_channels * image_size**2, *[width] * (depth - 1)]:
-            layer = nn.Sequential(
-                nn.Linear(inputs, width, bias=norm == "none"),  # a normalisation has its own
-                norm_layer(norm, width, spatial=False),
-                activation_layer(activation),
-                nn.Dropout(dropout),
-            )
-            self.layers.append(layer)
+            self.layers.append(linear_block(inputs, width, norm, activation, dropout))
         self.head = nn.Linear(width, num_classes)
         initialization(self, head=self.head, activation=activation)
 

@@ -9,20 +9,14 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from project.networks.initialization import kaiming
-from project.networks.layers import activation_layer, norm_layer
+from project.networks.layers import ACTIVATIONS, norm_layer
 
 
 class ResNet18(nn.Module):
     """ResNet-18 (He et al., 2016) whose stem is one 3×3 convolution without stride or pooling.
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
+    Args (further ones: those of every network, see `project.networks`):
         image_size: pixels a side; any size will do.
-        activation: see `layers.ACTIVATIONS`.
-        norm: `batch`, `group`, `layer` or `none`.
-        dropout: probability, before the head.
-        initialization: see `project.networks.initialization`.
     """
 
     def __init__(
@@ -43,7 +37,7 @@ class ResNet18(nn.Module):
         self.resnet.maxpool = nn.Identity()
         for block in self.resnet.modules():
             if isinstance(block, (BasicBlock, ResNet)):
-                block.relu = activation_layer(activation)
+                block.relu = ACTIVATIONS[activation]()
         head = self.resnet.fc
         self.resnet.fc = nn.Sequential(nn.Dropout(dropout), head)
         initialization(self, head=head, activation=activation)

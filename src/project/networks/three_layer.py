@@ -7,23 +7,16 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from project.networks.initialization import kaiming
-from project.networks.layers import activation_layer, conv_block, norm_layer
+from project.networks.layers import conv_block, linear_block
 
 
 class ThreeLayer(nn.Module):
     """conv – relu – 2×2 max pool – affine – relu – affine (cs231n, assignment 2).
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
-        image_size: pixels a side.
+    Args (further ones: those of every network, see `project.networks`):
         filters: of the convolution.
         kernel_size: of the convolution; odd.
         hidden: units of the first affine layer.
-        activation: see `layers.ACTIVATIONS`.
-        norm: `batch`, `group`, `layer` or `none`.
-        dropout: probability, before the head.
-        initialization: see `project.networks.initialization`.
     """
 
     def __init__(
@@ -49,11 +42,7 @@ class ThreeLayer(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         self.affine = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(filters * (image_size // 2) ** 2, hidden, bias=norm == "none"),
-            norm_layer(norm, hidden, spatial=False),
-            activation_layer(activation),
-            nn.Dropout(dropout),
+            nn.Flatten(), *linear_block(filters * (image_size // 2) ** 2, hidden, norm, activation, dropout)
         )
         self.head = nn.Linear(hidden, num_classes)
         initialization(self, head=self.head, activation=activation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -16,16 +17,10 @@ class VGG(nn.Module):
     After Simonyan and Zisserman (2015), with a normalisation after each convolution and a global mean in
     place of the large fully connected layers.
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
+    Args (further ones: those of every network, see `project.networks`):
         image_size: pixels a side; at least 2 for every stage.
         stages: the channels of each convolution of each stage; `[[64], [128], [256, 256], [512, 512],
             [512, 512]]` is VGG-11.
-        activation: see `layers.ACTIVATIONS`.
-        norm: `batch`, `group`, `layer` or `none`.
-        dropout: probability, before the head.
-        initialization: see `project.networks.initialization`.
     """
 
     def __init__(
@@ -47,12 +42,10 @@ class VGG(nn.Module):
         self.stages = nn.Sequential()
         channels = in_channels
         for widths in stages:
-            stage = nn.Sequential()
-            for width in widths:
-                stage.append(conv_block(channels, width, norm=norm, activation=activation))
-                channels = width
-            stage.append(nn.MaxPool2d(2))
-            self.stages.append(stage)
+            pairs = pairwise([channels, *widths])
+            blocks = [conv_block(before, width, norm=norm, activation=activation) for before, width in pairs]
+            self.stages.append(nn.Sequential(*blocks, nn.MaxPool2d(2)))
+            channels = widths[-1]
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)

@@ -48,22 +48,16 @@ def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
     Args:
         config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
     """
-    arguments = dict(config)
-    optimizer = locate("optimizer", arguments.pop("_target_"))
-    inspect.signature(optimizer).bind([], **_without(arguments, "decay_bias_and_norm"))
-    return partial(_make_optimizer, optimizer, arguments)
+    bound = _bound("optimizer", _without(config, "decay_bias_and_norm"), [])
+    return partial(_make_optimizer, bound, config.get("decay_bias_and_norm", False))
 
 
-def _make_optimizer(optimizer: type[Optimizer], arguments: dict[str, Any], network: nn.Module) -> Optimizer:
-    if optimizer is LBFGS:  # takes no parameter groups
-        return LBFGS(
-            [parameter for parameter in network.parameters() if parameter.requires_grad], **arguments
-        )
-    others = _without(arguments, "decay_bias_and_norm", "weight_decay")
-    groups = parameter_groups(
-        network, arguments.get("weight_decay", 0.0), arguments.get("decay_bias_and_norm", False)
-    )
-    return optimizer(groups, **others)
+def _make_optimizer(bound: partial[Optimizer], decay_bias_and_norm: bool, network: nn.Module) -> Optimizer:
+    if bound.func is LBFGS:  # takes no parameter groups
+        return bound([parameter for parameter in network.parameters() if parameter.requires_grad])
+    arguments = dict(bound.keywords)
+    groups = parameter_groups(network, arguments.pop("weight_decay", 0.0), decay_bias_and_norm)
+    return bound.func(groups, **arguments)
 
 
 @dataclass(frozen=True)
@@ -86,15 +80,11 @@ class Schedule:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """The configured schedule: `_target_`, its arguments, `warmup_epochs`, `epochs` and `late`."""
-        arguments = dict(config)
-        late = arguments.pop("late")
-        warmup_epochs, epochs = arguments.pop("warmup_epochs"), arguments.pop("epochs")
-        target = locate("schedule", arguments.pop("_target_"))
-        positional = (None,) if target is ReduceLROnPlateau else (0.0, 1.0)
-        inspect.signature(target).bind(*positional, **arguments)
-        return cls(
-            partial(target, **arguments), warmup_epochs, epochs, late if late["start"] is not None else None
-        )
+        late = config["late"] if config["late"]["start"] is not None else None
+        shape = _without(config, "warmup_epochs", "epochs", "late")
+        plateau = locate("schedule", shape["_target_"]) is ReduceLROnPlateau
+        bound = _bound("schedule", shape, *((None,) if plateau else (0.0, 1.0)))
+        return cls(bound, config["warmup_epochs"], config["epochs"], late)
 
     @property
     def follows_metric(self) -> bool:
@@ -135,13 +125,7 @@ class Schedule:
 
 def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
     """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
-    arguments = dict(config)
-    target = arguments.pop("_target_")
-    if target is None:
-        return None
-    schedule = locate("momentum_schedule", target)
-    inspect.signature(schedule).bind(0.0, **arguments)
-    return partial(schedule, **arguments)
+    return _bound("momentum_schedule", config, 0.0) if config["_target_"] is not None else None
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:
@@ -153,5 +137,12 @@ def set_momentum(optimizer: Optimizer, momentum: float) -> None:
             group["momentum"] = momentum
 
 
-def _without(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+def _bound(where: str, config: Mapping[str, Any], *positional: Any) -> partial[Any]:
+    """What `_target_` names, its other arguments bound; a TypeError where it does not take one of them."""
+    target, arguments = locate(where, config["_target_"]), _without(config, "_target_")
+    inspect.signature(target).bind(*positional, **arguments)
+    return partial(target, **arguments)
+
+
+def _without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in names}

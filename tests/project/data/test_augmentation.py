@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from project.data.augmentation import RandomCropFlip, pad_reflect
+from project.data.batches import RandomCropFlip, pad_reflect
 
 
 def random_images(count=6, height=8, width=8):

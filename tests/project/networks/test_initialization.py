@@ -10,7 +10,7 @@ from torch import nn
 from project.build import build_network
 from vitals.runs.config.overrides import groups
 
-NETWORKS = groups(Path(__file__).parents[3] / "configs")["network"]
+NETWORKS = groups([Path(__file__).parents[3] / "configs"])["network"]
 
 
 @pytest.fixture

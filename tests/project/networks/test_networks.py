@@ -13,7 +13,7 @@ from project.networks.layers import ACTIVATIONS
 from vitals.errors import UserError
 from vitals.runs.config.overrides import groups
 
-NETWORKS = groups(Path(__file__).parents[3] / "configs")["network"]
+NETWORKS = groups([Path(__file__).parents[3] / "configs"])["network"]
 SMALLER = {"vgg": {"stages": [[8], [8, 16]]}, "mlp": {"depth": 3, "width": 16}}
 
 

@@ -15,7 +15,7 @@ from project.optim.optimizers import Schedule, optimizer_factory
 from vitals.runs.config.overrides import groups
 from vitals.runs.instantiate import plain
 
-CHOICES = groups(Path(__file__).parents[3] / "configs")
+CHOICES = groups([Path(__file__).parents[3] / "configs"])
 BASE = 0.8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 
 from vitals.checks.gradients.difference import UNCOMFORTABLE
@@ -115,10 +116,8 @@ class ParameterSummary:
     @property
     def enough(self) -> bool:
         """Whether enough elements are free of kinks for a verdict."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return sum(not row.kink for row in self.rows if row.index is not None) >= min(ENOUGH, elements)
+        smooth = sum(not row.kink for row in self.rows if row.index is not None)
+        return smooth >= min(ENOUGH, prod(self.shape))
 
     @property
     def level(self) -> Level:

@@ -59,20 +59,9 @@ class GradientCheck:
 
     def table(self) -> str:
         """A table with one line per parameter and part of the loss."""
-        head = (
-            "parameter",
-            "shape",
-            "part",
-            "depth",
-            "checked",
-            "kinks",
-            "too small",
-            "median",
-            "max",
-            "verdict",
-        )
-        lines = [head, *(_cells(summary) for summary in self.summaries)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        head = ("parameter", "shape", "part", "depth", "checked", "kinks", "too small", "median", "max")
+        lines = [(*head, "verdict"), *(_cells(summary) for summary in self.summaries)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         title = f"Gradients of the loss ({self.loss:.6g}) × {self.loss_scale:g}, {self.samples} samples"
         if self.burn_in:
             title += f", at {self.burn_in}"
