@@ -70,5 +70,8 @@ def load(module: L.LightningModule, data: Any, path: Any) -> None:
     require_same_network(module, checkpoint, path)
     module.load_state_dict(checkpoint["state_dict"])
     state = checkpoint.get(type(data).__qualname__)
-    if state:
-        data.load_state_dict(state)
+    try:
+        if state:
+            data.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

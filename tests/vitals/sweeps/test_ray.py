@@ -27,7 +27,7 @@ from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.queue import JobQueue, SweepInterrupted
 
 pytest.importorskip("ray")
-CONFIG = Path(__file__).parents[3] / "configs" / "launcher" / "ray.yaml"
+CONFIG = Path(__file__).parents[3] / "src" / "vitals" / "configs" / "launcher" / "ray.yaml"
 STUB = """
 import json, os, sys, time
 seen = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "torch": "torch" in sys.modules}

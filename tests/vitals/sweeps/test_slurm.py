@@ -16,7 +16,7 @@ from vitals.sweeps.jobs import slurm_backend
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.queue import JobQueue
 
-CONFIG = Path(__file__).parents[3] / "configs" / "launcher" / "slurm.yaml"
+CONFIG = Path(__file__).parents[3] / "src" / "vitals" / "configs" / "launcher" / "slurm.yaml"
 STUB = """
 import json, os, sys, time
 names = ("CUDA_VISIBLE_DEVICES", "SLURM_NTASKS", "SLURM_PROCID")
