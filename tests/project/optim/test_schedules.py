@@ -157,7 +157,7 @@ def test_one_cycle_rises_then_falls(rates_of):
 def plateau_rates(schedule, accuracies):
     """The rate of every step, four an epoch, of a run with these accuracies."""
     optimizer = base_optimizer()
-    plateau = schedule.plateau(optimizer)
+    plateau = schedule.plateau(optimizer, "max")
     scheduler = schedule.every_step(optimizer, 4, len(accuracies))
     rates = []
     for accuracy in accuracies:

@@ -45,16 +45,14 @@ def findings_of(
 
 
 def _not_deterministic(spread: float) -> Finding:
-    return Finding(
-        "wrong-gradient",
-        "fail",
+    seen = (
         "Non-deterministic forward: two evaluations at the same point with the same random seed differ by "
-        f"{spread:.2g}, so that no gradient can be checked.",
-        "Look for a random generator of the module's own, a counter or a cache that changes with every call.",
-        where="loss",
-        value=spread,
-        threshold=0.0,
+        f"{spread:.2g}, so that no gradient can be checked."
     )
+    remedy = (
+        "Look for a random generator of the module's own, a counter or a cache that changes with every call."
+    )
+    return Finding("wrong-gradient", "fail", seen, remedy, "loss", spread, 0.0)
 
 
 def _not_finite(summaries: Sequence[ParameterSummary]) -> list[Finding]:
@@ -62,15 +60,9 @@ def _not_finite(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     if not bad:
         return []
     name = bad[-1].parameter
-    return [
-        Finding(
-            "non-finite-loss",
-            "fail",
-            f"The loss is finite, but its gradient with respect to {name} is not{_others(bad[:-1])}.",
-            "Look for a root, logarithm, norm or division at zero behind it, and keep that away from zero.",
-            where=name,
-        )
-    ]
+    seen = f"The loss is finite, but its gradient with respect to {name} is not{_others(bad[:-1])}."
+    remedy = "Look for a root, logarithm, norm or division at zero behind it, and keep that away from zero."
+    return [Finding("non-finite-loss", "fail", seen, remedy, name)]
 
 
 def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
@@ -106,35 +98,21 @@ def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         )
     else:
         remedy = f"Compare backward with forward in the operation that uses {nearest.parameter}."
-    return [
-        Finding(
-            "frozen-parameters" if all(summary.detached for summary in bad) else "wrong-gradient",
-            level,
-            message,
-            remedy,
-            where=nearest.parameter,
-            value=row.relative_error,
-            threshold=nearest.limit,
-        )
-    ]
+    cause = "frozen-parameters" if all(summary.detached for summary in bad) else "wrong-gradient"
+    return [Finding(cause, level, message, remedy, nearest.parameter, row.relative_error, nearest.limit)]
 
 
 def _vanishing(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     small = _vanished(summaries)
     if not small:
         return []
-    return [
-        Finding(
-            "vanishing-gradients",
-            "warn",
-            f"The gradient with respect to {_listed([s.parameter for s in small])} is below {TOO_SMALL:g} of "
-            "the largest in the model, too small to be checked.",
-            "Look at initialization, saturating activations and normalization.",
-            where=small[-1].parameter,
-            value=max(summary.largest_gradient for summary in small),
-            threshold=TOO_SMALL,
-        )
-    ]
+    seen = (
+        f"The gradient with respect to {_listed([s.parameter for s in small])} is below {TOO_SMALL:g} of "
+        "the largest in the model, too small to be checked."
+    )
+    remedy = "Look at initialization, saturating activations and normalization."
+    largest = max(summary.largest_gradient for summary in small)
+    return [Finding("vanishing-gradients", "warn", seen, remedy, small[-1].parameter, largest, TOO_SMALL)]
 
 
 def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
@@ -142,62 +120,50 @@ def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     names = [s.parameter for s in summaries if s.part == "data" and _is_tiny(s) and s not in vanished]
     if not names:
         return []
-    return [
-        Finding(
-            "gradients-correct",
-            "note",
-            f"The gradient with respect to {_listed(names)} is zero, by backward and by centred difference.",
-            "Such is a bias before a normalization layer, which can be left out; otherwise see whether the "
-            "forward uses it.",
-            where=names[0],
-            value=0.0,
-        )
-    ]
+    seen = f"The gradient with respect to {_listed(names)} is zero, by backward and by centred difference."
+    remedy = (
+        "Such is a bias before a normalization layer, which can be left out; otherwise see whether the "
+        "forward uses it."
+    )
+    return [Finding("gradients-correct", "note", seen, remedy, names[0], 0.0)]
 
 
 def _undecided(summaries: Sequence[ParameterSummary]) -> list[Finding]:
-    found = []
     kinked = [s.parameter for s in summaries if s.finite and s.level == "note"]
-    if kinked:
-        found.append(
-            Finding(
-                "skipped",
-                "note",
-                f"The gradient with respect to {_listed(kinked)} was not checked: kinks of max-like "
-                "operations lie within the smallest step.",
-                "Check with fewer examples, which have fewer kinks.",
-                where=kinked[0],
-            )
-        )
     noisy = [
         s.parameter
         for s in summaries
         if s.finite and s.enough and _all_too_small(s) and s.largest_gradient >= TOO_SMALL
     ]
-    if noisy:
-        found.append(
-            Finding(
-                "skipped",
-                "note",
-                f"The gradient with respect to {_listed(noisy)} was not checked: it is drowned by the "
-                "rounding errors of the loss.",
-                "Check in float64, and with a loss that does not subtract large numbers from each other.",
-                where=noisy[0],
-            )
+    reasons = [
+        (
+            kinked,
+            "kinks of max-like operations lie within the smallest step.",
+            "Check with fewer examples, which have fewer kinks.",
+        ),
+        (
+            noisy,
+            "it is drowned by the rounding errors of the loss.",
+            "Check in float64, and with a loss that does not subtract large numbers from each other.",
+        ),
+    ]
+    return [
+        Finding(
+            "skipped",
+            "note",
+            f"The gradient with respect to {_listed(names)} was not checked: {why}",
+            remedy,
+            names[0],
         )
-    return found
+        for names, why, remedy in reasons
+        if names
+    ]
 
 
 def _decay_too_strong(group: str, ratio: float) -> Finding:
-    return Finding(
-        "regularization-too-strong",
-        "warn",
-        f"The penalty's gradient is {ratio:.2g} times as large as that of the data loss in {group}.",
-        "Lower the weight decay until the data loss decides where the weights go.",
-        where=group,
-        value=ratio,
-        threshold=DECAY_TOO_STRONG,
-    )
+    seen = f"The penalty's gradient is {ratio:.2g} times as large as that of the data loss in {group}."
+    remedy = "Lower the weight decay until the data loss decides where the weights go."
+    return Finding("regularization-too-strong", "warn", seen, remedy, group, ratio, DECAY_TOO_STRONG)
 
 
 def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
@@ -206,16 +172,12 @@ def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     if not errors:
         return []
     tensors = len({summary.parameter for summary in checked})
-    return [
-        Finding(
-            "gradients-correct",
-            "ok",
-            f"{len(errors)} elements of {tensors} tensors agree with centred differences: relative error "
-            f"{median(errors):.1e} in the median, {max(errors):.1e} at most.",
-            value=max(errors),
-            threshold=max(summary.limit for summary in checked),
-        )
-    ]
+    seen = (
+        f"{len(errors)} elements of {tensors} tensors agree with centred differences: relative error "
+        f"{median(errors):.1e} in the median, {max(errors):.1e} at most."
+    )
+    limit = max(summary.limit for summary in checked)
+    return [Finding("gradients-correct", "ok", seen, value=max(errors), threshold=limit)]
 
 
 def _vanished(summaries: Sequence[ParameterSummary]) -> list[ParameterSummary]:
