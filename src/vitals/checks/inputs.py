@@ -204,16 +204,10 @@ class Inputs:
                 continue
             worst_shift = max(worst_shift, abs(mean - other_mean) / large)
             worst_ratio = max(worst_ratio, large / small if small else math.inf)
-        if worst_ratio > RESCALED:
-            return [
-                Finding(
-                    "train-val-mismatch", "warn", seen, remedy, "validation inputs", worst_ratio, RESCALED
-                )
-            ]
-        if worst_shift > SHIFTED:
-            return [
-                Finding("train-val-mismatch", "warn", seen, remedy, "validation inputs", worst_shift, SHIFTED)
-            ]
+        for worst, limit in ((worst_ratio, RESCALED), (worst_shift, SHIFTED)):
+            if worst > limit:
+                where = "validation inputs"
+                return [Finding("train-val-mismatch", "warn", seen, remedy, where, worst, limit)]
         return []
 
 

@@ -117,12 +117,14 @@ class LayerVariance:
         if worst is None or worst.dead <= DEAD_MANY or (self._collapsed() and worst.dead < 1):
             return []
         level: Level = "fail" if worst.dead > DEAD_ALL else "warn"
+        message = f"After '{worst.name}' {worst.dead:.0%} of the channels are zero for every sample."
+        remedy = "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU."
         return [
             Finding(
                 "dead-relu",
                 level,
-                f"After '{worst.name}' {worst.dead:.0%} of the channels are zero for every sample.",
-                "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU.",
+                message,
+                remedy,
                 worst.name,
                 worst.dead,
                 DEAD_ALL if level == "fail" else DEAD_MANY,

@@ -27,30 +27,22 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     }
     typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
     if typical < SHRUNK and not run.learns:
-        yield Finding(
-            "regularization-too-strong",
-            "fail",
-            f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned.",
-            "Lower the weight decay a hundredfold: 1e-4 to 5e-4 for SGD, up to 0.1 for AdamW.",
-            "weight_norm",
-            typical,
-            SHRUNK,
-        )
+        message = f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned."
+        remedy = "Lower the weight decay a hundredfold: 1e-4 to 5e-4 for SGD, up to 0.1 for AdamW."
+        yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
         return
     evaluated = run.values("loss/train_eval")
     chance = run.chance_loss
     if not evaluated or not run.learns or not chance > 0:
         return
     if run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance:
-        yield Finding(
-            "regularization-too-strong",
-            "warn",
+        message = (
             f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess; without it "
-            f"{evaluated[-1]:.3g}.",
-            "Lower the dropout, or weaken the augmentation.",
-            "loss/train_step",
-            run.last_loss,
-            chance,
+            f"{evaluated[-1]:.3g}."
+        )
+        remedy = "Lower the dropout, or weaken the augmentation."
+        yield Finding(
+            "regularization-too-strong", "warn", message, remedy, "loss/train_step", run.last_loss, chance
         )
 
 
@@ -65,13 +57,9 @@ def underfitting(run: Run) -> Iterator[Finding]:
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
     moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4
     if level and poor and stuck and moves and not any(too_low(run)):
-        yield Finding(
-            "underfitting",
-            "warn",
+        message = (
             f"The training loss has been level at {end:.3g} for half of the run, where a guess has "
-            f"{run.chance_loss:.3g}, and neither larger nor smaller steps lower it.",
-            "Make the network wider, and look for a layer with too few units.",
-            "loss/train_step",
-            end,
-            run.chance_loss,
+            f"{run.chance_loss:.3g}, and neither larger nor smaller steps lower it."
         )
+        remedy = "Make the network wider, and look for a layer with too few units."
+        yield Finding("underfitting", "warn", message, remedy, "loss/train_step", end, run.chance_loss)

@@ -33,29 +33,23 @@ def overfitting(run: Run) -> Iterator[Finding]:
     apart = validation[-1] > APART * training[-1]
     by_heart = run.accuracy("train") > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
     if by_heart and apart and validation[-1] > 1.02 * lowest:
-        yield Finding(
-            "overfitting",
-            "warn",
+        message = (
             f"{run.accuracy('train'):.0%} of the training images are right, and {run.accuracy('val'):.0%} of "
-            f"the validation images, whose loss has not fallen since epoch {series.epochs[place]:.0f}.",
-            "Take more or augmented images, weight decay or dropout, or a smaller network.",
-            tag,
-            gap,
-            LARGE_GAP,
+            f"the validation images, whose loss has not fallen since epoch {series.epochs[place]:.0f}."
         )
+        remedy = "Take more or augmented images, weight decay or dropout, or a smaller network."
+        yield Finding("overfitting", "warn", message, remedy, tag, gap, LARGE_GAP)
         return
     if late > RISEN * lowest and place < len(validation) - 2 and apart and not gap < GAP:
-        yield Finding(
-            "overfitting",
-            "warn",
+        message = (
             f"The validation loss rose from {lowest:.3g} at epoch {series.epochs[place]:.0f} to "
-            f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}.",
-            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or "
-            f"dropout, or a smaller network.",
-            tag,
-            validation[-1],
-            RISEN * lowest,
+            f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}."
         )
+        remedy = (
+            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or "
+            f"dropout, or a smaller network."
+        )
+        yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
 def validation_at_chance(run: Run) -> Iterator[Finding]:
@@ -69,21 +63,25 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
         f"better than chance, on validation images"
     )
     if run.passed("inputs-informative"):
+        message = f"{seen}, though a short trial generalized to training images that were held out."
+        remedy = "Prepare both alike: normalization, order of channels and of classes, orientation, size."
         yield Finding(
             "train-val-mismatch",
             "fail",
-            f"{seen}, though a short trial generalized to training images that were held out.",
-            "Prepare both alike: normalization, order of channels and of classes, orientation, size.",
+            message,
+            remedy,
             "accuracy/val_eval",
             run.accuracy("val"),
             run.chance_accuracy,
         )
     else:
+        message = f"{seen}: the labels are learned by heart."
+        remedy = "Look at images with their labels, and at the code that pairs them."
         yield Finding(
             "labels-random",
             "fail",
-            f"{seen}: the labels are learned by heart.",
-            "Look at images with their labels, and at the code that pairs them.",
+            message,
+            remedy,
             "accuracy/val_eval",
             run.accuracy("val"),
             run.chance_accuracy,

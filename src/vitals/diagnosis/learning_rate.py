@@ -74,28 +74,20 @@ def too_high(run: Run) -> Iterator[Finding]:
     if not seen:
         return
     if run.batch_size <= TINY_BATCH:
-        yield Finding(
-            "batch-too-small",
-            "fail",
-            f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise.",
+        message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
+        remedy = (
             f"Take batches of 32 or more, or lower the rate from {run.learning_rate:g} to about "
-            f"{rounded(run.learning_rate * run.batch_size / 64)}.",
-            "loss",
-            run.last_loss,
-            reference,
+            f"{rounded(run.learning_rate * run.batch_size / 64)}."
         )
+        yield Finding("batch-too-small", "fail", message, remedy, "loss", run.last_loss, reference)
         return
     factor = min(0.3, max(0.01, 0.01 / largest)) if largest > 0 else 0.1
-    yield Finding(
-        "learning-rate-too-high",
-        "fail",
-        f"{seen}.",
+    message = f"{seen}."
+    remedy = (
         f"Lower the learning rate from {run.learning_rate:g} to about {rounded(run.learning_rate * factor)}, "
-        f"or warm up.",
-        "loss",
-        run.last_loss,
-        reference,
+        f"or warm up."
     )
+    yield Finding("learning-rate-too-high", "fail", message, remedy, "loss", run.last_loss, reference)
 
 
 def too_low(run: Run) -> Iterator[Finding]:
@@ -108,16 +100,12 @@ def too_low(run: Run) -> Iterator[Finding]:
     )
     early_end = gone is not None and gone < 0.5 * run.steps and rates[-1] < peak
     if early_end and run.barely_learns and run.finished:
-        yield Finding(
-            "learning-rate-too-low",
-            "fail",
+        message = (
             f"The schedule took the learning rate below a thousandth of {peak:g} by step {gone} of "
-            f"{run.steps}, and the loss stayed at {run.last_loss:.3g}.",
-            "Let the rate decay over the whole run.",
-            "lr",
-            rates[-1],
-            peak * VANISHED_RATE,
+            f"{run.steps}, and the loss stayed at {run.last_loss:.3g}."
         )
+        remedy = "Let the rate decay over the whole run."
+        yield Finding("learning-rate-too-low", "fail", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
     typical = typical_update(run)
     if not math.isfinite(typical) or not run.long_enough:
@@ -150,14 +138,20 @@ def too_low(run: Run) -> Iterator[Finding]:
     stuck = run.finished and gain > BETTER and (typical < SMALL_UPDATE or run.steps >= ENOUGH_STEPS)
     if (still or slow or stuck) and from_scratch:
         factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
+        message = (
+            f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "
+            f"{run.first_loss:.3g} to {run.last_loss:.3g}; "
+            f"{'no layer moves' if still else 'larger steps lower it faster'}."
+        )
+        remedy = (
+            f"Raise the learning rate from {run.learning_rate:g} to about "
+            f"{rounded(run.learning_rate * factor)}."
+        )
         yield Finding(
             "learning-rate-too-low",
             "fail",
-            f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "
-            f"{run.first_loss:.3g} to {run.last_loss:.3g}; "
-            f"{'no layer moves' if still else 'larger steps lower it faster'}.",
-            f"Raise the learning rate from {run.learning_rate:g} to about "
-            f"{rounded(run.learning_rate * factor)}.",
+            message,
+            remedy,
             "update_ratio",
             typical,
             TINY_UPDATE if typical < TINY_UPDATE else SMALL_UPDATE,
@@ -168,17 +162,15 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
     """Nothing is learned from batches so small that their gradients are noise."""
     if not run.batch_size <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
         return
-    yield Finding(
-        "batch-too-small",
-        "fail",
+    message = (
         f"Nothing was learned in {run.steps} steps from batches of {run.batch_size:.0f}; the loss ended at "
-        f"{run.last_loss:.3g}.",
-        f"Take batches of 32 or more, or lower the rate from {run.learning_rate:g} to about "
-        f"{rounded(run.learning_rate * run.batch_size / 64)}.",
-        "loss",
-        run.batch_size,
-        TINY_BATCH,
+        f"{run.last_loss:.3g}."
     )
+    remedy = (
+        f"Take batches of 32 or more, or lower the rate from {run.learning_rate:g} to about "
+        f"{rounded(run.learning_rate * run.batch_size / 64)}."
+    )
+    yield Finding("batch-too-small", "fail", message, remedy, "loss", run.batch_size, TINY_BATCH)
 
 
 def _much_better(run: Run) -> float:

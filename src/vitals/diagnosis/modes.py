@@ -26,17 +26,12 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
     idle = [(step, share) for step, _, share in series if share >= MANY]
     if idle:  # frozen statistics are an old habit of fine-tuning, but these have none to freeze
         step, share = idle[-1]
-        yield Finding(
-            "eval-mode-training",
-            "fail",
+        message = (
             f"{share:.0%} of the BatchNorm layers are in evaluation mode while training and have never seen "
-            f"a batch, so that they normalize nothing.",
-            "Leave them in training mode, unless they come with the statistics of an earlier training.",
-            "modes",
-            share,
-            MANY,
-            max(step, 1),
+            f"a batch, so that they normalize nothing."
         )
+        remedy = "Leave them in training mode, unless they come with the statistics of an earlier training."
+        yield Finding("eval-mode-training", "fail", message, remedy, "modes", share, MANY, max(step, 1))
 
 
 def training_in_validation(run: Run) -> Iterator[Finding]:

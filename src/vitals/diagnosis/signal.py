@@ -73,16 +73,9 @@ def dead_layer(run: Run) -> Iterator[Finding]:
         return
     if died.later and largest_update(run, died.step) > LARGE_UPDATE:  # `too_high` says why
         return
-    yield Finding(
-        "dead-relu",
-        "fail",
-        f"{died.sentence}, and no gradient passes it.",
-        "Lower the learning rate, start biases at zero, or use LeakyReLU.",
-        died.layer,
-        died.dead,
-        MOSTLY_DEAD,
-        died.step,
-    )
+    message = f"{died.sentence}, and no gradient passes it."
+    remedy = "Lower the learning rate, start biases at zero, or use LeakyReLU."
+    yield Finding("dead-relu", "fail", message, remedy, died.layer, died.dead, MOSTLY_DEAD, died.step)
 
 
 def saturated_layer(run: Run) -> Iterator[Finding]:
@@ -93,16 +86,12 @@ def saturated_layer(run: Run) -> Iterator[Finding]:
     layer = max(last, key=lambda name: last[name], default=None)
     if layer is None or last[layer] <= MOSTLY_SATURATED:
         return
-    yield Finding(
-        "saturated-activations",
-        "fail",
+    message = (
         f"{last[layer]:.0%} of the values of '{layer}' sit at their limits, where the slope is zero, and "
-        f"nothing is learned.",
-        "Lower the learning rate, and draw the weights at Xavier's scale.",
-        layer,
-        last[layer],
-        MOSTLY_SATURATED,
+        f"nothing is learned."
     )
+    remedy = "Lower the learning rate, and draw the weights at Xavier's scale."
+    yield Finding("saturated-activations", "fail", message, remedy, layer, last[layer], MOSTLY_SATURATED)
 
 
 def vanishing(run: Run) -> Iterator[Finding]:
@@ -114,15 +103,11 @@ def vanishing(run: Run) -> Iterator[Finding]:
         return
     layer = run.hidden_layers[0]
     share = math.sqrt(variances[0] / variances[-1])
-    yield Finding(
-        "vanishing-gradients",
-        "fail",
-        f"The gradient at '{layer}' is {share:.1e} of that at the last hidden layer, and nothing is learned.",
-        "Use ReLU, normalization or residual connections, or weights at He's scale.",
-        layer,
-        share,
-        math.sqrt(VANISHED),
+    message = (
+        f"The gradient at '{layer}' is {share:.1e} of that at the last hidden layer, and nothing is learned."
     )
+    remedy = "Use ReLU, normalization or residual connections, or weights at He's scale."
+    yield Finding("vanishing-gradients", "fail", message, remedy, layer, share, math.sqrt(VANISHED))
 
 
 def exploding(run: Run) -> Iterator[Finding]:
@@ -133,12 +118,6 @@ def exploding(run: Run) -> Iterator[Finding]:
     start = sorted(norms[:10])[5]
     end = sorted(norms[-max(10, len(norms) // 10) :])[-3]
     if start > 0 and end > EXPLODED * start:
-        yield Finding(
-            "exploding-gradients",
-            "fail",
-            f"The norm of the gradient grew from {start:.2g} to {end:.2g}.",
-            "Clip the gradients (trainer.gradient_clip_val=1), normalize the layers, or lower the rate.",
-            "gradient_norm",
-            end,
-            EXPLODED * start,
-        )
+        message = f"The norm of the gradient grew from {start:.2g} to {end:.2g}."
+        remedy = "Clip the gradients (trainer.gradient_clip_val=1), normalize the layers, or lower the rate."
+        yield Finding("exploding-gradients", "fail", message, remedy, "gradient_norm", end, EXPLODED * start)

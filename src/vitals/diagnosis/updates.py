@@ -21,16 +21,13 @@ def gradients_accumulate(run: Run) -> Iterator[Finding]:
     shares = [share for share in series.values if share >= OLD_GRADIENT]
     if len(shares) < 2:  # once may be chance; an epoch between two steps may clear what nothing else does
         return
-    yield Finding(
-        "gradients-accumulate",
-        "fail",
+    message = (
         f"In {len(shares)} of {len(series)} steps looked at, the gradient was that of the batch plus that of "
-        f"the step before (share {shares[-1]:.2f}).",
-        "Call optimizer.zero_grad() before each backward pass.",
-        "gradient",
-        shares[-1],
-        OLD_GRADIENT,
-        series.steps[0],
+        f"the step before (share {shares[-1]:.2f})."
+    )
+    remedy = "Call optimizer.zero_grad() before each backward pass."
+    yield Finding(
+        "gradients-accumulate", "fail", message, remedy, "gradient", shares[-1], OLD_GRADIENT, series.steps[0]
     )
 
 
@@ -47,12 +44,6 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
     ]
     typical = sorted(values[-1] for values in ratios.values() if values)[len(ratios) // 2]
     if still and typical > ROUNDED:
-        yield Finding(
-            "frozen-parameters",
-            "fail",
-            f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed.",
-            "Look for detach(), no_grad(), a rate of 0, or a layer that is not used.",
-            still[0],
-            float(len(still)),
-            0.0,
-        )
+        message = f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed."
+        remedy = "Look for detach(), no_grad(), a rate of 0, or a layer that is not used."
+        yield Finding("frozen-parameters", "fail", message, remedy, still[0], float(len(still)), 0.0)
