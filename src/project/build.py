@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from project.data.locate import require_images
 from project.schema import LBFGS_LIMIT, OURS, Experiment
 from vitals.errors import UserError
 
@@ -42,6 +41,8 @@ def prepare(config: DictConfig) -> None:
     """
     ours = config.data._target_ == IMAGE_DATA
     if ours:
+        from project.data.locate import require_images
+
         require_images(config.data.source, config.data.root)
     import torch
 
