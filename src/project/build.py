@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from project.schema import LBFGS_LIMIT, OURS, Experiment
+from project.schema import IMAGE_DATA, LBFGS_LIMIT, Experiment
 from vitals.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 configs = Path(__file__).parents[2] / "configs"
 schema = Experiment
-IMAGE_DATA = f"{OURS}data.data_module.ImageData"
 
 
 def prepare(config: DictConfig) -> None:
