@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from project.data.locate import require_images
-from project.schema import LBFGS_LIMIT, OURS, Experiment
+from project.schema import IMAGE_DATA, LBFGS_LIMIT, Experiment
 from vitals.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 configs = Path(__file__).parents[2] / "configs"
 schema = Experiment
-IMAGE_DATA = f"{OURS}data.data_module.ImageData"
 
 
 def prepare(config: DictConfig) -> None:
@@ -42,6 +40,8 @@ def prepare(config: DictConfig) -> None:
     """
     ours = config.data._target_ == IMAGE_DATA
     if ours:
+        from project.data.locate import require_images
+
         require_images(config.data.source, config.data.root)
     import torch
 

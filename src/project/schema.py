@@ -14,6 +14,8 @@ from pydantic import ConfigDict, Field
 from vitals.runs.config import schema as types
 
 OURS = "project."
+IMAGE_DATA = f"{OURS}data.data_module.ImageData"
+NETWORKS = tuple(f"{OURS}networks.{name}." for name in ("convnet", "mlp", "resnet18", "three_layer", "vgg"))
 LBFGS_LIMIT = 5000
 """Training images up to which a full-batch step stays within a few seconds and a few GiB."""
 Widths = Annotated[list[types.Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
@@ -29,7 +31,7 @@ Betas = Annotated[
 
 class Data(types.Component):
     model_config = ConfigDict(extra="forbid")
-    ours = (OURS,)
+    ours = (IMAGE_DATA,)
     source: Literal["cifar10", "cifar100", "image_folder", "digits"]
     root: types.Text | None
     image_size: types.Count | None
@@ -54,7 +56,7 @@ class Initialization(types.Component):
 
 
 class Network(types.Component):
-    ours = (OURS,)
+    ours = NETWORKS
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     norm: Literal["batch", "group", "layer", "none"] = "batch"
     dropout: types.ShareBelowOne = 0.0
@@ -162,7 +164,7 @@ class Experiment(types.RunSchema):
             yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
         if optimizer.class_name == "LBFGS":
             yield from self._lbfgs_clashes()
-        if str(data.target).startswith(OURS):
+        if data.target == IMAGE_DATA:
             if data.source != "digits" and data.root is None:
                 yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
             size = data.image_size or 32
@@ -182,7 +184,7 @@ class Experiment(types.RunSchema):
 
     def _lbfgs_clashes(self) -> Iterator[str]:
         data, trainer = self.data, self.trainer  # an image folder is counted when it is read
-        if str(data.target).startswith(OURS) and data.source.startswith("cifar"):
+        if data.target == IMAGE_DATA and data.source.startswith("cifar"):
             images = 50_000
             if min(images, data.limit or images) > LBFGS_LIMIT:
                 yield (

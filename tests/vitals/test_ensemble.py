@@ -1,4 +1,4 @@
-"""Ensembles of real runs on digits: what they reach, how they are shown, and what is left out."""
+"""Ensembles of real runs: what they reach, how they are shown, and what is left out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import commands
 import pytest
 import torch
+from blobs import WORDS
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_run import config
 
 from project import build as project
 from project.train import train
@@ -22,16 +22,26 @@ from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.run import ensemble
 from vitals.ensembles.selection import select
 from vitals.errors import UserError
+from vitals.runs.config.overrides import Overrides
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
-WORDS = ["data.limit=300", "schedule.warmup_epochs=0", "network.widths=[8,8]", "optimizer.lr=0.05"]
-WORDS += ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms", "~callbacks.update_ratio"]
+TINY = [*WORDS, "~callbacks.progress", "checks=none", "diagnosis.report=false", "seed=0"]
+TINY += [
+    "trainer.max_epochs=2",
+    "data.batch_size=32",
+    "data.limit=300",
+    "schedule.warmup_epochs=0",
+    "network.widths=[8,8]",
+    "optimizer.lr=0.05",
+]
+TINY += ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms", "~callbacks.update_ratio"]
 
 
 def trained(folder: Path, *words: str) -> Path:
-    run(config(*WORDS, *words), RunFolder(folder), train)
+    [config] = Overrides(project.configs, "train", [*TINY, *words]).composed()
+    run(config, RunFolder(folder), train)
     return folder
 
 
@@ -154,9 +164,9 @@ def of_other_network(folder: Path) -> str:
 def of_other_classes(folder: Path) -> str:
     file = (folder / "checkpoints" / "best.ckpt").resolve()
     content = torch.load(file, weights_only=True)
-    content["ImageData"]["classes"] = [f"animal {number}" for number in range(10)]
+    content["Blobs"]["classes"] = [f"animal {number}" for number in range(10)]
     torch.save(content, file)
-    return "the images are not those that the checkpoint was trained on"
+    return "the checkpoint is of other classes"
 
 
 def of_other_images(folder: Path) -> str:

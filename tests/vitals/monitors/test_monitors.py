@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from blobs import WORDS
 from foreign import Foreign, Manual, NoisyDigits, convnet, fit, mlp
 from monitoring import Events, Trained, monitors, same, some, watched
 from torch import Tensor, nn
@@ -94,8 +95,8 @@ def manual(folder: Path, *callbacks: L.Callback) -> list[Any]:
 
 
 def classifier(compose: Any, folder: Path, *callbacks: L.Callback) -> list[Any]:
-    """The project's own module and data, with dropout and shifted images."""
-    words = ("data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]")
+    """A project's module and data, with dropout."""
+    words = (*WORDS, "data.limit=100", "data.batch_size=32", "network.widths=[4,4]")
     config = compose(*words, "network.dropout=0.5", "checks=none", "trainer.max_epochs=2")
     L.seed_everything(0, verbose=False)
     data = build_data(config)

@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from blobs import WORDS
 from omegaconf import DictConfig
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +16,7 @@ from project.build import build_data, build_module
 from vitals.report.predictions import FILE, Predictions
 from vitals.runs.callbacks.prediction_writer import PredictionWriter
 
-WORDS = ("data=digits", "data.limit=100", "network.widths=[4,4]", "seed=0")
+TINY = (*WORDS, "data.limit=100", "network.widths=[4,4]", "seed=0")
 
 
 def after_a_test(
@@ -33,9 +34,10 @@ def after_a_test(
 
 
 def test_they_are_those_of_the_network_for_every_test_image_in_order(compose, tmp_path):
-    config = compose(*WORDS)
+    config = compose(*TINY)
     module, kept = after_a_test(config, tmp_path)
     data = build_data(config)
+    data.setup()
     inputs = torch.cat([images for images, _ in data.test_dataloader()])
     with torch.no_grad():
         logits = module.eval()(inputs)
@@ -51,7 +53,7 @@ def test_they_are_those_of_the_network_for_every_test_image_in_order(compose, tm
 def test_the_same_weights_give_the_same_file(compose, tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        after_a_test(compose(*WORDS), tmp_path / name)
+        after_a_test(compose(*TINY), tmp_path / name)
     assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "other" / FILE).read_bytes()
 
 

@@ -1,16 +1,17 @@
-"""Jobs of a search that end early, in a real training on the digits."""
+"""Jobs of a search that end early, in a real training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from blobs import WORDS
 
 from project.train import train
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
-TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
+TINY = [*WORDS, "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
 TINY += ["~callbacks.progress", "trainer=cpu", "seed=0", "stop_hopeless=true"]
 
 

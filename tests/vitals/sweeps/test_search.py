@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from blobs import WORDS
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy.stats import kstest
 
@@ -23,7 +24,9 @@ DROPOUT = Dimension("network.dropout", 0.0, 1.0)
 
 
 def space_of(compose, *words: str) -> dict[str, Dimension]:
-    config = compose("search=random", *(word for word in words if "(" not in word and "," not in word))
+    config = compose(
+        *WORDS, "search=random", *(word for word in words if "(" not in word and "," not in word)
+    )
     overrides = OverridesParser.create().parse_overrides(list(words))
     return {part.key: part for part in search_space(config.search.space, overrides, config)}
 

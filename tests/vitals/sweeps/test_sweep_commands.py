@@ -1,4 +1,4 @@
-"""Sweeps as they are typed: real jobs on the digits, each in a process of its own."""
+"""Sweeps as they are typed: real jobs, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import commands
 import pytest
+from blobs import WORDS
 
 from vitals.runs.run_folder import RunFolder
 
-TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
+TINY = [*WORDS, "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
 TINY += ["average=none", "~callbacks.histograms", "~callbacks.update_ratio", "~callbacks.predictions"]
 TINY += [
     "~callbacks.progress",
@@ -93,7 +94,7 @@ def test_ddp_jobs_train_once_each_at_their_own_rate(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = jobs(tmp_path)
     assert len(list(tmp_path.rglob("config.yaml"))) == 2
-    assert [path.name for path in (tmp_path / "logs/digits/sweeps").iterdir()] == [first.parent.name]
+    assert [path.name for path in (tmp_path / "logs/blobs/sweeps").iterdir()] == [first.parent.name]
     for job, rate in ((first, 0.1), (second, 0.001)):
         assert RunFolder(job).read_config().optimizer.lr == rate
         assert epochs(job) == ["1"]
