@@ -46,7 +46,7 @@ class Data(types.Component):
 
 class Module(types.Component):
     model_config = ConfigDict(extra="forbid")
-    ours = (OURS,)
+    ours = (f"{OURS}module.ImageClassifier",)
     label_smoothing: types.ShareBelowOne
 
 
