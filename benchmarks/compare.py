@@ -47,7 +47,8 @@ def composed(*words: str) -> DictConfig:
 
 def data_of(config: DictConfig, training: ImageSet, validation: ImageSet | int = 1) -> ImageData:
     """The configured data with other images: `validation` may be a number of them, next to nothing."""
-    data = build_data(config)
+    data: ImageData = build_data(config)
+    data.setup()
     few = data.validation.subset(torch.arange(validation)) if isinstance(validation, int) else validation
     data.train, data.validation = training, few
     return data

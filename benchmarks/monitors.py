@@ -35,6 +35,7 @@ from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.monitor import Monitor
 from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.update_ratio import UpdateRatio
+from vitals.recorder import Recorder
 from vitals.runs.instantiate import build_callbacks
 
 WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
@@ -106,7 +107,7 @@ def shares(
     fit(
         config,
         data,
-        [*monitors, Diagnosis(probe=False, report=False), clock],
+        [*monitors, Recorder(), Diagnosis(probe=False, report=False), clock],
         profiler=profiler,
         max_epochs=EPOCHS,
         limit_train_batches=measurements * 8 // EPOCHS,
@@ -158,6 +159,7 @@ def peak_memory(words: list[str], images: ImageSet, batch_size: int, watched: bo
         Histograms(every_n_steps=2, histograms_every=2),
         FirstLayerFilters(every_n_steps=3),
         NonFinite(),
+        Recorder(),
         Diagnosis(),
     ]
     few: dict[str, Any] = {
@@ -194,6 +196,7 @@ def ratios_of_steps(words: list[str], images: ImageSet, batch_size: int, rounds:
             UpdateRatio(every_n_steps=periods["update_ratio"], times_per_run=None),
             Histograms(every_n_steps=periods["histograms"], times_per_run=None),
             NonFinite(),
+            Recorder(),
             Diagnosis(),
         ]
         clock = StepClock()
