@@ -58,8 +58,10 @@ class Checkpoints(Checkpoint):
         if self.random_states is not None:  # only now: setting up may have drawn random numbers
             set_random_states(self.random_states)
             self.random_states = None
-            # A DataLoader draws its order when its iterator is made, which was before the states were back.
-            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+            # A DataLoader draws its order when its iterator is made. A Lightning that does not make it anew when
+            # an epoch begins in a resumed run made it before the states were back.
+            if getattr(trainer.fit_loop, "is_resuming", False):
+                iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
