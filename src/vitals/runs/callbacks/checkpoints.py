@@ -58,8 +58,8 @@ class Checkpoints(Checkpoint):
         if self.random_states is not None:  # only now: setting up may have drawn random numbers
             set_random_states(self.random_states)
             self.random_states = None
-            # A DataLoader draws its order when its iterator is made. A Lightning that does not make it anew when
-            # an epoch begins in a resumed run made it before the states were back.
+            # A DataLoader draws its order when its iterator is made. Newer Lightnings make none as the first
+            # epoch of a resumed run begins, and made theirs before the states were back.
             if getattr(trainer.fit_loop, "is_resuming", False):
                 iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
