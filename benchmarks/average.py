@@ -122,7 +122,7 @@ def measure_gain(seed: int, folder: Path, epochs: int, start: int, words: list[s
         shutil.copytree(trunk, branch, symlinks=True)
         settings = RunFolder(branch).read_config()
         settings.resume, settings.trainer.max_epochs = str(branch), epochs
-        settings.average = OmegaConf.merge(settings.average, {"kind": "swa", "start": start})
+        settings.average = composed("average=swa", f"average.start={start}").average
         if rate == "held":
             settings.schedule.late = OmegaConf.merge(settings.schedule.late, {"start": start, "rate": share})
         check_run(project.schema, settings)
