@@ -212,9 +212,8 @@ def main() -> None:
     )
     parser.add_argument("--measurements", type=int, default=16, help="sets of histograms that are timed")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison of whole steps")
-    parser.add_argument("--images", type=int, default=45_000)
     arguments = parser.parse_args()
-    images, number = synthetic_images(arguments.images), arguments.measurements
+    images, number = synthetic_images(45_000), arguments.measurements
     arms = {
         "convnet, batch 128": (["network=convnet"], 128),
         "convnet, batch 512": (["network=convnet"], 512),
