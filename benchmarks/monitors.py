@@ -2,7 +2,7 @@
 
 In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
 and a clock the steps. What a measurement takes by itself, by how often it comes in a run of 20 epochs of
-CIFAR-10 as `configs/callbacks` has it, is the cost. Random images in the shape of CIFAR-10; medians.
+CIFAR-10 as `vitals/configs/callbacks` has it, is the cost. Random images in the shape of CIFAR-10; medians.
 """
 
 from __future__ import annotations

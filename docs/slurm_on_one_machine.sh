@@ -2,10 +2,10 @@
 # A Slurm of one node on this machine, reachable from this machine alone, to try launcher=slurm: about two minutes
 # on Debian or Ubuntu, as root. Two GPUs are simulated (counted, and given out through CUDA_VISIBLE_DEVICES).
 #
-#   docs/slurm_on_one_machine.sh /tmp/slurm && export SLURM_CONF=/tmp/slurm/slurm.conf
+#   docs/slurm_on_one_machine.sh <folder> && export SLURM_CONF=<folder>/slurm.conf
 #   pytest -m slurm
 #
-# To end it: kill $(cat /tmp/slurm/*.pid) $(cat /run/munge/munged.pid); apt-get purge slurm-wlm munge
+# To end it: kill $(cat <folder>/*.pid) $(cat /run/munge/munged.pid); apt-get purge slurm-wlm munge
 set -euo pipefail
 folder=$(realpath -m "${1:?name a folder for the configuration and the state}")
 host=$(hostname -s)

@@ -66,7 +66,7 @@ class Series:
 class History:
     """Series by their tags, which are those of TensorBoard.
 
-    Values are numbers, or for pictures and histograms what their monitor says; `vitals.callbacks` tells which
+    Values are numbers, or for pictures and histograms what their monitor says; `vitals.monitors` tells which
     tags there are.
 
     Args:

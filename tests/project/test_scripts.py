@@ -74,7 +74,7 @@ def test_the_commands_of_the_readme_work_on_digits(
     for name, folder in folders.items():
         words = [word.replace(name, str(folder)) for word in words]
     if path == "scripts/sweep_report.py" or any(word.startswith("resume_sweep=") for word in words):
-        pytest.skip("sweeps are run in tests/sweeps/test_sweep_commands.py")
+        pytest.skip("sweeps are run in tests/vitals/sweeps/test_sweep_commands.py")
     if "-m" in words:  # many jobs: here only that every one of them is a valid run
         monkeypatch.setattr(sys, "argv", [path, *words])
         check_command_line(ROOT / "configs", "train", partial(check_run, Experiment))

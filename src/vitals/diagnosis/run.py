@@ -21,7 +21,7 @@ class Run:
     """A run so far.
 
     Args:
-        history: of all monitors, and the facts that `Diagnosis` records at the start.
+        history: of all monitors, and the facts that `Recorder` records at the start.
         checks: findings from before the first step.
         finished: whether no more steps follow.
     """
@@ -30,7 +30,7 @@ class Run:
         self.history, self.checks, self.finished = history, checks, finished
 
     def fact(self, name: str, default: float = math.nan) -> float:
-        """One of the numbers that `Diagnosis` has recorded at the start: `facts/<name>`."""
+        """One of the numbers that `Recorder` has recorded at the start: `facts/<name>`."""
         value: float = self.history.last(f"facts/{name}", default)
         return value
 

@@ -25,7 +25,7 @@ from vitals.runs.run_folder import shown
 
 
 def ensemble(options: DictConfig, project: Project) -> EnsembleResult:
-    """Evaluate an ensemble as `configs/ensemble.yaml` describes it, and write the results to its folder.
+    """Evaluate an ensemble as `vitals/configs/ensemble.yaml` has it, and write the results to its folder.
 
     Raises:
         UserError: if fewer than two members can be used.

@@ -30,7 +30,7 @@ class Selection:
 
 
 def select(options: DictConfig) -> Selection:
-    """The checkpoints that `options` ask for, as `configs/ensemble.yaml` describes them.
+    """The checkpoints that `options` ask for, as `vitals/configs/ensemble.yaml` describes them.
 
     Raises:
         UserError: if the folder that was named is none, or fewer than two members are found in all.

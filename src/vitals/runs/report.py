@@ -17,7 +17,7 @@ def report(options: DictConfig) -> Path:
     """Make the page of the run, or of the runs, that `options` names; print and return its path.
 
     Args:
-        options: `run` or `runs`, as `configs/report.yaml` describes them.
+        options: `run` or `runs`, as `vitals/configs/report.yaml` describes them.
 
     Raises:
         UserError: if a folder is missing, holds nothing to report, or cannot be written to.

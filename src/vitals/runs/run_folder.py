@@ -5,7 +5,6 @@ Importable without torch, so that a wrong folder is answered at once.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -18,30 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError
-from vitals.files import existing_folder, write_json
+from vitals.files import existing_folder, read_metrics, write_json
 from vitals.runs.metric import Metric
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The rows of `metrics.csv`, an epoch each; empty before the first.
-
-    A cell that is empty or no number is left out of its row.
-    """
+    """The rows of the run's `metrics.csv`, as `read_metrics` has them; empty before the first epoch."""
     try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [_numbers(row) for row in csv.DictReader(file)]
+        return read_metrics(folder / "metrics.csv")
     except OSError:
         return []
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    numbers = {}
-    for name, text in row.items():
-        try:
-            numbers[name] = float(text)
-        except (TypeError, ValueError):
-            continue
-    return numbers
 
 
 Status = Literal["running", "finished", "failed", "interrupted"]

@@ -97,7 +97,7 @@ class SlurmStarter:
     """Submits jobs.
 
     Args:
-        settings: of `configs/launcher/slurm.yaml`.
+        settings: of `vitals/configs/launcher/slurm.yaml`.
         script: that the jobs run.
         folder: for submitit's own files.
     """
