@@ -43,21 +43,6 @@ def test_uneven_classes_keep_their_shares():
     assert rest.labels.bincount().tolist() == [540, 270, 90]
 
 
-@pytest.mark.parametrize("labels", [[0] * 9 + [1], [0] * 9 + [1] * 3, [0, 0, 0]])
-def test_a_class_too_small_to_be_in_both_parts_is_named(labels):
-    data = numbered(labels)
-    with pytest.raises(ValueError, match=f"class {data.classes[-1]} has too few images for a share of 0.1"):
-        data.split(0.1, seed=0)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 9, 10, 30])
-def test_any_number_of_images_can_be_taken_of_any_classes(count):
-    data = numbered([0] * 9 + [1])
-    limited = data.limited(count, seed=0)
-    assert len(limited) == min(count, 10)
-    assert numbers(limited) == sorted(set(numbers(limited)))
-
-
 def test_a_split_depends_on_its_seed_alone():
     data = numbered([0, 1] * 50)
     torch.manual_seed(0)
