@@ -14,6 +14,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
+from vitals.measures.counts import share_between
 from vitals.probes.trial import check_batch, trial
 
 
@@ -45,6 +46,8 @@ wrong scale for this very network. BatchNorm behind the first layer makes it 1; 
 BLANK, MOSTLY_BLANK = 0.25, 0.5
 """Share of inputs with one value everywhere: pixels divided by 255 and cast back to whole numbers leave 42%
 of CIFAR-10 blank (measured)."""
+FEWEST_SAMPLES = 8
+"""Inputs below which nothing is said of how alike they are."""
 FEW_DISTINCT = 0.1
 """Share of different inputs below which they are called identical: oversampling repeats a few, not nine in
 ten."""
@@ -133,10 +136,13 @@ class Inputs:
         return found
 
     def _information(self) -> list[Finding]:
-        few = max(FEW_DISTINCT, 1 / self.samples)
-        if self.blank <= BLANK and self.distinct > few:
+        if self.samples < FEWEST_SAMPLES:
             return []
-        level: Level = "fail" if self.blank > MOSTLY_BLANK or self.distinct <= few else "warn"
+        few = max(FEW_DISTINCT, 1 / self.samples)
+        blank, _ = share_between(self.blank * self.samples, self.samples)
+        if blank <= BLANK and self.distinct > few:
+            return []
+        level: Level = "fail" if blank > MOSTLY_BLANK or self.distinct <= few else "warn"
         seen = (
             f"Of {self.samples} inputs {self.blank:.0%} have one value everywhere, and "
             f"{round(self.distinct * self.samples)} are different."
@@ -292,6 +298,9 @@ def _sensitivity(model: nn.Module, inputs: Tensor) -> float:
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
 
 
+EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}, shuffled labels"
+
+
 class InputsCheck(Check):
     name = "inputs"
 
@@ -311,4 +320,4 @@ class InputsCheck(Check):
             ", ".join(f"{value:.2f}" for value in values[:3])
             for values in (result.train.mean, result.train.sd)
         )
-        return Outcome(result.findings(), f"mean {mean}; sd {sd}", "mean 0, sd 1, shuffled labels", result)
+        return Outcome(result.findings(), f"mean {mean}; sd {sd}", EXPECTED, result)

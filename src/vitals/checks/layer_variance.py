@@ -92,6 +92,16 @@ class LayerVariance:
         first, last = self.layers[0].signal_variance, self.layers[-1].signal_variance
         return math.log10(max(last, SMALLEST)) - math.log10(max(first, 1.0))
 
+    @property
+    def whole(self) -> float:
+        """Decades judged beside the slope: those gained where it rises, those lost where it falls."""
+        return self.gained if self.slope > 0 else self.total
+
+    @property
+    def bearable(self) -> tuple[float, float]:
+        """The least and the largest change in all that a training stands, in decades."""
+        return -(COLLAPSED + self.adaptive * ADAPTIVE_ALLOWANCE), EXPLODED
+
     def table(self) -> str:
         """The course's table, "Layer i: Variance: ...", with the signal variance beside it."""
         return "\n".join(
@@ -105,10 +115,12 @@ class LayerVariance:
             return [Finding("skipped", "note", message, where="layer variance")]
         alarms = self._dead() or self._saturated() or self._silent() or self._slope()
         message = (
-            f"The variance of the signal changes by {self.slope:+.2f} decades per layer over "
-            f"{len(self.layers) - 1} layers."
+            f"The variance of the signal changes by {self.slope:+.2f} decades per layer, {self.whole:+.1f} "
+            f"in all over {len(self.layers) - 1} layers."
         )
-        return alarms or [Finding("variance-level", "ok", message, value=self.slope, threshold=STEEP)]
+        low, high = self.bearable
+        level: Level = "ok" if abs(self.slope) <= STEEP or low <= self.whole <= high else "note"
+        return alarms or [Finding("variance-level", level, message, value=self.slope, threshold=STEEP)]
 
     def _dead(self) -> list[Finding]:
         hidden = self.layers[1:]
@@ -157,8 +169,8 @@ class LayerVariance:
         return [Finding("bad-initialization", "fail", seen, remedy, self.silent, 0.0, 0.0)]
 
     def _collapsed(self) -> bool:
-        limit = COLLAPSED + self.adaptive * ADAPTIVE_ALLOWANCE
-        return len(self.layers) >= FEWEST_LAYERS and self.slope < -STEEP and -self.total > limit
+        falls = self.slope < -STEEP and self.total < self.bearable[0]
+        return falls and len(self.layers) >= FEWEST_LAYERS
 
     def _slope(self) -> list[Finding]:
         exploded = self.slope > STEEP and self.gained > EXPLODED
@@ -305,8 +317,9 @@ class LayerVarianceCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         result = check_layer_variance(setup.model, setup.inputs[:128], setup.optimizer_or_none())
-        seen = f"{result.slope:+.2f} decades a layer"
-        return Outcome(result.findings(), seen, f"within ±{STEEP}", result)
+        seen = f"{result.slope:+.2f} decades a layer, {result.whole:+.1f} in all"
+        low, high = result.bearable
+        return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
 
     def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.add_figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)

@@ -34,6 +34,8 @@ or they stay at chance for good (measured)."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains."""
 
+FEWEST = 16
+"""Samples below which their mean loss says little of the network."""
 GROWN = 100.0
 """Times the variance of the inputs that what enters the last layer may have, before the hidden layers are at
 fault rather than the last one."""
@@ -76,6 +78,12 @@ class LossAtChance:
         if self.loss < self.chance:
             return min(0.0, self.loss - min(self.chance, self.prior_entropy)) / scale
         return (self.loss - self.chance) / scale
+
+    @property
+    def expected(self) -> tuple[float, float]:
+        """The least and the largest loss that is fine."""
+        margin = NEAR * (abs(self.chance) or 1.0)
+        return min(self.chance, self.prior_entropy) - margin, self.chance + margin
 
     def findings(self) -> list[Finding]:
         if self.without_log:
@@ -150,7 +158,7 @@ def check_loss_at_chance(
     weights matter, and whether its first step makes a loss above chance good. Raises `UserError` where
     inputs, targets, outputs (N, C) and loss do not fit together.
     """
-    check_batch(inputs, targets, minimum=2)
+    check_batch(inputs, targets, minimum=FEWEST)
     with trial(model, loss) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         check_classes(outputs, targets)
@@ -224,7 +232,8 @@ class LossAtChanceCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         inputs, targets = setup.inputs[:512], setup.targets[:512]
         result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, setup.optimizer_or_none())
-        return Outcome(result.findings(), f"{result.loss:.4g}", f"{result.chance:.4g} ± {NEAR:.0%}", result)
+        low, high = result.expected
+        return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)
 
     def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.add_scalar("checks/loss_at_chance", outcome.result.loss, 0)

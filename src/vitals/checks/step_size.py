@@ -15,6 +15,8 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.healthy import UPDATE_RATIO_TARGET
+from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
@@ -65,6 +67,8 @@ class StepSize:
     """Factor 1/(1−μ) by which momentum lengthens steps in the long run; 1 for Adam, whose average has weight
     1."""
     total_steps: int
+    ratio: float
+    """Median over the weights of the size of the configured update over that of the weight."""
 
     @property
     def improvement(self) -> float:
@@ -102,6 +106,7 @@ class StepSize:
         share = self.improvement / self.best_improvement
         pace = max(self.improvement, 0.0) * self.momentum  # rounding can hide a tiny step
         slow = abs(share) * self.momentum < NEGLIGIBLE and pace * self.total_steps < TOO_SLOW * self.start
+        slow = slow and self.ratio < UPDATE_RATIO_TARGET  # else it is the run that is short
         if slow and self.best_improvement > PROMISING * self.start:
             remedy = f"Raise the learning rate towards {rate * self.best_factor / self.momentum / 3:.1g}."
             message = (
@@ -183,6 +188,7 @@ def check_step_size(
         warmup,
         _momentum(optimizer),
         total_steps,
+        _size(update, before),
     )
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
@@ -194,6 +200,14 @@ def _aftermath(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, op
         for _ in range(AFTERMATH + 1):
             copies.step(inputs, targets)
         return float(copies.gradients(inputs, targets)[0])
+
+
+def _size(update: list[Tensor], before: list[Tensor]) -> float:
+    """The median update:weight ratio of the weights; 0 where there is none."""
+    pairs = [(change, old) for change, old in zip(update, before, strict=True) if old.ndim >= 2]
+    ratios = [update_ratio(float(change.norm()), float(old.norm())) for change, old in pairs]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return median_ratio(known) if known else 0.0
 
 
 def _momentum(optimizer: Optimizer) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -44,6 +45,8 @@ class TrainingSetup:
     batch_size: int = 128
     total_steps: int = 1000
     """Length of the training in optimizer steps."""
+    later: bool = False
+    """Whether a callback is going to unfreeze parameters and hand them to the optimizer."""
     loss_is_random: bool = False
     """Whether the loss draws random numbers, as with mixup; then it has no least value to compare with."""
 
@@ -115,6 +118,7 @@ def training_setup(
             training_mode,
             len(batches[0][1]),
             int(steps) if math.isfinite(steps) and steps > 0 else 1000,
+            any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks),  # type: ignore[attr-defined]
             _is_random(step, network_inputs[:8], targets[:8]),
         )
 

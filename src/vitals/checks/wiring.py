@@ -35,6 +35,10 @@ class Wiring:
 
     frozen: tuple[str, ...]
     """`requires_grad=False`."""
+    apart: tuple[str, ...]
+    """Neither reached by the loss nor in an optimizer, two facts that agree: a teacher, a target network."""
+    later: bool
+    """Whether a callback is going to hand the optimizer further parameters."""
     frozen_fresh: tuple[str, ...]
     """Layers with frozen weights that look freshly drawn, where they are most of the network."""
     not_in_optimizer: tuple[str, ...]
@@ -71,6 +75,11 @@ class Wiring:
             found.append(Finding("wiring-correct", "ok", seen))
         noted = [
             (self.frozen, "Frozen, as requires_grad=False says"),
+            (self.apart, "Neither reached by the loss nor in an optimizer, as a teacher or a target network"),
+            (
+                self.not_in_optimizer if self.later else (),
+                "In no optimizer yet, and a callback adds some later",
+            ),
             (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
         ]
         for names, what in noted:
@@ -103,7 +112,7 @@ class Wiring:
             )
             remedy = "Load the trained weights before they are frozen, or take requires_grad=False away."
             return [Finding("frozen-parameters", "warn", seen, remedy, self.frozen_fresh[0], count, 0)]
-        if not self.not_in_optimizer:
+        if not self.not_in_optimizer or self.later:
             return []
         count = len(self.not_in_optimizer)
         seen = f"{count} parameter(s) get no step from the optimizer: {_listed(self.not_in_optimizer)}"
@@ -174,13 +183,15 @@ def check_wiring(
     inputs: Tensor,
     targets: Tensor,
     optimizers: Optimizer | Sequence[Optimizer] = (),
+    later: bool = False,
 ) -> Wiring:
     """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and class numbers
     (N,).
 
     N ≥ 4, better 64. Modes are judged as they are, so give the model as it trains. Without `optimizers` their
-    parameters are not looked at. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop
-    to chart dependencies"). Raises `UserError` where inputs, targets and loss do not fit together.
+    parameters are not looked at; `later` says that they are going to be given further ones. After Karpathy, A
+    Recipe for Training Neural Networks, 2019 ("use backprop to chart dependencies"). Raises `UserError` where
+    inputs, targets and loss do not fit together.
     """
     check_batch(inputs, targets, minimum=4)
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
@@ -205,12 +216,15 @@ def check_wiring(
         copies.model.eval()
         leak = _leak(copies, inputs)
     eval_layers, frozen_layers = _eval_layers(model)
+    apart = [name for name in missing if name in flow.unreached]
     return Wiring(
         tuple(name for name in parameters if name not in wanting),
+        tuple(apart),
+        later,
         tuple(_frozen_fresh(model, held if optimizers else None)),
-        tuple(missing),
+        tuple(name for name in missing if name not in apart),
         sum(identity not in own for identity in held),
-        tuple(flow.unreached),
+        tuple(name for name in flow.unreached if name not in apart),
         tuple(zero),
         tuple(flow.non_finite),
         _dead_layer(model, inputs) if zero else None,
@@ -303,8 +317,8 @@ class WiringCheck(Check):
     name = "wiring"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers)
+        result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers, setup.later)
         names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
-        cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer}
+        cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
         seen = f"{len(names) - len(cut)} of {len(names)} parameters learn"
         return Outcome(result.findings(), seen, "all of them", result)

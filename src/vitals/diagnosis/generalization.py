@@ -30,8 +30,10 @@ def overfitting(run: Run) -> Iterator[Finding]:
     place = series.values.index(lowest)
     late = min(validation[-2:])  # one bad epoch is no trend
     gap = run.accuracy("train") - run.accuracy("val")
+    certain = run.share_right("train")[0] - run.share_right("val")[1]
     apart = validation[-1] > APART * training[-1]
     by_heart = run.accuracy("train") > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
+    by_heart = by_heart and certain > GAP
     if by_heart and apart and validation[-1] > 1.02 * lowest:
         message = (
             f"{run.accuracy('train'):.0%} of the training images are right, and {run.accuracy('val'):.0%} of "
@@ -56,11 +58,13 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation images are not even begun to be."""
     if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):
         return
-    if not run.at_chance("val") or run.above_chance("val") > 0.3 * run.above_chance("train"):
+    most = run.share_right("val")[1] - run.chance_accuracy
+    if not run.at_chance("val") or most > 0.3 * run.above_chance("train"):
         return
     seen = (
-        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%}, no "
-        f"better than chance, on validation images"
+        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%} on "
+        f"{run.samples('val'):.0f} validation images, no better than chance ({run.chance_accuracy:.0%}; "
+        f"{run.chance_accuracy + most:.0%} at most, by two standard errors)"
     )
     if run.passed("inputs-informative"):
         message = f"{seen}, though a short trial generalized to training images that were held out."

@@ -30,8 +30,6 @@ MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
 MILD = 0.02
 """The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
-ENOUGH_STEPS = 200
-"""In which steps of the usual size lower the loss."""
 PROPORTIONAL = 1e-3
 """The same where the gain is in proportion to the rate."""
 VANISHED_RATE = 1e-3
@@ -134,8 +132,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     still = largest < TINY_UPDATE / 10  # every layer, so that no probe is needed
     slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
-    # Any healthy run gains from larger steps in its first few: then their size must be small, too.
-    stuck = run.finished and gain > BETTER and (typical < SMALL_UPDATE or run.steps >= ENOUGH_STEPS)
+    # Any healthy run gains from larger steps for a while: their size must be small, too.
+    stuck = run.finished and gain > BETTER and typical < SMALL_UPDATE
     if (still or slow or stuck) and from_scratch:
         factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         message = (

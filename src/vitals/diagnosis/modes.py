@@ -10,7 +10,8 @@ from vitals.findings import Finding
 MANY = 0.5
 """Share of the BatchNorm layers that are idle."""
 WHOLE = 0.8
-"""Share of the modules that are in the wrong mode where the whole network is."""
+"""Share of the modules that are in the wrong mode where the whole network is, in validation. In training all
+of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
 
 
 def evaluating_in_training(run: Run) -> Iterator[Finding]:
@@ -21,6 +22,7 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
         "eval-mode-training",
         "evaluation mode while training",
         "Call model.train() where training goes on after an evaluation, and leave eval() to Lightning.",
+        1.0,
     )
     series = run.history.series("modes/norms_without_statistics")
     idle = [(step, share) for step, _, share in series if share >= MANY]
@@ -42,13 +44,14 @@ def training_in_validation(run: Run) -> Iterator[Finding]:
         "train-mode-evaluation",
         "training mode in validation",
         "Leave train() and eval() to Lightning, or call model.eval() before each validation.",
+        WHOLE,
     )
 
 
-def _wrong_mode(run: Run, tag: str, cause: str, mode: str, remedy: str) -> Iterator[Finding]:
+def _wrong_mode(run: Run, tag: str, cause: str, mode: str, remedy: str, most: float) -> Iterator[Finding]:
     series = run.history.series(tag)
-    wrong = [(step, share) for step, _, share in series if share >= WHOLE]
+    wrong = [(step, share) for step, _, share in series if share >= most]
     if wrong:
         step, share = wrong[-1]
         message = f"{share:.0%} of the modules were in {mode} in {len(wrong)} of {len(series)} epochs."
-        yield Finding(cause, "fail", message, remedy, "modes", share, WHOLE, max(step, 1))
+        yield Finding(cause, "fail", message, remedy, "modes", share, most, max(step, 1))

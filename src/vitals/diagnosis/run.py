@@ -9,6 +9,7 @@ from functools import cached_property
 
 from vitals.findings import Finding
 from vitals.history import History
+from vitals.measures.counts import share_between
 
 CERTAIN = 3.0
 """Standard errors by which an accuracy must differ from chance to count as different."""
@@ -121,9 +122,17 @@ class Run:
     def at_chance(self, part: str) -> bool:
         """Whether the accuracy on `part` is no better than chance, as far as its samples can tell."""
         chance = self.chance_accuracy
-        samples = self.fact(f"{part}_subset", 500.0)
-        error = math.sqrt(max(chance * (1 - chance), 1e-9) / max(samples, 1))
+        error = math.sqrt(max(chance * (1 - chance), 1e-9) / max(self.samples(part), 1))
         return self.above_chance(part) < max(CERTAIN * error, 0.03)
+
+    def samples(self, part: str) -> float:
+        """On how many samples the accuracy on `part` was measured; where that is not known, a hundred."""
+        return self.fact(f"{part}_subset", 100.0)
+
+    def share_right(self, part: str, errors: float = 2.0) -> tuple[float, float]:
+        """The least and the largest accuracy on `part` that go with what was measured."""
+        samples = self.samples(part)
+        return share_between(self.accuracy(part) * samples, samples, errors)
 
     @property
     def learns(self) -> bool:

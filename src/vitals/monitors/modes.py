@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -23,8 +24,9 @@ class Modes(Monitor):
     | `modes/training_in_validation` | share of the modules in training mode while validating |
     | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
 
-    Modules whose parameters are all frozen are left out, and so are losses and metrics. Single layers may be
-    in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout; a whole network is not.
+    Modules whose parameters are all frozen are left out with all that is in them, and so are losses and
+    metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout;
+    a whole network is not.
     """
 
     station = "before"
@@ -53,7 +55,7 @@ class Modes(Monitor):
 
     @staticmethod
     def _look(trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
-        watched = [part for part in module.modules() if part is not module and _matters(part)]
+        watched = list(_trainable_parts(module))
         recorder = recorder_of(trainer)
         if watched and recorder:
             share = sum(part.training is training for part in watched) / len(watched)
@@ -61,12 +63,8 @@ class Modes(Monitor):
 
     @staticmethod
     def _look_at_norms(trainer: L.Trainer, module: L.LightningModule) -> None:
-        norms = [
-            part
-            for part in module.modules()
-            if isinstance(part, _BatchNorm) and part.running_mean is not None
-        ]
-        norms = [norm for norm in norms if _matters(norm)]
+        parts = _trainable_parts(module)
+        norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
         recorder = recorder_of(trainer)
         if norms and recorder:
             share = sum(not norm.training and not has_statistics(norm) for norm in norms) / len(norms)
@@ -74,8 +72,11 @@ class Modes(Monitor):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
 
-def _matters(part: nn.Module) -> bool:
-    if isinstance(part, Metric) or "Loss" in type(part).__name__:
-        return False
-    parameters = list(part.parameters())
-    return not parameters or any(parameter.requires_grad for parameter in parameters)
+def _trainable_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules in `module` whose mode the training is about; dropout in a frozen backbone is not."""
+    for part in module.children():
+        parameters = list(part.parameters())
+        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if not frozen and not isinstance(part, Metric) and "Loss" not in type(part).__name__:
+            yield part
+            yield from _trainable_parts(part)
