@@ -31,10 +31,10 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
-from project import build as project
 from project.build import build_data, build_module
 from project.data.data_module import ImageData
 from project.optim.optimizers import Schedule
+from project.schema import Experiment
 from project.train import train
 from vitals.averaging.weight_average import WeightAverage
 from vitals.measures.batch_norm import reestimate, tracking_layers
@@ -112,7 +112,7 @@ def measure_gain(seed: int, folder: Path, epochs: int, start: int, words: list[s
     """Train one seed in `folder`, and test the three kinds of weights at both ends."""
     fixed = [f"seed={seed}", f"trainer.max_epochs={start}", f"schedule.epochs={epochs}"]
     config = composed("checks=none", *words, *fixed, "average=none")
-    check_run(project.schema, config)
+    check_run(Experiment, config)
     trunk = folder / "trunk"
     run(config, RunFolder(trunk), train)
     share = Schedule.from_config(plain(config.schedule)).shape(start, epochs)
@@ -125,7 +125,7 @@ def measure_gain(seed: int, folder: Path, epochs: int, start: int, words: list[s
         settings.average = composed("average=swa", f"average.start={start}").average
         if rate == "held":
             settings.schedule.late = OmegaConf.merge(settings.schedule.late, {"start": start, "rate": share})
-        check_run(project.schema, settings)
+        check_run(Experiment, settings)
         run(settings, RunFolder(branch), train)
         figures[rate] = tested(settings, RunFolder(branch))
     return figures

@@ -5,7 +5,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from project import build as project
+from project.schema import CONFIGS, Experiment
 from vitals.command_line import run_command
 from vitals.runs.config.validation import check_run
 
@@ -26,18 +26,20 @@ WORDS += ["hydra.job.name=check", "hydra.help.app_name=scripts/check.py", f"hydr
 
 
 def prepare(config: DictConfig) -> None:
-    from vitals.runs.run import prepare  # imports torch, which the checks before do without
+    from project import build  # imports torch, which the checks before do without
+    from vitals.runs.run import prepare
 
-    prepare(config, project)
+    prepare(config, build)
 
 
 def main(config: DictConfig) -> None:
+    from project import build
     from vitals.runs.check import check
 
-    check(config, project)
+    check(config, build)
 
 
 if __name__ == "__main__":
     given = {word.partition("=")[0] for word in sys.argv[1:]}
     sys.argv[1:1] = [word for word in WORDS if word.partition("=")[0] not in given]
-    run_command(main, project.configs, "train", partial(check_run, project.schema), prepare)
+    run_command(main, CONFIGS, "train", partial(check_run, Experiment), prepare)

@@ -2,7 +2,6 @@
 
 from omegaconf import DictConfig
 
-from project import build as project
 from vitals.command_line import CONFIGS, run_command
 from vitals.ensembles.selection import select
 from vitals.runs.config import validation
@@ -15,9 +14,10 @@ def check(config: DictConfig) -> None:
 
 
 def main(config: DictConfig) -> None:
+    from project import build
     from vitals.ensembles.run import ensemble
 
-    ensemble(config, project)
+    ensemble(config, build)
 
 
 if __name__ == "__main__":

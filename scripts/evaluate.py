@@ -4,16 +4,16 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from project import build as project
 from vitals.command_line import CONFIGS, run_command
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check
 
 
 def main(config: DictConfig) -> None:
-    from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
+    from project import build  # imports torch, which the checks before do without
+    from vitals.runs.evaluate import evaluate
 
-    evaluate(config, project)
+    evaluate(config, build)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from project import build as project
+from project.schema import CONFIGS, Experiment
 from vitals.command_line import run_command
 from vitals.runs.config.validation import check_run
 from vitals.runs.run_folder import RunFolder
 
 
 def prepare(config: DictConfig) -> None:
-    from vitals.runs.run import prepare  # imports torch, which the checks before do without
+    from project import build  # imports torch, which the checks before do without
+    from vitals.runs.run import prepare
 
-    prepare(config, project)
+    prepare(config, build)
 
 
 def main(config: DictConfig) -> None:
@@ -24,4 +25,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, project.configs, "train", partial(check_run, project.schema), prepare)
+    run_command(main, CONFIGS, "train", partial(check_run, Experiment), prepare)

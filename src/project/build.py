@@ -9,27 +9,25 @@ asks for by the name of a parameter:
 | `network` | `num_classes`, `in_channels`, `image_size`: of the data, from its `classes` and `image_shape` |
 | `module` | `network`, `optimizer`, `schedule`, `momentum_schedule`, `metric`, `num_classes` |
 
-`optimizer` is a function from a network to its optimizer, `schedule` a `Schedule`. Torch is imported where it
-is needed, for a wrong word is to be answered at once.
+`optimizer` is a function from a network to its optimizer, `schedule` a `Schedule`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
+import torch
 from omegaconf import DictConfig
+from torch import nn
 
-from project.schema import IMAGE_DATA, LBFGS_LIMIT, Experiment
+from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
+from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError
-
-if TYPE_CHECKING:
-    import lightning as L
-    from torch import nn
-
-configs = Path(__file__).parents[2] / "configs"
-schema = Experiment
+from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
+from vitals.runs.metric import Metric
 
 
 def prepare(config: DictConfig) -> None:
@@ -40,14 +38,11 @@ def prepare(config: DictConfig) -> None:
     """
     ours = config.data._target_ == IMAGE_DATA
     if ours:
-        from project.data.locate import require_images
+        from project.data.sources import require_images  # here: a project need not have these data
 
         require_images(config.data.source, config.data.root)
-    import torch
-
-    from vitals.runs.instantiate import require_target
-
-    _optimization(config)
+    for make in _optimization(config).values():
+        make()
     for group in ("data", "module", "network"):
         require_target(group, config[group])
     if ours and (config.data.source != "image_folder" or config.data.image_size):
@@ -69,8 +64,6 @@ def build(config: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]
 
 def build_data(config: DictConfig) -> Any:
     """The configured data; ours are read and split."""
-    from vitals.runs.instantiate import build_from, plain
-
     arguments = plain(config.data)
     lbfgs = _is_lbfgs(config) and config.data._target_ == IMAGE_DATA
     if lbfgs:
@@ -89,10 +82,6 @@ def build_data(config: DictConfig) -> Any:
 
 def build_module(config: DictConfig, data: Any) -> L.LightningModule:
     """The configured module, with a network for the images or other samples of `data` if it asks for one."""
-    from vitals.runs.instantiate import build_from, plain
-    from vitals.runs.metric import Metric
-
-    optimizer, schedule, momentum_schedule = _optimization(config)
 
     @cache
     def known() -> Any:
@@ -103,10 +92,8 @@ def build_module(config: DictConfig, data: Any) -> L.LightningModule:
     offered = {
         "network": lambda: _network_for(config, known),
         "num_classes": lambda: len(known().classes),
-        "optimizer": lambda: optimizer,
-        "schedule": lambda: schedule,
-        "momentum_schedule": lambda: momentum_schedule,
         "metric": lambda: Metric.of(config),
+        **_optimization(config),
     }
     module: L.LightningModule = build_from("module", plain(config.module), offered)
     return module
@@ -120,25 +107,28 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
     """
     channels, height, width = image_shape
     network = _network(config, num_classes=num_classes, in_channels=channels, image_size=height)
-    if height != width:
-        _require_fit(network, image_shape)
-    return network
+    if height == width:
+        return network
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *image_shape))
+    except RuntimeError:
+        raise UserError(
+            f"{type(network).__name__} takes square images only, and these are {width}×{height} pixels: set "
+            f"data.image_size={min(height, width)}, say, to resize them, or take network=convnet."
+        ) from None
+    return network.train(training)
 
 
 def _network_for(config: DictConfig, known: Any) -> nn.Module:
     """The network for data that say what they are, or for any other whose YAML says all that it needs."""
-    from vitals.runs.instantiate import asked_for, plain
-
     if asked_for(plain(config.network), ("num_classes", "in_channels", "image_size")):
         return build_network(config, len(known().classes), known().image_shape)
     return _network(config)
 
 
 def _network(config: DictConfig, **facts: int) -> nn.Module:
-    import torch
-
-    from vitals.runs.instantiate import build_from, plain
-
     arguments = plain(config.network)
     arguments.pop("channels_last", None)
     offered = {name: partial(int, value) for name, value in facts.items()}
@@ -150,33 +140,14 @@ def _network(config: DictConfig, **facts: int) -> nn.Module:
     return network
 
 
-def _optimization(config: DictConfig) -> tuple[Any, Any, Any]:
-    """How to make the optimizer, its schedule, and that of the momentum."""
-    from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
-    from vitals.runs.instantiate import attempt, plain
-
-    return (
-        attempt("optimizer", optimizer_factory, plain(config.optimizer)),
-        attempt("schedule", Schedule.from_config, plain(config.schedule)),
-        attempt("momentum_schedule", momentum_schedule, plain(config.momentum_schedule)),
-    )
-
-
-def _require_fit(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Make sure that `network` takes images of this shape, which its `image_size` cannot tell it."""
-    import torch
-
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *image_shape))
-    except RuntimeError:
-        _, height, width = image_shape
-        raise UserError(
-            f"{type(network).__name__} takes square images only, and these are {width}×{height} pixels: set "
-            f"data.image_size={min(height, width)}, say, to resize them, or take network=convnet."
-        ) from None
-    network.train(training)
+def _optimization(config: DictConfig) -> dict[str, Callable[[], Any]]:
+    """What makes each part of the optimization that a module may ask for."""
+    made_by = {
+        "optimizer": optimizer_factory,
+        "schedule": Schedule.from_config,
+        "momentum_schedule": momentum_schedule,
+    }
+    return {group: partial(attempt, group, make, plain(config[group])) for group, make in made_by.items()}
 
 
 def _is_lbfgs(config: DictConfig) -> bool:

@@ -86,18 +86,13 @@ class ImageClassifier(L.LightningModule):
             # Logging a metric with every batch costs more than updating it; once an epoch says the same.
             if stage != "train" or self.trainer.is_last_batch:
                 shown = (name, stage) == ("accuracy", "val")
-                once: dict[str, Any] = {
-                    "on_step": False,
-                    "on_epoch": True,
-                    "logger": False,
-                    "prog_bar": shown,
-                }
-                self.log(f"{name}/{stage}", metric, **once)
+                self.log(
+                    f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown
+                )
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)
-        follows_metric = self.schedule.follows_metric
-        self.plateau = self.schedule.plateau(optimizer, self.metric.mode) if follows_metric else None
+        self.plateau = self.schedule.plateau(optimizer, self.metric.mode)
         if self.plateau and self.plateau_state:
             self.plateau.load_state_dict(self.plateau_state)
         assert self.trainer.max_epochs is not None

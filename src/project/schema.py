@@ -7,15 +7,19 @@ torch, so that a wrong value is answered at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from vitals.runs.config import schema as types
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+"""The folder with `train.yaml` and the project's config groups."""
 OURS = "project."
 IMAGE_DATA = f"{OURS}data.data_module.ImageData"
 NETWORKS = tuple(f"{OURS}networks.{name}." for name in ("convnet", "mlp", "resnet18", "three_layer", "vgg"))
+SourceName = Literal["cifar10", "cifar100", "image_folder", "digits"]
 LBFGS_LIMIT = 5000
 """Training images up to which a full-batch step stays within a few seconds and a few GiB."""
 Widths = Annotated[list[types.Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
@@ -32,7 +36,7 @@ Betas = Annotated[
 class Data(types.Component):
     model_config = ConfigDict(extra="forbid")
     ours = (IMAGE_DATA,)
-    source: Literal["cifar10", "cifar100", "image_folder", "digits"]
+    source: SourceName
     root: types.Text | None
     image_size: types.Count | None
     batch_size: types.Count
@@ -184,13 +188,12 @@ class Experiment(types.RunSchema):
 
     def _lbfgs_clashes(self) -> Iterator[str]:
         data, trainer = self.data, self.trainer  # an image folder is counted when it is read
-        if data.target == IMAGE_DATA and data.source.startswith("cifar"):
-            images = 50_000
-            if min(images, data.limit or images) > LBFGS_LIMIT:
-                yield (
-                    f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
-                    f"{images:,} images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
-                )
+        cifar = data.target == IMAGE_DATA and data.source.startswith("cifar")
+        if cifar and (data.limit or 50_000) > LBFGS_LIMIT:
+            yield (
+                f"optimizer=lbfgs takes the whole training set as one batch, and data={data.source} has "
+                f"50,000 images: take data=digits, or data.limit={LBFGS_LIMIT} or less."
+            )
         if (batches := trainer.accumulate_grad_batches) > 1:
             yield f"trainer.accumulate_grad_batches={batches} cannot go with optimizer=lbfgs: it must be 1."
         if trainer.gradient_clip_val is not None:

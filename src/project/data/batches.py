@@ -40,23 +40,6 @@ class Normalization:
         return images.to(torch.float32, memory_format=self.memory_format).mul_(self.scale).sub_(self.shift)
 
 
-def pad_reflect(images: Tensor, padding: int) -> Tensor:
-    """Images (uint8, N×C×H×W) with `padding` pixels reflected at every border, by index: exact for bytes.
-
-    Raises:
-        ValueError: if `padding` is not smaller than the images.
-    """
-    height, width = images.shape[-2:]
-    if padding >= min(height, width):
-        raise ValueError(f"padding {padding} must be smaller than the images' {height}×{width} pixels")
-
-    def reflected(length: int) -> Tensor:
-        index = torch.arange(-padding, length + padding, device=images.device).abs()
-        return (length - 1) - (length - 1 - index).abs()
-
-    return images[..., reflected(height), :][..., reflected(width)]
-
-
 class RandomCropFlip:
     """Takes random windows of padded images, half of them mirrored.
 
@@ -65,13 +48,21 @@ class RandomCropFlip:
         padding: pixels reflected at each border before cropping; 0 for no crops.
         flip: whether to mirror half of the images left to right.
         channels_last: the memory format in which the images are kept and returned.
+
+    Raises:
+        ValueError: if `padding` is not smaller than the images.
     """
 
     def __init__(self, images: Tensor, padding: int, flip: bool, channels_last: bool = False) -> None:
         self.padding, self.flip, self.channels_last = padding, flip, channels_last
         height, width = images.shape[-2:]
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        padded = pad_reflect(images, padding).contiguous(memory_format=layout)
+        if padding >= min(height, width):
+            raise ValueError(f"padding {padding} must be smaller than the images' {height}×{width} pixels")
+        border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+        # By numpy: torch reflects no bytes.
+        padded = torch.from_numpy(np.pad(images.cpu().numpy(), border, mode="reflect"))
+        padded = padded.to(images.device).contiguous(memory_format=layout)
         # Every window of every image, without a copy: N×(2p+1)×(2p+1)×C×H×W, or C last.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         self.windows = windows.permute(0, 2, 3, 4, 5, 1) if channels_last else windows.movedim(1, 3)
@@ -125,9 +116,8 @@ class TrainingBatches:
         self.share = len(data) // world_size
         self.batch_size = min(batch_size, self.share)
         self.normalize = normalization
-        self.augment = RandomCropFlip(
-            data.images.to(self.device), crop_padding, flip, normalization.channels_last
-        )
+        images = data.images.to(self.device)
+        self.augment = RandomCropFlip(images, crop_padding, flip, normalization.channels_last)
         self.data, self.labels = data, data.labels.to(self.device)
         self.seed, self.rank, self.epoch = seed, rank, 0
 
@@ -143,9 +133,8 @@ class TrainingBatches:
     def unaugmented(self, samples: int) -> EvaluationBatches:
         """At most `samples` of the training images, always the same, without augmentation."""
         chosen = torch.randperm(len(self.data), generator=_generator(len(self.data)))[:samples]
-        return EvaluationBatches(
-            self.data.subset(chosen.sort().values), self.batch_size, self.normalize, device=self.device
-        )
+        kept = self.data.subset(chosen.sort().values)
+        return EvaluationBatches(kept, self.batch_size, self.normalize, device=self.device)
 
     def __len__(self) -> int:
         return self.share // self.batch_size
@@ -188,10 +177,8 @@ class EvaluationBatches:
         return self.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = zip(
-            self.images.tensor_split(self.batches), self.labels.tensor_split(self.batches), strict=True
-        )
-        for images, labels in parts:
+        parts = (everything.tensor_split(self.batches) for everything in (self.images, self.labels))
+        for images, labels in zip(*parts, strict=True):
             yield self.normalize(images), labels
 
 

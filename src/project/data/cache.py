@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,11 +20,6 @@ import torch
 
 from project.data.image_set import ImageSet, ImageSplits
 from vitals.files import replacing
-
-
-def cache_folder() -> Path:
-    """`vitals` in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
 
 
 def key_of(files: Iterable[Path | str], *settings: object) -> str:
@@ -44,7 +40,8 @@ def cached(source: str, key: str, decode: Callable[[], ImageSplits]) -> ImageSpl
         key: from `key_of`.
         decode: makes the images.
     """
-    path = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.pt"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
+    path = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.pt"
     try:
         content = torch.load(path, weights_only=True)
         if content["key"] == key:
@@ -53,15 +50,8 @@ def cached(source: str, key: str, decode: Callable[[], ImageSplits]) -> ImageSpl
     except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
         pass
     splits = decode()
-    _store({"key": key, **asdict(splits)}, path)
+    with suppress(OSError, RuntimeError):  # torch's for a full disk, which is no error, nor a read-only one
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:  # in one step, for several jobs can start at once
+            torch.save({"key": key, **asdict(splits)}, temporary)
     return splits
-
-
-def _store(content: dict[str, object], path: Path) -> None:
-    """Write in one step, so that several jobs can start at once; a full or read-only disk is no error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
-    except OSError:
-        pass

@@ -10,7 +10,7 @@ import torch
 
 from project.data import sources
 from project.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from project.data.locate import SourceName
+from project.schema import SourceName
 from vitals.errors import UserError
 
 EVALUATION_BATCH_SIZE = 500
@@ -69,8 +69,7 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data={self.source} cannot be split: {error}") from None
         self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
         self.test = test
-        size = min(self.train.images.shape[-2:])
-        if self.crop_padding >= size:
+        if self.crop_padding >= (size := min(self.image_shape[1:])):
             raise UserError(
                 f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."
             )

@@ -42,8 +42,7 @@ class ImageSet:
         rest[part] = False
         parts = self.subset(rest.nonzero().squeeze(1)), self.subset(part)
         for piece in parts:
-            missing = set(self.labels.tolist()) - set(piece.labels.tolist())
-            if missing:
+            if missing := set(self.labels.tolist()) - set(piece.labels.tolist()):
                 name = self.classes[min(missing)]
                 raise ValueError(f"class {name} has too few images for a share of {fraction:g} of them")
         return parts
@@ -71,13 +70,11 @@ class ImageSet:
         Counted by value, which is exact and needs no float copy of the images.
         """
         values = torch.arange(256, dtype=torch.float64) / 255
-        means, deviations = [], []
-        for channel in range(self.images.shape[1]):
-            counts = torch.bincount(self.images[:, channel].flatten(), minlength=256).double()
-            mean = (counts * values).sum() / counts.sum()
-            means.append(mean)
-            deviations.append(((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt())
-        return torch.stack(means).float(), torch.stack(deviations).float()
+        counts = [torch.bincount(pixels.flatten(), minlength=256) for pixels in self.images.unbind(1)]
+        shares = torch.stack(counts).double() / counts[0].sum()
+        mean = (shares * values).sum(1, keepdim=True)
+        variance = (shares * (values - mean) ** 2).sum(1)
+        return mean.flatten().float(), variance.sqrt().float()
 
 
 @dataclass(frozen=True)

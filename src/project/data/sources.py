@@ -17,10 +17,53 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 
 from project.data.cache import cached, key_of
 from project.data.image_set import ImageSet, ImageSplits
-from project.data.locate import CIFAR, SourceName, find_cifar, is_image_tree
+from project.schema import SourceName
 from vitals.errors import UserError
+from vitals.runs.prerequisites import answers
 
-DATASETS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def require_images(name: SourceName, root: str | None) -> None:
+    """Make sure that the images of a source are there or can be downloaded, without writing anything.
+
+    Raises:
+        UserError: for CIFAR in three lines: what is missing, where to put it, and what to do meanwhile.
+    """
+    if name == "digits":
+        return
+    assert root is not None, "the schema asks for a root"
+    folder = Path(root).expanduser()
+    if name == "image_folder":
+        if not folder.is_dir():
+            raise UserError(f"data.root={root} is not a folder: name the folder that holds the images.")
+    elif find_cifar(name, folder) is None and not answers(CIFAR[name].url):
+        raise UserError(
+            f"There is no copy of {name} under data.root={root}, and it cannot be downloaded: no network.\n"
+            f"Put {CIFAR[name].filename}, {CIFAR[name].base_folder}/ or train/<class>/* and test/<class>/* "
+            f"into {folder.absolute()}, or name their folder with data.root=<folder>.\n"
+            f"To start without it: data=digits, real images that come with scikit-learn."
+        )
+
+
+def find_cifar(name: str, root: Path) -> Path | None:
+    """Where in `root` or `root/<name>` there is a copy; None where there is none.
+
+    A copy is torchvision's folder, itself or in `root`, the published archive, or an image tree.
+    """
+    folder, archive = CIFAR[name].base_folder, CIFAR[name].filename
+    for place in (root, root / name):
+        for copy in (place / folder, place / archive):
+            if copy.exists():
+                return copy
+        if is_image_tree(place) or (place.name == folder and place.is_dir()):
+            return place
+    return None
+
+
+def is_image_tree(root: Path) -> bool:
+    """Whether `root` has a `train` folder with class folders in it."""
+    return (root / "train").is_dir() and any(entry.is_dir() for entry in (root / "train").iterdir())
 
 
 def read(name: SourceName, root: str | None, image_size: int | None = None) -> ImageSplits:
@@ -150,10 +193,10 @@ def _download_cifar(name: str, root: Path) -> Path:
     """Download the published archive into `root`, with a progress bar and its checksum."""
     published = CIFAR[name]
     try:
-        download_url(published.url, root, published.archive, DATASETS[name].tgz_md5)
+        download_url(published.url, root, published.filename, published.tgz_md5)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{published.url} could not be downloaded to {root}: {error}.") from None
-    return root / published.archive
+    return root / published.filename
 
 
 def _read_cifar(name: str, copy: Path) -> ImageSplits:
@@ -161,7 +204,7 @@ def _read_cifar(name: str, copy: Path) -> ImageSplits:
 
     What has not the published checksum is not opened: it may be damaged, and a pickle can run code.
     """
-    dataset = DATASETS[name]
+    dataset = CIFAR[name]
     checksums = {copy: dataset.tgz_md5}
     if copy.is_dir():
         listed = (*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"]))

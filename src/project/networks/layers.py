@@ -44,6 +44,12 @@ def conv_block(
     return nn.Sequential(convolution, norm_layer(norm, outputs), ACTIVATIONS[activation]())
 
 
+def mean_and_head(dropout: float, head: nn.Linear) -> dict[str, nn.Module]:
+    """The end of a convolutional network, by name: the mean over the image, dropout and the linear head."""
+    pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return {"pool": pool, "flatten": flatten, "dropout": nn.Dropout(dropout), "head": head}
+
+
 def linear_block(inputs: int, outputs: int, norm: str, activation: str, dropout: float) -> nn.Sequential:
     """Linear layer, normalisation, activation and dropout of N×`inputs`."""
     return nn.Sequential(

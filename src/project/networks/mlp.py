@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from project.networks.initialization import kaiming
 from project.networks.layers import linear_block
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """`depth` hidden layers of `width` units, each followed by its activation, and a linear head.
 
     Args (further ones: those of every network, see `project.networks`):
@@ -31,14 +32,9 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.layers = nn.Sequential()
+        layers = nn.Sequential()
         for inputs in [in_channels * image_size**2, *[width] * (depth - 1)]:
-            self.layers.append(linear_block(inputs, width, norm, activation, dropout))
-        self.head = nn.Linear(width, num_classes)
-        initialization(self, head=self.head, activation=activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images, float N×C×H×W, to logits, N×`num_classes`."""
-        return self.head(self.layers(self.flatten(images)))
+            layers.append(linear_block(inputs, width, norm, activation, dropout))
+        head = nn.Linear(width, num_classes)
+        super().__init__(OrderedDict(flatten=nn.Flatten(), layers=layers, head=head))
+        initialization(self, head=head, activation=activation)

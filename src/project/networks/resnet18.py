@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from project.networks.initialization import kaiming
 from project.networks.layers import ACTIVATIONS, norm_layer
 
 
-class ResNet18(nn.Module):
+class ResNet18(nn.Sequential):
     """ResNet-18 (He et al., 2016) whose stem is one 3×3 convolution without stride or pooling.
 
     Args (further ones: those of every network, see `project.networks`):
@@ -29,19 +30,14 @@ class ResNet18(nn.Module):
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        super().__init__()
-        self.resnet = ResNet(
-            BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=partial(norm_layer, norm)
-        )
-        self.resnet.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.resnet.maxpool = nn.Identity()
-        for block in self.resnet.modules():
+        norms = partial(norm_layer, norm)
+        resnet = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=norms)
+        resnet.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        resnet.maxpool = nn.Identity()
+        for block in resnet.modules():
             if isinstance(block, (BasicBlock, ResNet)):
                 block.relu = ACTIVATIONS[activation]()
-        head = self.resnet.fc
-        self.resnet.fc = nn.Sequential(nn.Dropout(dropout), head)
+        head = resnet.fc
+        resnet.fc = nn.Sequential(nn.Dropout(dropout), head)
+        super().__init__(OrderedDict(resnet=resnet))
         initialization(self, head=head, activation=activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images, float N×C×H×W, to logits, N×`num_classes`."""
-        return self.resnet(images)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from project.networks.initialization import kaiming
 from project.networks.layers import conv_block, linear_block
 
 
-class ThreeLayer(nn.Module):
+class ThreeLayer(nn.Sequential):
     """conv – relu – 2×2 max pool – affine – relu – affine (cs231n, assignment 2).
 
     Args (further ones: those of every network, see `project.networks`):
@@ -32,21 +33,13 @@ class ThreeLayer(nn.Module):
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} must be odd, so that the image keeps its size")
         if image_size < 2:
             raise ValueError(f"images of {image_size} pixels a side are too small for a 2×2 pool")
-        self.conv = conv_block(
-            in_channels, filters, kernel_size=kernel_size, norm=norm, activation=activation
-        )
-        self.pool = nn.MaxPool2d(2)
-        self.affine = nn.Sequential(
-            nn.Flatten(), *linear_block(filters * (image_size // 2) ** 2, hidden, norm, activation, dropout)
-        )
-        self.head = nn.Linear(hidden, num_classes)
-        initialization(self, head=self.head, activation=activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images, float N×C×H×W, to logits, N×`num_classes`."""
-        return self.head(self.affine(self.pool(self.conv(images))))
+        conv = conv_block(in_channels, filters, kernel_size=kernel_size, norm=norm, activation=activation)
+        features = filters * (image_size // 2) ** 2
+        affine = nn.Sequential(nn.Flatten(), *linear_block(features, hidden, norm, activation, dropout))
+        head = nn.Linear(hidden, num_classes)
+        super().__init__(OrderedDict(conv=conv, pool=nn.MaxPool2d(2), affine=affine, head=head))
+        initialization(self, head=head, activation=activation)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from project.networks.initialization import kaiming
-from project.networks.layers import conv_block
+from project.networks.layers import conv_block, mean_and_head
 
 
-class VGG(nn.Module):
+class VGG(nn.Sequential):
     """Stages of 3×3 convolutions, each ended by a 2×2 max pool, and a linear head.
 
     After Simonyan and Zisserman (2015), with a normalisation after each convolution and a global mean in
@@ -34,24 +35,17 @@ class VGG(nn.Module):
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        super().__init__()
         if image_size < 2 ** len(stages):
             raise ValueError(
                 f"{len(stages)} stages halve the image as often, and {image_size} pixels allow fewer"
             )
-        self.stages = nn.Sequential()
+        convolutions = nn.Sequential()
         channels = in_channels
         for widths in stages:
             pairs = pairwise([channels, *widths])
             blocks = [conv_block(before, width, norm=norm, activation=activation) for before, width in pairs]
-            self.stages.append(nn.Sequential(*blocks, nn.MaxPool2d(2)))
+            convolutions.append(nn.Sequential(*blocks, nn.MaxPool2d(2)))
             channels = widths[-1]
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, num_classes)
-        initialization(self, head=self.head, activation=activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images, float N×C×H×W, to logits, N×`num_classes`."""
-        features = self.pool(self.stages(images)).flatten(1)
-        return self.head(self.dropout(features))
+        head = nn.Linear(channels, num_classes)
+        super().__init__(OrderedDict(stages=convolutions, **mean_and_head(dropout, head)))
+        initialization(self, head=head, activation=activation)

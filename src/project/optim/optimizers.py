@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 from project.optim import schedules
-from vitals.runs.instantiate import locate
+from vitals.runs.instantiate import bound, locate
 
 
 def parameter_groups(
@@ -48,16 +47,17 @@ def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
     Args:
         config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
     """
-    bound = _bound("optimizer", _without(config, "decay_bias_and_norm"), [])
-    return partial(_make_optimizer, bound, config.get("decay_bias_and_norm", False))
+    arguments = dict(config)
+    decay_bias_and_norm = arguments.pop("decay_bias_and_norm", False)
+    return partial(_make_optimizer, bound("optimizer", arguments, []), decay_bias_and_norm)
 
 
-def _make_optimizer(bound: partial[Optimizer], decay_bias_and_norm: bool, network: nn.Module) -> Optimizer:
-    if bound.func is LBFGS:  # takes no parameter groups
-        return bound([parameter for parameter in network.parameters() if parameter.requires_grad])
-    arguments = dict(bound.keywords)
+def _make_optimizer(made: partial[Optimizer], decay_bias_and_norm: bool, network: nn.Module) -> Optimizer:
+    if made.func is LBFGS:  # takes no parameter groups
+        return made([parameter for parameter in network.parameters() if parameter.requires_grad])
+    arguments = dict(made.keywords)
     groups = parameter_groups(network, arguments.pop("weight_decay", 0.0), decay_bias_and_norm)
-    return bound.func(groups, **arguments)
+    return made.func(groups, **arguments)
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,18 @@ class Schedule:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """The configured schedule: `_target_`, its arguments, `warmup_epochs`, `epochs` and `late`."""
-        late = config["late"] if config["late"]["start"] is not None else None
-        shape = _without(config, "warmup_epochs", "epochs", "late")
+        shape = dict(config)
+        warmup_epochs, epochs, late = (shape.pop(key) for key in ("warmup_epochs", "epochs", "late"))
         plateau = locate("schedule", shape["_target_"]) is ReduceLROnPlateau
-        bound = _bound("schedule", shape, *((None,) if plateau else (0.0, 1.0)))
-        return cls(bound, config["warmup_epochs"], config["epochs"], late)
+        made = bound("schedule", shape, *((None,) if plateau else (0.0, 1.0)))
+        return cls(made, warmup_epochs, epochs, late if late["start"] is not None else None)
 
-    @property
-    def follows_metric(self) -> bool:
-        """Whether the rate depends on the metric rather than on time."""
-        return self.shape.func is ReduceLROnPlateau
+    def plateau(self, optimizer: Optimizer, mode: Literal["max", "min"]) -> ReduceLROnPlateau | None:
+        """The scheduler to step once an epoch with the metric, whose largest or smallest value is best.
 
-    def plateau(self, optimizer: Optimizer, mode: Literal["max", "min"]) -> ReduceLROnPlateau:
-        """The scheduler to step once an epoch with the metric, whose largest or smallest value is best."""
-        scheduler: ReduceLROnPlateau = self.shape(optimizer, mode=mode)
-        return scheduler
+        None where the rate depends on time.
+        """
+        return self.shape(optimizer, mode=mode) if self.shape.func is ReduceLROnPlateau else None
 
     def every_step(self, optimizer: Optimizer, steps_per_epoch: int, run_epochs: int) -> LRScheduler | None:
         """The scheduler to step after every optimizer step; None where nothing changes with the steps.
@@ -102,30 +99,28 @@ class Schedule:
         Step i, counted from 0, trains at `shape(i / steps_per_epoch)` of the base rate, times
         `(i + 1) / warm-up steps` while it warms up, so that no step is taken at a rate of 0.
         """
-        if self.follows_metric:
+        if self.shape.func is ReduceLROnPlateau:
             # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
             steps = round(self.warmup_epochs * steps_per_epoch)
             return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
         total = self.epochs or run_epochs
         late = dict(self.late or {"start": total})
         start = late.pop("start")
-        if isinstance(start, float):
-            start *= total
+        start *= total if isinstance(start, float) else 1
 
         def rate(step: int) -> float:
             epoch = step / steps_per_epoch
             warmup = schedules.warmup((step + 1) / steps_per_epoch, self.warmup_epochs)
             if self.late and epoch > start - schedules.ROUNDING:
                 return warmup * schedules.late_rate(epoch, start, **late)
-            share: float = self.shape(epoch, total)
-            return warmup * share
+            return warmup * float(self.shape(epoch, total))
 
         return LambdaLR(optimizer, rate)
 
 
 def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
     """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
-    return _bound("momentum_schedule", config, 0.0) if config["_target_"] is not None else None
+    return bound("momentum_schedule", config, 0.0) if config["_target_"] is not None else None
 
 
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:
@@ -135,14 +130,3 @@ def set_momentum(optimizer: Optimizer, momentum: float) -> None:
             group["betas"] = (momentum, *group["betas"][1:])
         else:
             group["momentum"] = momentum
-
-
-def _bound(where: str, config: Mapping[str, Any], *positional: Any) -> partial[Any]:
-    """What `_target_` names, its other arguments bound; a TypeError where it does not take one of them."""
-    target, arguments = locate(where, config["_target_"]), _without(config, "_target_")
-    inspect.signature(target).bind(*positional, **arguments)
-    return partial(target, **arguments)
-
-
-def _without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name not in names}

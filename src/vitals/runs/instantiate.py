@@ -8,6 +8,7 @@ import pickle
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,19 @@ def made(where: str, config: Any, **further: Any) -> Any:
     # Bound first and called then: Hydra would turn dataclasses among its arguments into dictionaries.
     bound = attempt(where, instantiate, config, _convert_="all", _partial_=True)
     return attempt(where, bound, **further)
+
+
+def bound(where: str, config: Mapping[str, Any], *positional: Any) -> partial[Any]:
+    """What `config._target_` names, its other keys bound as arguments.
+
+    Raises:
+        UserError: if there is no such thing.
+        TypeError: if it does not take one of the arguments after those that will be `positional`.
+    """
+    arguments = dict(config)
+    target = locate(where, arguments.pop("_target_"))
+    inspect.signature(target).bind(*positional, **arguments)
+    return partial(target, **arguments)
 
 
 def locate(where: str, name: str) -> Any:

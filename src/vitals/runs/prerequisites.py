@@ -1,5 +1,8 @@
-"""What a run needs from the machine it starts on: packages and a GPU."""
+"""What a run needs from the machine it starts on: packages, a GPU, perhaps the network."""
 
+import threading
+import urllib.request
+from contextlib import suppress
 from importlib.util import find_spec
 
 from omegaconf import DictConfig
@@ -27,3 +30,16 @@ def require_prerequisites(config: DictConfig) -> None:
                 f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
                 f"take trainer=cpu or trainer=auto."
             )
+
+
+def answers(url: str, seconds: float = 6) -> bool:
+    """Whether `url` can be reached. In a thread, for a name look-up has no time limit of its own."""
+    reached = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        with suppress(OSError), urllib.request.urlopen(request, timeout=seconds):
+            reached.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return reached.wait(seconds)

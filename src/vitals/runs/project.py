@@ -6,27 +6,14 @@ A project is a module (here `project.build`) or any object with these members; `
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import lightning as L
 from omegaconf import DictConfig
-
-if TYPE_CHECKING:
-    import lightning as L
-
-    from vitals.runs.config.schema import RunSchema
 
 
 class Project(Protocol):
-    """The owner's side of a run. It must be importable without torch: a wrong word is answered at once."""
-
-    @property
-    def configs(self) -> Path:
-        """The folder with `train.yaml` and the project's config groups."""
-
-    @property
-    def schema(self) -> type[RunSchema]:
-        """What the keys of `train.yaml` may be; see `RunSchema` for those that every project has."""
+    """The owner's side of a run."""
 
     def prepare(self, config: DictConfig) -> None:
         """Look, before anything is written, for what `build` would stumble over; cheap, without the data.

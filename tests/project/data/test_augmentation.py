@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from project.data.batches import RandomCropFlip, pad_reflect
+from project.data.batches import RandomCropFlip
 
 
 def random_images(count=6, height=8, width=8):
@@ -74,4 +74,4 @@ def test_every_image_of_a_batch_has_its_own_window():
 @pytest.mark.parametrize("padding", [5, 8])
 def test_padding_as_large_as_the_images_is_refused(padding):
     with pytest.raises(ValueError, match=f"padding {padding} must be smaller than the images' 5×8"):
-        pad_reflect(random_images(height=5), padding)
+        RandomCropFlip(random_images(height=5), padding, flip=False)

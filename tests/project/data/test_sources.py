@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import avg_pool2d
 
 from project.data import sources
-from project.data.locate import CIFAR
+from project.data.sources import CIFAR
 from vitals.errors import UserError
 
 
@@ -56,9 +56,8 @@ def published(tmp_path, write_cifar, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    archive = site / CIFAR["cifar10"].archive
-    published = CIFAR["cifar10"]._replace(url=f"http://127.0.0.1:{server.server_port}/{archive.name}")
-    monkeypatch.setitem(CIFAR, "cifar10", published)
+    archive = site / CIFAR["cifar10"].filename
+    monkeypatch.setattr(CIFAR["cifar10"], "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield archive
     server.shutdown()

@@ -205,7 +205,7 @@ def test_every_optimizer_goes_with_every_schedule(compose, optimizer_name, sched
     inputs, targets = torch.randn(16, 4), torch.randn(16, 2)
     optimizer = optimizer_factory(plain(config.optimizer))(network)
     schedule = Schedule.from_config(plain(config.schedule))
-    plateau = schedule.plateau(optimizer, "max") if schedule.follows_metric else None
+    plateau = schedule.plateau(optimizer, "max")
     scheduler = schedule.every_step(optimizer, steps_per_epoch, epochs)
 
     def closure():

@@ -3,15 +3,15 @@
 import pytest
 
 from project.data import sources
-from project.data.locate import CIFAR, require_images
+from project.data.sources import CIFAR, require_images
 from vitals.errors import UserError
 
 
 @pytest.fixture
 def no_network(monkeypatch):
     """The published files lie where nobody listens, so that a connection is refused at once."""
-    for name, published in list(CIFAR.items()):
-        monkeypatch.setitem(CIFAR, name, published._replace(url=f"http://127.0.0.1:9/{published.archive}"))
+    for dataset in CIFAR.values():
+        monkeypatch.setattr(dataset, "url", f"http://127.0.0.1:9/{dataset.filename}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -24,7 +24,7 @@ def test_with_neither_copy_nor_network_three_lines_say_what_where_and_what_else(
     what, where, instead = str(error.value).splitlines()
     assert f"no copy of {name}" in what
     assert f"data.root={root}" in what
-    assert CIFAR[name].archive in where
+    assert CIFAR[name].filename in where
     assert str(root) in where
     assert "data=digits" in instead
     assert not root.exists()
