@@ -31,7 +31,7 @@ from vitals.runs.config.overrides import (
     search_path,
 )
 from vitals.runs.config.resume import resumed_config
-from vitals.runs.run_folder import RunFolder
+from vitals.runs.run_folder import RunFolder, shown
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
 from vitals.sweeps.jobs.quoting import hydra_value
@@ -56,6 +56,7 @@ def run_command(
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    trains: bool = True,
 ) -> None:
     """Run `task` with the configuration that the command line asks for.
 
@@ -66,13 +67,14 @@ def run_command(
         check: the checks of one configuration that need no torch.
         prepare: slower checks, such as whether the data and the device are there; called once before
             anything is written, and not in a sweep.
+        trains: whether `task` fills the folder that Hydra gives it.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         if not _is_worker():
-            check_command_line(config_dir, config_name, check, prepare)
+            check_command_line(config_dir, config_name, check, prepare, trains)
         _hand_over(task, config_dir, config_name, check)
     except UserError as error:
         if full_error:
@@ -86,6 +88,7 @@ def check_command_line(
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    trains: bool = True,
 ) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
 
@@ -107,7 +110,7 @@ def check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
-        check_command_line(config_dir, config_name, check, prepare)
+        check_command_line(config_dir, config_name, check, prepare, trains)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
@@ -131,7 +134,14 @@ def check_command_line(
         for config in overrides.composed():
             check(config)
     if prepare is not None and not arguments.multirun:
+        old = None
+        if resume is None and trains and (folder := RunFolder(overrides.run_folder())).config.exists():
+            old = folder
+            if not config.get("overwrite"):
+                old.require_new("hydra.run.dir")
         prepare(config)
+        if old is not None:
+            print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
     spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
     sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, Transformer
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
@@ -72,6 +75,19 @@ class Overrides:
         """The value given for `key`, or None where it was not given."""
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
+
+    def run_folder(self) -> Path:
+        """The folder that Hydra is going to make for a single run of these words."""
+        setup_globals()  # for `${now:…}`
+        try:
+            with initialize_config_dir(str(self.config_dir), version_base="1.3"):
+                config = compose(self.config_name, self.arguments, return_hydra_config=True)
+            with open_dict(config):
+                config.hydra.runtime.cwd = os.getcwd()
+            HydraConfig.instance().set_config(config)
+            return Path(config.hydra.run.dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"hydra.run.dir cannot be composed: {_one_line(error)}") from None
 
     def _parse(self) -> list[Override]:
         try:
