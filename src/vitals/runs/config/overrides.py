@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
+from vitals.runs.quoting import hydra_value
 
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
@@ -44,7 +45,7 @@ class Overrides:
     def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
         self.config_dir, self.config_name = config_dir, config_name
         self.groups = groups(search_path(config_dir, config_name, arguments))
-        self.arguments = [self._with_group_slashes(argument) for argument in arguments]
+        self.arguments = [self._as_hydra_has_it(argument) for argument in arguments]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
@@ -104,11 +105,26 @@ class Overrides:
                 return f"did you mean {group}={word}?"
         return "write for example optimizer=adam or optimizer.lr=0.01."
 
-    def _with_group_slashes(self, argument: str) -> str:
-        """`network.initialization=gaussian` for `network/initialization=gaussian`, as people write it."""
+    def _as_hydra_has_it(self, argument: str) -> str:
+        """What people write and Hydra does not read, in its own spelling.
+
+        `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger` and `logger=null`
+        are `logger=none`, where there is that choice; a value that Hydra cannot read, such as a path with a
+        space or a parenthesis, is quoted.
+        """
         key, equals, value = argument.partition("=")
-        group = key.replace(".", "/")
-        return f"{group}{equals}{value}" if "." in key and group in self.groups else argument
+        group = key.removeprefix("~").replace(".", "/")
+        choices = self.groups.get(group, [])
+        if "none" in choices and (value.lower() == "null" or (key.startswith("~") and not equals)):
+            return f"{group}=none"
+        if equals and choices and not key.startswith("~"):
+            argument = f"{group}={value}"
+        if equals:
+            try:
+                OverridesParser.create().parse_override(argument)
+            except HydraException:
+                return f"{key}={hydra_value(value)}"
+        return argument
 
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not override.is_delete()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vitals.files import write_json
+from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import RunFolder, now
-from vitals.sweeps.jobs.quoting import hydra_value
 
 OF_THE_SWEEP = (
     "launcher",
