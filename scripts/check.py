@@ -42,4 +42,4 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     given = {word.partition("=")[0] for word in sys.argv[1:]}
     sys.argv[1:1] = [word for word in WORDS if word.partition("=")[0] not in given]
-    run_command(main, CONFIGS, "train", partial(check_run, Experiment), prepare)
+    run_command(main, CONFIGS, "train", partial(check_run, Experiment), prepare, trains=False)

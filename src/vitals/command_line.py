@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vitals.errors import UserError
+from vitals.errors import UserError, did_you_mean
 from vitals.runs.config.overrides import (
     Overrides,
     groups,
@@ -31,10 +31,10 @@ from vitals.runs.config.overrides import (
     search_path,
 )
 from vitals.runs.config.resume import resumed_config
-from vitals.runs.run_folder import RunFolder
+from vitals.runs.quoting import hydra_value
+from vitals.runs.run_folder import RunFolder, shown
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
-from vitals.sweeps.jobs.quoting import hydra_value
 from vitals.sweeps.jobs.resume import words_of_sweep
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -56,6 +56,7 @@ def run_command(
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    trains: bool = True,
 ) -> None:
     """Run `task` with the configuration that the command line asks for.
 
@@ -66,13 +67,15 @@ def run_command(
         check: the checks of one configuration that need no torch.
         prepare: slower checks, such as whether the data and the device are there; called once before
             anything is written, and not in a sweep.
+        trains: whether `task` fills the folder that Hydra gives it.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
+        config_dir, config_name = primary_configuration(config_dir, config_name)
         if not _is_worker():
-            check_command_line(config_dir, config_name, check, prepare)
+            check_command_line(config_dir, config_name, check, prepare, trains)
         _hand_over(task, config_dir, config_name, check)
     except UserError as error:
         if full_error:
@@ -81,11 +84,49 @@ def run_command(
         sys.exit(2)
 
 
+def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str]:
+    """Folder and name of the primary configuration, as `--config-path` and `--config-name` have them.
+
+    A path that is not absolute begins in the folder of the script, as Hydra has it, or in the working folder;
+    it becomes absolute in `sys.argv`, so that whatever starts the command again finds it.
+
+    Raises:
+        UserError: if there is no such folder, or no such file in it.
+    """
+    flags = get_args_parser().parse_args()
+    if flags.config_path is not None:
+        places = [Path(sys.argv[0]).absolute().parent / flags.config_path, Path(flags.config_path).absolute()]
+        config_dir = next(filter(Path.is_dir, places), places[-1])
+        if not config_dir.is_dir():
+            raise UserError(f"--config-path={flags.config_path} is not a folder: name one of YAML files.")
+        sys.argv[1:] = [*_without_flag(sys.argv[1:], "--config-path", "-cp"), f"--config-path={config_dir}"]
+    if flags.config_name is not None:
+        config_name = flags.config_name.removesuffix(".yaml")
+        if not (config_dir / f"{config_name}.yaml").is_file():
+            near = did_you_mean(config_name, [file.stem for file in config_dir.glob("*.yaml")])
+            raise UserError(
+                f"--config-name={config_name}: there is no {config_name}.yaml in {config_dir}; {near}"
+            )
+        sys.argv[1:] = [*_without_flag(sys.argv[1:], "--config-name", "-cn"), f"--config-name={config_name}"]
+    return config_dir, config_name
+
+
+def _without_flag(words: list[str], *names: str) -> list[str]:
+    """The words without a flag and its value."""
+    for place, word in enumerate(words):
+        if word in names:
+            return words[:place] + words[place + 2 :]
+        if word.partition("=")[0] in names:
+            return words[:place] + words[place + 1 :]
+    return words
+
+
 def check_command_line(
     config_dir: Path,
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    trains: bool = True,
 ) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
 
@@ -95,7 +136,6 @@ def check_command_line(
     arguments = get_args_parser().parse_args()
     if arguments.hydra_help or arguments.shell_completion:
         return
-    config_name = arguments.config_name or config_name
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
         sys.argv[1:] = words
         arguments = get_args_parser().parse_args()
@@ -107,16 +147,20 @@ def check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
-        check_command_line(config_dir, config_name, check, prepare)
+        check_command_line(config_dir, config_name, check, prepare, trains)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
         arguments.overrides += further
-    for word in arguments.overrides if arguments.multirun else []:
-        if word.startswith(("hydra/launcher=", "hydra/sweeper=")):
+    for word in arguments.overrides:
+        if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith(
+            ("=basic", "=vitals")
+        ):
             raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)
+    spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
+    sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
     if arguments.cfg or arguments.info:
         return
     resume = overrides.value("resume")
@@ -131,9 +175,14 @@ def check_command_line(
         for config in overrides.composed():
             check(config)
     if prepare is not None and not arguments.multirun:
+        old = None
+        if resume is None and trains and (folder := RunFolder(overrides.run_folder())).config.exists():
+            old = folder
+            if not config.get("overwrite"):
+                old.require_new("hydra.run.dir")
         prepare(config)
-    spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
-    sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+        if old is not None:
+            print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
 
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
@@ -171,13 +220,7 @@ def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[st
                 f"{place} is not a folder: --config-dir and hydra.searchpath name folders of YAML files."
             )
     words = [word for word in sys.argv[1:] if word not in given]
-    for place, word in enumerate(words):
-        if word in ("--config-dir", "-cd"):
-            del words[place : place + 2]
-            break
-        if word.startswith("--config-dir="):
-            del words[place]
-            break
+    words = _without_flag(words, "--config-dir", "-cd")
     listed = ",".join(hydra_value(place) for place in dict.fromkeys([*whole, *own]))
     return [*words, f"hydra.searchpath=[{listed}]"]
 

@@ -16,7 +16,9 @@ from vitals.report.confusion import paint_matrix
 from vitals.report.drawing import Chart, Key, Plan, color, drawn, percentages
 from vitals.report.numbers import percent
 from vitals.report.rendering import Column, render
+from vitals.runs.quoting import curves_command
 from vitals.runs.run_folder import shown
+from vitals.runs.terminal import print_as_it_is
 
 
 def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> None:
@@ -44,8 +46,8 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
         console.print(f"[bold red]{escape(result.warning)}[/]", highlight=False, soft_wrap=True)
     else:
         console.print(f"{result.gain:.2%} above the best member", highlight=False)
-    console.print(f"page:     {shown(folder / 'ensemble.html')}", soft_wrap=True)
-    console.print(f"curves:   tensorboard --logdir {shown(folder)}", soft_wrap=True)
+    print_as_it_is(f"page:     {shown(folder / 'ensemble.html')}")
+    print_as_it_is(f"curves:   {curves_command(folder)}")
 
 
 def _shown(of_member: Scores) -> tuple[str, str, str]:

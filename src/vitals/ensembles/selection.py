@@ -98,9 +98,10 @@ def _of_sweep(folder: Path, top: int, checkpoint: str) -> Selection:
 
 def _of_one_run(path: str) -> Selection:
     run = RunFolder.existing(path, "run")
-    # best.ckpt is a link: the file itself has the better name.
-    files = {file.resolve(): file for file in sorted(run.checkpoints.glob("*.ckpt"))}
-    return Selection([Candidate(run, file) for file in sorted(files.values())], [])
+    files = sorted(run.checkpoints.glob("*.ckpt"))
+    if any(file.name.startswith("best_") for file in files):  # best.ckpt is the same once more
+        files = [file for file in files if file.name != "best.ckpt"]
+    return Selection([Candidate(run, file) for file in files], [])
 
 
 def rank(run: RunFolder) -> float:

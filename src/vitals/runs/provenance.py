@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("vitals", "torch", "torchvision", "lightning", "hydra-core")
 
 
 def provenance() -> dict[str, Any]:
     """Plain facts about the code and the machine, for the run's `config.yaml`."""
+    import torch  # here, as all else in this file is wanted before there is time for it
+
     return {
         "command": shlex.join(["python", *sys.argv]),
         "git": git_state(Path(__file__).parent),

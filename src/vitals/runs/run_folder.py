@@ -5,6 +5,7 @@ Importable without torch, so that a wrong folder is answered at once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -64,6 +65,28 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
         return folder
+
+    def require_new(self, key: str) -> None:
+        """Make sure that a run which begins here destroys no other.
+
+        Args:
+            key: of the command line that names this folder.
+
+        Raises:
+            UserError: if there is a run in it.
+        """
+        if self.config.exists():
+            status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
+            raise UserError(
+                f"{key}={path} holds a run already ({status}): resume={path} goes on with it, overwrite=true "
+                f"moves it aside and begins anew, any other folder leaves it alone."
+            )
+
+    def move_aside(self) -> Path:
+        """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path."""
+        names = (f"old{number if number > 1 else ''}_{self.path.name}" for number in itertools.count(1))
+        path = next(path for name in names if not (path := self.path.with_name(name)).exists())
+        return self.path.rename(path)
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called `name`: `best`, `last`, or a file name in `checkpoints/`.

@@ -14,6 +14,7 @@ from rich.table import Table
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import print_findings, sentence
 from vitals.runs.metric import Metric, Row, bare_name
+from vitals.runs.quoting import command_here, curves_command
 from vitals.runs.run_folder import RunFolder, read_curve, shown
 
 KINDS = ("best", "last", "average")
@@ -38,7 +39,7 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
             for place, (words, count) in enumerate(counts.items())
         ]
         console.print(f"{config.name or 'data'}: {', '.join(said)}")
-    console.print(f"run folder: {shown(folder.path)}", soft_wrap=True)
+    print_as_it_is(f"run folder: {shown(folder.path)}")
 
 
 def final_metrics(
@@ -107,8 +108,8 @@ def print_results(
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
     )
-    console.print(f"curves:   tensorboard --logdir {shown(folder.path)}", soft_wrap=True)
-    console.print(f"evaluate: python scripts/evaluate.py run={shown(folder.path)}", soft_wrap=True)
+    print_as_it_is(f"curves:   {curves_command(folder.path)}")
+    print_as_it_is(f"evaluate: {command_here('evaluate.py', run=shown(folder.path))}")
 
 
 def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
@@ -120,7 +121,12 @@ def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
 
 def print_report(path: Path) -> None:
     """Where the page about the run is."""
-    Console().print(f"report:   {shown(path)}", soft_wrap=True)
+    print_as_it_is(f"report:   {shown(path)}")
+
+
+def print_as_it_is(line: str) -> None:
+    """A line to be copied: brackets are no markup, and nothing breaks it."""
+    Console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_interruption(folder: RunFolder) -> None:
@@ -129,7 +135,7 @@ def print_interruption(folder: RunFolder) -> None:
     epoch = folder.read_status().get("epoch", 0)
     if folder.last_checkpoint.exists():
         console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch}. To go on:")
-        console.print(f"python scripts/train.py resume={shown(folder.path)}", soft_wrap=True)
+        print_as_it_is(command_here("train.py", resume=shown(folder.path)))
     else:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from vitals.files import replacing
 from vitals.probes.random_states import random_states, set_random_states
 from vitals.runs.metric import Metric, bare_name
 
@@ -16,11 +17,11 @@ from vitals.runs.metric import Metric, bare_name
 class Checkpoints(Checkpoint):
     """Saves `last.ckpt` every epoch and keeps a copy of the best, with its score in the name.
 
-    The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1, and `best.ckpt` links to
-    it. The files hold tensors and plain types only, so that `torch.load(path, weights_only=True)` reads
-    them. The random states are saved too, so that a resumed run draws the dropout masks that it would have
-    drawn. (Lightning's ModelCheckpoint leaves `last.ckpt` behind at the last epoch that was better than the
-    ones before it, from which no run can be resumed.)
+    The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1. `best.ckpt` links to it,
+    or is a copy of it where the file system has no links. The files hold tensors and plain types only, so
+    that `torch.load(path, weights_only=True)` reads them. The random states are saved too, so that a resumed
+    run draws the dropout masks that it would have drawn. (Lightning's ModelCheckpoint leaves `last.ckpt`
+    behind at the last epoch that was better than the ones before it, from which no run can be resumed.)
 
     Args:
         monitor: the metric that says which epoch is best.
@@ -87,10 +88,8 @@ class Checkpoints(Checkpoint):
     def _keep_best(self, last: Path, previous: str) -> None:
         """Copy, link, then delete, so that there is a best checkpoint at every moment."""
         shutil.copyfile(last, self.folder / self.best_name)
-        link = self.folder / "best.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.best_name)
-        link.replace(self.folder / "best.ckpt")
+        with replacing(self.folder / "best.ckpt") as link:
+            _link(link, self.folder / self.best_name)
         if previous:
             (self.folder / previous).unlink(missing_ok=True)
 
@@ -101,3 +100,18 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_name = state_dict["best"], state_dict["best_name"]
         self.random_states = state_dict["random_states"]
+
+
+def _link(path: Path, target: Path) -> None:
+    """Make `path` lead to `target` beside it: a symbolic link, or what the file system has instead of it."""
+    for attempt in (
+        lambda: path.symlink_to(target.name),
+        lambda: path.hardlink_to(target),
+        lambda: shutil.copyfile(target, path),
+    ):
+        try:
+            attempt()
+            return
+        except (OSError, NotImplementedError) as error:  # exFAT, SMB, gcsfuse; Windows without the right
+            reason = error
+    raise reason

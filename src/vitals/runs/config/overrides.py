@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, Transformer
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean
+from vitals.runs.quoting import hydra_value
 
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
@@ -41,7 +45,7 @@ class Overrides:
     def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
         self.config_dir, self.config_name = config_dir, config_name
         self.groups = groups(search_path(config_dir, config_name, arguments))
-        self.arguments = [self._with_group_slashes(argument) for argument in arguments]
+        self.arguments = [self._as_hydra_has_it(argument) for argument in arguments]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
@@ -73,6 +77,19 @@ class Overrides:
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
 
+    def run_folder(self) -> Path:
+        """The folder that Hydra is going to make for a single run of these words."""
+        setup_globals()  # for `${now:…}`
+        try:
+            with initialize_config_dir(str(self.config_dir), version_base="1.3"):
+                config = compose(self.config_name, self.arguments, return_hydra_config=True)
+            with open_dict(config):
+                config.hydra.runtime.cwd = os.getcwd()
+            HydraConfig.instance().set_config(config)
+            return Path(config.hydra.run.dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"hydra.run.dir cannot be composed: {_one_line(error)}") from None
+
     def _parse(self) -> list[Override]:
         try:
             return OverridesParser.create().parse_overrides(self.arguments)
@@ -88,11 +105,26 @@ class Overrides:
                 return f"did you mean {group}={word}?"
         return "write for example optimizer=adam or optimizer.lr=0.01."
 
-    def _with_group_slashes(self, argument: str) -> str:
-        """`network.initialization=gaussian` for `network/initialization=gaussian`, as people write it."""
+    def _as_hydra_has_it(self, argument: str) -> str:
+        """What people write and Hydra does not read, in its own spelling.
+
+        `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger` and `logger=null`
+        are `logger=none`, where there is that choice; a value that Hydra cannot read, such as a path with a
+        space or a parenthesis, is quoted.
+        """
         key, equals, value = argument.partition("=")
-        group = key.replace(".", "/")
-        return f"{group}{equals}{value}" if "." in key and group in self.groups else argument
+        group = key.removeprefix("~").replace(".", "/")
+        choices = self.groups.get(group, [])
+        if "none" in choices and (value.lower() == "null" or (key.startswith("~") and not equals)):
+            return f"{group}=none"
+        if equals and choices and not key.startswith("~"):
+            argument = f"{group}={value}"
+        if equals:
+            try:
+                OverridesParser.create().parse_override(argument)
+            except HydraException:
+                return f"{key}={hydra_value(value)}"
+        return argument
 
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not override.is_delete()

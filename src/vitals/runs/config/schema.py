@@ -206,6 +206,7 @@ class RunSchema(Strict):
     name: Text | None
     seed: Seed | None
     resume: Text | None
+    overwrite: Switch = False
     metric: MetricChoice
     trainer: Trainer
     logger: dict[str, Any]

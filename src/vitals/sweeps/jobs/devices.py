@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vitals.errors import UserError
+from vitals.runs.provenance import usable_cpus
 
 
 def visible_gpus() -> list[str]:
@@ -43,7 +44,7 @@ class Devices:
     names: list[str]
     jobs_per_device: int = 1
     are_gpus: bool = False
-    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    cores: int = field(default_factory=usable_cpus)
     jobs: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Devices:
             return cls([str(number) for number in wanted], jobs_per_device, are_gpus=True)
         if wanted == "auto" and (gpus := visible_gpus()):
             return cls(gpus, jobs_per_device, are_gpus=True)
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cpus()
         return cls([f"cpu{core}" for core in range(cores)], jobs_per_device, cores=cores)
 
     def require(self, count: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vitals.errors import UserError
 from vitals.files import existing_folder, write_json
@@ -100,12 +101,15 @@ class SweepFolder:
             UserError: if one does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"the sweep in {self.path} is still running: wait for it to end.") from None
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"the sweep in {self.path} is still running: wait for it to end.") from None
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def folder_name(number: object, overrides: object) -> str:

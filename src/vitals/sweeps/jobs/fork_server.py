@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.processes import GroupLeader, NewInterpreters, Process
@@ -38,6 +38,8 @@ class ForkServer:
     """
 
     def __init__(self, preloaded: tuple[str, ...] = PRELOADED) -> None:
+        from multiprocessing import forkserver  # of systems that can fork
+
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(preloaded))
         forkserver.ensure_running()  # it imports while we compose the first job

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vitals.files import write_json
+from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import RunFolder, now
-from vitals.sweeps.jobs.quoting import hydra_value
 
 OF_THE_SWEEP = (
     "launcher",
@@ -76,7 +76,7 @@ def job_words(overrides: Sequence[str]) -> list[str]:
 def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
     """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
     run = RunFolder(folder)
-    if run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run):
+    if _can_be_resumed(run):
         return [sys.executable, script, f"resume={hydra_value(folder)}"]
     return [sys.executable, script, *words, f"hydra.run.dir={hydra_value(folder)}"]
 
@@ -87,10 +87,13 @@ def is_finished(folder: Path) -> bool:
 
 
 def clear_for_another_try(folder: Path) -> None:
-    """Take away the curves of a failed try that begins again from nothing."""
-    if not RunFolder(folder).last_checkpoint.exists():
-        for file in [*folder.glob("events.out.tfevents*"), *folder.glob("metrics.csv")]:
-            file.unlink()
+    """Take away what a failed try has left that begins again from nothing; one with checkpoints stays."""
+    run = RunFolder(folder)
+    if not run.last_checkpoint.exists():
+        for file in [*folder.glob("events.out.tfevents*"), run.metrics, run.config, run.status]:
+            file.unlink(missing_ok=True)
+    elif not _can_be_resumed(run):
+        run.move_aside()
 
 
 def settle(job: Job, code: int, reason: str | None = None) -> str:
@@ -127,6 +130,10 @@ def _error_line(job: Job, code: int) -> str:
     lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n") if job.log.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"exit code {code}" + (f": {last}" if last else "")
+
+
+def _can_be_resumed(run: RunFolder) -> bool:
+    return run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run)
 
 
 def _trained_to_the_end(run: RunFolder) -> bool:

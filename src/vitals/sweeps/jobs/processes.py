@@ -18,6 +18,8 @@ from typing import Protocol
 from vitals.sweeps.jobs.job import Job
 
 PR_SET_PDEATHSIG = 1
+KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""The signal that no process outlives; on Windows every signal is one."""
 
 
 class Process(Protocol):
@@ -44,7 +46,7 @@ def signal_group(group: int, number: int) -> bool:
     """Send a signal to a process group (0 only asks); whether there was any process in it."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
+    except (ProcessLookupError, PermissionError, AttributeError):  # Windows has no process groups
         return False
     return True
 
@@ -54,7 +56,7 @@ def end_group(group: int, patience: float = 5.0) -> None:
     deadline = time.monotonic() + patience
     while signal_group(group, 0):
         if time.monotonic() > deadline:
-            signal_group(group, signal.SIGKILL)
+            signal_group(group, KILL)
             return
         time.sleep(0.02)
 
@@ -78,8 +80,8 @@ class GroupLeader:
 
     def stop(self, number: int) -> None:
         if self.code() is None and not signal_group(self.leader, number):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.leader, number)  # it has just been forked, and has no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.leader, number)  # it has just been forked, or the system knows no groups
 
 
 class NewInterpreters:
@@ -93,8 +95,8 @@ class NewInterpreters:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                start_new_session=True,
-                preexec_fn=end_with_parent,
+                start_new_session=True,  # without a meaning on Windows
+                preexec_fn=end_with_parent if os.name == "posix" else None,
             )
         return GroupLeader(process.pid, process.poll)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from vitals.runs.run_folder import now
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, settle
-from vitals.sweeps.jobs.processes import Process, Starter
+from vitals.sweeps.jobs.processes import KILL, Process, Starter
 
 
 class View(Protocol):
@@ -116,7 +116,7 @@ class JobQueue:
                     entry.deadline = time.monotonic() + self.patience
                     entry.process.stop(signal.SIGTERM)
                 elif time.monotonic() > entry.deadline:
-                    entry.process.stop(signal.SIGKILL)
+                    entry.process.stop(KILL)
                 continue
             self.running.remove(entry)
             self.devices.give_back(entry.devices)
@@ -136,7 +136,7 @@ class JobQueue:
                 time.sleep(0.05)
             except SweepInterrupted:
                 for entry in self.running:
-                    entry.process.stop(signal.SIGKILL)
+                    entry.process.stop(KILL)
 
 
 class _signals_as_exceptions:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from vitals.errors import UserError
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job
-from vitals.sweeps.jobs.processes import Starter, end_group, end_with_parent, signal_group
+from vitals.sweeps.jobs.processes import KILL, Starter, end_group, end_with_parent, signal_group
 
 PATIENCE = {"RAY_raylet_start_wait_time_s": "150", "RAY_agent_register_timeout_ms": "140000"}
 """Ray gives up after seconds on a machine whose cores are busy."""
@@ -53,12 +53,12 @@ class RayProcess:
         try:
             return int(ray.get(self.reference))
         except ray.exceptions.RayError:  # the worker or its node is gone, or the job was cancelled
-            return -signal.SIGKILL
+            return -KILL
 
     def stop(self, number: int) -> None:
         import ray
 
-        ray.cancel(self.reference, force=number == signal.SIGKILL)
+        ray.cancel(self.reference, force=number == KILL)
 
 
 class RayStarter:

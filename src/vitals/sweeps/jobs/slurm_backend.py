@@ -23,7 +23,7 @@ from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, command_for
-from vitals.sweeps.jobs.processes import Process, Starter
+from vitals.sweeps.jobs.processes import KILL, Process, Starter
 
 ASK_EVERY = 5.0
 """Seconds between two questions to Slurm."""
@@ -81,10 +81,10 @@ class SlurmProcess:
         if all(path.exists() for path in self._results()):
             codes = [task.result() for task in (self.job.task(rank) for rank in range(self.job.num_tasks))]
             return next((code for code in codes if code), 0)
-        return -signal.SIGKILL if time.monotonic() - self.last_seen > GONE_FOR else None
+        return -KILL if time.monotonic() - self.last_seen > GONE_FOR else None
 
     def stop(self, number: int) -> None:
-        named = [] if number == signal.SIGKILL else [f"--signal={signal.Signals(number).name[3:]}", "--full"]
+        named = [] if number == KILL else [f"--signal={signal.Signals(number).name[3:]}", "--full"]
         subprocess.run(["scancel", *named, self.job.job_id], capture_output=True)
         if named:  # one that waits in the queue gets no signal
             subprocess.run(["scancel", "--state=PENDING", self.job.job_id], capture_output=True)

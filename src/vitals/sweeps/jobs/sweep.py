@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
@@ -43,8 +43,11 @@ class Sweep:
         self.folder = SweepFolder(Path(config.hydra.sweep.dir).absolute())
         self.metric = Metric.of(config)
         self.script = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else sys.argv[0]
-        hydra = [str(word) for word in config.hydra.overrides.hydra]
-        self.arguments = [*arguments, *(word for word in hydra if not word.startswith(OF_THE_FOLDER))]
+        # Unresolved, for `${hydra.job.num}` is known in a job alone.
+        hydra: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        of_all = [word for word in hydra if not word.startswith(OF_THE_FOLDER)]
+        self.flags = [word for word in sys.argv[1:] if word.startswith(("--config-name=", "--config-path="))]
+        self.arguments = [*self.flags, *arguments, *of_all]
         parser = OverridesParser.create(config_loader=context.config_loader)
         self.overrides = parser.parse_overrides(job_words(arguments))
         self.hydra_words = job_words(hydra)
@@ -117,7 +120,7 @@ class Sweep:
             needed = self._devices_needed(config.trainer.devices)
             epochs = config.trainer.max_epochs
         folder = self.folder.path / name
-        command = command_for(self.script, [*words, *self.hydra_words], folder)
+        command = command_for(self.script, [*self.flags, *words, *self.hydra_words], folder)
         return Job(number, list(words), folder, command, needed, epochs)
 
     def _to_run(self, jobs: Iterable[tuple[int, list[str]]]) -> Iterable[Job]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vitals.sweeps.jobs.quoting import command_line, script_from_here
+from vitals.runs.quoting import command_line, script_from_here
 from vitals.sweeps.results.results import NOT_VARIED, SweepResults
 from vitals.sweeps.search.space import Dimension, dimension
 

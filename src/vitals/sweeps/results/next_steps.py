@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vitals.runs.quoting import command_line, hydra_value, script_from_here
 from vitals.runs.run_folder import shown
-from vitals.sweeps.jobs.quoting import command_line, hydra_value, script_from_here
 from vitals.sweeps.results.borders import Border
 from vitals.sweeps.results.results import SweepResults
 

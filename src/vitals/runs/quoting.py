@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
+
+from vitals.runs.run_folder import shown
 
 
 def hydra_value(text: object) -> str:
@@ -32,3 +35,20 @@ def script_from_here(record: dict[str, str], name: str = "") -> str:
 def command_line(*words: str) -> str:
     """`python` and the words, as a shell takes them."""
     return shlex.join(["python", *words])
+
+
+def command_here(script: str, **values: object) -> str:
+    """The command that runs `script`, one of those beside the script that runs now, from the working folder.
+
+    Args:
+        script: its name, such as `evaluate.py`.
+        values: of its keys.
+    """
+    beside = Path(sys.argv[0]).absolute().with_name(script)
+    path = os.path.relpath(beside) if beside.exists() else f"scripts/{script}"
+    return command_line(path, *(f"{key}={hydra_value(value)}" for key, value in values.items()))
+
+
+def curves_command(folder: Path) -> str:
+    """The command that shows the curves in `folder`."""
+    return shlex.join(["tensorboard", "--logdir", str(shown(folder))])
