@@ -222,6 +222,7 @@ _VERDICTS = (
     _verdict("step-size-sensible", "the first update lowers the loss by a fair share of what is possible"),
     _verdict("variance-level", "the variance of the activations stays level through the network"),
     _verdict("skipped", "a check or monitor that could not run, with the reason", ""),
+    _verdict("looks", "how many verdicts were measured, and which could not be", ""),
 )
 """What a check that passed says, at level `ok` or `note`; and `skipped`."""
 

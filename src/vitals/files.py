@@ -40,6 +40,25 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def log_folder(trainer: Any) -> Path | None:
+    """Where what belongs to the training of a Lightning `trainer` is written; asks all of its processes.
+
+    That is what a callback of it calls its `log_folder`, or the folder of its logger. None where its owner
+    wants no files: with `fast_dev_run`, and without a logger unless `default_root_dir` was given.
+    """
+    place = trainer.log_dir
+    for callback in trainer.callbacks:
+        if folder := getattr(callback, "log_folder", None):
+            return Path(folder)
+    if trainer.fast_dev_run or (trainer.logger is None and Path(trainer.default_root_dir) == Path.cwd()):
+        return None
+    folder, logger = Path(place or trainer.default_root_dir), trainer.logger
+    if logger is not None and not hasattr(logger, "log_dir"):  # as Lightning itself places checkpoints then
+        shared = folder.absolute() == Path.cwd()
+        return folder / str(logger.name) / str(logger.version) if shared else folder
+    return folder
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a `metrics.csv`, one an epoch; a cell that is empty or no number is left out of its row.
 

@@ -21,6 +21,8 @@ from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean
 
 Level = Literal["ok", "note", "warn", "fail"]
+NO_VERDICTS = ("skipped", "looks")
+"""Causes that say nothing of the training itself."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red", "skipped": "dim"}
@@ -103,7 +105,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     console = console or Console()
     alarms = [finding for finding in ranked(findings) if finding.alarming]
     if not alarms:
-        console.print("findings: [green]nothing is wrong[/]", highlight=False)
+        console.print(f"findings: [green]nothing is wrong[/]{escape(in_how_many(findings))}", highlight=False)
         return
     table = Table(title="Findings", title_justify="left")
     for column in ("verdict", "cause", "step", "seen", "remedy"):
@@ -113,6 +115,23 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
         seen, remedy = escape(finding.message), escape(finding.remedy)
         table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
     console.print(table)
+
+
+def looks(measured: int, missing: Sequence[str]) -> Finding:
+    """How many verdicts were measured, and the names of those that could not be."""
+    said = f"{measured} verdicts were measured."
+    if missing:
+        said = f"{measured} verdicts were measured, {len(missing)} could not be: {', '.join(missing)}."
+    return Finding("looks", "ok", said, value=float(measured), threshold=float(measured + len(missing)))
+
+
+def in_how_many(findings: Iterable[Finding]) -> str:
+    """The end of a sentence that says that nothing was found: in how many verdicts, where that is known."""
+    of_all = next((finding for finding in findings if finding.cause == "looks"), None)
+    if of_all is None or of_all.value is None or of_all.threshold is None:
+        return ""
+    missing = of_all.threshold - of_all.value
+    return f" in {of_all.value:.0f} verdicts" + (f"; {missing:.0f} could not be measured" if missing else "")
 
 
 def sentence(finding: Finding) -> str:

@@ -11,6 +11,7 @@ import lightning as L
 from rich.console import Console
 from rich.markup import escape
 
+from vitals.files import log_folder
 from vitals.findings import Finding, sentence
 from vitals.history import History
 from vitals.measures.fresh_draws import fresh_share
@@ -29,15 +30,16 @@ class Recorder(L.Callback):
 
     def __init__(self) -> None:
         self.history = History()
-        self.folder = Path()
-        """The trainer's log folder."""
+        self.folder: Path | None = None
+        """The trainer's log folder; None where nothing is to be written."""
         self.announced: set[str] = set()
         self._twin: Twin | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
-            self.history = History(self.folder / "history.jsonl" if trainer.is_global_zero else None)
+            self.folder = log_folder(trainer)
+            file = self.folder / "history.jsonl" if self.folder and trainer.is_global_zero else None
+            self.history = History(file)
             self._twin = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -15,6 +15,7 @@ from vitals.checks.registry import load_checks
 from vitals.checks.tensorboard import log_checks
 from vitals.checks.training_setup import TrainingSetup, training_setup
 from vitals.errors import ChecksFailed, UserError
+from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.random_states import isolated_rng
 
@@ -55,17 +56,27 @@ class SanityChecks(L.Callback):
         self.options = Options(elements, burn_in_steps, tiny_subset_steps, samples)
         self.rows: list[Row] = []
         self.findings: list[Finding] = []
+        self.looked = False
+        """Whether the training has begun anew, so that the checks were due."""
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the checks that were due and could not be made."""
+        made = [row.name for row in self.rows if row.verdict != "skipped"]
+        due = [check.name for check in self.checks if self.looked and check.wanted(self.options)]
+        return [name.replace("_", " ") for name in due if name not in made]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step or trainer.current_epoch:  # resumed
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        folder = log_folder(trainer)
+        self.looked = True
         stop = self._look(trainer, pl_module, folder) if trainer.is_global_zero else ""
         stop = trainer.strategy.broadcast(stop)
         if stop:
             raise ChecksFailed(stop)
 
-    def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path) -> str:
+    def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None) -> str:
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
         console = Console()
         try:
@@ -79,8 +90,9 @@ class SanityChecks(L.Callback):
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
             console.print(self.findings[-1].message, style="dim", highlight=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_findings(self.findings, folder / "findings.json")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_findings(self.findings, folder / "findings.json")
         gravest = next((finding for finding in self.findings if finding.level == "fail"), None)
         return sentence(gravest) if gravest and self.on_fail == "stop" else ""
 

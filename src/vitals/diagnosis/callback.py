@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
-from vitals.diagnosis.diagnose import RULES, Rule, diagnose, needs_probe
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
+from vitals.diagnosis.run import Rule, Run
 from vitals.errors import UserError
-from vitals.findings import Finding, markdown, write_findings
+from vitals.findings import Finding, markdown, print_findings, ranked, write_findings
 from vitals.probes.rate_probe import timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
@@ -33,6 +35,7 @@ class Diagnosis(L.Callback):
         probe: whether the learning rate may be probed.
         report: whether to write the page `report.html` at the end of the training.
         rules: further rules, each from a `Run` to findings.
+        summary: whether to say in the terminal at the end what was found, and where the page is.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class Diagnosis(L.Callback):
         probe: bool = True,
         report: bool = True,
         rules: Sequence[Rule] = (),
+        summary: bool = True,
     ) -> None:
         if stop_on not in ("fail", "never"):
             raise UserError(f"stop_on={stop_on!r} must be 'fail' or 'never'.")
-        self.stop_on, self.probe, self.report = stop_on, probe, report
+        self.stop_on, self.probe, self.report, self.summary = stop_on, probe, report, summary
         self.rules = (*RULES, *rules)
         self.findings: list[Finding] = []
         self.stopped_by: Finding | None = None
@@ -75,14 +79,17 @@ class Diagnosis(L.Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_text("findings", markdown(self.findings), trainer.global_step)
-            if self.report:
-                write_report(self.recorder.folder)
+            page = write_report(self.recorder.folder) if self.report and self.recorder.folder else None
+            if self.summary:
+                self._say(page)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         if trainer.is_global_zero and trainer.global_step:
             self._examine(trainer, None, finished=False)
+            if self.summary:
+                self._say(None)
 
     def _examine(self, trainer: L.Trainer, module: L.LightningModule | None, finished: bool) -> None:
         """Apply the rules to the record, and write what they find; a fault in them never ends a training."""
@@ -98,16 +105,38 @@ class Diagnosis(L.Callback):
             if module is not None and self.probe and self.probes < 2 and needs_probe(run, self.rules):
                 self._probe(trainer, module)
                 run = Run(self.recorder.history, checks, finished)
-            self.findings = diagnose(run, others, self.rules)
+            self.findings = ranked([*diagnose(run, others, self.rules), self._looks(run, callbacks)])
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
-        folder = self.recorder.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        write_findings(self.findings, folder / "findings.json")
+        if (folder := self.recorder.folder) is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_findings(self.findings, folder / "findings.json")
         for finding in self.findings:
             if finding.level == "fail" and finding.step:
                 self.recorder.announce(finding)
+
+    def _looks(self, run: Run, callbacks: Sequence[Any]) -> Finding:
+        made, missing = 0, list[str]()
+        for callback in callbacks:
+            if isinstance(callback, SanityChecks):
+                made += sum(row.verdict != "skipped" for row in callback.rows)
+                missing += callback.missing
+        return looked_at(run, made, missing, self.rules)
+
+    def _say(self, page: Path | None) -> None:
+        """Tell somebody who has no other summary what was found, and where more of it is."""
+        console = Console()
+        print_findings(self.findings, console)
+        folder = self.recorder.folder
+        where = page or (folder / "findings.json" if folder else None)
+        if where is not None:
+            console.print(f"report:   {where}", soft_wrap=True, markup=False, highlight=False)
+        else:
+            said = (
+                "nothing was written, as the trainer has no logger and no default_root_dir (or fast_dev_run)"
+            )
+            console.print(f"report:   {said}", soft_wrap=True, markup=False, highlight=False)
 
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.probes += 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from vitals.diagnosis.learning_rate import too_low
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
 
@@ -16,6 +16,7 @@ LEVEL = 0.02
 """Share of the loss by which it falls in the last half of a run that has come to its end."""
 
 
+@needs("loss/train_step", "weight_norm/")
 def regularization_too_strong(run: Run) -> Iterator[Finding]:
     """The penalty takes the weights away, or what is switched off leaves too little to learn from."""
     if not run.long_enough:
@@ -46,6 +47,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         )
 
 
+@needs("loss/train_step", "facts/chance_loss")
 def underfitting(run: Run) -> Iterator[Finding]:
     """The loss has come to its end far above zero, and no other rate would take it on."""
     if not run.finished or run.steps < 100 or death(run) or not run.chance_loss > 0:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vitals.causes import CAUSES
 from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
-from vitals.diagnosis.run import Run
-from vitals.findings import Finding, ranked, without_consequences
-
-Rule = Callable[[Run], Iterator[Finding]]
+from vitals.diagnosis.run import Rule, Run
+from vitals.findings import Finding, looks, ranked, without_consequences
 
 RULES: tuple[Rule, ...] = (
     updates.gradients_accumulate,
@@ -56,6 +54,20 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
         if worst is not None:
             checks[checks.index(root)] = _borne_out(root, worst)
     return ranked([*checks, *later])
+
+
+def looked_at(run: Run, made: int, left_out: Sequence[str], rules: Sequence[Rule] = RULES) -> Finding:
+    """How many of the checks and of the `rules` had something to judge by, and the names of the others.
+
+    Args:
+        run: its record.
+        made: checks before learning that were made.
+        left_out: names of those that could not be.
+        rules: that were applied.
+    """
+    blind = [rule for rule in rules if not run.can_judge(rule)]
+    names = [getattr(rule, "__name__", "a rule").replace("_", " ") for rule in blind]
+    return looks(made + len(rules) - len(blind), [*left_out, *names])
 
 
 def needs_probe(run: Run, rules: Sequence[Rule] = RULES) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.run import Run, needs
 from vitals.findings import Finding
 
 RISEN = 1.15
@@ -18,6 +18,7 @@ APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
 
+@needs("loss/train|loss/train_eval", "loss/val|loss/val_eval")
 def overfitting(run: Run) -> Iterator[Finding]:
     """The training loss goes on falling while the validation loss rises."""
     tag = "loss/val_eval" if len(run.history.series("loss/val_eval")) else "loss/val"
@@ -54,6 +55,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
+@needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation images are not even begun to be."""
     if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):

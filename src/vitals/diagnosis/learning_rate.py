@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run, rounded
+from vitals.diagnosis.run import Run, needs, rounded
 from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update
 from vitals.findings import Finding
 
@@ -20,6 +20,8 @@ FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
 TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
+FEW_SAMPLES = 500
+"""Samples seen up to which it is the run that is short, whatever the batch."""
 DIVERGED = 2.0
 """Times the loss of an untrained network."""
 BETTER = 0.05
@@ -36,6 +38,7 @@ VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
 
+@needs("loss/train_step")
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing."""
     known = run.chance_loss > 0 and bool(run.losses)
@@ -88,6 +91,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     yield Finding("learning-rate-too-high", "fail", message, remedy, "loss", run.last_loss, reference)
 
 
+@needs("loss/train_step", "update_ratio_summary/median")
 def too_low(run: Run) -> Iterator[Finding]:
     """The weights hardly move, and more speed would help; or the schedule has ended the training early."""
     rates = run.values("lr/0") or next((run.values(tag) for tag in run.history.tags("lr/")), [])
@@ -156,9 +160,12 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
 
 
+@needs("loss/train_step")
 def batch_too_small(run: Run) -> Iterator[Finding]:
     """Nothing is learned from batches so small that their gradients are noise."""
     if not run.batch_size <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
+        return
+    if run.steps * run.batch_size < FEW_SAMPLES:
         return
     message = (
         f"Nothing was learned in {run.steps} steps from batches of {run.batch_size:.0f}; the loss ended at "

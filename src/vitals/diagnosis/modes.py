@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.run import Run, needs
 from vitals.findings import Finding
 
 MANY = 0.5
@@ -14,6 +14,7 @@ WHOLE = 0.8
 of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
 
 
+@needs("modes/evaluating_in_training")
 def evaluating_in_training(run: Run) -> Iterator[Finding]:
     """The network trains in evaluation mode: BatchNorm never sees the batch, dropout does nothing."""
     yield from _wrong_mode(
@@ -36,6 +37,7 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
         yield Finding("eval-mode-training", "fail", message, remedy, "modes", share, MANY, max(step, 1))
 
 
+@needs("modes/training_in_validation")
 def training_in_validation(run: Run) -> Iterator[Finding]:
     """The network is validated in training mode: dropout and batch statistics blur what is measured."""
     yield from _wrong_mode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from vitals.findings import Finding
@@ -14,8 +14,21 @@ from vitals.measures.counts import share_between
 CERTAIN = 3.0
 """Standard errors by which an accuracy must differ from chance to count as different."""
 
+Rule = Callable[["Run"], Iterator[Finding]]
+
 BARELY = 0.85
 """Share of the first loss above which hardly anything was learned."""
+
+
+def needs(*tags: str) -> Callable[[Rule], Rule]:
+    """Says of a rule what it judges by: of each of `tags` there must be a measurement; `|` stands between
+    those of which one is enough, and a stroke at the end for all that begin so."""
+
+    def mark(rule: Rule) -> Rule:
+        rule.needs = tags  # type: ignore[attr-defined]
+        return rule
+
+    return mark
 
 
 class Run:
@@ -34,6 +47,13 @@ class Run:
         """One of the numbers that `Recorder` has recorded at the start: `facts/<name>`."""
         value: float = self.history.last(f"facts/{name}", default)
         return value
+
+    def can_judge(self, rule: Rule) -> bool:
+        """Whether there is what `rule` judges by; of a rule that does not say what it needs, yes."""
+        return all(any(map(self._measured, tags.split("|"))) for tags in getattr(rule, "needs", ()))
+
+    def _measured(self, tag: str) -> bool:
+        return bool(self.history.tags(tag) if tag.endswith("/") else len(self.history.series(tag)))
 
     def passed(self, check: str) -> bool:
         """Whether the check whose code is `check` passed before learning."""

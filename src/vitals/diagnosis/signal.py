@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.run import Run, needs
 from vitals.findings import Finding
 
 MOSTLY_DEAD = 0.9
@@ -16,6 +16,8 @@ MOSTLY_SATURATED = 0.5
 LARGE_UPDATE = 0.1
 """Update:weight ratio of a step that throws a layer somewhere else; healthy ones are up to 3e-2, in
 the first steps after an initialization up to 0.15 (measured on healthy runs, whose layers live on)."""
+FROM_ZERO = 1e-6
+"""Norm of a weight that starts at zero."""
 COLLAPSED = 1e-6
 """Share of its largest signal variance below which a layer says the same for every image."""
 VANISHED = 1e-10
@@ -60,12 +62,23 @@ def death(run: Run) -> DeadLayer | None:
 
 
 def largest_update(run: Run, until: int | None) -> float:
-    """The largest update:weight ratio of a weight, in the steps up to `until`."""
-    series = run.history.series("update_ratio_summary/max")
-    ratios = [ratio for step, _, ratio in series if until is None or step <= until]
+    """The largest update:weight ratio of a weight, in the steps up to `until`.
+
+    A weight that starts at zero, as that of an adapter or a residual branch, grows by any share at first.
+    """
+    tag = "update_ratio_summary/max"
+    from_zero = {name for name, norms in run.by_name("weight_norm").items() if norms and norms[0] < FROM_ZERO}
+    if from_zero:
+        weights = [tag for tag in run.history.tags("update_ratio/") if tag.endswith("weight")]
+        tags = [tag for tag in weights if tag.removeprefix("update_ratio/") not in from_zero]
+    else:
+        tags = [tag]
+    found = [point for tag in tags for point in run.history.series(tag)]
+    ratios = [ratio for step, _, ratio in found if until is None or step <= until]
     return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
 
 
+@needs("dead_units/")
 def dead_layer(run: Run) -> Iterator[Finding]:
     """A layer without output, in a run that learns nothing."""
     died = death(run)
@@ -78,6 +91,7 @@ def dead_layer(run: Run) -> Iterator[Finding]:
     yield Finding("dead-relu", "fail", message, remedy, died.layer, died.dead, MOSTLY_DEAD, died.step)
 
 
+@needs("saturated_units/")
 def saturated_layer(run: Run) -> Iterator[Finding]:
     """tanh or sigmoid units at their limits, in a run that learns nothing."""
     if run.learns or not run.long_enough:
@@ -94,6 +108,7 @@ def saturated_layer(run: Run) -> Iterator[Finding]:
     yield Finding("saturated-activations", "fail", message, remedy, layer, last[layer], MOSTLY_SATURATED)
 
 
+@needs("gradient_variance/")
 def vanishing(run: Run) -> Iterator[Finding]:
     """Gradients that do not reach the first layers, in a run that learns nothing."""
     if run.learns or not run.long_enough or death(run):
@@ -110,6 +125,7 @@ def vanishing(run: Run) -> Iterator[Finding]:
     yield Finding("vanishing-gradients", "fail", message, remedy, layer, share, math.sqrt(VANISHED))
 
 
+@needs("loss/train_step", "gradient_norm")
 def exploding(run: Run) -> Iterator[Finding]:
     """Gradients that grow by orders of magnitude and take the loss with them."""
     norms = [norm for norm in run.values("gradient_norm") if math.isfinite(norm)]

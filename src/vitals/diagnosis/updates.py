@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run
+from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
 
@@ -15,6 +15,7 @@ ROUNDED = 1e-5
 """Updates of a smaller share of a weight may be lost in rounding altogether."""
 
 
+@needs("old_gradient")
 def gradients_accumulate(run: Run) -> Iterator[Finding]:
     """The gradient of a step still holds that of the step before."""
     series = run.history.series("old_gradient")
@@ -31,6 +32,7 @@ def gradients_accumulate(run: Run) -> Iterator[Finding]:
     )
 
 
+@needs("update_ratio/")
 def frozen_parameters(run: Run) -> Iterator[Finding]:
     """Parameters that are in the optimizer and never move, while others do."""
     ratios = run.by_name("update_ratio")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -105,14 +106,43 @@ QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "acc": "accuracy"}
 PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("val", "valid", "validation"), "val")
 
 
+ERRORS = ("mse", "rmse", "mae", "nll", "bce", "ce", "error")
+"""What is as good as a loss where a module logs none by that name: less is better."""
+
+
 def canonical(name: str) -> str:
     """The tag of a metric that people call in many ways: `loss/val` for `val_loss`, `valid/loss` or
     `validation_loss_epoch`, `accuracy/train` for `train_acc`; any other name stays as it is."""
-    words = re.split(r"[/_.\-\s]+", re.sub(r"[/_.-]epoch$", "", name).lower())
-    for quantity, part in (words, words[::-1]) if len(words) == 2 else ():
-        if quantity in QUANTITIES and part in PARTS:
-            return f"{QUANTITIES[quantity]}/{PARTS[part]}"
-    return name
+    quantity, part = parted(name)
+    return f"{QUANTITIES[quantity]}/{part}" if part and quantity in QUANTITIES else name
+
+
+def parted(name: str) -> tuple[str, str]:
+    """The quantity that a metric is of, in lower case, and `train` or `val`: `iou` and `val` for `Val/IoU`.
+
+    The part is empty where the name says none, or more than one.
+    """
+    plain = re.sub(r"/dataloader_idx_0$|[/_.-]epoch$", "", name)
+    words = re.split(r"[/_.\-\s]+", plain.lower())
+    parts = [PARTS[word] for word in words if word in PARTS]
+    rest = [word for word in words if word not in PARTS]
+    return "_".join(rest), parts[0] if len(parts) == 1 and rest else ""
+
+
+def in_pairs(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an epoch that can be told apart by quantity and part, as `<quantity>/train` and
+    `<quantity>/val`; where none is called a loss, the first error stands for it."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        quantity, part = parted(name)
+        if part:
+            found.setdefault(f"{QUANTITIES.get(quantity, quantity)}/{part}", value)
+    of_loss = next((quantity for quantity in ERRORS if f"{quantity}/val" in found), None)
+    if of_loss and "loss/val" not in found:
+        for part in ("train", "val"):
+            if f"{of_loss}/{part}" in found:
+                found.setdefault(f"loss/{part}", found[f"{of_loss}/{part}"])
+    return {tag: value for tag, value in found.items() if tag not in metrics}
 
 
 def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:
@@ -147,7 +177,8 @@ class LearningCurves(Monitor):
     | --- | --- | --- |
     | `loss/train`, `loss/val`, `accuracy/train`, `accuracy/val` | epochs trained | means over the epoch, also
     where the module calls them `val_loss`, `train_acc` and the like, see `canonical` |
-    | any other metric of an epoch | epochs trained | under the name that the module gives it |
+    | any other metric of an epoch | epochs trained | under the name that the module gives it; the history has
+    it under `<quantity>/train` and `<quantity>/val`, too, where its name says both |
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
@@ -209,6 +240,7 @@ class LearningCurves(Monitor):
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
+        self.of_epoch: list[float] = []
         self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.current_epoch)
         if trainer.current_epoch == 0:
             charts: dict[str, Any] = {}
@@ -278,6 +310,7 @@ class LearningCurves(Monitor):
         [losses] = to_host([torch.stack(self.losses)])
         self.losses = []
         self.recent = [*self.recent, *losses][-NOISE_STEPS:]
+        self.of_epoch += losses
         if recorder := recorder_of(trainer):
             recorder.history.add_steps(step, epoch_of(trainer), {"loss/train_step": losses})
         return True
@@ -316,7 +349,9 @@ class LearningCurves(Monitor):
         for logger in trainer.loggers:
             logger.log_metrics({tag: metrics[tag] for tag in metrics if tag not in sent}, epoch)
         if recorder := recorder_of(trainer):
-            recorder.history.add(trainer.global_step, float(epoch), metrics)
+            mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
+            recorder.history.add(trainer.global_step, float(epoch), mean | in_pairs(metrics) | metrics)
+        self.of_epoch = []
         if metrics and self.writes_table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 

@@ -99,6 +99,30 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     return Chart(title, svg, keys, " ".join(dict.fromkeys(captions)))
 
 
+def metric_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
+    """Any other quantity in training and validation, over epochs.
+
+    Raises:
+        LeftOut: where it was not recorded.
+    """
+    pairs = [(run.curve(f"{quantity}/train"), run.curve(f"{quantity}/val")) for run in runs]
+    if not any(len(curve) for pair in pairs for curve in pair):
+        raise LeftOut(f"no {quantity} was recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (train, val) in enumerate(pairs):
+            train_colour, val_colour = _pair(index, len(runs))
+            line(axes, train, train_colour, dashed=len(runs) > 1)
+            line(axes, val, val_colour)
+        plain_numbers(axes)
+        epochs_below(axes)
+
+    svg = drawn(f"metric-{quantity}", f"{quantity} over the epochs", Plan(paint))
+    keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
+    return Chart(quantity, svg, keys)
+
+
 def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
     """Training and validation accuracy over epochs.
 

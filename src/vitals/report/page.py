@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitals.findings import ranked
+from vitals.findings import in_how_many, ranked
 from vitals.report import facts
 from vitals.report.comparison import differences, results
 from vitals.report.record import LeftOut, RunRecord
@@ -57,6 +57,7 @@ def _page(runs: list[RunRecord]) -> str:
         runs=runs,
         title=" against ".join(run.name for run in runs),
         sections=sections(runs),
+        in_how_many=in_how_many,
         alarms=[ranked(finding for finding in run.findings if finding.alarming) for run in runs],
         subtitles=[facts.subtitle(run) for run in runs],
         states=[facts.state(run) for run in runs],

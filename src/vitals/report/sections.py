@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitals.findings import Finding, ranked
+from vitals.findings import NO_VERDICTS, Finding, ranked
 from vitals.report import facts
 from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
-from vitals.report.curves import accuracy_chart, gap_chart, loss_chart
+from vitals.report.curves import accuracy_chart, gap_chart, loss_chart, metric_chart
 from vitals.report.drawing import Chart
 from vitals.report.histograms import histogram_chart
 from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lines, variance_chart
@@ -105,7 +105,8 @@ def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
 
 
 def _verdict(station: Station, run: RunRecord) -> Verdict:
-    findings = ranked(finding for finding in run.findings if station_of(finding) == station.key)
+    told = [finding for finding in run.findings if finding.cause != "looks"]
+    findings = ranked(finding for finding in told if station_of(finding) == station.key)
     measured, why = "", ""
     try:
         measured = facts.headline(run, station.key)
@@ -122,7 +123,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
 
 
 def _summary(findings: Sequence[Finding], measured: str) -> str:
-    told = [finding for finding in findings if finding.cause != "skipped"]
+    told = [finding for finding in findings if finding.cause not in NO_VERDICTS]
     if told and told[0].alarming:
         more = len([finding for finding in told if finding.alarming]) - 1
         return told[0].message + (f" And {more} more." if more else "")
@@ -147,6 +148,10 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Accuracy", accuracy_chart, runs)
     section.add("Gap", gap_chart, runs)
+    tags = sorted({tag for run in runs for tag in run.tags("") if tag.endswith(("/train", "/val"))})
+    for quantity in dict.fromkeys(tag.rpartition("/")[0] for tag in tags):
+        if quantity not in ("loss", "accuracy"):
+            section.add(quantity, metric_chart, runs, quantity)
 
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:

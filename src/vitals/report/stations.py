@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitals.causes import StationKey
-from vitals.findings import Finding, worst_level
+from vitals.findings import NO_VERDICTS, Finding, worst_level
 
 Light = Literal["fail", "warn", "note", "ok", "quiet", "seen", "fact", "absent"]
 
@@ -108,7 +108,7 @@ def light_of(findings: Sequence[Finding], station: Station, measured: bool, diag
         measured: whether the run's folder says anything of it.
         diagnosed: whether anybody looked for faults, so that silence means something.
     """
-    told = [finding for finding in findings if finding.cause != "skipped"]
+    told = [finding for finding in findings if finding.cause not in NO_VERDICTS]
     if told:
         return worst_level(told)
     if not measured:

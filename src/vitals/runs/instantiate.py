@@ -162,8 +162,9 @@ def build_diagnosis(config: DictConfig) -> Diagnosis:
     """The keeper of the run's record, who says what is wrong."""
     chosen = config.diagnosis
     rules = [locate("diagnosis.rules", rule) for rule in chosen.rules]
-    # The report is made when the run has been tested.
-    return attempt("diagnosis", Diagnosis, chosen.stop_on, chosen.probe, report=False, rules=rules)
+    # The report is made, and the findings are said, when the run has been tested.
+    later = {"report": False, "summary": False}
+    return attempt("diagnosis", Diagnosis, chosen.stop_on, chosen.probe, rules=rules, **later)
 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:

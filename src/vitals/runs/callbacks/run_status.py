@@ -16,6 +16,8 @@ class RunStatus(L.Callback):
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self.log_folder = folder.path
+        """Where monitors and rules write, too: see `vitals.files.log_folder`."""
         self.started = 0.0
         self.earlier_seconds = 0.0
 

@@ -1,0 +1,125 @@
+"""What a module logs, under whatever names, is recorded and judged, and what is said at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import vitals
+from vitals.findings import read_findings
+from vitals.history import History
+from vitals.monitors.learning_curves import in_pairs, parted
+
+
+class Regression(L.LightningModule):
+    """Logs `train_mse` of every step and `val_mse`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = F.mse_loss(self.net(batch[0]), batch[1])
+        self.log("train_mse", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val_mse", F.mse_loss(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def noise(count: int, seed: int) -> DataLoader[Any]:
+    """Targets that have nothing to do with the inputs: what is learned of them is learned by heart."""
+    draw = torch.Generator().manual_seed(seed)
+    data = TensorDataset(torch.randn(count, 8, generator=draw), torch.randn(count, 1, generator=draw))
+    return DataLoader(data, 16, shuffle=seed == 0, generator=draw)
+
+
+def fit(epochs: int = 2, **options: Any) -> L.Trainer:
+    torch.manual_seed(0)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    callbacks = [callback for callback in vitals.diagnostics() if "Sanity" not in type(callback).__name__]
+    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **quiet, **options)
+    trainer.fit(Regression(), noise(64, 0), noise(64, 1))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("val_mse", ("mse", "val")),
+        ("Val/IoU", ("iou", "val")),
+        ("training.f1_macro_epoch", ("f1_macro", "train")),
+        ("val_loss/dataloader_idx_0", ("loss", "val")),
+        ("g_loss", ("g_loss", "")),
+        ("val", ("val", "")),
+    ],
+)
+def test_a_name_says_quantity_and_part(name: str, expected: tuple[str, str]) -> None:
+    assert parted(name)[1] == expected[1]
+    assert parted(name)[0] == expected[0] or not expected[1]
+
+
+def test_an_error_stands_for_the_loss_where_there_is_none() -> None:
+    assert in_pairs({"val_mse": 2.0, "train_mse": 1.0}) == {
+        "mse/val": 2.0,
+        "mse/train": 1.0,
+        "loss/train": 1.0,
+        "loss/val": 2.0,
+    }
+    assert "loss/val" not in in_pairs({"loss/val": 3.0, "val_mse": 2.0})
+
+
+def test_a_regression_that_learns_by_heart_is_called_overfitted(tmp_path: Path) -> None:
+    trainer = fit(60, logger=CSVLogger(tmp_path))
+    folder = Path(trainer.log_dir or "")
+    history = History.read(folder / "history.jsonl")
+    assert len(history.series("loss/train_step")) == 60 * 4
+    assert len(history.series("mse/val")) == len(history.series("loss/val")) == 60
+    alarms = [finding.cause for finding in read_findings(folder / "findings.json") if finding.alarming]
+    assert alarms == ["overfitting"]
+
+
+def test_what_was_not_looked_at_is_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = fit(logger=CSVLogger(tmp_path))
+    folder = Path(trainer.log_dir or "")
+    entries = json.loads((folder / "findings.json").read_text())
+    [looks] = [entry for entry in entries if entry["cause"] == "looks"]
+    assert 5 < looks["value"] < looks["threshold"]
+    assert "validation at chance" in looks["message"]  # there are no class numbers
+    said = capsys.readouterr().out
+    missing = looks["threshold"] - looks["value"]
+    assert f"nothing is wrong in {looks['value']:.0f} verdicts; {missing:.0f} could not be measured" in said
+    assert "report.html" in said
+    assert f"in {looks['value']:.0f} verdicts" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": True}, {"fast_dev_run": 2}])
+def test_without_a_logger_nothing_is_written_into_the_working_folder(
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(**options)
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was written" in capsys.readouterr().out
+
+
+def test_without_a_logger_a_root_that_was_given_takes_the_files(tmp_path: Path) -> None:
+    fit(logger=False, default_root_dir=tmp_path)
+    assert {"findings.json", "report.html"} <= {file.name for file in tmp_path.iterdir()}
