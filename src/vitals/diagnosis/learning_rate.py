@@ -20,7 +20,7 @@ FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
 TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
-FEW_SAMPLES = 500
+FEW_SAMPLES = 300
 """Samples seen up to which it is the run that is short, whatever the batch."""
 DIVERGED = 2.0
 """Times the loss of an untrained network."""
