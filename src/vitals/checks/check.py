@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from vitals.causes import StationKey
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, without_consequences, worst_level
 
@@ -52,8 +52,10 @@ class Check(ABC):
     """In lower case, with underscores; stands in the table, in each of its findings and in the options."""
     station: ClassVar[StationKey] = "before"
     """Station of the course at which the report says that it could not be made."""
-    needs_class_numbers: ClassVar[bool] = True
-    """Whether it is made only where the targets are one class number for each input."""
+    needs: ClassVar[Needs] = "class numbers"
+    """What the training must have for it: see `vitals.checks.training_setup.Needs`."""
+    fewest: ClassVar[int] = 1
+    """Samples below which it is not made."""
 
     @abstractmethod
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
-from vitals.probes.trial import Trial
+from vitals.probes.trial import Inputs, Trial
 
 ALIKE = 1e-6
 """Largest difference between units, as a share of the largest weight, that is rounding."""
@@ -63,7 +63,7 @@ class GradientFlow(NamedTuple):
     duplicates: list[str]
 
 
-def gradient_flow(copies: Trial, x: Tensor, y: Tensor) -> GradientFlow:
+def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
     """How the gradients of the first steps reach each parameter; only weights count as zero or duplicate."""
     parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
     if not parameters:

@@ -210,6 +210,8 @@ def _features(inputs: Tensor) -> Tensor:
 
 class InformativeInputsCheck(Check):
     name = "informative_inputs"
+    needs = "class numbers"
+    fewest = 128
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         setup.require_fixed_loss()

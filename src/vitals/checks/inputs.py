@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitals.checks.chance import prior_entropy
 from vitals.checks.check import Check, Options, Outcome
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.counts import share_between
@@ -117,6 +117,8 @@ class Inputs:
     @property
     def balance(self) -> float:
         """H(y) / ln C: 1 if all classes are equally common, 0 if there is one."""
+        if self.classes < 2:
+            return 1.0
         present = torch.arange(self.classes).repeat_interleave(torch.tensor(self.label_counts))
         return prior_entropy(present) / math.log(self.classes) if len(present) else 1.0
 
@@ -130,15 +132,18 @@ class Inputs:
         if not any(finding.cause == "input-constant" for finding in found):
             found += self._scale()
         if not any(finding.alarming for finding in found):
-            rarest = min(self.label_counts)
-            seen = f"Inputs have {self.train}; the rarest of {self.classes} classes has {rarest} labels."
+            seen = f"Inputs have {self.train}"
+            if self.classes:
+                seen += f"; the rarest of {self.classes} classes has {min(self.label_counts)} labels"
+            seen += "."
             found.append(Finding("inputs-prepared", "ok", seen, where="inputs"))
         return found
 
     def _information(self) -> list[Finding]:
         if self.samples < FEWEST_SAMPLES:
             return []
-        few = max(FEW_DISTINCT, 1 / self.samples)
+        # Without classes the inputs may be few and still be all that there are, as in a table of truth.
+        few = max(FEW_DISTINCT if self.classes else 0.0, 1 / self.samples)
         blank, _ = share_between(self.blank * self.samples, self.samples)
         if blank <= BLANK and self.distinct > few:
             return []
@@ -219,8 +224,8 @@ class Inputs:
 
 def check_inputs(
     inputs: Tensor,
-    targets: Tensor,
-    classes: int,
+    targets: Tensor | None,
+    classes: int = 0,
     *,
     label_batches: Sequence[Tensor] = (),
     all_targets: Tensor | None = None,
@@ -229,6 +234,8 @@ def check_inputs(
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
+    Without class numbers, `targets` is None and the inputs alone are looked at.
+
     N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
     labels at hand; `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
@@ -236,9 +243,12 @@ def check_inputs(
     fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
     `classes` is below 2.
     """
-    check_batch(inputs, targets)
-    if classes < 2:
-        raise UserError(f"classes: at least 2 are needed, not {classes}.")
+    if targets is None:
+        classes, targets = 0, torch.zeros(0, dtype=torch.long)
+    else:
+        check_batch(inputs, targets)
+        if classes < 2:
+            raise UserError(f"classes: at least 2 are needed, not {classes}.")
     flat = inputs.flatten(1)
     successive = torch.cat([batch.flatten() for batch in label_batches]).cpu() if label_batches else None
     labels = all_targets if all_targets is not None else targets if successive is None else successive
@@ -251,7 +261,7 @@ def check_inputs(
         _channels(inputs),
         None if validation_inputs is None else _channels(validation_inputs),
         finite and (validation_inputs is None or bool(torch.isfinite(validation_inputs).all())),
-        float((flat == flat[:, :1]).all(dim=1).float().mean()),
+        float((flat == flat[:, :1]).all(dim=1).float().mean()) if flat.shape[1] > 1 else 0.0,
         len(flat.unique(dim=0)) / len(flat),
         len(flat),
         _sensitivity(model, inputs) if model is not None and finite else math.nan,
@@ -294,20 +304,26 @@ def _sensitivity(model: nn.Module, inputs: Tensor) -> float:
     spread = []
     for version in (inputs, standardized(inputs)):
         with trial(model, dropout=False) as copies, torch.no_grad():
-            spread.append(float(copies.outputs(version).flatten(1).float().std(dim=0).mean()))
+            spread.append(float(copies.outputs(version).reshape(len(version), -1).float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
 
 
-EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}, shuffled labels"
+EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}"
 
 
 class InputsCheck(Check):
     name = "inputs"
+    needs = "network"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        model, inputs, targets = setup.model, setup.inputs[:512], setup.targets[:512]
-        with trial(model) as copies:
-            classes = copies.outputs(inputs[:4]).shape[-1]
+        model, inputs = setup.model, cut(setup.inputs, 512)
+        if not inputs.is_floating_point():
+            raise UserError("the network gets whole numbers, such as token ids, which have no scale.")
+        targets, classes = None, 0
+        if setup.gives == "class numbers":
+            targets = setup.targets[:512]
+            with trial(model) as copies:
+                classes = copies.outputs(inputs[:4]).shape[-1]
         result = check_inputs(
             inputs,
             targets,
@@ -320,4 +336,5 @@ class InputsCheck(Check):
             ", ".join(f"{value:.2f}" for value in values[:3])
             for values in (result.train.mean, result.train.sd)
         )
-        return Outcome(result.findings(), f"mean {mean}; sd {sd}", EXPECTED, result)
+        expected = EXPECTED + ", shuffled labels" * bool(classes)
+        return Outcome(result.findings(), f"mean {mean}; sd {sd}", expected, result)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.checks.check import Check, Options, Outcome
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
-from vitals.probes.trial import ADAPTIVE, Trial, trial
+from vitals.probes.trial import ADAPTIVE, Inputs, Trial, trial
 
 STEEP, VERY_STEEP = 0.3, 0.8
 """Decades of signal variance per layer: level up to 0.3, wrong beyond 0.8. See docs/course.md, "Activations
@@ -201,7 +201,7 @@ class LayerVariance:
 
 
 def check_layer_variance(
-    model: nn.Module, inputs: Tensor, optimizer: Optimizer | None = None
+    model: nn.Module, inputs: Inputs, optimizer: Optimizer | None = None
 ) -> LayerVariance:
     """Measure how the variance of the activations changes through the network as it is initialised.
 
@@ -211,7 +211,7 @@ def check_layer_variance(
     cs231n "Neural Networks Part 2", weight initialization; He et al. 2015, eq. 10. Raises `UserError` for
     fewer than two samples or a model without such layers.
     """
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2:
+    if isinstance(inputs, Tensor) and (inputs.ndim < 2 or len(inputs) < 2):
         raise UserError("inputs: one tensor (N, ...) of at least two samples is needed.")
     with trial(model) as copies, torch.no_grad():
         layers = _signals(copies, inputs)
@@ -232,7 +232,10 @@ def check_layer_variance(
                 if row.signal_variance == 0 < drawn.signal_variance and row.name in zeroed
             )
             silent = next(silenced, "")
-        scale = float(inputs.float().square().mean().sqrt())
+        # What several inputs come to shows where the first layer gets them.
+        scale = math.sqrt(layers[0].variance)
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            scale = float(inputs.float().square().mean().sqrt())
     return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, isinstance(optimizer, ADAPTIVE))
 
 
@@ -240,14 +243,16 @@ def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
 
 
-def _signals(copies: Trial, inputs: Tensor) -> tuple[LayerSignal, ...]:
+def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
     rows: list[LayerSignal] = []
     maker = "input"
+    seen: set[str] = set()  # a network that is called twice is one network
 
     def record(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             nonlocal maker
-            if arguments and isinstance(arguments[0], Tensor):
+            if arguments and isinstance(arguments[0], Tensor) and name not in seen:
+                seen.add(name)
                 rows.append(_signal(maker, arguments[0].detach().float(), isinstance(module, nn.Linear)))
                 maker = name
 
@@ -255,7 +260,7 @@ def _signals(copies: Trial, inputs: Tensor) -> tuple[LayerSignal, ...]:
 
     handles = [module.register_forward_pre_hook(record(name)) for name, module in _weighted(copies.model)]
     try:
-        copies.model(inputs)
+        copies.outputs(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -314,9 +319,12 @@ class LayerVarianceCheck(Check):
     """Draws the curve `checks/layer_variance`."""
 
     name = "layer_variance"
+    needs = "loss"
+    fewest = 2
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_layer_variance(setup.model, setup.inputs[:128], setup.optimizer_or_none())
+        inputs = cut(setup.inputs, 128)
+        result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none())
         seen = f"{result.slope:+.2f} decades a layer, {result.whole:+.1f} in all"
         low, high = result.bearable
         return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)

@@ -228,6 +228,8 @@ class LossAtChanceCheck(Check):
     """Logs the scalar `checks/loss_at_chance`, the loss before training."""
 
     name = "loss_at_chance"
+    needs = "class numbers"
+    fewest = 2
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         inputs, targets = setup.inputs[:512], setup.targets[:512]

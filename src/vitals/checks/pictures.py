@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,9 @@ SHOWN = 64
 """Images in the grid."""
 
 
-def are_images(inputs: Tensor) -> bool:
+def are_images(inputs: Any) -> bool:
     """Whether `inputs` are grey or colour images, (N, 1, H, W) or (N, 3, H, W)."""
-    return inputs.ndim == 4 and inputs.shape[1] in (1, 3)
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3)
 
 
 def in_range(images: Tensor) -> Tensor:

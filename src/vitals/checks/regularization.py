@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
-from vitals.probes.trial import Loss, check_batch, trial
+from vitals.probes.trial import Inputs, Loss, check_rows, trial
 
 STRONGER = 10.0
 """Factor by which weight decay is raised to see the loss rise."""
@@ -106,7 +106,7 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
 
 
 def check_regularization(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer
+    model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer
 ) -> Regularization:
     """Weigh the weight decay of `optimizer` against the loss of `model` on `inputs` (N, ...), `targets` (N,).
 
@@ -115,7 +115,7 @@ def check_regularization(
     pull on the weights is 0.0015 of the data's; so ‖λw‖ / ‖g_data‖ is judged. Raises `UserError` where
     inputs, targets and loss do not fit together.
     """
-    check_batch(inputs, targets)
+    check_rows(inputs, targets)
     with trial(model, loss, optimizer) as copies:
         data_loss, gradients = copies.gradients(inputs, targets)
         by_parameter = {parameter: gradients.get(name) for name, parameter in copies.model.named_parameters()}
@@ -141,6 +141,7 @@ class RegularizationCheck(Check):
     """Logs the scalar `checks/regularised_loss`, the loss with the penalty of the weight decay."""
 
     name = "regularization"
+    needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         result = check_regularization(setup.model, setup.loss, *setup.batch(128), setup.only_optimizer())

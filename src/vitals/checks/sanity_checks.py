@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from rich.console import Console
+from rich.markup import escape
 
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
 from vitals.checks.page import print_page
 from vitals.checks.registry import load_checks
 from vitals.checks.tensorboard import log_checks
-from vitals.checks.training_setup import TrainingSetup, training_setup
+from vitals.checks.training_setup import TrainingSetup, lack, training_setup
 from vitals.errors import ChecksFailed, UserError
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
+from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
 
 
 class SanityChecks(L.Callback):
     """Looks, before the first step, for what keeps a training from learning, and leaves everything as it was.
 
-    It works on any module whose batches are (inputs, class numbers), and says why where it cannot. It prints
+    It works on any module, with what its training step allows (docs/checks.md), and says what it could not
+    look at, and why. It prints
     a table of verdicts, writes `findings.json` into the trainer's log folder, most important first, and what
     `log_checks` says to TensorBoard. A resumed training is not checked again.
 
@@ -55,6 +58,8 @@ class SanityChecks(L.Callback):
         self.checks, self.on_fail, self.progress = load_checks(checks), on_fail, progress
         self.options = Options(elements, burn_in_steps, tiny_subset_steps, samples)
         self.rows: list[Row] = []
+        self.waiting = False
+        """For the first batch of a stream that cannot be copied."""
         self.findings: list[Finding] = []
         self.looked = False
         """Whether the training has begun anew, so that the checks were due."""
@@ -67,27 +72,45 @@ class SanityChecks(L.Callback):
         return [name.replace("_", " ") for name in due if name not in made]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step or trainer.current_epoch:  # resumed
-            return
-        folder = log_folder(trainer)
-        self.looked = True
-        stop = self._look(trainer, pl_module, folder) if trainer.is_global_zero else ""
+        self.waiting = False
+        if not (trainer.global_step or trainer.current_epoch):  # else resumed
+            self.looked = True
+            self._begin(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.waiting:
+            self._begin(trainer, pl_module, batch)
+
+    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any = None) -> None:
+        folder, self.waiting = log_folder(trainer), False
+        stop = self._look(trainer, pl_module, folder, batch) if trainer.is_global_zero else ""
+        self.waiting = trainer.strategy.broadcast(self.waiting)  # all processes come here again, or none
         stop = trainer.strategy.broadcast(stop)
         if stop:
             raise ChecksFailed(stop)
 
-    def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None) -> str:
+    def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None, batch: Any) -> str:
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
         console = Console()
         try:
             with isolated_rng():
-                setup, checks = self._setup(trainer, module)
+                setup, checks = self._setup(trainer, module, batch)
                 self._run(setup, checks, console)
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
+                for finding in self.findings:
+                    if finding.where == "checks":
+                        console.print(f"[dim]skipped[/]: {escape(finding.message)}", highlight=False)
                 log_checks(trainer.loggers, self.rows, self.findings, setup)
+        except StreamOnly:  # the first batch of the training itself is then looked at
+            self.waiting = True
+            return ""
         except Exception as error:  # the checks must never end a training themselves
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            kind = type(error).__name__
+            own = f"they failed on this module with {kind}, which is a fault of theirs, not of yours."
+            reason = str(error) if isinstance(error, UserError) else own
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
             console.print(self.findings[-1].message, style="dim", highlight=False)
         if folder is not None:
@@ -96,18 +119,24 @@ class SanityChecks(L.Callback):
         gravest = next((finding for finding in self.findings if finding.level == "fail"), None)
         return sentence(gravest) if gravest and self.on_fail == "stop" else ""
 
-    def _setup(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[TrainingSetup, Sequence[Check]]:
-        """What is to be looked at, and the checks that can look at it."""
-        try:
-            return training_setup(trainer, module, self.options.samples), self.checks
-        except UserError as error:
-            others = [check for check in self.checks if not check.needs_class_numbers]
-            if not others:
-                raise
-            setup = training_setup(trainer, module, self.options.samples, class_numbers=False)
-            if len(others) < len(self.checks):
-                self.findings.append(skipped("checks", str(error)))
-            return setup, others
+    def _setup(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Any
+    ) -> tuple[TrainingSetup, Sequence[Check]]:
+        """What is to be looked at, and the checks that can look at it; why the others cannot, in findings."""
+        setup = training_setup(trainer, module, self.options.samples, batch)
+        reasons: dict[str, list[str]] = {}
+        made = []
+        for check in self.checks:
+            if not check.wanted(self.options):
+                continue
+            if reason := lack(setup, check.needs, check.fewest):
+                reasons.setdefault(reason, []).append(check.name.replace("_", " "))
+            else:
+                made.append(check)
+        for reason, names in reasons.items():
+            which = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])).capitalize()
+            self.findings.append(Finding("skipped", "note", f"{which}: {reason}", where="checks"))
+        return setup, made
 
     def _run(self, setup: TrainingSetup, checks: Sequence[Check], console: Console) -> None:
         if not self.progress:

@@ -17,7 +17,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
 from vitals.measures.update_ratio import median_ratio, update_ratio
-from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
+from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, trial
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
 """Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""
@@ -94,6 +94,9 @@ class StepSize:
             f"{self.start - self.improvement:.4g}; the best of all lengths gives "
             f"{self.start - self.best_improvement:.4g} at {rate * self.best_factor:.2g}"
         )
+        if not self.start > 0:
+            message = f"{seen}; a loss below zero has no scale by which to judge that."
+            return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
         if not self.best_improvement > 0:
             message = f"{seen}: no length of the update lowers the loss."
             return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
@@ -139,8 +142,8 @@ def risen(loss: float, start: float) -> bool:
 def check_step_size(
     model: nn.Module,
     loss: Loss,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Inputs,
+    targets: Any,
     optimizer: Optimizer,
     total_steps: int = USUAL_STEPS,
 ) -> StepSize:
@@ -151,7 +154,7 @@ def check_step_size(
     rates: cs231n "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or
     the loss is not finite.
     """
-    check_batch(inputs, targets)
+    check_rows(inputs, targets)
     if total_steps < 1:
         raise UserError(f"total_steps: it must be at least 1, not {total_steps}.")
     with trial(model, loss, optimizer) as copies:
@@ -195,7 +198,7 @@ def check_step_size(
     return result
 
 
-def _aftermath(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer) -> float:
+def _aftermath(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer) -> float:
     with trial(model, loss, optimizer) as copies:
         for _ in range(AFTERMATH + 1):
             copies.step(inputs, targets)
@@ -234,6 +237,7 @@ class StepSizeCheck(Check):
     """Draws the curve `checks/step_size`."""
 
     name = "step_size"
+    needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         optimizer = setup.only_optimizer()

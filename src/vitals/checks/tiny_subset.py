@@ -21,10 +21,12 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.probes.trial import (
+    Inputs,
     Loss,
     Trial,
     check_batch,
     check_classes,
+    check_rows,
     restore_configured_rates,
     trial,
 )
@@ -247,6 +249,129 @@ def check_tiny_subset(
     return replace(result, root=_fault_of_weights(model, x))
 
 
+FALLEN = 0.5
+"""Share of its first value to which a loss without a known least value must fall to be called low."""
+STILL = 0.01
+"""Share of its level by which a loss falls over the last quarter of the steps that is standing still."""
+
+
+@dataclass(frozen=True, eq=False)
+class FewSamples:
+    """Training on a few samples with a loss whose least value nobody knows."""
+
+    attempts: tuple[tuple[str, tuple[float, ...]], ...]
+    """The optimizer, and the loss before each step and at the end."""
+    samples: int
+    constant: float
+    """The loss of the best guess that is the same for all samples; NaN where that is not known."""
+
+    @property
+    def final(self) -> tuple[str, tuple[float, ...]]:
+        """The attempt that came furthest."""
+        return min(self.attempts, key=lambda attempt: _or_infinite(attempt[1][-1]))
+
+    def findings(self) -> list[Finding]:
+        name, losses = self.final
+        start, end, where = losses[0], losses[-1], "tiny subset"
+        seen = (
+            f"On {self.samples} samples the loss goes from {start:.4g} to {end:.4g} in {len(losses) - 1} "
+            f"steps of {name}"
+        )
+        if not math.isfinite(end):
+            remedy = "Look for a division by zero, or a logarithm or square root of zero, in your step."
+            return [Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, end)]
+        if all(map(self._stays_at_the_guess, self.attempts)):
+            seen += f", where it stays: no better than the one best guess for all, {self.constant:.4g}."
+            remedy = "Look for a layer that passes nothing on, and for inputs that are all alike."
+            return [Finding("underfitting", "warn", seen, remedy, where, end, self.constant)]
+        if end <= FALLEN * start:
+            return [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, end, FALLEN * start)]
+        seen += "; what is low for this loss nobody has said." if end < start else ": it does not fall."
+        return [Finding("tiny-subset-fits", "note", seen, "", where, end)]
+
+    def _stays_at_the_guess(self, attempt: tuple[str, tuple[float, ...]]) -> bool:
+        _, losses = attempt
+        late = losses[len(losses) * 3 // 4 :]
+        stands = max(late) - losses[-1] < STILL * abs(losses[-1])
+        return stands and self.constant > ZERO * losses[0] > 0 and losses[-1] > (1 - STILL) * self.constant
+
+
+def check_few_samples(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Inputs,
+    targets: Any,
+    optimizer: Optimizer | None = None,
+    max_steps: int = MAX_STEPS,
+) -> FewSamples:
+    """Train copies of `model` on `inputs` (N, ...) and `targets`, whatever the loss makes of them.
+
+    As in `check_tiny_subset`: without dropout and weight decay, `optimizer` first and Adam second, until the
+    loss is a hundredth of what it was, or for `max_steps` steps. What is low nobody knows of such a loss, so
+    that only one that stays at the best constant guess is a fault.
+    """
+    check_rows(inputs, targets)
+    constant = math.nan
+    if isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1:
+        with trial(model, loss, dropout=False) as copies:
+            constant = _constant_guess(copies, inputs, targets)
+    attempts = []
+    for candidate in (optimizer, None) if optimizer is not None else (None,):
+        with trial(model, loss, candidate, dropout=False) as copies:
+            optimizer_copy = _with_configured_rate(copies)
+            copies = Trial(copies.model, copies.loss, optimizer_copy)
+            losses: list[float] = []
+            for _ in range(max_steps):
+                losses.append(float(copies.step(inputs, targets)[0]))
+                if not math.isfinite(losses[-1]) or 0 < losses[-1] < ZERO * losses[0]:
+                    break
+            with torch.no_grad():
+                losses.append(float(copies.loss_of(copies.outputs(inputs), targets)))
+        rate = max(float(group["lr"]) for group in optimizer_copy.param_groups)
+        attempts.append((f"{type(optimizer_copy).__name__} at learning rate {rate:g}", tuple(losses)))
+        if losses[-1] < FALLEN * losses[0]:
+            break
+    samples = len(inputs) if isinstance(inputs, Tensor) else len(inputs[0]) if inputs else 1
+    return FewSamples(tuple(attempts), samples, constant)
+
+
+def _constant_guess(copies: Trial, inputs: Tensor, targets: Any) -> float:
+    """The loss of the best outputs that are the same for all samples; NaN but for outputs (N,) or (N, D)."""
+    with torch.no_grad():
+        outputs = copies.outputs(inputs)
+    if outputs.ndim > 2:
+        return math.nan
+    guess = outputs.mean(dim=0, keepdim=True).detach().requires_grad_()
+    search = torch.optim.LBFGS([guess], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = copies.loss_of(guess.expand_as(outputs), targets)
+        (guess.grad,) = torch.autograd.grad(loss, guess)
+        return loss.detach()
+
+    try:
+        search.step(closure)
+        return float(copies.loss_of(guess.detach().expand_as(outputs), targets))
+    except RuntimeError:  # the loss does not depend on it smoothly
+        return math.nan
+
+
+def _with_configured_rate(copies: Trial) -> Optimizer:
+    """The optimizer of `copies`, at the rate before any schedule and without weight decay; else Adam."""
+    optimizer = copies.optimizer
+    if optimizer is None:
+        trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise UserError("model: it has no parameter that trains.")
+        optimizer = Adam(trained, lr=FALLBACK_RATE)
+    restore_configured_rates(optimizer)
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] = 0.0
+    return optimizer
+
+
 def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
     duplicates = list(duplicate_unit_weights(model))[:-1]  # the last layer may start at zero
     if duplicates:
@@ -260,17 +385,8 @@ def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
 
 
 def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int) -> Attempt:
-    if copies.optimizer is None:
-        trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError("model: it has no parameter that trains.")
-        copies = Trial(copies.model, copies.loss, Adam(trained, lr=FALLBACK_RATE))
-    optimizer = copies.optimizer
-    assert optimizer is not None
-    restore_configured_rates(optimizer)
-    for group in optimizer.param_groups:
-        if "weight_decay" in group:
-            group["weight_decay"] = 0.0
+    optimizer = _with_configured_rate(copies)
+    copies = Trial(copies.model, copies.loss, optimizer)
     losses: list[float] = []
     ratio, due = 0.0, 0
     for step in range(max_steps):
@@ -347,8 +463,11 @@ class TinySubsetCheck(Check):
     images with their predictions, `checks/tiny_subset`."""
 
     name = "tiny_subset"
+    needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        if setup.gives != "class numbers" or setup.samples < SUBSET_SIZE:
+            return self._few(setup, options)
         setup.require_fixed_loss()
         result = check_tiny_subset(
             setup.model,
@@ -362,8 +481,22 @@ class TinySubsetCheck(Check):
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
         return Outcome(result.findings(), seen, f"loss below {result.perfect + ZERO:.3g}, 100%", result)
 
+    def _few(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = check_few_samples(
+            setup.model,
+            setup.loss,
+            *setup.batch(SUBSET_SIZE),
+            setup.optimizer_or_none(),
+            options.tiny_subset_steps,
+        )
+        _, losses = result.final
+        seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
+        return Outcome(result.findings(), seen, "a loss that falls", result)
+
     def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        for step, loss in enumerate(outcome.result.final.losses):
+        few = isinstance(outcome.result, FewSamples)
+        losses = outcome.result.final[1] if few else outcome.result.final.losses
+        for step, loss in enumerate(losses):
             writer.add_scalar("checks/tiny_subset_loss", loss, step)
-        if are_images(setup.inputs):
+        if not few and are_images(setup.inputs):
             writer.add_figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
-from vitals.probes.loaders import first_batches, random_batches, successive_batches
+from vitals.probes.loaders import random_batches, successive_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import PairPreparation, TrainingStep, mute, stand_in
+from vitals.probes.rows import Rows, joined
+from vitals.probes.training_step import (
+    BatchPreparation,
+    NoLoss,
+    Path,
+    StepModel,
+    TrainingStep,
+    buffers_kept,
+    call_step,
+    mute,
+    several,
+    stand_in,
+)
 from vitals.probes.trial import Loss, copies_of
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
 VALIDATION_SAMPLES = 256
+TRIES = 5
+"""Batches of which one must give a loss."""
+SECONDS = 5.0
+"""Spent on drawing batches, once there is one: a stream may be slow."""
+
+Needs = Literal["losses", "loss", "network", "class numbers"]
+"""What a check needs of a training step: any number of losses; one loss; one network that is called once with
+one tensor; and one class number for each input, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +53,14 @@ class TrainingSetup:
     """Copies of what a training consists of, with samples as they enter the network."""
 
     model: nn.Module
-    """In the modes in which it trains."""
+    """In the modes in which it trains; where the step is no network and its loss, the step as a whole."""
     loss: Loss
     optimizers: tuple[Optimizer, ...]
-    inputs: Tensor
-    """(N, ...), as they enter the model; N is better 1024, drawn at random from the training set."""
-    targets: Tensor
-    """(N,), class numbers; or (N, ...) for checks that do not need such."""
+    inputs: Any
+    """(N, ...), as they enter the model; N is better 1024, drawn at random from the training set. For a whole
+    step the tensors of one batch that have a row for each sample."""
+    targets: Any
+    """Class numbers (N,); or what else the loss needs: a tensor (N, ...) or several, in a tuple."""
     label_batches: tuple[Tensor, ...] = ()
     """Labels of successive training batches, in their order."""
     validation_inputs: Tensor | None = None
@@ -49,11 +74,41 @@ class TrainingSetup:
     """Whether a callback is going to unfreeze parameters and hand them to the optimizer."""
     loss_is_random: bool = False
     """Whether the loss draws random numbers, as with mixup; then it has no least value to compare with."""
+    gives: Needs = "class numbers"
+    """The most that checks can ask for."""
+    left_out: tuple[str, ...] = ()
+    """Parameters of whole networks that no optimizer has, such as a teacher's; frozen in the copy."""
+    step: TrainingStep | None = None
 
-    def batch(self, limit: int) -> tuple[Tensor, Tensor]:
+    @property
+    def samples(self) -> int:
+        """Samples in `inputs`; of a batch that cannot be cut, all."""
+        if isinstance(self.inputs, Tensor):
+            return len(self.inputs)
+        return len(self.inputs[0]) if self.inputs else self.batch_size
+
+    def batch(self, limit: int) -> tuple[Any, Any]:
         """Inputs and targets of one training batch, of at most `limit` samples."""
         size = min(self.batch_size, limit)
-        return self.inputs[:size], self.targets[:size]
+        return cut(self.inputs, size), cut(self.targets, size)
+
+    def each_loss(self) -> Iterator[TrainingSetup]:
+        """The setup of each loss of the step, with the optimizers that minimise it; itself if it has one."""
+        if self.gives != "losses":
+            yield self
+            return
+        assert self.step is not None
+        names = [name for name, _ in self.model.named_parameters()]
+        for number, minimisers in enumerate(self.step.optimizers):
+            model, optimizers = copies_of(StepModel(self.step, number), self.optimizers)
+            mute(model.owner)
+            own = tuple(optimizers[place] for place in minimisers)
+            held = {id(p) for optimizer in own for group in optimizer.param_groups for p in group["params"]}
+            parameters = dict(model.named_parameters())
+            left_out = tuple(name for name in names if id(parameters[name]) not in held)
+            for name in left_out:
+                parameters[name].requires_grad_(False)
+            yield replace(self, model=model, optimizers=own, left_out=left_out, gives="loss")
 
     def only_optimizer(self) -> Optimizer:
         """The optimizer; raises `UserError` where there is not exactly one."""
@@ -73,8 +128,32 @@ class TrainingSetup:
         return self.optimizers[0] if len(self.optimizers) == 1 else None
 
 
+def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:
+    """Why a check that needs this cannot be made, in a sentence for those who wrote the training step; empty
+    where it can."""
+    order = get_args(Needs)
+    if order.index(needs) <= order.index(setup.gives):
+        if setup.samples >= fewest:
+            return ""
+        return (
+            f"the training data give {setup.samples} sample{'s' * (setup.samples != 1)}, and more are needed."
+        )
+    if setup.gives == "losses":
+        assert setup.step is not None
+        return f"{several(len(setup.step.optimizers))}; one loss is needed."
+    if setup.gives == "loss":
+        assert setup.step is not None
+        return f"{setup.step.called()}; one call of one network with one tensor is needed."
+    return "your loss takes no class number for each sample, with one output a class."
+
+
+def cut(values: Any, size: int) -> Any:
+    """The first `size` rows of a tensor, or of each in a tuple."""
+    return tuple(each[:size] for each in values) if isinstance(values, tuple) else values[:size]
+
+
 def training_setup(
-    trainer: L.Trainer, module: L.LightningModule, samples: int, class_numbers: bool = True
+    trainer: L.Trainer, module: L.LightningModule, samples: int, batch: Any = None
 ) -> TrainingSetup:
     """Network, loss, optimizers and samples of the training that `trainer` is about to begin.
 
@@ -85,65 +164,200 @@ def training_setup(
         trainer: with its loaders and optimizers set up, as in `on_train_start`.
         module: that trains.
         samples: training samples to take.
-        class_numbers: whether the targets must be one class number for each input.
+        batch: the first one of the training, as its step gets it, where the loader cannot be asked before.
 
     Raises:
-        UserError: if batches are not (inputs, targets), or step, module or loaders cannot be looked at.
+        StreamOnly: if the loader can be asked for nothing, and `batch` is None.
+        UserError: if step, module or loaders cannot be looked at.
     """
-    with isolated_rng(seed=0), torch.enable_grad():
+    if any(map(is_lazy, module.parameters())):
+        raise UserError("the module has lazy layers; run a batch through it before the training begins.")
+    with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         owner, optimizers = copies_of(module, trainer.optimizers)
         mute(owner)
         facts = stand_in(trainer, training=True)
-        preparation = PairPreparation(trainer, owner, facts, class_numbers)
-        loader = trainer.train_dataloader
-        batches = first_batches((preparation(batch) for batch in successive_batches(loader)), LABELS)
-        if not batches:
-            raise UserError("The training loader gives no batch.")
-        step = TrainingStep(owner, facts, batches[0])
-        label_batches = tuple(labels for _, labels in batches)
-        drawn = first_batches((preparation(batch) for batch in random_batches(loader, samples)), samples)
-        inputs = [step.network_inputs(batch, owner.training_step) for batch in drawn]
-        validation_inputs, training_mode = _validation(trainer, step, class_numbers)
-        network_inputs = torch.cat(inputs)[:samples]
-        targets = torch.cat([labels for _, labels in drawn])[:samples]
+        source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
+        step = _first_step(owner, facts, source)
         steps = trainer.estimated_stepping_batches
-        return TrainingSetup(
-            step.network,
-            step.loss,
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        setup = TrainingSetup(
+            StepModel(step),
+            _itself,
             optimizers,
-            network_inputs,
-            targets,
-            label_batches,
-            validation_inputs,
-            training_mode,
-            len(batches[0][1]),
-            int(steps) if math.isfinite(steps) and steps > 0 else 1000,
-            any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks),  # type: ignore[attr-defined]
-            _is_random(step, network_inputs[:8], targets[:8]),
+            (),
+            None,
+            batch_size=max(step.rows.size, 1),
+            total_steps=int(steps) if math.isfinite(steps) and steps > 0 else 1000,
+            later=any(isinstance(each, BaseFinetuning) for each in callbacks),
+            gives="loss" if len(step.optimizers) == 1 else "losses",
+            step=step,
+        )
+        if step.network is None:
+            return _whole_step(trainer, setup)
+        successive: list[Any] = (
+            [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
+        )
+        drawn = list(source.random(samples))
+        taken = [(step.network_inputs(each, owner.training_step), step.targets(each)) for each in drawn]
+        inputs, *targets = joined([_flat(*each) for each in taken])
+        validation_inputs, training_mode = _validation(trainer, step)
+        if isinstance(step.network, Path):  # validation may call other networks
+            training_mode = _mode_in_validation(trainer, step)
+            setup = replace(setup, left_out=() if setup.later else _leave_out(step.network, optimizers))
+        found: Any = tuple(each[:samples] for each in targets)
+        found = found[0] if len(found) == 1 else found
+        return replace(
+            setup,
+            model=step.network,
+            loss=step.loss,
+            inputs=inputs[:samples],
+            targets=found,
+            label_batches=tuple(successive),
+            validation_inputs=validation_inputs,
+            training_layers_in_validation=training_mode,
+            loss_is_random=_is_random(step),
+            gives="class numbers" if step.class_numbers else "network",
         )
 
 
-def _validation(
-    trainer: L.Trainer, step: TrainingStep, class_numbers: bool
-) -> tuple[Tensor | None, bool | None]:
+def _itself(outputs: Tensor, targets: Any) -> Tensor:
+    return outputs
+
+
+def _flat(inputs: Tensor, targets: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs, *targets) if isinstance(targets, tuple) else (inputs, targets)
+
+
+class _Source:
+    """Prepared batches of the training loader, or the one batch at hand."""
+
+    def __init__(self, trainer: L.Trainer, preparation: BatchPreparation, batch: Any) -> None:
+        self.loader = trainer.train_dataloader
+        combined = trainer.fit_loop._combined_loader
+        self.mode = "" if combined is None else combined._mode
+        self.preparation, self.batch = preparation, batch
+
+    def successive(self, samples: int) -> Iterator[Any]:
+        """Batches in the loader's order."""
+        if self.batch is not None:
+            return iter([self.batch])
+        return self._first(successive_batches(self.loader, self.mode), samples)
+
+    def random(self, samples: int) -> Iterator[Any]:
+        """Batches drawn at random."""
+        if self.batch is not None:
+            return iter([self.batch])
+        return self._first(random_batches(self.loader, samples, self.mode), samples)
+
+    def _first(self, batches: Iterator[Any], samples: int) -> Iterator[Any]:
+        count, end = 0, math.inf
+        for batch in batches:
+            prepared = self.preparation(batch)
+            count += max(Rows(prepared).size, 1)
+            yield prepared
+            end = min(end, time.monotonic() + SECONDS)
+            if count >= samples or time.monotonic() > end:
+                return
+
+
+def _first_step(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
+    """The step taken apart with the first batch that gives a loss."""
+    silent: NoLoss | None = None
+    for batch in islice(source.successive(10**9), TRIES):
+        try:
+            return TrainingStep(owner, facts, batch)
+        except NoLoss as error:
+            silent = error
+    if silent is None:
+        raise UserError("the training loader gives no batch.")
+    raise UserError(f"your training_step returns no loss for any of the first {TRIES} batches.")
+
+
+def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
+    """Rows, and what no optimizer has, for a step that is looked at as a whole."""
+    step, model = setup.step, setup.model
+    assert step is not None
+    rows: tuple[Tensor, ...] = step.rows.of(step.rows.example)
+    try:  # some batches are no rows of samples, such as graphs
+        with torch.no_grad(), buffers_kept(model):
+            model(*cut(rows, max(2, setup.batch_size // 2)))
+    except UserError:
+        rows = ()
+    return replace(
+        setup,
+        inputs=rows,
+        targets=(),
+        left_out=() if setup.later else _leave_out(model, setup.optimizers),
+        training_layers_in_validation=_mode_in_validation(trainer, step),
+    )
+
+
+def _leave_out(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
+    """Freeze the parts of which no optimizer has a single parameter; the names of their parameters."""
+    held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    left_out: list[str] = []
+    for child, part in model.named_children():
+        parameters = dict(part.named_parameters(prefix=child))
+        if parameters and not any(id(parameter) in held for parameter in parameters.values()):
+            left_out += [name for name, parameter in parameters.items() if parameter.requires_grad]
+            part.requires_grad_(False)
+    return tuple(left_out)
+
+
+def _validation_loader(trainer: L.Trainer) -> Any:
+    loaders = trainer.val_dataloaders
+    return loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
+
+
+def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
+    """Whether a validation step calls a network in training mode; None where that is not known."""
+    owner = step.owner
+    if not is_overridden("validation_step", owner, L.LightningModule):
+        return None
+    modes = [(part, part.training) for part in owner.modules()]
+    seen: list[bool] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda part, arguments: seen.append(part.training))
+        for part in owner.children()
+        if next(part.parameters(), None) is not None
+    ]
+    facts = stand_in(trainer, training=False)
+    try:
+        batch = next(successive_batches(_validation_loader(trainer)))
+        prepared = BatchPreparation(trainer, owner, facts)(batch)
+        owner.eval()
+        with torch.no_grad():
+            call_step(owner.validation_step, prepared)
+    except Exception:  # validation that cannot be looked at is no reason to look at nothing
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes:
+            part.training = mode
+    return any(seen) if seen else None
+
+
+def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, bool | None]:
     """Inputs of the network in validation, and whether it is then in training mode; None where unknown."""
     owner = step.owner
     if not is_overridden("validation_step", owner, L.LightningModule):
         return None, None
-    loaders = trainer.val_dataloaders
-    loader = loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
     modes = [(part, part.training) for part in owner.modules()]
     facts = step.trainer
     step.trainer = stand_in(trainer, training=False)
     inputs, training = [], False
     try:
-        preparation = PairPreparation(trainer, owner, step.trainer, class_numbers)
-        for batch in first_batches(
-            (preparation(batch) for batch in random_batches(loader, VALIDATION_SAMPLES)), VALIDATION_SAMPLES
-        ):
+        preparation = BatchPreparation(trainer, owner, step.trainer)
+        count = 0
+        for batch in random_batches(_validation_loader(trainer), VALIDATION_SAMPLES):
             owner.eval()
-            inputs.append(step.network_inputs(batch, owner.validation_step))
-            training = training or _whole_in_training(step.network)
+            inputs.append(step.network_inputs(preparation(batch), owner.validation_step))
+            # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.
+            training = training or (step.network is not None and step.network.training)
+            count += len(inputs[-1])
+            if count >= VALIDATION_SAMPLES:
+                break
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None, None
     finally:
@@ -153,14 +367,10 @@ def _validation(
     return (torch.cat(inputs), training) if inputs else (None, None)
 
 
-def _whole_in_training(network: nn.Module) -> bool:
-    """Whether the network trains as a whole: dropout alone may be on for Monte-Carlo estimates."""
-    return network.training
-
-
-def _is_random(step: TrainingStep, inputs: Tensor, targets: Tensor) -> bool:
+def _is_random(step: TrainingStep) -> bool:
     """Whether the loss of the same outputs differs from call to call."""
+    assert step.outputs is not None
+    targets = step.targets(step.rows.example)
     with torch.no_grad():
-        outputs = torch.randn_like(copy.deepcopy(step.network)(inputs).float())
-        first, second = (float(step.loss(outputs, targets)) for _ in range(2))
+        first, second = (float(step.loss(step.outputs, targets)) for _ in range(2))
     return first != second and math.isfinite(first)

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from vitals.checks.check import Check, Options, Outcome
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.probes.trial import trial
+from vitals.probes.trial import Inputs, trial
 
 DROPOUTS = {
     F.dropout: "dropout",
@@ -31,7 +31,7 @@ DROPOUTS = {
 ATTENTION = F.scaled_dot_product_attention
 
 
-def dropout_left_on(model: nn.Module, inputs: Tensor) -> list[str]:
+def dropout_left_on(model: nn.Module, inputs: Inputs) -> list[str]:
     """Names of the functions that drop values of `inputs` (N, ...) while `model` is in evaluation mode.
 
     A module of one's own that derives from torch's dropout and always drops does so on purpose, as in
@@ -47,7 +47,7 @@ def dropout_left_on(model: nn.Module, inputs: Tensor) -> list[str]:
             handles.append(module.register_forward_hook(watch.leave))
     try:
         with torch.no_grad(), watch:
-            model(inputs)
+            model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -101,12 +101,13 @@ class ValidationMode:
 
 class ValidationModeCheck(Check):
     name = "validation_mode"
+    needs = "losses"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         if setup.training_layers_in_validation is None:
-            raise UserError("There is no validation step to look at.")
+            raise UserError("no validation_step calls the network of the training_step.")
         with trial(setup.model) as copies:
-            dropout = dropout_left_on(copies.model, setup.inputs[:4])
+            dropout = dropout_left_on(copies.model, cut(setup.inputs, 4))
         result = ValidationMode(setup.training_layers_in_validation, tuple(dropout))
         seen = "training" if result.training else "evaluation"
         return Outcome(result.findings(), seen, "evaluation", result)

@@ -3,8 +3,10 @@ the task?"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.layer_outputs import WEIGHTED
-from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
+from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, trial
 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
@@ -67,11 +69,14 @@ class Wiring:
     frozen_layers: tuple[str, ...]
     """Layers in evaluation mode that look frozen on purpose: their statistics or all their parameters are
     given."""
+    left_out: tuple[str, ...] = ()
+    """Parameters of whole networks that are none of the optimizer's business."""
 
     def findings(self) -> list[Finding]:
         found = [*self._softmax(), *self._modes(), *self._optimizer(), *self._gradients(), *self._leak()]
         if not found:
-            seen = "Every parameter gets a gradient and a step, and no image's output depends on the others."
+            seen = "Every parameter gets a gradient and a step"
+            seen += "." if math.isnan(self.leak) else ", and no image's output depends on the others."
             found.append(Finding("wiring-correct", "ok", seen))
         noted = [
             (self.frozen, "Frozen, as requires_grad=False says"),
@@ -80,6 +85,7 @@ class Wiring:
                 self.not_in_optimizer if self.later else (),
                 "In no optimizer yet, and a callback adds some later",
             ),
+            (self.left_out, "Networks that the optimizer of this loss leaves alone as a whole"),
             (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
         ]
         for names, what in noted:
@@ -180,20 +186,20 @@ class Wiring:
 def check_wiring(
     model: nn.Module,
     loss: Loss,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Inputs,
+    targets: Any,
     optimizers: Optimizer | Sequence[Optimizer] = (),
     later: bool = False,
 ) -> Wiring:
-    """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and class numbers
-    (N,).
+    """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and `targets`: class
+    numbers (N,), or what else the loss takes.
 
     N ≥ 4, better 64. Modes are judged as they are, so give the model as it trains. Without `optimizers` their
     parameters are not looked at; `later` says that they are going to be given further ones. After Karpathy, A
     Recipe for Training Neural Networks, 2019 ("use backprop to chart dependencies"). Raises `UserError` where
     inputs, targets and loss do not fit together.
     """
-    check_batch(inputs, targets, minimum=4)
+    check_rows(inputs, targets, minimum=4)
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     parameters = dict(model.named_parameters())
     own = {id(parameter) for parameter in parameters.values()}
@@ -206,12 +212,15 @@ def check_wiring(
     missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
-        classes = check_classes(outputs, targets)
-        twice = applies_softmax_twice(copies.loss_of, outputs, targets)
+        classes, twice = 0, False
+        if isinstance(targets, Tensor) and targets.ndim == 1 and outputs.ndim == 2 and _whole(targets):
+            classes = check_classes(outputs, targets)
+            twice = applies_softmax_twice(copies.loss_of, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
         flow = gradient_flow(copies, inputs, targets)
     # Inputs that are all the same silence the first layers, and are the fault of the data.
-    zero = flow.zero if bool((inputs != inputs[:1]).any()) else []
+    alike = isinstance(inputs, Tensor) and not bool((inputs != inputs[:1]).any())
+    zero = [] if alike else flow.zero
     with trial(model, loss) as copies:
         copies.model.eval()
         leak = _leak(copies, inputs)
@@ -249,23 +258,27 @@ def _frozen_fresh(model: nn.Module, held: Container[int] | None) -> list[str]:
     Nor are layers that are left out of the optimizers too, which hold the parameters `held` (by identity;
     None where they are not known): two acts that agree are meant.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
-    frozen = [name for name in layers if not model.get_parameter(f"{name}.weight").requires_grad]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
     if len(frozen) < 2 or 2 * len(frozen) <= len(layers):
         return []
-    if held is not None and not any(id(model.get_parameter(f"{name}.weight")) in held for name in frozen):
+    if held is not None and not any(id(layers[name].weight) in held for name in frozen):
         return []
     fresh = fresh_layers(model)
     return frozen if set(frozen) <= set(fresh) else []
 
 
-def _leak(copies: Trial, inputs: Tensor) -> float:
+def _whole(targets: Tensor) -> bool:
+    return not targets.is_floating_point() and targets.dtype != torch.bool
+
+
+def _leak(copies: Trial, inputs: Inputs) -> float:
     """How much output i depends on input j in the model's present mode; NaN for inputs that are not
     floats."""
-    if not inputs.is_floating_point():
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         return float("nan")
     x = inputs[:4].detach().clone().requires_grad_()
-    outputs = copies.outputs(x).flatten(1)
+    outputs = copies.outputs(x).reshape(len(x), -1)
     largest, largest_other = 0.0, 0.0
     # Random weights, since outputs that sum to 1 have no gradient in their sum.
     weights = torch.rand(outputs.shape[1], device=outputs.device).to(outputs.dtype)
@@ -300,7 +313,7 @@ def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
     return mistaken, purposeful
 
 
-def _dead_layer(model: nn.Module, inputs: Tensor) -> Finding | None:
+def _dead_layer(model: nn.Module, inputs: Inputs) -> Finding | None:
     try:
         found = check_layer_variance(model, inputs).findings()
     except UserError:  # no layer whose input could be measured
@@ -315,10 +328,26 @@ def _listed(names: Sequence[str]) -> str:
 
 class WiringCheck(Check):
     name = "wiring"
+    needs = "losses"
+    fewest = 4
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers, setup.later)
-        names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
-        cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
-        seen = f"{len(names) - len(cut)} of {len(names)} parameters learn"
-        return Outcome(result.findings(), seen, "all of them", result)
+        results = [_of_loss(each) for each in setup.each_loss()]
+        learn = total = 0
+        for result, names in results:
+            cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
+            learn, total = learn + len(names - cut), total + len(names)
+        found = [finding for result, _ in results for finding in result.findings()]
+        if any(finding.alarming for finding in found):
+            found = [finding for finding in found if finding.level != "ok"]
+        return Outcome(
+            list(dict.fromkeys(found)), f"{learn} of {total} parameters learn", "all of them", results[0][0]
+        )
+
+
+def _of_loss(setup: TrainingSetup) -> tuple[Wiring, set[str]]:
+    """The wiring of one loss, and the names of the parameters that are to learn by it."""
+    result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers, setup.later)
+    frozen = tuple(name for name in result.frozen if name not in setup.left_out)
+    names = {name for name, parameter in setup.model.named_parameters() if parameter.requires_grad}
+    return replace(result, frozen=frozen, left_out=setup.left_out), names

@@ -21,6 +21,7 @@ from vitals.measures.layer_outputs import WEIGHTED
 from vitals.monitors.monitor import Monitor, tensorboard_writers
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.training_step import Reached
 from vitals.probes.twin import Twin, first_samples
 from vitals.recorder import shared_twin
 
@@ -63,7 +64,7 @@ class FirstLayerFilters(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.filters is None:
-            self.guarded(self._find, trainer, pl_module, batch)
+            self.retried(self._find, trainer, pl_module, batch)
 
     def _find(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> None:
         """Find the first layer in a pass of two samples through a copy, and draw it."""
@@ -86,7 +87,7 @@ class FirstLayerFilters(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.due(step, self.measured):
+        if self.filters is not None and self.due(step, self.measured):
             self.measured = step
             self.guarded(self._measure, trainer)
 
@@ -128,9 +129,6 @@ def _png(picture: np.ndarray) -> str:
 def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
     """Name and input shape of the first weighted layer to be executed."""
     reached: list[tuple[str, torch.Size]] = []
-
-    class Reached(Exception):
-        pass
 
     def stop(name: str, inputs: Any) -> None:
         reached.append((name, inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else torch.Size()))

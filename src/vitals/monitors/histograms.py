@@ -68,10 +68,11 @@ class Histograms(Monitor):
         self.histograms_every, self.samples = histograms_every, samples
         self.batch: Any = None
         self.twin: Twin | None = None
+        self.rehearsed = False
         self.measured = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.twin, self.measured = shared_twin(trainer, module), trainer.global_step
+        self.twin, self.measured = None, trainer.global_step
         self.rehearsed = False
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
@@ -80,8 +81,8 @@ class Histograms(Monitor):
     ) -> None:
         if self.batch is None or samples_in(self.batch) < self.samples:
             self.guarded(self._keep, batch)
-        if self.active and not self.rehearsed:
-            self.guarded(self._rehearse)
+        if self.active and not self.rehearsed and not self.retried(self._rehearse, trainer, pl_module):
+            self.batch = None  # the next one may do
 
     def _keep(self, batch: Any) -> None:
         """Take as many samples as are wanted, from several batches where these are small."""
@@ -91,17 +92,17 @@ class Histograms(Monitor):
             missing = self.samples - samples_in(self.batch)
             self.batch = joined(self.batch, first_samples(batch, missing))
 
-    def _rehearse(self) -> None:
-        assert self.twin is not None
-        self.rehearsed = True
+    def _rehearse(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.twin = shared_twin(trainer, module)
         self.twin.refresh()
         self.twin.rehearse(self.batch)
+        self.rehearsed = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.due(step, self.measured):
+        if self.rehearsed and self.due(step, self.measured):
             first, self.measured = self.measured == 0, step
             self.guarded(self._measure, trainer, first)
 

@@ -57,6 +57,10 @@ class Interval:
         return max(1, math.floor(min(candidates)))
 
 
+TRIES = 3
+"""Batches with which a monitor may fail before it falls silent."""
+
+
 class Monitor(L.Callback):
     """Measures after some optimizer steps, in the first process alone, and never ends a training.
 
@@ -83,6 +87,8 @@ class Monitor(L.Callback):
         self.period = 1
         self.total_steps = math.inf
         self.active = False
+        self.failures: list[Exception] = []
+        """Of `retried`, since it last went well."""
         self.findings: list[Finding] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,7 +100,7 @@ class Monitor(L.Callback):
             self.total_steps = min(self.total_steps * len(trainer.optimizers), most)
             epoch *= len(trainer.optimizers)
         self.period = self.interval.period(self.total_steps, epoch)
-        self.active = trainer.is_global_zero
+        self.active, self.failures = trainer.is_global_zero, []
         self.guarded(self.start, trainer, pl_module)
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -118,6 +124,30 @@ class Monitor(L.Callback):
             self.active = False
             self.skip(error)
         return None
+
+    def retried(self, measure: Callable[..., Any], *arguments: Any) -> bool:
+        """Whether `measure(*arguments)` went well; the monitor ends only where it has failed for `TRIES`
+        batches, since what fails with one, such as a step that returns None, may work with the next."""
+        if not self.active:
+            return False
+        try:
+            measure(*arguments)
+        except Exception as error:  # a monitor must never end a training
+            self.failures.append(error)
+            if len(self.failures) >= TRIES:
+                self.active = False
+                self._give_up()
+            return False
+        self.failures = []
+        return True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self.failures:
+            self.skip(self.failures[-1])
+            self.failures = []
 
     def skip(self, error: Exception) -> None:
         """Say in a finding why something is not measured."""

@@ -76,7 +76,7 @@ class StaleGradients(Monitor):
         step = trainer.global_step + 1 - self.first
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if step in PAIRS and self.before and one_batch:
-            self._compare(trainer, module, parameters)
+            self.retried(self._compare, trainer, module, parameters)
         self.before = {}
         if step + 1 in PAIRS and one_batch:
             self.before = {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None}
@@ -88,6 +88,8 @@ class StaleGradients(Monitor):
         twin.refresh()
         twin.rehearse(self.batch)
         known = [p for p in parameters if id(p) in self.before and p.requires_grad]
+        if not known:  # the step before had no loss
+            return
         with isolated_rng(), torch.enable_grad():
             fresh = torch.autograd.grad(twin.training_loss(self.batch), known, allow_unused=True)
         new: list[Tensor] = []

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
-from vitals.probes.loaders import first_batches, random_batches
+from vitals.probes.loaders import StreamOnly, random_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import PairPreparation, TrainingStep, stand_in
+from vitals.probes.rows import Rows, joined
+from vitals.probes.training_step import (
+    BatchPreparation,
+    TrainingStep,
+    only_loss,
+    several,
+    stand_in,
+    step_losses,
+)
 from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26
@@ -22,95 +32,127 @@ AT_ONCE = 250
 class FixedSubsets:
     """Training samples, and validation samples, on which to see whether the network generalizes.
 
-    Everything runs on a copy that shares the parameters: nothing is disturbed.
+    Everything runs on a copy that shares the parameters: nothing is disturbed. Where the step calls one
+    network with one tensor, what enters it is kept, and validation is seen too; else whole training batches
+    are kept, and the loss of the training step in evaluation mode is all that is measured.
 
     Args:
         twin: of the module that trains, whose trainer has its loaders set up.
-        batch: a training batch, (inputs, class numbers).
+        batch: a training batch.
         samples: of each subset, at most.
         validation: whether a validation subset is wanted.
 
     Raises:
+        NoLoss: if the step gives no loss for this batch.
         UserError: if step, batches or loaders cannot be looked at.
     """
 
     def __init__(self, twin: Twin, batch: Any, samples: int, validation: bool) -> None:
         self.twin, trainer = twin, twin.trainer
         self.twin.refresh()
-        self.twin.rehearse(first_samples(check_pairs(batch), 8))
+        few = first_samples(batch, 8)
+        self.twin.rehearse(few)
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             self.evaluating = stand_in(trainer, training=False)
             self.twin.attach(self.evaluating)
-            preparation = PairPreparation(trainer, self.twin.module, self.evaluating)
-            self.step = TrainingStep(
-                self.twin.module, stand_in(trainer, training=True), first_samples(check_pairs(batch), 8)
-            )
+            self.preparation = BatchPreparation(trainer, self.twin.module, self.evaluating)
+            self.step = TrainingStep(self.twin.module, stand_in(trainer, training=True), few)
+            if len(self.step.optimizers) > 1:
+                raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             loader: Any = trainer.train_dataloader
             if hasattr(loader, "unaugmented"):
                 loader = loader.unaugmented(samples)
-            self.training = self._inputs(preparation, loader, samples, self.twin.module.training_step)
-            self.validation: tuple[Tensor, Tensor] | None = None
+            step = self.twin.module.training_step
+            try:
+                self.training = self._kept(
+                    map(self.preparation, random_batches(loader, samples)), samples, step
+                )
+            except StreamOnly:  # then the batch at hand must do
+                self.training = self._kept([batch], samples, step)
+            self.validation: tuple[Any, Any] | None = None
             loaders = trainer.val_dataloaders
             loader = loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
-            if validation and loader is not None:
-                step = self.twin.module.validation_step
-                self.validation = self._inputs(preparation, loader, samples, step)
+            if validation and loader is not None and self.step.network is not None:
+                try:
+                    prepared = map(self.preparation, random_batches(loader, samples))
+                    self.validation = self._kept(prepared, samples, self.twin.module.validation_step)
+                except UserError:  # validation batches may be of another make: then training alone is seen
+                    self.validation = None
 
-    def _inputs(
-        self, preparation: PairPreparation, loader: Any, samples: int, step: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Inputs as they enter the network, and labels."""
-        inputs, labels = [], []
+    def _kept(self, batches: Iterable[Any], samples: int, step: Callable[..., Any]) -> tuple[Any, Any]:
+        """Inputs as they enter the network, and targets; or whole batches, and how many samples each has."""
+        kept: list[Any] = []
+        sizes: list[int] = []
         before, self.step.trainer = self.step.trainer, self.evaluating
         count = samples
-        for batch in first_batches(
-            (preparation(batch) for batch in random_batches(loader, samples)), samples
-        ):
+        for prepared in batches:
             self.twin.module.eval()
-            inputs.append(self.step.network_inputs(batch, step))
-            labels.append(batch[1])
-            bytes_each = inputs[0][0].numel() * inputs[0].element_size()
-            count = min(samples, max(1, MOST_BYTES // bytes_each))
-            if sum(map(len, labels)) >= count:
+            if self.step.network is None:
+                kept.append(prepared)
+                sizes.append(max(Rows(prepared).size, 1))
+            else:
+                targets = self.step.targets(prepared)
+                inputs = self.step.network_inputs(prepared, step)
+                kept.append((inputs, *targets) if isinstance(targets, tuple) else (inputs, targets))
+                sizes.append(len(inputs))
+            tensors = [leaf for leaf in tree_leaves(kept[0]) if isinstance(leaf, Tensor)]
+            each = sum(leaf.numel() * leaf.element_size() for leaf in tensors) / sizes[0]
+            count = min(samples, max(1, int(MOST_BYTES / max(each, 1))))
+            if sum(sizes) >= count:
                 break
         self.step.trainer = before
-        if not inputs:
+        if not kept:
             raise UserError("a loader gives no batch.")
-        return torch.cat(inputs)[:count], torch.cat(labels)[:count]
+        if self.step.network is None:
+            return kept, sizes
+        first, *rest = (each[:count] for each in joined(kept))
+        return first, rest[0] if len(rest) == 1 else tuple(rest)
 
     def facts(self) -> dict[str, float]:
-        """What guessing gives, `chance_loss` in nats and `chance_accuracy`; the sizes of the subsets."""
-        labels = self.training[1]
-        shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
-        found = {
-            "chance_loss": float(torch.special.entr(shares).sum()),
-            "chance_accuracy": float(shares.max()),
-            "train_subset": float(len(labels)),
-        }
-        return found | ({"val_subset": float(len(self.validation[1]))} if self.validation else {})
+        """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; the sizes of
+        the subsets."""
+        inputs, labels = self.training
+        found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
+        if self.step.class_numbers:
+            shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
+            found["chance_loss"] = float(torch.special.entr(shares).sum())
+            found["chance_accuracy"] = float(shares.max())
+        return found | ({"val_subset": float(len(self.validation[0]))} if self.validation else {})
 
-    def evaluate(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """Loss and accuracy, where there are logits, of the present weights in evaluation mode."""
-        network = self.step.network
+    def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
+        """Loss, and accuracy where there are class numbers, of the present weights in evaluation mode.
+
+        Args:
+            inputs, targets: one of the subsets, `training` or `validation`.
+        """
         self.twin.refresh()
         self.twin.attach(self.evaluating)
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+            if self.step.network is None:
+                return self._of_batches(inputs, targets)
+            return self._of_network(inputs, targets)
+
+    def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
+        self.twin.module.eval()
+        losses = [
+            only_loss(step_losses(self.twin.module, self.evaluating, batch)).float() * size
+            for batch, size in zip(batches, sizes, strict=True)
+        ]
+        return {"loss": float(torch.stack(losses).sum()) / sum(sizes)}
+
+    def _of_network(self, inputs: Tensor, targets: Any) -> dict[str, float]:
+        network = self.step.network
+        assert network is not None
         network.eval()
         losses, hits = [], []
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
-            for some, their in zip(inputs.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
-                outputs = network(some)
-                losses.append(self.step.loss(outputs, their).float() * len(their))
-                hits.append((outputs.argmax(dim=1) == their).sum() if outputs.ndim == 2 else torch.zeros(()))
-        loss, right = torch.stack([torch.stack(losses).sum(), torch.stack(hits).sum().float()]).tolist()
-        found = {"loss": loss / len(labels)}
-        return found | ({"accuracy": right / len(labels)} if outputs.ndim == 2 else {})
-
-
-def check_pairs(batch: Any) -> tuple[Tensor, Tensor]:
-    """`batch` as (inputs, class numbers); raises `UserError` where it is not that."""
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        inputs, labels = batch
-        tensors = isinstance(inputs, Tensor) and isinstance(labels, Tensor)
-        if tensors and labels.shape == inputs.shape[:1] and not labels.is_floating_point():
-            return inputs, labels
-    raise UserError("the batches are not pairs (inputs, class numbers).")
+        for place in range(0, len(inputs), AT_ONCE):
+            part = slice(place, place + AT_ONCE)
+            some = inputs[part]
+            their = targets[part] if isinstance(targets, Tensor) else tuple(each[part] for each in targets)
+            outputs = network(some)
+            losses.append(self.step.loss(outputs, their).float() * len(some))
+            if self.step.class_numbers:
+                hits.append((outputs.argmax(dim=1) == their).sum())
+        loss, *right = torch.stack([torch.stack(losses).sum(), *map(torch.Tensor.float, hits)]).tolist()
+        found = {"loss": loss / len(inputs)}
+        return found | ({"accuracy": sum(right) / len(inputs)} if right else {})

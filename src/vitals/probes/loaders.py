@@ -2,84 +2,92 @@
 
 from __future__ import annotations
 
-import copy
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from vitals.errors import UserError
-
-LARGE = 1000
-"""Entries from which a list in a data set is data, and shared rather than copied."""
+from vitals.probes.copies import LARGE, NoOp, Spent, copied
 
 
-def successive_batches(loader: Any) -> Iterator[Any]:
+class StreamOnly(UserError):
+    """The data come from a stream that cannot be copied, so that nothing can be seen before its first
+    batch."""
+
+
+def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[Any]:
     """The batches that `loader` is about to give, in its order.
 
     Nothing of its state is used up: sampler and data set are copied (their arrays are shared), and no worker
     is started. Draws global random numbers, so call it with those isolated.
 
+    Args:
+        loader: a data loader or any other collection of batches; or a list or dict of such.
+        mode: in which Lightning's `CombinedLoader` puts several together.
+
     Raises:
-        UserError: if `loader` gives a stream, whose batches would be lost to the training.
+        StreamOnly: if a copy is not possible.
     """
-    if isinstance(loader, DataLoader):
-        return iter(_own_loader(loader))
-    return iter(_own_iterable(loader))
+    if isinstance(loader, CombinedLoader):
+        return successive_batches(loader.iterables, loader._mode)
+    if isinstance(loader, dict | list | tuple):
+        keys = list(loader) if isinstance(loader, dict) else list(range(len(loader)))
+        own = {key: _own_loader(loader[key]) for key in keys}
+        combined = CombinedLoader(own if isinstance(loader, dict) else list(own.values()), mode)  # type: ignore[arg-type]
+        return (batch for batch, *_ in combined)
+    return iter(_own_loader(loader))
 
 
-def random_batches(loader: Any, samples: int) -> Iterator[Any]:
+def random_batches(loader: Any, samples: int, mode: str = "max_size_cycle") -> Iterator[Any]:
     """Batches of up to `samples` samples drawn at random, though `loader` may give them in an order.
 
     For loaders that are not in the order of their data set, the same as `successive_batches`.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
-        return successive_batches(loader)
-    if loader.batch_sampler is not None and type(loader.batch_sampler) is not torch.utils.data.BatchSampler:
-        return successive_batches(loader)
-    dataset: Any = copy.deepcopy(loader.dataset, _arrays_in(loader.dataset))
+        return successive_batches(loader, mode)
+    if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
+        return successive_batches(loader, mode)
+    dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
 
 
-def first_batches(batches: Iterator[tuple[Tensor, Tensor]], samples: int) -> list[tuple[Tensor, Tensor]]:
-    """The first of `batches` (inputs, targets), with `samples` samples in all, or as many as there are."""
-    taken: list[tuple[Tensor, Tensor]] = []
-    count = 0
-    for batch in batches:
-        taken.append(batch)
-        count += len(batch[1])
-        if count >= samples:
-            break
-    return taken
-
-
-def _own_loader(loader: DataLoader) -> DataLoader:
-    if isinstance(loader.dataset, IterableDataset):
-        raise UserError("The training data are a stream, of which nothing can be looked at beforehand.")
-    memo = _arrays_in(loader.dataset)
-    dataset = copy.deepcopy(loader.dataset, memo)
+def _own_loader(loader: Any) -> Iterable[Any]:
+    if isinstance(loader, dict | list | tuple | CombinedLoader):
+        raise UserError("loaders within lists of loaders cannot be looked at beforehand.")
+    if not isinstance(loader, DataLoader):
+        if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
+            raise StreamOnly("The training data are an iterator, which gives each batch only once.")
+        own: Iterable[Any] = _own(loader)
+        return own
+    dataset = _own(loader.dataset)
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(
+            dataset, loader.batch_size, collate_fn=loader.collate_fn, drop_last=loader.drop_last
+        )
     if loader.batch_sampler is None:
-        sampler = copy.deepcopy(loader.sampler, memo)
-        return DataLoader(dataset, batch_size=None, sampler=sampler, collate_fn=loader.collate_fn)
-    sampler = copy.deepcopy(loader.batch_sampler, memo)
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=loader.collate_fn)
+        return DataLoader(
+            dataset, batch_size=None, sampler=_own(loader.sampler), collate_fn=loader.collate_fn
+        )
+    return DataLoader(dataset, batch_sampler=_own(loader.batch_sampler), collate_fn=loader.collate_fn)
 
 
-def _own_iterable(loader: Any) -> Iterable[Any]:
-    if isinstance(loader, dict | list | tuple) or not isinstance(loader, Iterable):
-        raise UserError(f"The training data come from a {type(loader).__name__}, not from one data loader.")
-    if isinstance(loader, Iterator):
-        raise UserError("The training data are a stream, of which nothing can be looked at beforehand.")
-    own: Iterable[Any] = copy.deepcopy(loader, _arrays_in(loader))
+def _own(thing: Any) -> Any:
+    memo = _arrays_in(thing)
+    own = copied(thing, memo)
+    if own is thing or any(isinstance(part, Spent | NoOp) for part in memo.values()):
+        raise StreamOnly("The training data are a stream, which gives each batch only once.")
     return own
 
 
 def _arrays_in(thing: Any) -> dict[int, Any]:
-    """A memo for `deepcopy` with which the data inside `thing` are shared, and only the rest is copied."""
+    """A memo for `copied` with which the data inside `thing` are shared, and only the rest is copied."""
     memo: dict[int, Any] = {}
     waiting, seen = [thing], set()
     while waiting:
@@ -90,7 +98,7 @@ def _arrays_in(thing: Any) -> dict[int, Any]:
         large = isinstance(part, list | tuple | dict) and len(part) >= LARGE
         if large or isinstance(part, Tensor | np.ndarray | bytes):
             memo[id(part)] = part
-        elif isinstance(part, list | tuple):
+        elif isinstance(part, list | tuple | deque):
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()

@@ -13,7 +13,7 @@ import torch
 from vitals.errors import UserError
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import PairPreparation, stand_in
+from vitals.probes.training_step import BatchPreparation, stand_in
 from vitals.probes.trial import copies_of, restore_configured_rates
 from vitals.probes.twin import Twin
 
@@ -84,7 +84,7 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any]) -> float:
 def _batches(trainer: L.Trainer, twin: Twin) -> list[Any]:
     twin.refresh()
     owner = copy.copy(twin.module)
-    preparation = PairPreparation(trainer, owner, stand_in(trainer, training=True))
+    preparation = BatchPreparation(trainer, owner, stand_in(trainer, training=True))
     taken: list[Any] = []
     while len(taken) < STEPS + JUDGED:  # an epoch may be shorter than that
         before = len(taken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From outputs (N, ...) and targets (N, ...) to a scalar."""
+Loss = Callable[[Any, Any], Tensor]
+"""From outputs and targets to a scalar: tensors (N, ...) as a rule, targets a tuple where a loss needs
+several."""
+Inputs = Tensor | tuple[Tensor, ...]
+"""(N, ...), or what a network of several arguments takes; none at all where it has its batch within."""
 
 ADAPTIVE = (
     torch.optim.Adadelta,
@@ -40,12 +43,14 @@ class Trial:
     loss: Loss | None
     optimizer: Optimizer | None
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model makes of `inputs` (N, ...); raises `UserError` if that is not one tensor of N
-        rows."""
-        outputs = self.model(inputs)
+    def outputs(self, inputs: Inputs) -> Tensor:
+        """What the model makes of `inputs`; raises `UserError` if that is not one tensor, or does not have
+        the N rows of one tensor (N, ...)."""
+        outputs = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
         if not isinstance(outputs, Tensor):
             raise UserError(f"model: it must return one tensor, not {type(outputs).__name__}.")
+        if isinstance(inputs, tuple):
+            return outputs
         if outputs.ndim == 0 or len(outputs) != len(inputs):
             raise UserError(
                 f"model: its outputs {tuple(outputs.shape)} do not have one row for each of the "
@@ -53,7 +58,7 @@ class Trial:
             )
         return outputs
 
-    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(self, outputs: Tensor, targets: Any) -> Tensor:
         """The loss as a scalar; raises `UserError` if it is not one."""
         assert self.loss is not None
         loss = self.loss(outputs, targets)
@@ -62,7 +67,7 @@ class Trial:
             raise UserError(f"loss: it must return one number, not {shape}; average it over the batch.")
         return loss.reshape(())
 
-    def gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+    def gradients(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The loss, and its gradient by parameter name; None for a parameter that the loss does not reach.
 
         Frozen parameters (`requires_grad=False`) are left out.
@@ -75,7 +80,7 @@ class Trial:
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return loss.detach(), dict(zip(parameters, gradients, strict=True))
 
-    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+    def step(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
         """One optimizer step on the batch; the loss and the gradients before it."""
         assert self.optimizer is not None
         results: list[tuple[Tensor, dict[str, Tensor | None]]] = []
@@ -108,12 +113,12 @@ def trial(
     in evaluation mode is switched to training as a whole. With `dropout=False`, dropout layers let everything
     through. A compiled model is copied as it was before compilation. Raises `UserError` where a copy fails.
     """
-    with isolated_rng(seed), torch.enable_grad():
+    with isolated_rng(seed), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         memo: dict[int, Any] = {}
-        model_copy = _copied("model", getattr(model, "_orig_mod", model), memo)
+        model_copy = copied(getattr(model, "_orig_mod", model), memo)
         # A plain function holds nothing of the model that a copy could replace.
         stateful = isinstance(loss, nn.Module | types.MethodType)
-        loss_copy = _copied("loss", loss, memo) if stateful else loss
+        loss_copy = copied(loss, memo) if stateful else loss
         optimizer_copy = None if optimizer is None else _copied_optimizer(optimizer, memo)
         if not model_copy.training:
             model_copy.train()
@@ -128,7 +133,7 @@ def copies_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[Any, t
     Raises `UserError` where a copy fails.
     """
     memo: dict[int, Any] = {}
-    model_copy = _copied("model", model, memo)
+    model_copy = copied(model, memo)
     return model_copy, tuple(_copied_optimizer(optimizer, memo) for optimizer in optimizers)
 
 
@@ -154,6 +159,20 @@ def check_batch(inputs: Tensor, targets: Tensor, minimum: int = 1) -> None:
         raise UserError(f"inputs: {len(inputs)} samples are too few, at least {minimum} are needed.")
 
 
+def check_rows(inputs: Inputs, targets: Any, minimum: int = 1) -> None:
+    """Raise `UserError` unless `inputs` (N, ...) and `targets` have as many rows, and N is enough; what a
+    whole training step takes is left to it."""
+    if isinstance(inputs, tuple):
+        return
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        raise UserError("inputs: they must be one tensor of shape (N, ...).")
+    for target in targets if isinstance(targets, tuple) else (targets,):
+        if not isinstance(target, Tensor) or target.ndim < 1 or len(target) != len(inputs):
+            raise UserError(f"targets: there must be one for each of the {len(inputs)} inputs.")
+    if len(inputs) < minimum:
+        raise UserError(f"inputs: {len(inputs)} samples are too few, at least {minimum} are needed.")
+
+
 def check_classes(outputs: Tensor, targets: Tensor) -> int:
     """The number of classes C of `outputs` (N, C); raises `UserError` where that or `targets` do not fit."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
@@ -174,16 +193,9 @@ def restore_configured_rates(optimizer: Optimizer) -> None:
 
 
 def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
-    copied = _copied("optimizer", optimizer, memo)
+    own = copied(optimizer, memo)
     # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
     for name, value in vars(optimizer).items():
-        if name not in vars(copied) and name != "step":  # a scheduler's wrapper of the original
-            setattr(copied, name, copy.deepcopy(value, memo))
-    return copied
-
-
-def _copied(name: str, original: Any, memo: dict[int, Any]) -> Any:
-    try:
-        return copy.deepcopy(original, memo)
-    except Exception as error:
-        raise UserError(f"{name}: it cannot be copied for a trial ({error}).") from error
+        if name not in vars(own) and name != "step":  # a scheduler's wrapper of the original
+            setattr(own, name, copied(value, memo))
+    return own

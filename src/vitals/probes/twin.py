@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +9,17 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from vitals.errors import UserError
+from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import Backward, mute, replaced, stand_in
+from vitals.probes.training_step import mute, only_loss, stand_in, step_losses
 
 PLAIN = (bool, int, float, str, type(None))
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
@@ -46,17 +46,15 @@ class Twin:
             raise UserError("the parameters are spread over processes.")
         self.trainer, self.original = trainer, module
         self.rehearsed = False
+        if any(map(is_lazy, module.parameters())):
+            raise UserError("the module has lazy layers, which have no weights before the first batch.")
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
         memo[id(module._compiler_ctx)] = None
-        try:
-            self.module: L.LightningModule = copy.deepcopy(module, memo)
-        except Exception as error:
-            raise UserError(f"the module cannot be copied ({' '.join(str(error).split())[:200]}).") from None
+        self.module: L.LightningModule = copied(module, memo)
         for name in STEPS if module._compiler_ctx else ():
             self.module.__dict__.pop(name, None)  # compiled, and bound to the original
+        mute(self.module)
         for part in self.module.modules():
-            if isinstance(part, L.LightningModule):
-                mute(part)
             if isinstance(part, nn.SyncBatchNorm):  # waits for processes that do not measure
                 part.forward = types.MethodType(_BatchNorm.forward, part)  # type: ignore[method-assign]
             elif isinstance(part, Metric):
@@ -64,6 +62,8 @@ class Twin:
 
     def refresh(self) -> None:
         """Take over buffers, modes and plain attributes, such as counters, as the original has them now."""
+        if len(list(self.module.modules())) != len(list(self.original.modules())):
+            raise UserError("the module has got other layers since its training began.")
         with torch.no_grad():
             for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):
                 mine.copy_(its)
@@ -85,7 +85,7 @@ class Twin:
         if self.rehearsed:
             return
         shared = self.module
-        self.module = copy.deepcopy(shared)
+        self.module = copied(shared)
         try:
             copies = list(self.module.parameters())
             for parameter in copies:
@@ -117,22 +117,11 @@ class Twin:
         """What the training step makes of `batch`, without a backward pass.
 
         Raises:
+            NoLoss: if there is none for this batch.
             UserError: if that is not one loss.
         """
-        backward, step = Backward(), self.module.training_step
-        arguments = (batch, 0) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else (batch,)
-        if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
-            raise UserError("the training step takes its batches itself.")
-        self.attach(stand_in(self.trainer, training=True))
-        with self.as_in_training(), replaced(self.module, "manual_backward", backward):
-            result = step(*arguments)
-        if len(backward.losses) > 1:
-            raise UserError("the training step goes backward several times.")
-        loss = result["loss"] if isinstance(result, dict) else result
-        loss = backward.losses[0] if backward.losses else loss
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise UserError("the training step gives no loss.")
-        return loss.reshape(())
+        with self.as_in_training():
+            return only_loss(step_losses(self.module, stand_in(self.trainer, training=True), batch))
 
 
 def first_samples(batch: Any, count: int) -> Any:

@@ -30,7 +30,7 @@ register(Cause("too-few-samples", "there are fewer samples than inputs", "accura
 
 class Count(Check):
     name = "count"
-    needs_class_numbers = False
+    needs = "network"
 
     def run(self, setup, options):
         count = len(setup.inputs)
@@ -124,14 +124,14 @@ def test_it_shows_in_the_table_and_signs_its_findings(
 
 
 def test_one_that_does_without_class_numbers_looks_at_a_regression(my_check: str, tmp_path: Path) -> None:
-    checks = SanityChecks(["default", f"{my_check}.Count"], on_fail="warn", samples=64)
+    checks = SanityChecks(["loss_at_chance", "informative_inputs", f"{my_check}.Count"], on_fail="warn")
     assert [row.name for row in checked(checks, tmp_path, NUMBERS).rows] == ["count"]
     found = read_findings(tmp_path / "findings.json")
     assert [(finding.cause, finding.check) for finding in found] == [
         ("too-few-samples", "count"),
         ("skipped", ""),
     ]
-    assert "not one class number" in found[1].message
+    assert "Loss at chance and informative inputs: your loss takes no class number" in found[1].message
 
 
 def test_built_in_ones_come_first_and_in_their_order(my_check: str) -> None:

@@ -140,7 +140,7 @@ def test_manual_steps_without_a_returned_loss_have_the_rest(tmp_path: Path) -> N
     assert events.tags(prefix="loss/") == []
 
 
-def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
+def test_without_class_numbers_the_subsets_have_a_loss_alone(tmp_path: Path) -> None:
     class Regression(Foreign):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
@@ -148,8 +148,25 @@ def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
     data = DataLoader(TensorDataset(digits(64)[0], torch.rand(64)), 16)
     curves = LearningCurves(1)
     _, events, _ = watched(Regression(mlp()), tmp_path, curves, train=data, max_epochs=3)
+    assert curves.findings == []
+    assert "loss/train_eval" in events.tags()
+    assert "accuracy/train_eval" not in events.tags()
+
+
+def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
+    class Backwards(Foreign):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+            loss.backward()
+            self.optimizers().step()
+            return loss
+
+    curves = LearningCurves(1)
+    _, events, _ = watched(Backwards(mlp()), tmp_path, curves, max_epochs=3)
     assert [finding.message for finding in curves.findings] == [
-        "LearningCurves: the batches are not pairs (inputs, class numbers)."
+        "LearningCurves: the training step calls backward itself, not manual_backward."
     ]
     assert list(events.scalars("loss/train_step")) == list(range(1, 13))
 

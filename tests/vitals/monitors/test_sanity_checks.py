@@ -18,17 +18,14 @@ from foreign import (
     FrozenHead,
     Manual,
     NoisyDigits,
-    Regression,
     Residual,
     SoftmaxInside,
-    Stream,
     TrainsInValidation,
     TwoOptimizers,
     alarms,
     convnet,
     digits,
     fit,
-    loader,
     mlp,
     quick,
 )
@@ -178,28 +175,13 @@ def test_what_is_hidden_in_a_foreign_module_is_named(cause: str, tmp_path: Path)
     assert cause.strip() in alarms(checks.findings)[:2]
 
 
-SKIPPED = {
-    "calls 'net', 'other'": (TwoOptimizers, None),
-    "not one class number": (
-        lambda: Regression(mlp()),
-        lambda: DataLoader(TensorDataset(digits()[0], torch.rand(256)), batch_size=32),
-    ),
-    "a stream": (lambda: Foreign(mlp()), lambda: DataLoader(Stream(), batch_size=32)),
-    "not from one data loader": (lambda: Regression(mlp()), lambda: {"a": loader()}),
-}
-
-
-@pytest.mark.parametrize("reason", SKIPPED)
-def test_what_cannot_be_checked_is_skipped_with_the_reason(reason: str, tmp_path: Path) -> None:
-    make, data = SKIPPED[reason]
+def test_of_several_losses_each_is_looked_at_and_the_rest_is_left_out_with_the_reason(tmp_path: Path) -> None:
     checks = quick()
-    module = make()
-    if "loader" in reason:
-        module.training_step = lambda batch, batch_idx: module.net(batch["a"][0]).square().mean()
-    fit(module, tmp_path, checks, train=data and data())
-    (finding,) = read_findings(tmp_path / "findings.json")
-    assert (finding.cause, finding.level) == ("skipped", "note")
-    assert reason in finding.message
+    fit(TwoOptimizers(), tmp_path, checks)
+    assert [row.name for row in checks.rows] == ["wiring", "validation_mode", "gradients"]
+    [finding] = [each for each in read_findings(tmp_path / "findings.json") if each.cause == "skipped"]
+    assert "2 losses that different optimizers minimise" in finding.message
+    assert "tiny subset" in finding.message
 
 
 def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:

@@ -308,23 +308,32 @@ class GradientsCheck(Check):
     `gradcheck/rel_error` of log10 of all of them; exact ones are at -17."""
 
     name = "gradients"
+    needs = "losses"
     station = "gradients"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         return self._compared(setup, options.elements, 0)
 
     def _compared(self, setup: TrainingSetup, elements: int, burn_in_steps: int) -> Outcome:
-        result = check_gradients(
-            setup.model,
-            setup.loss,
-            *setup.batch(64),
-            elements=elements,
-            check_inputs=setup.inputs.is_floating_point(),
-            burn_in_steps=burn_in_steps,
-        )
+        results = [
+            check_gradients(
+                each.model,
+                each.loss,
+                *each.batch(64),
+                elements=elements,
+                check_inputs=isinstance(each.inputs, Tensor) and each.inputs.is_floating_point(),
+                burn_in_steps=burn_in_steps,
+            )
+            for each in setup.each_loss()
+        ]
+        # Of several losses the one that is furthest off speaks for all.
+        result = max(results, key=lambda each: -1.0 if each.max_error is None else each.max_error)
         error = result.max_error
         seen = "nothing to compare" if error is None else f"relative error {error:.1e} at most"
-        return Outcome(result.findings(), seen, "up to 1e-4 (kinks), 1e-6 (none)", result)
+        found = list(dict.fromkeys(finding for each in results for finding in each.findings()))
+        if any(finding.alarming for finding in found):
+            found = [finding for finding in found if finding.level != "ok"]
+        return Outcome(found, seen, "up to 1e-4 (kinks), 1e-6 (none)", result)
 
     def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
         if outcome.result.max_error is None:

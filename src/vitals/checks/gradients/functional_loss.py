@@ -6,7 +6,6 @@ and every evaluation starts from the same random seed.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import random
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean
+from vitals.probes.copies import copied as deep_copy
 from vitals.probes.random_states import isolated_rng
 
 
@@ -235,10 +235,7 @@ def _seed_everything(seed: int) -> None:
 
 def copied(*things: Any) -> Any:
     """A deep copy of `things`, without the wrapper of `torch.compile`."""
-    try:
-        return copy.deepcopy(tuple(getattr(thing, "_orig_mod", thing) for thing in things))
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"model, loss or penalty cannot be copied for the check: {error}") from error
+    return deep_copy(tuple(getattr(thing, "_orig_mod", thing) for thing in things))
 
 
 def check_parameters(model: nn.Module) -> None:

@@ -156,6 +156,7 @@ class DifferenceStepCheck(Check):
     """Draws the curve `gradcheck/h_curve`, the error of the differences over their step."""
 
     name = "difference_step"
+    needs = "loss"
     station = "gradients"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:

@@ -1,0 +1,216 @@
+"""Deep copies of a user's module, whatever it keeps, and what a step leaves behind in such a copy."""
+
+from __future__ import annotations
+
+import copy
+import io
+import multiprocessing.process
+import socket
+import subprocess
+import threading
+import types
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from vitals.errors import UserError
+
+LIVE: tuple[type, ...] = (
+    threading.Thread,
+    socket.socket,
+    subprocess.Popen,
+    multiprocessing.process.BaseProcess,
+    io.FileIO,
+    io.BufferedReader,
+    io.BufferedWriter,
+    io.BufferedRandom,
+    io.TextIOWrapper,
+)
+"""What a handle to the outside world holds: whoever has one would write or read twice if copied."""
+PLAIN: tuple[type, ...] = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    np.ndarray,
+    torch.dtype,
+    torch.device,
+)
+PLAIN += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+LARGE = 1000
+"""Entries from which a list or table of plain values is taken for data, and not gone through."""
+
+
+INTERNAL = set(vars(nn.Module())) - {"_buffers"}
+"""Tables that torch keeps in every module, which no step changes."""
+
+
+class NoOp:
+    """Stands for a logger, a strategy or a file: takes every call and does nothing."""
+
+    def __getattr__(self, name: str) -> NoOp:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *arguments: Any, **options: Any) -> NoOp:
+        return self
+
+    def __getitem__(self, key: Any) -> NoOp:
+        return self
+
+    def __enter__(self) -> NoOp:
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        return None
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[NoOp]:
+        return iter(())
+
+
+class Spent:
+    """Stands for a generator: looking into it would take from the training what it gives only once."""
+
+    def __iter__(self) -> Spent:
+        return self
+
+    def __next__(self) -> Any:
+        raise UserError("the module draws from a generator of its own, of which there can be no copy.")
+
+
+def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A deep copy of `original`, a module as a rule, that works where `copy.deepcopy` gives up.
+
+    Tensors that are part of a graph, such as losses kept in a list, are copied without it. What leads to the
+    outside world, such as an open file or a writer, becomes something that takes every call and does nothing;
+    a generator becomes one that refuses; what else cannot be copied, such as a lock, is shared.
+
+    Args:
+        original: what to copy.
+        memo: that of `copy.deepcopy`: by identity, what is to stand for objects met on the way.
+
+    Raises:
+        UserError: if it cannot be copied all the same.
+    """
+    memo = {} if memo is None else memo
+    kept = _prepare(original, memo)
+    try:
+        return copy.deepcopy(original, memo)
+    except Exception as error:
+        name = type(original).__name__
+        raise UserError(f"{name} cannot be copied, for an object in it refuses ({brief(error)}).") from error
+    finally:
+        del kept  # the states gone through had to live as long as their identities stand in the memo
+
+
+def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
+    """Put into `memo` what stands for everything in `original` that `deepcopy` would fail on."""
+    waiting: list[tuple[Any, Any]] = [(original, None)]
+    seen: set[int] = set()
+    kept: list[Any] = []
+    while waiting:
+        part, holder = waiting.pop()
+        if isinstance(part, PLAIN) or id(part) in memo or id(part) in seen:
+            continue
+        seen.add(id(part))
+        kept.append(part)
+        if isinstance(part, Tensor):
+            if part.grad_fn is not None:
+                memo[id(part)] = part.detach().clone()
+        elif isinstance(part, (Logger, L.Trainer, *LIVE)):
+            outermost = part if holder is None else holder
+            memo[id(outermost)] = NoOp()
+        elif isinstance(part, types.GeneratorType):
+            memo[id(part)] = Spent()
+        elif isinstance(part, list | tuple | set | frozenset | deque):
+            if len(part) < LARGE or not isinstance(next(iter(part)), PLAIN):
+                waiting += [(entry, holder) for entry in part]
+        elif isinstance(part, dict):
+            if len(part) < LARGE or not isinstance(next(iter(part.values())), PLAIN):
+                waiting += [(entry, holder) for entry in part.values()]
+            waiting += [(entry, holder) for entry in vars(part).values()] if hasattr(part, "__dict__") else []
+        elif isinstance(part, types.MethodType):
+            waiting.append((part.__self__, holder))
+        elif isinstance(part, nn.Module) and hasattr(part, "__deepcopy__"):  # as parametrized ones have
+            waiting += [(entry, None) for entry in vars(part).values()]
+        else:
+            inner = None if isinstance(part, nn.Module) else (holder if holder is not None else part)
+            _look_into(part, inner, waiting, kept, memo)
+    return kept
+
+
+def _look_into(
+    part: Any, holder: Any, waiting: list[tuple[Any, Any]], kept: list[Any], memo: dict[int, Any]
+) -> None:
+    """Go through the state that `deepcopy` would copy, or settle what stands for `part`."""
+    try:
+        if hasattr(part, "__deepcopy__"):
+            copy.deepcopy(part, memo)
+            return
+        state = copy._deepcopy_dispatch.get(type(part)) or part.__reduce_ex__(4)  # type: ignore[attr-defined]
+    except Exception:  # whatever a class of theirs raises
+        memo[id(part)] = Spent() if isinstance(part, Iterator) else part
+        return
+    if isinstance(state, tuple):
+        kept.append(state)
+        waiting += [(entry, holder) for entry in state[1:3]]
+
+
+def brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Put attributes, lists and tables of all parts of `module` back as they were before the block.
+
+    So a step that keeps its losses or its last outputs neither grows the copy nor holds a graph. What is
+    written into a tensor stays there.
+    """
+    parts = [(part, dict(vars(part))) for part in module.modules()]
+    containers: dict[int, tuple[Any, Any]] = {}
+    for _, attributes in parts:
+        for name, value in attributes.items():
+            if name not in INTERNAL:
+                _remember(value, containers)
+    try:
+        yield
+    finally:
+        for part, attributes in parts:
+            now = vars(part)
+            if any(now.get(name) is not value for name, value in attributes.items()) or len(now) != len(
+                attributes
+            ):
+                now.clear()
+                now.update(attributes)
+        for container, content in containers.values():
+            if isinstance(container, list):
+                container[:] = content
+            else:
+                container.clear()
+                container.extend(content) if isinstance(container, deque) else container.update(content)
+
+
+def _remember(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
+    if id(value) in containers or not isinstance(value, list | dict | set | deque):
+        return
+    if len(value) >= LARGE and isinstance(next(iter(value)), PLAIN):
+        return
+    containers[id(value)] = value, copy.copy(value)
+    for entry in value.values() if isinstance(value, dict) else value:
+        _remember(entry, containers)

@@ -1,0 +1,381 @@
+"""Training steps and batches of every make: which checks are made, that nothing healthy is blamed, and that
+the training stays the same to the bit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+import threading
+import weakref
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, alarms, digits, fit, mlp, quick
+from monitoring import GAN, monitors, same
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from vitals.checks.registry import GROUPS
+from vitals.diagnosis.callback import Diagnosis
+from vitals.probes.twin import Twin
+
+Pair = namedtuple("Pair", "image label")
+
+
+@dataclasses.dataclass
+class Sample:
+    image: Tensor
+    label: Tensor
+
+
+class Made(Dataset):
+    """Digits, each made into a sample of one's own."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor, int], Any]) -> None:
+        self.images, self.labels = digits(128)
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(self.images[index], self.labels[index], index)
+
+
+class Step(Foreign):
+    """A module whose step is `loss(module, batch)`."""
+
+    def __init__(self, loss: Callable[[Any, Any], Any], **nets: nn.Module) -> None:
+        super().__init__(nets.pop("net", mlp()))
+        self.loss = loss
+        for name, net in nets.items():
+            setattr(self, name, net)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(self, batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def loaded(make: Callable[[Tensor, Tensor, int], Any], **options: Any) -> DataLoader:
+    return DataLoader(Made(make), 32, **{"shuffle": True, **options})
+
+
+def cross_entropy(image: str | int, label: str | int) -> Callable[[], Step]:
+    def loss(module: Any, batch: Any) -> Tensor:
+        return F.cross_entropy(module.net(batch[image]), batch[label])
+
+    return lambda: Step(loss)
+
+
+def of_attributes(module: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(module.net(batch.image), batch.label)
+
+
+def as_dataclass(samples: list[Any]) -> Sample:
+    return Sample(torch.stack([s.image for s in samples]), torch.stack([s.label for s in samples]))
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(*digits(128), strict=True))
+
+
+class Generated(IterableDataset):
+    """A stream that only the training can read."""
+
+    def __init__(self) -> None:
+        self.samples = (sample for sample in zip(*digits(128), strict=True))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.samples
+
+
+def vae(module: Any, batch: Any) -> Tensor:
+    x = batch[0].flatten(1)
+    mean, log_variance = module.net(x).chunk(2, 1)
+    latent = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+    divergence = (mean.square() + log_variance.exp() - log_variance - 1).mean()
+    return F.mse_loss(module.decoder(latent), x) + 0.01 * divergence
+
+
+def views(module: Any, batch: Any) -> Tensor:
+    outputs = F.normalize(
+        module.net(torch.cat([batch[0], batch[0] + 0.1 * torch.randn_like(batch[0])])), dim=1
+    )
+    similar = (outputs @ outputs.T / 0.5).masked_fill(torch.eye(len(outputs), dtype=torch.bool), -1e9)
+    return F.cross_entropy(similar, torch.arange(len(outputs)).roll(len(batch[0])))
+
+
+class Keywords(nn.Module):
+    """Gives loss and outputs for keyword arguments, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(17, 8), nn.Linear(8, 10)
+
+    def forward(self, ids: Tensor, mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        outputs = self.head((self.embed(ids) * mask[..., None]).mean(1))
+        return {"loss": F.cross_entropy(outputs, labels), "logits": outputs}
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(17, 8), nn.Linear(8, 17)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embed(ids))
+
+
+def next_token(module: Any, batch: Any) -> Tensor:
+    [ids] = batch
+    return F.cross_entropy(module.net(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
+def ids(image: Tensor) -> Tensor:
+    return (4 * image.flatten()[:12]).long().clamp(0, 16)
+
+
+class Outputs(Foreign):
+    """Keeps its losses until the end of the epoch, as Lightning's migration guide has it."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp(), 0.01)
+        self.outs: list[Tensor] = []
+        self.last: dict[str, Tensor] = {}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.outs.append(loss)
+        self.last["loss"] = loss
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("mean", torch.stack(self.outs).mean())
+        self.outs.clear()
+
+
+class Belongings(Outputs):
+    """Keeps what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.net[1])
+        self.lock, self.stream = threading.Lock(), (number for number in range(9))
+        self.generator, self.itself = torch.Generator(), weakref.ref(self.net)
+        self.file = open(__file__)  # noqa: SIM115
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with self.lock:
+            self.noise = torch.rand(1, generator=self.generator)
+            return super().training_step(batch, batch_idx)
+
+
+class Sparing(Foreign):
+    """Has no loss for every other batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx % 2 == 0 else super().training_step(batch, batch_idx)
+
+
+ALL = [name for name in GROUPS["default"] if name != "gradients_after_burn_in"]
+NETWORK = [name for name in ALL if name not in ("loss_at_chance", "informative_inputs")]
+LOSS = [name for name in NETWORK if name != "inputs"]
+LOSSES = ["wiring", "validation_mode", "gradients"]
+
+KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
+    "dict with paths": (
+        cross_entropy("image", "label"),
+        lambda: loaded(lambda x, y, i: {"path": f"{i}.png", "weight": 1.0, "image": x, "label": y}),
+        ALL,
+    ),
+    "named tuple": (lambda: Step(of_attributes), lambda: loaded(lambda x, y, i: Pair(x, y)), ALL),
+    "dataclass": (
+        lambda: Step(of_attributes),
+        lambda: loaded(lambda x, y, i: Sample(x, y), collate_fn=as_dataclass),
+        ALL,
+    ),
+    "with indices": (cross_entropy(0, 2), lambda: loaded(lambda x, y, i: (x, i % 10, y)), ALL),
+    "stream": (cross_entropy(0, 1), lambda: DataLoader(Stream(), 32), ALL),
+    "stream of a generator": (
+        cross_entropy(0, 1),
+        lambda: DataLoader(Generated(), 32),
+        [name for name in ALL if name != "informative_inputs"],  # of which it wants more than a batch
+    ),
+    "dict of loaders": (
+        lambda: Step(lambda module, batch: F.cross_entropy(module.net(batch["a"][0]), batch["a"][1])),
+        lambda: {name: loaded(lambda x, y, i: (x, y)) for name in "ab"},
+        ALL,
+    ),
+    "list of loaders": (
+        lambda: Step(lambda module, batch: sum(F.cross_entropy(module.net(x), y) for x, y in batch)),
+        lambda: [loaded(lambda x, y, i: (x, y)) for _ in range(2)],
+        LOSS,
+    ),
+    "regression": (
+        lambda: Step(lambda module, batch: F.mse_loss(module.net(batch[0])[:, :1], batch[1])),
+        lambda: loaded(lambda x, y, i: (x, x.mean().reshape(1))),
+        NETWORK,
+    ),
+    "one logit": (
+        lambda: Step(
+            lambda module, batch: F.binary_cross_entropy_with_logits(module.net(batch[0])[:, 0], batch[1])
+        ),
+        lambda: loaded(lambda x, y, i: (x, (y > 4).float())),
+        NETWORK,
+    ),
+    "multi-label": (
+        lambda: Step(
+            lambda module, batch: F.binary_cross_entropy_with_logits(module.net(batch[0]), batch[1])
+        ),
+        lambda: loaded(lambda x, y, i: (x, (torch.arange(10) % (y + 1) == 0).float())),
+        NETWORK,
+    ),
+    "segmentation": (
+        lambda: Step(
+            lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+            net=nn.Conv2d(1, 2, 3, padding=1),
+        ),
+        lambda: loaded(lambda x, y, i: (x, (x[0] > 0).long())),
+        NETWORK,
+    ),
+    "tokens": (lambda: Step(next_token, net=Tokens()), lambda: loaded(lambda x, y, i: (ids(x),)), NETWORK),
+    "keywords": (
+        lambda: Step(lambda module, batch: module.net(**batch)["loss"], net=Keywords()),
+        lambda: loaded(lambda x, y, i: {"ids": ids(x), "mask": torch.ones(12), "labels": y}),
+        LOSS,
+    ),
+    "two networks": (
+        lambda: Step(
+            lambda module, batch: F.cross_entropy(module.head(module.net(batch[0]).relu()), batch[1]),
+            head=nn.Linear(10, 10),
+        ),
+        lambda: loaded(lambda x, y, i: (x, y)),
+        ALL,
+    ),
+    "keywords, and the loss outside": (
+        lambda: Step(
+            lambda module, batch: F.cross_entropy(module.net(ids=batch["ids"]).mean(1), batch["y"]),
+            net=Tokens(),
+        ),
+        lambda: loaded(lambda x, y, i: {"ids": ids(x), "y": y}),
+        LOSS,
+    ),
+    "VAE": (
+        lambda: Step(vae, net=nn.Linear(64, 8), decoder=nn.Linear(4, 64)),
+        lambda: loaded(lambda x, y, i: (x, y)),
+        LOSS,
+    ),
+    "two views": (lambda: Step(views), lambda: loaded(lambda x, y, i: (x, y), drop_last=True), LOSS),
+    "teacher": (
+        lambda: Taught(),
+        lambda: loaded(lambda x, y, i: (x, y)),
+        LOSS,
+    ),
+    "GAN": (GAN, lambda: loaded(lambda x, y, i: (x, y)), LOSSES),
+    "losses kept": (Outputs, lambda: loaded(lambda x, y, i: (x, y)), ALL),
+    "belongings": (Belongings, lambda: loaded(lambda x, y, i: (x, y)), ALL),
+    "None first": (lambda: Sparing(mlp()), lambda: loaded(lambda x, y, i: (x, y)), ALL),
+}
+
+
+class Taught(Step):
+    """A teacher that no optimizer has."""
+
+    def __init__(self) -> None:
+        def loss(module: Any, batch: Any) -> Tensor:
+            with torch.no_grad():
+                wanted = module.teacher(batch[0]).softmax(1)
+            return F.cross_entropy(module.net(batch[0]), wanted)
+
+        super().__init__(loss, teacher=mlp(norm=True))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.net.parameters(), 1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_looked_at_and_left_as_it_was(kind: str, tmp_path: Path) -> None:
+    make, data, names = KINDS[kind]
+
+    def run(*callbacks: L.Callback) -> list[Any]:
+        torch.manual_seed(0)
+        module, loader = make(), data()
+        trainer = fit(module, tmp_path, *callbacks, train=loader, limit_val_batches=int(kind != "GAN"))
+        states = [optimizer.state_dict() for optimizer in trainer.optimizers]
+        return copy.deepcopy([module.state_dict(), states, torch.get_rng_state(), random.getstate()])
+
+    checks, diagnosis = quick(tiny_subset_steps=100, samples=128), Diagnosis()
+    assert same(run(), run(checks, *monitors(), diagnosis))
+    looked = [row.name for row in checks.rows if row.verdict != "skipped"]
+    bare = {"validation_mode", "regularization", "inputs"}  # which these modules give no occasion for
+    assert set(names) - bare <= set(looked) <= set(names)
+    assert alarms(checks.findings) == []
+    said = [
+        finding.message for finding in [*checks.findings, *diagnosis.findings] if finding.cause == "skipped"
+    ]
+    assert not [message for message in said if "Error" in message], said
+
+
+def test_a_copy_does_not_grow_with_what_the_step_keeps(tmp_path: Path) -> None:
+    module = Outputs()
+    seen: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            twin = Twin(trainer, pl_module)
+            for _ in range(3):
+                twin.training_loss(batch).backward()
+            seen.append(len(twin.module.outs) - len(pl_module.outs))
+            assert all(loss.grad_fn is None for loss in twin.module.outs)
+            pl_module.zero_grad()
+
+    fit(module, tmp_path, Watch(), train=DataLoader(TensorDataset(*digits(64)), 16), limit_val_batches=0)
+    assert seen == [0, 0, 0, 0]
+
+
+def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
+    def loss(module: Any, batch: Any) -> Any:
+        if module.trainer.sanity_checking is False and not hasattr(module, "seen_once"):
+            raise KeyError("label")
+
+    checks = quick()
+    with pytest.raises(KeyError):
+        fit(Step(loss), tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
+    assert checks.findings[0].message == "Checks: your training_step raised KeyError: 'label'"
+
+
+def test_a_detached_network_is_found_in_a_step_of_two(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    module = Step(
+        lambda module, batch: F.cross_entropy(module.head(module.net(batch[0]).detach()), batch[1]),
+        head=nn.Linear(10, 10),
+    )
+    fit(module, tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
+    assert alarms(checks.findings) == ["frozen-parameters"]
+    assert "'net.1.weight'" in checks.findings[0].message
+
+
+def test_random_labels_are_found_in_dicts_as_well(tmp_path: Path) -> None:
+    labels = torch.randint(0, 10, (512,), generator=torch.Generator().manual_seed(0))
+    images = digits(512)[0]
+    data = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+    checks = quick(checks=["informative_inputs"], samples=512)
+    fit(cross_entropy("image", "label")(), tmp_path, checks, train=DataLoader(data, 32), limit_val_batches=0)
+    assert alarms(checks.findings) == ["labels-random"]
