@@ -10,13 +10,14 @@ import lightning as L
 from rich.console import Console
 
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
+from vitals.checks.loggers import log_checks
 from vitals.checks.page import print_page
 from vitals.checks.registry import load_checks
-from vitals.checks.tensorboard import log_checks
 from vitals.checks.training_setup import TrainingSetup, training_setup
 from vitals.errors import ChecksFailed, UserError
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.random_states import isolated_rng
+from vitals.writers.registry import writers
 
 
 class SanityChecks(L.Callback):
@@ -24,7 +25,7 @@ class SanityChecks(L.Callback):
 
     It works on any module whose batches are (inputs, class numbers), and says why where it cannot. It prints
     a table of verdicts, writes `findings.json` into the trainer's log folder, most important first, and what
-    `log_checks` says to TensorBoard. A resumed training is not checked again.
+    `log_checks` says to the loggers. A resumed training is not checked again.
 
     Args:
         checks: to make, by name: those of `vitals.checks.registry`, its groups `default` and `full`, and
@@ -74,7 +75,7 @@ class SanityChecks(L.Callback):
                 self._run(setup, checks, console)
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
-                log_checks(trainer.loggers, self.rows, self.findings, setup)
+                log_checks(writers(trainer), self.rows, self.findings, setup)
         except Exception as error:  # the checks must never end a training themselves
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -28,6 +27,7 @@ from vitals.probes.trial import (
     restore_configured_rates,
     trial,
 )
+from vitals.writers.writer import Writer
 
 
 def balanced_subset(inputs: Tensor, targets: Tensor, size: int) -> Tensor:
@@ -362,8 +362,8 @@ class TinySubsetCheck(Check):
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
         return Outcome(result.findings(), seen, f"loss below {result.perfect + ZERO:.3g}, 100%", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         for step, loss in enumerate(outcome.result.final.losses):
-            writer.add_scalar("checks/tiny_subset_loss", loss, step)
+            writer.scalars({"checks/tiny_subset_loss": loss}, step)
         if are_images(setup.inputs):
-            writer.add_figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)
+            writer.figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)
