@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from html import escape
@@ -61,7 +62,7 @@ class TensorBoardWriter(Writer):
         self.logger.experiment.add_custom_scalars(charts)
 
     def where(self, shown: Callable[[Path], str] = str) -> str:
-        return f"tensorboard --logdir {shown(Path(self.logger.log_dir))}"
+        return shlex.join(["tensorboard", "--logdir", shown(Path(self.logger.log_dir))])
 
 
 class WandbWriter(Writer):
@@ -102,7 +103,9 @@ class WandbWriter(Writer):
 
     def where(self, shown: Callable[[Path], str] = str) -> str:
         run = self.logger.experiment
-        return run.url or (f"wandb sync {shown(Path(run.dir).parent)}" if run.dir else "")
+        if not getattr(run, "offline", False):
+            return run.url or ""
+        return shlex.join(["wandb", "sync", shown(Path(run.dir).parent)])
 
     def _made(self, kind: str, *content: Any, **named: Any) -> Any:
         return getattr(import_module(self.package), kind)(*content, **named)
@@ -127,7 +130,7 @@ class TrackioWriter(WandbWriter):
             super().alert(title, text)
 
     def where(self, shown: Callable[[Path], str] = str) -> str:
-        return f"trackio show --project {self.logger.name}"
+        return shlex.join(["trackio", "show", "--project", self.logger.name])
 
 
 class MLFlowWriter(Writer):
@@ -156,7 +159,7 @@ class MLFlowWriter(Writer):
         self.logger.experiment.set_tag(self.logger.run_id, f"alert.{_allowed(title)}", text)
 
     def where(self, shown: Callable[[Path], str] = str) -> str:
-        return f"mlflow ui --backend-store-uri {self.logger._tracking_uri}"
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", self.logger._tracking_uri])
 
 
 def _allowed(tag: str) -> str:
