@@ -28,6 +28,7 @@ from vitals.runs.instantiate import (
     build_trainer,
     quiet_lightning,
 )
+from vitals.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +66,7 @@ def fit(
     """
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:
-        logger = build_loggers(config, Path(folder)) if log else False
+        logger = build_loggers(config, RunFolder(folder)) if log else False
         given = {"logger": logger, "callbacks": callbacks, "default_root_dir": folder, **options}
         trainer = build_trainer(config, **given)
         trainer.fit(build_module(config, data), datamodule=data)

@@ -22,7 +22,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     metric = Metric.of(config)
     module, data = build(config)
 
-    loggers = instantiate.build_loggers(config, folder.path)
+    loggers = instantiate.build_loggers(config, folder)
     averages, diagnosis = instantiate.build_average(config), instantiate.build_diagnosis(config)
     trainer = instantiate.build_trainer(
         config,
@@ -56,6 +56,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     metrics = terminal.final_metrics(folder, metric, test, averaged)
     instantiate.log_results(loggers, config, metrics, trainer.global_step)
     if trainer.is_global_zero:
-        terminal.print_results(folder, metric, metrics, [average.verdict() for average in averages])
+        verdicts = [average.verdict() for average in averages]
+        terminal.print_results(folder, metric, metrics, verdicts, loggers)
         terminal.print_diagnosis(diagnosis, folder)
     return metrics

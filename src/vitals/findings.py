@@ -140,9 +140,9 @@ def sentence(finding: Finding) -> str:
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown list, most important first, for TensorBoard's text card.
+    """The findings as a Markdown list, most important first, for the loggers.
 
-    A list, as the card is narrow and would break the cells of a table within words.
+    A list, as TensorBoard's card is narrow and would break the cells of a table within words.
     """
     return "\n".join(
         f"- **{finding.level}** &nbsp; **{finding.cause}**"

@@ -16,6 +16,7 @@ from vitals.findings import Finding, sentence
 from vitals.history import History
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.twin import Twin, samples_in
+from vitals.writers.registry import writers
 
 
 class Recorder(L.Callback):
@@ -64,13 +65,15 @@ class Recorder(L.Callback):
         """Record numbers that do not change, under `facts/<name>`."""
         self.history.add(trainer.global_step, 0.0, {f"facts/{name}": value for name, value in facts.items()})
 
-    def announce(self, finding: Finding) -> None:
-        """Say in the terminal what has just become certain, once; above the progress bar, where there is
-        one."""
+    def announce(self, trainer: L.Trainer, finding: Finding) -> None:
+        """Say what has just become certain, once: in the terminal, above the progress bar where there is
+        one, and as an alert of the loggers that have such."""
         if finding.cause not in self.announced:
             self.announced.add(finding.cause)
             line = f"[bold red]{finding.level}[/] step {finding.step}: {escape(sentence(finding))}"
             Console().print(line, highlight=False)
+            for writer in writers(trainer):
+                writer.alert(finding.cause, sentence(finding))
 
     def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
         """The one copy of `module` in this run, made when first asked for; refresh it before each use.

@@ -19,6 +19,7 @@ from vitals.runs.instantiate import (
     build_trainer,
 )
 from vitals.runs.prerequisites import require_prerequisites
+from vitals.runs.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = groups(search_path(CONFIGS, "train"))
@@ -50,7 +51,7 @@ def as_before():
 
 def make_do(config):
     """Do without what this machine lacks, a GPU or the package of a logger, once that has been refused."""
-    for name in {"wandb", "mlflow"} & set(config.logger):
+    for name in {"wandb", "mlflow", "trackio"} & set(config.logger):
         if find_spec(name) is None:
             with pytest.raises(UserError, match=rf"logger={name} needs .* pip install -e '\.\[{name}\]'"):
                 require_prerequisites(config)
@@ -77,7 +78,7 @@ def test_every_choice_builds_and_takes_a_step(compose, images, tmp_path, monkeyp
     trainer = build_trainer(
         config,
         callbacks=build_callbacks(config),
-        logger=build_loggers(config, tmp_path),
+        logger=build_loggers(config, RunFolder(tmp_path)),
         default_root_dir=str(tmp_path),
     )
     assert trainer.max_epochs == config.trainer.max_epochs

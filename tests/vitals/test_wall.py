@@ -15,6 +15,7 @@ FLOORS = [
     ["causes", "files"],
     ["findings"],
     ["history", "measures"],
+    ["writers"],
     ["probes"],
     ["recorder"],
     ["checks", "monitors"],

@@ -17,8 +17,8 @@ from vitals.averaging.batch_norm_statistics import reestimate_statistics
 from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
 from vitals.errors import UserError
 from vitals.monitors.learning_curves import LearningCurves
-from vitals.monitors.monitor import log_scalars, tensorboard_writers
 from vitals.probes.random_states import isolated_rng
+from vitals.writers.registry import writers
 
 WORSE = 0.002
 """By how much worse than the raw weights an average is worth a warning."""
@@ -130,8 +130,8 @@ class WeightAverage(L.Callback):
         self.step = trainer.global_step
         self.logs_itself = not any(isinstance(other, LearningCurves) for other in _callbacks(trainer))
         if self.logs_itself and trainer.is_global_zero:
-            for writer in tensorboard_writers(trainer):
-                writer.add_custom_scalars(self.charts)
+            for writer in writers(trainer):
+                writer.charts(self.charts)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -243,7 +243,8 @@ class WeightAverage(L.Callback):
                 metrics["val_average/gain"] = self._gain(self.averaged, raw)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if self.logs_itself and trainer.is_global_zero:
-            log_scalars(trainer, metrics, trainer.current_epoch + 1)
+            for writer in writers(trainer):
+                writer.scalars(metrics, trainer.global_step, trainer.current_epoch + 1)
 
     def _raw_score(
         self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights

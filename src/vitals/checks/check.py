@@ -12,6 +12,7 @@ from vitals.causes import StationKey
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, without_consequences, worst_level
+from vitals.writers.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Check(ABC):
         """Whether it is to be made with these options at all."""
         return True
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        """Write what was seen to TensorBoard, at step 0; nothing by default.
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        """Write what was seen to a logger, at step 0; nothing by default.
 
         Args:
-            writer: a `SummaryWriter`.
+            writer: of one of the trainer's loggers.
             outcome: of `run`.
             setup: of `run`.
         """
@@ -94,6 +95,11 @@ class Row:
     def name(self) -> str:
         """Of the check."""
         return self.check.name
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """What was seen, and what was expected."""
+        return (self.outcome.seen, self.outcome.expected) if self.outcome else ("–", "–")
 
     @property
     def result(self) -> Any:

@@ -19,6 +19,7 @@ from vitals.findings import Finding, Level
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import ADAPTIVE, Inputs, Trial, trial
+from vitals.writers.writer import Writer
 
 STEEP, VERY_STEEP = 0.3, 0.8
 """Decades of signal variance per layer: level up to 0.3, wrong beyond 0.8. See docs/course.md, "Activations
@@ -329,5 +330,5 @@ class LayerVarianceCheck(Check):
         low, high = result.bearable
         return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.add_figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)

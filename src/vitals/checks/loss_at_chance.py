@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.trial import Loss, check_batch, check_classes, trial
+from vitals.writers.writer import Writer
 
 NEAR, FAR, VERY_FAR = 0.15, 1.0, 2.0
 """|loss − chance| / chance up to which it is fine, a note, a warning. Wide, since
@@ -237,5 +237,5 @@ class LossAtChanceCheck(Check):
         low, high = result.expected
         return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.add_scalar("checks/loss_at_chance", outcome.result.loss, 0)
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.scalars({"checks/loss_at_chance": outcome.result.loss}, 0)

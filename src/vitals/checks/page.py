@@ -26,8 +26,7 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
         table.add_column(column)
     for row in rows:
         verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
-        seen, expected = (row.outcome.seen, row.outcome.expected) if row.outcome else ("–", "–")
-        table.add_row(row.name.replace("_", " "), escape(seen), escape(expected), verdict)
+        table.add_row(row.name.replace("_", " "), *map(escape, row.said), verdict)
     console.print(table)
     reasons = [finding for row in rows if row.verdict == "skipped" for finding in row.findings]
     for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:

@@ -14,6 +14,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.probes.trial import Inputs, Loss, check_rows, trial
+from vitals.writers.writer import Writer
 
 STRONGER = 10.0
 """Factor by which weight decay is raised to see the loss rise."""
@@ -149,5 +150,5 @@ class RegularizationCheck(Check):
         seen = " → ".join(f"{loss:.4g}" for loss in losses)
         return Outcome(result.findings(), seen, "rising with the weight decay", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.add_scalar("checks/regularised_loss", outcome.result.total_loss(), 0)
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.scalars({"checks/regularised_loss": outcome.result.total_loss()}, 0)

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
+from vitals.checks.loggers import log_checks
 from vitals.checks.page import print_page
 from vitals.checks.registry import load_checks
-from vitals.checks.tensorboard import log_checks
 from vitals.checks.training_setup import TrainingSetup, lack, training_setup
 from vitals.errors import ChecksFailed, UserError
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
+from vitals.writers.registry import writers
 
 
 class SanityChecks(L.Callback):
@@ -28,7 +29,7 @@ class SanityChecks(L.Callback):
     It works on any module, with what its training step allows (docs/checks.md), and says what it could not
     look at, and why. It prints
     a table of verdicts, writes `findings.json` into the trainer's log folder, most important first, and what
-    `log_checks` says to TensorBoard. A resumed training is not checked again.
+    `log_checks` says to the loggers. A resumed training is not checked again.
 
     Args:
         checks: to make, by name: those of `vitals.checks.registry`, its groups `default` and `full`, and
@@ -103,7 +104,7 @@ class SanityChecks(L.Callback):
                 for finding in self.findings:
                     if finding.where == "checks":
                         console.print(f"[dim]skipped[/]: {escape(finding.message)}", highlight=False)
-                log_checks(trainer.loggers, self.rows, self.findings, setup)
+                log_checks(writers(trainer), self.rows, self.findings, setup)
         except StreamOnly:  # the first batch of the training itself is then looked at
             self.waiting = True
             return ""

@@ -18,6 +18,7 @@ from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
 from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, trial
+from vitals.writers.writer import Writer
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
 """Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""
@@ -248,5 +249,5 @@ class StepSizeCheck(Check):
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"
         return Outcome(result.findings(), seen, "no rise, a share of the best", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.add_figure("checks/step_size", step_size_figure(outcome.result), 0)
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.figure("checks/step_size", step_size_figure(outcome.result), 0)

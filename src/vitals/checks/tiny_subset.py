@@ -30,6 +30,7 @@ from vitals.probes.trial import (
     restore_configured_rates,
     trial,
 )
+from vitals.writers.writer import Writer
 
 
 def balanced_subset(inputs: Tensor, targets: Tensor, size: int) -> Tensor:
@@ -493,10 +494,10 @@ class TinySubsetCheck(Check):
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
         return Outcome(result.findings(), seen, "a loss that falls", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         few = isinstance(outcome.result, FewSamples)
         losses = outcome.result.final[1] if few else outcome.result.final.losses
         for step, loss in enumerate(losses):
-            writer.add_scalar("checks/tiny_subset_loss", loss, step)
+            writer.scalars({"checks/tiny_subset_loss": loss}, step)
         if not few and are_images(setup.inputs):
-            writer.add_figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)
+            writer.figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)

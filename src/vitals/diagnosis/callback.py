@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
@@ -18,16 +17,18 @@ from vitals.findings import Finding, markdown, print_findings, ranked, write_fin
 from vitals.probes.rate_probe import timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
+from vitals.writers.registry import writers
 
 
 class Diagnosis(L.Callback):
     """Says while a run trains and at its end what is wrong, why, and what to do.
 
     It judges what the trainer's `Recorder` has kept, and adds one where there is none. In the trainer's log
-    folder it writes `findings.json`, most important first; the same goes to TensorBoard as the text card
+    folder it writes `findings.json`, most important first; the same goes to the loggers as the text
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
-    certain. Where a curve can mean several things, the learning rate is probed (see `probe_rates`), at most
-    twice a run; what that took is the figure `rate_probe/seconds` of the history.
+    certain, and is an alert of the loggers that have such. Where a curve can mean several things, the
+    learning rate is probed (see `probe_rates`), at most twice a run; what that took is the figure
+    `rate_probe/seconds` of the history.
 
     Args:
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
@@ -76,9 +77,8 @@ class Diagnosis(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self._examine(trainer, pl_module, finished=True)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_text("findings", markdown(self.findings), trainer.global_step)
+            for writer in writers(trainer):
+                writer.text("findings", markdown(self.findings), trainer.global_step)
             page = write_report(self.recorder.folder) if self.report and self.recorder.folder else None
             if self.summary:
                 self._say(page)
@@ -114,7 +114,7 @@ class Diagnosis(L.Callback):
             write_findings(self.findings, folder / "findings.json")
         for finding in self.findings:
             if finding.level == "fail" and finding.step:
-                self.recorder.announce(finding)
+                self.recorder.announce(trainer, finding)
 
     def _looks(self, run: Run, callbacks: Sequence[Any]) -> Finding:
         made, missing = 0, list[str]()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,10 +30,31 @@ def histogram(values: Tensor, bins: int = BINS) -> Tensor:
     return torch.cat([torch.stack([smallest, largest, flat.sum(), flat.square().sum()]), counts])
 
 
-def edges(smallest: float, largest: float, bins: int = BINS) -> list[float]:
-    """The limits of the bins, `bins` + 1 rising numbers; those of equal values go up to a little more."""
-    width = (largest - smallest) / bins or max(1e-9 * abs(smallest), 1e-15)
-    return [smallest + width * i for i in range(bins + 1)]
+@dataclass(frozen=True)
+class Histogram:
+    """What `histogram` has counted, on the host: `Histogram.of(histogram(values).tolist())`."""
+
+    smallest: float
+    largest: float
+    total: float
+    squares: float
+    """Sum of the squares of the values, as `total` is that of the values."""
+    counts: list[int]
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Histogram | None:
+        """None where a value was NaN or infinite, or there were none."""
+        smallest, largest, total, squares, *counts = numbers
+        known = math.isfinite(smallest) and math.isfinite(largest) and sum(counts) > 0
+        return cls(smallest, largest, total, squares, [int(count) for count in counts]) if known else None
+
+    @property
+    def edges(self) -> list[float]:
+        """The limits of the bins, one more than `counts`, rising; those of equal values go up to a little
+        more."""
+        width = (self.largest - self.smallest) / len(self.counts)
+        width = width or max(1e-9 * abs(self.smallest), 1e-15)
+        return [self.smallest + width * place for place in range(len(self.counts) + 1)]
 
 
 def sample(values: Tensor) -> Tensor:

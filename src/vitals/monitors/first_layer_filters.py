@@ -18,12 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
 from vitals.measures.layer_outputs import WEIGHTED
-from vitals.monitors.monitor import Monitor, tensorboard_writers
+from vitals.monitors.monitor import Monitor
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.training_step import Reached
 from vitals.probes.twin import Twin, first_samples
 from vitals.recorder import shared_twin
+from vitals.writers.registry import writers
 
 
 class FirstLayerFilters(Monitor):
@@ -107,8 +108,8 @@ class FirstLayerFilters(Monitor):
         }
         picture = both[size:].reshape(grid.shape)
         tag = f"filters/{self.layer}"
-        for writer in tensorboard_writers(trainer):
-            writer.add_image(tag, picture, trainer.global_step)
+        for writer in writers(trainer):
+            writer.image(tag, picture, trainer.global_step)
         self.record(trainer, scalars, {tag: {"png": _png(picture)}})
 
     def state_dict(self) -> dict[str, Any]:

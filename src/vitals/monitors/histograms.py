@@ -12,15 +12,16 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.measures.gradient_noise import gradient_noise, squared_norm
-from vitals.measures.histogram import edges, histogram
+from vitals.measures.histogram import Histogram, histogram
 from vitals.measures.layer_probe import Probe, probe
 from vitals.measures.layer_statistics import LayerStatistics, layer_statistics
 from vitals.measures.norms import to_host
-from vitals.monitors.monitor import Monitor, tensorboard_writers
+from vitals.monitors.monitor import Monitor
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin, first_samples, in_halves, joined, samples_in
 from vitals.recorder import shared_twin
+from vitals.writers.registry import writers
 
 
 class Histograms(Monitor):
@@ -170,15 +171,11 @@ class Histograms(Monitor):
         """Write the histograms of finite values."""
         step = trainer.global_step
         entries: dict[str, Any] = {}
-        for tag, (smallest, largest, total, squares, *counts) in found.items():
-            if not (math.isfinite(smallest) and math.isfinite(largest) and sum(counts) > 0):
-                continue
-            limits = edges(smallest, largest, len(counts))
-            entries[tag] = {"edges": limits, "counts": [int(number) for number in counts]}
-            for writer in tensorboard_writers(trainer):
-                writer.add_histogram_raw(
-                    tag, smallest, largest, sum(counts), total, squares, limits[1:], counts, step
-                )
+        for tag, numbers in found.items():
+            if counted := Histogram.of(numbers):
+                entries[tag] = {"edges": counted.edges, "counts": counted.counts}
+                for writer in writers(trainer):
+                    writer.histogram(tag, counted, step)
         return entries
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from vitals.history import MetricsTable
 from vitals.measures.norms import to_host
-from vitals.monitors.monitor import Monitor, epoch_of, log_scalars, tensorboard_writers
+from vitals.monitors.monitor import Monitor, epoch_of
 from vitals.probes.fixed_subset import FixedSubsets
 from vitals.probes.twin import samples_in
 from vitals.recorder import recorder_of, shared_twin
+from vitals.writers.registry import writers
 
 WINDOW = 15
 """Steps over which the loss is smoothed."""
@@ -246,8 +247,8 @@ class LearningCurves(Monitor):
             charts: dict[str, Any] = {}
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 charts |= getattr(callback, "charts", {})
-            for writer in tensorboard_writers(trainer):
-                writer.add_custom_scalars(charts)
+            for writer in writers(trainer):
+                writer.charts(charts)
 
     def due(self, step: int, last: int | None = None) -> bool:
         # Not the first step: in the trainer's own rhythm, as other loggers have it.
@@ -298,7 +299,8 @@ class LearningCurves(Monitor):
                     scalars[f"momentum/{name}"] = momentum
         scalars |= self.speed.figures(trainer.strategy.root_device)
         epoch = epoch_of(trainer)
-        log_scalars(trainer, {"epoch": epoch, **scalars}, step)
+        for writer in writers(trainer):
+            writer.scalars({"epoch": epoch, **scalars}, step)
         if recorder := recorder_of(trainer):
             scalars.pop("loss/train_step", None)
             recorder.history.add(step, epoch, scalars)
@@ -346,8 +348,9 @@ class LearningCurves(Monitor):
             except Exception as error:  # the other curves go on
                 self.evaluates = False
                 self.skip(error)
-        for logger in trainer.loggers:
-            logger.log_metrics({tag: metrics[tag] for tag in metrics if tag not in sent}, epoch)
+        if unsent := {tag: value for tag, value in metrics.items() if tag not in sent}:
+            for writer in writers(trainer):
+                writer.scalars(unsent, trainer.global_step, epoch)
         if recorder := recorder_of(trainer):
             mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
             recorder.history.add(trainer.global_step, float(epoch), mean | in_pairs(metrics) | metrics)

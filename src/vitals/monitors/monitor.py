@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
 
 from vitals.causes import StationKey
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.recorder import recorder_of
+from vitals.writers.registry import writers
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Monitor(L.Callback):
     """
 
     charts: ClassVar[dict[str, dict[str, list[Any]]]] = {}
-    """TensorBoard's custom scalars: category, chart, kind and tags."""
+    """Curves that stand on one chart, as TensorBoard's custom scalars: category, chart, kind and tags."""
     station: ClassVar[StationKey] = "loss"
     """Station of the course to which it belongs."""
 
@@ -165,24 +164,10 @@ class Monitor(L.Callback):
     ) -> None:
         """Write numbers to loggers and history, at the present step; `further` to the history alone."""
         step = trainer.global_step
-        log_scalars(trainer, scalars, step)
+        for writer in writers(trainer):
+            writer.scalars(scalars, step)
         if recorder := recorder_of(trainer):
             recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
-
-
-def log_scalars(trainer: L.Trainer, scalars: Mapping[str, float], step: int) -> None:
-    """Write `scalars` to every logger, for TensorBoard as one event."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-            logger.experiment._get_file_writer().add_summary(Summary(value=values), step)
-        else:
-            logger.log_metrics(dict(scalars), step)
-
-
-def tensorboard_writers(trainer: L.Trainer) -> list[Any]:
-    """The writers of the trainer's TensorBoard loggers."""
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def epoch_of(trainer: L.Trainer) -> float:

@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 from vitals.findings import Finding
 from vitals.measures.layer_outputs import layer_outputs
 from vitals.measures.norms import norms, to_host
-from vitals.monitors.monitor import Monitor, epoch_of, log_scalars
+from vitals.monitors.monitor import Monitor, epoch_of
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin
 from vitals.recorder import recorder_of
+from vitals.writers.registry import writers
 
 HUGE = 1e8
 """Norm of a gradient that is about to overflow."""
@@ -138,7 +139,8 @@ class NonFinite(Monitor):
             # LBFGS evaluates several times a step: the last stands for it.
             norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
         first, last = min(norm_of), max(norm_of)
-        log_scalars(trainer, {"gradient_norm": norm_of[last]}, last)
+        for writer in writers(trainer):
+            writer.scalars({"gradient_norm": norm_of[last]}, last)
         if recorder := recorder_of(trainer):
             block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
             recorder.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
@@ -207,7 +209,7 @@ class NonFinite(Monitor):
         )
         self.findings.append(finding)
         if recorder := recorder_of(trainer):
-            recorder.announce(finding)
+            recorder.announce(trainer, finding)
 
 
 def _bad(values: Tensor) -> bool:

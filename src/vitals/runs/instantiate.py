@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -26,8 +27,12 @@ from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError, did_you_mean
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
+from vitals.runs.run_folder import RunFolder
 
 T = TypeVar("T")
+
+OF_RESUMED = ("resumed_as",)
+"""What a logger asks for that goes on in the same run of its own."""
 
 
 def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -167,19 +172,46 @@ def build_diagnosis(config: DictConfig) -> Diagnosis:
     return attempt("diagnosis", Diagnosis, chosen.stop_on, chosen.probe, rules=rules, **later)
 
 
-def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
-    """The configured loggers, writing into `folder`."""
-    return [made(f"logger.{name}", entry, save_dir=str(folder)) for name, entry in config.logger.items()]
+def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
+    """The configured loggers, which know the configuration.
+
+    Those that ask for it by name are given `save_dir`, the run's folder; `run_name`, that folder's name;
+    `group`, the name of the sweep's folder, or None; and `resumed_as`, their `version` in the run that is
+    resumed, or None.
+    """
+    group = folder.sweep
+    earlier = folder.read_status().get("loggers", {}) if config.resume else {}
+    loggers: dict[str, Logger] = {}
+    for name, entry in config.logger.items():
+        offered: dict[str, Any] = {
+            "save_dir": str(folder.path),
+            "run_name": folder.path.name,
+            "group": group.name if group else None,
+            "resumed_as": earlier.get(name),
+        }
+        where = f"logger.{name}"
+        loggers[name] = made(where, entry, **{key: offered[key] for key in asked_for(entry, offered)})
+        if not isinstance(loggers[name], RunTensorBoard):
+            try:
+                loggers[name].log_hyperparams(plain(config))
+            except Exception as error:  # of its own kind: no account, no server, no permission
+                raise UserError(f"logger={name} cannot begin: {_one_line(error)}") from error
+    known = {
+        name: logger.version for name, logger in loggers.items() if asked_for(config.logger[name], OF_RESUMED)
+    }
+    if known and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        folder.write_status("running", loggers=known)
+    return list(loggers.values())
 
 
 def log_results(loggers: Sequence[Logger], config: DictConfig, metrics: dict[str, float], step: int) -> None:
-    """Give every logger the configuration and the final metrics."""
+    """Give every logger the final metrics, and TensorBoard the configuration beside them."""
     for logger in loggers:
         if isinstance(logger, RunTensorBoard):
             logger.log_results(plain(config), metrics)
         else:
-            logger.log_hyperparams(plain(config))
             logger.log_metrics(metrics, step)
+            logger.save()
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

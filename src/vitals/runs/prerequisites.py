@@ -16,7 +16,7 @@ def require_prerequisites(config: DictConfig) -> None:
     Raises:
         UserError: saying what is missing and what to do.
     """
-    for name in sorted(set(config.logger) & {"wandb", "mlflow"}):
+    for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
         if find_spec(name) is None:
             raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
     sampler = (config.get("search") or {}).get("sampler")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from vitals.errors import UserError
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.instantiate import load_checkpoint, require_same_network
+from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder
 
 
@@ -44,6 +45,6 @@ def checkpoint_to_resume(
     checkpoint = load_checkpoint(path)
     require_same_network(module, checkpoint, path)
     for logger in loggers:
-        if isinstance(logger, RunTensorBoard):
+        if isinstance(logger, RunTensorBoard | RunCSV):
             logger.drop_from(checkpoint["global_step"] + 1)
     return path

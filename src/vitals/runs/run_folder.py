@@ -33,11 +33,15 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 
+SWEEP = "sweep.json"
+"""Lies in the folder of a sweep, whose jobs have their folders beside it."""
+
+
 class RunFolder:
     """Paths and records of one run.
 
     `config.yaml` (resolved, with provenance), `status.json`, `metrics.csv`, `findings.json`, `history.jsonl`,
-    `train.log`, `checkpoints/` and TensorBoard's event files.
+    `train.log`, `checkpoints/` and the files of the loggers.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -48,6 +52,12 @@ class RunFolder:
         self.findings = self.path / "findings.json"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
+
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep that the run is a job of; None of any other run."""
+        folder = self.path.absolute().parent
+        return folder if (folder / SWEEP).is_file() else None
 
     @classmethod
     def of_this_run(cls) -> RunFolder:

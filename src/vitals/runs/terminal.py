@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +15,9 @@ from rich.table import Table
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import print_findings, sentence
 from vitals.runs.metric import Metric, Row, bare_name
-from vitals.runs.quoting import command_here, curves_command
+from vitals.runs.quoting import command_here
 from vitals.runs.run_folder import RunFolder, read_curve, shown
+from vitals.writers.registry import writer_of
 
 KINDS = ("best", "last", "average")
 """The weights that a run ends with: of the best and the last epoch, and the average of the later ones."""
@@ -81,9 +83,13 @@ def final_metrics(
 
 
 def print_results(
-    folder: RunFolder, metric: Metric, metrics: dict[str, float], notes: Sequence[str] = ()
+    folder: RunFolder,
+    metric: Metric,
+    metrics: dict[str, float],
+    notes: Sequence[str] = (),
+    loggers: Sequence[Logger] = (),
 ) -> None:
-    """The table of results, further sentences on them, and what to type next."""
+    """The table of results, further sentences on them, and what to type next, for the `loggers` too."""
     names = list(dict.fromkeys(bare_name(key.partition("/")[2]) for key in metrics if "/" in key))
     names = [name for name in names if name not in ("epoch", "averaged")]
     table = Table(title="Results", title_justify="left")
@@ -108,7 +114,8 @@ def print_results(
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
     )
-    print_as_it_is(f"curves:   {curves_command(folder.path)}")
+    for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
+        print_as_it_is(f"curves:   {place}")
     print_as_it_is(f"evaluate: {command_here('evaluate.py', run=shown(folder.path))}")
 
 

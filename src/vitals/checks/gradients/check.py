@@ -43,6 +43,8 @@ from vitals.checks.gradients.functional_loss import (
 from vitals.checks.gradients.result import GradientCheck
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
+from vitals.measures.histogram import Histogram, histogram
+from vitals.writers.writer import Writer
 
 ENOUGH_FALL = 0.1
 """Share of the first loss by which it must fall for the burn-in to end early."""
@@ -335,13 +337,13 @@ class GradientsCheck(Check):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(found, seen, "up to 1e-4 (kinks), 1e-6 (none)", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         if outcome.result.max_error is None:
             return
-        writer.add_scalar("checks/gradient_error", outcome.result.max_error, 0)
+        writer.scalars({"checks/gradient_error": outcome.result.max_error}, 0)
         errors = torch.tensor([error for error in outcome.result.relative_errors if math.isfinite(error)])
-        if len(errors):
-            writer.add_histogram("gradcheck/rel_error", errors.clamp_min(1e-17).log10(), 0)
+        if len(errors) and (found := Histogram.of(histogram(errors.clamp_min(1e-17).log10()).tolist())):
+            writer.histogram("gradcheck/rel_error", found, 0)
 
 
 class GradientsAfterBurnInCheck(GradientsCheck):
@@ -355,5 +357,5 @@ class GradientsAfterBurnInCheck(GradientsCheck):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         return self._compared(setup, options.elements, options.burn_in_steps)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         pass

@@ -26,6 +26,7 @@ from vitals.checks.gradients.functional_loss import (
 )
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
+from vitals.writers.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -165,5 +166,5 @@ class DifferenceStepCheck(Check):
         seen = "kinks everywhere" if best is None else f"h = {best:.0e} is best"
         return Outcome(result.findings(), seen, "between 1e-4 and 1e-6", result)
 
-    def log(self, writer: Any, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.add_figure("gradcheck/h_curve", difference_step_figure(outcome.result), 0)
+    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
+        writer.figure("gradcheck/h_curve", difference_step_figure(outcome.result), 0)

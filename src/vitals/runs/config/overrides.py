@@ -28,6 +28,8 @@ from vitals.runs.quoting import hydra_value
 
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
+SEVERAL = ("logger",)
+"""Groups of which several choices stand together, `logger=[tensorboard,csv]`."""
 
 
 class Overrides:
@@ -145,9 +147,11 @@ class Overrides:
         group = override.key_or_group
         choices = self.groups[group]
         for word in self._words(override):
-            choice = word.partition("=")[2].strip("'\"")
-            if choice not in choices:
-                raise UserError(f"{group}={choice} does not exist: {did_you_mean(choice, choices)}")
+            chosen = word.partition("=")[2]
+            several = chosen[1:-1].split(",") if group in SEVERAL and chosen.startswith("[") else [chosen]
+            for choice in (each.strip(" '\"") for each in several):
+                if choice not in choices and chosen != "[]":
+                    raise UserError(f"{group}={choice} does not exist: {did_you_mean(choice, choices)}")
 
     def _words(self, override: Override) -> list[str]:
         """The override as words without a sweep: each of its values, or the ends of an interval."""

@@ -31,7 +31,7 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
         if key.startswith("hydra"):
             continue
         if key in groups:
-            if key not in ("debug", "experiment") and str(override.value()) != chosen.get(key):
+            if key not in ("debug", "experiment") and str(override.value()) != str(chosen.get(key)):
                 raise UserError(
                     f"{key}={override.value()} cannot continue a run that was started with "
                     f"{key}={chosen.get(key)}: leave {key} out, or start a new run."

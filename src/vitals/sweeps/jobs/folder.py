@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from vitals.errors import UserError
 from vitals.files import existing_folder, write_json
 from vitals.runs.metric import Metric
-from vitals.runs.run_folder import RunFolder, now
+from vitals.runs.run_folder import SWEEP, RunFolder, now
 
 LONGEST_NAME = 120
 
@@ -30,7 +30,7 @@ class SweepFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.record = self.path / "sweep.json"
+        self.record = self.path / SWEEP
         self.study = self.path / "study.db"
         self.results = self.path / "results.csv"
 

@@ -90,7 +90,7 @@ def clear_for_another_try(folder: Path) -> None:
     """Take away what a failed try has left that begins again from nothing; one with checkpoints stays."""
     run = RunFolder(folder)
     if not run.last_checkpoint.exists():
-        for file in [*folder.glob("events.out.tfevents*"), run.metrics, run.config, run.status]:
+        for file in [*folder.glob("events.out.tfevents*"), *folder.glob("*.csv"), run.config, run.status]:
             file.unlink(missing_ok=True)
     elif not _can_be_resumed(run):
         run.move_aside()

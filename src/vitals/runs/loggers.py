@@ -1,0 +1,134 @@
+"""Lightning's loggers, told of the run: its folder, name and sweep, and what it was before it was resumed."""
+
+from __future__ import annotations
+
+import csv
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+from vitals.writers.trackio import TrackioLogger
+
+
+class CurvesFile(ExperimentWriter):
+    """`curves.csv`, which goes on where it stands: `metrics.csv` is the run's own table of epochs."""
+
+    NAME_METRICS_FILE = "curves.csv"
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning deletes an earlier file here."""
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            self.metrics_keys = path.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+
+    def drop_from(self, step: int) -> None:
+        """Take away the rows from optimizer step `step` on."""
+        if self.metrics_keys:
+            path = Path(self.metrics_file_path)
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.metrics_keys)
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+class RunCSV(CSVLogger):
+    """Lightning's CSVLogger, with `curves.csv` in `save_dir` itself and no `hparams.yaml`.
+
+    Args:
+        save_dir: the run's folder.
+        flush_logs_every_n_steps: optimizer steps after which the file is written.
+    """
+
+    def __init__(self, save_dir: str | Path, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = CurvesFile(self.log_dir)
+        return self._experiment
+
+    @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Say that a resumed run writes the rows from `step` on anew."""
+        self.experiment.drop_from(step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """`config.yaml` has them."""
+
+
+class RunWandb(WandbLogger):
+    """Lightning's WandbLogger for a run.
+
+    Args:
+        save_dir: the run's folder.
+        run_name: of the run.
+        group: the sweep that it belongs to.
+        resumed_as: the id that it had before it was resumed.
+        options: of WandbLogger and of `wandb.init`.
+    """
+
+    def __init__(
+        self, save_dir: str, run_name: str, group: str | None, resumed_as: str | None, **options: Any
+    ) -> None:
+        super().__init__(name=run_name, save_dir=save_dir, id=resumed_as, group=group, **options)
+
+
+class RunTrackio(TrackioLogger):
+    """The same for Trackio, which knows a run by its name; so a job's begins with that of its sweep."""
+
+    def __init__(
+        self, save_dir: str, run_name: str, group: str | None, resumed_as: str | None, **options: Any
+    ) -> None:
+        name = resumed_as or (f"{group}_{run_name}" if group else run_name)
+        resume = "allow" if resumed_as else "never"
+        super().__init__(run_name=name, group=group, save_dir=save_dir, resume=resume, **options)
+
+
+class RunMLFlow(MLFlowLogger):
+    """The same for MLflow, where the sweep is the tag `sweep` of its jobs.
+
+    Args:
+        save_dir: the run's folder.
+        run_name, group, resumed_as: as of `RunWandb`.
+        tracking_uri: of the store; None takes that of the environment, or `mlflow.db` in the folder where
+            the command was typed, which is where `mlflow ui` looks.
+        options: of MLFlowLogger.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        run_name: str,
+        group: str | None,
+        resumed_as: str | None,
+        tracking_uri: str | None = None,
+        **options: Any,
+    ) -> None:
+        import mlflow
+
+        options["tags"] = {**(options.get("tags") or {}), **({"sweep": group} if group else {})}
+        uri = tracking_uri or mlflow.get_tracking_uri()
+        super().__init__(run_name=run_name, run_id=resumed_as, tracking_uri=uri, **options)
+        self.folder = save_dir
+
+        self.has_parameters = resumed_as is not None
+
+    @property
+    def save_dir(self) -> str:
+        return self.folder
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Once: MLflow lets none be changed, and a run that is resumed may have others."""
+        if not self.has_parameters:
+            super().log_hyperparams(params)
