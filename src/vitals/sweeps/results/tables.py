@@ -106,9 +106,7 @@ def with_deviation(metric: Metric, mean: float | None, deviation: float | None) 
     if mean is None or deviation is None or math.isnan(deviation):
         return metric.text(mean)
     text = metric.text(mean)
-    return f"{text} ± {figures(100 * deviation if text.endswith('%') else deviation)}"
-
-
-def figures(value: float) -> str:
-    """Two figures that mean something: `0.32`, `14`, `0.0041`."""
-    return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+    if not text.endswith("%"):
+        return f"{text} ± {deviation:.2g}"
+    points = f"{100 * deviation:.2f}"
+    return f"{text} ± {points if deviation == 0 or float(points) else f'{100 * deviation:.1g}'}"
