@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitals.history import MetricsTable
+from vitals.measures.names import canonical
 from vitals.measures.norms import to_host
 from vitals.monitors.monitor import Monitor, epoch_of, log_scalars, tensorboard_writers
 from vitals.probes.fixed_subset import FixedSubsets
@@ -99,20 +99,6 @@ def _peak_memory(device: torch.device) -> int:
 def momentum_of(group: Mapping[str, Any]) -> float | None:
     """The momentum of a parameter group; None where its optimizer has none."""
     return group["betas"][0] if "betas" in group else group.get("momentum")
-
-
-QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "acc": "accuracy"}
-PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("val", "valid", "validation"), "val")
-
-
-def canonical(name: str) -> str:
-    """The tag of a metric that people call in many ways: `loss/val` for `val_loss`, `valid/loss` or
-    `validation_loss_epoch`, `accuracy/train` for `train_acc`; any other name stays as it is."""
-    words = re.split(r"[/_.\-\s]+", re.sub(r"[/_.-]epoch$", "", name).lower())
-    for quantity, part in (words, words[::-1]) if len(words) == 2 else ():
-        if quantity in QUANTITIES and part in PARTS:
-            return f"{QUANTITIES[quantity]}/{PARTS[part]}"
-    return name
 
 
 def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:

@@ -259,3 +259,4 @@ class Report(Strict):
 
     run: Text | None
     runs: RunFolders | None
+    out: Text | None = None
