@@ -49,6 +49,8 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     best = averages[0].path if averaged else getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
         module.load_state_dict(instantiate.load_checkpoint(best)["state_dict"])
+    if trainer.is_global_zero:
+        folder.write_status("running", weights="average" if averaged else "best" if best else "last")
     test: dict[str, float] = {}
     if is_overridden("test_step", module) and is_overridden("test_dataloader", data):
         trainer.test(module, datamodule=data, verbose=False)

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,16 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [_numbers(row) for row in csv.DictReader(file)]
     return [row for row in rows if "epoch" in row]
+
+
+def chose_average(status: Mapping[str, Any]) -> bool:
+    """Whether the run whose `status.json` this is ended with the averaged weights, not an epoch's.
+
+    It says so as `weights` once the run has chosen. Before that was recorded, the test alone told.
+    """
+    if "weights" in status:
+        return bool(status["weights"] == "average")
+    return bool((status.get("metrics") or {}).get("test/averaged"))
 
 
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:

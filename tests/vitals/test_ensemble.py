@@ -248,3 +248,36 @@ def test_a_mistake_gets_a_sentence_and_leaves_nothing(words: str, tmp_path: Path
     assert done.returncode == 2
     assert MISTAKES[words] in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_run_chose_is_what_is_evaluated_ranked_and_put_together(tmp_path: Path) -> None:
+    words = ["average=swa", "average.start=0", "trainer.max_epochs=4", "optimizer.lr=0.2"]
+    for seed in range(2):
+        trained(tmp_path / "sweep" / f"{seed}_seed-{seed}", f"seed={seed}", *words)
+    runs = [RunFolder(path) for path in runs_of(tmp_path / "sweep")]
+    assert "average" in [one.weights for one in runs]
+    for one in runs:
+        status, metric = one.read_status(), one.read_metric()
+        assert (one.weights == "average") == bool(status["metrics"]["test/averaged"])
+        scored = one.score(metric)
+        assert scored is not None
+        asked = {"run": str(one.path), "checkpoint": "chosen", "split": "val", "data_root": None}
+        assert evaluate(OmegaConf.create(asked), project)[metric.name] == pytest.approx(scored[0], abs=1e-6)
+        assert scored[0] >= one.score(metric, "best")[0]  # type: ignore[index]
+    picked = select(options(tmp_path, sweep=str(tmp_path / "sweep"), checkpoint="chosen"))
+    assert picked.left_out == []
+    assert [c.path.stem for c in picked.candidates] == [c.run.weights for c in picked.candidates]
+    scores = [candidate.run.score(metric)[0] for candidate in picked.candidates]  # type: ignore[index]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_folders_from_before_the_choice_was_recorded_are_read_by_their_test(
+    sweep: Path, tmp_path: Path
+) -> None:
+    old = RunFolder(shutil.copytree(runs_of(sweep)[0], tmp_path / "old", symlinks=True))
+    status = old.read_status()
+    del status["weights"]
+    for averaged, weights in ((0, "best"), (1, "average")):
+        status["metrics"]["test/averaged"] = averaged
+        old.status.write_text(json.dumps(status))
+        assert old.weights == weights

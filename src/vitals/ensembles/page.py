@@ -14,7 +14,7 @@ from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.scores import Scores
 from vitals.report.confusion import paint_matrix
 from vitals.report.drawing import Chart, Key, Plan, color, drawn, percentages
-from vitals.report.numbers import percent
+from vitals.report.numbers import number, percent
 from vitals.report.rendering import Column, render
 from vitals.runs.quoting import curves_command
 from vitals.runs.run_folder import shown
@@ -27,13 +27,10 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
     table = Table(title=f"Ensemble on {result.images:,} {kind} images", title_justify="left")
     for column in ("", "member", "accuracy", "negative log-likelihood", "calibration error"):
         table.add_column(column, justify="left" if column == "member" else "right", overflow="fold")
-    for number, (name, of_member) in enumerate(zip(result.names, result.members, strict=True), start=1):
-        figures = of_member.accuracy, of_member.nll, of_member.calibration_error
-        table.add_row(
-            f"{number}", escape(name), f"{figures[0]:.2%}", f"{figures[1]:.4f}", f"{figures[2]:.4f}"
-        )
+    for place, (name, of_member) in enumerate(zip(result.names, result.members, strict=True), start=1):
+        table.add_row(f"{place}", escape(name), *_figures(of_member))
     table.add_section()
-    table.add_row("", "[bold]mean of the probabilities[/]", *_shown(result.together))
+    table.add_row("", "[bold]mean of the probabilities[/]", *_figures(result.together))
     table.add_row("", "majority vote", f"{result.vote_accuracy:.2%}", "", "")
     console.print(table)
     steps = ", ".join(f"{size.members}: {size.accuracy:.2%}" for size in result.sizes)
@@ -48,10 +45,6 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
         console.print(f"{result.gain:.2%} above the best member", highlight=False)
     print_as_it_is(f"page:     {shown(folder / 'ensemble.html')}")
     print_as_it_is(f"curves:   {curves_command(folder)}")
-
-
-def _shown(of_member: Scores) -> tuple[str, str, str]:
-    return f"{of_member.accuracy:.2%}", f"{of_member.nll:.4f}", f"{of_member.calibration_error:.4f}"
 
 
 def speed(result: EnsembleResult) -> str:
@@ -73,8 +66,8 @@ def page(result: EnsembleResult) -> str:
     kind = "test" if result.split == "test" else "validation"
     together = result.together
     rows = [
-        [str(number), name, *_figures(scores)]
-        for number, (name, scores) in enumerate(zip(result.names, result.members, strict=True), start=1)
+        [str(place), name, *_figures(scores)]
+        for place, (name, scores) in enumerate(zip(result.names, result.members, strict=True), start=1)
     ]
     rows.append(["", "mean of the probabilities", *_figures(together)])
     rows.append(["", "majority vote", percent(result.vote_accuracy, 2), "", ""])
@@ -97,7 +90,7 @@ def page(result: EnsembleResult) -> str:
 
 
 def _figures(scores: Scores) -> list[str]:
-    return [percent(scores.accuracy, 2), f"{scores.nll:.4f}", f"{scores.calibration_error:.4f}"]
+    return [percent(scores.accuracy, 2), number(scores.nll, 4), number(scores.calibration_error, 4)]
 
 
 def _sizes(result: EnsembleResult) -> Chart:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
-from vitals.runs.run_folder import RunFolder, read_curve
+from vitals.runs.run_folder import RunFolder, Weights
 
 WAYS = ("runs", "sweep", "run")
 
@@ -86,7 +87,7 @@ def _of_sweep(folder: Path, top: int, checkpoint: str) -> Selection:
     for run in sorted(path.parent for path in folder.glob("*/config.yaml")):
         try:
             candidate = Candidate(RunFolder(run), RunFolder(run).checkpoint(checkpoint))
-            scored.append((rank(candidate.run), candidate))
+            scored.append((rank(candidate.run, checkpoint), candidate))
         except UserError as error:
             selection.left_out.append(f"Left out: {error}")
     if not scored and not selection.left_out:
@@ -104,14 +105,19 @@ def _of_one_run(path: str) -> Selection:
     return Selection([Candidate(run, file) for file in files], [])
 
 
-def rank(run: RunFolder) -> float:
-    """A number to sort runs by: the better the best epoch of the run, the lower.
+def rank(run: RunFolder, checkpoint: str) -> float:
+    """A number to sort runs by: the better the validation of the checkpoint, the lower.
+
+    Args:
+        run: to be ranked.
+        checkpoint: as asked for; of a file that the user named, what the run chose stands for it.
 
     Raises:
-        UserError: if no epoch of the run has a score.
+        UserError: if they were not validated.
     """
     metric = run.read_metric()
-    score = metric.best_score(read_curve(run.path))
-    if score is None:
+    kinds: dict[str, Weights] = {kind: kind for kind in get_args(Weights)}
+    scored = run.score(metric, kinds.get(checkpoint))
+    if scored is None:
         raise UserError(f"{run.metrics} has no {metric.name}.")
-    return metric.rank(score)
+    return metric.rank(scored[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vitals.history import MetricsTable
+from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.monitors.monitor import Monitor, epoch_of
 from vitals.probes.fixed_subset import FixedSubsets
@@ -101,49 +101,6 @@ def _peak_memory(device: torch.device) -> int:
 def momentum_of(group: Mapping[str, Any]) -> float | None:
     """The momentum of a parameter group; None where its optimizer has none."""
     return group["betas"][0] if "betas" in group else group.get("momentum")
-
-
-QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "acc": "accuracy"}
-PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("val", "valid", "validation"), "val")
-
-
-ERRORS = ("mse", "rmse", "mae", "nll", "bce", "ce", "error")
-"""What is as good as a loss where a module logs none by that name: less is better."""
-
-
-def canonical(name: str) -> str:
-    """The tag of a metric that people call in many ways: `loss/val` for `val_loss`, `valid/loss` or
-    `validation_loss_epoch`, `accuracy/train` for `train_acc`; any other name stays as it is."""
-    quantity, part = parted(name)
-    return f"{QUANTITIES[quantity]}/{part}" if part and quantity in QUANTITIES else name
-
-
-def parted(name: str) -> tuple[str, str]:
-    """The quantity that a metric is of, in lower case, and `train` or `val`: `iou` and `val` for `Val/IoU`.
-
-    The part is empty where the name says none, or more than one.
-    """
-    plain = re.sub(r"/dataloader_idx_0$|[/_.-]epoch$", "", name)
-    words = re.split(r"[/_.\-\s]+", plain.lower())
-    parts = [PARTS[word] for word in words if word in PARTS]
-    rest = [word for word in words if word not in PARTS]
-    return "_".join(rest), parts[0] if len(parts) == 1 and rest else ""
-
-
-def in_pairs(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of an epoch that can be told apart by quantity and part, as `<quantity>/train` and
-    `<quantity>/val`; where none is called a loss, the first error stands for it."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        quantity, part = parted(name)
-        if part:
-            found.setdefault(f"{QUANTITIES.get(quantity, quantity)}/{part}", value)
-    of_loss = next((quantity for quantity in ERRORS if f"{quantity}/val" in found), None)
-    if of_loss and "loss/val" not in found:
-        for part in ("train", "val"):
-            if f"{of_loss}/{part}" in found:
-                found.setdefault(f"loss/{part}", found[f"{of_loss}/{part}"])
-    return {tag: value for tag, value in found.items() if tag not in metrics}
 
 
 def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitals.files import chose_average
 from vitals.report.facts import flattened
 from vitals.report.numbers import duration, number, percent
 from vitals.report.record import RunRecord
@@ -47,6 +48,9 @@ def results(runs: Sequence[RunRecord]) -> Table:
             else:
                 cells.append(write(float(best(curve.values)) if best else float(curve.values[-1])))
         rows.append((title, cells))
+    if any(chose_average(run.status) for run in runs):
+        chosen = ["average" if chose_average(run.status) else "best epoch" for run in runs]
+        rows.append(("weights chosen", chosen))
     finals = [run.status.get("metrics") or {} for run in runs]
     for title, key, write in (
         ("test accuracy", "test/accuracy", percent),

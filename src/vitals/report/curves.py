@@ -84,7 +84,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
                     line(lower, curve, "muted" if len(runs) == 1 else SERIES[index], marked=False)
             lower.set_ylim(bottom=0)
             plain_numbers(lower, ticks=2)
-        epochs_below(lower or upper)
+        epochs_below(lower or upper, runs[0].axis)
 
     name = "loss" if scale == "linear" else "loss-log"
     title = "Loss" if scale == "linear" else "Loss, logarithmic"
@@ -150,7 +150,7 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
                 x, y = thinned(during)
                 upper.plot(x, y, color=color("c1"), linewidth=1.2, linestyle=(0, (1, 2)))
         percentages(upper)
-        epochs_below(upper)
+        epochs_below(upper, runs[0].axis)
 
     svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint))
     keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
@@ -180,7 +180,7 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, -0.01), max(high, 0.05))
         plain_numbers(axes, lambda value: f"{100 * value:g}".replace("-", "−"))
-        epochs_below(axes)
+        epochs_below(axes, runs[0].axis)
 
     title = "Gap between training and validation, in points"
     return Chart(title, drawn("gap", title, Plan(paint)), run_keys(runs) if len(runs) > 1 else [])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vitals.files import chose_average
 from vitals.report.curves import final_gap
 from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import LeftOut, RunRecord
@@ -32,7 +33,10 @@ def key_figures(run: RunRecord) -> Rows:
     if "test/accuracy" in metrics:
         rows.append(("test accuracy", percent(float(metrics["test/accuracy"]))))
     val = run.curve("accuracy/val", "accuracy/val_eval")
-    if len(val) and np.isfinite(val.values).any():
+    averaged = run.curve("val_average/accuracy") if chose_average(run.status) else run.curve()
+    if len(averaged):
+        rows.append(("validation accuracy of the averaged weights, chosen", percent(averaged.last)))
+    elif len(val) and np.isfinite(val.values).any():
         rows.append(("best validation accuracy", percent(float(np.nanmax(val.values)))))
     loss = run.curve("loss/train", "loss/train_eval", "loss/train_step")
     if len(loss):
@@ -232,7 +236,8 @@ def _averages(run: RunRecord) -> str:
     if not len(averaged):
         raise LeftOut("the weights were not averaged")
     gain = points(averaged.last - raw.last)
-    return f"Averaged weights reach {percent(averaged.last)} in validation, {gain} points against the raw."
+    seen = f"Averaged weights reach {percent(averaged.last)} in validation, {gain} points against the raw"
+    return f"{seen}{'; the run chose them' if chose_average(run.status) else ''}."
 
 
 _HEADLINES = {

@@ -31,7 +31,7 @@ def make_report(folder: Path) -> Path:
     Raises:
         OSError: if the page cannot be written.
     """
-    return _write([RunRecord.read(folder)], folder / FILE)
+    return write_runs([RunRecord.read(folder)], folder / FILE)
 
 
 def make_comparison(folders: Sequence[Path]) -> Path:
@@ -40,20 +40,29 @@ def make_comparison(folders: Sequence[Path]) -> Path:
     Raises:
         OSError: if the page cannot be written.
     """
+    return write_runs([RunRecord.read(folder) for folder in folders], folders[0] / comparison_name(folders))
+
+
+def comparison_name(folders: Sequence[Path]) -> str:
+    """Of the file of a comparison."""
     others = [folder.absolute().name for folder in folders[1:]]
     more = f"_and_{len(others) - 1}_more" if len(others) > 1 else ""
-    runs = [RunRecord.read(folder) for folder in folders]
-    return _write(runs, folders[0] / f"comparison_with_{others[0][:80]}{more}.html")
+    return f"comparison_with_{others[0][:80]}{more}.html"
 
 
-def _write(runs: list[RunRecord], path: Path) -> Path:
+def write_runs(runs: Sequence[RunRecord], path: Path) -> Path:
+    """Write the page about one run, or about several side by side, to `path`, and return it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     return write_page(_page(runs), path)
 
 
-def _page(runs: list[RunRecord]) -> str:
+def _page(runs: Sequence[RunRecord]) -> str:
     return render(
         "page.html",
-        source="the run's folder",
+        source="another program's record" if runs[0].unjudged else "the run's folder",
         runs=runs,
         title=" against ".join(run.name for run in runs),
         sections=sections(runs),

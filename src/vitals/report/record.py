@@ -66,6 +66,10 @@ class RunRecord:
     predictions: Predictions | None
     missing: dict[str, str]
     """File name to half a sentence on why it could not be used."""
+    axis: str = "epochs"
+    """What the x-axis counts; `steps` in the record of another program that has no epochs."""
+    unjudged: str = ""
+    """One sentence on what could not be judged from the record of another program; empty for our own."""
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:

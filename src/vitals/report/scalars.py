@@ -45,7 +45,7 @@ def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
             line(axes, raw, raw_colour, dashed=len(runs) > 1)
             line(axes, averaged, averaged_colour)
         (percentages if quantity == "accuracy" else plain_numbers)(axes)
-        epochs_below(axes)
+        epochs_below(axes, runs[0].axis)
 
     title = f"Validation {quantity}, raw against averaged weights"
     if len(runs) == 1:
@@ -86,7 +86,7 @@ def single_chart(
         else:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
             plain_numbers(axes, write)
-        epochs_below(axes)
+        epochs_below(axes, runs[0].axis)
 
     svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
     return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
@@ -113,7 +113,7 @@ def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
             line(axes, curve, SERIES[index])
         axes.set_ylim(bottom=0)
         plain_numbers(axes)
-        epochs_below(axes)
+        epochs_below(axes, runs[0].axis)
 
     title = "Norm of all weights"
     return Chart(

@@ -89,7 +89,7 @@ class Section:
 def sections(runs: Sequence[RunRecord]) -> list[Section]:
     """All parts of the page about one run, or about several side by side."""
     found = [_station(station, runs) for station in STATIONS]
-    return [*found, _mistakes(runs)]
+    return found if all(run.unjudged for run in runs) else [*found, _mistakes(runs)]
 
 
 def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
@@ -101,6 +101,8 @@ def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
         without = [run.missing["history.jsonl"] for run in runs if "history.jsonl" in run.missing]
         if not section.blocks and len(section.left_out) > 1 and len(without) == len(runs):
             section.left_out = [f"Charts: {without[0]}."]
+    if all(run.unjudged for run in runs):  # one sentence says it of all
+        section.left_out = []
     return section
 
 
@@ -111,7 +113,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     try:
         measured = facts.headline(run, station.key)
     except LeftOut as reason:
-        why = f"{str(reason)[:1].upper()}{str(reason)[1:]}."
+        why = "Not in this record." if run.unjudged else f"{str(reason)[:1].upper()}{str(reason)[1:]}."
     except Exception as error:  # a file that is not as it should be
         _log.warning("%s could not be summed up", station.key, exc_info=error)
         why = "The run's files do not say."

@@ -69,7 +69,8 @@ class Metric:
         if score is None or not math.isfinite(score):
             return "–"
         if self.is_share and abs(score) <= 1:
-            return f"{100 * score:.{digits}f}%"
+            text = f"{100 * score:.{digits}f}%"
+            return text if score == 0 or float(text[:-1]) else f"{100 * score:.1g}%"
         return f"{score:.4g}"
 
     def _order(self, row: Row) -> tuple[float, float]:

@@ -1,39 +1,82 @@
-"""What `scripts/report.py` does: find the folders that were named, make the page, say where it is."""
+"""What `scripts/report.py` does: find the records that were named, make the page, say where it is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vitals.diagnosis.curves import diagnose_curves
 from vitals.errors import UserError
 from vitals.files import existing_folder
-from vitals.report.page import make_comparison, make_report
-from vitals.report.record import MATERIAL
+from vitals.findings import print_findings
+from vitals.report.foreign import is_foreign, read_foreign
+from vitals.report.page import FILE, comparison_name, write_runs
+from vitals.report.record import MATERIAL, RunRecord
+
+OURS = "Made by Vitals from"
+"""In the footer of every page."""
 
 
 def report(options: DictConfig) -> Path:
     """Make the page of the run, or of the runs, that `options` names; print and return its path.
 
+    Of the record of another program the findings that its curves allow are printed, too.
+
     Args:
-        options: `run` or `runs`, as `vitals/configs/report.yaml` describes them.
+        options: `run` or `runs`, and `out`, as `vitals/configs/report.yaml` describes them.
 
     Raises:
         UserError: if a folder is missing, holds nothing to report, or cannot be written to.
     """
-    names = [options.run] if options.run is not None else list(options.runs)
-    folders = [run_folder(name, "run" if options.run is not None else "runs") for name in names]
+    single = options.run is not None
+    names = [options.run] if single else list(options.runs)
+    records = [record(name, "run" if single else "runs") for name in names]
+    folder = records[0].folder
+    path = folder / (FILE if single else comparison_name([one.folder for one in records]))
+    if single and Path(names[0]).expanduser().is_file():
+        path = folder / f"{Path(names[0]).stem}_{FILE}"
+    out = options.get("out")
+    path = Path(out).expanduser() if out is not None else _free(path)
     try:
-        page = make_report(folders[0]) if options.run is not None else make_comparison(folders)
+        page = write_runs(records, path)
     except OSError as error:
-        raise UserError(f"the page cannot be written: {error}.") from None
-    Console().print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"the page cannot be written to {path} ({reason}): name another place with out=<page>.html."
+        ) from None
+    console = Console()
+    for one in records if single else []:
+        if one.unjudged:
+            if any(finding.alarming for finding in one.findings):
+                print_findings(one.findings, console)
+            else:
+                console.print("findings: [green]the curves show no fault[/]", highlight=False)
+            console.print(one.unjudged, highlight=False, markup=False)
+    console.print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
     return page
 
 
+def record(name: str, key: str) -> RunRecord:
+    """The record of a run, which the user gave as `key`; one of anybody's project will do.
+
+    Raises:
+        UserError: if there is none, or nothing in it to report.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        path = existing_folder(name, key, "run")
+    if is_foreign(path) and all(map(is_foreign, _runs_in(path))):
+        found = read_foreign(path, f"{key}={name}")
+        if found is not None:
+            return replace(found, findings=diagnose_curves(found.history))
+    return RunRecord.read(run_folder(name, key))
+
+
 def run_folder(name: str, key: str) -> Path:
-    """The folder of a run, which the user gave as `key`; one of anybody's project will do.
+    """The folder of a run that Vitals has watched, which the user gave as `key`.
 
     Raises:
         UserError: if there is none, or nothing in it to report.
@@ -46,10 +89,22 @@ def run_folder(name: str, key: str) -> Path:
         raise UserError(f"{key}={name} holds {len(inside)} runs: name one of them, such as {latest}.")
     if (folder / "config.yaml").is_file():
         raise UserError(f"{key}={name} has nothing to report yet: it has none of {', '.join(MATERIAL)}.")
-    raise UserError(f"{key}={name} is not the folder of a run: it has none of {', '.join(MATERIAL)}.")
+    raise UserError(
+        f"{key}={name} is not the folder of a run: it has none of {', '.join(MATERIAL)}, nor TensorBoard's "
+        f"event files."
+    )
+
+
+def _free(path: Path) -> Path:
+    """`path`, or where a page of somebody else is there already, a name of our own beside it."""
+    if not path.is_file() or OURS in path.read_text(encoding="utf-8", errors="replace"):
+        return path
+    return path.with_name(f"vitals_{path.name}")
 
 
 def _runs_in(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return []
     return [
         child
         for child in sorted(folder.iterdir())

@@ -135,7 +135,7 @@ def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
     OmegaConf.save({**plain(config), "provenance": facts}, folder.config)
-    folder.write_status("running", started=now(), ended=None, error=None)
+    folder.write_status("running", started=now(), ended=None, error=None, weights=None)
     return config
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import platform
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError
-from vitals.files import existing_folder, read_metrics, write_json
-from vitals.runs.metric import Metric
+from vitals.files import chose_average, existing_folder, read_metrics, write_json
+from vitals.runs.metric import Metric, bare_name
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -30,6 +31,8 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
         return []
 
 
+Weights = Literal["best", "last", "average"]
+"""That a run ends with: of the best and of the last epoch, and the average of the later ones."""
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -98,12 +101,41 @@ class RunFolder:
         path = next(path for name in names if not (path := self.path.with_name(name)).exists())
         return self.path.rename(path)
 
+    @property
+    def weights(self) -> Weights:
+        """Those that the run itself chose at its end, by validation; before that those of the best epoch."""
+        status = self.read_status()
+        return "average" if chose_average(status) else status.get("weights") or "best"
+
+    def score(
+        self, metric: Metric, weights: Weights | None = None, rows: list[dict[str, float]] | None = None
+    ) -> tuple[float, int] | None:
+        """The validation of some weights, and the epoch that they are of; None where nobody validated them.
+
+        Args:
+            metric: by which the run is judged.
+            weights: which; None for those that the run chose.
+            rows: of `metrics.csv`, where they are at hand.
+        """
+        rows = read_curve(self.path) if rows is None else rows
+        weights = weights or self.weights
+        if weights == "average":
+            name = f"val_average/{bare_name(metric.name)}"
+            averages = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+            return (averages[-1][name], int(averages[-1]["epoch"])) if averages else None
+        scored = [row for row in rows if metric.has(row)]
+        row = metric.best(scored) if weights == "best" else scored[-1] if scored else None
+        return None if row is None else (row[metric.name], int(row["epoch"]))
+
     def checkpoint(self, name: str) -> Path:
-        """The checkpoint called `name`: `best`, `last`, or a file name in `checkpoints/`.
+        """The checkpoint called `name`: `chosen`, `best`, `last`, `average`, or a file name in
+        `checkpoints/`.
 
         Raises:
             UserError: if there is none of that name.
         """
+        if name == "chosen":
+            name = self.weights
         path = self.checkpoints / (name if name.endswith(".ckpt") else f"{name}.ckpt")
         if not path.is_file():
             there = sorted(file.name for file in self.checkpoints.glob("*.ckpt"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -14,13 +14,11 @@ from rich.table import Table
 
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import print_findings, sentence
+from vitals.report.numbers import number
 from vitals.runs.metric import Metric, Row, bare_name
 from vitals.runs.quoting import command_here
-from vitals.runs.run_folder import RunFolder, read_curve, shown
+from vitals.runs.run_folder import RunFolder, Weights, read_curve, shown
 from vitals.writers.registry import writer_of
-
-KINDS = ("best", "last", "average")
-"""The weights that a run ends with: of the best and the last epoch, and the average of the later ones."""
 
 
 def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -> None:
@@ -98,7 +96,7 @@ def print_results(
     raw = "best" if "best/epoch" in metrics else "last"
     chosen = "average" if metrics.get("test/averaged") else raw
     for weights, data, kind, group in [
-        *((kind, "validation", kind, kind) for kind in KINDS),
+        *((kind, "validation", kind, kind) for kind in get_args(Weights)),
         (chosen, "test", chosen, "test"),
     ]:
         row = {bare_name(key.partition("/")[2]): key for key in metrics if key.startswith(f"{group}/")}
@@ -160,7 +158,7 @@ def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict
 def _figure(metric: Metric, name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return metric.text(value) if name == bare_name(metric.name) else f"{value:.4f}"
+    return metric.text(value) if name == bare_name(metric.name) else number(value, 4)
 
 
 def _flat(name: str) -> str:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import vitals
 from vitals.findings import read_findings
 from vitals.history import History
-from vitals.monitors.learning_curves import in_pairs, parted
+from vitals.measures.names import in_pairs, parted
 
 
 class Regression(L.LightningModule):

@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
 from torch.utils.data import DataLoader, TensorDataset
 
-from vitals.monitors.learning_curves import LearningCurves, canonical, epoch_metrics, momentum_of
+from vitals.measures.names import canonical
+from vitals.monitors.learning_curves import LearningCurves, epoch_metrics, momentum_of
 
 
 class Tells(Foreign):

@@ -150,3 +150,26 @@ def test_the_page_holds_everything_and_escapes_what_jobs_said(sweep) -> None:
 
 def test_a_folder_without_any_finished_job_still_gets_its_report(sweep) -> None:
     assert "0 not started" not in printed(sweep({"optimizer.lr=0.1": [], "optimizer.lr=1": []}))
+
+
+def test_jobs_are_ranked_by_the_weights_that_they_chose(sweep) -> None:
+    folder = sweep({"optimizer.lr=0.1 seed=0": [0.6, 0.7], "optimizer.lr=0.2 seed=0": [0.8, 0.5]})
+    averaged = RunFolder(folder.jobs()[0])
+    averaged.metrics.write_text("epoch,accuracy/val,val_average/accuracy\n1,0.6,\n2,0.7,0.9\n")
+    averaged.write_status("finished", weights="average")
+    results = read_results(folder)
+    assert [(job.number, job.weights, job.score) for job in results.ranked] == [
+        (0, "average", 0.9),
+        (1, "best", 0.8),
+    ]
+    text = printed(folder)
+    assert "average 90.00%" in text
+    assert "best 80.00%" in text
+    with folder.results.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["weights"], row["chosen/accuracy_val"]) for row in rows] == [
+        ("average", "0.9"),
+        ("best", "0.8"),
+    ]
+    page = (folder.path / "report.html").read_text()
+    assert "best accuracy/val, job 0, averaged weights" in page

@@ -260,3 +260,4 @@ class Report(Strict):
 
     run: Text | None
     runs: RunFolders | None
+    out: Text | None = None

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitals.runs.metric import Metric
-from vitals.runs.run_folder import RunFolder, read_curve
+from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.job import Job
 
 COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
@@ -58,7 +58,7 @@ class LiveTable:
 
     def ended(self, job: Job, status: str) -> None:
         _, _, start = self.running.pop(job.number, (job, [], time.monotonic()))
-        score = self.metric.best_score(read_curve(job.folder))
+        score = self._score(job)
         self._take(job, score)
         self.ended_jobs.append((job, status, time.monotonic() - start, score))
         if not self.console.is_terminal:
@@ -88,7 +88,7 @@ class LiveTable:
             said, shown = f"[{colour}]{status}[/]", self.metric.text(score)
             table.add_row(str(job.number), said, "", "", shown, _clock(seconds), escape(job.swept))
         for job, devices, start in self.running.values():
-            score = self.metric.best_score(read_curve(job.folder))
+            score = self._score(job)
             self._take(job, score)
             epoch = RunFolder(job.folder).read_status().get("epoch", 0)
             progress = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
@@ -116,6 +116,11 @@ class LiveTable:
         if left := self._time_left():
             parts.append(f"about {left} left")
         return "; ".join(parts)
+
+    def _score(self, job: Job) -> float | None:
+        """Of the weights that the job chose, or of its best epoch so far."""
+        scored = RunFolder(job.folder).score(self.metric)
+        return None if scored is None else scored[0]
 
     def _take(self, job: Job, score: float | None) -> None:
         if score is not None and (

@@ -12,7 +12,7 @@ FEWEST_JOBS = 8
 
 
 def importance(results: SweepResults) -> dict[str, float]:
-    """Share of the variance of the best score by key, the largest first (fANOVA).
+    """Share of the variance of the score by key, the largest first (fANOVA).
 
     Only jobs of the same length are compared, the most frequent one. Empty where there are fewer than eight
     of them, fewer than two keys, or no Optuna.
@@ -29,7 +29,7 @@ def importance(results: SweepResults) -> dict[str, float]:
         and all(key in job.words for job in jobs)
         and len({job.words[key] for job in jobs}) > 1
     ]
-    if len(jobs) < FEWEST_JOBS or len(keys) < 2 or len({job.best for job in jobs}) < 2:
+    if len(jobs) < FEWEST_JOBS or len(keys) < 2 or len({job.score for job in jobs}) < 2:
         return {}
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -50,7 +50,7 @@ def importance(results: SweepResults) -> dict[str, float]:
     study = optuna.create_study(direction=results.metric.direction)
     for job in jobs:
         params = {key: float(job.words[key]) if numeric[key] else job.words[key] for key in keys}
-        trial = optuna.trial.create_trial(params=params, distributions=distributions, value=job.best)
+        trial = optuna.trial.create_trial(params=params, distributions=distributions, value=job.score)
         study.add_trial(trial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

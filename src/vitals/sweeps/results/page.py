@@ -51,8 +51,10 @@ def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
     figures = [("jobs", str(len(results.jobs) + results.missing))]
     if results.ranked:
         best = results.ranked[0]
-        figures.append((f"best {results.metric.name}, job {best.number}", results.metric.text(best.best)))
-        if best.best_epoch is not None:
+        averaged = ", averaged weights" if best.weights == "average" else ""
+        what = f"best {results.metric.name}, job {best.number}{averaged}"
+        figures.append((what, results.metric.text(best.score)))
+        if best.best_epoch is not None and best.weights == "best":
             figures.append(("reached after", count(best.best_epoch, "epoch")))
         if best.test is not None:
             figures.append(("the same in the test", results.metric.text(best.test)))

@@ -39,7 +39,7 @@ STOPPED = Key("fail", "ended early or failed", "dot")
 
 
 def value_charts(results: SweepResults) -> list[Chart]:
-    """The best score of each job against its value of every varied hyper-parameter."""
+    """The score of each job against its value of every varied hyper-parameter."""
     if not results.ranked:
         return []
     named = zip(results.varied, short_names(results.varied), strict=True)
@@ -55,7 +55,7 @@ def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Char
         places, names = (values, []) if values else _places(jobs, key)
         for complete, colour in ((True, "c1"), (False, "fail")):
             chosen = [index for index, job in enumerate(jobs) if (job.status == "finished") is complete]
-            scores = [jobs[index].best or 0.0 for index in chosen]
+            scores = [jobs[index].score or 0.0 for index in chosen]
             xs = [places[index] for index in chosen]
             axes.plot(xs, scores, "o", color=color(colour), alpha=0.75, markersize=5, clip_on=False)
         _scores(axes, results.metric)
@@ -68,7 +68,7 @@ def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Char
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
 
-    title = f"Best validation against {shortened(printable(name), 28)}"
+    title = f"Validation against {shortened(printable(name), 28)}"
     keys = [] if all(job.status == "finished" for job in jobs) else [Key("c1", "finished", "dot"), STOPPED]
     return Chart(title, drawn(f"value-{place}", title, Plan(paint, 226, (46, 10, 8, 26))), keys)
 
@@ -92,14 +92,14 @@ def parallel_chart(results: SweepResults) -> Chart | None:
             scaled, names = _places(jobs, key)
             ends.append((names[0], names[-1]))
         columns.append(_to_unit(scaled))
-    scores = [job.best for job in jobs if job.best is not None]
+    scores = [job.score for job in jobs if job.score is not None]
     if results.metric.mode == "max":
         columns.append(_to_unit(scores))
         ends.append((results.metric.text(min(scores), 1), results.metric.text(max(scores), 1)))
     else:  # the best at the top, too
         columns.append(_to_unit([-score for score in scores]))
         ends.append((results.metric.text(max(scores)), results.metric.text(min(scores))))
-    titles = [*short_names(results.varied), "best"]
+    titles = [*short_names(results.varied), "score"]
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -180,7 +180,7 @@ def importance_chart(shares: dict[str, float]) -> Chart | None:
 
     title = "Importance"
     svg = drawn("importance", title, Plan(paint, 60 + 30 * len(shares), (150, 14, 8, 26)))
-    return Chart(title, svg, (), "The share of the variance of the best score (fANOVA).")
+    return Chart(title, svg, (), "The share of the variance of the score (fANOVA).")
 
 
 def _curve(job: JobResult, metric: Metric) -> Curve:

@@ -11,11 +11,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from vitals.files import replacing
 from vitals.findings import read_findings
 from vitals.runs.metric import Metric, bare_name
-from vitals.runs.run_folder import RunFolder, read_curve
+from vitals.runs.run_folder import RunFolder, Weights, read_curve
 from vitals.sweeps.jobs.folder import SweepFolder
 
 NOT_VARIED = ("seed", "trainer.max_epochs", "schedule.warmup_epochs")
@@ -33,6 +34,10 @@ class JobResult:
     status: str
     """That of `status.json`; `diverged` or `hopeless` for a job that was stopped early."""
     seed: int | None = None
+    score: float | None = None
+    """Of the weights that the run chose; by it the jobs are ranked."""
+    weights: Weights = "best"
+    """Which these are."""
     best: float | None = None
     """Score of the best epoch."""
     best_epoch: int | None = None
@@ -69,7 +74,7 @@ class SweepResults:
     def ranked(self) -> list[JobResult]:
         """The jobs that have a score, the best first; of equals the earlier."""
         return sorted(
-            (job for job in self.jobs if job.best is not None), key=lambda job: self.metric.rank(job.best)
+            (job for job in self.jobs if job.score is not None), key=lambda job: self.metric.rank(job.score)
         )
 
     def is_logarithmic(self, key: str) -> bool:
@@ -113,6 +118,8 @@ class Repeated:
 
     words: dict[str, str]
     count: int
+    score: MeanAndDeviation
+    """Of the weights that the runs chose."""
     best: MeanAndDeviation
     """Of the best score."""
     average: MeanAndDeviation
@@ -134,9 +141,12 @@ def over_seeds(results: SweepResults) -> list[Repeated]:
     rows = []
     for values, group in groups.items():
         words = {key: value for key, value in zip(results.varied, values, strict=True) if value is not None}
-        figures = ([job.best for job in group], [job.average for job in group], [job.test for job in group])
-        rows.append(Repeated(words, len(group), *map(mean_and_deviation, figures)))
-    return sorted(rows, key=lambda row: results.metric.rank(row.best[0]))
+        figures = {
+            name: mean_and_deviation([getattr(job, name) for job in group])
+            for name in ("score", "best", "average", "test")
+        }
+        rows.append(Repeated(words, len(group), **figures))
+    return sorted(rows, key=lambda row: results.metric.rank(row.score[0]))
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
@@ -151,7 +161,7 @@ def write_csv(results: SweepResults) -> None:
     """Write `results.csv`, a row a job."""
     score, bare = results.metric.name.replace("/", "_"), bare_name(results.metric.name)
     columns = ["job", "status", *results.varied, "seed", f"best/{score}", "best/epoch"]
-    columns += [f"last/{score}", f"average/{score}", f"test/{bare}", "minutes"]
+    columns += [f"last/{score}", f"average/{score}", "weights", f"chosen/{score}", f"test/{bare}", "minutes"]
     columns += ["error", "findings", "folder"]
     path = results.folder.results
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -159,9 +169,9 @@ def write_csv(results: SweepResults) -> None:
         writer.writerow(columns)
         for job in results.jobs:
             values = [job.words.get(key, "") for key in results.varied]
-            figures = [job.best, job.best_epoch, job.last, job.average, job.test, job.minutes]
-            cells = [job.error, " ".join(job.findings), job.folder.name]
-            writer.writerow([job.number, job.status, *values, job.seed, *figures, *cells])
+            raw, chosen = [job.best, job.best_epoch, job.last], [job.average, job.weights, job.score]
+            cells = [job.test, job.minutes, job.error, " ".join(job.findings), job.folder.name]
+            writer.writerow([job.number, job.status, *values, job.seed, *raw, *chosen, *cells])
 
 
 def _read_job(path: Path, metric: Metric) -> JobResult:
@@ -173,14 +183,13 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
     job.error = " ".join(said.split())
     job.curve = read_curve(path)
-    scored = [row for row in job.curve if metric.has(row)]
-    if (best := metric.best(scored)) is not None:
-        job.best, job.best_epoch = best[metric.name], int(best["epoch"])
-        job.last = scored[-1][metric.name]
-    bare = bare_name(metric.name)
-    averages = [row.get(f"val_average/{bare}", math.nan) for row in job.curve]
-    job.average = next((value for value in reversed(averages) if math.isfinite(value)), None)
-    test = status.get("metrics", {}).get(f"test/{bare}")
+    run = RunFolder(path)
+    scores = {kind: run.score(metric, kind, job.curve) or (None, None) for kind in get_args(Weights)}
+    job.best, job.best_epoch = scores["best"]
+    job.last, job.average = scores["last"][0], scores["average"][0]
+    job.weights = run.weights
+    job.score = scores[job.weights][0]
+    test = status.get("metrics", {}).get(f"test/{bare_name(metric.name)}")
     job.test = test if test is not None and math.isfinite(test) else None
     if status.get("training_seconds") is not None:
         job.minutes = round(status["training_seconds"] / 60, 2)

@@ -30,15 +30,16 @@ class TextTable:
 
 def ordered(results: SweepResults) -> list[JobResult]:
     """The jobs, the best first; at the end those that have no score."""
-    return [*results.ranked, *(job for job in results.jobs if job.best is None)]
+    return [*results.ranked, *(job for job in results.jobs if job.score is None)]
 
 
 def job_table(results: SweepResults) -> TextTable:
-    """A row a job, the best first. What no job has (averaged weights, a test) has no column."""
+    """A row a job, the best first. What no job has (averaged weights, a test) has no column, nor have the
+    weights that were chosen where they are those of the best epoch in all jobs."""
     varied = [Column(name) for name in short_names(results.varied)]
     figures = [
         Column(title, amount=True)
-        for title in ("seed", "best", "epoch", "last", "averaged", "test", "minutes")
+        for title in ("seed", "chosen", "best", "epoch", "last", "averaged", "test", "minutes")
     ]
     rows = [
         [
@@ -46,6 +47,7 @@ def job_table(results: SweepResults) -> TextTable:
             job.status,
             *(job.words.get(key, "–") for key in results.varied),
             "–" if job.seed is None else str(job.seed),
+            f"{job.weights} {results.metric.text(job.score)}",
             results.metric.text(job.best),
             "–" if job.best_epoch is None else str(job.best_epoch),
             *map(results.metric.text, (job.last, job.average, job.test)),
@@ -54,15 +56,16 @@ def job_table(results: SweepResults) -> TextTable:
         for job in ordered(results)
     ]
     table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures], rows)
-    unknown = [
-        title
-        for title in ("averaged", "test")
-        if all(getattr(job, FIELDS[title]) is None for job in results.jobs)
-    ]
-    return table.without(*unknown)
+    unknown = [title for title in FIELDS if all(getattr(job, FIELDS[title]) is None for job in results.jobs)]
+    return table.without(*unknown, *([] if _chose(results) else ["chosen"]))
 
 
 FIELDS = {"averaged": "average", "test": "test"}
+
+
+def _chose(results: SweepResults) -> bool:
+    """Whether a job has chosen other weights than those of its best epoch."""
+    return any(job.weights != "best" for job in results.jobs)
 
 
 def seed_table(results: SweepResults) -> TextTable | None:
@@ -71,17 +74,17 @@ def seed_table(results: SweepResults) -> TextTable | None:
     if not repeated:
         return None
     varied = [Column(name) for name in short_names(results.varied)]
-    figures = [Column(title, amount=True) for title in ("seeds", "best", "averaged", "test")]
+    figures = [Column(title, amount=True) for title in ("seeds", "chosen", "best", "averaged", "test")]
     rows = [
         [
             *(row.words.get(key, "–") for key in results.varied),
             str(row.count),
-            *(with_deviation(results.metric, *pair) for pair in (row.best, row.average, row.test)),
+            *(with_deviation(results.metric, *pair) for pair in (row.score, row.best, row.average, row.test)),
         ]
         for row in repeated
     ]
     unknown = [title for title in FIELDS if all(getattr(row, FIELDS[title])[0] is None for row in repeated)]
-    return TextTable([*varied, *figures], rows).without(*unknown)
+    return TextTable([*varied, *figures], rows).without(*unknown, *([] if _chose(results) else ["chosen"]))
 
 
 def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
@@ -103,4 +106,7 @@ def with_deviation(metric: Metric, mean: float | None, deviation: float | None) 
     if mean is None or deviation is None or math.isnan(deviation):
         return metric.text(mean)
     text = metric.text(mean)
-    return f"{text} ± {100 * deviation:.2f}" if text.endswith("%") else f"{text} ± {deviation:.2g}"
+    if not text.endswith("%"):
+        return f"{text} ± {deviation:.2g}"
+    points = f"{100 * deviation:.2f}"
+    return f"{text} ± {points if deviation == 0 or float(points) else f'{100 * deviation:.1g}'}"

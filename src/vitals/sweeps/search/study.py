@@ -81,7 +81,7 @@ class Study:
         return words
 
     def record(self, number: int, folder: Path, status: str) -> None:
-        """Write what a job gave: its best score, or that it was stopped early or failed.
+        """Write what a job gave: the score of the weights that it chose, or that it stopped early or failed.
 
         An interrupted job keeps its trial open, to be continued.
         """
@@ -89,7 +89,8 @@ class Study:
             return
         trial = self._by_job()[number]
         rows = read_curve(folder)
-        score = self.metric.best_score(rows)
+        scored = RunFolder(folder).score(self.metric, rows=rows)
+        score = None if scored is None else scored[0]
         finished = status == "finished" and score is not None and math.isfinite(score)
         stopped = RunFolder(folder).read_status().get("stopped_early")
         if trial.state != TrialState.RUNNING:  # it had failed, and was run again
