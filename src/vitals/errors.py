@@ -40,6 +40,18 @@ class FaultsFound(_Ended):
     code = 4
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks, and cut off where it goes on and on."""
+    return " ".join(str(error).split())[:300]
+
+
+def listed(names: Iterable[str], at_most: int = 4) -> str:
+    """The different names, `a, b, c, d and 7 more` where they are more than `at_most`."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` of the `valid` names that look most like `name`, the most alike first."""
     choices = {choice.lower(): choice for choice in valid}

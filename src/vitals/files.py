@@ -59,6 +59,15 @@ def log_folder(trainer: Any) -> Path | None:
     return folder
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a `metrics.csv`, one an epoch; a cell that is empty or no number is left out of its row.
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean
+from vitals.files import write_json
 
 Level = Literal["ok", "note", "warn", "fail"]
 NO_VERDICTS = ("skipped", "looks")
@@ -164,8 +165,7 @@ def write_findings(findings: Iterable[Finding], path: Path) -> None:
     JSON has no NaN or infinity, so such numbers are written as null; the message still says them.
     """
     entries = [{key: _plain(value) for key, value in asdict(finding).items()} for finding in ranked(findings)]
-    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_json(path, entries)
 
 
 def read_findings(path: Path) -> list[Finding]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitals.files import replacing, write_atomically
+
 
 class MetricsTable:
     """Rows of metrics, kept in a file that is whole at every moment.
@@ -39,12 +41,10 @@ class MetricsTable:
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as new, new.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.path)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ class History:
         if self.path is None or not self.path.exists():
             return
         lines = [line for line, entry in _entries(self.path) if entry["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, "".join(f"{line}\n" for line in lines))
         self._series = History.read(self.path)._series
 
     @classmethod

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torchmetrics import Metric
 
-from vitals.errors import UserError
+from vitals.errors import UserError, one_line
 from vitals.probes.loaders import successive_batches
 from vitals.probes.training_step import BatchPreparation, mute, stand_in
 
@@ -44,7 +44,7 @@ def on_all_processes(trainer: L.Trainer, action: Callable[[], T]) -> T:
     if problem is None:
         raise NotPossible("it failed in another process")
     kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-    raise NotPossible(kind + " ".join(str(problem).split())[:300]) from problem
+    raise NotPossible(kind + one_line(problem)) from problem
 
 
 def validate_copy(trainer: L.Trainer, owner: L.LightningModule) -> dict[str, float]:

@@ -19,7 +19,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.training_setup import TrainingSetup
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
@@ -322,8 +322,7 @@ def _dead_layer(model: nn.Module, inputs: Inputs) -> Finding | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:NAMES_SHOWN])
-    return shown + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
+    return listed((f"'{name}'" for name in names), NAMES_SHOWN)
 
 
 class WiringCheck(Check):

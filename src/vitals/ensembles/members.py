@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitals.ensembles.selection import Candidate
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.runs.evaluate import config_to_rebuild, load
 from vitals.runs.instantiate import plain
 from vitals.runs.project import Project
@@ -120,13 +120,7 @@ def classes_of(data: Any) -> list[str]:
 def _difference(member: Member, other: Member, split: Split) -> str:
     mine, its = classes_of(member.data), classes_of(other.data)
     if mine != its:
-        return (
-            f"{member.path} knows other classes than {other.path}: {_listed(mine)} instead of {_listed(its)}."
-        )
+        names = f"{listed(mine, 5)} instead of {listed(its, 5)}"
+        return f"{member.path} knows other classes than {other.path}: {names}."
     kind = "test" if split == "test" else "validation"
     return f"{member.path} was trained for other {kind} images than {other.path}."
-
-
-def _listed(classes: list[str], shown: int = 5) -> str:
-    more = f" and {len(classes) - shown} more" if len(classes) > shown else ""
-    return ", ".join(classes[:shown]) + more

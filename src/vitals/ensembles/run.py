@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from vitals.ensembles.page import page, print_ensemble
 from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.scores import by_size, disagreement, scores, vote_accuracy
 from vitals.ensembles.selection import require_members, select
+from vitals.files import write_atomically, write_json
 from vitals.runs.instantiate import quiet_lightning
 from vitals.runs.project import Project
 from vitals.runs.run_folder import shown
@@ -106,9 +106,8 @@ def telling_names(paths: list[Path]) -> list[str]:
 def write(result: EnsembleResult, folder: Path) -> None:
     """Write `ensemble.json`, `ensemble.html` and TensorBoard's chart of accuracy over members."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(record(result), indent=2, ensure_ascii=False)
-    (folder / "ensemble.json").write_text(content + "\n", encoding="utf-8")
-    (folder / "ensemble.html").write_text(page(result), encoding="utf-8")
+    write_json(folder / "ensemble.json", record(result))
+    write_atomically(folder / "ensemble.html", page(result))
     with SummaryWriter(str(folder)) as writer:
         accuracies = ["ensemble/accuracy$", "ensemble/vote_accuracy$", "ensemble/best_member$"]
         writer.add_custom_scalars({"ensemble": {"accuracy over members": ["Multiline", accuracies]}})

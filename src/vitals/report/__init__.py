@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from vitals.errors import one_line
+
 
 def write_report(folder: Path) -> Path | None:
     """The page of a run that has ended: its path, or None and a warning that says why it could not be made.
@@ -16,7 +18,7 @@ def write_report(folder: Path) -> Path | None:
 
         return make_report(folder)
     except Exception as error:
-        log, reason = logging.getLogger(__name__), " ".join(str(error).split())
+        log, reason = logging.getLogger(__name__), one_line(error)
         log.warning("The report could not be made: %s: %s", type(error).__name__, reason)
         log.info("the report could not be made", exc_info=error)
         return None

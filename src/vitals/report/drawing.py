@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +35,41 @@ TOKENS = {name: f"#0b{index:04x}" for index, name in enumerate((*_NAMES, *SERIES
 
 _TOKEN = re.compile("|".join(TOKENS.values()))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in TOKENS.items()}
+
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.color": TOKENS["ink"],
+    "font.size": 10.5,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": TOKENS["line"],
+    "axes.labelcolor": TOKENS["muted"],
+    "axes.labelsize": 10.5,
+    "axes.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "axes.xmargin": 0.02,
+    "grid.color": TOKENS["line"],
+    "grid.linewidth": 0.7,
+    "xtick.color": TOKENS["line"],
+    "ytick.color": TOKENS["line"],
+    "xtick.labelcolor": TOKENS["muted"],
+    "ytick.labelcolor": TOKENS["muted"],
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "xtick.major.pad": 6.0,
+    "ytick.major.pad": 5.0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "lines.markersize": 4.0,
+    "path.simplify_threshold": 0.25,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +112,7 @@ def drawn(name: str, label: str, plan: Plan) -> Markup:
         label: what the figure shows, for those who cannot see it.
         plan: of the figure.
     """
-    with _style(name), warnings.catch_warnings():
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
         )  # a glyph that matplotlib's font lacks; the page's has it
@@ -91,46 +125,6 @@ def drawn(name: str, label: str, plan: Plan) -> Markup:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return Markup(_themed(buffer.getvalue(), label))
-
-
-@contextmanager
-def _style(name: str) -> Iterator[None]:
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "text.parse_math": False,
-        "text.color": TOKENS["ink"],
-        "font.size": 10.5,
-        "figure.facecolor": "none",
-        "savefig.facecolor": "none",
-        "axes.facecolor": "none",
-        "axes.edgecolor": TOKENS["line"],
-        "axes.labelcolor": TOKENS["muted"],
-        "axes.labelsize": 10.5,
-        "axes.linewidth": 1.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.unicode_minus": True,
-        "axes.xmargin": 0.02,
-        "grid.color": TOKENS["line"],
-        "grid.linewidth": 0.7,
-        "xtick.color": TOKENS["line"],
-        "ytick.color": TOKENS["line"],
-        "xtick.labelcolor": TOKENS["muted"],
-        "ytick.labelcolor": TOKENS["muted"],
-        "xtick.major.size": 0.0,
-        "ytick.major.size": 0.0,
-        "xtick.major.pad": 6.0,
-        "ytick.major.pad": 5.0,
-        "lines.linewidth": 1.8,
-        "lines.solid_capstyle": "round",
-        "lines.markersize": 4.0,
-        "path.simplify_threshold": 0.25,
-    }
-    with mpl.rc_context(settings):
-        yield
 
 
 def _themed(svg: str, label: str) -> str:

@@ -25,7 +25,7 @@ from torch import nn
 from vitals.averaging.weight_average import WeightAverage
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
-from vitals.errors import UserError, did_you_mean
+from vitals.errors import UserError, did_you_mean, one_line
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
-        raise UserError(f"{where}: {_one_line(error.__cause__ or error)}") from error
+        raise UserError(f"{where}: {one_line(error.__cause__ or error)}") from error
     except (
         TypeError,
         ValueError,
@@ -55,7 +55,7 @@ def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any
         AttributeError,
         MisconfigurationException,
     ) as error:
-        raise UserError(f"{where}: {_one_line(error)}") from error
+        raise UserError(f"{where}: {one_line(error)}") from error
 
 
 def made(where: str, config: Any, **further: Any) -> Any:
@@ -91,7 +91,7 @@ def locate(where: str, name: str) -> Any:
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}: {name} cannot be found: {_one_line(error)}") from error
+        raise UserError(f"{where}: {name} cannot be found: {one_line(error)}") from error
 
 
 def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:
@@ -195,7 +195,7 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
             try:
                 loggers[name].log_hyperparams(plain(config))
             except Exception as error:  # of its own kind: no account, no server, no permission
-                raise UserError(f"logger={name} cannot begin: {_one_line(error)}") from error
+                raise UserError(f"logger={name} cannot begin: {one_line(error)}") from error
     known = {
         name: logger.version for name, logger in loggers.items() if asked_for(config.logger[name], OF_RESUMED)
     }
@@ -224,7 +224,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         _ = checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint of a run: {_one_line(error)}") from None
+        raise UserError(f"{path} is damaged or no checkpoint of a run: {one_line(error)}") from None
     return checkpoint
 
 
@@ -263,7 +263,3 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else "×".join(map(str, shape)) or "one number"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

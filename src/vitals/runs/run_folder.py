@@ -6,7 +6,6 @@ Importable without torch, so that a wrong folder is answered at once.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import platform
@@ -18,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from vitals.errors import UserError
-from vitals.files import chose_average, existing_folder, read_metrics, write_json
+from vitals.errors import UserError, one_line
+from vitals.files import chose_average, existing_folder, read_json, read_metrics, write_json
 from vitals.runs.metric import Metric, bare_name
 
 
@@ -147,7 +146,7 @@ class RunFolder:
         try:
             config = OmegaConf.load(self.config)
         except Exception as error:
-            raise UserError(f"{self.config} cannot be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
         assert isinstance(config, DictConfig)
         config.pop("provenance", None)
         return config
@@ -166,11 +165,7 @@ class RunFolder:
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where it was never written or is damaged."""
-        try:
-            status: dict[str, Any] = json.loads(self.status.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return status
+        return read_json(self.status)
 
     def write_status(self, status: Status, **facts: Any) -> None:
         """Update `status.json`: the status and `facts`, beside what earlier calls have written.

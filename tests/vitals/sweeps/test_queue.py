@@ -113,7 +113,6 @@ def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job,
     jobs = [job(number, code) for number, code in enumerate(codes)]
     made = starter()
     JobQueue(Devices(["cpu0", "cpu1"]), made, NoView(), time_limit=1.0).run(jobs)
-    made.close()
     errors = [RunFolder(job.folder).read_status()["error"] for job in jobs]
     assert statuses(jobs) == ["failed"] * 4 + ["finished"]
     assert errors[0] == "exit code 1: ZeroDivisionError: division by zero"
@@ -138,7 +137,6 @@ def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
     threading.Thread(target=interrupt).start()
     with pytest.raises(SweepInterrupted):
         queue.run(jobs)
-    made.close()
     assert statuses(jobs[:3]) == ["finished", "interrupted", "interrupted"]
     assert not jobs[3].folder.exists(), "a job was started after Ctrl-C"
     assert not queue.running
@@ -169,7 +167,6 @@ def test_jobs_end_when_the_process_of_the_sweep_is_killed(job, starter: str, tmp
 def test_a_job_of_the_fork_server_is_the_leader_of_its_group_and_has_its_environment(job) -> None:
     one, server = job(0), ForkServer()
     JobQueue(Devices(["cpu0"]), server, NoView()).run([one])
-    server.close()
     seen = seen_by(one)
     assert (seen["group"], seen["devices"]) == (seen["process"], "")
 

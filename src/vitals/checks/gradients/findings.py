@@ -9,6 +9,7 @@ from statistics import median
 
 from vitals.checks.gradients.comparison import BurnIn, Comparison, ParameterSummary
 from vitals.checks.gradients.difference import TOO_SMALL
+from vitals.errors import listed
 from vitals.findings import Finding, Level, ranked
 
 DECAY_TOO_STRONG = 1.0
@@ -107,7 +108,7 @@ def _vanishing(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     if not small:
         return []
     seen = (
-        f"The gradient with respect to {_listed([s.parameter for s in small])} is below {TOO_SMALL:g} of "
+        f"The gradient with respect to {listed([s.parameter for s in small])} is below {TOO_SMALL:g} of "
         "the largest in the model, too small to be checked."
     )
     remedy = "Look at initialization, saturating activations and normalization."
@@ -120,7 +121,7 @@ def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     names = [s.parameter for s in summaries if s.part == "data" and _is_tiny(s) and s not in vanished]
     if not names:
         return []
-    seen = f"The gradient with respect to {_listed(names)} is zero, by backward and by centred difference."
+    seen = f"The gradient with respect to {listed(names)} is zero, by backward and by centred difference."
     remedy = (
         "Such is a bias before a normalization layer, which can be left out; otherwise see whether the "
         "forward uses it."
@@ -151,7 +152,7 @@ def _undecided(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         Finding(
             "skipped",
             "note",
-            f"The gradient with respect to {_listed(names)} was not checked: {why}",
+            f"The gradient with respect to {listed(names)} was not checked: {why}",
             remedy,
             names[0],
         )
@@ -211,10 +212,4 @@ def _element(row: Comparison) -> str:
 
 def _others(summaries: Sequence[ParameterSummary]) -> str:
     names = [summary.parameter for summary in summaries]
-    return f"; so are those of {_listed(names)}" if names else ""
-
-
-def _listed(names: Sequence[str], at_most: int = 4) -> str:
-    names = list(dict.fromkeys(names))
-    shown = ", ".join(names[:at_most])
-    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"
+    return f"; so are those of {listed(names)}" if names else ""

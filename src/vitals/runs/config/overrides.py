@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vitals.errors import UserError, did_you_mean
+from vitals.errors import UserError, did_you_mean, one_line
 from vitals.runs.quoting import hydra_value
 
 MOST_JOBS = 64
@@ -90,7 +90,7 @@ class Overrides:
             HydraConfig.instance().set_config(config)
             return Path(config.hydra.run.dir)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"hydra.run.dir cannot be composed: {_one_line(error)}") from None
+            raise UserError(f"hydra.run.dir cannot be composed: {one_line(error)}") from None
 
     def _parse(self) -> list[Override]:
         try:
@@ -99,7 +99,7 @@ class Overrides:
             word = next((word for word in self.arguments if "=" not in word), None)
             if word and not word.startswith("~"):
                 raise UserError(f"'{word}' is no key=value: {self._suggest_word(word)}") from None
-            raise UserError(f"the command line cannot be read: {_one_line(error)}") from None
+            raise UserError(f"the command line cannot be read: {one_line(error)}") from None
 
     def _suggest_word(self, word: str) -> str:
         for group, choices in self.groups.items():
@@ -136,11 +136,7 @@ class Overrides:
         return (
             not self._is_group(override)
             and not name.startswith("hydra")
-            and override.type
-            in (
-                OverrideType.CHANGE,
-                OverrideType.DEL,
-            )
+            and override.type in (OverrideType.CHANGE, OverrideType.DEL)
         )
 
     def _check_choice(self, override: Override) -> None:
@@ -192,7 +188,7 @@ class Overrides:
             with initialize_config_dir(str(self.config_dir), version_base="1.3"):
                 return compose(self.config_name, overrides=list(arguments))
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"the configuration cannot be composed: {_one_line(error)}") from error
+            raise UserError(f"the configuration cannot be composed: {one_line(error)}") from error
 
 
 def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = ()) -> list[Path]:
@@ -226,7 +222,7 @@ def places_in(word: str) -> list[str]:
     try:
         places: Any = OverridesParser.create().parse_override(word).value()
     except HydraException as error:
-        raise UserError(f"{word} cannot be read: {_one_line(error)}") from None
+        raise UserError(f"{word} cannot be read: {one_line(error)}") from None
     if not isinstance(places, list):
         raise UserError(f"{word} is no list: write hydra.searchpath=[{places}].")
     return list(map(str, places))
@@ -253,7 +249,3 @@ def groups(folders: Iterable[Path]) -> dict[str, list[str]]:
             if folder.is_dir() and (files := {file.stem for file in folder.glob("*.yaml")}):
                 found.setdefault(folder.relative_to(place).as_posix(), set()).update(files)
     return {group: sorted(found[group]) for group in sorted(found)}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

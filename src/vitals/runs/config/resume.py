@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from vitals.errors import UserError
+from vitals.errors import UserError, one_line
 from vitals.runs.run_folder import RunFolder
 
 
@@ -40,6 +40,6 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
         try:
             OmegaConf.update(config, key, override.value(), merge=True, force_add=override.is_add())
         except Exception as error:
-            raise UserError(f"{key} cannot be set in a resumed run: {' '.join(str(error).split())}") from None
+            raise UserError(f"{key} cannot be set in a resumed run: {one_line(error)}") from None
     config.resume = str(folder.path)
     return config

@@ -129,6 +129,5 @@ def _allowed(field: FieldInfo) -> str:
 
 def _nearest_key(model: Any, key: str) -> str:
     parent, _, name = key.rpartition(".")
-    for part in parent.split(".") if parent else []:
-        model = _inner_model(_field_of(model, part))
+    model = _inner_model(_field(model, parent)) if parent else model
     return did_you_mean(name, model.model_fields)

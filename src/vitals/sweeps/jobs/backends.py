@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +55,7 @@ def slurm(config: DictConfig, script: str) -> Backend:
     _require_package("submitit", "slurm")
     settings, folder = config.launcher, Path(config.hydra.sweep.dir).absolute() / ".slurm"
     devices = slurm_backend.connect(settings)
-    return Backend(devices, lambda: slurm_backend.slurm_starter(settings, script, folder))
+    return Backend(devices, lambda: nullcontext(slurm_backend.SlurmStarter(settings, script, folder)))
 
 
 def not_of_hydra(choice: str) -> UserError:
@@ -78,13 +78,4 @@ def local(config: DictConfig, script: str) -> Backend:
     if wanted == "auto" and config.trainer.accelerator == "cpu":
         wanted = "cpu"
     devices = Devices.found(wanted, settings.jobs_per_device)
-
-    @contextmanager
-    def starter() -> Iterator[Starter]:
-        made = starter_for(devices.are_gpus, settings.fork_server)
-        try:
-            yield made
-        finally:
-            made.close()
-
-    return Backend(devices, starter)
+    return Backend(devices, lambda: nullcontext(starter_for(devices.are_gpus, settings.fork_server)))

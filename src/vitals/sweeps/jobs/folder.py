@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vitals.errors import UserError
-from vitals.files import existing_folder, write_json
+from vitals.files import existing_folder, read_json, write_json
 from vitals.runs.metric import Metric
 from vitals.runs.run_folder import SWEEP, RunFolder, now
 
@@ -55,11 +54,7 @@ class SweepFolder:
 
     def read_record(self) -> dict[str, Any]:
         """What `sweep.json` says; empty where there is none."""
-        try:
-            content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content
+        return read_json(self.record)
 
     @property
     def metric(self) -> Metric:

@@ -51,9 +51,6 @@ class ForkServer:
         assert process.pid is not None
         return GroupLeader(process.pid, lambda: process.exitcode)
 
-    def close(self) -> None:
-        pass
-
 
 def starter_for(gpus: bool, fork: bool) -> ForkServer | NewInterpreters:
     """What starts jobs fastest while they see exactly their devices.

@@ -93,15 +93,8 @@ class LiveTable:
             epoch = RunFolder(job.folder).read_status().get("epoch", 0)
             progress = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
             shown, clock = self.metric.text(score), _clock(time.monotonic() - start)
-            row = (
-                str(job.number),
-                "[cyan]running[/]",
-                " ".join(devices),
-                progress,
-                shown,
-                clock,
-            )
-            table.add_row(*row, escape(job.swept))
+            where, swept = " ".join(devices), escape(job.swept)
+            table.add_row(str(job.number), "[cyan]running[/]", where, progress, shown, clock, swept)
         return Group(table, Text(self.summary()))
 
     def summary(self) -> str:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from vitals.sweeps.jobs.job import Job
@@ -37,9 +38,6 @@ class Starter(Protocol):
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
         """Start `job` with `environment` added to ours."""
-
-    def close(self) -> None:
-        """Leave nothing behind."""
 
 
 def signal_group(group: int, number: int) -> bool:
@@ -88,20 +86,32 @@ class NewInterpreters:
     """Starts every job in an interpreter of its own."""
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
-        with job.log.open("ab") as log:
-            process = subprocess.Popen(
-                job.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,  # without a meaning on Windows
-                preexec_fn=end_with_parent if os.name == "posix" else None,
-            )
+        process = new_process(job.command, job.log, environment)
         return GroupLeader(process.pid, process.poll)
 
-    def close(self) -> None:
-        pass
+
+def new_process(
+    command: list[str], log: Path, environment: Mapping[str, str], folder: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a process group of its own that ends with ours, and add what it prints to `log`.
+
+    Args:
+        command: its words.
+        log: a file.
+        environment: added to ours.
+        folder: to start it in; None for the working folder.
+    """
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # without a meaning on Windows
+            preexec_fn=end_with_parent if os.name == "posix" else None,
+        )
 
 
 def end_with_parent() -> None:

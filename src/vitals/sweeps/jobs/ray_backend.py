@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from omegaconf import DictConfig
 from vitals.errors import UserError
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job
-from vitals.sweeps.jobs.processes import KILL, Starter, end_group, end_with_parent, signal_group
+from vitals.sweeps.jobs.processes import KILL, Starter, end_group, new_process, signal_group
 
 PATIENCE = {"RAY_raylet_start_wait_time_s": "150", "RAY_agent_register_timeout_ms": "140000"}
 """Ray gives up after seconds on a machine whose cores are busy."""
@@ -84,26 +83,13 @@ class RayStarter:
             task.remote(job.command[1:], str(job.log.absolute()), os.getcwd(), dict(environment))
         )
 
-    def close(self) -> None:
-        pass
-
 
 def run_command(words: list[str], log: str, folder: str, environment: dict[str, str]) -> int:
     """Run a job's words with this node's Python, and return the exit code. Runs in Ray's worker.
 
     When the task is cancelled the job gets SIGINT and the time to write its status.
     """
-    with Path(log).open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+    process = new_process([sys.executable, *words], Path(log), environment, folder)
     try:
         code = process.wait()
     except KeyboardInterrupt:

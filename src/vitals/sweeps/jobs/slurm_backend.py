@@ -12,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, command_for
-from vitals.sweeps.jobs.processes import KILL, Process, Starter
+from vitals.sweeps.jobs.processes import KILL, Process
 
 ASK_EVERY = 5.0
 """Seconds between two questions to Slurm."""
@@ -139,15 +138,6 @@ class SlurmStarter:
                 self.known = set(said.stdout.split())
                 self.asked = time.monotonic()
         return self.known
-
-    def close(self) -> None:
-        pass
-
-
-@contextmanager
-def slurm_starter(settings: DictConfig, script: str, folder: Path) -> Iterator[Starter]:
-    """Within it, jobs can be submitted."""
-    yield SlurmStarter(settings, script, folder)
 
 
 def connect(settings: DictConfig) -> Devices:
