@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vitals.causes import Cause, register
 from vitals.diagnosis.diagnose import RULES, Rule, diagnose
+from vitals.diagnosis.generalization import overfitting
 from vitals.diagnosis.run import CERTAIN, Run
 from vitals.findings import Finding
 from vitals.history import History
@@ -41,8 +42,8 @@ def diagnose_curves(history: History) -> list[Finding]:
     """The findings that the curves of a record allow, most important first; none for a healthy one."""
     run = Run(history)
     ratios = min(run.losses, default=1.0) > 0  # what is judged by ratios of a loss needs a positive one
-    rules = (*(RULES if ratios else ()), *CURVE_RULES)
-    return diagnose(run, [], rules)
+    others = [rule for rule in RULES if rule is not overfitting]  # `validation_rises` knows its errors
+    return diagnose(run, [], [*(others if ratios else ()), *CURVE_RULES])
 
 
 def points(run: Run, tag: str) -> tuple[Numbers, Numbers]:
@@ -262,7 +263,7 @@ def rate_curve(run: Run) -> Iterator[Finding]:
     end = max(epochs[-1], *(points(run, tag)[0][-1:].max(initial=0.0) for tag in ("loss/train", "loss/val")))
     start = epochs[0]
     alive = epochs[np.flatnonzero(rates >= 1e-3 * peak)[-1]]
-    if len(rates) >= 5 and alive - start < 0.5 * (end - start):
+    if len(rates) >= 5 and rates[-1] < 1e-3 * peak and alive - start < 0.5 * (end - start):
         yield _found(
             run,
             "learning-rate-too-low",

@@ -109,12 +109,12 @@ def _unjudged(kept: dict[str, Raw], others: list[str]) -> str:
         "norm of the gradient": ("gradient_norm",),
     }
     there = [name for name, tags in names.items() if any(tag.startswith(tags) for tag in kept)]
-    missing = [name for name in names if name not in there]
+    missing = [name for name in list(names)[:-1] if name not in there]
     more = f" Not known by name, and left out: {_some(others)}." if others else ""
     return (
-        f"Judged from {_listed(there)} alone; {_listed(missing)}{', ' if missing else ''}gradients, updates, "
-        f"activations, inputs, labels and what is checked before learning are not in this record, and were "
-        f"not judged.{more}"
+        f"Judged from {_listed(there)} alone. Not in this record, and so not judged: "
+        f"{''.join(f'{name}, ' for name in missing)}gradients, updates, activations, inputs, labels, and "
+        f"what is checked before learning.{more}"
     )
 
 
