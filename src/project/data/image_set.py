@@ -38,8 +38,7 @@ class ImageSet:
             ValueError: if a class would have no image in one of the parts.
         """
         part = self._drawn(round(fraction * len(self)), seed)
-        rest = torch.ones(len(self), dtype=torch.bool)
-        rest[part] = False
+        rest = torch.ones(len(self), dtype=torch.bool).index_fill(0, part, False)
         parts = self.subset(rest.nonzero().squeeze(1)), self.subset(part)
         for piece in parts:
             if missing := set(self.labels.tolist()) - set(piece.labels.tolist()):
