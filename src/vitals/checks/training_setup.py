@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ LABELS = 512
 VALIDATION_SAMPLES = 256
 TRIES = 5
 """Batches of which one must give a loss."""
+FURTHER = 3
+"""Batches after the first, which may train what that one leaves alone."""
 SECONDS = 5.0
 """Spent on drawing batches, once there is one: a stream may be slow."""
 
@@ -79,13 +82,26 @@ class TrainingSetup:
     left_out: tuple[str, ...] = ()
     """Parameters of whole networks that no optimizer has, such as a teacher's; frozen in the copy."""
     step: TrainingStep | None = None
+    further: tuple[Any, ...] = ()
+    """The batches that follow the first one."""
 
     @property
     def samples(self) -> int:
-        """Samples in `inputs`; of a batch that cannot be cut, all."""
+        """Samples in `inputs`; more than anybody asks for where a batch cannot be cut, nor counted."""
         if isinstance(self.inputs, Tensor):
             return len(self.inputs)
-        return len(self.inputs[0]) if self.inputs else self.batch_size
+        return len(self.inputs[0]) if self.inputs else sys.maxsize
+
+    def reached_later(self) -> set[str]:
+        """Names of parameters on which the losses of further batches depend, as with several tasks or
+        networks in turns."""
+        if self.step is None:
+            return set()
+        whole = self.model if isinstance(self.model, StepModel) else StepModel(self.step)
+        with isolated_rng(seed=0), torch.enable_grad(), buffers_kept(whole):
+            numbered = enumerate(self.further, 1)
+            found = {id(each) for number, batch in numbered for each in whole.reached(batch, number)}
+        return {name for name, parameter in self.model.named_parameters() if id(parameter) in found}
 
     def batch(self, limit: int) -> tuple[Any, Any]:
         """Inputs and targets of one training batch, of at most `limit` samples."""
@@ -191,6 +207,7 @@ def training_setup(
             later=any(isinstance(each, BaseFinetuning) for each in callbacks),
             gives="loss" if len(step.optimizers) == 1 else "losses",
             step=step,
+            further=tuple(islice(source.successive(sys.maxsize), 1, 1 + FURTHER)),
         )
         if step.network is None:
             return _whole_step(trainer, setup)
@@ -263,7 +280,7 @@ class _Source:
 def _first_step(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
     """The step taken apart with the first batch that gives a loss."""
     silent: NoLoss | None = None
-    for batch in islice(source.successive(10**9), TRIES):
+    for batch in islice(source.successive(sys.maxsize), TRIES):
         try:
             return TrainingStep(owner, facts, batch)
         except NoLoss as error:

@@ -347,6 +347,9 @@ class WiringCheck(Check):
 def _of_loss(setup: TrainingSetup) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
     result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers, setup.later)
+    if result.unreached:
+        later = setup.reached_later()
+        result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))
     frozen = tuple(name for name in result.frozen if name not in setup.left_out)
     names = {name for name, parameter in setup.model.named_parameters() if parameter.requires_grad}
     return replace(result, frozen=frozen, left_out=setup.left_out), names

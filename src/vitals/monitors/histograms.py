@@ -91,7 +91,10 @@ class Histograms(Monitor):
             self.batch = first_samples(batch, self.samples)
         else:
             missing = self.samples - samples_in(self.batch)
-            self.batch = joined(self.batch, first_samples(batch, missing))
+            try:
+                self.batch = joined(self.batch, first_samples(batch, missing))
+            except (RuntimeError, ValueError):  # as with sequences of different lengths
+                self.samples = samples_in(self.batch)
 
     def _rehearse(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.twin = shared_twin(trainer, module)

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,8 +112,7 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     try:
         return copy.deepcopy(original, memo)
     except Exception as error:
-        name = type(original).__name__
-        raise UserError(f"{name} cannot be copied, for an object in it refuses ({brief(error)}).") from error
+        raise UserError(f"{type(original).__name__} cannot be copied: something in it refuses.") from error
     finally:
         del kept  # the states gone through had to live as long as their identities stand in the memo
 
@@ -171,18 +170,14 @@ def _look_into(
         waiting += [(entry, holder) for entry in state[1:3]]
 
 
-def brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 @contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put attributes, lists and tables of all parts of `module` back as they were before the block.
+def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put attributes, lists and tables of `modules` back as they were before the block.
 
     So a step that keeps its losses or its last outputs neither grows the copy nor holds a graph. What is
     written into a tensor stays there.
     """
-    parts = [(part, dict(vars(part))) for part in module.modules()]
+    parts = [(part, dict(vars(part))) for part in modules]
     containers: dict[int, tuple[Any, Any]] = {}
     for _, attributes in parts:
         for name, value in attributes.items():

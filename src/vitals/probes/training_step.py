@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from vitals.errors import UserError
-from vitals.probes.copies import NoOp, brief, unchanged
+from vitals.errors import UserError, one_line
+from vitals.probes.copies import NoOp, unchanged
 from vitals.probes.rows import Rows
 
 
@@ -164,10 +164,16 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
         raise
     except Exception as error:
         name = getattr(step, "__name__", "step")
-        raise UserError(f"your {name} raised {type(error).__name__}: {brief(error)}") from error
+        raise UserError(f"your {name} raised {type(error).__name__}: {one_line(error)}") from error
 
 
-def step_losses(owner: L.LightningModule, facts: Any, batch: Any) -> list[StepLoss]:
+def step_losses(
+    owner: L.LightningModule,
+    facts: Any,
+    batch: Any,
+    first: int = 0,
+    parts: Sequence[nn.Module] | None = None,
+) -> list[StepLoss]:
     """What the training step of `owner`, a muted copy, is to minimise on `batch`.
 
     Under manual optimisation, losses between two steps belong to the optimizers of these steps; several that
@@ -177,16 +183,19 @@ def step_losses(owner: L.LightningModule, facts: Any, batch: Any) -> list[StepLo
         owner: is left as it was, but for what is written into its buffers.
         facts: from `stand_in`.
         batch: as the step gets it.
+        first: number of the batch; where a step does nothing with it, the next ones are tried.
+        parts: the modules of `owner` that take part in the step; all by default.
 
     Raises:
         NoLoss: if there is none for this batch.
         UserError: if the step fails, or gives no number.
     """
     events = facts.events
-    for number in range(EVERY_THIRD):
+    parts = list(owner.modules()) if parts is None else parts
+    for number in range(first, first + EVERY_THIRD):
         events.clear()
-        with unchanged(owner):
-            for part in owner.modules():
+        with unchanged(parts):
+            for part in parts:
                 if isinstance(part, L.LightningModule):
                     part._trainer = facts
             owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
@@ -265,6 +274,7 @@ class TrainingStep:
         self.calls, losses = self._watched(batch)
         self.optimizers = [loss.optimizers for loss in losses]
         """By loss, the numbers of the optimizers that minimise it."""
+        self.parts: list[nn.Module] | None = None
         self.network: nn.Module | None = None
         """None where the step is to be looked at as a whole."""
         self.outputs: Tensor | None = None
@@ -451,7 +461,21 @@ class TrainingStep:
         with ExitStack() as stack:
             for module, given in answers.items():
                 stack.enter_context(replaced(module, "forward", _Answers(given)))
-            return only_loss(step_losses(self.owner, self.trainer, self.rows.batch(rows)))
+            return only_loss(
+                step_losses(self.owner, self.trainer, self.rows.batch(rows), parts=self._around())
+            )
+
+    def _around(self) -> list[nn.Module]:
+        """The modules that take part where no call gets into what it calls: the loss is asked for often."""
+        if self.parts is None:
+            called = [call.module for call in self.calls]
+            within = {id(part) for each in called if each is not self.owner for part in each.modules()}
+            within -= set(map(id, called))
+            self.parts = [part for part in self.owner.modules() if id(part) not in within]
+            if any(each is self.owner for each in called):  # but for metrics and losses
+                others = [part for part in self.owner.modules() if next(part.parameters(), None) is None]
+                self.parts = [self.owner, *others]
+        return self.parts
 
     def _attach(self) -> None:
         for part in self.owner.modules():
@@ -513,6 +537,17 @@ class StepModel(nn.Module):
         owner.training = self.training
         batch = self.rows.batch([row.clone() for row in rows])
         return step_losses(owner, self.facts, batch)[self.number].value
+
+    def reached(self, batch: Any, number: int) -> list[nn.Parameter]:
+        """The parameters on which some loss of this batch, the one of this number, depends."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        owner: Any = self.owner
+        try:
+            value = torch.stack([loss.value for loss in step_losses(owner, self.facts, batch, number)]).sum()
+        except NoLoss:
+            return []
+        found = torch.autograd.grad(value, parameters, allow_unused=True) if value.requires_grad else ()
+        return [each for each, gradient in zip(parameters, found, strict=False) if gradient is not None]
 
 
 class Path(StepModel):
@@ -612,7 +647,7 @@ def unchanged_but_modes(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         modes: list[tuple[nn.Module, bool]] = []
         stack.callback(lambda: _set_modes(modes))
-        stack.enter_context(unchanged(module))
+        stack.enter_context(unchanged(list(module.modules())))
         try:
             yield
         finally:

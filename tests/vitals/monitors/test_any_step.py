@@ -286,6 +286,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: loaded(lambda x, y, i: (x, y)),
         LOSS,
     ),
+    "tasks in turns": (lambda: Turns(), lambda: loaded(lambda x, y, i: (x, y)), ALL),
     "GAN": (GAN, lambda: loaded(lambda x, y, i: (x, y)), LOSSES),
     "losses kept": (Outputs, lambda: loaded(lambda x, y, i: (x, y)), ALL),
     "belongings": (Belongings, lambda: loaded(lambda x, y, i: (x, y)), ALL),
@@ -306,6 +307,16 @@ class Taught(Step):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.net.parameters(), 1e-2)
+
+
+class Turns(Step):
+    """Trains one of two heads with every batch."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda module, batch: None, heads=nn.ModuleList(nn.Linear(10, 10) for _ in range(2)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.heads[batch_idx % 2](self.net(batch[0]).relu()), batch[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
