@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "configs" / "callbacks"
 """One file a preset: the config group `callbacks`, whose choices they are."""
 
 
-def diagnostics(preset: str = "default") -> list[L.Callback]:
+def diagnostics(preset: str = "default", budget: float | None = None) -> list[L.Callback]:
     """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`.
 
     They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
