@@ -27,11 +27,13 @@ def diagnostics(preset: str = "default", budget: float | None = None) -> list[L.
     Args:
         preset: which monitors there are and how often they measure: `none`, `light`, `default` or `full`, as
             `callbacks=` on the command line. `vitals/configs/callbacks/` says what is in each and its cost.
+        budget: seconds that the checks before the first step may take; by default a tenth of the training,
+            but no more than 30 s and no less than 10. `float("inf")` sets no limit.
 
     Raises:
-        UserError: if there is no such preset.
+        UserError: if there is no such preset, or the budget is not above 0.
     """
-    return [SanityChecks(on_fail="warn"), *monitors(preset), Recorder(), Diagnosis()]
+    return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis()]
 
 
 def monitors(preset: str) -> list[L.Callback]:

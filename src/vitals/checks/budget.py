@@ -148,3 +148,8 @@ def largest_that_fits(sizes: Sequence[int], seconds: Sequence[float], budget: Bu
     """The first of `sizes`, from the largest, whose `seconds` are left in `budget`; None where none is."""
     fitting = (size for size, cost in zip(sizes, seconds, strict=True) if MARGIN * cost <= budget.left)
     return next(fitting, None)
+
+
+def in_words(seconds: float) -> str:
+    """`75 s`; a tenth of a second counts below 10 s."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from vitals.causes import StationKey
-from vitals.checks.budget import Budget, BudgetSpent, largest_that_fits
+from vitals.checks.budget import Budget, BudgetSpent, in_words, largest_that_fits
 from vitals.checks.registry import by_what_they_tell
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
@@ -191,8 +191,8 @@ def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
 
 
 def _left_out(whole: float, taken: float, budget: float) -> str:
-    about = f"about {whole:.2g} s" if taken < whole else f"more than {taken:.2g} s"
-    return f"left out, it would have taken {about}; the budget of all checks is {budget:.2g} s."
+    about = f"about {in_words(whole)}" if taken < whole else f"more than {in_words(taken)}"
+    return f"left out, it would have taken {about}; the budget of all checks is {in_words(budget)}."
 
 
 def _signed(finding: Finding, check: Check) -> Finding:

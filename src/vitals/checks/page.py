@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.checks.budget import MARGIN
+from vitals.checks.budget import MARGIN, in_words
 from vitals.checks.check import Row
 from vitals.findings import COLOURS, Finding, ranked, sentence
 
@@ -48,7 +48,7 @@ def want_of_time(rows: Sequence[Row]) -> str:
         return ""
     said = [
         f"{row.name.replace('_', ' ')} {row.cut or 'left out'} ({'all' if row.cut else 'would take'} "
-        f"about {row.whole:.2g} s)"
+        f"about {in_words(row.whole)})"
         for row in short
     ]
     # Found out by trying where a check was stopped: twice as much may do.
