@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Timer
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -42,14 +44,16 @@ class Pace:
     """Of a training step, whatever the number of samples."""
     sample: float = 0.0
     """Of a training step, for each sample more."""
+    forward: float = 1 / 3
+    """Share of a step that is its forward pass: all of it where nothing trains."""
 
     def steps(self, samples: int, count: float = 1.0) -> float:
         """Seconds of `count` training steps of so many samples each: forward, backward and update."""
         return count * (self.fixed + samples * self.sample)
 
     def passes(self, samples: int, count: float = 1.0) -> float:
-        """Seconds of `count` forward passes, a third of a step each."""
-        return self.steps(samples, count) / 3
+        """Seconds of `count` forward passes."""
+        return self.forward * self.steps(samples, count)
 
 
 class Budget:
@@ -112,25 +116,24 @@ def measured_pace(setup: TrainingSetup) -> Pace:
     with trial(setup.model, setup.loss, setup.optimizer_or_none()) as copies:
         copying = time.perf_counter() - start
 
-        def seconds(samples: int) -> float:
-            batch = setup.batch(samples)
+        def seconds(call: Callable[..., object], *arguments: Any) -> float:
             least = math.inf
             for _ in range(2):
                 start = time.perf_counter()
-                if copies.optimizer is None:
-                    copies.gradients(*batch)
-                else:
-                    copies.step(*batch)
+                call(*arguments)
                 least = min(least, time.perf_counter() - start)
                 if least > QUICK:
                     break
             return least
 
+        step = copies.gradients if copies.optimizer is None else copies.step
         few, many = min(SMALL, setup.batch_size), min(LARGE, setup.batch_size)
-        small = seconds(few)
-        large = seconds(many) if many > few else small
+        small = seconds(step, *setup.batch(few))
+        large = seconds(step, *setup.batch(many)) if many > few else small
+        with torch.no_grad():
+            forward = seconds(copies.outputs, setup.batch(many)[0])
     sample = max(large - small, 0.0) / max(many - few, 1)
-    return Pace(copying, max(small - few * sample, 0.0), sample)
+    return Pace(copying, max(small - few * sample, 0.0), sample, min(forward / large, 1.0))
 
 
 def default_budget(trainer: L.Trainer, setup: TrainingSetup, pace: Pace) -> float:

@@ -29,8 +29,8 @@ BUILT_IN = {
 
 LATE = (
     "regularization",
-    "informative_inputs",
     "tiny_subset",
+    "informative_inputs",
     "gradients",
     "gradients_after_burn_in",
     "difference_step",

@@ -495,9 +495,9 @@ class TinySubsetCheck(Check):
         return Outcome(result.findings(), seen, "a loss that falls", result)
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
-        # Of steps. Most networks that learn need no more than a third; there is no verdict on fewer than all
-        # but that it fits, so that it goes on until the time is up.
-        return [max(1, options.tiny_subset_steps // 3)]
+        # Of steps. There is no verdict on fewer than all but that it fits, so that it goes on until the time
+        # is up; before a sixth nothing fits but the quickest.
+        return [max(1, options.tiny_subset_steps // 6)]
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace

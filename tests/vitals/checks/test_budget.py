@@ -75,19 +75,19 @@ def trained(checks: SanityChecks, folder: Path, seconds: float = 0.0, **options:
 def test_a_slow_network_trains_within_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     checks = trained(SanityChecks(on_fail="warn", budget=3), tmp_path, seconds=0.1)
-    assert time.monotonic() - start < 3 + 2.5  # the pass that is on ends, and a training step is made
+    assert time.monotonic() - start < 3 + 5  # without a budget it takes more than a minute
     verdicts = {row.name: row.verdict for row in checks.rows}
     # In the order of the page, whatever is made first; what tells most in a second is made.
     assert list(verdicts) == [name for name in GROUPS["default"] if name in verdicts]
     assert verdicts["loss_at_chance"] != "skipped" != verdicts["wiring"]
     assert verdicts["gradients"] == verdicts["tiny_subset"] == verdicts["informative_inputs"] == "skipped"
     printed = " ".join(capsys.readouterr().out.split())
-    seconds = re.search(r"tiny subset left out \(would take about (\d+) s\)", printed)
+    seconds = re.search(r"tiny subset left out \(would take about ([\d.]+) s\)", printed)
     assert seconds
-    assert 5 < int(seconds[1]) < 60
+    assert 3 < float(seconds[1]) < 60
     budget = re.search(r"checks\.budget=(\d+), or diagnostics\(budget=\1\)", printed)
     assert budget
-    assert int(budget[1]) > int(seconds[1])
+    assert int(budget[1]) > float(seconds[1])
     written = [finding.message for finding in read_findings(tmp_path / "findings.json")]
     assert any("Tiny subset: left out, it would have taken about" in message for message in written)
 
