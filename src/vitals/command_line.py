@@ -33,6 +33,7 @@ from vitals.runs.config.overrides import (
 from vitals.runs.config.resume import resumed_config
 from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import RunFolder, shown
+from vitals.status_line import status_line
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
 from vitals.sweeps.jobs.resume import words_of_sweep
@@ -180,7 +181,8 @@ def check_command_line(
             old = folder
             if not config.get("overwrite"):
                 old.require_new("hydra.run.dir")
-        prepare(config)
+        with status_line("importing torch, and building everything once on trial"):
+            prepare(config)
         if old is not None:
             print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
 

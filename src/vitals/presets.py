@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "configs" / "callbacks"
 """One file a preset: the config group `callbacks`, whose choices they are."""
 
 
-def diagnostics(preset: str = "default") -> list[L.Callback]:
+def diagnostics(preset: str = "default", budget: float | None = None) -> list[L.Callback]:
     """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`.
 
     They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
@@ -27,11 +27,13 @@ def diagnostics(preset: str = "default") -> list[L.Callback]:
     Args:
         preset: which monitors there are and how often they measure: `none`, `light`, `default` or `full`, as
             `callbacks=` on the command line. `vitals/configs/callbacks/` says what is in each and its cost.
+        budget: seconds that the checks before the first step may take; by default a tenth of the training,
+            but no more than 30 s and no less than 10. `float("inf")` sets no limit.
 
     Raises:
-        UserError: if there is no such preset.
+        UserError: if there is no such preset, or the budget is not above 0.
     """
-    return [SanityChecks(on_fail="warn"), *monitors(preset), Recorder(), Diagnosis()]
+    return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis()]
 
 
 def monitors(preset: str) -> list[L.Callback]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from vitals.causes import StationKey
+from vitals.checks.budget import Budget, BudgetSpent, in_words, largest_that_fits
+from vitals.checks.registry import by_what_they_tell
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, without_consequences, worst_level
@@ -27,6 +29,10 @@ class Options:
     """Steps in which twenty examples must be learned."""
     samples: int = 1024
     """Training samples to look at."""
+    budget: Budget = field(default_factory=Budget)
+    """Time for all checks; without a limit by default."""
+    size: int = 0
+    """To which the check is to cut itself, one of its `sizes`; 0 where it has none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,18 @@ class Check(ABC):
         """Whether it is to be made with these options at all."""
         return True
 
+    def sizes(self, setup: TrainingSetup, options: Options) -> Sequence[int]:
+        """How much it may look at, the whole first and then what still holds a verdict; `options.size` of
+        `run` is the first for which there is time."""
+        return (0,)
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        """About what `run` takes with this size, by `options.budget.pace`; 0 where that is not known."""
+        return 0.0
+
+    unit: ClassVar[str] = "samples"
+    """Of its sizes."""
+
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         """Write what was seen to a logger, at step 0; nothing by default.
 
@@ -90,6 +108,10 @@ class Row:
     """None where it was skipped."""
     findings: tuple[Finding, ...]
     seconds: float
+    whole: float = 0.0
+    """Seconds that it would have taken, where it was left out or cut for want of time; else 0."""
+    cut: str = ""
+    """What it was cut to, such as `64 of 128 samples`."""
 
     @property
     def name(self) -> str:
@@ -124,28 +146,53 @@ def run_checks(
     checks: Sequence[Check],
     before: Callable[[str], None] = lambda name: None,
 ) -> list[Row]:
-    """Make the `checks` one after the other; none of them raises.
+    """Make the `checks`, the most telling first, as far as there is time; none of them raises.
 
-    What goes wrong inside a check becomes its finding `skipped`. `before` is called with the name of each
-    check that begins.
+    What goes wrong inside a check becomes its finding `skipped`, and so does that it was left out. `before`
+    is called with the name of each check that begins.
+
+    Returns:
+        A row for each, in the order of `checks`.
     """
-    rows = []
-    for check in checks:
+    rows: dict[str, Row] = {}
+    for check in sorted(checks, key=lambda check: by_what_they_tell(check.name)):
         if not check.wanted(options):
             continue
         before(check.name)
-        start = time.perf_counter()
-        outcome: Outcome | None = None
-        try:
-            outcome = check.run(setup, options)
-            found = list(outcome.findings)
-        except Exception as error:  # a check must never end a training
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            outcome = None
-            found = [skipped(check.name, str(error) if isinstance(error, UserError) else reason)]
-        signed = tuple(_signed(finding, check) for finding in found)
-        rows.append(Row(check, outcome, signed, time.perf_counter() - start))
-    return rows
+        rows[check.name] = _made(check, setup, options)
+    return [rows[check.name] for check in checks if check.name in rows]
+
+
+def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
+    budget, start = options.budget, time.perf_counter()
+    outcome: Outcome | None = None
+    whole, cut = 0.0, ""
+    try:
+        sizes = list(dict.fromkeys(check.sizes(setup, options)))
+        costs = [check.seconds(size, setup, options) for size in sizes]
+        size = largest_that_fits(sizes, costs, budget)
+        if size != sizes[0]:
+            whole = costs[0]
+            cut = f"{size} of {sizes[0]} {check.unit}"
+        if size is None or budget.left <= 0:
+            raise BudgetSpent
+        with budget.stopping():
+            outcome = check.run(setup, replace(options, size=size))
+        found = list(outcome.findings)
+    except BudgetSpent:
+        taken = time.perf_counter() - start
+        whole, cut = max(costs[0], taken), ""
+        found = [skipped(check.name, _left_out(whole, taken, budget.seconds))]
+    except Exception as error:  # a check must never end a training
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        found = [skipped(check.name, str(error) if isinstance(error, UserError) else reason)]
+    signed = tuple(_signed(finding, check) for finding in found)
+    return Row(check, outcome, signed, time.perf_counter() - start, whole, cut)
+
+
+def _left_out(whole: float, taken: float, budget: float) -> str:
+    about = f"about {in_words(whole)}" if taken < whole else f"more than {in_words(taken)}"
+    return f"left out, it would have taken {about}; the budget of all checks is {in_words(budget)}."
 
 
 def _signed(finding: Finding, check: Check) -> Finding:

@@ -111,21 +111,21 @@ class InformativeInputs:
 
 
 def check_informative_inputs(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, samples: int = SAMPLES
 ) -> InformativeInputs:
     """Train copies of `model` for 50 steps on half of the samples and on zeros, and test on the other half.
 
     `inputs` (N, ...) and class numbers `targets` (N,) are training samples drawn at random, not augmented, N
-    ≥ 128; 1024 are used. The zero-input baseline is Karpathy's (A Recipe for Training Neural Networks, 2019);
-    learning twenty samples by heart works with noise as well (cs231n "Neural Networks Part 3"), generalizing
-    does not. A network that does not learn is told from data without information by a linear probe. Raises
-    `UserError` for too few samples, one class only, or parts that do not fit together.
+    ≥ 128; up to `samples` go into each half. The zero-input baseline is Karpathy's (A Recipe for Training
+    Neural Networks, 2019); learning twenty samples by heart works with noise as well (cs231n "Neural Networks
+    Part 3"), generalizing does not. A network that does not learn is told from data without information by a
+    linear probe. Raises `UserError` for too few samples, one class only, or parts that do not fit together.
     """
     check_batch(inputs, targets, minimum=FEWEST)
     if len(targets.unique()) < 2:
         raise UserError("targets: samples of at least two classes are needed.")
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    half = min(SAMPLES, len(inputs) // 2)
+    half = min(samples, len(inputs) // 2)
     fit, held_out = order[:half], order[half : 2 * half]
     x, y, held_x, held_y = inputs[fit], targets[fit], inputs[held_out], targets[held_out]
     zero_loss, _, _ = _trained(model, loss, torch.zeros_like(x), y, held_x[:2], ZERO_BATCH_SIZE)
@@ -215,7 +215,17 @@ class InformativeInputsCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         setup.require_fixed_loss()
-        result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets)
+        result = check_informative_inputs(
+            setup.model, setup.loss, setup.inputs, setup.targets, options.size or SAMPLES
+        )
         accuracy, score = result.held_out_accuracy, result.held_out_score
         seen = f"held-out accuracy {accuracy:.0%}, {score:.1f} sd above chance"
         return Outcome(result.findings(), seen, f"{CHANCE_SCORE:g} sd or more", result)
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, len(setup.inputs) // 2) for size in (SAMPLES, SAMPLES // 2)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        pace = options.budget.pace
+        training = pace.steps(BATCH_SIZE, count=STEPS) + pace.steps(ZERO_BATCH_SIZE, count=STEPS)
+        return 2 * pace.copy + training + pace.passes(size, count=3)

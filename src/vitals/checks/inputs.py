@@ -315,13 +315,20 @@ class InputsCheck(Check):
     name = "inputs"
     needs = "network"
 
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, setup.samples) for size in (512, 256, 128)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return 3 * options.budget.pace.copy + options.budget.pace.passes(size, count=2)
+
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        model, inputs = setup.model, cut(setup.inputs, 512)
+        size = options.size or 512
+        model, inputs = setup.model, cut(setup.inputs, size)
         if not inputs.is_floating_point():
             raise UserError("the network gets whole numbers, such as token ids, which have no scale.")
         targets, classes = None, 0
         if setup.gives == "class numbers":
-            targets = setup.targets[:512]
+            targets = setup.targets[:size]
             with trial(model) as copies:
                 classes = copies.outputs(inputs[:4]).shape[-1]
         result = check_inputs(

@@ -324,11 +324,17 @@ class LayerVarianceCheck(Check):
     fewest = 2
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        inputs = cut(setup.inputs, 128)
+        inputs = cut(setup.inputs, options.size or 128)
         result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none())
         seen = f"{result.slope:+.2f} decades a layer, {result.whole:+.1f} in all"
         low, high = result.bearable
         return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [128, 64]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return options.budget.pace.copy + options.budget.pace.passes(size, count=2)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)

@@ -232,10 +232,17 @@ class LossAtChanceCheck(Check):
     fewest = 2
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        inputs, targets = setup.inputs[:512], setup.targets[:512]
+        size = options.size or 512
+        inputs, targets = setup.inputs[:size], setup.targets[:size]
         result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, setup.optimizer_or_none())
         low, high = result.expected
         return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, len(setup.inputs)) for size in (512, 256, 128)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return options.budget.pace.copy + options.budget.pace.passes(size)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.scalars({"checks/loss_at_chance": outcome.result.loss}, 0)

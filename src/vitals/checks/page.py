@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.checks.budget import MARGIN, in_words
 from vitals.checks.check import Row
 from vitals.findings import COLOURS, Finding, ranked, sentence
 
@@ -28,7 +30,31 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
         verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(row.name.replace("_", " "), *map(escape, row.said), verdict)
     console.print(table)
-    reasons = [finding for row in rows if row.verdict == "skipped" for finding in row.findings]
+    reasons = [
+        finding for row in rows if row.verdict == "skipped" and not row.whole for finding in row.findings
+    ]
     for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:
         colour = COLOURS[finding.level if finding.alarming else "skipped"]
         console.print(f"[{colour}]{finding.cause}[/]: {escape(sentence(finding))}", highlight=False)
+    if text := want_of_time(rows):
+        console.print(text, style="yellow", highlight=False)
+
+
+def want_of_time(rows: Sequence[Row]) -> str:
+    """A line on what was left out or cut, what it would have taken, and which budget does; empty if nothing
+    was."""
+    short = [row for row in rows if row.whole]
+    if not short:
+        return ""
+    said = [
+        f"{row.name.replace('_', ' ')} {row.cut or 'left out'} ({'all' if row.cut else 'would take'} "
+        f"about {in_words(row.whole)})"
+        for row in short
+    ]
+    # Found out by trying where a check was stopped: twice as much may do.
+    whole = sum(2 * row.whole if row.whole <= row.seconds else row.whole or row.seconds for row in rows)
+    enough = 10 * math.ceil(MARGIN * whole / 10)
+    return (
+        f"For want of time: {', '.join(said)}. checks.budget={enough}, or diagnostics(budget={enough}), "
+        "makes them all."
+    )

@@ -145,10 +145,18 @@ class RegularizationCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_regularization(setup.model, setup.loss, *setup.batch(128), setup.only_optimizer())
+        result = check_regularization(
+            setup.model, setup.loss, *setup.batch(options.size or 128), setup.only_optimizer()
+        )
         losses = (result.data_loss, result.total_loss(), result.total_loss(STRONGER))
         seen = " → ".join(f"{loss:.4g}" for loss in losses)
         return Outcome(result.findings(), seen, "rising with the weight decay", result)
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, setup.batch_size) for size in (128, 32)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return options.budget.pace.copy + options.budget.pace.steps(size)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.scalars({"checks/regularised_loss": outcome.result.total_loss()}, 0)

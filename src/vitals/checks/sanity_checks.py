@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import lightning as L
 from rich.console import Console
 from rich.markup import escape
 
+from vitals.checks.budget import Budget, Pace, default_budget, measured_pace, require_budget
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
 from vitals.checks.loggers import log_checks
 from vitals.checks.page import print_page
@@ -20,6 +22,7 @@ from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
+from vitals.status_line import status_line
 from vitals.writers.registry import writers
 
 
@@ -40,10 +43,12 @@ class SanityChecks(L.Callback):
         burn_in_steps: of a second gradient check; 0 for none.
         tiny_subset_steps: in which twenty examples must be learned by heart.
         samples: training samples to look at.
-        progress: whether to say which check is being made.
+        budget: seconds that all of them may take. The most telling are made first, each cut to what fits,
+            and what was left out is said with what it would have taken; infinite for no limit. By default a
+            tenth of the training, as the first passes let expect, but no more than 30 s and no less than 10.
 
     Raises:
-        UserError: if there is no check of a name, or two are called the same.
+        UserError: if there is no check of a name, two are called the same, or the budget is not above 0.
     """
 
     def __init__(
@@ -54,9 +59,9 @@ class SanityChecks(L.Callback):
         burn_in_steps: int = 0,
         tiny_subset_steps: int = 300,
         samples: int = 1024,
-        progress: bool = False,
+        budget: float | None = None,
     ) -> None:
-        self.checks, self.on_fail, self.progress = load_checks(checks), on_fail, progress
+        self.checks, self.on_fail, self.budget = load_checks(checks), on_fail, require_budget(budget)
         self.options = Options(elements, burn_in_steps, tiny_subset_steps, samples)
         self.rows: list[Row] = []
         self.waiting = False
@@ -97,8 +102,11 @@ class SanityChecks(L.Callback):
         console = Console()
         try:
             with isolated_rng():
-                setup, checks = self._setup(trainer, module, batch)
-                self._run(setup, checks, console)
+                with status_line("looking at the training that is about to begin", console) as show:
+                    budget = Budget()
+                    setup, checks = self._setup(trainer, module, batch)
+                    options = replace(self.options, budget=self._budget(budget.spent, trainer, setup))
+                    self.rows = run_checks(setup, options, checks, lambda name: show(_words(name)))
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
                 for finding in self.findings:
@@ -139,13 +147,15 @@ class SanityChecks(L.Callback):
             self.findings.append(Finding("skipped", "note", f"{which}: {reason}", where="checks"))
         return setup, made
 
-    def _run(self, setup: TrainingSetup, checks: Sequence[Check], console: Console) -> None:
-        if not self.progress:
-            self.rows = run_checks(setup, self.options, checks)
-            return
-        with console.status("checks") as status:
+    def _budget(self, spent: float, trainer: L.Trainer, setup: TrainingSetup) -> Budget:
+        """What is left when `spent` seconds went into the setup."""
+        try:
+            pace = measured_pace(setup)
+        except Exception:  # a step that cannot be made is found by the checks, which say so
+            pace = Pace()
+        seconds = default_budget(trainer, setup, pace) if self.budget is None else self.budget
+        return Budget(seconds, pace, spent)
 
-            def show(name: str) -> None:
-                status.update(f"checking {name.replace('_', ' ')}")
 
-            self.rows = run_checks(setup, self.options, checks, show)
+def _words(name: str) -> str:
+    return f"checking {name.replace('_', ' ')}"

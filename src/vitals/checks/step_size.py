@@ -242,12 +242,19 @@ class StepSizeCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         optimizer = setup.only_optimizer()
-        batch = setup.batch(128)
+        batch = setup.batch(options.size or 128)
         result = check_step_size(setup.model, setup.loss, *batch, optimizer, setup.total_steps)
         configured = result.losses[result.factors.index(1.0)]
         best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"
         return Outcome(result.findings(), seen, "no rise, a share of the best", result)
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, setup.batch_size) for size in (128, 64, 32)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        pace = options.budget.pace
+        return pace.copy + pace.steps(size) + pace.passes(size, count=len(FACTORS))
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         writer.figure("checks/step_size", step_size_figure(outcome.result), 0)

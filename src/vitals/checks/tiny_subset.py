@@ -494,6 +494,15 @@ class TinySubsetCheck(Check):
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
         return Outcome(result.findings(), seen, "a loss that falls", result)
 
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        # Of steps. There is no verdict on fewer than all but that it fits, so that it goes on until the time
+        # is up; before a sixth nothing fits but the quickest.
+        return [max(1, options.tiny_subset_steps // 6)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        pace = options.budget.pace
+        return 2 * pace.copy + pace.steps(SUBSET_SIZE, count=size)
+
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         few = isinstance(outcome.result, FewSamples)
         losses = outcome.result.final[1] if few else outcome.result.final.losses

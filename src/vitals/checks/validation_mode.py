@@ -111,3 +111,6 @@ class ValidationModeCheck(Check):
         result = ValidationMode(setup.training_layers_in_validation, tuple(dropout))
         seen = "training" if result.training else "evaluation"
         return Outcome(result.findings(), seen, "evaluation", result)
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return options.budget.pace.copy + options.budget.pace.passes(4)

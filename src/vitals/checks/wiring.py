@@ -331,7 +331,7 @@ class WiringCheck(Check):
     fewest = 4
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        results = [_of_loss(each) for each in setup.each_loss()]
+        results = [_of_loss(each, options.size or 64) for each in setup.each_loss()]
         learn = total = 0
         for result, names in results:
             cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
@@ -343,10 +343,17 @@ class WiringCheck(Check):
             list(dict.fromkeys(found)), f"{learn} of {total} parameters learn", "all of them", results[0][0]
         )
 
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        return [min(size, setup.batch_size) for size in (64, 16, 4)]
 
-def _of_loss(setup: TrainingSetup) -> tuple[Wiring, set[str]]:
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        pace = options.budget.pace
+        return 3 * pace.copy + pace.steps(size, count=3.5) + pace.passes(4, count=5)
+
+
+def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
-    result = check_wiring(setup.model, setup.loss, *setup.batch(64), setup.optimizers, setup.later)
+    result = check_wiring(setup.model, setup.loss, *setup.batch(samples), setup.optimizers, setup.later)
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))

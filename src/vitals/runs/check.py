@@ -30,7 +30,7 @@ def check(config: DictConfig, project: Project) -> SanityChecks:
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    checks = build_checks(config, on_fail="warn", progress=True)
+    checks = build_checks(config, on_fail="warn")
     if not checks:
         raise UserError("checks.which is empty: take checks=full, or name the checks to make.")
     module, data = project.build(config)

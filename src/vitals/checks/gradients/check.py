@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradients.comparison import ENOUGH, BurnIn, Comparison, ParameterSummary, error_limit
 from vitals.checks.gradients.difference import (
@@ -49,6 +50,15 @@ from vitals.writers.writer import Writer
 ENOUGH_FALL = 0.1
 """Share of the first loss by which it must fall for the burn-in to end early."""
 
+FEWEST = 4
+"""Tensors that a verdict needs, where the time runs out before all are compared."""
+
+NOISE, EVALUATIONS = 30, 6
+"""Steps on a few samples that it takes in time to measure the rounding errors, and one line: in float64, with
+every operation recorded; 1.5 for a line of an MLP, 6 of a convnet with batch normalization (measured)."""
+NUMBERS = 4_000_000
+"""Elements of the tensors that are compared before a training with a budget."""
+
 _LEARNING_RATE = 1e-3
 
 _ROUNDS = 4  # of drawing further elements, where kinks leave too few
@@ -68,6 +78,8 @@ def check_gradients(
     check_inputs: bool = True,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    tensors: int | None = None,
+    numbers: int | None = None,
 ) -> GradientCheck:
     """Compare the gradients of `loss` with centred differences [f(x+h) − f(x−h)] / 2h, on a float64 copy.
 
@@ -94,6 +106,10 @@ def check_gradients(
             the first parameter.
         dtype: torch.float64; torch.float32 for those who want to see what it does to the comparison.
         seed: of the elements drawn and of every evaluation.
+        tensors: how many of the parameters and inputs to check, spread over the network; None for all, and
+            with a penalty all are. Where the time of `vitals.checks.budget` runs out, those that are done by
+            then count.
+        numbers: in how many of their elements at most, for each takes 80 bytes; None for no limit.
 
     Returns:
         One row per element, a summary per parameter and the findings: `wrong-gradient` with the parameter
@@ -130,6 +146,9 @@ def check_gradients(
         if spread > 1e4 * torch.finfo(dtype).eps * abs(value):
             return GradientCheck((), value, 1.0, samples, burnt, spread=spread)
         order = function.order_of_use()
+        count = len(function.tensors)
+        if penalty is None:
+            function.narrow(_spread(function, tensors, numbers))
         summaries, scale = _check_part(function, "data", order, elements, steps)
         ratios: tuple[tuple[str, float], ...] = ()
         if penalty is not None:
@@ -138,7 +157,22 @@ def check_gradients(
             # The gradient of a sum is the sum of the gradients: a few elements show that both arrive.
             summaries += _check_part(function, "both", order, 1, steps)[0]
             ratios = _decay_ratios(function)
-    return GradientCheck(tuple(summaries), value, scale, samples, burnt, decay_ratios=ratios)
+    return GradientCheck(tuple(summaries), value, scale, samples, burnt, decay_ratios=ratios, tensors=count)
+
+
+def _spread(function: FunctionalLoss, most: int | None, numbers: int | None) -> list[str]:
+    """Names of up to `most` tensors with up to `numbers` elements in all: evenly spaced, from the last one
+    on, and the smallest parameter in any case."""
+    names, left = list(function.tensors), math.inf if numbers is None else numbers
+    count = len(names) if most is None else min(max(most, 1), len(names))
+    chosen = [min(function.parameters, key=lambda name: function.parameters[name].numel())]
+    for place in range(count):
+        name = names[len(names) - 1 - place * len(names) // count]
+        size = function.tensors[name].numel()
+        if name not in chosen and len(chosen) < count and size <= left:
+            left -= size
+            chosen.append(name)
+    return chosen
 
 
 def _burn_in(function: FunctionalLoss, steps: int) -> BurnIn:
@@ -169,15 +203,21 @@ def _check_part(
     detached = function.detached(part)
     scale = loss_scale(gradients)
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
-    parameters = list(function.parameters.values())
+    parameters = [p for name, p in function.parameters.items() if name in function.tensors]
     noise = measure_noise(partial(function.value_and_gradients, part), scale, parameters, generator)
     differences = Differences(partial(function.value, part), scale, steps)
     depths = _depths(order)
-    summaries = []
+    summaries: list[ParameterSummary] = []
     for name, gradient in gradients.items():
         if name not in function.parameters and (part == "penalty" or name in detached):
             continue  # inputs need no gradient: they may be prepared, or features taken, without one
         tensor = _TensorCheck(name, function.tensors[name], gradient, part, differences, noise, generator)
+        try:
+            rows = tuple(tensor.rows(elements))
+        except BudgetSpent:
+            if len(summaries) < FEWEST:
+                raise
+            break
         summaries.append(
             ParameterSummary(
                 name,
@@ -190,7 +230,7 @@ def _check_part(
                 finite=bool(gradient.isfinite().all()),
                 detached=name in detached,
                 part=part,
-                rows=tuple(tensor.rows(elements)),
+                rows=rows,
             )
         )
     return summaries, scale
@@ -314,17 +354,29 @@ class GradientsCheck(Check):
     station = "gradients"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        return self._compared(setup, options.elements, 0)
+        return self._compared(setup, options, 0)
 
-    def _compared(self, setup: TrainingSetup, elements: int, burn_in_steps: int) -> Outcome:
+    unit = "tensors"
+
+    def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
+        count = sum(parameter.requires_grad for parameter in setup.model.parameters()) + 1
+        return [count, *(size for size in (count // 2, count // 4) if size >= FEWEST)]
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        lines = size * (options.elements + 2)
+        return options.budget.pace.copy + options.budget.pace.steps(4, count=NOISE + EVALUATIONS * lines)
+
+    def _compared(self, setup: TrainingSetup, options: Options, burn_in_steps: int) -> Outcome:
         results = [
             check_gradients(
                 each.model,
                 each.loss,
                 *each.batch(64),
-                elements=elements,
+                elements=options.elements,
                 check_inputs=isinstance(each.inputs, Tensor) and each.inputs.is_floating_point(),
                 burn_in_steps=burn_in_steps,
+                tensors=options.size or None,
+                numbers=None if math.isinf(options.budget.seconds) else NUMBERS,
             )
             for each in setup.each_loss()
         ]
@@ -332,6 +384,8 @@ class GradientsCheck(Check):
         result = max(results, key=lambda each: -1.0 if each.max_error is None else each.max_error)
         error = result.max_error
         seen = "nothing to compare" if error is None else f"relative error {error:.1e} at most"
+        if len(result.summaries) < result.tensors:
+            seen += f", {len(result.summaries)} of {result.tensors} tensors"
         found = list(dict.fromkeys(finding for each in results for finding in each.findings()))
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
@@ -355,7 +409,7 @@ class GradientsAfterBurnInCheck(GradientsCheck):
         return options.burn_in_steps > 0
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        return self._compared(setup, options.elements, options.burn_in_steps)
+        return self._compared(setup, options, options.burn_in_steps)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         pass

@@ -168,6 +168,11 @@ class FunctionalLoss:
             self.value()
         return uses.order
 
+    def narrow(self, names: Sequence[str]) -> None:
+        """Differentiate by the tensors of these names alone, which spares the gradients of the others."""
+        for name in self.tensors.keys() - names:
+            self.tensors.pop(name).requires_grad_(False)
+
     def weight_decay(self) -> dict[str, float] | None:
         """λ by parameter name; None where the penalty is a function."""
         if isinstance(self.penalty, Mapping):

@@ -27,6 +27,8 @@ class GradientCheck:
     """Difference of two evaluations at the same point with the same seed, where it is more than rounding."""
     decay_ratios: tuple[tuple[str, float], ...] = ()
     """Group of parameters, and ‖gradient of the penalty‖ / ‖gradient of the data loss‖ in it."""
+    tensors: int = 0
+    """Parameters and inputs that there are; fewer may have been compared."""
     skipped: str = ""
     """Why nothing was checked; empty where it was."""
 

@@ -17,6 +17,7 @@ from vitals.errors import UserError
 
 # The description of a type says what is right; where null is, too, the type is followed by `| None`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number greater than 0")]
+Seconds = Annotated[float, Field(gt=0, description="seconds above 0, or .inf for no limit")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, description="a number from 0 up to, but not including, 1")]
@@ -109,6 +110,7 @@ class Checks(Component):
     burn_in_steps: CountOrZero
     tiny_subset_steps: Count
     samples: SampleCount
+    budget: Seconds | None
 
 
 class Average(Component):

@@ -1,0 +1,217 @@
+"""What `vitals.diagnostics()` costs six trainings, by time and memory: `python -m benchmarks.checks`.
+
+Each network trains for about ten seconds alone, and for as many steps with us: the difference are the
+seconds of a ten-second run. Then with us once more, as a training of ten minutes that is broken off after a
+while: the time before its first step, and what its steps take beside those alone, make the percent of it.
+Each runs in a process of its own, whose peak memory is told. `--budget` is that of `diagnostics()`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+SHORT, LONG = 10.0, 600.0
+LOOKED_AT = 20.0
+"""Seconds of steps of the long training that are made."""
+
+
+class Module(L.LightningModule):
+    def __init__(self, network: nn.Module, frozen: nn.Module | None = None, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.network, self.frozen, self.lr = network, frozen, lr
+        if frozen is not None:
+            frozen.requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        if self.frozen is not None:
+            self.frozen.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        if self.frozen is not None:
+            with torch.no_grad():
+                x = self.frozen(x)
+        return self.network(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self(x).flatten(0, -2), y.flatten())
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.SGD(trained, self.lr)
+
+
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.place = nn.Embedding(50, 32), nn.Parameter(torch.zeros(16, 32))
+        layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+        self.layers, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(32, 50)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.layers(self.embedding(tokens) + self.place, is_causal=True, mask=MASK)
+        outputs: Tensor = self.head(hidden)
+        return outputs
+
+
+MASK = nn.Transformer.generate_square_subsequent_mask(16)
+
+
+def mlp(width: int) -> Module:
+    layers = [nn.Linear(16, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return Module(nn.Sequential(*layers, nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)))
+
+
+def subject(name: str) -> tuple[Module, DataLoader]:
+    """A module, and its data: classes that show in the inputs."""
+    import torchvision
+
+    torch.manual_seed(0)
+    if name == "small transformer":
+        tokens = (torch.randint(50, (256, 1)) + torch.randint(1, 3, (256, 17)).cumsum(1)) % 50
+        return Module(LanguageModel()), _loader(tokens[:, :-1], tokens[:, 1:], 32)
+    if "MLP" in name:
+        y = torch.arange(256) % 4
+        x = torch.randn(256, 16) + F.one_hot(y, 16)
+        return mlp(7000 if "98" in name else 64), _loader(x, y, 16)
+    size, count = (32, 1024) if name == "our convnet" else (64, 64)
+    y = torch.arange(count) % 5
+    x = torch.randn(count, 3, size, size) + 0.5 * y[:, None, None, None]
+    if name == "our convnet":
+        from project.networks.convnet import ConvNet
+
+        return Module(ConvNet(num_classes=5)), _loader(x, y, 128)
+    if name == "frozen ResNet-50":
+        backbone = torchvision.models.resnet50()
+        backbone.fc = nn.Identity()
+        return Module(nn.Linear(2048, 5), backbone), _loader(x, y, 16)
+    return Module(torchvision.models.resnet18(num_classes=5)), _loader(x, y, 16)
+
+
+NAMES = (
+    "small MLP",
+    "small transformer",
+    "our convnet",
+    "ResNet-18",
+    "frozen ResNet-50",
+    "MLP of 98 million",
+)
+
+
+def _loader(x: Tensor, y: Tensor, size: int) -> DataLoader:
+    return DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True)
+
+
+class Clock(L.Callback):
+    """When the first step began and the last one ended; breaks off after `limit` seconds of steps."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.first, self.last, self.steps = limit, 0.0, 0.0, 0
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.first = self.first or time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        self.steps, self.last = self.steps + 1, time.perf_counter()
+        trainer.should_stop = trainer.should_stop or self.last - self.first > self.limit
+
+
+def train(name: str, steps: int, limit: float, watched: bool, budget: float | None) -> dict[str, float]:
+    """One training of `steps` steps, or until `limit`: seconds before its first step, of a step, and of all,
+    and the peak memory of the process in MiB."""
+    import vitals
+
+    module, data = subject(name)
+    clock = Clock(limit)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            max_epochs=-1,
+            callbacks=[*(vitals.diagnostics(budget=budget) if watched else []), clock],
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = time.perf_counter()
+        trainer.fit(module, data)
+        end = time.perf_counter()
+    return {
+        "steps": clock.steps,
+        "before": clock.first - start,
+        "step": (clock.last - clock.first) / clock.steps,
+        "all": end - start,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def apart(name: str, steps: int, limit: float, watched: bool, budget: float | None) -> dict[str, float]:
+    """`train` in a process of its own."""
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.checks",
+        "--one",
+        json.dumps([name, steps, limit, watched, budget]),
+    ]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budget", type=float, help="seconds of the checks; the default rule without it")
+    parser.add_argument("--only", nargs="*", default=NAMES, help="names of the networks")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        warnings.simplefilter("ignore")
+        print(json.dumps(train(*json.loads(arguments.one))))
+        return
+    table = Table(title="What diagnostics() costs", title_justify="left")
+    table.add_column("")
+    for column in ("10 s: further seconds", "before the first step", "10 min: before", "in all", "memory"):
+        table.add_column(column, justify="right")
+    for name in arguments.only:
+        alone = apart(name, 10**9, SHORT, False, None)
+        short = apart(name, int(alone["steps"]), LONG, True, arguments.budget)
+        long = apart(name, int(LONG / alone["step"]), LOOKED_AT, True, arguments.budget)
+        share = (long["before"] - alone["before"]) / LONG + long["step"] / alone["step"] - 1
+        table.add_row(
+            name,
+            f"{short['all'] - alone['all']:.1f}",
+            f"{short['before'] - alone['before']:.1f}",
+            f"{long['before'] - alone['before']:.1f}",
+            f"{share:.1%}",
+            f"{alone['memory']:.0f} → {max(short['memory'], long['memory']):.0f} MiB",
+        )
+        print(name, json.dumps([alone, short, long]), file=sys.stderr)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

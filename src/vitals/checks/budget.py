@@ -1,0 +1,158 @@
+"""The time that the checks may take: how much of it there is, and what a pass through the network costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from vitals.checks.training_setup import TrainingSetup
+from vitals.errors import UserError
+from vitals.probes.trial import trial
+
+SHARE, MOST, LEAST = 0.1, 30.0, 10.0
+"""By default the checks may take this share of the training, but no more than 30 s and no less than 10: the
+shortest trainings are those in which somebody looks for a fault, and on small networks all checks together
+take less than 2 s."""
+MARGIN = 1.25
+"""On estimates of time, which is noisy, so that what is begun can be finished."""
+SMALL, LARGE = 4, 64
+"""Samples of the two passes that are timed."""
+QUICK = 0.25
+"""Seconds of a step below which a second one is timed: the first of its shape has things to set up."""
+
+
+class BudgetSpent(Exception):
+    """The time is up: raised out of a forward pass, inside a check."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that things take on a copy of the network; 0 where nothing is known."""
+
+    copy: float = 0.0
+    """Of a copy of network and optimizer."""
+    fixed: float = 0.0
+    """Of a training step, whatever the number of samples."""
+    sample: float = 0.0
+    """Of a training step, for each sample more."""
+    forward: float = 1 / 3
+    """Share of a step that is its forward pass: all of it where nothing trains."""
+
+    def steps(self, samples: int, count: float = 1.0) -> float:
+        """Seconds of `count` training steps of so many samples each: forward, backward and update."""
+        return count * (self.fixed + samples * self.sample)
+
+    def passes(self, samples: int, count: float = 1.0) -> float:
+        """Seconds of `count` forward passes."""
+        return self.forward * self.steps(samples, count)
+
+
+class Budget:
+    """Seconds from now on that may be spent.
+
+    Args:
+        seconds: infinite for no limit.
+        pace: what a step costs; by default nothing, so that everything seems to fit.
+        spent: seconds of it that are gone already.
+    """
+
+    def __init__(self, seconds: float = math.inf, pace: Pace | None = None, spent: float = 0.0) -> None:
+        self.seconds, self.pace, self._start = seconds, pace or Pace(), time.perf_counter() - spent
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._start
+
+    @property
+    def left(self) -> float:
+        """Seconds; below 0 where more has been spent than there was."""
+        return self.seconds - self.spent
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Inside the block the next module that is called after the time is up raises `BudgetSpent`."""
+        if math.isinf(self.seconds):
+            yield
+            return
+
+        def look(module: object, arguments: object) -> None:
+            if self.left < 0:
+                raise BudgetSpent
+
+        handle = register_module_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def require_budget(seconds: float | None) -> float | None:
+    """`seconds`, if they can be a budget: above 0, infinite for no limit, None for the default.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    if seconds is not None and not seconds > 0:
+        raise UserError(
+            f"budget: seconds above 0 are needed, or inf for no limit, not {seconds:g}; "
+            "checks=none, or no SanityChecks among the callbacks, makes no checks."
+        )
+    return seconds
+
+
+def measured_pace(setup: TrainingSetup) -> Pace:
+    """The cost of a copy, and of training steps of a few and of many samples on it."""
+    setup, start = next(setup.each_loss()), time.perf_counter()
+    with trial(setup.model, setup.loss, setup.optimizer_or_none()) as copies:
+        copying = time.perf_counter() - start
+
+        def seconds(call: Callable[..., object], *arguments: Any) -> float:
+            least = math.inf
+            for _ in range(2):
+                start = time.perf_counter()
+                call(*arguments)
+                least = min(least, time.perf_counter() - start)
+                if least > QUICK:
+                    break
+            return least
+
+        step = copies.gradients if copies.optimizer is None else copies.step
+        few, many = min(SMALL, setup.batch_size), min(LARGE, setup.batch_size)
+        small = seconds(step, *setup.batch(few))
+        large = seconds(step, *setup.batch(many)) if many > few else small
+        with torch.no_grad():
+            forward = seconds(copies.outputs, setup.batch(many)[0])
+    sample = max(large - small, 0.0) / max(many - few, 1)
+    return Pace(copying, max(small - few * sample, 0.0), sample, min(forward / large, 1.0))
+
+
+def default_budget(trainer: L.Trainer, setup: TrainingSetup, pace: Pace) -> float:
+    """Seconds that the checks may take where nobody said how many."""
+    batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches  # infinite without an end
+    training = pace.steps(setup.batch_size) * batches if batches > 0 else math.inf
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer):  # of Trainer(max_time=…), too
+            remaining = callback.time_remaining()
+            training = min(training, math.inf if remaining is None else remaining)
+    return min(MOST, max(LEAST, SHARE * training))
+
+
+def largest_that_fits(sizes: Sequence[int], seconds: Sequence[float], budget: Budget) -> int | None:
+    """The first of `sizes`, from the largest, whose `seconds` are left in `budget`; None where none is."""
+    fitting = (size for size, cost in zip(sizes, seconds, strict=True) if MARGIN * cost <= budget.left)
+    return next(fitting, None)
+
+
+def in_words(seconds: float) -> str:
+    """`75 s`; a tenth of a second counts below 10 s."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,22 @@
+"""A line at the bottom of the terminal that says what is being done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+@contextmanager
+def status_line(text: str, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """Show `text`, with something that moves, inside the block; call what it gives with another text.
+
+    On a terminal alone: files, pipes and notebooks, which keep what is printed, get nothing.
+    """
+    console = console or Console()
+    if not console.is_interactive or console.is_jupyter or not console.file.isatty():
+        yield lambda text: None
+        return
+    with console.status(text) as status:
+        yield status.update
