@@ -28,6 +28,15 @@ SMALL, LARGE = 4, 64
 """Samples of the two passes that are timed."""
 QUICK = 0.25
 """Seconds of a step below which a second one is timed: the first of its shape has things to set up."""
+LATE = (
+    "regularization",
+    "tiny_subset",
+    "informative_inputs",
+    "gradients",
+    "gradients_after_burn_in",
+    "difference_step",
+)
+"""Those made last, by what they find in a second: most of them train, or evaluate the loss many times."""
 
 
 class BudgetSpent(Exception):
@@ -94,6 +103,11 @@ class Budget:
             yield
         finally:
             handle.remove()
+
+
+def by_what_they_tell(name: str) -> int:
+    """Place of a check in the order in which they are made; all that are not `LATE` have the same."""
+    return LATE.index(name) + 1 if name in LATE else 0
 
 
 def require_budget(seconds: float | None) -> float | None:

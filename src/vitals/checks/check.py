@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from vitals.causes import StationKey
-from vitals.checks.budget import Budget, BudgetSpent, in_words, largest_that_fits
-from vitals.checks.registry import by_what_they_tell
+from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_words, largest_that_fits
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, without_consequences, worst_level

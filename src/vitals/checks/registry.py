@@ -27,16 +27,6 @@ BUILT_IN = {
 }
 """By name, in the order in which a fault of one explains those of later ones."""
 
-LATE = (
-    "regularization",
-    "tiny_subset",
-    "informative_inputs",
-    "gradients",
-    "gradients_after_burn_in",
-    "difference_step",
-)
-"""Those made last, by what they find in a second: most of them train, or evaluate the loss many times."""
-
 GROUPS = {
     "default": tuple(name for name in BUILT_IN if name != "difference_step"),
     "full": tuple(BUILT_IN),
@@ -55,11 +45,6 @@ def require_name(name: str) -> str:
     if "." not in name and name not in BUILT_IN | GROUPS:
         raise UserError(f"there is no check '{name}': {did_you_mean(name, BUILT_IN | GROUPS)}")
     return name
-
-
-def by_what_they_tell(name: str) -> int:
-    """Place of a check in the order in which they are made; all that are not `LATE` have the same."""
-    return LATE.index(name) + 1 if name in LATE else 0
 
 
 def load_checks(chosen: Iterable[str | Check]) -> list[Check]:
