@@ -39,8 +39,12 @@ LATE = (
 """Those made last, by what they find in a second: most of them train, or evaluate the loss many times."""
 
 
-class BudgetSpent(Exception):
-    """The time is up: raised out of a forward pass, inside a check."""
+class BudgetSpent(BaseException):
+    """The time is up: raised out of a forward pass, inside a check.
+
+    No `Exception`, as little as an interruption is: nobody's code that it passes through is to take it for a
+    fault of the network.
+    """
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trained(checks: SanityChecks, folder: Path, seconds: float = 0.0, **options: Any) -> SanityChecks:
+def trained(checks: SanityChecks, folder: Path, module: Module | None = None) -> SanityChecks:
     trainer = L.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -66,15 +66,15 @@ def trained(checks: SanityChecks, folder: Path, seconds: float = 0.0, **options:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"max_steps": 1, **options},
+        max_steps=1,
     )
-    trainer.fit(Module(seconds))
+    trainer.fit(module or Module())
     return checks
 
 
 def test_a_slow_network_trains_within_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
-    checks = trained(SanityChecks(on_fail="warn", budget=3), tmp_path, seconds=0.1)
+    checks = trained(SanityChecks(on_fail="warn", budget=3), tmp_path, Module(0.1))
     assert time.monotonic() - start < 3 + 5  # without a budget it takes more than a minute
     verdicts = {row.name: row.verdict for row in checks.rows}
     # In the order of the page, whatever is made first; what tells most in a second is made.
@@ -101,11 +101,29 @@ def test_a_check_that_runs_on_is_stopped_and_says_so(tmp_path: Path) -> None:
             while True:
                 setup.model(setup.inputs[:2])
 
-    checks = trained(SanityChecks([Endless()], on_fail="warn", budget=0.5), tmp_path, seconds=0.01)
+    checks = trained(SanityChecks([Endless()], on_fail="warn", budget=0.5), tmp_path, Module(0.01))
     (row,) = checks.rows
     assert row.verdict == "skipped"
     assert 0.2 < row.seconds < 2
     assert "left out, it would have taken more than" in row.findings[0].message
+
+
+def test_nobody_is_told_that_a_step_of_theirs_failed_when_the_time_is_up(tmp_path: Path) -> None:
+    class Twins(Module):
+        """A step that is looked at as a whole, since it calls a network twice."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            try:
+                outputs = self.net(batch[0]) + self.net(batch[0].flip(1))
+            except Exception as error:
+                raise ValueError("broken") from error
+            return F.cross_entropy(outputs, batch[1])
+
+    checks = trained(SanityChecks(on_fail="warn", budget=2), tmp_path, Twins(0.05))
+    reasons = [row.findings[0].message for row in checks.rows if row.whole and row.outcome is None]
+    assert reasons
+    assert all("left out, it would have taken" in reason for reason in reasons)
+    assert not any("broken" in finding.message for finding in checks.findings)
 
 
 def test_a_check_is_cut_to_the_size_that_there_is_time_for(
