@@ -296,6 +296,10 @@ class TrainingStep:
         shown = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         if len(shown) == 1:
+            call = self.calls[0]
+            tensors = [isinstance(each, Tensor) for each in (*call.arguments, call.outputs)]
+            if tensors == [True, True] and not call.options:
+                return f"your training_step calls {shown[0]} with other rows than one for each sample"
             return f"your training_step calls {shown[0]}, but not from one tensor to one tensor"
         return f"your training_step calls {', '.join(shown[:3]) or 'no network'}{more}"
 
