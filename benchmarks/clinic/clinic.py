@@ -148,8 +148,8 @@ class Session:
 
 
 def changed(session: Session, setting: dict[str, float]) -> Session:
-    """The run with another learning rate `lr` of its fastest parameter group, `weight_decay`, or `batch_size`;
-    with another batch size it takes as many steps as before."""
+    """The run with another learning rate `lr` of its fastest parameter group, another `weight_decay`, or
+    another `batch_size`, with which it takes as many steps as before."""
     configure = session.module.configure_optimizers
 
     def configure_optimizers() -> Any:

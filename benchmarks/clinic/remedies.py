@@ -3,8 +3,8 @@
     python -m benchmarks.clinic.remedies --data DIR
     python -m benchmarks.clinic.remedies --data DIR --cases benchmarks/clinic/rates.py
 
-A remedy works if the run with it ends better than the sick one, and with at least nine tenths of the validation
-accuracy of the run without the fault. The values are those under `setting` in `findings.json`.
+A remedy works if the run with it ends better than the sick one, and with at least nine tenths of the
+validation accuracy of the run without the fault. The values are those under `setting` in `findings.json`.
 """
 
 from __future__ import annotations

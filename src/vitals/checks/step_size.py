@@ -160,10 +160,9 @@ def check_step_size(
 
     `inputs` (N, ...) and `targets` (N,) are one batch in training mode; `total_steps` is the length of the
     run in optimizer steps; where the configured rate is at fault, others are tried on the `further` batches,
-    for so many `seconds`.
-    The update is linear in the learning rate, so multiples of it are other learning rates: cs231n
-    "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or the loss is
-    not finite.
+    for so many `seconds`. The update is linear in the learning rate, so multiples of it are other learning
+    rates: cs231n "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or
+    the loss is not finite.
     """
     check_rows(inputs, targets)
     batches = further or [(inputs, targets)]

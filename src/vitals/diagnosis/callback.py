@@ -176,16 +176,20 @@ class Diagnosis(L.Callback):
         """Look for a learning rate that would have worked, once a run."""
         file, self.start = self.start, None
         fault = next(finding.cause for finding in findings if wants_trial([finding]))
+        small = run.batch_size <= TINY_BATCH
+        # Larger batches may do at the rate itself.
+        first = run.learning_rate * (10 if small else 1)
         try:
             with file:
                 file.seek(0)
                 start = torch.load(file, map_location=module.device, weights_only=True)
-            batch = ENOUGH if run.batch_size <= TINY_BATCH else 1
             higher = fault == "learning-rate-too-low"
-            rate = rate_from_start(trainer, module, start, higher, batch)
+            rate = rate_from_start(trainer, module, start, first, higher, ENOUGH if small else 1)
+            groups = trainer.optimizers[0].param_groups
+            configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
         except Exception:  # without a trial the remedy names no rate
             return
-        self.recorder.add_facts(trainer, {"working_rate": rate})
+        self.recorder.add_facts(trainer, {"working_rate": rate, "configured_rate": configured})
 
 
 def _kept(trainer: L.Trainer, module: L.LightningModule) -> Any:

@@ -167,7 +167,9 @@ def _other_rate(
 ) -> Finding:
     works = run.working_rate
     remedy = rate_remedy(cause == "learning-rate-too-low", run.learning_rate, works)
-    setting = {"lr": works} if math.isfinite(works) else None
+    # Where a schedule goes beyond what was configured, it is the schedule that is to be changed.
+    as_configured = not run.learning_rate > 1.01 * run.fact("configured_rate")
+    setting = {"lr": works} if math.isfinite(works) and as_configured else None
     return Finding(cause, level, message, remedy, where, value, threshold, setting=setting)
 
 

@@ -73,7 +73,12 @@ def timed_probe(
 
 
 def rate_from_start(
-    trainer: L.Trainer, module: L.LightningModule, start: Mapping[str, Tensor], higher: bool, batch: int = 1
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    start: Mapping[str, Tensor],
+    rate: float,
+    higher: bool,
+    batch: int = 1,
 ) -> float:
     """A learning rate, of the fastest parameter group, at which the training would have begun to lower its
     loss: `working_rate` for what `probe_rates` does, from the start; NaN if none was found.
@@ -82,9 +87,9 @@ def rate_from_start(
         trainer: while or just after it trains.
         module: that trains, with one optimizer.
         start: its state before the first step.
-        higher: whether to look above the configured rate, else below.
-        batch: samples that a batch of the trial has at least. Batches of the loader are joined to that, and
-            then the configured rate may do, too.
+        rate: from which to look.
+        higher: whether to look above it, else below.
+        batch: samples that a batch of the trial has at least; batches of the loader are joined to that.
 
     Raises:
         UserError: if module, optimizer or loader cannot be copied.
@@ -104,11 +109,7 @@ def rate_from_start(
             torch.manual_seed(0)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        [optimizer] = copies_of(module, trainer.optimizers)[1]
-        restore_configured_rates(optimizer)
-        configured = max(group["lr"] for group in optimizer.param_groups)
-        begin = 10 * configured if batch > 1 else configured
-        return working_rate(loss_after, loss_after(0.0), begin, higher)
+        return working_rate(loss_after, loss_after(0.0), rate, higher)
 
 
 def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = math.inf) -> float:
@@ -119,7 +120,7 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
         optimizer.zero_grad()
         loss = twin.training_loss(batch)
         loss.backward()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         return loss
 
     losses: list[float] = []
