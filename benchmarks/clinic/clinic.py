@@ -33,7 +33,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from vitals.causes import CAUSES
 from vitals.findings import LEVELS
@@ -145,6 +145,37 @@ class Session:
     train_loader: DataLoader
     val_loader: DataLoader
     trainer_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def changed(session: Session, setting: dict[str, float]) -> Session:
+    """The run with another learning rate `lr` of its fastest parameter group, another `weight_decay`, or
+    another `batch_size`, with which it takes as many steps as before."""
+    configure = session.module.configure_optimizers
+
+    def configure_optimizers() -> Any:
+        configured = configure()
+        optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+        schedule = configured["lr_scheduler"]["scheduler"] if isinstance(configured, dict) else None
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        share = setting["lr"] / max(rates) if "lr" in setting else 1.0
+        for group in optimizer.param_groups:
+            for name in {"lr", "initial_lr"} & set(group):
+                group[name] *= share
+            group["weight_decay"] = setting.get("weight_decay", group["weight_decay"])
+        if schedule is not None:
+            schedule.base_lrs = [rate * share for rate in schedule.base_lrs]
+        return configured
+
+    if {"lr", "weight_decay"} & set(setting):
+        session.module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
+    if "batch_size" in setting:
+        before = session.train_loader
+        shuffle = not isinstance(before.sampler, SequentialSampler)
+        batches = min(len(before), session.trainer_kwargs.pop("limit_train_batches", len(before)))
+        session.train_loader = DataLoader(before.dataset, int(setting["batch_size"]), shuffle)
+        steps = batches * session.trainer_kwargs["max_epochs"]
+        session.trainer_kwargs["max_epochs"] = math.ceil(steps / len(session.train_loader))
+    return session
 
 
 @dataclass(frozen=True)
@@ -280,6 +311,8 @@ class Job:
     twin: bool = False
     folder: str | None = None
     """Where the run's files stay; None throws them away."""
+    setting: dict[str, float] | None = None
+    """What a remedy names, to be changed in the run first."""
 
 
 def import_file(path: Path) -> Any:
@@ -303,11 +336,11 @@ def make_tool(name: str, tool_file: str | None) -> Tool:
     return tools[name]()
 
 
-def run_case(case: Case, tool: Tool, images: Images, twin: bool, folder: str) -> Outcome:
+def run_case(case: Case, tool: Tool, images: Images, job: Job, folder: str) -> Outcome:
     """Train the case once with the tool watching. Must run in a process of its own."""
     L.seed_everything(20, verbose=False)
-    outcome = Outcome(case.name, [] if twin else sorted(case.causes))
-    session = case.build(images, not twin)
+    outcome = Outcome(case.name, [] if job.twin else sorted(case.causes))
+    session = changed(case.build(images, not job.twin), job.setting or {})
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=tool.callbacks(session),
@@ -340,9 +373,8 @@ def work(job: Job, result: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = job.folder or temporary
         try:
-            outcome = run_case(
-                case, make_tool(job.tool, job.tool_file), load_images(Path(job.data)), job.twin, folder
-            )
+            tool = make_tool(job.tool, job.tool_file)
+            outcome = run_case(case, tool, load_images(Path(job.data)), job, folder)
         except Exception:
             outcome = Outcome(case.name, sorted(case.causes), error=traceback.format_exc())
     Path(result).write_text(json.dumps(asdict(outcome)))

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -54,6 +54,9 @@ class Finding:
     station: StationKey | Literal[""] = ""
     """Station of the course that it belongs to: that of its cause unless given. Empty for what was skipped
     and belongs to none."""
+    setting: dict[str, float] | None = field(default=None, hash=False)
+    """The values that the remedy names, each of which was tried: `lr`, of the fastest parameter group;
+    `batch_size`, in samples; `weight_decay`. None where it names none."""
 
     def __post_init__(self) -> None:
         if self.cause not in CAUSES:

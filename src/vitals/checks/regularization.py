@@ -24,6 +24,8 @@ DOMINANT = 1.0
 LARGE_DECAY = 1e-2
 """Weight decay added to the gradient that is large by itself: 5e-4 is usual, 5e-2 keeps twenty samples from
 being learned (measured). Below it a ratio above 1 tells of vanishing gradients, not of the decay."""
+USUAL, USUAL_DECOUPLED = 1e-4, 1e-2
+"""Weight decay that a remedy names where its pull is small: in the gradient, and apart from it."""
 DECOUPLED = (AdamW, torch.optim.Muon) if hasattr(torch.optim, "Muon") else (AdamW,)  # torch 2.9 brought Muon
 
 
@@ -102,8 +104,16 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
     if not group.decoupled and group.weight_decay < LARGE_DECAY:
         seen += ", whose gradient is tiny at the start."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.pull, DOMINANT)
-    remedy = "Lower the weight decay; 1e-4 to 5e-4 is usual, up to 0.1 where it is decoupled as in AdamW."
-    return Finding("regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT)
+    usual = USUAL_DECOUPLED if group.decoupled else USUAL
+    pull = group.pull * usual / group.weight_decay
+    remedy = "Lower the weight decay."
+    setting = None
+    if pull < DOMINANT:
+        remedy = f"Lower the weight decay to {usual:g}, which pulls {pull:.2g} times as hard."
+        setting = {"weight_decay": usual}
+    return Finding(
+        "regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT, setting=setting
+    )
 
 
 def check_regularization(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +13,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
 from vitals.measures.update_ratio import median_ratio, update_ratio
-from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, trial
+from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
+from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, set_rate, trial
 from vitals.writers.writer import Writer
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
@@ -45,6 +49,8 @@ PROMISING = 0.1
 network."""
 TOO_SLOW = 0.1
 """Share of the loss that all steps of the run together would take off at the pace of the first."""
+FURTHER = 16
+"""Batches, at most, on which another rate is tried in turn, and judged."""
 USUAL_STEPS = 1000
 """Steps of a run whose length is not known."""
 
@@ -70,6 +76,8 @@ class StepSize:
     total_steps: int
     ratio: float
     """Median over the weights of the size of the configured update over that of the weight."""
+    works: float = math.nan
+    """A learning rate that was tried and lowers the loss, where the configured one is at fault; else NaN."""
 
     @property
     def improvement(self) -> float:
@@ -103,26 +111,24 @@ class StepSize:
             return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
         too_far = self.best_factor < SAFE_FACTOR * self.warmup
         if risen(self.first_loss, self.start) and too_far and not self.aftermath < RECOVERED * self.start:
-            remedy = f"Lower the learning rate to about {rate * self.best_factor:.1g}, or warm it up."
             seen += f", and {AFTERMATH} steps later it is {self.aftermath:.4g}."
             value = self.first_loss / self.start
-            return [Finding("learning-rate-too-high", "warn", seen, remedy, "learning rate", value, 1 + RISE)]
+            return [self._wrong_rate("learning-rate-too-high", seen, value, 1 + RISE)]
         share = self.improvement / self.best_improvement
         pace = max(self.improvement, 0.0) * self.momentum  # rounding can hide a tiny step
         slow = abs(share) * self.momentum < NEGLIGIBLE and pace * self.total_steps < TOO_SLOW * self.start
         slow = slow and self.ratio < UPDATE_RATIO_TARGET  # else it is the run that is short
         if slow and self.best_improvement > PROMISING * self.start:
-            remedy = f"Raise the learning rate towards {rate * self.best_factor / self.momentum / 3:.1g}."
-            message = (
-                f"{seen}; at this pace {self.total_steps} steps would take off {pace * self.total_steps:.2g}."
-            )
-            value = share * self.momentum
-            return [
-                Finding("learning-rate-too-low", "warn", message, remedy, "learning rate", value, NEGLIGIBLE)
-            ]
+            seen += f"; at this pace {self.total_steps} steps would take off {pace * self.total_steps:.2g}."
+            return [self._wrong_rate("learning-rate-too-low", seen, share * self.momentum, NEGLIGIBLE)]
         if share < LITTLE:
             return [Finding("step-size-sensible", "note", f"{seen}.", "", "learning rate", share, LITTLE)]
         return [Finding("step-size-sensible", "ok", f"{seen}.", "", "learning rate", share, LITTLE)]
+
+    def _wrong_rate(self, cause: str, seen: str, value: float, threshold: float) -> Finding:
+        setting = {"lr": self.works} if math.isfinite(self.works) else None
+        remedy = rate_remedy(cause == "learning-rate-too-low", max(self.learning_rates), self.works)
+        return Finding(cause, "warn", seen, remedy, "learning rate", value, threshold, setting=setting)
 
     @property
     def first_loss(self) -> float:
@@ -147,15 +153,19 @@ def check_step_size(
     targets: Any,
     optimizer: Optimizer,
     total_steps: int = USUAL_STEPS,
+    further: Sequence[tuple[Any, Any]] = (),
+    seconds: float = SECONDS,
 ) -> StepSize:
     """Follow the loss on one batch along the first update that `optimizer` itself would make.
 
     `inputs` (N, ...) and `targets` (N,) are one batch in training mode; `total_steps` is the length of the
-    run in optimizer steps. The update is linear in the learning rate, so multiples of it are other learning
+    run in optimizer steps; where the configured rate is at fault, others are tried on the `further` batches,
+    for so many `seconds`. The update is linear in the learning rate, so multiples of it are other learning
     rates: cs231n "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or
     the loss is not finite.
     """
     check_rows(inputs, targets)
+    batches = further or [(inputs, targets)]
     if total_steps < 1:
         raise UserError(f"total_steps: it must be at least 1, not {total_steps}.")
     with trial(model, loss, optimizer) as copies:
@@ -196,7 +206,39 @@ def check_step_size(
     )
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
+    fault = next((finding.cause for finding in result.findings() if finding.alarming), "")
+    if fault:
+        higher = fault == "learning-rate-too-low"
+        try:
+            works = _working_rate(model, loss, batches, optimizer, max(configured), higher, seconds)
+        except BudgetSpent:  # the verdict stands
+            works = math.nan
+        result = replace(result, works=works)
     return result
+
+
+def _working_rate(
+    model: nn.Module,
+    loss: Loss,
+    batches: Sequence[tuple[Any, Any]],
+    optimizer: Optimizer,
+    rate: float,
+    higher: bool,
+    seconds: float,
+) -> float:
+    def loss_after(rate: float, end: float = math.inf) -> float:
+        with trial(model, loss, optimizer) as copies:
+            assert copies.optimizer is not None
+            set_rate(copies.optimizer, rate)
+            for step in range(STEPS if rate else 0):
+                present, _ = copies.step(*batches[step % len(batches)])
+                if not math.isfinite(float(present)) or time.monotonic() > end:
+                    return math.nan
+            with torch.no_grad():
+                judged = [copies.loss_of(copies.outputs(inputs), targets) for inputs, targets in batches]
+            return float(torch.stack(judged).mean())
+
+    return working_rate(loss_after, loss_after(0.0), rate, higher, seconds)
 
 
 def _aftermath(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer) -> float:
@@ -243,7 +285,10 @@ class StepSizeCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         optimizer = setup.only_optimizer()
         batch = setup.batch(options.size or 128)
-        result = check_step_size(setup.model, setup.loss, *batch, optimizer, setup.total_steps)
+        further = setup.batches(options.size or 128, FURTHER)
+        left = min(SECONDS, options.budget.left / 2)
+        steps = setup.total_steps
+        result = check_step_size(setup.model, setup.loss, *batch, optimizer, steps, further, left)
         configured = result.losses[result.factors.index(1.0)]
         best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"

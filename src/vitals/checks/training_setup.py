@@ -126,6 +126,13 @@ class TrainingSetup:
                 parameters[name].requires_grad_(False)
             yield replace(self, model=model, optimizers=own, left_out=left_out, gives="loss")
 
+    def batches(self, limit: int, count: int) -> list[tuple[Any, Any]]:
+        """Up to `count` training batches of other samples, each of at most `limit`."""
+        size = min(self.batch_size, limit)
+        firsts = range(0, self.samples - size + 1, size)[:count]
+        pairs = [(cut(self.inputs, size, first), cut(self.targets, size, first)) for first in firsts]
+        return pairs or [self.batch(limit)]
+
     def only_optimizer(self) -> Optimizer:
         """The optimizer; raises `UserError` where there is not exactly one."""
         if len(self.optimizers) != 1:
@@ -163,9 +170,11 @@ def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:
     return "your loss takes no class number for each sample, with one output a class."
 
 
-def cut(values: Any, size: int) -> Any:
-    """The first `size` rows of a tensor, or of each in a tuple."""
-    return tuple(each[:size] for each in values) if isinstance(values, tuple) else values[:size]
+def cut(values: Any, size: int, first: int = 0) -> Any:
+    """`size` rows of a tensor, or of each in a tuple, from `first` on."""
+    if isinstance(values, tuple):
+        return tuple(cut(each, size, first) for each in values)
+    return values[first : first + size]
 
 
 def training_setup(

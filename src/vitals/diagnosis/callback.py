@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
+from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import UserError
 from vitals.findings import Finding, markdown, print_findings, ranked, write_findings
-from vitals.probes.rate_probe import timed_probe
+from vitals.probes.rate_probe import rate_from_start, timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
+
+KEPT = 10**8
+"""Numbers in a state, at most, that is kept on disk: 400 MB in single precision."""
 
 
 class Diagnosis(L.Callback):
@@ -28,7 +35,8 @@ class Diagnosis(L.Callback):
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
     certain, and is an alert of the loggers that have such. Where a curve can mean several things, the
     learning rate is probed (see `probe_rates`), at most twice a run; what that took is the figure
-    `rate_probe/seconds` of the history.
+    `rate_probe/seconds` of the history. Where the rate turns out to be wrong, others are tried once from the
+    weights of the start, which are kept in a temporary file, and the remedy names one that lowers the loss.
 
     Args:
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
@@ -66,6 +74,9 @@ class Diagnosis(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.probes = 0
+        self.start: Any = None
+        if self.probe and trainer.is_global_zero and not trainer.global_step:
+            self.start = _kept(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -82,6 +93,11 @@ class Diagnosis(L.Callback):
             page = write_report(self.recorder.folder) if self.report and self.recorder.folder else None
             if self.summary:
                 self._say(page)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and self.start:
+            self.start.close()
+            self.start = None
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -105,7 +121,12 @@ class Diagnosis(L.Callback):
             if module is not None and self.probe and self.probes < 2 and needs_probe(run, self.rules):
                 self._probe(trainer, module)
                 run = Run(self.recorder.history, checks, finished)
-            self.findings = ranked([*diagnose(run, others, self.rules), self._looks(run, callbacks)])
+            found = diagnose(run, others, self.rules)
+            if module is not None and self.start and wants_trial(found):
+                self._try_rates(trainer, module, run, found)
+                run = Run(self.recorder.history, checks, finished)
+                found = diagnose(run, others, self.rules)
+            self.findings = ranked([*found, self._looks(run, callbacks)])
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
@@ -148,3 +169,40 @@ class Diagnosis(L.Callback):
         step, epoch = trainer.global_step, float(trainer.current_epoch)
         found = {f"rate_probe/{factor:g}": loss for factor, loss in losses.items()}
         self.recorder.history.add(step, epoch, found | {"rate_probe/seconds": seconds})
+
+    def _try_rates(
+        self, trainer: L.Trainer, module: L.LightningModule, run: Run, findings: list[Finding]
+    ) -> None:
+        """Look for a learning rate that would have worked, once a run."""
+        file, self.start = self.start, None
+        fault = next(finding.cause for finding in findings if wants_trial([finding]))
+        small = run.batch_size <= TINY_BATCH
+        # Larger batches may do at the rate itself.
+        first = run.learning_rate * (10 if small else 1)
+        try:
+            with file:
+                file.seek(0)
+                start = torch.load(file, map_location=module.device, weights_only=True)
+            higher = fault == "learning-rate-too-low"
+            rate = rate_from_start(trainer, module, start, first, higher, ENOUGH if small else 1)
+            groups = trainer.optimizers[0].param_groups
+            configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
+        except Exception:  # without a trial the remedy names no rate
+            return
+        self.recorder.add_facts(trainer, {"working_rate": rate, "configured_rate": configured})
+
+
+def _kept(trainer: L.Trainer, module: L.LightningModule) -> Any:
+    """A temporary file with the state of `module`; None where that is large, spread over processes, or cannot
+    be saved."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        return None
+    try:
+        state = module.state_dict()
+        if sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)) > KEPT:
+            return None
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `teardown`
+        torch.save(state, file)
+    except Exception:  # without it the remedy of a wrong rate names no other
+        return None
+    return file

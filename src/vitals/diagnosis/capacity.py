@@ -29,7 +29,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
     if typical < SHRUNK and not run.learns:
         message = f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned."
-        remedy = "Lower the weight decay a hundredfold: 1e-4 to 5e-4 for SGD, up to 0.1 for AdamW."
+        remedy = "Lower the weight decay until they keep their size."
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
         return
     evaluated = run.values("loss/train_eval")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from vitals.diagnosis.run import Run, needs, rounded
+from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
+from vitals.probes.rate_search import rate_remedy
 
 THROWN = 0.3
 """Update:weight ratio that throws a layer away: in the first steps healthy runs reach 0.6 with
@@ -22,6 +23,8 @@ TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
 FEW_SAMPLES = 300
 """Samples seen up to which it is the run that is short, whatever the batch."""
+ENOUGH = 32
+"""Samples of the batches that are named instead."""
 DIVERGED = 2.0
 """Times the loss of an untrained network."""
 BETTER = 0.05
@@ -76,19 +79,9 @@ def too_high(run: Run) -> Iterator[Finding]:
         return
     if run.batch_size <= TINY_BATCH:
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
-        remedy = (
-            f"Take batches of 32 or more, or lower the rate from {run.learning_rate:g} to about "
-            f"{rounded(run.learning_rate * run.batch_size / 64)}."
-        )
-        yield Finding("batch-too-small", "fail", message, remedy, "loss", run.last_loss, reference)
+        yield _larger_batch(run, message, run.last_loss, reference)
         return
-    factor = min(0.3, max(0.01, 0.01 / largest)) if largest > 0 else 0.1
-    message = f"{seen}."
-    remedy = (
-        f"Lower the learning rate from {run.learning_rate:g} to about {rounded(run.learning_rate * factor)}, "
-        f"or warm up."
-    )
-    yield Finding("learning-rate-too-high", "fail", message, remedy, "loss", run.last_loss, reference)
+    yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
 
 
 @needs("loss/train_step", "update_ratio_summary/median")
@@ -115,13 +108,12 @@ def too_low(run: Run) -> Iterator[Finding]:
     proportional = _in_proportion(run)
     if slow_but_learning(run):
         if proportional and run.gain(10) > MILD:
-            yield Finding(
+            yield _other_rate(
+                run,
                 "learning-rate-too-low",
                 "note",  # a tenth of a good rate learns too (measured), and may be meant
                 f"A step changes the weights by {typical:.1e} of their size, and at the end twenty steps at "
                 f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much.",
-                f"Raise the learning rate from {run.learning_rate:g} to about "
-                f"{rounded(run.learning_rate * 10)}, or train longer.",
                 "update_ratio",
                 typical,
                 SMALL_UPDATE,
@@ -139,25 +131,13 @@ def too_low(run: Run) -> Iterator[Finding]:
     # Any healthy run gains from larger steps for a while: their size must be small, too.
     stuck = run.finished and gain > BETTER and typical < SMALL_UPDATE
     if (still or slow or stuck) and from_scratch:
-        factor = max(3.0, min(1e4, 3e-3 / max(typical, 1e-9)))
         message = (
             f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "
             f"{run.first_loss:.3g} to {run.last_loss:.3g}; "
             f"{'no layer moves' if still else 'larger steps lower it faster'}."
         )
-        remedy = (
-            f"Raise the learning rate from {run.learning_rate:g} to about "
-            f"{rounded(run.learning_rate * factor)}."
-        )
-        yield Finding(
-            "learning-rate-too-low",
-            "fail",
-            message,
-            remedy,
-            "update_ratio",
-            typical,
-            TINY_UPDATE if typical < TINY_UPDATE else SMALL_UPDATE,
-        )
+        threshold = TINY_UPDATE if typical < TINY_UPDATE else SMALL_UPDATE
+        yield _other_rate(run, "learning-rate-too-low", "fail", message, "update_ratio", typical, threshold)
 
 
 @needs("loss/train_step")
@@ -171,11 +151,36 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
         f"Nothing was learned in {run.steps} steps from batches of {run.batch_size:.0f}; the loss ended at "
         f"{run.last_loss:.3g}."
     )
-    remedy = (
-        f"Take batches of 32 or more, or lower the rate from {run.learning_rate:g} to about "
-        f"{rounded(run.learning_rate * run.batch_size / 64)}."
+    yield _larger_batch(run, message, run.batch_size, TINY_BATCH)
+
+
+def wants_trial(findings: Iterable[Finding]) -> bool:
+    """Whether a finding names a rate or a batch that does not do, and none that was tried instead."""
+    causes = ("learning-rate-too-high", "learning-rate-too-low", "batch-too-small")
+    return any(
+        finding.cause in causes and not finding.setting and not finding.check for finding in findings
     )
-    yield Finding("batch-too-small", "fail", message, remedy, "loss", run.batch_size, TINY_BATCH)
+
+
+def _other_rate(
+    run: Run, cause: str, level: Level, message: str, where: str, value: float, threshold: float
+) -> Finding:
+    works = run.working_rate
+    remedy = rate_remedy(cause == "learning-rate-too-low", run.learning_rate, works)
+    # Where a schedule goes beyond what was configured, it is the schedule that is to be changed.
+    as_configured = not run.learning_rate > 1.01 * run.fact("configured_rate")
+    setting = {"lr": works} if math.isfinite(works) and as_configured else None
+    return Finding(cause, level, message, remedy, where, value, threshold, setting=setting)
+
+
+def _larger_batch(run: Run, message: str, value: float, threshold: float) -> Finding:
+    works = run.working_rate
+    remedy = "Take larger batches for as many steps, or a lower learning rate."
+    setting = None
+    if math.isfinite(works):
+        remedy = f"Take batches of {ENOUGH} for as many steps, at a learning rate of about {works:g}."
+        setting = {"batch_size": float(ENOUGH), "lr": works}
+    return Finding("batch-too-small", "fail", message, remedy, "loss", value, threshold, setting=setting)
 
 
 def _much_better(run: Run) -> float:

@@ -193,6 +193,12 @@ class Run:
         return max(rates, default=self.fact("lr"))
 
     @property
+    def working_rate(self) -> float:
+        """A learning rate that was tried from the start, where the run's is at fault; NaN without one."""
+        tried = [f.setting["lr"] for f in self.checks if f.setting and "lr" in f.setting]
+        return tried[0] if tried else self.fact("working_rate")
+
+    @property
     def batch_size(self) -> float:
         """Samples in an optimizer step."""
         return self.fact("batch_size")
@@ -207,8 +213,3 @@ class Run:
         """Loss after some steps at `factor` times the rate, from the last rate probe; NaN without one."""
         value: float = self.history.last(f"rate_probe/{factor:g}", math.nan)
         return value
-
-
-def rounded(number: float) -> str:
-    """One figure, as one would set a rate by hand: 0.0123 is 0.01."""
-    return f"{number:.1g}" if number < 10 else f"{number:.0f}"

@@ -1,24 +1,28 @@
-"""An experiment: would another learning rate do better from here?"""
+"""Experiments: would another learning rate do better from here, and which would have done from the start?"""
 
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.rate_search import STEPS, working_rate
 from vitals.probes.training_step import BatchPreparation, stand_in
-from vitals.probes.trial import copies_of, restore_configured_rates
-from vitals.probes.twin import Twin
+from vitals.probes.trial import copies_of, restore_configured_rates, set_rate
+from vitals.probes.twin import Twin, joined, samples_in
 
-STEPS, JUDGED = 20, 8
-"""Steps that each rate gets, and batches after them on which it is judged."""
+JUDGED = 8
+"""Batches after the steps on which each rate is judged."""
 FACTORS = (0.1, 1.0, 3.0, 10.0)
 
 
@@ -68,30 +72,81 @@ def timed_probe(
     return probe_rates(trainer, module, shared=shared), time.perf_counter() - start
 
 
-def _loss_after(twin: Twin, optimizer: Any, batches: list[Any]) -> float:
-    def step(batch: Any) -> torch.Tensor:
+def rate_from_start(
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    start: Mapping[str, Tensor],
+    rate: float,
+    higher: bool,
+    batch: int = 1,
+) -> float:
+    """A learning rate, of the fastest parameter group, at which the training would have begun to lower its
+    loss: `working_rate` for what `probe_rates` does, from the start; NaN if none was found.
+
+    Args:
+        trainer: while or just after it trains.
+        module: that trains, with one optimizer.
+        start: its state before the first step.
+        rate: from which to look.
+        higher: whether to look above it, else below.
+        batch: samples that a batch of the trial has at least; batches of the loader are joined to that.
+
+    Raises:
+        UserError: if module, optimizer or loader cannot be copied.
+    """
+    if len(trainer.optimizers) != 1:
+        raise UserError("the rate is probed for one optimizer alone.")
+    with isolated_rng(seed=0), torch.enable_grad():
+        batches = _batches(trainer, Twin(trainer, module), batch)
+
+        def loss_after(rate: float, end: float = math.inf) -> float:
+            own, [optimizer] = copies_of(module, trainer.optimizers)
+            own.load_state_dict(start)
+            optimizer.state.clear()
+            set_rate(optimizer, rate)
+            twin = Twin(trainer, own)
+            twin.original = own
+            torch.manual_seed(0)
+            return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
+
+        return working_rate(loss_after, loss_after(0.0), rate, higher)
+
+
+def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = math.inf) -> float:
+    """The mean loss on the last `JUDGED` batches after a step on each of the others; NaN where a loss before
+    is no number, or time comes to `end`."""
+
+    def step(batch: Any) -> Tensor:
         optimizer.zero_grad()
         loss = twin.training_loss(batch)
         loss.backward()
+        losses.append(float(loss.detach()))
         return loss
 
+    losses: list[float] = []
     for batch in batches[:-JUDGED]:
         optimizer.step(lambda batch=batch: step(batch))
+        if not math.isfinite(losses[-1]) or time.monotonic() > end:
+            return math.nan
     with torch.no_grad():
         return float(torch.stack([twin.training_loss(batch).float() for batch in batches[-JUDGED:]]).mean())
 
 
-def _batches(trainer: L.Trainer, twin: Twin) -> list[Any]:
+def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1) -> list[Any]:
+    """Enough of them for a trial, of at least so many samples each."""
     twin.refresh()
     owner = copy.copy(twin.module)
     preparation = BatchPreparation(trainer, owner, stand_in(trainer, training=True))
     taken: list[Any] = []
-    while len(taken) < STEPS + JUDGED:  # an epoch may be shorter than that
+    each = wanted = 0
+    while not wanted or len(taken) < wanted:  # an epoch may be shorter than that
         before = len(taken)
         for batch in successive_batches(trainer.train_dataloader):
             taken.append(preparation(batch))
-            if len(taken) == STEPS + JUDGED:
+            each = each or math.ceil(samples / max(samples_in(taken[0]), 1))
+            wanted = each * (STEPS + JUDGED)
+            if len(taken) == wanted:
                 break
         if len(taken) == before:
             raise UserError("the training loader gives no batch.")
-    return taken
+    return [reduce(joined, taken[place : place + each]) for place in range(0, wanted, each)]

@@ -192,6 +192,14 @@ def restore_configured_rates(optimizer: Optimizer) -> None:
         group["lr"] = group.get("initial_lr", group["lr"])
 
 
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the fastest group to `rate`, and the others as they were configured to it."""
+    restore_configured_rates(optimizer)
+    fastest = max(group["lr"] for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (group["lr"] / fastest)
+
+
 def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
     own = copied(optimizer, memo)
     # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.

@@ -55,6 +55,20 @@ def test_strength(optimizer, causes):
     assert named(result) == causes
 
 
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_the_weight_decay_in_the_remedy_is_one_that_passes(make):
+    net = convnet()
+
+    def check(decay):
+        return check_regularization(
+            net, F.cross_entropy, *batch(64), make(net.parameters(), 1e-2, weight_decay=decay)
+        )
+
+    (finding,) = [finding for finding in check(3.0).findings() if finding.alarming]
+    assert f"{finding.setting['weight_decay']:g}" in finding.remedy
+    assert named(check(finding.setting["weight_decay"])) == {}
+
+
 def test_vanishing_gradients_are_not_blamed_on_usual_decay():
     net = convnet()
     torch.nn.init.zeros_(net[-1].weight)

@@ -1,0 +1,75 @@
+"""A learning rate that has been tried: of those on a grid, one at which short trainings lower the loss."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+STEPS = 20
+"""Of each trial."""
+FURTHEST = 16
+"""Places of the grid, eight powers of ten, that the search goes away from the rate it begins at."""
+LOWERED = 0.01
+"""Share of the first loss that a trial must take off to count."""
+SECONDS = 10.0
+"""That a search may take."""
+
+
+def working_rate(
+    loss_after: Callable[[float, float], float],
+    start: float,
+    rate: float,
+    higher: bool,
+    seconds: float = SECONDS,
+) -> float:
+    """A rate beyond `rate` at which a short training lowers the loss, with a margin; NaN if none was found.
+
+    The rates tried are 1 and 3 times the powers of ten: first a tenth of the last one each time, or ten times
+    as much, until the loss gets worse again, then those beside the best. The answer is the one below the
+    best, a third of it, for what is best over a few steps is too fast for many; it was tried as well, and
+    where it does nothing the best itself is the answer.
+
+    Args:
+        loss_after: the loss after `STEPS` steps at a rate, always from the same start on the same batches;
+            NaN or infinite where it diverges, or where `time.monotonic` comes to the second argument.
+        start: the loss before them.
+        rate: that the training has, above 0.
+        higher: whether to look above it, else below.
+        seconds: that all of it may take.
+    """
+    end = time.monotonic() + seconds
+    losses: dict[int, float] = {}
+    enough = start - LOWERED * abs(start)
+
+    def loss(place: int) -> float:
+        if place not in losses:
+            found = loss_after(_rate(place), end) if time.monotonic() < end else math.inf
+            losses[place] = found if math.isfinite(found) else math.inf
+        return losses[place]
+
+    direction = 1 if higher else -1
+    places = 2 * math.log10(rate)
+    first = math.floor(places + 1e-6) + 1 if higher else math.ceil(places - 1e-6) - 1
+    best = first
+    for place in range(first, first + direction * (FURTHEST + 1), 2 * direction):
+        best = min(best, place, key=loss)
+        # Far too high, no rate lowers the loss at first; far too low, none changes it.
+        if place != best and (loss(best) < enough or (higher and loss(place) > 2 * abs(start))):
+            break
+    if not loss(best) < enough:
+        return math.nan
+    best = min(best, best - 1, best + 1, key=loss)
+    return _rate(best - 1 if loss(best - 1) < enough else best)
+
+
+def rate_remedy(higher: bool, rate: float, works: float) -> str:
+    """What to do about a learning rate, too low where `higher`; `works` is what `working_rate` found."""
+    remedy = f"{'Raise' if higher else 'Lower'} the learning rate from {rate:g}"
+    if not math.isfinite(works):
+        return f"{remedy} until the first steps lower the loss."
+    return f"{remedy} to about {works:g}: from the same start, {STEPS} steps at it lower the loss."
+
+
+def _rate(place: int) -> float:
+    return float(f"{10 ** (place / 2):.0e}")

@@ -1,0 +1,124 @@
+"""A remedy that names a value has tried it, and the run is better for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from foreign import Foreign, loader, mlp
+from torch import Tensor
+
+from vitals import diagnostics
+from vitals.diagnosis.callback import Diagnosis
+from vitals.findings import Finding, read_findings, write_findings
+from vitals.probes.rate_search import STEPS, working_rate
+
+
+def on_a_parabola(curvature: float) -> Callable[[float, float], float]:
+    """The loss ½ x² after gradient descent from 1, which diverges above a rate of 2 / curvature."""
+    return lambda rate, end: 0.5 * (1 - rate * curvature) ** (2 * STEPS)
+
+
+@pytest.mark.parametrize("curvature", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("higher", [False, True], ids=["too high", "too low"])
+def test_the_rate_that_is_found_lies_below_the_largest_that_trains(curvature: float, higher: bool) -> None:
+    rate = (1e-5 if higher else 7e2) / curvature
+    found = working_rate(on_a_parabola(curvature), 0.5, rate, higher)
+    assert 0.1 < found * curvature < 1
+
+
+@pytest.mark.parametrize("loss", [0.5, math.nan, math.inf, 0.498])
+def test_no_rate_is_named_where_none_lowers_the_loss(loss: float) -> None:
+    assert math.isnan(working_rate(lambda rate, end: loss, 0.5, 30.0, higher=False))
+
+
+def test_no_rate_is_named_that_there_was_no_time_to_try() -> None:
+    assert math.isnan(working_rate(on_a_parabola(1.0), 0.5, 30.0, higher=False, seconds=0))
+
+
+def train(
+    module: L.LightningModule, folder: Path, callbacks: Sequence[L.Callback] = (), **options: object
+) -> dict[str, Tensor]:
+    """Train on 256 digits; the state of the module at the end, and that of the random numbers."""
+    torch.manual_seed(0)
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_epochs": 8, **options},
+    )
+    trainer.fit(module, loader(), loader(shuffle=False))
+    return {**module.state_dict(), "random": torch.get_rng_state()}
+
+
+def right(module: Foreign) -> float:
+    """Share of the training images."""
+    images, labels = loader().dataset.tensors
+    return float((module.net.eval()(images).argmax(1) == labels).float().mean())
+
+
+def remedies(folder: Path) -> list[Finding]:
+    return [finding for finding in read_findings(folder / "findings.json") if finding.setting]
+
+
+@pytest.mark.parametrize("rate", [30.0, 1e-6])
+@pytest.mark.parametrize("checks", [True, False], ids=["before learning", "while learning"])
+def test_the_run_learns_at_the_rate_in_the_remedy(rate: float, checks: bool, tmp_path: Path) -> None:
+    watchers = [each for each in diagnostics() if checks or type(each).__name__ != "SanityChecks"]
+    sick = Foreign(mlp(), rate)
+    watched = train(sick, tmp_path, watchers)
+    named = remedies(tmp_path)
+    assert named
+    assert all(f"about {finding.setting['lr']:g}" in finding.remedy for finding in named if finding.setting)
+    rates = {finding.setting["lr"] for finding in named if finding.setting}
+    assert len(rates) == 1  # the same before and after
+    cured = Foreign(mlp(), rates.pop())
+    train(cured, tmp_path)
+    assert right(cured) > max(0.9, right(sick))
+    bare = train(Foreign(mlp(), rate), tmp_path)
+    assert all(torch.equal(bare[name].nan_to_num(), watched[name].nan_to_num()) for name in bare)
+
+
+class Rising(Foreign):
+    """A schedule that goes far beyond the configured rate."""
+
+    def configure_optimizers(self) -> object:
+        optimizer = torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.3)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def test_where_the_schedule_is_at_fault_no_configured_rate_is_said_to_help(tmp_path: Path) -> None:
+    train(Rising(mlp()), tmp_path, diagnostics())
+    findings = read_findings(tmp_path / "findings.json")
+    assert "learning-rate-too-high" in {finding.cause for finding in findings if finding.alarming}
+    assert remedies(tmp_path) == []
+
+
+def test_a_diagnosis_that_may_not_probe_names_no_rate(tmp_path: Path) -> None:
+    callbacks = [each for each in diagnostics() if type(each).__name__ not in ("SanityChecks", "Diagnosis")]
+    train(Foreign(mlp(), 30.0), tmp_path, [*callbacks, Diagnosis(probe=False)])
+    [finding] = [f for f in read_findings(tmp_path / "findings.json") if f.cause == "learning-rate-too-high"]
+    assert finding.setting is None
+    assert finding.remedy == "Lower the learning rate from 30 until the first steps lower the loss."
+
+
+def test_findings_of_before_have_no_setting(tmp_path: Path) -> None:
+    path = tmp_path / "findings.json"
+    finding = Finding("learning-rate-too-high", "fail", "It rose.", "Lower it.", setting={"lr": 0.03})
+    write_findings([finding], path)
+    assert read_findings(path) == [finding]
+    [entry] = json.loads(path.read_text())
+    del entry["setting"]
+    path.write_text(json.dumps([entry]))
+    assert read_findings(path)[0].setting is None
