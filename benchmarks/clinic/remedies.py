@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # case files import `clinic` as a module of its own
@@ -47,7 +48,7 @@ def main() -> None:
     file = HERE / "cases.py" if arguments.cases == "dev" else Path(arguments.cases).resolve()
     cases = [case for case in clinic.load_cases(file) if case.sick]
     clinic.load_images(arguments.data)
-    trials = []
+    trials: list[dict[str, Any]] = []
     for case in cases:
         if arguments.only and case.name not in arguments.only:
             continue
@@ -76,9 +77,9 @@ def main() -> None:
                 flush=True,
             )
     better = sum(trial["cured"] > trial["sick"] for trial in trials)
-    works = sum(bool(trial["works"]) for trial in trials)
+    right = sum(bool(trial["works"]) for trial in trials)
     print(
-        f"\n{works} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
+        f"\n{right} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
         f"healthy one's accuracy; {better} end better than the sick run"
     )
     if arguments.out:

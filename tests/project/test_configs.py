@@ -56,8 +56,9 @@ def make_do(config):
             with pytest.raises(UserError, match=rf"logger={name} needs .* pip install -e '\.\[{name}\]'"):
                 require_prerequisites(config)
             config.logger = {key: value for key, value in config.logger.items() if key != name}
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        with pytest.raises(UserError, match=r"trainer\.accelerator=gpu asks for a GPU"):
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(config.trainer.accelerator, True):
+        with pytest.raises(UserError, match=r"trainer\.accelerator=\w+ asks for"):
             require_prerequisites(config)
         config.trainer.accelerator = "cpu"
 

@@ -17,7 +17,7 @@ from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import UserError
-from vitals.findings import Finding, markdown, print_findings, ranked, write_findings
+from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.probes.rate_probe import rate_from_start, timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
@@ -60,6 +60,8 @@ class Diagnosis(L.Callback):
         self.stop_on, self.probe, self.report, self.summary = stop_on, probe, report, summary
         self.rules = (*RULES, *rules)
         self.findings: list[Finding] = []
+        self.looks: list[Finding] = []
+        """In how many verdicts, once that is known; the last in `findings.json`."""
         self.stopped_by: Finding | None = None
         """What ended the training, where something did."""
 
@@ -126,13 +128,13 @@ class Diagnosis(L.Callback):
                 self._try_rates(trainer, module, run, found)
                 run = Run(self.recorder.history, checks, finished)
                 found = diagnose(run, others, self.rules)
-            self.findings = ranked([*found, self._looks(run, callbacks)])
+            self.findings, self.looks = found, [self._looks(run, callbacks)]
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
         if (folder := self.recorder.folder) is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            write_findings(self.findings, folder / "findings.json")
+            write_findings([*self.findings, *self.looks], folder / "findings.json")
         for finding in self.findings:
             if finding.level == "fail" and finding.step:
                 self.recorder.announce(trainer, finding)
@@ -148,7 +150,7 @@ class Diagnosis(L.Callback):
     def _say(self, page: Path | None) -> None:
         """Tell somebody who has no other summary what was found, and where more of it is."""
         console = Console()
-        print_findings(self.findings, console)
+        print_findings([*self.findings, *self.looks], console)
         folder = self.recorder.folder
         where = page or (folder / "findings.json" if folder else None)
         if where is not None:

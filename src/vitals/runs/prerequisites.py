@@ -22,6 +22,13 @@ def require_prerequisites(config: DictConfig) -> None:
     sampler = (config.get("search") or {}).get("sampler")
     if sampler and find_spec("optuna") is None:
         raise UserError(f"search={sampler} needs the package optuna: pip install -e '.[search]'")
+    if config.trainer.accelerator == "mps":
+        from torch.backends import mps
+
+        if not mps.is_available():
+            raise UserError(
+                "trainer.accelerator=mps asks for a Mac's GPU, and torch sees none here: take trainer=cpu."
+            )
     if config.trainer.accelerator in ("gpu", "cuda"):
         from torch import cuda
 

@@ -119,7 +119,7 @@ def print_results(
 
 def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
     """What is wrong, and in `status.json` what ended the training, where something did."""
-    print_findings(diagnosis.findings)
+    print_findings([*diagnosis.findings, *diagnosis.looks])
     if diagnosis.stopped_by is not None:
         folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
 

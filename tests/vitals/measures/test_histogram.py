@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitals.measures.histogram import MOST_VALUES, edges, histogram, sample
+from vitals.measures.histogram import MOST_VALUES, Histogram, histogram, sample
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -17,7 +17,8 @@ from vitals.measures.histogram import MOST_VALUES, edges, histogram, sample
 def test_counts_and_moments_are_those_of_numpy(dtype: torch.dtype, scale: float) -> None:
     torch.manual_seed(0)
     values = scale * (torch.randn(40, 50).to(dtype) + 0.5)
-    smallest, largest, total, squares, *counts = histogram(values).tolist()
+    numbers = histogram(values).tolist()
+    smallest, largest, total, squares, *counts = numbers
     exact = values.double().numpy()
     expected, limits = np.histogram(exact, 64)
     # Those of bfloat16 may lie on an edge, where rounding tells.
@@ -25,21 +26,28 @@ def test_counts_and_moments_are_those_of_numpy(dtype: torch.dtype, scale: float)
     assert sum(counts) == 2000
     assert (smallest, largest) == pytest.approx((exact.min(), exact.max()), rel=1e-6)
     assert (total, squares) == pytest.approx((exact.sum(), (exact**2).sum()), rel=1e-4)
-    assert edges(smallest, largest) == pytest.approx(limits.tolist(), rel=1e-5, abs=1e-5 * scale)
+    counted = Histogram.of(numbers)
+    assert counted is not None
+    assert counted.edges == pytest.approx(limits.tolist(), rel=1e-5, abs=1e-5 * scale)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_shows_in_the_limits_and_raises_nothing(bad: float) -> None:
     for values in (torch.tensor([1.0, bad, 2.0]), torch.full((9,), bad)):
-        smallest, largest, *_ = histogram(values).tolist()
+        numbers = histogram(values).tolist()
+        smallest, largest, *_ = numbers
+        assert Histogram.of(numbers) is None
         assert not (math.isfinite(smallest) and math.isfinite(largest))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -5.0, 1e-42, -3e38, 1e8])
 def test_equal_values_lie_in_one_bin_of_some_width(value: float) -> None:
-    smallest, largest, _, _, *counts = histogram(torch.full((7,), value)).tolist()
+    numbers = histogram(torch.full((7,), value)).tolist()
+    _, _, _, _, *counts = numbers
     assert counts == [7.0] + [0.0] * 63
-    limits = edges(smallest, largest)
+    counted = Histogram.of(numbers)
+    assert counted is not None
+    limits = counted.edges
     assert len(limits) == 65
     assert all(low < high for low, high in pairwise(limits))
 

@@ -66,7 +66,7 @@ def test_it_is_named_with_its_step_and_place_and_everything_can_be_read(case: st
     assert message in found[0].message
     assert "in step 3" in found[0].message
     assert (found[0].where == where) or case == "loss"
-    assert read_findings(diagnosis.recorder.folder / "findings.json") == found
+    assert read_findings(diagnosis.recorder.folder / "findings.json") == [*found, *diagnosis.looks]
     norms = events.scalars("gradient_norm")
     assert list(norms) == [1, 2, 3, 4]
     assert [math.isfinite(norm) for norm in norms.values()][:3] == [True, True, False]

@@ -15,7 +15,6 @@ from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import read_findings
 from vitals.history import History
 from vitals.monitors.stale_gradients import StaleGradients
-from vitals.probes import twin
 from vitals.recorder import Recorder
 
 
@@ -37,7 +36,7 @@ def test_a_diagnosis_judges_what_is_recorded_and_records_where_nobody_else_does(
     assert (diagnosis.recorder is recorder) is first
     history = History.read(tmp_path / "1" / "history.jsonl")
     assert len(history.series("loss/train_step")) == 4
-    assert read_findings(tmp_path / "1" / "findings.json") == diagnosis.findings
+    assert read_findings(tmp_path / "1" / "findings.json") == diagnosis.findings + diagnosis.looks
 
 
 def test_monitors_alone_write_no_history(tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_all_monitors_share_one_copy_and_leave_it_as_they_found_it(
             hooks.extend(hook for part in parts for hook in [*part._forward_hooks, *part._forward_pre_hooks])
 
     recorder = Recorder()
-    monkeypatch.setattr(twin.copy, "deepcopy", counted)
+    monkeypatch.setattr(copy, "deepcopy", counted)
     watching = [*monitors(), StaleGradients()]
     fit(Foreign(convnet()), tmp_path, *watching, recorder, Looks(), train=some(12), max_epochs=2)
     assert [finding for monitor in watching for finding in monitor.findings] == []
