@@ -153,7 +153,7 @@ def changed(session: Session, setting: dict[str, float]) -> Session:
     configure = session.module.configure_optimizers
 
     def configure_optimizers() -> Any:
-        configured = configure()
+        configured: Any = configure()
         optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
         schedule = configured["lr_scheduler"]["scheduler"] if isinstance(configured, dict) else None
         rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]

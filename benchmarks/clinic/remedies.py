@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # case files import `clinic` as a module of its own
@@ -47,13 +48,13 @@ def main() -> None:
     file = HERE / "cases.py" if arguments.cases == "dev" else Path(arguments.cases).resolve()
     cases = [case for case in clinic.load_cases(file) if case.sick]
     clinic.load_images(arguments.data)
-    trials = []
+    trials: list[dict[str, Any]] = []
     for case in cases:
         if arguments.only and case.name not in arguments.only:
             continue
 
-        def run(tool: str = "none", name: str = case.name, **more: object) -> clinic.Outcome:
-            job = clinic.Job(str(file), name, tool, None, str(arguments.data), **more)  # type: ignore[arg-type]
+        def run(tool: str = "none", name: str = case.name, **more: Any) -> clinic.Outcome:
+            job = clinic.Job(str(file), name, tool, None, str(arguments.data), **more)
             return clinic.run_in_process(job, (), clinic.TIME_LIMIT)
 
         with tempfile.TemporaryDirectory() as folder:
@@ -66,17 +67,17 @@ def main() -> None:
             assert healthy is not None
             cured = run(setting=setting)
             before, after, meant = map(accuracy, (sick, cured, healthy))
-            works = after > before and after >= CLOSE * meant
-            trial = {"case": case.name, "cause": cause, "setting": setting, "works": works}
+            good = after > before and after >= CLOSE * meant
+            trial = {"case": case.name, "cause": cause, "setting": setting, "works": good}
             trials.append(trial | {"sick": before, "cured": after, "healthy": meant})
             values = ", ".join(f"{name} {value:g}" for name, value in setting.items())
             print(
                 f"{case.name:28} {cause:24} {values:24} sick {before:.3f}, cured {after:.3f}, "
-                f"healthy {meant:.3f}  {'works' if works else 'FAILS'}",
+                f"healthy {meant:.3f}  {'works' if good else 'FAILS'}",
                 flush=True,
             )
     better = sum(trial["cured"] > trial["sick"] for trial in trials)
-    works = sum(bool(trial["works"]) for trial in trials)
+    works = sum(trial["works"] for trial in trials)
     print(
         f"\n{works} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
         f"healthy one's accuracy; {better} end better than the sick run"

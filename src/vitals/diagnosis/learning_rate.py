@@ -157,9 +157,7 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
 def wants_trial(findings: Iterable[Finding]) -> bool:
     """Whether a finding names a rate or a batch that does not do, and none that was tried instead."""
     causes = ("learning-rate-too-high", "learning-rate-too-low", "batch-too-small")
-    return any(
-        finding.cause in causes and not finding.setting and not finding.check for finding in findings
-    )
+    return any(finding.cause in causes and not finding.setting and not finding.check for finding in findings)
 
 
 def _other_rate(
