@@ -53,8 +53,8 @@ def main() -> None:
         if arguments.only and case.name not in arguments.only:
             continue
 
-        def run(tool: str = "none", name: str = case.name, **more: object) -> clinic.Outcome:
-            job = clinic.Job(str(file), name, tool, None, str(arguments.data), **more)  # type: ignore[arg-type]
+        def run(tool: str = "none", name: str = case.name, **more: Any) -> clinic.Outcome:
+            job = clinic.Job(str(file), name, tool, None, str(arguments.data), **more)
             return clinic.run_in_process(job, (), clinic.TIME_LIMIT)
 
         with tempfile.TemporaryDirectory() as folder:
@@ -67,19 +67,19 @@ def main() -> None:
             assert healthy is not None
             cured = run(setting=setting)
             before, after, meant = map(accuracy, (sick, cured, healthy))
-            works = after > before and after >= CLOSE * meant
-            trial = {"case": case.name, "cause": cause, "setting": setting, "works": works}
+            good = after > before and after >= CLOSE * meant
+            trial = {"case": case.name, "cause": cause, "setting": setting, "works": good}
             trials.append(trial | {"sick": before, "cured": after, "healthy": meant})
             values = ", ".join(f"{name} {value:g}" for name, value in setting.items())
             print(
                 f"{case.name:28} {cause:24} {values:24} sick {before:.3f}, cured {after:.3f}, "
-                f"healthy {meant:.3f}  {'works' if works else 'FAILS'}",
+                f"healthy {meant:.3f}  {'works' if good else 'FAILS'}",
                 flush=True,
             )
     better = sum(trial["cured"] > trial["sick"] for trial in trials)
-    right = sum(bool(trial["works"]) for trial in trials)
+    works = sum(trial["works"] for trial in trials)
     print(
-        f"\n{right} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
+        f"\n{works} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
         f"healthy one's accuracy; {better} end better than the sick run"
     )
     if arguments.out:

@@ -90,8 +90,15 @@ def _lowered(finding: Finding, alarms: set[str]) -> Finding:
     ]
     if not roots:
         return finding
-    message = f"{finding.message} It follows from {roots[0]}."
-    return replace(finding, level="note", message=message)
+    return consequence(finding, f"It follows from {roots[0]}.")
+
+
+def consequence(finding: Finding, words: str) -> Finding:
+    """The finding as a note, with `words` that say from what it follows; a remedy that names a value goes, as
+    it would do nothing about that."""
+    remedy = "" if finding.setting else finding.remedy
+    message = f"{finding.message} {words}"
+    return replace(finding, level="note", message=message, remedy=remedy, setting=None)
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vitals.causes import CAUSES
 from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
 from vitals.diagnosis.run import Rule, Run
-from vitals.findings import Finding, looks, ranked, without_consequences
+from vitals.findings import Finding, consequence, looks, ranked, without_consequences
 
 RULES: tuple[Rule, ...] = (
     updates.gradients_accumulate,
@@ -89,7 +89,7 @@ def _follows(finding: Finding, root: Finding) -> Finding:
     """What shows while training is explained by what was wrong before."""
     if not finding.alarming or not CAUSES[finding.cause].symptom:
         return finding
-    return replace(finding, level="note", message=f"{finding.message} It may follow from {root.cause}.")
+    return consequence(finding, f"It may follow from {root.cause}.")
 
 
 def _no_room(finding: Finding) -> Finding:

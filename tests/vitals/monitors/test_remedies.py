@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
-from vitals.findings import Finding, read_findings, write_findings
+from vitals.findings import Finding, read_findings, without_consequences, write_findings
 from vitals.probes.rate_search import STEPS, working_rate
 
 
@@ -122,3 +122,12 @@ def test_findings_of_before_have_no_setting(tmp_path: Path) -> None:
     del entry["setting"]
     path.write_text(json.dumps([entry]))
     assert read_findings(path)[0].setting is None
+
+
+def test_a_rate_that_another_cause_brings_with_it_is_no_remedy() -> None:
+    root = Finding("input-not-normalized", "fail", "Pixels reach from 0 to 255.", "Normalize them.")
+    rate = Finding("learning-rate-too-high", "warn", "It rose.", "Lower it to 0.03.", setting={"lr": 0.03})
+    assert without_consequences([rate]) == [rate]
+    first, second = without_consequences([root, rate])
+    assert first == root
+    assert (second.level, second.remedy, second.setting) == ("note", "", None)
