@@ -12,7 +12,7 @@ import yaml
 from vitals.files import chose_average
 from vitals.report.curves import final_gap
 from vitals.report.numbers import count, duration, number, percent, points
-from vitals.report.record import LeftOut, RunRecord
+from vitals.report.record import Curve, LeftOut, RunRecord
 
 Rows = list[tuple[str, str]]
 
@@ -36,8 +36,12 @@ def key_figures(run: RunRecord) -> Rows:
     averaged = run.curve("val_average/accuracy") if chose_average(run.status) else run.curve()
     if len(averaged):
         rows.append(("validation accuracy of the averaged weights, chosen", percent(averaged.last)))
-    elif len(val) and np.isfinite(val.values).any():
+    elif np.isfinite(val.values).any():
         rows.append(("best validation accuracy", percent(float(np.nanmax(val.values)))))
+    else:
+        logged = (*other_metrics(run), "loss")
+        ends = [(f"last validation {name}", run.curve(f"{name}/val", f"{name}/val_eval")) for name in logged]
+        rows += [(title, number(curve.last)) for title, curve in ends[-3:] if len(curve)]
     loss = run.curve("loss/train", "loss/train_eval", "loss/train_step")
     if len(loss):
         rows.append(("last training loss", number(float(loss.values[-1]))))
@@ -53,6 +57,25 @@ def key_figures(run: RunRecord) -> Rows:
     if len(speed):
         rows.append(("images a second", number(float(np.nanmedian(speed.values)))))
     return rows
+
+
+def other_metrics(run: RunRecord) -> list[str]:
+    """What the module logs of training or validation besides loss and accuracy, such as `iou`."""
+    tags = [tag for tag in run.tags("") if tag.endswith(("/train", "/val"))]
+    names = dict.fromkeys(tag.rpartition("/")[0] for tag in tags)
+    return [name for name in names if name.removesuffix("_eval") not in ("loss", "accuracy")]
+
+
+def has_accuracy(run: RunRecord) -> bool:
+    """Whether a validation accuracy was recorded, without which no rule judges one."""
+    return bool(np.isfinite(run.curve("accuracy/val", "accuracy/val_eval").values).any())
+
+
+def looked(run: RunRecord) -> str:
+    """How many verdicts were measured and which could not be; empty where the page says it all without."""
+    looks = next((finding for finding in run.findings if finding.cause == "looks"), None)
+    found = any(finding.alarming for finding in run.findings)
+    return looks.message if looks and (found or looks.value != looks.threshold) else ""
 
 
 def subtitle(run: RunRecord) -> str:
@@ -137,10 +160,7 @@ def _loss(run: RunRecord) -> str:
     ):
         curve = run.curve(*tags)
         if len(curve):
-            change = f"{number(float(curve.values[0]))} → {number(float(curve.values[-1]))}"
-            sentences.append(
-                f"{name} loss {change}" if len(curve) > 1 else f"{name} loss {number(curve.last)}"
-            )
+            sentences.append(f"{name} loss {_change(curve)}")
     if not sentences:
         raise LeftOut("no loss was recorded")
     noise = run.curve("loss_noise")
@@ -151,8 +171,19 @@ def _loss(run: RunRecord) -> str:
 
 def _accuracy(run: RunRecord) -> str:
     val = run.curve("accuracy/val", "accuracy/val_eval")
-    if not np.isfinite(val.values).any():
-        raise LeftOut("no validation accuracy was recorded")
+    if not has_accuracy(run):
+        ends = [
+            f"{name} in {part} {_change(curve)}"
+            for name in other_metrics(run)[:4]
+            for part, curve in (
+                ("training", run.curve(f"{name}/train")),
+                ("validation", run.curve(f"{name}/val")),
+            )
+            if len(curve)
+        ]
+        if not ends:
+            raise LeftOut("neither an accuracy nor another metric of validation was recorded")
+        return _joined(["no accuracy was recorded that could be judged", *ends])
     best = int(np.nanargmax(val.values))
     epoch = number(round(float(val.epochs[best]), 2))
     sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}"]
@@ -257,6 +288,12 @@ _HEADLINES = {
 def _joined(sentences: list[str]) -> str:
     text = "; ".join(sentences)
     return text[:1].upper() + text[1:] + "."
+
+
+def _change(curve: Curve) -> str:
+    """From its first value to its last, or the only one."""
+    first, last = number(float(curve.values[0])), number(float(curve.values[-1]))
+    return f"{first} → {last}" if len(curve) > 1 else last
 
 
 def _value(value: Any) -> str:

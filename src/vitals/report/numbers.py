@@ -64,16 +64,17 @@ def first_not_finite(curve: Curve) -> float | None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number in `digits` significant digits, such as 0.0312, 12,800 or 1.2e−5."""
+    """A number in `digits` significant digits, such as 0.0312, 12,800 or 1.2e−5; whole where it is larger."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
-    if 1e3 <= abs(value) < 1e7:
+    rounded = abs(float(f"{value:.{digits - 1}e}"))
+    if min(1e3, 10**digits) <= rounded < 1e7:
         return f"{value:,.0f}".replace("-", "−")
-    if not 1e-3 <= abs(value) < 1e7:
+    if not 1e-3 <= rounded < 1e7:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
@@ -81,15 +82,26 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
-    """A share from 0 to 1 as a percentage."""
+    """A share from 0 to 1 as a percentage; 0% and 100% are exact, and what is near them has more decimals."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{100 * value:.{decimals}f}%".replace("-", "−")
+    if value == 0 or abs(value - 1) < 1e-6:  # a mean in single precision misses 1 by that much
+        return f"{abs(100 * value):.0f}%"
+    text = f"{100 * value:.{decimals}f}"
+    if abs(float(text)) == 0:
+        return f"{number(100 * value, 1)}%"
+    return percent(value, decimals + 1) if float(text) == 100 else f"{text}%".replace("-", "−")
 
 
 def points(value: float) -> str:
-    """A difference of two shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
+    """A difference of two shares in percentage points, with its sign where there is any."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{100 * value:+.1f}"
+    if float(text) == 0:
+        least = round(value, 6)  # less is the noise of single precision
+        return "+" * (least > 0) + number(100 * least, 1)
+    return text.replace("-", "−")
 
 
 def at_regular_times(epochs: Numbers, moments: int = 120) -> NDArray[np.intp]:
@@ -109,8 +121,10 @@ def power_of_ten(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words of two units, such as 7 min 42 s."""
+    """Seconds in words of two units, such as 7 min 42 s; parts of one in two digits."""
     whole = round(seconds)
+    if seconds < 1:
+        return f"{number(seconds, 2)} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

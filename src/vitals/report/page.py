@@ -67,6 +67,7 @@ def _page(runs: Sequence[RunRecord]) -> str:
         title=" against ".join(run.name for run in runs),
         sections=sections(runs),
         in_how_many=in_how_many,
+        looked=facts.looked,
         alarms=[ranked(finding for finding in run.findings if finding.alarming) for run in runs],
         subtitles=[facts.subtitle(run) for run in runs],
         states=[facts.state(run) for run in runs],

@@ -118,6 +118,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
         _log.warning("%s could not be summed up", station.key, exc_info=error)
         why = "The run's files do not say."
     diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
+    diagnosed &= station.key != "accuracy" or facts.has_accuracy(run)
     light = light_of(findings, station, bool(measured), diagnosed)
     return Verdict(
         light, _summary(findings, measured) or why, measured or ("" if findings else why), findings
@@ -134,9 +135,9 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
     if len(told) < 2:
         return (told or findings)[0].message
     passed = sum(finding.level == "ok" for finding in told)
-    return f"{passed} of {len(told)} checks passed" + (
-        f", {len(told) - passed} with a note." if passed < len(told) else "."
-    )
+    noted = f", {len(told) - passed} with a note" if passed < len(told) else ""
+    others = "; others were skipped" if any(finding.cause == "skipped" for finding in findings) else ""
+    return f"{passed} of {len(told)} checks passed{noted}{others}."
 
 
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
@@ -150,10 +151,8 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Accuracy", accuracy_chart, runs)
     section.add("Gap", gap_chart, runs)
-    tags = sorted({tag for run in runs for tag in run.tags("") if tag.endswith(("/train", "/val"))})
-    for quantity in dict.fromkeys(tag.rpartition("/")[0] for tag in tags):
-        if quantity not in ("loss", "accuracy"):
-            section.add(quantity, metric_chart, runs, quantity)
+    for name in dict.fromkeys(name for run in runs for name in facts.other_metrics(run)):
+        section.add(name, metric_chart, runs, name)
 
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:

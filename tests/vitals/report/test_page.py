@@ -241,3 +241,24 @@ def test_a_comparison_with_a_foreign_run_goes_on_without_what_that_lacks(run: Pa
     assert "could not be drawn" not in said
     assert "B · Confusion matrix: the run has no predictions.npz." in said
     assert "A · Confusion matrix of the test images" in said
+
+
+def test_metrics_other_than_accuracy_are_told_and_not_called_judged(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.jsonl")
+    for epoch in range(3):
+        history.add(8 * epoch, float(epoch), {"iou/val": 0.31 + epoch / 10, "loss/val": 1.1 - epoch / 4})
+    looks = "20 verdicts were measured, 2 could not be: loss at chance, underfitting."
+    findings = [
+        Finding("looks", "ok", looks, value=20.0, threshold=22.0),
+        Finding("wiring-correct", "ok", "Validation runs in evaluation mode."),
+        Finding("tiny-subset-fits", "ok", "On 16 samples the loss goes from 1.8 to 0.25."),
+        Finding("skipped", "ok", "Loss at chance: your loss takes no class number.", where="checks"),
+    ]
+    write_findings(findings, tmp_path / "findings.json")
+    page = make_report(tmp_path)
+    said = text_of(page)
+    assert lights_of(page)["accuracy"] == "measured"
+    assert "No accuracy was recorded that could be judged; iou in validation 0.31 → 0.51." in said
+    assert "last validation iou" in said
+    assert "2 of 2 checks passed; others were skipped." in said
+    assert looks in said
