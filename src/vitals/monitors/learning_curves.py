@@ -256,11 +256,20 @@ class LearningCurves(Monitor):
                     scalars[f"momentum/{name}"] = momentum
         scalars |= self.speed.figures(trainer.strategy.root_device)
         epoch = epoch_of(trainer)
+        of_module = {} if trainer.lightning_module.automatic_optimization else self._logged_losses(trainer)
         for writer in writers(trainer):
             writer.scalars({"epoch": epoch, **scalars}, step)
         if recorder := recorder_of(trainer):
             scalars.pop("loss/train_step", None)
-            recorder.history.add(step, epoch, scalars)
+            recorder.history.add(step, epoch, of_module | scalars)
+
+    def _logged_losses(self, trainer: L.Trainer) -> dict[str, float]:
+        """What a step that optimizes by itself, with several losses perhaps, calls a loss."""
+        logged = trainer.callback_metrics
+        names = [name for name in sorted(self.of_steps or ()) if "loss" in name.lower() and name in logged]
+        device = trainer.strategy.root_device
+        values = to_host([logged[name].detach().reshape(1).to(device) for name in names]) if names else []
+        return {name: value for name, [value] in zip(names, values, strict=True)}
 
     def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:
         """Take the losses of the steps since the last time to the host and into the history."""
@@ -299,6 +308,7 @@ class LearningCurves(Monitor):
         metrics = epoch_metrics(
             {name: value for name, [value] in zip(logged, values, strict=True)}, self.of_steps or ()
         )
+        pairs = in_pairs(metrics)
         if self.evaluates and self.active and self._subset_due(trainer, epoch):
             try:
                 metrics |= self._evaluate_subsets(trainer, pl_module, metrics, "accuracy/val" in logged)
@@ -310,7 +320,7 @@ class LearningCurves(Monitor):
                 writer.scalars(unsent, trainer.global_step, epoch)
         if recorder := recorder_of(trainer):
             mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
-            recorder.history.add(trainer.global_step, float(epoch), mean | in_pairs(metrics) | metrics)
+            recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics)
         self.of_epoch = []
         if metrics and self.writes_table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
