@@ -144,11 +144,9 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss", loss_chart, runs, "linear")
     section.add("Loss, logarithmic", loss_chart, runs, "log")
     wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
-    for tag in sorted(
-        {tag for run in runs for tag in run.tags("") if "/" not in tag and "loss" in tag.lower()}
-    ):
-        if tag != "loss_noise":
-            section.add(tag, single_chart, runs, [tag], tag)
+    names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
+    for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):
+        section.add(tag, single_chart, runs, [tag], tag)
     section.add("Wiggle", single_chart, runs, ["loss_noise"], wiggle, percent)
     section.add("Gradient noise", single_chart, runs, ["gradient_noise/scale"], noise, log=True)
 
