@@ -22,8 +22,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     metric = Metric.of(config)
     module, data = build(config)
 
-    loggers = instantiate.build_loggers(config, folder)
-    averages, diagnosis = instantiate.build_average(config), instantiate.build_diagnosis(config)
+    loggers, averages = instantiate.build_loggers(config, folder), instantiate.build_average(config)
     trainer = instantiate.build_trainer(
         config,
         logger=loggers,
@@ -32,7 +31,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             *averages,
             *instantiate.build_callbacks(config),
             *instantiate.build_checks(config),
-            diagnosis,
+            diagnosis := instantiate.build_diagnosis(config),
             *([StopHopeless(folder, metric)] if config.stop_hopeless else []),
             RunStatus(folder),
         ],
@@ -58,7 +57,6 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     metrics = terminal.final_metrics(folder, metric, test, averaged)
     instantiate.log_results(loggers, config, metrics, trainer.global_step)
     if trainer.is_global_zero:
-        verdicts = [average.verdict() for average in averages]
-        terminal.print_results(folder, metric, metrics, verdicts, loggers)
+        terminal.print_results(folder, metric, metrics, [average.verdict() for average in averages], loggers)
         terminal.print_diagnosis(diagnosis, folder)
     return metrics
