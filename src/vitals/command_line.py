@@ -155,9 +155,8 @@ def check_command_line(
         sys.argv += further
         arguments.overrides += further
     for word in arguments.overrides:
-        if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith(
-            ("=basic", "=vitals")
-        ):
+        of_hydra = word.startswith(("hydra/launcher=", "hydra/sweeper="))
+        if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
             raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)
     spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))

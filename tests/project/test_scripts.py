@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,14 @@ def test_the_commands_of_the_readme_work_on_digits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, path, *words = shlex.split(command)
+    if "overwrite=true" in words:
+        run_folder = shutil.copytree(run_folder, tmp_path / "run", symlinks=True)
+    for record in ("lightning_logs/version_0/metrics.csv", "training.log"):  # of other programs
+        file = tmp_path / record
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            "epoch,loss,val_loss\n" + "".join(f"{i},{1 / (i + 1)},{1.1 / (i + 1)}\n" for i in range(9))
+        )
     folders = {
         "<run folder>": run_folder,
         "<sweep folder>": sweep_folder,
@@ -191,4 +200,4 @@ def test_an_interrupted_run_says_how_to_go_on(number: signal.Signals, code: int,
     assert process.wait() == code
     (folder,) = run_folders(tmp_path)
     assert status(folder)["status"] == "interrupted"
-    assert f"python scripts/train.py resume={folder.relative_to(tmp_path)}" in process.output
+    assert f"scripts/train.py resume={folder.relative_to(tmp_path)}" in process.output

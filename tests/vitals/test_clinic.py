@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES
-from clinic import Images, Session, Vitals, run_case
+from clinic import Images, Job, Session, Vitals, run_case
 from lightning.pytorch.callbacks import Callback
 from sklearn.datasets import load_digits
 
@@ -107,7 +107,7 @@ def missing_tags(name: str, folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", CAUSE_OF)
 def test_the_rules_name_a_planted_fault_from_what_the_monitors_recorded(name: str, tmp_path: Path) -> None:
     [case] = [case for case in CASES if case.name == name]
-    outcome = run_case(case, WithoutChecks(), digits(), False, str(tmp_path))
+    outcome = run_case(case, WithoutChecks(), digits(), Job("", case.name, "", None, ""), str(tmp_path))
     assert outcome.error is None
     assert outcome.alarms()[:1] == [CAUSE_OF[name]]
     assert missing_tags(name, tmp_path) == set()
@@ -115,7 +115,7 @@ def test_the_rules_name_a_planted_fault_from_what_the_monitors_recorded(name: st
 
 def test_they_are_silent_on_a_healthy_run(tmp_path: Path) -> None:
     [case] = [case for case in CASES if case.name == HEALTHY]
-    outcome = run_case(case, WithoutChecks(), digits(), False, str(tmp_path))
+    outcome = run_case(case, WithoutChecks(), digits(), Job("", case.name, "", None, ""), str(tmp_path))
     assert outcome.error is None
     assert outcome.alarms() == []
     assert missing_tags(HEALTHY, tmp_path) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import warnings
 from pathlib import Path
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, Manual, NoisyDigits, Stream, convnet, fit, loader, mlp
+from foreign import Foreign, Manual, NoisyDigits, convnet, digits, fit, loader, mlp
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from vitals.averaging.weight_average import WeightAverage
 from vitals.errors import UserError
@@ -240,18 +241,29 @@ def test_an_exception_in_validation_exchanges_nothing(tmp_path: Path) -> None:
 
 
 class OnlyOnce(Validated):
-    """Its validation asks for what is there in a training alone."""
+    """Its validation runs in a training alone."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.trainer.strategy.barrier()
+        if not isinstance(self.trainer, L.Trainer):
+            raise RuntimeError("out of ink")
         super().validation_step(batch, batch_idx)
+
+
+class Live(IterableDataset):
+    """Comes from a source that goes on by itself, of which there is no copy."""
+
+    def __init__(self) -> None:
+        self.source = (row for _ in itertools.count() for row in zip(*digits(), strict=True))
+
+    def __iter__(self) -> Any:
+        return self.source
 
 
 @pytest.mark.parametrize(
     ("module", "train", "reason"),
     [
         (OnlyOnce(mlp()), None, "not evaluated"),
-        (Validated(convnet()), DataLoader(Stream(), 32), "BatchNorm's statistics"),
+        (Validated(convnet()), DataLoader(Live(), 32), "BatchNorm's statistics"),
     ],
     ids=["validation", "stream"],
 )
@@ -260,7 +272,7 @@ def test_what_cannot_be_done_on_a_copy_is_said_and_ends_nothing(
 ) -> None:
     trajectory = Trajectory()
     with pytest.warns(UserWarning, match=reason):
-        fit(module, tmp_path, trajectory, averager(), train=train, max_epochs=2)
+        fit(module, tmp_path, trajectory, averager(), train=train, max_epochs=2, limit_train_batches=4)
     assert close(saved_weights(tmp_path), mean(trajectory.epochs))
 
 
