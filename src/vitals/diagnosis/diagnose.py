@@ -66,7 +66,8 @@ def looked_at(run: Run, made: int, left_out: Sequence[str], rules: Sequence[Rule
         rules: that were applied.
     """
     blind = [rule for rule in rules if not run.can_judge(rule)]
-    names = [getattr(rule, "__name__", "a rule").replace("_", " ") for rule in blind]
+    own = [getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule") for rule in blind]
+    names = [name.replace("_", " ") for name in own]
     return looks(made + len(rules) - len(blind), [*left_out, *names])
 
 

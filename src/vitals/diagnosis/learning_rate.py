@@ -41,7 +41,7 @@ VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
 
-@needs("loss/train_step")
+@needs("loss/train_step", verdict="learning rate too high")
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing."""
     known = run.chance_loss > 0 and bool(run.losses)
@@ -84,7 +84,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
 
 
-@needs("loss/train_step", "update_ratio_summary/median")
+@needs("loss/train_step", "update_ratio_summary/median", verdict="learning rate too low")
 def too_low(run: Run) -> Iterator[Finding]:
     """The weights hardly move, and more speed would help; or the schedule has ended the training early."""
     rates = run.values("lr/0") or next((run.values(tag) for tag in run.history.tags("lr/")), [])

@@ -20,12 +20,13 @@ BARELY = 0.85
 """Share of the first loss above which hardly anything was learned."""
 
 
-def needs(*tags: str) -> Callable[[Rule], Rule]:
+def needs(*tags: str, verdict: str = "") -> Callable[[Rule], Rule]:
     """Says of a rule what it judges by: of each of `tags` there must be a measurement; `|` stands between
-    those of which one is enough, and a stroke at the end for all that begin so."""
+    those of which one is enough, and a stroke at the end for all that begin so. `verdict` is what people call
+    it, where that is not its name."""
 
     def mark(rule: Rule) -> Rule:
-        rule.needs = tags  # type: ignore[attr-defined]
+        rule.needs, rule.verdict = tags, verdict  # type: ignore[attr-defined]
         return rule
 
     return mark

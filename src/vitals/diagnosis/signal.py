@@ -108,7 +108,7 @@ def saturated_layer(run: Run) -> Iterator[Finding]:
     yield Finding("saturated-activations", "fail", message, remedy, layer, last[layer], MOSTLY_SATURATED)
 
 
-@needs("gradient_variance/")
+@needs("gradient_variance/", verdict="vanishing gradients")
 def vanishing(run: Run) -> Iterator[Finding]:
     """Gradients that do not reach the first layers, in a run that learns nothing."""
     if run.learns or not run.long_enough or death(run):
@@ -125,7 +125,7 @@ def vanishing(run: Run) -> Iterator[Finding]:
     yield Finding("vanishing-gradients", "fail", message, remedy, layer, share, math.sqrt(VANISHED))
 
 
-@needs("loss/train_step", "gradient_norm")
+@needs("loss/train_step", "gradient_norm", verdict="exploding gradients")
 def exploding(run: Run) -> Iterator[Finding]:
     """Gradients that grow by orders of magnitude and take the loss with them."""
     norms = [norm for norm in run.values("gradient_norm") if math.isfinite(norm)]
