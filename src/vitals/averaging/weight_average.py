@@ -175,7 +175,7 @@ class WeightAverage(L.Callback):
             return "No weights were averaged: the training ended before averaging began."
         if self.averaged is None or self.best_raw is None:
             return f"The averaged weights are in {self.path.name}; {self.monitor} says nothing on both."
-        figures = f"{self.monitor} {self.averaged:.4f} averaged, {self.best_raw:.4f} raw at best"
+        figures = f"{self.monitor} {self.averaged:.4g} averaged, {self.best_raw:.4g} raw at best"
         if self.averaged_is_better:
             return f"The averaged weights are better on validation: {figures}."
         advice = ""

@@ -326,7 +326,7 @@ class LayerVarianceCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         inputs = cut(setup.inputs, options.size or 128)
         result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none())
-        seen = f"{result.slope:+.2f} decades a layer, {result.whole:+.1f} in all"
+        seen = f"{result.slope:+z.2f} decades a layer, {result.whole:+z.1f} in all"
         low, high = result.bearable
         return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
 
