@@ -11,8 +11,9 @@ TINY += ["callbacks=none", "diagnosis.report=false", "seed=0"]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """But for the log, which the first run in this process still has open."""
-    found = [file for file in folder.rglob("*") if file.is_file() and file.name != "train.log"]
+    """But for the log and TensorBoard's events, which the first run in this process still has open."""
+    still_open = ("train.log", "events.out")
+    found = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(still_open)]
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 
 

@@ -248,13 +248,19 @@ def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
     rows: list[LayerSignal] = []
     maker = "input"
     seen: set[str] = set()  # a network that is called twice is one network
+    begin: list[int] = []
+    """Where the inputs lie: what begins with them again, as a teacher, continues no layer before it."""
 
     def record(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             nonlocal maker
             if arguments and isinstance(arguments[0], Tensor) and name not in seen:
                 seen.add(name)
-                rows.append(_signal(maker, arguments[0].detach().float(), isinstance(module, nn.Linear)))
+                place = arguments[0].data_ptr()
+                if place not in begin:
+                    values = arguments[0].detach().float()
+                    rows.append(_signal(maker, values, isinstance(module, nn.Linear)))
+                begin[:] = begin or [place]
                 maker = name
 
         return hook
