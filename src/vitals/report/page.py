@@ -34,15 +34,6 @@ def make_report(folder: Path) -> Path:
     return write_runs([RunRecord.read(folder)], folder / FILE)
 
 
-def make_comparison(folders: Sequence[Path]) -> Path:
-    """Write a page with two to six runs side by side into the first one's folder, and return its path.
-
-    Raises:
-        OSError: if the page cannot be written.
-    """
-    return write_runs([RunRecord.read(folder) for folder in folders], folders[0] / comparison_name(folders))
-
-
 def comparison_name(folders: Sequence[Path]) -> str:
     """Of the file of a comparison."""
     others = [folder.absolute().name for folder in folders[1:]]

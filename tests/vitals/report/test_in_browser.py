@@ -10,7 +10,8 @@ from browser import console_of, needs_browser, show
 from made_runs import layer_names, write_config, write_history, write_metrics, write_predictions, write_run
 
 from vitals.findings import Finding, write_findings
-from vitals.report.page import make_comparison, make_report
+from vitals.report.page import comparison_name, make_report, write_runs
+from vitals.report.record import RunRecord
 
 pytestmark = needs_browser
 
@@ -44,7 +45,8 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     other = write_run(folder / ("second-" + "b" * 90), layers=layer_names(3))
-    return make_comparison([write_run(folder / "first"), other])
+    folders = [write_run(folder / "first"), other]
+    return write_runs([RunRecord.read(each) for each in folders], folders[0] / comparison_name(folders))
 
 
 @pytest.mark.parametrize("name", ["page", "odd_page", "comparison"])

@@ -22,7 +22,8 @@ from made_runs import (
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
-from vitals.report.page import make_comparison, make_report
+from vitals.report.page import comparison_name, make_report, write_runs
+from vitals.report.record import RunRecord
 
 FILES = ["config.yaml", "status.json", "metrics.csv", "findings.json", "history.jsonl", "predictions.npz"]
 
@@ -211,13 +212,17 @@ def test_it_says_how_to_get_the_same_run_again(run: Path) -> None:
     assert "weight_decay: 0.0005" in said
 
 
+def compared(folders: list[Path]) -> Path:
+    return write_runs([RunRecord.read(folder) for folder in folders], folders[0] / comparison_name(folders))
+
+
 def test_a_comparison_tells_what_differs_and_how_both_ended(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", layers=layer_names(3))
     write_config(other, **{"optimizer.lr": 0.05, "optimizer.nesterov": "false"})
     status = json.loads((other / "status.json").read_text())
     status["metrics"]["test/accuracy"] = 0.7991
     (other / "status.json").write_text(json.dumps(status))
-    page = make_comparison([run, other])
+    page = compared([run, other])
     assert page.parent == run
     said = text_of(page)
     differing = said.partition("What differs in the configuration")[2].partition("What was found")[0]
@@ -237,7 +242,7 @@ def test_a_comparison_tells_what_differs_and_how_both_ended(run: Path, tmp_path:
 
 def test_a_comparison_with_a_foreign_run_goes_on_without_what_that_lacks(run: Path, tmp_path: Path) -> None:
     write_findings(FINDINGS, tmp_path / "findings.json")
-    said = text_of(make_comparison([run, tmp_path]))
+    said = text_of(compared([run, tmp_path]))
     assert "could not be drawn" not in said
     assert "B · Confusion matrix: the run has no predictions.npz." in said
     assert "A · Confusion matrix of the test images" in said
