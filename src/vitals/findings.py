@@ -57,6 +57,8 @@ class Finding:
     setting: dict[str, float] | None = field(default=None, hash=False)
     """The values that the remedy names, each of which was tried: `lr`, of the fastest parameter group;
     `batch_size`, in samples; `weight_decay`. None where it names none."""
+    exact: bool = False
+    """Whether it says what the code does, read off the code at work, so that nothing else brings it about."""
 
     def __post_init__(self) -> None:
         if self.cause not in CAUSES:
@@ -78,7 +80,7 @@ def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
     """
     findings = list(findings)
     alarms = {finding.cause for finding in findings if finding.alarming}
-    return [_lowered(finding, alarms) if finding.alarming else finding for finding in findings]
+    return [_lowered(f, alarms) if f.alarming and not f.exact else f for f in findings]
 
 
 def _lowered(finding: Finding, alarms: set[str]) -> Finding:

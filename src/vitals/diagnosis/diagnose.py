@@ -47,9 +47,13 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     later = without_consequences(later)
     taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
     checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
+    facts = [finding for finding in later if finding.exact]
+    checks = without_consequences([*facts, *checks])[len(facts) :]
     root = next((finding for finding in checks if finding.alarming), None)
     if root is not None:
-        worst = next((f for f in later if f.level == "fail" and CAUSES[f.cause].symptom), None)
+        worst = next(
+            (f for f in later if f.level == "fail" and CAUSES[f.cause].symptom and not f.exact), None
+        )
         later = [_follows(finding, root) for finding in later]
         if worst is not None:
             checks[checks.index(root)] = _borne_out(root, worst)
@@ -88,7 +92,7 @@ def _borne_out(root: Finding, later: Finding) -> Finding:
 
 def _follows(finding: Finding, root: Finding) -> Finding:
     """What shows while training is explained by what was wrong before."""
-    if not finding.alarming or not CAUSES[finding.cause].symptom:
+    if not finding.alarming or finding.exact or not CAUSES[finding.cause].symptom:
         return finding
     return consequence(finding, f"It may follow from {root.cause}.")
 

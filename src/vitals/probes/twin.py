@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,9 @@ class Twin:
 
     def refresh(self) -> None:
         """Take over buffers, modes and plain attributes, such as counters, as the original has them now."""
-        if len(list(self.module.modules())) != len(list(self.original.modules())):
+        shared, present = list(self.module.parameters()), list(self.original.parameters())
+        same = len(shared) == len(present) and all(map(operator.is_, shared, present))
+        if not same or len(list(self.module.modules())) != len(list(self.original.modules())):
             raise UserError("the module has got other layers since its training began.")
         with torch.no_grad():
             for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):

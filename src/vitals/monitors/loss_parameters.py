@@ -1,0 +1,193 @@
+"""Do the module and its optimizers hold what the loss depends on?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from vitals.errors import listed
+from vitals.findings import Finding
+from vitals.measures.graph_leaves import graph_leaves
+from vitals.monitors.monitor import Monitor, epoch_of
+
+EARLY = 4
+"""Batches of the training that are looked at, beside the first two of every epoch."""
+DEPTH = 4
+"""Lists and objects within each other in which a tensor is looked for by name."""
+SAMPLE = 1000
+"""Elements by which a tensor is seen to have changed."""
+
+
+class LossParameters(Monitor):
+    """Compares what the loss depends on, in early steps and at the beginning of every epoch, with what the
+    module and the optimizers hold then.
+
+    Modules change after `configure_optimizers`, and layers may lie where nobody looks for parameters: in a
+    plain list, in another object, or made anew in every forward pass. The graph of the loss knows them all.
+    What it finds are findings; it draws no curve. Not looked at where parameters are spread over processes,
+    nor where no optimizer of Lightning's holds a parameter.
+    """
+
+    station = "updates"
+
+    def __init__(self) -> None:
+        super().__init__(times_per_epoch=1)
+        self.batches = self.number = 0
+        self.batch: Any = None
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.active = self.active and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self.later = any(isinstance(each, BaseFinetuning) for each in callbacks)
+        self.batches = self.number = 0
+        self.strays: dict[int, tuple[Tensor, Tensor, int]] = {}
+        """Of the look before: tensors that nobody holds, some of their values, and the step."""
+        self.made_anew = 0
+        """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches, self.number = self.batches + 1, batch_idx
+        self.batch = batch if self._wanted() else None
+
+    def _wanted(self) -> bool:
+        return self.active and (self.batches <= EARLY or self.number < 2)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if self._wanted():
+            self.guarded(self._look, trainer, pl_module, loss)
+
+    def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        held = {id(parameter): _rate(group) for group in groups for parameter in group["params"]}
+        if not held:  # whoever steps by hand has a way of their own
+            self.active = False
+            return
+        own = {id(parameter): name for name, parameter in module.named_parameters()}
+        leaves = graph_leaves(loss)
+        reached = [own[id(leaf)] for leaf in leaves if id(leaf) in own]
+        without = [own[id(leaf)] for leaf in leaves if id(leaf) in own and held.get(id(leaf), 0.0) <= 0]
+        foreign = sum(identity not in own for identity in held)
+        if without and not self.later:
+            self._without_optimizer(trainer, module, without, foreign, held)
+        given = {id(leaf) for leaf in tree_leaves(self.batch)}
+        strays = [leaf for leaf in leaves if id(leaf) not in own and id(leaf) not in held]
+        strays = [leaf for leaf in strays if id(leaf) not in given]
+        # Copies that a meta-learner trains by itself are a loss of their own; a layer is part of the network.
+        self._strays(trainer, module, strays if len(reached) > len(without) else [])
+
+    def _without_optimizer(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        names: Sequence[str],
+        foreign: int,
+        held: dict[int, float],
+    ) -> None:
+        """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
+        teacher, are meant, unless the optimizers hold what is no longer in the module."""
+        if not foreign:
+            parts = dict(module.named_children())
+            trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}
+            names = [name for name in names if name.partition(".")[0] not in set(parts) - trained]
+        if not names:
+            return
+        message = f"{len(names)} parameter(s) of the network get no step from the optimizer: {listed(names)}"
+        message += f"; it holds {foreign} that the network no longer has." if foreign else "."
+        remedy = (
+            "Change the layers before configure_optimizers is called, or build the optimizer from the "
+            "parameters that the network has then."
+            if foreign
+            else "Hand the optimizer all parameters, or set requires_grad=False on those that are to stay."
+        )
+        self._say(trainer, message, remedy, names[0], len(names))
+
+    def _strays(self, trainer: L.Trainer, module: L.LightningModule, leaves: Sequence[Tensor]) -> None:
+        """Say which tensors of the loss nobody holds, where they are always new ones or never change."""
+        step, before = trainer.global_step, self.strays
+        new = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in before]
+        self.made_anew = self.made_anew + 1 if new and before and not before.keys() & map(id, leaves) else 0
+        if self.made_anew >= 2:
+            shapes = listed(str(tuple(leaf.shape)) for leaf in new)
+            message = (
+                f"In every step the loss depends on {len(new)} new parameter(s) of shape {shapes}, made in "
+                f"the forward pass, which neither the module nor an optimizer has: they stay random."
+            )
+            remedy = "Create the layer once, in __init__, as an attribute of the module."
+            self._say(trainer, message, remedy, "forward", len(new))
+        still = [leaf for leaf in leaves if id(leaf) in before and _same(leaf, before[id(leaf)], step)]
+        if still:
+            names = [_name(module, leaf) or f"a tensor of shape {tuple(leaf.shape)}" for leaf in still]
+            message = (
+                f"The loss depends on {len(still)} tensor(s) that want a gradient and are in neither the "
+                f"module's parameters nor an optimizer, and that never change: {listed(names)}."
+            )
+            remedy = (
+                "Keep layers in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter, or set "
+                "requires_grad=False on what is to stay."
+            )
+            self._say(trainer, message, remedy, names[0], len(still))
+        self.strays = {
+            id(leaf): before[id(leaf)] if id(leaf) in before else (leaf, _some(leaf), step) for leaf in leaves
+        }
+
+    def _say(self, trainer: L.Trainer, message: str, remedy: str, where: str, count: int) -> None:
+        """Once, as what holds in one step holds in the others."""
+        self.active, self.strays = False, {}
+        step, epoch = trainer.global_step + 1, round(epoch_of(trainer), 4)
+        fault = ("frozen-parameters", "fail", message, remedy, where, float(count), 0.0, step, epoch)
+        self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.batch = None
+
+
+def _rate(group: dict[str, Any]) -> float:
+    return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a warm-up may start from 0
+
+
+def _some(leaf: Tensor) -> Tensor:
+    return leaf.detach().flatten()[:SAMPLE].clone()
+
+
+def _same(leaf: Tensor, before: tuple[Tensor, Tensor, int], step: int) -> bool:
+    """Whether `leaf` is as it was some optimizer step ago."""
+    _, values, at = before
+    return step > at and torch.equal(_some(leaf), values)
+
+
+def _name(module: nn.Module, wanted: Tensor) -> str:
+    """How the code of the module says `wanted`: `net.layers[0].weight`; empty where it is not found."""
+
+    def inside(value: Any, name: str, depth: int) -> Iterator[str]:
+        if value is wanted:
+            yield name
+        elif isinstance(value, nn.Module):
+            for own, parameter in value.named_parameters():
+                if parameter is wanted:
+                    yield f"{name}.{own}"
+        elif depth and isinstance(value, list | tuple):
+            for place, entry in enumerate(value[:100]):
+                yield from inside(entry, f"{name}[{place}]", depth - 1)
+        elif depth and isinstance(value, dict):
+            for key, entry in list(value.items())[:100]:
+                yield from inside(entry, f"{name}[{key!r}]", depth - 1)
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, type | L.Trainer):
+            for key, entry in list(vars(value).items()):
+                yield from inside(entry, f"{name}.{key}", depth - 1)
+
+    tables = set(vars(nn.Module()))
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name not in tables and not name.startswith("_"):
+                for found in inside(value, f"{prefix}.{name}".lstrip("."), DEPTH):
+                    return found
+    return ""

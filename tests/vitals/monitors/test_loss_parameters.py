@@ -1,0 +1,193 @@
+"""What the loss depends on, against what the module and the optimizers hold."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, loader, mlp
+from torch import Tensor, nn
+
+from vitals.findings import Finding
+from vitals.monitors.loss_parameters import LossParameters
+
+
+def look(module: L.LightningModule, **options: Any) -> list[Finding]:
+    monitor = LossParameters()
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[monitor],
+        **options,
+    )
+    trainer.fit(module, loader())
+    return [finding for finding in monitor.findings if finding.alarming]
+
+
+class InList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(64, 32)]
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.layers[0](x.flatten(1))))
+
+
+class Outside(Foreign):
+    """A scale that wants a gradient and is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.scale = torch.ones(1, requires_grad=True)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch[0]) * self.scale, batch[1])
+
+
+class MadeAnew(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.Linear(32, 32)(F.relu(self.stem(x.flatten(1)))).relu())
+
+
+class Swapped(Foreign):
+    """A layer is exchanged after the optimizer was made."""
+
+    def on_train_start(self) -> None:
+        self.net[1] = nn.Linear(64, 32)
+
+
+class NewHead(Swapped):
+    def on_train_start(self) -> None:
+        self.net = mlp()
+
+
+class LaterEpoch(Swapped):
+    def on_train_start(self) -> None:
+        pass
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.net[1] = nn.Linear(64, 32)
+
+
+class EarlierInstance(Foreign):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(mlp().parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("module", "said", "step"),
+    [
+        (lambda: Foreign(InList()), "net.layers[0].weight, net.layers[0].bias", 2),
+        (Outside, "that never change: scale", 2),
+        (lambda: Foreign(MadeAnew()), "2 new parameter(s) of shape (32, 32), (32,)", 3),
+        (lambda: Swapped(mlp()), "2 parameter(s) of the network get no step", 1),
+        (lambda: NewHead(mlp()), "4 parameter(s) of the network get no step", 1),
+        (lambda: LaterEpoch(mlp()), "it holds 2 that the network no longer has", 9),
+        (lambda: EarlierInstance(mlp()), "it holds 4 that the network no longer has", 1),
+    ],
+)
+def test_what_no_optimizer_trains_is_named(module: Any, said: str, step: int) -> None:
+    [finding] = look(module())
+    assert finding.cause == "frozen-parameters"
+    assert finding.exact
+    assert finding.step == step
+    assert said in finding.message
+
+
+class Teacher(Foreign):
+    """A teacher whose parameters want gradients, which no optimizer has, as it is left alone as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.teacher = mlp()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self.net(batch[0]), self.teacher(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+class GradientPenalty(Foreign):
+    """The inputs want a gradient, too."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x = batch[0].clone().requires_grad_()
+        loss = F.cross_entropy(self.net(x), batch[1])
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return loss + slope.square().sum()
+
+
+class FirstOrderMeta(Foreign):
+    """A copy learns on a batch, and what it learned is handed over by hand."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        learner = copy.deepcopy(self.net)
+        self.manual_backward(F.cross_entropy(learner(batch[0]), batch[1]))
+        optimizer: Any = self.optimizers()
+        for mine, its in zip(self.net.parameters(), learner.parameters(), strict=True):
+            mine.grad = its.grad
+        optimizer.step()
+
+
+class UpdatedByHand(Outside):
+    """What no optimizer has is trained all the same."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        with torch.no_grad():
+            self.scale -= 0.1 * self.scale.grad
+        self.scale.grad = None
+
+
+class TwoOptimizers(Teacher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.zero_grad()
+            self.manual_backward(F.mse_loss(self.net(batch[0]), self.teacher(batch[0])))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(net.parameters(), lr=0.01) for net in (self.net, self.teacher)]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: Foreign(mlp()),
+        Teacher,
+        lambda: GradientPenalty(mlp()),
+        FirstOrderMeta,
+        UpdatedByHand,
+        TwoOptimizers,
+    ],
+)
+def test_what_is_meant_is_not_blamed(module: Any) -> None:
+    assert look(module()) == []
+
+
+def test_gradient_accumulation_is_no_standstill() -> None:
+    assert look(UpdatedByHand(), accumulate_grad_batches=4) == []
