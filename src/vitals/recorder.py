@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
+from torch.optim import Optimizer
 
 from vitals.files import log_folder
 from vitals.findings import Finding, sentence
@@ -26,7 +29,8 @@ class Recorder(L.Callback):
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
     step, `total_steps`, the largest `lr` of the first step, `fresh_layers`, the share of layers as they were
-    drawn, and what monitors add.
+    drawn, and what monitors add. Where a module steps by hand, `batches_per_step` and `first_losses` stand
+    for how many batches the first step waited for, and for the sum of what they were given to `backward`.
     """
 
     def __init__(self) -> None:
@@ -34,6 +38,10 @@ class Recorder(L.Callback):
         self.folder: Path | None = None
         """The trainer's log folder; None where nothing is to be written."""
         self.announced: set[str] = set()
+        self.batches: int | None = None
+        """Seen since the training began by hand; None where they are counted no more."""
+        self.losses: list[Tensor] = []
+        """Given to `backward` since then."""
         self._twin: Twin | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -48,6 +56,8 @@ class Recorder(L.Callback):
             self.history.resume(trainer.global_step)
         elif self.history.path is not None:
             self.history.path.unlink(missing_ok=True)  # of an earlier training in the same folder
+        by_hand = trainer.is_global_zero and not pl_module.automatic_optimization and not trainer.global_step
+        self.batches, self.losses = 0 if by_hand else None, []
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -60,6 +70,25 @@ class Recorder(L.Callback):
             known = {"batch_size": float(size), "total_steps": total if total > 0 else math.inf}
             known["fresh_layers"] = fresh_share(pl_module)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
+        if self.batches is not None:
+            self.batches += 1
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if self.batches is not None:
+            self.losses.append(loss.detach())
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        batches, self.batches = self.batches, None
+        if batches is not None and batches > 1:
+            size, steps = self.history.last("facts/batch_size"), self.history.last("facts/total_steps")
+            given = float(torch.stack([loss.float().sum() for loss in self.losses]).sum())
+            found = {"batches_per_step": float(batches), "first_losses": given}
+            self.add_facts(
+                trainer, found | {"batch_size": size * batches, "total_steps": math.ceil(steps / batches)}
+            )
+        self.losses = []
 
     def add_facts(self, trainer: L.Trainer, facts: Mapping[str, float]) -> None:
         """Record numbers that do not change, under `facts/<name>`."""

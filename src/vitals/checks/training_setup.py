@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.loaders import random_batches, successive_batches
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
@@ -203,6 +205,12 @@ def training_setup(
         facts = stand_in(trainer, training=True)
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         step = _first_step(owner, facts, source)
+        for optimizer in optimizers:
+            optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
+        if not owner.automatic_optimization and len(optimizers) == 1:
+            with suppress(UserError):  # then the gradient is taken as it is
+                by_hand = clipping_by_hand(owner, facts, step.rows.example, optimizers)
+                optimizers[0].clipping = by_hand  # type: ignore[attr-defined]
         steps = trainer.estimated_stepping_batches
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         setup = TrainingSetup(

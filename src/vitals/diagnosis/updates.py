@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from vitals.diagnosis.learning_rate import too_high
 from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
@@ -11,6 +13,11 @@ from vitals.findings import Finding
 OLD_GRADIENT = 0.6
 """Share of the gradient of the step before that is still in this one's: 1 where nothing was cleared, and near
 0 otherwise."""
+FEW_BATCHES = 4
+"""Batches below which it matters little whether their gradients are summed or averaged."""
+SUMMED = (0.5, 3.0)
+"""Loss of a batch of untrained networks, as a share of that of a guess: with He's weights in the last layer
+too, up to 2."""
 ROUNDED = 1e-5
 """Updates of a smaller share of a weight may be lost in rounding altogether."""
 
@@ -30,6 +37,23 @@ def gradients_accumulate(run: Run) -> Iterator[Finding]:
     yield Finding(
         "gradients-accumulate", "fail", message, remedy, "gradient", shares[-1], OLD_GRADIENT, series.steps[0]
     )
+
+
+@needs("facts/batches_per_step", "facts/chance_loss", verdict="gradients summed")
+def gradients_summed(run: Run) -> Iterator[Finding]:
+    """The gradients of several batches are added up for one step, and the training breaks down."""
+    batches, given = run.fact("batches_per_step"), run.fact("first_losses")
+    share = given / (batches * run.chance_loss) if run.chance_loss > 0 else math.nan
+    # Averaged over the batches, their losses make one loss of a guess; summed, as many as there are batches.
+    if not (batches >= FEW_BATCHES and SUMMED[0] < share < SUMMED[1]) or not any(too_high(run)):
+        return
+    message = (
+        f"The gradients of {batches:.0f} batches are added up for one step, not averaged: their losses came "
+        f"to {given:.3g}, where one of a guess is {run.chance_loss:.3g}. Steps are {batches:.0f} times as "
+        f"large as the learning rate says."
+    )
+    remedy = f"Divide the loss by {batches:.0f} before manual_backward, or the learning rate."
+    yield Finding("gradients-accumulate", "fail", message, remedy, "gradient", batches, 1.0, exact=True)
 
 
 @needs("update_ratio/")

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from vitals.errors import UserError
+from vitals.probes.clipping import clipping_of
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
 from vitals.probes.training_step import BatchPreparation, stand_in
-from vitals.probes.trial import copies_of, restore_configured_rates, set_rate
+from vitals.probes.trial import clip, copies_of, restore_configured_rates, set_rate
 from vitals.probes.twin import Twin, joined, samples_in
 
 JUDGED = 8
@@ -54,6 +55,7 @@ def probe_rates(
         batches = _batches(trainer, shared or Twin(trainer, module))
         for factor in factors:  # each trains a copy of its own, parameters and all
             own, [optimizer] = copies_of(module, trainer.optimizers)
+            optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
             restore_configured_rates(optimizer)
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * factor
@@ -101,6 +103,7 @@ def rate_from_start(
 
         def loss_after(rate: float, end: float = math.inf) -> float:
             own, [optimizer] = copies_of(module, trainer.optimizers)
+            optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
             own.load_state_dict(start)
             optimizer.state.clear()
             set_rate(optimizer, rate)
@@ -120,6 +123,7 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
         optimizer.zero_grad()
         loss = twin.training_loss(batch)
         loss.backward()
+        clip(optimizer)
         losses.append(float(loss.detach()))
         return loss
 

@@ -87,6 +87,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     optimizers = [StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)]
     return StandIn(
         events=events,
+        meets_zeros=False,
         current_epoch=trainer.current_epoch,
         global_step=trainer.global_step,
         max_epochs=trainer.max_epochs,
@@ -190,7 +191,7 @@ def step_losses(
         NoLoss: if there is none for this batch.
         UserError: if the step fails, or gives no number.
     """
-    events = facts.events
+    events, graph = facts.events, torch.is_grad_enabled()
     parts = list(owner.modules()) if parts is None else parts
     for number in range(first, first + EVERY_THIRD):
         events.clear()
@@ -199,7 +200,10 @@ def step_losses(
                 if isinstance(part, L.LightningModule):
                     part._trainer = facts
             owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
-            result = call_step(owner.training_step, batch, number)
+            if owner.automatic_optimization:
+                result = call_step(owner.training_step, batch, number)
+            else:
+                result = _step_by_hand(owner, facts, batch, number)
         loss = result.get("loss") if isinstance(result, dict) else result
         if loss is not None or events:
             break
@@ -222,8 +226,45 @@ def step_losses(
             steps.append(event)
     if losses and not groups:
         groups[every] = torch.stack(losses).sum()
+    if len(groups) == 1 and len(given := [event for event in events if isinstance(event, Tensor)]) == 1:
+        groups = dict.fromkeys(groups, _scalar(in_their_units(given[0], loss)))
     events.clear()
-    return [StepLoss(value, optimizers) for optimizers, value in groups.items()]
+    return [StepLoss(value if graph else value.detach(), optimizers) for optimizers, value in groups.items()]
+
+
+def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
+    """`call_step` for a step that may look at gradients and change them: it meets none, or zeros where it
+    cannot do without, and the gradients of the training, whose parameters these may be, stay as they are."""
+    kept = [(parameter, parameter.grad) for parameter in owner.parameters()]
+    try:
+        with torch.enable_grad():  # the graph tells by what the loss was multiplied
+            for zeros in (False, True):
+                for parameter, _ in kept:
+                    parameter.grad = torch.zeros_like(parameter) if zeros or facts.meets_zeros else None
+                try:
+                    result = call_step(owner.training_step, batch, number)
+                except UserError:
+                    if zeros or facts.meets_zeros:
+                        raise
+                    facts.events.clear()
+                    facts.meets_zeros = True
+                    continue
+                if any(parameter.grad is not None and bool(parameter.grad.any()) for parameter, _ in kept):
+                    raise UserError("the training step calls backward itself, not manual_backward.")
+                return result
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+
+
+def in_their_units(given: Tensor, returned: Any) -> Tensor:
+    """The loss that a step returns, where what it has given to `manual_backward` is that times a number, such
+    as the scale of mixed precision or one over the batches that it adds up; else what it has given."""
+    if not isinstance(returned, Tensor) or returned.numel() != 1 or returned.grad_fn is None:
+        return given
+    inputs = [node for node, _ in given.grad_fn.next_functions if node] if given.grad_fn else []
+    scaled = type(given.grad_fn).__name__ in ("MulBackward0", "DivBackward0")
+    return returned if scaled and inputs == [returned.grad_fn] and float(returned) else given
 
 
 def only_loss(losses: Sequence[StepLoss]) -> Tensor:
@@ -458,6 +499,8 @@ class TrainingStep:
                 return leaf[:1].expand(count, *leaf.shape[1:]) * factor
             return leaf
 
+        if not self.owner.automatic_optimization and not outputs.requires_grad:
+            outputs = outputs.detach().requires_grad_()  # see `in_their_units`
         answers: dict[nn.Module, list[Any]] = {}
         for call in self.calls[:-1]:
             answers.setdefault(call.module, []).append(tree_map(first, call.outputs))

@@ -23,6 +23,10 @@ several."""
 Inputs = Tensor | tuple[Tensor, ...]
 """(N, ...), or what a network of several arguments takes; none at all where it has its batch within."""
 
+Clipping = Callable[[Optimizer], None]
+"""Changes the gradients of an optimizer's parameters in place, as the training does before each step. The
+copy of an optimizer has it as its attribute `clipping` where it stands for such a training."""
+
 ADAPTIVE = (
     torch.optim.Adadelta,
     torch.optim.Adagrad,
@@ -90,11 +94,19 @@ class Trial:
             loss, gradients = self.gradients(inputs, targets)
             for name, parameter in self.model.named_parameters():
                 parameter.grad = gradients.get(name)
+            clip(self.optimizer)
             results.append((loss, gradients))
             return float(loss)
 
         self.optimizer.step(closure)
         return results[0]
+
+
+def clip(optimizer: Any) -> None:
+    """Do to the gradients what the training does before it steps."""
+    clipping: Clipping | None = getattr(optimizer, "clipping", None)
+    if clipping is not None:
+        clipping(optimizer)
 
 
 @contextmanager

@@ -101,6 +101,22 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-high",
         record(level(), ratio=0.5, measured=DEAD, **STUCK),
     ),
+    "diverged on sixteen batches added up": (
+        "gradients-accumulate",
+        record(
+            level(2.3, 40) + [2.3 * 1.05**i for i in range(60)],
+            measured={"facts/batches_per_step": [16.0], "facts/first_losses": [16 * 2.6]},
+            **STUCK,
+        ),
+    ),
+    "diverged on the mean of sixteen batches": (
+        "learning-rate-too-high",
+        record(
+            level(2.3, 40) + [2.3 * 1.05**i for i in range(60)],
+            measured={"facts/batches_per_step": [16.0], "facts/first_losses": [2.6]},
+            **STUCK,
+        ),
+    ),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
     "stuck, better at a tenth of the rate": (
         "learning-rate-too-high",

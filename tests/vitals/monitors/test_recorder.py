@@ -8,7 +8,8 @@ from typing import Any
 
 import lightning as L
 import pytest
-from foreign import Foreign, convnet, fit, mlp
+import torch.nn.functional as F
+from foreign import Foreign, convnet, fit, loader, mlp
 from monitoring import monitors, some
 
 from vitals.diagnosis.callback import Diagnosis
@@ -98,3 +99,29 @@ def test_the_copy_follows_plain_attributes(tmp_path: Path) -> None:
     fit(Anneals(mlp()), tmp_path, stale, recorder, train=some(12))
     shares = History.read(tmp_path / "history.jsonl").series("old_gradient").values
     assert shares == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+class StepsEveryFourth(Foreign):
+    """Adds up the gradients of four batches by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.manual_backward(loss)
+        self.remember(batch[1], loss)
+        if batch_idx % 4 == 3:
+            optimizer: Any = self.optimizers()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_samples_are_counted_between_two_steps(tmp_path: Path) -> None:
+    recorder, module = Recorder(), StepsEveryFourth()
+    fit(module, tmp_path, recorder, train=loader())
+    assert recorder.history.last("facts/batch_size") == 4 * 32
+    assert recorder.history.last("facts/batches_per_step") == 4
+    losses = [loss for _, loss in module.seen[:4]]
+    assert recorder.history.last("facts/first_losses") == pytest.approx(sum(losses))
