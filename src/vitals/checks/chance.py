@@ -47,6 +47,32 @@ def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return float(loss(torch.full_like(outputs, guess), targets))
 
 
+def constant_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The least loss that outputs (N, C) can have which are the same for every sample: H(y) for
+    cross-entropy, less than the loss of a uniform guess for ten binary losses, whose classes are rare.
+
+    Probabilities are sought by their logits, log-probabilities likewise.
+    """
+    end = {"probabilities": torch.softmax, "log-probabilities": torch.log_softmax}.get(kind_of(outputs))
+    row = torch.zeros(1, outputs.shape[1], device=outputs.device, dtype=torch.float32, requires_grad=True)
+    search = torch.optim.LBFGS([row], max_iter=50, line_search_fn="strong_wolfe")
+
+    def value() -> Tensor:
+        same = (row if end is None else end(row, dim=1)).to(outputs.dtype)
+        return loss(same.expand(len(outputs), -1), targets)
+
+    def closure() -> Tensor:
+        row.grad = None
+        present = value()
+        (row.grad,) = torch.autograd.grad(present, row)
+        return present
+
+    with torch.enable_grad():
+        search.step(closure)
+    with torch.no_grad():
+        return float(value())
+
+
 def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     """The least loss that a right answer can have: 0 for cross-entropy, 0.5003 with label smoothing 0.1 and
     C=10.

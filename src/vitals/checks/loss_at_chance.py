@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.checks.chance import perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.checks.chance import constant_loss, perfect_loss, prior_entropy, uniform_loss, without_log
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
@@ -65,25 +65,34 @@ class LossAtChance:
     """Whether most layers look as they were drawn; True where it was not needed."""
     recovers: bool = False
     """Whether the optimizer's first step makes good a loss above chance; False where it was not needed."""
+    constant: float = math.inf
+    """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
 
     @property
     def deviation(self) -> float:
-        """Distance of the loss from chance as a share of chance; 0 between H(y) and chance.
+        """Distance of the loss from chance as a share of chance; 0 between what constant outputs can reach
+        and chance.
 
-        Starting at H(y) is what biases set to the log of the class shares do: Karpathy 2019, "init well".
+        Starting there, at H(y) for cross-entropy, is what biases set to the log of the class shares do:
+        Karpathy 2019, "init well".
         """
         if not math.isfinite(self.loss):
             return math.inf
         scale = abs(self.chance) or 1.0
         if self.loss < self.chance:
-            return min(0.0, self.loss - min(self.chance, self.prior_entropy)) / scale
+            return min(0.0, self.loss - self.least) / scale
         return (self.loss - self.chance) / scale
 
     @property
     def expected(self) -> tuple[float, float]:
         """The least and the largest loss that is fine."""
         margin = NEAR * (abs(self.chance) or 1.0)
-        return min(self.chance, self.prior_entropy) - margin, self.chance + margin
+        return self.least - margin, self.chance + margin
+
+    @property
+    def least(self) -> float:
+        """The least loss that takes no look at the inputs."""
+        return min(self.chance, self.prior_entropy, self.constant)
 
     def findings(self) -> list[Finding]:
         if self.without_log:
@@ -178,6 +187,9 @@ def check_loss_at_chance(
         math.nan,
         without,
     )
+    if result.deviation < -NEAR:
+        with trial(model, loss) as copies:
+            result = replace(result, constant=constant_loss(copies.loss_of, outputs, targets))
     if result.deviation < -NEAR:
         return replace(result, untrained=fresh_share(model) > 0.5)
     if result.deviation <= FAR:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "inputs": "vitals.checks.inputs.InputsCheck",
     "wiring": "vitals.checks.wiring.WiringCheck",
+    "outputs": "vitals.checks.outputs.OutputsCheck",
+    "running_statistics": "vitals.checks.running_statistics.RunningStatisticsCheck",
     "validation_mode": "vitals.checks.validation_mode.ValidationModeCheck",
     "gradients": "vitals.checks.gradients.check.GradientsCheck",
     "gradients_after_burn_in": "vitals.checks.gradients.check.GradientsAfterBurnInCheck",

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from vitals.checks.chance import perfect_loss
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
-from vitals.probes.trial import Inputs, Loss, check_rows, trial
+from vitals.probes.trial import Inputs, Loss, Trial, check_rows, is_class_numbers, trial
 from vitals.writers.writer import Writer
 
 STRONGER = 10.0
@@ -26,6 +27,8 @@ LARGE_DECAY = 1e-2
 being learned (measured). Below it a ratio above 1 tells of vanishing gradients, not of the decay."""
 USUAL, USUAL_DECOUPLED = 1e-4, 1e-2
 """Weight decay that a remedy names where its pull is small: in the gradient, and apart from it."""
+USUAL_PULL = 0.01
+"""Pull of a penalty that leaves the data in charge."""
 DECOUPLED = (AdamW, torch.optim.Muon) if hasattr(torch.optim, "Muon") else (AdamW,)  # torch 2.9 brought Muon
 
 
@@ -57,9 +60,37 @@ class GroupPenalty:
 
 
 @dataclass(frozen=True)
+class LossPenalty:
+    """What the loss asks of the weights whatever the outputs are."""
+
+    floor: float
+    """The least that the loss can be with these weights."""
+    loss: float
+    pull: float
+    """Norm of its gradient over that of the rest of the loss."""
+
+    def findings(self) -> list[Finding]:
+        """An alarm where it pulls harder than the data."""
+        if not self.pull > DOMINANT or not self.floor > 0:
+            return []
+        seen = (
+            f"A penalty on the weights within the loss pulls {self.pull:.2g} times as hard as the data: "
+            f"{self.floor:.3g} of the {self.loss:.3g} that the loss is at the start do not depend on the "
+            f"outputs."
+        )
+        remedy = f"Multiply the penalty by {_rounded(USUAL_PULL / self.pull):g}."
+        return [Finding("regularization-too-strong", "warn", seen, remedy, "loss", self.pull, DOMINANT)]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.0e}")
+
+
+@dataclass(frozen=True)
 class Regularization:
     data_loss: float
     groups: tuple[GroupPenalty, ...]
+    in_loss: LossPenalty | None = None
 
     @property
     def penalty(self) -> float:
@@ -72,9 +103,12 @@ class Regularization:
 
     def findings(self) -> list[Finding]:
         decayed = [(i, group) for i, group in enumerate(self.groups) if group.weight_decay > 0]
+        in_loss = self.in_loss.findings() if self.in_loss else []
+        if not decayed and in_loss:
+            return in_loss
         if not decayed:
             return [Finding("skipped", "note", "The optimizer has no weight decay.", where="regularization")]
-        found = [finding for i, group in decayed if (finding := _fault(i, group))]
+        found = in_loss + [finding for i, group in decayed if (finding := _fault(i, group))]
         kind = "equivalent L2 penalty" if any(group.decoupled for _, group in decayed) else "L2 penalty"
         message = (
             f"The loss rises from {self.data_loss:.4g} to {self.total_loss():.4g} with its {kind} and to "
@@ -130,6 +164,7 @@ def check_regularization(
     with trial(model, loss, optimizer) as copies:
         data_loss, gradients = copies.gradients(inputs, targets)
         by_parameter = {parameter: gradients.get(name) for name, parameter in copies.model.named_parameters()}
+        in_loss = _in_loss(copies, inputs, targets, float(data_loss), gradients)
         assert copies.optimizer is not None
         groups = []
         for group in copies.optimizer.param_groups:
@@ -145,7 +180,32 @@ def check_regularization(
                     math.sqrt(sum(float(gradient.float().square().sum()) for gradient in reached)),
                 )
             )
-    return Regularization(float(data_loss), tuple(groups))
+    return Regularization(float(data_loss), tuple(groups), in_loss)
+
+
+def _in_loss(
+    copies: Trial, inputs: Inputs, targets: Any, loss: float, gradients: dict[str, Tensor | None]
+) -> LossPenalty | None:
+    """The part of the loss that depends on the weights but not on the outputs (N, C); None without one."""
+    if not isinstance(inputs, Tensor) or not is_class_numbers(targets):
+        return None
+    with torch.no_grad():
+        outputs = copies.outputs(inputs)
+    alone = copies.loss_of(outputs.detach(), targets)
+    if outputs.ndim != 2 or not alone.requires_grad:
+        return None
+    parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
+    direct = torch.autograd.grad(alone, list(parameters.values()), allow_unused=True)
+    penalty = data = 0.0
+    for name, part in zip(parameters, direct, strict=True):
+        whole = gradients.get(name)
+        if whole is not None:
+            penalty += 0.0 if part is None else float(part.double().square().sum())
+            data += float((whole if part is None else whole - part).double().square().sum())
+    if not penalty:
+        return None
+    floor = perfect_loss(copies.loss_of, outputs, targets)
+    return LossPenalty(floor, loss, math.sqrt(penalty / data) if data else math.inf)
 
 
 class RegularizationCheck(Check):

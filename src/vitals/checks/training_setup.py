@@ -75,6 +75,8 @@ class TrainingSetup:
     batch_size: int = 128
     total_steps: int = 1000
     """Length of the training in optimizer steps."""
+    total_batches: int = 1000
+    """The same in batches."""
     later: bool = False
     """Whether a callback is going to unfreeze parameters and hand them to the optimizer."""
     loss_is_random: bool = False
@@ -212,6 +214,7 @@ def training_setup(
                 by_hand = clipping_by_hand(owner, facts, step.rows.example, optimizers)
                 optimizers[0].clipping = by_hand  # type: ignore[attr-defined]
         steps = trainer.estimated_stepping_batches
+        length = int(steps) if math.isfinite(steps) and steps > 0 else 1000
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         setup = TrainingSetup(
             StepModel(step),
@@ -220,7 +223,8 @@ def training_setup(
             (),
             None,
             batch_size=max(step.rows.size, 1),
-            total_steps=int(steps) if math.isfinite(steps) and steps > 0 else 1000,
+            total_steps=length,
+            total_batches=length * trainer.accumulate_grad_batches,
             later=any(isinstance(each, BaseFinetuning) for each in callbacks),
             gives="loss" if len(step.optimizers) == 1 else "losses",
             step=step,

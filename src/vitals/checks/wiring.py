@@ -24,7 +24,7 @@ from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.layer_outputs import WEIGHTED
-from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, trial
+from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
@@ -213,7 +213,7 @@ def check_wiring(
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         classes, twice = 0, False
-        if isinstance(targets, Tensor) and targets.ndim == 1 and outputs.ndim == 2 and _whole(targets):
+        if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies.loss_of, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
@@ -266,10 +266,6 @@ def _frozen_fresh(model: nn.Module, held: Container[int] | None) -> list[str]:
         return []
     fresh = fresh_layers(model)
     return frozen if set(frozen) <= set(fresh) else []
-
-
-def _whole(targets: Tensor) -> bool:
-    return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:

@@ -185,6 +185,12 @@ def check_rows(inputs: Inputs, targets: Any, minimum: int = 1) -> None:
         raise UserError(f"inputs: {len(inputs)} samples are too few, at least {minimum} are needed.")
 
 
+def is_class_numbers(targets: Any) -> bool:
+    """Whether `targets` can be one class number for each sample, (N,)."""
+    whole = isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dtype != torch.bool
+    return whole and targets.ndim == 1
+
+
 def check_classes(outputs: Tensor, targets: Tensor) -> int:
     """The number of classes C of `outputs` (N, C); raises `UserError` where that or `targets` do not fit."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:

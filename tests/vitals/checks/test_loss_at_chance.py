@@ -1,15 +1,17 @@
 """The loss before training is that of a uniform guess."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
-from torch import nn
+from small_networks import CLASSES, TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
+from torch import Tensor, nn
 from torch.nn import init
 from torch.optim import SGD, Adam
 
+from vitals.checks.chance import constant_loss, prior_entropy
 from vitals.checks.loss_at_chance import check_loss_at_chance
 from vitals.errors import UserError
 
@@ -233,3 +235,24 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_loss_at_chance(training.model, training.failing_loss, *batch(64))
     assert same(before, state_of(training.model, training.optimizer))
+
+
+def one_against_rest(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, F.one_hot(targets, CLASSES).float())
+
+
+@pytest.mark.parametrize("bias", [0.0, -2.2])
+def test_binary_losses_may_begin_at_the_frequency_of_their_classes(bias: float) -> None:
+    model = convnet()
+    nn.init.constant_(model[-1].bias, bias)
+    [finding] = check_loss_at_chance(model, one_against_rest, *batch(256)).findings()
+    assert finding.level == "ok"
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, one_against_rest])
+def test_the_best_constant_outputs_give_the_classes_their_shares(loss: Any) -> None:
+    targets = batch(256)[1]
+    shares = torch.bincount(targets) / 256
+    binary = torch.special.entr(shares).sum() + torch.special.entr(1 - shares).sum()
+    best = prior_entropy(targets) if loss is F.cross_entropy else float(binary) / CLASSES
+    assert constant_loss(loss, torch.randn(256, CLASSES), targets) == pytest.approx(best, abs=1e-4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
 from vitals.checks.regularization import check_regularization
@@ -98,3 +99,28 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_regularization(training.model, training.failing_loss, *batch(32), training.optimizer)
     assert same(before, state_of(training.model, training.optimizer))
+
+
+class Penalized(nn.Module):
+    """Cross-entropy, and so many times the squared weights of a network."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        squares = sum(parameter.square().sum() for parameter in self.model.parameters())
+        return F.cross_entropy(outputs, targets) + self.factor * squares
+
+
+@pytest.mark.parametrize(("factor", "sick"), [(0.1, True), (1e-4, False), (0.0, False)])
+def test_a_penalty_within_the_loss_is_weighed_against_the_data(factor: float, sick: bool) -> None:
+    model = convnet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    result = check_regularization(model, Penalized(model, factor), *batch(64), optimizer)
+    alarms = [finding.cause for finding in result.findings() if finding.alarming]
+    assert alarms == (["regularization-too-strong"] if sick else [])
+    if factor:
+        assert result.in_loss is not None
+        squares = sum(float(parameter.square().sum()) for parameter in model.parameters())
+        assert result.in_loss.floor == pytest.approx(factor * squares, abs=2e-3)

@@ -1,0 +1,142 @@
+"""Can the outputs of the network be what the loss wants: bent, signed, and the same twice?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitals.checks.chance import kind_of
+from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.training_setup import TrainingSetup
+from vitals.findings import Finding
+from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.trial import check_rows, trial
+
+SAMPLES = 64
+FIRST, SECOND = 0.3, 0.7
+"""Shares of two samples in a third one."""
+AFFINE = 1e-4
+"""Distance of the output of a mixture to the mixture of the outputs, over the spread of the outputs, that is
+rounding: 1e-6 without a nonlinearity, 0.1 and more with one (measured)."""
+RANDOM = 1e-3
+"""The same of two passes over the same samples."""
+CUT_OFF = 0.05
+"""Share of outputs that are exactly zero, where none is below."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    bend: float
+    """Root mean square of f(0.3a + 0.7b) − 0.3f(a) − 0.7f(b), over the spread of the outputs, in evaluation
+    mode; softmax or sigmoid at the end are undone first. NaN where that cannot be told."""
+    layers: tuple[str, ...]
+    """With weights that train."""
+    noise: float
+    """Root mean square of the difference of two passes over the same samples in evaluation mode, dropout
+    layers left out, over the spread of the outputs."""
+    lowest: float
+    zeros: float
+    """Share of the outputs that are exactly zero."""
+
+    @property
+    def affine(self) -> bool:
+        """Whether layers follow each other as if they were one."""
+        return self.bend < AFFINE and len(self.layers) > 1
+
+    def findings(self) -> list[Finding]:
+        found = []
+        if self.affine:
+            seen = (
+                f"The network is an affine function of its inputs: its {len(self.layers)} layers with "
+                f"weights ({self.layers[0]} to {self.layers[-1]}) are worth one."
+            )
+            remedy = "Put a nonlinearity, such as ReLU, between the layers."
+            found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
+        if self.lowest >= 0 and self.zeros > CUT_OFF:
+            seen = (
+                f"The outputs are never negative, and {self.zeros:.0%} of them are exactly zero: they end in "
+                f"a ReLU, past which no gradient reaches what it has set to zero."
+            )
+            remedy = "Let the network end in its last linear layer, without an activation."
+            found.append(Finding("dead-relu", "warn", seen, remedy, "outputs", self.zeros, CUT_OFF))
+        if self.noise > RANDOM:
+            seen = (
+                f"In evaluation mode two passes over the same inputs give outputs that differ by "
+                f"{self.noise:.1%} of their spread."
+            )
+            remedy = "Draw random numbers in the network only while self.training."
+            found.append(
+                Finding("train-mode-evaluation", "warn", seen, remedy, "outputs", self.noise, RANDOM)
+            )
+        if not found:
+            seen = "Layers do not follow each other as if they were one, and outputs are free and repeatable."
+            found.append(Finding("wiring-correct", "ok", seen, where="outputs", value=self.bend))
+        return found
+
+
+def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
+    """Look at `model` as a function of `inputs` (N, ...), floats, N ≥ 4, in evaluation mode.
+
+    A composition of affine functions is one (cs231n "Neural Networks Part 1": without a nonlinearity the
+    matrices collapse to a single one). Raises `UserError` where the model does not give one tensor.
+    """
+    check_rows(inputs, torch.zeros(len(inputs)), minimum=4)
+    half = len(inputs) // 2
+    one, other = inputs[:half], inputs[half : 2 * half]
+    with trial(model, dropout=False) as copies, torch.no_grad():
+        copies.model.eval()
+        first, second = copies.outputs(one), copies.outputs(other)
+        torch.manual_seed(1)
+        again = copies.outputs(one)
+        bend = math.nan
+        if inputs.is_floating_point():
+            mixed = copies.outputs(FIRST * one + SECOND * other)
+            straight = [_unsquashed(outputs) for outputs in (first, second, mixed)]
+            bend = _share(straight[2] - FIRST * straight[0] - SECOND * straight[1], straight[0])
+    both = torch.cat([first, second])
+    layers = tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED) and module.weight.requires_grad
+    )
+    zeros = float((both == 0).float().mean())
+    return Outputs(bend, layers, _share(again - first, first), float(both.min()), zeros)
+
+
+def _unsquashed(outputs: Tensor) -> Tensor:
+    """`outputs` before the softmax or the sigmoids at the end of the network, up to a constant for each
+    sample."""
+    values = outputs.double()
+    if outputs.ndim == 2 and kind_of(outputs) != "logits":
+        logs = values.log() if kind_of(outputs) == "probabilities" else values
+        return logs - logs.mean(dim=1, keepdim=True)
+    if bool(((values > 0) & (values < 1)).all()):
+        return values.logit()
+    return values
+
+
+def _share(difference: Tensor, outputs: Tensor) -> float:
+    """Size of `difference` over the spread of `outputs` over the samples; NaN where there is none, or where
+    numbers are not finite."""
+    spread = float(outputs.double().std(dim=0).square().mean().sqrt())
+    size = float(difference.double().square().mean().sqrt())
+    level = float(outputs.double().abs().max())
+    return size / spread if spread > 1e-6 * level > 0 and math.isfinite(size) else math.nan
+
+
+class OutputsCheck(Check):
+    name = "outputs"
+    needs = "class numbers"
+    fewest = 8
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        result = check_outputs(setup.model, setup.inputs[:SAMPLES])
+        seen = f"bent by {result.bend:.2g} of their spread, lowest {result.lowest:.2g}"
+        return Outcome(result.findings(), seen, "bent, signed, repeatable", result)
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        pace = options.budget.pace
+        return pace.copy + pace.passes(min(SAMPLES, setup.samples), count=2)

@@ -1,0 +1,80 @@
+"""The network as a function: layers that collapse into one, outputs cut off at zero, outputs that are drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import batch, convnet, mlp
+from torch import Tensor, nn
+
+from vitals.checks.outputs import check_outputs
+
+
+class Deep(nn.Module):
+    """Two linear layers with what is given between and after them."""
+
+    def __init__(self, between: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 32), between, nn.Linear(32, 10), after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class Averages(nn.Dropout):
+    """Drops values on purpose, as Monte-Carlo estimates do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, True)
+
+
+SICK = {
+    "no activation": (Deep(nn.Identity(), nn.Identity()), "underfitting"),
+    "normalization alone": (Deep(nn.BatchNorm1d(32), nn.Identity()), "underfitting"),
+    "no activation, then softmax": (Deep(nn.Identity(), nn.Softmax(dim=1)), "underfitting"),
+    "no activation, then sigmoid": (Deep(nn.Identity(), nn.Sigmoid()), "underfitting"),
+    "no activation, then log_softmax": (Deep(nn.Dropout(0.5), nn.LogSoftmax(dim=1)), "underfitting"),
+    "ReLU on the logits": (Deep(nn.Tanh(), nn.ReLU()), "dead-relu"),
+    "noise in evaluation": (Deep(nn.Sequential(nn.ReLU(), Noise()), nn.Identity()), "train-mode-evaluation"),
+}
+HEALTHY = {
+    "ReLU": Deep(nn.ReLU(), nn.Identity()),
+    "nearly straight": Deep(nn.LeakyReLU(0.9), nn.Identity()),
+    "softmax": Deep(nn.GELU(), nn.Softmax(dim=1)),
+    "layer norm bends": Deep(nn.LayerNorm(32), nn.Identity()),
+    "one layer": mlp(),
+    "convnet": convnet(norm=True, dropout=0.5),
+    "softplus": Deep(nn.ReLU(), nn.Softplus()),
+    "dropped on purpose": Deep(nn.Sequential(nn.ReLU(), Averages()), nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_what_the_outputs_cannot_be_is_named(name: str) -> None:
+    model, cause = SICK[name]
+    assert [finding.cause for finding in check_outputs(model, batch(64)[0]).findings()] == [cause]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_free_is_right(name: str) -> None:
+    [finding] = check_outputs(HEALTHY[name], batch(64)[0]).findings()
+    assert finding.level == "ok"
+
+
+def test_a_linear_head_on_a_frozen_trunk_is_no_fault() -> None:
+    model = Deep(nn.Identity(), nn.Identity())
+    model.net[1].requires_grad_(False)
+    assert not check_outputs(model, batch(64)[0]).affine
+
+
+def test_whole_numbers_are_not_mixed() -> None:
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 10))
+    tokens = torch.randint(20, (32, 4))
+    assert check_outputs(model, tokens).findings()[0].level == "ok"

@@ -1,0 +1,45 @@
+"""Whether BatchNorm knows the training set by the end of the training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_networks import batch, convnet
+from torch import nn
+
+from vitals.checks.running_statistics import check_running_statistics
+
+
+def with_momentum(momentum: float | None) -> nn.Sequential:
+    model = convnet(norm=True)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+    return model
+
+
+@pytest.mark.parametrize(("momentum", "share"), [(0.001, 0.999**200), (0.0, 1.0)])
+def test_statistics_that_never_arrive_are_told(momentum: float, share: float) -> None:
+    [finding] = check_running_statistics(with_momentum(momentum), 200).findings()
+    assert finding.cause == "train-val-mismatch"
+    assert finding.value == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("momentum", "batches"), [(0.1, 200), (0.1, 3), (None, 200), (0.001, 5000)])
+def test_those_that_arrive_or_cannot_yet_are_not(momentum: float | None, batches: int) -> None:
+    [finding] = check_running_statistics(with_momentum(momentum), batches).findings()
+    assert finding.level == "ok"
+
+
+def test_statistics_of_an_earlier_training_may_stay() -> None:
+    model = with_momentum(0.1)
+    model(batch(32)[0])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    assert not check_running_statistics(model, 200).stale
+
+
+def test_frozen_layers_are_left_alone() -> None:
+    assert not check_running_statistics(with_momentum(0.0).eval(), 200).stale
+    assert not check_running_statistics(nn.Sequential(nn.Linear(2, 2)), torch.inf).stale
