@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,13 @@ class InformativeInputs:
     """Samples trained on, per class."""
     is_cross_entropy: bool
     """Whether the loss can be compared with H(y)."""
+    plain: InformativeInputs | None = None
+    """The same without augmentation; None where it was not needed, or is not known."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the network, or a linear classifier, generalizes."""
+        return max(self.held_out_score, self.probe_score) >= CHANCE_SCORE
 
     def findings(self) -> list[Finding]:
         seen = (
@@ -106,6 +114,19 @@ class InformativeInputs:
                 Finding("inputs-informative", "note", seen, "", "inputs", self.held_out_score, CHANCE_SCORE)
             ]
         seen += f"; a linear classifier reaches {self.probe_score:.1f}."
+        if self.plain is not None and self.plain.teaches:
+            seen += (
+                f" Of the same images without augmentation {self.plain.held_out_accuracy:.0%} are right, "
+                f"{self.plain.held_out_score:.1f} standard deviations above chance: it leaves too little of "
+                f"them to be recognized."
+            )
+            remedy = "Look at augmented training images, and weaken the augmentation until you know them."
+            score = self.held_out_score
+            return [
+                Finding(
+                    "regularization-too-strong", "warn", seen, remedy, "augmentation", score, CHANCE_SCORE
+                )
+            ]
         remedy = "Look at samples with their labels, for one may be shuffled or sorted without the other."
         return [Finding("labels-random", "warn", seen, remedy, "labels", self.held_out_score, CHANCE_SCORE)]
 
@@ -215,9 +236,14 @@ class InformativeInputsCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         setup.require_fixed_loss()
-        result = check_informative_inputs(
-            setup.model, setup.loss, setup.inputs, setup.targets, options.size or SAMPLES
-        )
+        size = options.size or SAMPLES
+        result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets, size)
+        if setup.plain is not None and any(f.cause == "labels-random" for f in result.findings()):
+            with suppress(UserError):  # then it is not known
+                plain, targets = setup.plain()
+                result = replace(
+                    result, plain=check_informative_inputs(setup.model, setup.loss, plain, targets, size)
+                )
         accuracy, score = result.held_out_accuracy, result.held_out_score
         seen = f"held-out accuracy {accuracy:.0%}, {score:.1f} sd above chance"
         return Outcome(result.findings(), seen, f"{CHANCE_SCORE:g} sd or more", result)

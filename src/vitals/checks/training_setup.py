@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.probes.clipping import clipping_by_hand, clipping_of
-from vitals.probes.loaders import random_batches, successive_batches
+from vitals.probes.loaders import random_batches, successive_batches, unaugmented, validation_loader
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.training_step import (
@@ -88,6 +88,9 @@ class TrainingSetup:
     step: TrainingStep | None = None
     further: tuple[Any, ...] = ()
     """The batches that follow the first one."""
+    plain: Callable[[], tuple[Any, Any]] | None = None
+    """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
+    where a stream gives each sample only once."""
 
     @property
     def samples(self) -> int:
@@ -246,6 +249,7 @@ def training_setup(
         found = found[0] if len(found) == 1 else found
         return replace(
             setup,
+            plain=None if batch is not None else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
             inputs=inputs[:samples],
@@ -256,6 +260,31 @@ def training_setup(
             loss_is_random=_is_random(step),
             gives="class numbers" if step.class_numbers else "network",
         )
+
+
+def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:
+    """Training samples as validation would see them."""
+    facts, owner = step.trainer, step.owner
+    step.trainer = stand_in(trainer, training=False)
+    modes = [(part, part.training) for part in owner.modules()]
+    taken: list[tuple[Tensor, ...]] = []
+    count = 0
+    try:
+        preparation = BatchPreparation(trainer, owner, step.trainer)
+        loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
+        for batch in map(preparation, random_batches(loader, samples)):
+            owner.eval()
+            inputs = step.network_inputs(batch, owner.training_step)
+            taken.append(_flat(inputs, step.targets(batch)))
+            count += len(inputs)
+            if count >= samples:
+                break
+    finally:
+        step.trainer = facts
+        for part, mode in modes:
+            part.training = mode
+    inputs, *targets = joined(taken)
+    return inputs[:samples], targets[0][:samples]
 
 
 def _itself(outputs: Tensor, targets: Any) -> Tensor:
@@ -342,11 +371,6 @@ def _leave_out(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[str, 
     return tuple(left_out)
 
 
-def _validation_loader(trainer: L.Trainer) -> Any:
-    loaders = trainer.val_dataloaders
-    return loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
-
-
 def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     """Whether a validation step calls a network in training mode; None where that is not known."""
     owner = step.owner
@@ -361,7 +385,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     ]
     facts = stand_in(trainer, training=False)
     try:
-        batch = next(successive_batches(_validation_loader(trainer)))
+        batch = next(successive_batches(validation_loader(trainer)))
         prepared = BatchPreparation(trainer, owner, facts)(batch)
         owner.eval()
         with torch.no_grad():
@@ -388,7 +412,7 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
     try:
         preparation = BatchPreparation(trainer, owner, step.trainer)
         count = 0
-        for batch in random_batches(_validation_loader(trainer), VALIDATION_SAMPLES):
+        for batch in random_batches(validation_loader(trainer), VALIDATION_SAMPLES):
             owner.eval()
             inputs.append(step.network_inputs(preparation(batch), owner.validation_step))
             # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
-from vitals.probes.loaders import StreamOnly, random_batches
+from vitals.probes.loaders import StreamOnly, random_batches, unaugmented, validation_loader
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.training_step import (
@@ -59,22 +59,19 @@ class FixedSubsets:
             self.step = TrainingStep(self.twin.module, stand_in(trainer, training=True), few)
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
-            loader: Any = trainer.train_dataloader
-            if hasattr(loader, "unaugmented"):
-                loader = loader.unaugmented(samples)
             step = self.twin.module.training_step
+            validating = validation_loader(trainer)
             try:
+                loader = unaugmented(trainer.train_dataloader, validating, samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )
             except StreamOnly:  # then the batch at hand must do
                 self.training = self._kept([batch], samples, step)
             self.validation: tuple[Any, Any] | None = None
-            loaders = trainer.val_dataloaders
-            loader = loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
-            if validation and loader is not None and self.step.network is not None:
+            if validation and validating is not None and self.step.network is not None:
                 try:
-                    prepared = map(self.preparation, random_batches(loader, samples))
+                    prepared = map(self.preparation, random_batches(validating, samples))
                     self.validation = self._kept(prepared, samples, self.twin.module.validation_step)
                 except UserError:  # validation batches may be of another make: then training alone is seen
                     self.validation = None

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -56,6 +57,39 @@ def random_batches(loader: Any, samples: int, mode: str = "max_size_cycle") -> I
     dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
+
+
+def validation_loader(trainer: L.Trainer) -> Any:
+    """The one validation loader of `trainer`, or all where there are several; None without one."""
+    loaders = trainer.val_dataloaders
+    return loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
+
+
+def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
+    """`loader` without the random changes that its data set makes to samples, as far as that is known: where
+    the loader says how (`unaugmented(samples)`), or where the validation data are of the same kind and have
+    another `transform`, as torchvision's data sets have one. Else the loader itself.
+    """
+    if hasattr(loader, "unaugmented"):
+        return loader.unaugmented(samples)
+    if not isinstance(loader, DataLoader) or not isinstance(validation, DataLoader):
+        return loader
+    dataset, sampler = _own(loader.dataset), loader.sampler
+    mine, its = _innermost(dataset), _innermost(validation.dataset)
+    names = [name for name in ("transform", "transforms") if hasattr(mine, name) and hasattr(its, name)]
+    if type(mine) is not type(its) or not names or isinstance(dataset, IterableDataset):
+        return loader
+    for name in names:
+        setattr(mine, name, getattr(its, name))
+    shuffle = not isinstance(sampler, SequentialSampler)
+    return DataLoader(dataset, loader.batch_size or 1, shuffle=shuffle, collate_fn=loader.collate_fn)
+
+
+def _innermost(dataset: Any) -> Any:
+    """The data set within all subsets."""
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _own_loader(loader: Any) -> Iterable[Any]:

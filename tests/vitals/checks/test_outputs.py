@@ -1,4 +1,4 @@
-"""The network as a function: layers that collapse into one, outputs cut off at zero, outputs that are drawn."""
+"""The network as a function: layers that collapse into one, outputs cut off at zero or drawn."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""Images that augmentation has made unrecognizable, against labels that do not belong to their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from foreign import Foreign, alarms, digits, mlp
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from vitals.checks.sanity_checks import SanityChecks
+
+SAMPLES = 1200
+
+
+def mangle(image: Tensor) -> Tensor:
+    return 3 * torch.randn_like(image) + image.flatten()[torch.randperm(64)].view_as(image)
+
+
+class WithTransform(Dataset):
+    """As torchvision's data sets are."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor] | None, shuffled: bool = False) -> None:
+        self.images, self.labels = digits(SAMPLES)
+        if shuffled:
+            self.labels = self.labels[torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.images[index]
+        return self.transform(image) if self.transform else image, self.labels[index]
+
+
+class InHook(Foreign):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images, labels = batch
+        if self.trainer.training:
+            images = torch.stack([mangle(image) for image in images])
+        return images, labels
+
+
+@pytest.mark.parametrize(
+    ("module", "transform", "shuffled", "cause"),
+    [
+        (Foreign, mangle, False, ["regularization-too-strong"]),
+        (InHook, None, False, ["regularization-too-strong"]),
+        (Foreign, mangle, True, ["labels-random"]),
+        (InHook, None, True, ["labels-random"]),
+        (Foreign, lambda image: image + 0.3 * torch.randn_like(image), False, []),
+    ],
+)
+def test_labels_are_told_from_mangled_images(
+    module: Any, transform: Any, shuffled: bool, cause: list[str], tmp_path: Path
+) -> None:
+    checks = SanityChecks(on_fail="warn", checks=["informative_inputs"], samples=1024)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        callbacks=[checks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_steps=1,
+    )
+    train = Subset(WithTransform(transform, shuffled), range(1000))
+    validation = Subset(WithTransform(None, shuffled), range(1000, SAMPLES))
+    trainer.fit(module(mlp()), DataLoader(train, 32, shuffle=True), DataLoader(validation, 32))
+    assert alarms(checks.findings) == cause
