@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from vitals.checks.chance import applies_softmax_twice, double_softmax_floor
+from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, kind_of
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
+from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError, listed
@@ -71,6 +72,11 @@ class Wiring:
     given."""
     left_out: tuple[str, ...] = ()
     """Parameters of whole networks that are none of the optimizer's business."""
+    over_batch: bool = False
+    """Whether the outputs are a softmax over the batch."""
+    matter: tuple[bool, bool] = (False, False)
+    """Whether the outputs change with the weights of `unreached`; whether they do with those of
+    `zero_gradient`, though their gradient is zero at other weights, too."""
 
     def findings(self) -> list[Finding]:
         found = [*self._softmax(), *self._modes(), *self._optimizer(), *self._gradients(), *self._leak()]
@@ -99,6 +105,12 @@ class Wiring:
         floor = double_softmax_floor(self.classes)
         seen = f"Probabilities go into a loss that applies softmax itself: it cannot fall below {floor:.3f}."
         remedy = "Remove the softmax or sigmoid at the end of the network; the loss applies it."
+        if self.over_batch:
+            seen = (
+                "The network ends in a softmax over the images of the batch (the outputs of each class sum "
+                "to 1 over them), and the loss applies softmax itself, over the classes."
+            )
+            remedy = "Remove the softmax; with dim=1 it would be applied twice."
         return [Finding("double-softmax", "fail", seen, remedy, "outputs", floor, 0.0)]
 
     def _modes(self) -> list[Finding]:
@@ -138,9 +150,13 @@ class Wiring:
         if self.unreached:
             count = len(self.unreached)
             seen = f"The loss does not depend on {count} parameter(s): {_listed(self.unreached)}."
-            remedy = (
-                "Look for detach(), no_grad() or .data on the way, and for a layer that forward() leaves out."
-            )
+            remedy = "Look for a layer that forward() leaves out."
+            if self.matter[0]:
+                seen = (
+                    f"{count} parameter(s) change the outputs, but no gradient gets to them: "
+                    f"{_listed(self.unreached)}."
+                )
+                remedy = "Look for detach(), no_grad(), .data, numpy() or argmax behind them."
             found.append(Finding("frozen-parameters", "warn", seen, remedy, self.unreached[0], count, 0))
         if self.duplicates:
             seen = (
@@ -157,6 +173,17 @@ class Wiring:
             if self.dead is not None:
                 return [*found, self.dead]
             count = len(self.zero_gradient)
+            if self.matter[1]:
+                seen = (
+                    f"The gradient of {count} weight(s) is exactly zero for all samples, though the outputs "
+                    f"change with them: {_listed(self.zero_gradient)}. A function with steps is behind them."
+                )
+                remedy = (
+                    "Look for sign, round, floor or a comparison; let the gradient pass it, as in "
+                    "x + (step(x) - x).detach()."
+                )
+                fault = ("vanishing-gradients", "fail", seen, remedy, self.zero_gradient[0], count, 0)
+                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
             seen = f"The gradient of {count} weight(s) is exactly zero: {_listed(self.zero_gradient)}."
             remedy = "Look for a layer behind them that passes no gradient: saturated, all zero, or rounding."
             found.append(
@@ -165,7 +192,7 @@ class Wiring:
         return found
 
     def _leak(self) -> list[Finding]:
-        if not self.leak > LEAK:
+        if not self.leak > LEAK or (self.over_batch and self.softmax_twice):
             return []
         seen = (
             "In evaluation mode an image's output depends on the other images, "
@@ -179,6 +206,8 @@ class Wiring:
         remedy = (
             "Look for a reshape, softmax or mean that runs over the batch dimension instead of the features."
         )
+        if self.over_batch:
+            remedy = "Let the softmax at the end run over the classes, dim=1: it runs over the batch."
         # Outputs that belong to a mixture of images are compared with the label of one.
         return [Finding("labels-random", "fail", f"{seen}.", remedy, "outputs", self.leak, LEAK)]
 
@@ -212,10 +241,11 @@ def check_wiring(
     missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
-        classes, twice = 0, False
+        classes, twice, over_batch = 0, False, False
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies.loss_of, outputs, targets)
+            over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
     with trial(model, loss, dropout=False) as copies:
         flow = gradient_flow(copies, inputs, targets)
     # Inputs that are all the same silence the first layers, and are the fault of the data.
@@ -225,6 +255,7 @@ def check_wiring(
         copies.model.eval()
         leak = _leak(copies, inputs)
     eval_layers, frozen_layers = _eval_layers(model)
+    dead = _dead_layer(model, inputs) if zero else None
     apart = [name for name in missing if name in flow.unreached]
     return Wiring(
         tuple(name for name in parameters if name not in wanting),
@@ -236,7 +267,7 @@ def check_wiring(
         tuple(name for name in flow.unreached if name not in apart),
         tuple(zero),
         tuple(flow.non_finite),
-        _dead_layer(model, inputs) if zero else None,
+        dead,
         tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model)])),
         leak,
         tuple(
@@ -248,7 +279,42 @@ def check_wiring(
         classes,
         tuple(eval_layers),
         tuple(frozen_layers),
+        over_batch=over_batch,
+        matter=(
+            _matter(model, inputs, [name for name in flow.unreached if name not in apart]),
+            dead is None and _matter(model, inputs, zero) and _steps(model, loss, inputs, targets, zero),
+        ),
     )
+
+
+def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
+    """Whether the outputs change where the parameters called `names` do."""
+    if not names:
+        return False
+    with trial(model, dropout=False) as copies, torch.no_grad():
+        copies.model.eval()
+        before = copies.outputs(inputs)
+        for name, parameter in copies.model.named_parameters():
+            if name in names and parameter.is_floating_point():
+                spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+                parameter.add_(torch.randn_like(parameter) * (spread or 0.1))
+        torch.manual_seed(0)
+        return not torch.equal(copies.outputs(inputs), before)
+
+
+def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Sequence[str]) -> bool:
+    """Whether the gradients of `names` are exactly zero at weights and inputs of an even scale, too, where
+    nothing is saturated."""
+    with trial(model, loss, dropout=False) as copies:
+        with torch.no_grad():
+            for parameter in copies.model.parameters():
+                if parameter.ndim > 1 and parameter.is_floating_point():
+                    fan_in = parameter[0].numel()
+                    parameter.normal_(std=fan_in**-0.5)
+        even = standardized(inputs) if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
+        gradients = copies.gradients(even, targets)[1]
+    found = [gradients.get(name) for name in names]
+    return not any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
 def _frozen_fresh(model: nn.Module, held: Container[int] | None) -> list[str]:

@@ -144,6 +144,23 @@ class OverTheBatch(nn.Module):
         return self.head(self.body(x).softmax(dim=0))
 
 
+class Stepped(nn.Module):
+    """A function with steps in the middle."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.body, self.step, self.head = mlp(16, outputs=16), step, nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.step(self.body(x)))
+
+
+def saturated():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.Tanh(), nn.Linear(16, 10))
+    init.normal_(net[1].weight, std=100.0)
+    return net
+
+
 def all_zero():
     return initialized(mlp(16, 16), lambda weight: init.zeros_(weight)).apply(
         lambda module: init.zeros_(module.bias) if isinstance(module, nn.Linear) else None
@@ -179,6 +196,14 @@ SICK = {
     "all zero": (all_zero, {"bad-initialization": "fail"}),
     "dead": (dead, {"dead-relu": "fail"}),
     "over the batch": (OverTheBatch, {"labels-random": "fail"}),
+    "softmax over the batch at the end": (
+        lambda: nn.Sequential(convnet(), nn.Softmax(dim=0)),
+        {"double-softmax": "fail"},
+    ),
+    "sign": (lambda: Stepped(torch.sign), {"vanishing-gradients": "fail"}),
+    "round": (lambda: Stepped(torch.round), {"vanishing-gradients": "fail"}),
+    "a comparison": (lambda: Stepped(lambda x: (x > 0).float()), {"frozen-parameters": "warn"}),
+    "saturated for good": (saturated, {"vanishing-gradients": "warn"}),
     "batch statistics": (stateless_norm, {"train-mode-evaluation": "warn"}),
 }
 
@@ -263,3 +288,10 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_wiring(training.model, training.failing_loss, *batch(32), training.optimizer)
     assert same(before, state_of(training.model, training.optimizer))
+
+
+@pytest.mark.parametrize(("name", "words"), [("sign", "with steps"), ("a comparison", "no gradient gets to")])
+def test_what_cuts_the_gradient_off_is_described(name, words):
+    model = SICK[name][0]()
+    found = check_wiring(model, F.cross_entropy, *batch(32), Adam(model.parameters())).findings()
+    assert any(words in finding.message for finding in found)
