@@ -113,6 +113,8 @@ class Inputs:
     """The same in standard deviations."""
     whole: bool
     """Whether the label counts are those of the whole training set."""
+    draws: tuple[int, int, int] = (0, 0, 0)
+    """What the sampler draws first, how much of that is different, and how many samples there are."""
 
     @property
     def balance(self) -> float:
@@ -128,7 +130,8 @@ class Inputs:
             return [
                 Finding("non-finite-loss", "fail", "The inputs contain NaN or infinity.", remedy, "inputs")
             ]
-        found = [*self._information(), *self._labels(), *self._agreement()]
+        found = [*self._repetition(), *self._labels(), *self._agreement()]
+        found = [*([] if found and found[0].where == "sampler" else self._information()), *found]
         if not any(finding.cause == "input-constant" for finding in found):
             found += self._scale()
         if not any(finding.alarming for finding in found):
@@ -154,6 +157,17 @@ class Inputs:
         )
         remedy = "Look at them just before the network: scaling, casts and cropping can wipe them out."
         return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
+
+    def _repetition(self) -> list[Finding]:
+        """A few samples that are drawn again and again."""
+        drawn, different, available = self.draws
+        few = FEW_DISTINCT * min(drawn, available)
+        if drawn >= FEWEST_LABELS and different < few:
+            seen = f"The first {drawn} samples that are drawn are {different} of {available}, over and over."
+            remedy = "Let the sampler draw from all of them, as shuffle=True does."
+            threshold = few / drawn
+            return [Finding("overfitting", "warn", seen, remedy, "sampler", different / drawn, threshold)]
+        return []
 
     def _scale(self) -> list[Finding]:
         scale, seen = self.train.scale, f"Inputs have {self.train}"
@@ -231,6 +245,7 @@ def check_inputs(
     all_targets: Tensor | None = None,
     validation_inputs: Tensor | None = None,
     model: nn.Module | None = None,
+    draws: tuple[int, int, int] = (0, 0, 0),
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
@@ -238,7 +253,8 @@ def check_inputs(
 
     N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
-    labels at hand; `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
+    labels at hand; `draws` tells what the sampler draws: how often, how many different samples, of how many;
+    `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
     counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
     fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
     `classes` is below 2.
@@ -271,6 +287,7 @@ def check_inputs(
         repeats,
         score,
         all_targets is not None,
+        draws,
     )
 
 
@@ -338,6 +355,7 @@ class InputsCheck(Check):
             label_batches=setup.label_batches,
             validation_inputs=setup.validation_inputs,
             model=model,
+            draws=setup.draws,
         )
         mean, sd = (
             ", ".join(f"{value:.2f}" for value in values[:3])

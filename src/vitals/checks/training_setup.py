@@ -21,7 +21,13 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.probes.clipping import clipping_by_hand, clipping_of
-from vitals.probes.loaders import random_batches, successive_batches, unaugmented, validation_loader
+from vitals.probes.loaders import (
+    drawn_places,
+    random_batches,
+    successive_batches,
+    unaugmented,
+    validation_loader,
+)
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.training_step import (
@@ -40,6 +46,8 @@ from vitals.probes.trial import Loss, copies_of
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
+PLACES = 2048
+"""Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
 TRIES = 5
 """Batches of which one must give a loss."""
@@ -88,6 +96,9 @@ class TrainingSetup:
     step: TrainingStep | None = None
     further: tuple[Any, ...] = ()
     """The batches that follow the first one."""
+    draws: tuple[int, int, int] = (0, 0, 0)
+    """Places that the sampler draws first, how many of them are different, and how many samples there are;
+    zeros where that is not known."""
     plain: Callable[[], tuple[Any, Any]] | None = None
     """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
     where a stream gives each sample only once."""
@@ -249,6 +260,7 @@ def training_setup(
         found = found[0] if len(found) == 1 else found
         return replace(
             setup,
+            draws=_draws(trainer.train_dataloader),
             plain=None if batch is not None else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
@@ -260,6 +272,14 @@ def training_setup(
             loss_is_random=_is_random(step),
             gives="class numbers" if step.class_numbers else "network",
         )
+
+
+def _draws(loader: Any) -> tuple[int, int, int]:
+    try:
+        places = drawn_places(loader, PLACES)
+        return len(places), len(set(places)), len(loader.dataset) if places else 0
+    except Exception:  # samplers of one's own may draw anything
+        return 0, 0, 0
 
 
 def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:

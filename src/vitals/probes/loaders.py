@@ -59,6 +59,20 @@ def random_batches(loader: Any, samples: int, mode: str = "max_size_cycle") -> I
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
 
 
+def drawn_places(loader: Any, count: int) -> list[Any]:
+    """The first `count` places in the data set that the sampler of `loader` is about to draw, at most as many
+    as it has in an epoch; none where there is no sampler, as for a stream."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return []
+    sampler = _own(loader.sampler if loader.batch_sampler is None else loader.batch_sampler)
+    drawn: list[Any] = []
+    for some in sampler:
+        drawn += some if isinstance(some, list | tuple) else [some]
+        if len(drawn) >= count:
+            break
+    return drawn[:count]
+
+
 def validation_loader(trainer: L.Trainer) -> Any:
     """The one validation loader of `trainer`, or all where there are several; None without one."""
     loaders = trainer.val_dataloaders

@@ -26,6 +26,7 @@ from foreign import (
     convnet,
     digits,
     fit,
+    loader,
     mlp,
     quick,
 )
@@ -33,7 +34,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from vitals.checks.registry import BUILT_IN, GROUPS
 from vitals.checks.sanity_checks import SanityChecks
@@ -222,3 +223,18 @@ def test_warn_goes_on(tmp_path: Path) -> None:
 def test_a_wrong_name_of_a_check_is_answered() -> None:
     with pytest.raises(UserError, match="did you mean wiring"):
         SanityChecks(["wirin"])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "causes"),
+    [
+        (list(range(10)) * 20, ["overfitting"]),
+        (WeightedRandomSampler([1.0] * 200 + [5.0] * 56, 256), []),
+    ],
+)
+def test_a_sampler_that_draws_a_few_samples_over_and_over_is_told(
+    sampler: Any, causes: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["inputs"])
+    fit(Foreign(mlp()), tmp_path, checks, train=loader(shuffle=False, sampler=sampler))
+    assert alarms(checks.findings) == causes
