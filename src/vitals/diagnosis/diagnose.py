@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     signal.saturated_layer,
     signal.vanishing,
     signal.dead_layer,
+    generalization.classes_renumbered,
     generalization.validation_at_chance,
     generalization.overfitting,
     capacity.underfitting,

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 from vitals.diagnosis.run import Run, needs
 from vitals.findings import Finding
+from vitals.measures.counts import share_between
 
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
+RENAMED = 0.1
+"""Share of the validation images, by two standard errors, that other numbers of the classes put right."""
 GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
@@ -25,7 +28,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
     series = run.history.series(tag)
     validation = [value for value in series.values if math.isfinite(value)]
     training = run.values("loss/train_eval") or run.values("loss/train")
-    if len(validation) < 3 or len(training) < 2 or run.at_chance("val"):
+    if len(validation) < 3 or len(training) < 2 or run.at_chance("val", best=True):
         return
     lowest = min(validation)
     place = series.values.index(lowest)
@@ -55,10 +58,33 @@ def overfitting(run: Run) -> Iterator[Finding]:
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
+@needs("validation/relabelled", verdict="order of the classes")
+def classes_renumbered(run: Run) -> Iterator[Finding]:
+    """The network knows the validation images, by other numbers of their classes."""
+    relabelled = run.history.last("validation/relabelled", math.nan)
+    accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
+    least, _ = share_between(relabelled * samples, samples)
+    _, most = share_between(accuracy * samples, samples)
+    if not least - most > RENAMED or relabelled < run.accuracy("train") / 2:
+        return
+    message = (
+        f"{accuracy:.0%} of {samples:.0f} validation images are right, but {relabelled:.0%} would be if each "
+        f"class that is predicted were called what it most often is: classes have other numbers there."
+    )
+    remedy = (
+        "Number the classes by one table (class_to_idx) in both sets, and look at how their folders sort."
+    )
+    yield Finding(
+        "train-val-mismatch", "fail", message, remedy, "accuracy/val", relabelled, accuracy, exact=True
+    )
+
+
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation images are not even begun to be."""
     if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):
+        return
+    if any(classes_renumbered(run)):
         return
     most = run.share_right("val")[1] - run.chance_accuracy
     if not run.at_chance("val") or most > 0.3 * run.above_chance("train"):

@@ -140,11 +140,16 @@ class Run:
         """Accuracy less that of always giving the commonest class."""
         return self.accuracy(part) - self.chance_accuracy
 
-    def at_chance(self, part: str) -> bool:
-        """Whether the accuracy on `part` is no better than chance, as far as its samples can tell."""
+    def at_chance(self, part: str, best: bool = False) -> bool:
+        """Whether the latest accuracy on `part`, or the best one, is no better than chance, as far as its
+        samples can tell."""
         chance = self.chance_accuracy
         error = math.sqrt(max(chance * (1 - chance), 1e-9) / max(self.samples(part), 1))
-        return self.above_chance(part) < max(CERTAIN * error, 0.03)
+        above = self.above_chance(part)
+        if best:
+            measured = [*self.values(f"accuracy/{part}_eval"), *self.values(f"accuracy/{part}")]
+            above = max([value - chance for value in measured if math.isfinite(value)], default=above)
+        return above < max(CERTAIN * error, 0.03)
 
     def samples(self, part: str) -> float:
         """On how many samples the accuracy on `part` was measured; where that is not known, a hundred."""

@@ -124,6 +124,8 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
     return metrics
 
 
+GAP = 0.15
+"""Accuracy of training above validation from which the validation subset is looked at, too."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -335,19 +337,36 @@ class LearningCurves(Monitor):
     ) -> dict[str, float]:
         if self.subsets is None:
             twin = shared_twin(trainer, module)
-            self.subsets = FixedSubsets(twin, self.batch, self.subset_samples, not logged)
+            self.subsets = FixedSubsets(twin, self.batch, self.subset_samples)
             self.batch = None
             if recorder := recorder_of(trainer):
                 recorder.add_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
+        found.pop("relabelled", None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
-        if self.subsets.validation is not None:
-            found = self.subsets.evaluate(*self.subsets.validation)
-            named |= {f"{name}/val_eval": value for name, value in found.items()}
-        validation = named.get("accuracy/val_eval", metrics.get("accuracy/val"))
+        known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
+        if not logged or (known is not None and reached - known > GAP):
+            named |= self._validated(trainer, self.subsets, logged)
+        validation = named.get("accuracy/val_eval", known)
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
         return named
+
+    @staticmethod
+    def _validated(trainer: L.Trainer, subsets: FixedSubsets, logged: bool) -> dict[str, float]:
+        """What the validation subset says beside what the module logs itself."""
+        if subsets.validation is None:
+            return {}
+        found = subsets.evaluate(*subsets.validation)
+        relabelled = found.pop("relabelled", None)
+        if recorder := recorder_of(trainer):
+            if not recorder.history.tags("facts/val_subset"):
+                recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
+            if relabelled is not None:
+                epoch, both = trainer.current_epoch + 1, {"relabelled": relabelled, **found}
+                measured = {f"validation/{name}": value for name, value in both.items()}
+                recorder.history.add(trainer.global_step, float(epoch), measured)
+        return {} if logged else {f"{name}/val_eval": value for name, value in found.items()}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.subsets = None

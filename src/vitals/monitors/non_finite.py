@@ -205,7 +205,14 @@ class NonFinite(Monitor):
     def _report(self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int) -> None:
         self.found = True
         finding = Finding(
-            "non-finite-loss", "fail", message, remedy, where, step=step, epoch=round(epoch_of(trainer), 4)
+            "non-finite-loss",
+            "fail",
+            message,
+            remedy,
+            where,
+            step=step,
+            epoch=round(epoch_of(trainer), 4),
+            exact=where in ("input", "loss"),  # no rate makes of finite outputs a loss that is not
         )
         self.findings.append(finding)
         if recorder := recorder_of(trainer):

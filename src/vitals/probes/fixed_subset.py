@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26
 """Inputs are kept on the device as they are: 64 MiB are 5,000 images of CIFAR and 100 of ImageNet."""
+MOST_CLASSES = 1000
+"""Classes of which the predictions are counted, each for each."""
 AT_ONCE = 250
 """Samples in one forward pass."""
 
@@ -40,15 +43,14 @@ class FixedSubsets:
         twin: of the module that trains, whose trainer has its loaders set up.
         batch: a training batch.
         samples: of each subset, at most.
-        validation: whether a validation subset is wanted.
 
     Raises:
         NoLoss: if the step gives no loss for this batch.
         UserError: if step, batches or loaders cannot be looked at.
     """
 
-    def __init__(self, twin: Twin, batch: Any, samples: int, validation: bool) -> None:
-        self.twin, trainer = twin, twin.trainer
+    def __init__(self, twin: Twin, batch: Any, samples: int) -> None:
+        self.twin, self.samples, trainer = twin, samples, twin.trainer
         self.twin.refresh()
         few = first_samples(batch, 8)
         self.twin.rehearse(few)
@@ -60,21 +62,28 @@ class FixedSubsets:
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             step = self.twin.module.training_step
-            validating = validation_loader(trainer)
             try:
-                loader = unaugmented(trainer.train_dataloader, validating, samples)
+                loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )
             except StreamOnly:  # then the batch at hand must do
                 self.training = self._kept([batch], samples, step)
-            self.validation: tuple[Any, Any] | None = None
-            if validation and validating is not None and self.step.network is not None:
-                try:
-                    prepared = map(self.preparation, random_batches(validating, samples))
-                    self.validation = self._kept(prepared, samples, self.twin.module.validation_step)
-                except UserError:  # validation batches may be of another make: then training alone is seen
-                    self.validation = None
+
+    @cached_property
+    def validation(self) -> tuple[Any, Any] | None:
+        """Validation inputs and targets; None where there are none of the make of the training's."""
+        loader, twin = validation_loader(self.twin.trainer), self.twin
+        if loader is None or self.step.network is None:
+            return None
+        twin.refresh()
+        twin.attach(self.evaluating)
+        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            try:
+                prepared = map(self.preparation, random_batches(loader, self.samples))
+                return self._kept(prepared, self.samples, twin.module.validation_step)
+            except UserError:  # validation batches may be of another make: then training alone is seen
+                return None
 
     def _kept(self, batches: Iterable[Any], samples: int, step: Callable[..., Any]) -> tuple[Any, Any]:
         """Inputs as they enter the network, and targets; or whole batches, and how many samples each has."""
@@ -106,18 +115,21 @@ class FixedSubsets:
         return first, rest[0] if len(rest) == 1 else tuple(rest)
 
     def facts(self) -> dict[str, float]:
-        """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; the sizes of
-        the subsets."""
+        """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; how many
+        samples the training subset has."""
         inputs, labels = self.training
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
         if self.step.class_numbers:
             shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
             found["chance_accuracy"] = float(shares.max())
-        return found | ({"val_subset": float(len(self.validation[0]))} if self.validation else {})
+        return found
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and accuracy where there are class numbers, of the present weights in evaluation mode.
+        """Loss, and for class numbers `accuracy` and `relabelled`, of the present weights in evaluation mode.
+
+        `relabelled` is the accuracy that there would be if each class that is predicted were called what it
+        most often is.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -141,7 +153,9 @@ class FixedSubsets:
         network = self.step.network
         assert network is not None
         network.eval()
-        losses, hits = [], []
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        confused: list[Tensor] = []
         for place in range(0, len(inputs), AT_ONCE):
             part = slice(place, place + AT_ONCE)
             some = inputs[part]
@@ -150,6 +164,12 @@ class FixedSubsets:
             losses.append(self.step.loss(outputs, their).float() * len(some))
             if self.step.class_numbers:
                 hits.append((outputs.argmax(dim=1) == their).sum())
-        loss, *right = torch.stack([torch.stack(losses).sum(), *map(torch.Tensor.float, hits)]).tolist()
-        found = {"loss": loss / len(inputs)}
-        return found | ({"accuracy": sum(right) / len(inputs)} if right else {})
+                if (classes := outputs.shape[1]) <= MOST_CLASSES:
+                    pairs = outputs.argmax(dim=1) * classes + their.clamp(0, classes - 1)  # type: ignore[union-attr]
+                    confused.append(torch.bincount(pairs, minlength=classes**2))
+        sums = [torch.stack(each).sum(dim=0) for each in (losses, hits, confused) if each]
+        if confused:
+            sums[2] = sums[2].view(classes, classes).amax(dim=1).sum()
+        names = ("loss", "accuracy", "relabelled")
+        totals = torch.stack([each.float() for each in sums]).tolist()
+        return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
 from torch.utils.data import DataLoader, TensorDataset
 
+from vitals.diagnosis.callback import Diagnosis
 from vitals.measures.names import canonical
 from vitals.monitors.learning_curves import LearningCurves, epoch_metrics, momentum_of
 
@@ -231,3 +233,37 @@ def test_an_optimizer_without_a_momentum_has_none_to_tell() -> None:
     assert momentum_of({"betas": (0.8, 0.99)}) == 0.8
     assert momentum_of({"momentum": 0.7}) == 0.7
     assert momentum_of({"lr": 0.1}) is None
+
+
+class LogsAccuracy(Foreign):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits = self.net(batch[0])
+        self.log("val_loss", F.cross_entropy(logits, batch[1]))
+        self.log("val_acc", (logits.argmax(dim=1) == batch[1]).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("rename", "causes"),
+    [
+        (lambda labels: labels, []),
+        (lambda labels: (labels + 3) % 10, ["train-val-mismatch"]),
+        (lambda labels: labels[torch.randperm(len(labels))], []),
+    ],
+)
+def test_classes_with_other_numbers_in_validation_are_told(
+    rename: Any, causes: list[str], tmp_path: Path
+) -> None:
+    diagnosis, (images, labels) = Diagnosis(report=False, summary=False), digits(512)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        callbacks=[LearningCurves(1, subset_samples=256), diagnosis],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=6,
+    )
+    validation = DataLoader(TensorDataset(images[256:], rename(labels[256:])), 64)
+    trainer.fit(LogsAccuracy(mlp(), lr=0.2), loader(), validation)
+    assert [finding.cause for finding in diagnosis.findings if finding.exact] == causes
