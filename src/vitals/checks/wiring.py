@@ -219,12 +219,14 @@ def check_wiring(
     targets: Any,
     optimizers: Optimizer | Sequence[Optimizer] = (),
     later: bool = False,
+    left_out: Container[str] = (),
 ) -> Wiring:
     """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and `targets`: class
     numbers (N,), or what else the loss takes.
 
     N ≥ 4, better 64. Modes are judged as they are, so give the model as it trains. Without `optimizers` their
-    parameters are not looked at; `later` says that they are going to be given further ones. After Karpathy, A
+    parameters are not looked at; `later` says that they are going to be given further ones, `left_out` names
+    parameters of networks that are none of their business. After Karpathy, A
     Recipe for Training Neural Networks, 2019 ("use backprop to chart dependencies"). Raises `UserError` where
     inputs, targets and loss do not fit together.
     """
@@ -261,7 +263,7 @@ def check_wiring(
         tuple(name for name in parameters if name not in wanting),
         tuple(apart),
         later,
-        tuple(_frozen_fresh(model, held if optimizers else None)),
+        () if later else tuple(_frozen_fresh(model, inputs, left_out)),
         tuple(name for name in missing if name not in apart),
         sum(identity not in own for identity in held),
         tuple(name for name in flow.unreached if name not in apart),
@@ -317,21 +319,17 @@ def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Se
     return not any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
-def _frozen_fresh(model: nn.Module, held: Container[int] | None) -> list[str]:
-    """Frozen layers at fresh weights; none unless they are more than half of the layers, and two at
-    least: one random projection, or an untrained teacher beside its pupil, is nobody's mistake.
-
-    Nor are layers that are left out of the optimizers too, which hold the parameters `held` (by identity;
-    None where they are not known): two acts that agree are meant.
+def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> list[str]:
+    """Frozen layers at fresh weights on the way to the outputs; none unless they are more than half of the
+    layers, and two at least: one random projection is nobody's mistake. `filter(requires_grad)` leaves them
+    out of the optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
     frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
-    if len(frozen) < 2 or 2 * len(frozen) <= len(layers):
-        return []
-    if held is not None and not any(id(layers[name].weight) in held for name in frozen):
-        return []
-    fresh = fresh_layers(model)
-    return frozen if set(frozen) <= set(fresh) else []
+    weights = [f"{name}.weight" for name in frozen]
+    meant = len(frozen) < 2 or 2 * len(frozen) <= len(layers) or any(name in left_out for name in weights)
+    fresh = set() if meant else set(fresh_layers(model))
+    return frozen if fresh >= set(frozen) and not meant and _matter(model, inputs, weights) else []
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:
@@ -415,7 +413,9 @@ class WiringCheck(Check):
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
-    result = check_wiring(setup.model, setup.loss, *setup.batch(samples), setup.optimizers, setup.later)
+    result = check_wiring(
+        setup.model, setup.loss, *setup.batch(samples), setup.optimizers, setup.later, setup.left_out
+    )
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))

@@ -21,6 +21,10 @@ EARLY = 4
 """Batches of the training that are looked at, beside the first two of every epoch."""
 DEPTH = 4
 """Lists and objects within each other in which a tensor is looked for by name."""
+PATIENCE = 50
+"""Batches without a step after which it is not gradients that are being added up."""
+FEW = 10
+"""Parameters that are watched meanwhile."""
 SAMPLE = 1000
 """Elements by which a tensor is seen to have changed."""
 
@@ -49,6 +53,15 @@ class LossParameters(Monitor):
         self.batches = self.number = 0
         self.strays: dict[int, tuple[Tensor, Tensor, int]] = {}
         """Of the look before: tensors that nobody holds, some of their values, and the step."""
+        self.first = trainer.global_step
+        self.given = 0
+        """Losses given to `backward`."""
+        self.at_start: list[tuple[Tensor, Tensor]] = []
+        """Some parameters of the optimizers, and some of their values."""
+        if not module.automatic_optimization:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            held = [p for group in groups for p in group["params"] if p.requires_grad]
+            self.at_start = [(parameter, _some(parameter)) for parameter in held[:FEW]]
         self.made_anew = 0
         """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
 
@@ -62,8 +75,28 @@ class LossParameters(Monitor):
         return self.active and (self.batches <= EARLY or self.number < 2)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self.given += 1
         if self._wanted():
             self.guarded(self._look, trainer, pl_module, loss)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.at_start and self.batches == PATIENCE:
+            self.guarded(self._standing_still, trainer)
+            self.at_start = []
+
+    def _standing_still(self, trainer: L.Trainer) -> None:
+        """Say that a step by hand moves nothing: neither a step is taken, nor does a parameter change."""
+        if trainer.global_step > self.first or any(not torch.equal(_some(p), v) for p, v in self.at_start):
+            return
+        message = f"After {self.batches} batches no optimizer has taken a step and no parameter has changed"
+        called = "no loss was given to manual_backward"
+        remedy = "Call manual_backward(loss) in training_step, then optimizer.step()."
+        if self.given:
+            called = f"{self.given} losses were given to manual_backward"
+            remedy = "Call optimizer.step() in training_step, after manual_backward."
+        self._say(trainer, f"{message}; {called}.", remedy, "optimizer", self.batches)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

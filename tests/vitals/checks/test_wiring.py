@@ -116,12 +116,14 @@ def test_layers_frozen_as_they_were_drawn_are_told_from_pretrained_ones(drawn):
     assert "frozen-parameters" not in named(trained)
 
 
-@pytest.mark.parametrize("left_out", [True, False])
-def test_fresh_layers_that_the_optimizer_leaves_out_too_are_frozen_on_purpose(left_out):
+@pytest.mark.parametrize("filtered", [True, False])
+def test_fresh_layers_are_not_meant_to_be_frozen_because_the_optimizer_leaves_them_out(filtered):
     net = frozen_body(trained=False)
-    optimizer = SGD((net[-1] if left_out else net).parameters(), 0.1)
-    found = named(check_wiring(net, F.cross_entropy, *batch(64), optimizer))
-    assert ("frozen-parameters" in found) is not left_out
+    optimizer = SGD((net[-1] if filtered else net).parameters(), 0.1)
+    assert "frozen-parameters" in named(check_wiring(net, F.cross_entropy, *batch(64), optimizer))
+    teacher = {name for name, _ in net[:-1].named_parameters()}
+    found = check_wiring(net, F.cross_entropy, *batch(64), optimizer, left_out=teacher)
+    assert "frozen-parameters" not in named(found)
 
 
 class Detached(nn.Module):

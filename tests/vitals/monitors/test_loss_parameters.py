@@ -19,14 +19,13 @@ from vitals.monitors.loss_parameters import LossParameters
 def look(module: L.LightningModule, **options: Any) -> list[Finding]:
     monitor = LossParameters()
     trainer = L.Trainer(
-        max_epochs=2,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[monitor],
-        **options,
+        **{"max_epochs": 2, **options},
     )
     trainer.fit(module, loader())
     return [finding for finding in monitor.findings if finding.alarming]
@@ -191,3 +190,44 @@ def test_what_is_meant_is_not_blamed(module: Any) -> None:
 
 def test_gradient_accumulation_is_no_standstill() -> None:
     assert look(UpdatedByHand(), accumulate_grad_batches=4) == []
+
+
+class ByHand(Foreign):
+    """Does what is given with optimizer and loss, under manual optimisation."""
+
+    def __init__(self, act: Any) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization, self.act = False, act
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.act(self, self.optimizers(), F.cross_entropy(self.net(batch[0]), batch[1]), batch_idx)
+
+
+def backward_alone(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    module.manual_backward(loss)
+
+
+def past_lightning(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    module.manual_backward(loss)
+    optimizer.optimizer.step()
+
+
+def once_an_epoch(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    module.manual_backward(loss)
+    if number == 7:
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (backward_alone, "50 losses were given to manual_backward"),
+        (lambda *arguments: None, "no loss was given to manual_backward"),
+        (past_lightning, None),
+        (once_an_epoch, None),
+    ],
+)
+def test_a_training_that_never_steps_is_told(act: Any, said: str | None) -> None:
+    found = look(ByHand(act), max_epochs=7)
+    assert [said in finding.message for finding in found if said] == ([True] if said else [])
+    assert bool(found) is bool(said)
