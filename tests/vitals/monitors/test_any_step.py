@@ -193,7 +193,7 @@ class Sparing(Foreign):
 
 
 ALL = [name for name in GROUPS["default"] if name != "gradients_after_burn_in"]
-NETWORK = [name for name in ALL if name not in ("loss_at_chance", "informative_inputs")]
+NETWORK = [name for name in ALL if name not in ("outputs", "loss_at_chance", "informative_inputs")]
 LOSS = [name for name in NETWORK if name != "inputs"]
 LOSSES = ["wiring", "validation_mode", "gradients"]
 
