@@ -7,15 +7,12 @@ torch, so that a wrong value is answered at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from vitals.runs.config import schema as types
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-"""The folder with `train.yaml` and the project's config groups."""
 OURS = "project."
 IMAGE_DATA = f"{OURS}data.data_module.ImageData"
 NETWORKS = tuple(f"{OURS}networks.{name}." for name in ("convnet", "mlp", "resnet18", "three_layer", "vgg"))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
@@ -31,7 +33,7 @@ from vitals.runs.config.overrides import (
     search_path,
 )
 from vitals.runs.config.resume import resumed_config
-from vitals.runs.quoting import hydra_value
+from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import RunFolder, shown
 from vitals.status_line import status_line
 from vitals.sweeps.jobs.backends import not_of_hydra
@@ -49,6 +51,19 @@ OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
 OF_SWEEPS = ("launcher", "search", "resume_sweep")
 """Keys that say how to run several jobs, and nothing of what one run does."""
+
+
+@contextmanager
+def answers_mistakes() -> Iterator[None]:
+    """Within it, a `UserError` ends the program with its message and exit code 2."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        yield
+    except UserError as error:
+        if full_error:
+            raise
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_command(
@@ -72,17 +87,10 @@ def run_command(
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
-    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    try:
-        config_dir, config_name = primary_configuration(config_dir, config_name)
-        if not _is_worker():
-            check_command_line(config_dir, config_name, check, prepare, trains)
-        _hand_over(task, config_dir, config_name, check)
-    except UserError as error:
-        if full_error:
-            raise
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+    config_dir, config_name = primary_configuration(config_dir, config_name)
+    if not _is_worker():
+        check_command_line(config_dir, config_name, check, prepare, trains)
+    _hand_over(task, config_dir, config_name, check)
 
 
 def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str]:
@@ -96,7 +104,8 @@ def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str
     """
     flags = get_args_parser().parse_args()
     if flags.config_path is not None:
-        places = [Path(sys.argv[0]).absolute().parent / flags.config_path, Path(flags.config_path).absolute()]
+        given = Path(flags.config_path)
+        places = [Path(this_program()).absolute().parent / given, given.absolute()]
         config_dir = next(filter(Path.is_dir, places), places[-1])
         if not config_dir.is_dir():
             raise UserError(f"--config-path={flags.config_path} is not a folder: name one of YAML files.")
@@ -193,6 +202,8 @@ def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
         config = compose(config_name, words, return_hydra_config=True)
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
+        file.stem.upper(): shlex.join(program(command=file.stem)) for file in COMMANDS.glob("[a-z]*.py")
+    } | {
         "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
         "CONFIG": OmegaConf.to_yaml(task),
     }

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import build as project
-from project.schema import CONFIGS
 from project.train import train
 from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.run import ensemble
@@ -41,7 +40,7 @@ TINY += ["callbacks.learning_curves.subset_samples=0", "~callbacks.histograms", 
 
 
 def trained(folder: Path, *words: str) -> Path:
-    [config] = Overrides(CONFIGS, "train", [*TINY, *words]).composed()
+    [config] = Overrides(commands.ROOT / "configs", "train", [*TINY, *words]).composed()
     run(config, RunFolder(folder), train)
     return folder
 

@@ -25,9 +25,11 @@ FLOORS = [
     ["runs"],
     ["sweeps", "ensembles"],
     ["command_line"],
+    ["commands"],
+    ["__main__"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-HYDRAS_SIDE = {"runs", "sweeps", "ensembles", "command_line"}
+HYDRAS_SIDE = {"runs", "sweeps", "ensembles", "command_line", "commands"}
 NEEDS_OF_THE_PROJECT = {"hydra", "omegaconf", "pydantic", "sklearn", "optuna", "torchvision"}
 
 

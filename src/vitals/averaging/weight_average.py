@@ -165,9 +165,7 @@ class WeightAverage(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.averaged_is_better = self.averaged is not None and self._better(self.averaged, self.best_raw)
-        known = self.averaged is not None and self.best_raw is not None
-        worse = known and self._gain(self.averaged or 0.0, self.best_raw or 0.0) < -WORSE
-        (rank_zero_warn if worse else rank_zero_info)(self.verdict())
+        rank_zero_info(self.verdict())
 
     def verdict(self) -> str:
         """One sentence on which weights are better on validation, or why that is not known."""

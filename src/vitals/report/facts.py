@@ -314,4 +314,4 @@ def _length(run: RunRecord) -> tuple[float, int]:
 def _with_seed(command: str, seed: Any) -> str:
     """The command with the seed that was drawn, without which it would give another run."""
     drawn = seed is not None and not re.search(r"(^|\s)seed=\d", command)
-    return f"{command} seed={seed}" if drawn and "train.py" in command else command
+    return f"{command} seed={seed}" if drawn and re.search(r"train\.py|vitals train", command) else command

@@ -245,10 +245,11 @@ def require_same_network(module: nn.Module, checkpoint: dict[str, Any], path: Pa
 
 
 def quiet_lightning() -> None:
-    """Leave Lightning's messages to the root logger: they go to `train.log`, not to the terminal."""
+    """Leave Lightning's messages to the root logger: of a run they go to `train.log`, not to the terminal."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.15
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vitals.runs.quoting import program
+
 PACKAGES = ("vitals", "torch", "torchvision", "lightning", "hydra-core")
 
 
@@ -19,7 +21,7 @@ def provenance() -> dict[str, Any]:
     import torch  # here, as all else in this file is wanted before there is time for it
 
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join([*program(), *sys.argv[1:]]),
         "git": git_state(Path(__file__).parent),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {

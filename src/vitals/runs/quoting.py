@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from vitals.runs.run_folder import shown
+
+COMMANDS = Path(__file__).parents[1] / "commands"
+SCRIPTS = {"sweep": "sweep_report.py"}
+"""Of the template's scripts those that have another name than their command."""
 
 
 def hydra_value(text: object) -> str:
@@ -19,36 +24,59 @@ def hydra_value(text: object) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
 
 
-def script_from_here(record: dict[str, str], name: str = "") -> str:
-    """The path of the script that a sweep was started with, or of `name` beside it, from the working folder.
+def program(script: str = "", command: str = "", started_in: str = "") -> list[str]:
+    """The words before the overrides of a command, as a shell in the working folder takes them.
 
     Args:
-        record: of the sweep, as `sweep.json` has it.
-        name: of another script.
+        script: how something was started, as `this_program` has it; empty for what runs now.
+        command: another one of the instrument's (`train`, `evaluate`, …), to be started in the same way.
+        started_in: the folder from which the path of `script` goes.
     """
-    script = Path(record.get("script", "scripts/train.py"))
-    script = script.with_name(name) if name else script
-    started_in = record.get("folder", os.getcwd())
-    return os.path.relpath(os.path.join(started_in, script))
+    script = script or this_program()
+    path = Path(started_in, script)
+    if command:
+        path = path.with_name(SCRIPTS.get(command, f"{command}.py"))
+    own = command_of(script)
+    if own or (command and not path.exists()):
+        return [*_console("vitals", "vitals"), command or own]
+    return [_python(), os.path.relpath(path)]
 
 
-def command_line(*words: str) -> str:
-    """`python` and the words, as a shell takes them."""
-    return shlex.join(["python", *words])
+def this_program() -> str:
+    """How what runs now was started: the path of a script, or `vitals <command>`."""
+    script = Path(sys.argv[0]).absolute()
+    of_ours = script.parent == COMMANDS or not script.is_file()
+    return f"vitals {script.stem}" if of_ours else os.path.relpath(script)
 
 
-def command_here(script: str, **values: object) -> str:
-    """The command that runs `script`, one of those beside the script that runs now, from the working folder.
+def command_of(script: str) -> str:
+    """`train` of `vitals train`; empty for the path of a script."""
+    name, _, command = script.partition(" ")
+    return command if name == "vitals" and command.isalpha() else ""
 
-    Args:
-        script: its name, such as `evaluate.py`.
-        values: of its keys.
-    """
-    beside = Path(sys.argv[0]).absolute().with_name(script)
-    path = os.path.relpath(beside) if beside.exists() else f"scripts/{script}"
-    return command_line(path, *(f"{key}={hydra_value(value)}" for key, value in values.items()))
+
+def command_here(command: str, **values: object) -> str:
+    """`command`, started as what runs now was, with values of its keys; to be typed in the working folder."""
+    words = (f"{key}={hydra_value(value)}" for key, value in values.items())
+    return shlex.join([*program(command=command), *words])
 
 
 def curves_command(folder: Path) -> str:
     """The command that shows the curves in `folder`."""
-    return shlex.join(["tensorboard", "--logdir", str(shown(folder))])
+    return shlex.join([*_console("tensorboard", "tensorboard.main"), "--logdir", str(shown(folder))])
+
+
+def _python() -> str:
+    """How a shell starts the Python that runs now."""
+    return "python" if _is_ours("python") else sys.executable
+
+
+def _console(name: str, module: str) -> list[str]:
+    """How a shell starts the console command `name`, which is `module`, with the Python that runs now."""
+    return [name] if _is_ours(name) else [_python(), "-m", module]
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a shell that is asked for `name` takes the one that lies beside the Python that runs now."""
+    found = shutil.which(name)
+    return found is not None and Path(found).absolute().parent == Path(sys.executable).parent

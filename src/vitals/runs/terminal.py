@@ -114,7 +114,7 @@ def print_results(
     )
     for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
         print_as_it_is(f"curves:   {place}")
-    print_as_it_is(f"evaluate: {command_here('evaluate.py', run=shown(folder.path))}")
+    print_as_it_is(f"evaluate: {command_here('evaluate', run=shown(folder.path))}")
 
 
 def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
@@ -140,7 +140,7 @@ def print_interruption(folder: RunFolder) -> None:
     epoch = folder.read_status().get("epoch", 0)
     if folder.last_checkpoint.exists():
         console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch}. To go on:")
-        print_as_it_is(command_here("train.py", resume=shown(folder.path)))
+        print_as_it_is(command_here("train", resume=shown(folder.path)))
     else:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from vitals.errors import UserError
 from vitals.files import existing_folder, read_json, write_json
 from vitals.runs.metric import Metric
+from vitals.runs.quoting import program
 from vitals.runs.run_folder import SWEEP, RunFolder, now
 
 LONGEST_NAME = 120
@@ -83,6 +84,12 @@ class SweepFolder:
             }
             content["metric"] = asdict(metric)
             write_json(self.record, content)
+
+    def program(self, command: str = "") -> list[str]:
+        """The words that start its own command, or another of the instrument's, from the working folder."""
+        record = self.read_record()
+        script, folder = record.get("script", "scripts/train.py"), record.get("folder", os.getcwd())
+        return program(script, command, folder)
 
     def add_to_record(self, **facts: Any) -> None:
         """Write `facts` into `sweep.json` beside what is there."""

@@ -78,9 +78,13 @@ def _run_job(words: list[str], environment: dict[str, str], folder: str, log: st
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if "torch" in sys.modules and threads.isdecimal():  # torch has read the server's when it was loaded
         sys.modules["torch"].set_num_threads(int(threads))
-    sys.argv = words
+    is_module = words[0] == "-m"
+    sys.argv = words[is_module:]
     try:
-        runpy.run_path(os.path.abspath(words[0]), run_name="__main__")
+        if is_module:
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(os.path.abspath(words[0]), run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out before Python 3.14
 

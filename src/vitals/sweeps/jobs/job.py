@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitals.files import write_json
-from vitals.runs.quoting import hydra_value
+from vitals.runs.quoting import command_of, hydra_value
 from vitals.runs.run_folder import RunFolder, now
 
 OF_THE_SWEEP = (
@@ -75,10 +75,10 @@ def job_words(overrides: Sequence[str]) -> list[str]:
 
 def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
     """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
-    run = RunFolder(folder)
-    if _can_be_resumed(run):
-        return [sys.executable, script, f"resume={hydra_value(folder)}"]
-    return [sys.executable, script, *words, f"hydra.run.dir={hydra_value(folder)}"]
+    program = ["-m", *script.split()] if command_of(script) else [script]
+    if _can_be_resumed(RunFolder(folder)):
+        return [sys.executable, *program, f"resume={hydra_value(folder)}"]
+    return [sys.executable, *program, *words, f"hydra.run.dir={hydra_value(folder)}"]
 
 
 def is_finished(folder: Path) -> bool:

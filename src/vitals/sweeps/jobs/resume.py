@@ -12,7 +12,7 @@ MAY_CHANGE = ("launcher", "search.trials=")
 
 
 def words_of_sweep(arguments: Sequence[str]) -> list[str]:
-    """The words that start a sweep again, in the working folder in which it was started.
+    """The words that start a sweep again.
 
     Args:
         arguments: the words of the command line: `resume_sweep=<folder>`, and what may differ from last time.
@@ -35,7 +35,4 @@ def words_of_sweep(arguments: Sequence[str]) -> list[str]:
                 f"{word} would change the jobs of the sweep that is continued: leave it out, or start a new "
                 f"sweep (with resume_sweep, launcher=, launcher.* and search.trials may be given)."
             )
-    absolute = folder.path.absolute()
-    if os.path.isdir(record["folder"]):
-        os.chdir(record["folder"])  # for the relative paths among the words
-    return [*record["words"], *further, f"hydra.sweep.dir='{absolute}'"]
+    return [*record["words"], *further, f"hydra.sweep.dir='{os.path.abspath(folder.path)}'"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
+from vitals.runs.quoting import this_program
 from vitals.sweeps.jobs.backends import backend, not_of_hydra
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
 from vitals.sweeps.jobs.job import Job, clear_for_another_try, command_for, is_finished, job_words
@@ -42,7 +44,11 @@ class Sweep:
         self.config, self.context = config, context
         self.folder = SweepFolder(Path(config.hydra.sweep.dir).absolute())
         self.metric = Metric.of(config)
-        self.script = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else sys.argv[0]
+        folder = self.folder.read_record().get("folder", ".")
+        self.started_in = os.path.abspath(folder if os.path.isdir(folder) else ".")
+        """Its jobs run there, for the relative paths among their words."""
+        with chdir(self.started_in):
+            self.script = this_program()
         # Unresolved, for `${hydra.job.num}` is known in a job alone.
         hydra: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
         of_all = [word for word in hydra if not word.startswith(OF_THE_FOLDER)]
@@ -104,7 +110,7 @@ class Sweep:
         at_once = len(devices.names) * devices.jobs_per_device
         minutes = self.config.launcher.time_limit
         limit = None if minutes is None else 60.0 * minutes
-        with LiveTable(total, done, at_once, self.metric) as view:
+        with LiveTable(total, done, at_once, self.metric) as view, chdir(self.started_in):
             JobQueue(devices, self.starter, view, limit).run(self._to_run(jobs), ended)
 
     def job(self, number: int, words: Sequence[str]) -> Job:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vitals.runs.quoting import command_line, script_from_here
 from vitals.sweeps.results.results import NOT_VARIED, SweepResults
 from vitals.sweeps.search.space import Dimension, dimension
 
@@ -63,7 +63,7 @@ def borders(results: SweepResults) -> list[Border]:
         word = f"{key}={listing}" if listed else new.sweep_word()
         edge = searched.high if upper else searched.low
         kept = [old for old in record.get("words", []) if not old.startswith((f"{key}=", "hydra.sweep.dir="))]
-        command = command_line(script_from_here(record), "-m", *kept, word)
+        command = shlex.join([*results.folder.program(), "-m", *kept, word])
         found.append(Border(key, edge, upper, word, command))
     return found
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from vitals.runs.quoting import command_line, hydra_value, script_from_here
+from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import shown
 from vitals.sweeps.results.borders import Border
 from vitals.sweeps.results.results import SweepResults
@@ -25,18 +26,17 @@ class Step:
 
 def next_steps(results: SweepResults, edges: list[Border]) -> list[Step]:
     """Warnings first, then what is left to run, then the best jobs as an ensemble."""
-    record = results.folder.read_record()
     steps = [Step("warn", f"{edge.message} To try:", edge.command) for edge in edges]
     left = sum(not job.complete for job in results.jobs)
     if left or results.missing:
         states = [f"{left} failed or interrupted"] if left else []
         states += [f"{results.missing} not started"] if results.missing else []
         resume = f"resume_sweep={hydra_value(shown(results.folder.path))}"
-        command = command_line(script_from_here(record), "-m", resume)
+        command = shlex.join([*results.folder.program(), "-m", resume])
         steps.append(Step("warn", f"{' and '.join(states)}; to run what is missing:", command))
     best = [job for job in results.ranked if job.status == "finished"][:TOP]
     if len(best) > 1:
         runs = ",".join(hydra_value(shown(job.folder)) for job in best)
-        command = command_line(script_from_here(record, "ensemble.py"), f"runs=[{runs}]")
+        command = shlex.join([*results.folder.program("ensemble"), f"runs=[{runs}]"])
         steps.append(Step("note", f"The best {len(best)} together, as an ensemble:", command))
     return steps

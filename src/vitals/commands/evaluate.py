@@ -1,0 +1,27 @@
+"""Evaluate the weights of a run: `vitals evaluate run=<run folder>`."""
+
+from functools import partial
+
+from omegaconf import DictConfig
+
+from vitals.command_line import CONFIGS, answers_mistakes, run_command
+from vitals.runs.config.schema import Evaluation
+from vitals.runs.config.validation import check
+from vitals.runs.project import ProjectFolder
+
+
+@answers_mistakes()
+def main(script: str | None = None) -> None:
+    """Evaluate with the project around `script`, or around the working folder."""
+    project = ProjectFolder.around(script)
+
+    def evaluate(config: DictConfig) -> None:
+        from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
+
+        evaluate(config, project.module("build"))
+
+    run_command(evaluate, CONFIGS, "evaluate", partial(check, Evaluation))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Train as configured: `vitals train optimizer=rmsprop data=digits`. `--help` says more."""
+
+from collections.abc import Callable
+from functools import partial
+
+from omegaconf import DictConfig
+
+from vitals.command_line import answers_mistakes, run_command
+from vitals.runs.config.validation import check_run
+from vitals.runs.project import ProjectFolder
+from vitals.runs.run_folder import RunFolder
+
+
+def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
+    """What is built once on trial before a run, of its configuration."""
+
+    def prepare(config: DictConfig) -> None:
+        from vitals.runs.run import prepare  # imports torch, which the checks before do without
+
+        prepare(config, project.module("build"))
+
+    return prepare
+
+
+@answers_mistakes()
+def main(script: str | None = None) -> None:
+    """Train with the project around `script`, or around the working folder."""
+    project = ProjectFolder.around(script)
+
+    def train(config: DictConfig) -> None:
+        from vitals.runs.run import run
+
+        run(config, RunFolder.of_this_run(), project.module("train").train)
+
+    check = partial(check_run, project.module("schema").Experiment)
+    run_command(train, project.configs, "train", check, preparation(project))
+
+
+if __name__ == "__main__":
+    main()
