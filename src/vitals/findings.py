@@ -28,6 +28,8 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red", "skipped": "dim"}
 """In the terminal."""
+NARROW = 100
+"""Columns of the terminal."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,22 @@ def worst_level(findings: Iterable[Finding]) -> Level:
 
 
 def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
-    """The alarms of a run as one table, most important first, or one line where there is none."""
+    """The alarms of a run, most important first, or one line where there is none.
+
+    They are one table, or in a console of less than `NARROW` columns, where its cells would be a few words
+    wide, a paragraph each.
+    """
     console = console or Console()
     alarms = [finding for finding in ranked(findings) if finding.alarming]
     if not alarms:
         console.print(f"findings: [green]nothing is wrong[/]{escape(in_how_many(findings))}", highlight=False)
+        return
+    if console.width < NARROW:
+        console.print("[italic]Findings[/]")
+        for finding in alarms:
+            head = f"[{COLOURS[finding.level]}]{finding.level}[/] [bold]{finding.cause}[/]"
+            step = f", step {finding.step}" * bool(finding.step)
+            console.print(f"{head}{step}: {escape(sentence(finding))}\n", highlight=False)
         return
     table = Table(title="Findings", title_justify="left")
     for column in ("verdict", "cause", "step", "seen", "remedy"):

@@ -147,9 +147,13 @@ def test_a_mistake_gets_a_sentence_and_code_2_and_leaves_no_folder(words: str, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_traceback_of_a_mistake_can_be_asked_for(tmp_path: Path) -> None:
-    done = commands.run("train", "optimizer.lr=-1", folder=tmp_path, HYDRA_FULL_ERROR="1")
-    assert "Traceback" in done.stderr
+@pytest.mark.parametrize("name", ["train", "check", "evaluate", "ensemble", "report", "sweep_report"])
+def test_the_traceback_of_a_mistake_is_shown_where_it_is_asked_for_alone(name: str, tmp_path: Path) -> None:
+    mistake = {"sweep_report": "nowhere", "report": "run=nowhere", "evaluate": "run=nowhere"}
+    word = mistake.get(name, "sweep=nowhere" if name == "ensemble" else "optimizer.lr=-1")
+    done = commands.run(name, word, folder=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "Traceback" in commands.run(name, word, folder=tmp_path, HYDRA_FULL_ERROR="1").stderr
 
 
 def test_a_mistake_found_in_the_images_names_the_file_and_is_recorded(tmp_path: Path) -> None:
@@ -168,7 +172,8 @@ def test_help_shows_groups_choices_and_three_examples_without_torch(tmp_path: Pa
     command = [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "train.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "optimizer: adadelta, adagrad, adam, adamw, lbfgs, momentum, nesterov, rmsprop, sgd" in done.stdout
-    assert done.stdout.count("python scripts/train.py") >= 3
+    train = os.path.relpath(ROOT / "scripts" / "train.py", tmp_path)  # each can be pasted here
+    assert len(re.findall(rf"^  python {train} \S", done.stdout, re.MULTILINE)) >= 3
     assert not re.search(r"\| torch$", done.stderr, re.MULTILINE)
 
 

@@ -84,3 +84,4 @@ def test_every_command_that_is_printed_can_be_pasted(key: str, tmp_path: Path) -
     pasted = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
     assert pasted.returncode == 0, pasted.stderr
     assert "accuracy" in pasted.stdout
+    assert (pasted.stderr, "GPU available" in pasted.stdout) == ("", False)

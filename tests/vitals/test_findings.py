@@ -1,11 +1,13 @@
 """Findings: one order of importance, and JSON that every reader takes."""
 
+import io
 import json
 import math
 
 import pytest
+from rich.console import Console
 
-from vitals.findings import Finding, ranked, read_findings, worst_level, write_findings
+from vitals.findings import Finding, print_findings, ranked, read_findings, worst_level, write_findings
 
 
 def finding(level="warn", message="", cause="dead-relu", **facts):
@@ -104,3 +106,17 @@ def test_what_another_project_found_is_read_without_its_causes(tmp_path):
     [read] = read_findings(path)
     assert (read.cause, read.check, read.station) == ("of-another-project", "mine", "loss")
     assert read.alarming
+
+
+@pytest.mark.parametrize(("width", "is_table"), [(80, False), (99, False), (100, True), (160, True)])
+def test_in_a_narrow_terminal_they_are_paragraphs(width, is_table):
+    console = Console(width=width, record=True, file=io.StringIO())
+    message = "The outputs [and more] of 'layers.0' are zero for all of the 256 samples that were looked at."
+    print_findings([finding("fail", message, remedy="Lower the learning rate.", step=7)], console)
+    said = console.export_text()
+    assert ("│" in said) == is_table
+    assert max(map(len, said.splitlines())) <= width
+    if not is_table:
+        assert (
+            " ".join(said.split()) == f"Findings fail dead-relu, step 7: {message} Lower the learning rate."
+        )

@@ -5,6 +5,8 @@ import math
 import pytest
 
 from vitals.runs.metric import Metric, bare_name
+from vitals.runs.run_folder import RunFolder
+from vitals.runs.terminal import final_metrics
 
 ROWS = [
     {"epoch": 1.0, "accuracy/val": 0.5, "loss/val": 1.0, "mae/val": 3.0},
@@ -32,6 +34,12 @@ def test_only_epochs_with_a_finite_score_count_and_only_up_to_the_given_one():
     assert Metric("accuracy/val", "max", "loss/val").best_score(ROWS, within=1) == 0.5
     assert Metric("val_f1", "max").best(ROWS) is None
     assert Metric("mae/val", "min").best_score(ROWS[2:]) is None
+
+
+def test_the_last_weights_have_no_score_of_an_epoch_before(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,loss/train,loss/val\n1,3,4\n2,2,3\n3,1,\n")
+    figures = final_metrics(RunFolder(tmp_path), Metric("loss/val", "min"), {})
+    assert figures == {"best/epoch": 2, "best/loss_val": 3.0, "last/epoch": 3}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,10 @@ class Budget:
 
         handle = register_module_forward_pre_hook(look)
         try:
-            yield
+            with warnings.catch_warnings():
+                # torch.compile calls it twice as often, which does no harm.
+                warnings.filterwarnings("ignore", message=".*global hooks on modules")
+                yield
         finally:
             handle.remove()
 

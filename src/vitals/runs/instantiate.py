@@ -251,6 +251,7 @@ def quiet_lightning() -> None:
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA_HOME without a GPU
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.15
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 

@@ -18,10 +18,10 @@ def require_prerequisites(config: DictConfig) -> None:
     """
     for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
         if find_spec(name) is None:
-            raise UserError(f"logger={name} needs the package {name}: pip install -e '.[{name}]'")
+            raise UserError(f"logger={name} needs the package {name}: pip install {name}")
     sampler = (config.get("search") or {}).get("sampler")
     if sampler and find_spec("optuna") is None:
-        raise UserError(f"search={sampler} needs the package optuna: pip install -e '.[search]'")
+        raise UserError(f"search={sampler} needs the package optuna: pip install optuna")
     if config.trainer.accelerator == "mps":
         from torch.backends import mps
 

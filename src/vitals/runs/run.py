@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -51,12 +52,14 @@ def prepare(config: DictConfig, project: Project) -> None:
     """
     require_prerequisites(config)
     quiet_lightning()
-    project.prepare(config)
-    build_trainer(config, **FLAGS_OF_A_TRIAL)
-    build_callbacks(config)
-    build_average(config)
-    build_checks(config)
-    build_diagnosis(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself says it
+        project.prepare(config)
+        build_trainer(config, **FLAGS_OF_A_TRIAL)
+        build_callbacks(config)
+        build_average(config)
+        build_checks(config)
+        build_diagnosis(config)
     if config.resume:
         require_unfinished(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -60,15 +61,14 @@ def final_metrics(
     def take(kind: str, row: Row) -> None:
         figures[f"{kind}/epoch"] = int(row["epoch"])
         for name in validated:
-            if name in row:
+            if math.isfinite(row.get(name, math.nan)):
                 figures[f"{kind}/{_flat(name)}"] = row[name]
 
     validated = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_validation(name)]
     best = metric.best(rows)
     if best is not None:
         take("best", best)
-    take("last", next((row for row in reversed(rows) if metric.has(row)), {"epoch": last["epoch"]}))
-    figures["last/epoch"] = int(last["epoch"])
+    take("last", last)  # without a figure where it was not validated: that of an earlier epoch is not its own
     averages = {name: value for name, value in last.items() if name.startswith("val_average/")}
     if averages:
         figures["average/epoch"] = int(last["epoch"])

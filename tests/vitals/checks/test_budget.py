@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitals
-from vitals.checks.budget import Pace, default_budget
+from vitals.checks.budget import Budget, Pace, default_budget
 from vitals.checks.check import Check, Outcome
 from vitals.checks.registry import GROUPS
 from vitals.checks.sanity_checks import SanityChecks
@@ -153,6 +154,14 @@ def test_without_a_limit_nothing_is_left_out(tmp_path: Path, capsys: pytest.Capt
     assert not any(row.whole for row in checks.rows)
     assert len(checks.rows) == len(GROUPS["default"]) - 1
     assert "For want of time" not in capsys.readouterr().out
+
+
+def test_a_compiled_module_that_is_stopped_is_no_reason_to_warn() -> None:
+    compiled = torch.compile(nn.Linear(2, 2), backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Budget(60).stopping():
+            compiled(torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("budget", [0, -3.0, math.nan])

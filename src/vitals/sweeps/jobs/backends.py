@@ -68,7 +68,7 @@ def not_of_hydra(choice: str) -> UserError:
 
 def _require_package(package: str, launcher: str) -> None:
     if find_spec(package) is None:
-        raise UserError(f"launcher={launcher} needs the package {package}: pip install -e '.[{launcher}]'")
+        raise UserError(f"launcher={launcher} needs the package {package}: pip install {package}")
 
 
 def local(config: DictConfig, script: str) -> Backend:
