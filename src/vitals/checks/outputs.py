@@ -12,6 +12,7 @@ from vitals.checks.chance import kind_of
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
+from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.trial import check_rows, trial
 
@@ -92,6 +93,11 @@ def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
         torch.manual_seed(1)
         again = copies.outputs(one)
         bend = math.nan
+        with torch.enable_grad():
+            known = {id(parameter) for parameter in copies.model.parameters()}
+            leaves = graph_leaves(copies.outputs(one[:2]).sum())
+        # Layers that are made in the forward pass differ from pass to pass; that is no noise.
+        anew = any(isinstance(leaf, nn.Parameter) and id(leaf) not in known for leaf in leaves)
         if inputs.is_floating_point():
             mixed = copies.outputs(FIRST * one + SECOND * other)
             straight = [_unsquashed(outputs) for outputs in (first, second, mixed)]
@@ -103,7 +109,8 @@ def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
         if isinstance(module, WEIGHTED) and module.weight.requires_grad
     )
     zeros = float((both == 0).float().mean())
-    return Outputs(bend, layers, _share(again - first, first), float(both.min()), zeros)
+    noise = math.nan if anew else _share(again - first, first)
+    return Outputs(bend, layers, noise, float(both.min()), zeros)
 
 
 def _unsquashed(outputs: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradients.comparison import ENOUGH, BurnIn, Comparison, ParameterSummary, error_limit
 from vitals.checks.gradients.difference import (
+    TOO_SMALL,
     Differences,
     Estimate,
     Line,
@@ -33,6 +35,7 @@ from vitals.checks.gradients.functional_loss import (
     Loss,
     Part,
     Penalty,
+    Stops,
     batch_size,
     check_numbers,
     check_parameters,
@@ -80,6 +83,7 @@ def check_gradients(
     seed: int = 0,
     tensors: int | None = None,
     numbers: int | None = None,
+    stops_are_meant: bool = False,
 ) -> GradientCheck:
     """Compare the gradients of `loss` with centred differences [f(x+h) − f(x−h)] / 2h, on a float64 copy.
 
@@ -110,6 +114,8 @@ def check_gradients(
             with a penalty all are. Where the time of `vitals.checks.budget` runs out, those that are done by
             then count.
         numbers: in how many of their elements at most, for each takes 80 bytes; None for no limit.
+        stops_are_meant: whether what `detach`, `.data` and `no_grad` give counts as constant, as a target or
+            a baseline does; else a gradient that they keep from arriving is a fault.
 
     Returns:
         One row per element, a summary per parameter and the findings: `wrong-gradient` with the parameter
@@ -149,7 +155,7 @@ def check_gradients(
         count = len(function.tensors)
         if penalty is None:
             function.narrow(_spread(function, tensors, numbers))
-        summaries, scale = _check_part(function, "data", order, elements, steps)
+        summaries, scale = _check_part(function, "data", order, elements, steps, stops_are_meant)
         ratios: tuple[tuple[str, float], ...] = ()
         if penalty is not None:
             finite_value(function, "penalty")
@@ -195,7 +201,12 @@ def _burn_in(function: FunctionalLoss, steps: int) -> BurnIn:
 
 
 def _check_part(
-    function: FunctionalLoss, part: Part, order: dict[str, int], elements: int, steps: Sequence[float]
+    function: FunctionalLoss,
+    part: Part,
+    order: dict[str, int],
+    elements: int,
+    steps: Sequence[float],
+    stops_are_meant: bool = False,
 ) -> tuple[list[ParameterSummary], float]:
     """Summaries of all tensors, and the factor on the loss."""
     generator = torch.Generator().manual_seed(function.seed)
@@ -205,7 +216,8 @@ def _check_part(
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
     parameters = [p for name, p in function.parameters.items() if name in function.tensors]
     noise = measure_noise(partial(function.value_and_gradients, part), scale, parameters, generator)
-    differences = Differences(partial(function.value, part), scale, steps)
+    stops = Stops() if stops_are_meant else None
+    differences = Differences(partial(function.value, part, stops=stops), scale, steps)
     depths = _depths(order)
     summaries: list[ParameterSummary] = []
     for name, gradient in gradients.items():
@@ -218,6 +230,9 @@ def _check_part(
             if len(summaries) < FEWEST:
                 raise
             break
+        if part == "data" and _flat(rows) and function.jumps(name):
+            # A function with steps, past which somebody's own backward lets the gradient on purpose.
+            rows = tuple(replace(row, kink=True) for row in rows)
         summaries.append(
             ParameterSummary(
                 name,
@@ -234,6 +249,13 @@ def _check_part(
             )
         )
     return summaries, scale
+
+
+def _flat(rows: Sequence[Comparison]) -> bool:
+    """Whether the loss does not change at all along any element, where a gradient says that it does."""
+    smooth = [row for row in rows if not row.kink and row.index is not None]
+    still = bool(smooth) and all(row.numeric == 0 for row in smooth)
+    return still and any(abs(row.analytic) > TOO_SMALL for row in smooth)
 
 
 class _TensorCheck:
@@ -367,6 +389,8 @@ class GradientsCheck(Check):
         return options.budget.pace.copy + options.budget.pace.steps(4, count=NOISE + EVALUATIONS * lines)
 
     def _compared(self, setup: TrainingSetup, options: Options, burn_in_steps: int) -> Outcome:
+        # Stopped on purpose: targets, baselines, the other of two views. In a classifier nothing is.
+        meant = setup.gives != "class numbers"
         results = [
             check_gradients(
                 each.model,
@@ -377,6 +401,7 @@ class GradientsCheck(Check):
                 burn_in_steps=burn_in_steps,
                 tensors=options.size or None,
                 numbers=None if math.isinf(options.budget.seconds) else NUMBERS,
+                stops_are_meant=meant,
             )
             for each in setup.each_loss()
         ]

@@ -10,7 +10,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -127,12 +128,13 @@ class FunctionalLoss:
         if check_inputs:
             self.tensors |= {name: leaf.requires_grad_() for name, leaf in _named_inputs(self.inputs)}
 
-    def value(self, part: Part = "data", seed: int | None = None) -> Tensor:
-        """The scalar loss, with its graph, always from the same random seed unless another is given."""
+    def value(self, part: Part = "data", seed: int | None = None, stops: Stops | None = None) -> Tensor:
+        """The scalar loss, with its graph, always from the same random seed unless another is given; with
+        `stops`, what the code takes out of the graph is what it was at the first evaluation with them."""
         seed = self.seed if seed is None else seed
         _seed_everything(seed)
         value = torch.zeros((), dtype=self.dtype, device=self.device)
-        with _Precision(self.dtype):
+        with _Precision(self.dtype), stops or nullcontext():
             if part in ("data", "both"):
                 value = value + _scalar(self._data_loss(), "loss")
             if part in ("penalty", "both"):
@@ -167,6 +169,17 @@ class FunctionalLoss:
         with _FirstUse({tensor.data_ptr(): name for name, tensor in self.tensors.items()}) as uses:
             self.value()
         return uses.order
+
+    def jumps(self, name: str) -> bool:
+        """Whether the loss changes where all of the tensor `name` does, by as much as its elements differ."""
+        tensor = self.tensors[name].detach()
+        before, value = tensor.clone(), self.value().item()
+        spread = float(before.std()) if before.numel() > 1 else 0.0
+        try:
+            tensor.add_(torch.randn_like(tensor) * (spread or 0.1))
+            return self.value().item() != value
+        finally:
+            tensor.copy_(before)
 
     def narrow(self, names: Sequence[str]) -> None:
         """Differentiate by the tensors of these names alone, which spares the gradients of the others."""
@@ -348,6 +361,47 @@ class _Precision(TorchDispatchMode):
 
     def _widened(self, leaf: Any) -> Any:
         return leaf.to(self._dtype) if self._is_narrow(leaf) else leaf
+
+
+class Stops(TorchFunctionMode):
+    """Keeps what `detach`, `.data` and `no_grad` gave in the first evaluation inside it, and gives it again
+    in all later ones: what is stopped is a constant, as are targets, baselines and what a straight-through
+    estimate adds.
+
+    What runs within an autograd Function of one's own is no such thing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Tensor] = []
+        self._first = True
+        self._place, self._no_grad = 0, False
+
+    def __enter__(self) -> Any:
+        self._place, self._no_grad = 0, False
+        return super().__enter__()
+
+    def __exit__(self, *reason: Any) -> None:
+        self._first = False
+        super().__exit__(*reason)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            self._no_grad = not args[0]
+        result = func(*args, **(kwargs or {}))
+        stopped = func in _STOPPING or (self._no_grad and not any(result is each for each in args))
+        if not stopped or not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        if self._first:
+            self._kept.append(result.clone())
+        kept = self._kept[self._place] if self._place < len(self._kept) else result
+        self._place += 1
+        return kept.clone() if kept.shape == result.shape else result
+
+
+_STOPPING = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 
 class _FirstUse(TorchDispatchMode):

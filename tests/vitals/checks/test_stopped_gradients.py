@@ -1,0 +1,85 @@
+"""Gradients that are stopped or let past on purpose: detach, no_grad, straight-through estimates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitals.checks.gradients.check import check_gradients
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimate."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class WrongSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.saved_tensors[0] * gradient
+
+
+def under_no_grad(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        rest = h.sign() - h
+    return h + rest
+
+
+MIDDLES = {
+    "straight-through by detach": lambda h: h + (h.sign() - h).detach(),
+    "straight-through under no_grad": under_no_grad,
+    "straight-through by a Function": Sign.apply,
+    "rounded, and a path around": lambda h: 2 * h + (h.round() - h).detach(),
+    "a baseline": lambda h: (h - h.detach().mean(0)) * h.detach().exp(),
+    "data": lambda h: torch.tanh(h) * h.data,
+}
+
+
+class Net(nn.Module):
+    def __init__(self, middle) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.below, self.middle, self.above = nn.Linear(8, 16), middle, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.above(self.middle(torch.tanh(self.below(x))))
+
+
+def alarms(middle, **options) -> list[str]:
+    torch.manual_seed(1)
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    check = check_gradients(Net(middle), F.cross_entropy, x, y, elements=4, **options)
+    return [finding.cause for finding in check.findings() if finding.alarming]
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_what_is_stopped_on_purpose_is_constant(name: str) -> None:
+    assert alarms(MIDDLES[name], stops_are_meant=True) == []
+
+
+@pytest.mark.parametrize("name", list(MIDDLES)[:3])
+def test_a_straight_through_estimate_is_no_wrong_gradient_in_a_classifier_either(name: str) -> None:
+    assert alarms(MIDDLES[name]) == []
+
+
+def test_a_wrong_backward_is_found_where_stops_are_meant_too() -> None:
+    assert alarms(WrongSquare.apply, stops_are_meant=True) == ["wrong-gradient"]
+    assert alarms(lambda h: WrongSquare.apply(h) + h.detach(), stops_are_meant=True) == ["wrong-gradient"]
+
+
+def test_a_stop_within_a_classifier_is_told() -> None:
+    assert alarms(lambda h: torch.tanh(h) * h.detach()) == ["wrong-gradient"]
