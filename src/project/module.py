@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torchmetrics
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
+from vitals.length import steps_per_epoch, total_epochs
 from vitals.runs.metric import Metric
 
 STAGES = ("train", "val", "test")
@@ -31,7 +33,7 @@ class ImageClassifier(L.LightningModule):
         optimizer: makes the optimizer for the network.
         schedule: of the learning rate.
         metric: that a schedule on a plateau follows.
-        momentum_schedule: the momentum after so many epochs; None leaves it alone.
+        momentum_schedule: the momentum after so many epochs of a `total`; None leaves it alone.
         label_smoothing: of the training loss, from 0 up to, but not including, 1.
     """
 
@@ -42,16 +44,17 @@ class ImageClassifier(L.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         metric: Metric,
-        momentum_schedule: Callable[[float], float] | None = None,
+        momentum_schedule: Callable[..., float] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.network, self.metric, self.label_smoothing = network, metric, label_smoothing
         self.make_optimizer, self.schedule = optimizer, schedule
         self.momentum_schedule = momentum_schedule
-        self.metrics = nn.ModuleDict({f"loss_{stage}": torchmetrics.MeanMetric() for stage in STAGES})
+        self.metrics: Any = nn.ModuleDict({f"loss_{stage}": torchmetrics.MeanMetric() for stage in STAGES})
         for stage in STAGES:
             self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
+        self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,46 +79,44 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         logits: Tensor = self(images)
         self._measure(stage, cross_entropy(logits, labels), logits, labels)
+        self._log(stage)
         return logits
 
     def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        for name, values in {"loss": (loss, len(labels)), "accuracy": (logits, labels)}.items():
-            metric = self.metrics[f"{name}_{stage}"]
-            assert isinstance(metric, torchmetrics.Metric)
-            metric.update(*values)
-            # Logging a metric with every batch costs more than updating it; once an epoch says the same.
-            if stage != "train" or self.trainer.is_last_batch:
-                shown = (name, stage) == ("accuracy", "val")
-                self.log(
-                    f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown
-                )
+        self.metrics[f"loss_{stage}"].update(loss, len(labels))
+        self.metrics[f"accuracy_{stage}"].update(logits, labels)
+
+    def _log(self, stage: str) -> None:
+        for name in ("loss", "accuracy"):
+            shown, metric = (name, stage) == ("accuracy", "val"), self.metrics[f"{name}_{stage}"]
+            self.log(f"{name}/{stage}", metric, on_step=False, on_epoch=True, logger=False, prog_bar=shown)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network)
         self.plateau = self.schedule.plateau(optimizer, self.metric.mode)
         if self.plateau and self.plateau_state:
             self.plateau.load_state_dict(self.plateau_state)
-        assert self.trainer.max_epochs is not None
-        scheduler = self.schedule.every_step(optimizer, self.steps_per_epoch, self.trainer.max_epochs)
+        length = partial(total_epochs, self.trainer)
+        scheduler = self.schedule.every_step(optimizer, steps_per_epoch(self.trainer), length)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        _ = self.trainer.estimated_stepping_batches  # makes the trainer count the batches
-        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.momentum_schedule is not None:
-            momentum = self.momentum_schedule(self.trainer.global_step / self.steps_per_epoch)
+            epoch = self.trainer.global_step / steps_per_epoch(self.trainer)
+            momentum = self.momentum_schedule(epoch, total=total_epochs(self.trainer))
             set_momentum(self.trainer.optimizers[0], momentum)
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Logging a metric with every batch costs more than updating it; once an epoch says the same.
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            self._log("train")
+
+    def on_validation_end(self) -> None:
         # Lightning would step a plateau scheduler only after the checkpoint has been saved, and a resumed run
         # would miss that step.
-        if self.plateau is not None:
+        if self.plateau is not None and not self.trainer.sanity_checking:
             self.plateau.step(self.trainer.callback_metrics[self.metric.name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ torch, so that a wrong value is answered at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -135,9 +136,11 @@ class Experiment(types.RunSchema):
         limit = self.trainer.limit_train_batches
         tried_only = isinstance(limit, int) and limit == 1  # one batch tries the code, not the schedule
         data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
-        length, end = self.trainer.max_epochs, "trainer.max_epochs"
+        # Of a run that ends by steps or by the clock only the training itself knows the epochs.
+        length: float = self.trainer.max_epochs or -1
+        length, end = length if length > 0 else math.inf, "trainer.max_epochs"
         if schedule.epochs:
-            if schedule.epochs < length:
+            if schedule.epochs < length < math.inf:
                 yield (
                     f"schedule.epochs={schedule.epochs} ends before the run does: it must be at least "
                     f"trainer.max_epochs={length}."

@@ -168,8 +168,8 @@ def check_command_line(
         if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
             raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)
-    spelled = dict(zip(arguments.overrides, overrides.arguments, strict=True))
-    sys.argv[1:] = [spelled.get(word, word) for word in sys.argv[1:]]
+    spelled = [overrides.spelled.get(word, word) for word in sys.argv[1:]]
+    sys.argv[1:] = [word for word in spelled if word is not None]
     if arguments.cfg or arguments.info:
         return
     resume = overrides.value("resume")

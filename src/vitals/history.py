@@ -26,15 +26,15 @@ class MetricsTable:
 
     Args:
         path: of the CSV file.
-        epochs: rows of later epochs are dropped: the run goes on from here.
+        steps: rows of later optimizer steps are dropped: the run goes on from here.
     """
 
-    def __init__(self, path: Path, epochs: int) -> None:
+    def __init__(self, path: Path, steps: int) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+                self.rows = [row for row in csv.DictReader(file) if float(row["step"]) <= steps]
 
     def add(self, row: dict[str, Any]) -> None:
         """Rewrite the file whole, for a later epoch may bring a metric that the earlier ones did not have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from vitals.files import log_folder
 from vitals.findings import Finding, sentence
 from vitals.history import History
+from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.twin import Twin, samples_in
 from vitals.writers.registry import writers
@@ -64,10 +64,10 @@ class Recorder(L.Callback):
     ) -> None:
         if trainer.is_global_zero and not self.history.tags("facts/batch_size"):
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
-            total = float(trainer.estimated_stepping_batches)
+            total = total_steps(trainer)
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             rates = [float(group["lr"]) for group in groups]
-            known = {"batch_size": float(size), "total_steps": total if total > 0 else math.inf}
+            known = {"batch_size": float(size), "total_steps": total}
             known["fresh_layers"] = fresh_share(pl_module)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
         if self.batches is not None:
@@ -89,6 +89,10 @@ class Recorder(L.Callback):
                 trainer, found | {"batch_size": size * batches, "total_steps": math.ceil(steps / batches)}
             )
         self.losses = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and is_timed(trainer):
+            self.add_facts(trainer, {"total_steps": total_steps(trainer)})
 
     def add_facts(self, trainer: L.Trainer, facts: Mapping[str, float]) -> None:
         """Record numbers that do not change, under `facts/<name>`."""

@@ -14,7 +14,7 @@ FLOORS = [
     ["errors", "status_line"],
     ["causes", "files"],
     ["findings"],
-    ["history", "measures"],
+    ["history", "length", "measures"],
     ["writers"],
     ["probes"],
     ["recorder"],

@@ -94,6 +94,7 @@ class TrainingBatches:
         normalization: from the training images' statistics.
         crop_padding, flip: see `RandomCropFlip`.
         seed: of order and augmentation.
+        fixed: whether every epoch has the same batches.
         rank: number of this process.
         world_size: number of processes; each gets its own share of the images.
         device: where the images are kept and the batches made.
@@ -105,6 +106,7 @@ class TrainingBatches:
         batch_size: int,
         normalization: Normalization,
         *,
+        fixed: bool = False,
         crop_padding: int = 0,
         flip: bool = False,
         seed: int = 0,
@@ -120,11 +122,8 @@ class TrainingBatches:
         self.augment = RandomCropFlip(images, crop_padding, flip, normalization.channels_last)
         self.data, self.labels = data, data.labels.to(self.device)
         self.seed, self.rank, self.epoch = seed, rank, 0
-
-    @property
-    def sampler(self) -> TrainingBatches:
-        """Where Lightning looks for `set_epoch`."""
-        return self
+        if not fixed:
+            self.sampler = self  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of `epoch`, counted from 0."""

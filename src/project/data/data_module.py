@@ -87,8 +87,9 @@ class ImageData(L.LightningDataModule):
         return channels, height, width
 
     def train_dataloader(self) -> TrainingBatches:
-        """Shuffled and augmented; see `TrainingBatches`."""
+        """Shuffled and augmented, but with `overfit_batches` always the same; see `TrainingBatches`."""
         settings: dict[str, Any] = {"crop_padding": self.crop_padding, "flip": self.flip, "seed": self.seed}
+        settings["fixed"] = bool(self.trainer and getattr(self.trainer, "overfit_batches", 0))
         return TrainingBatches(self.train, self.batch_size or len(self.train), **settings, **self._settings())
 
     def val_dataloader(self) -> EvaluationBatches:

@@ -93,24 +93,27 @@ class Schedule:
         """
         return self.shape(optimizer, mode=mode) if self.shape.func is ReduceLROnPlateau else None
 
-    def every_step(self, optimizer: Optimizer, steps_per_epoch: int, run_epochs: int) -> LRScheduler | None:
+    def every_step(
+        self, optimizer: Optimizer, steps_per_epoch: float, run_epochs: float | Callable[[], float]
+    ) -> LRScheduler | None:
         """The scheduler to step after every optimizer step; None where nothing changes with the steps.
 
         Step i, counted from 0, trains at `shape(i / steps_per_epoch)` of the base rate, times
-        `(i + 1) / warm-up steps` while it warms up, so that no step is taken at a rate of 0.
+        `(i + 1) / warm-up steps` while it warms up, which ends with the run at the latest, so that no step is
+        taken at a rate of 0. A function says what `run_epochs` are by the pace so far.
         """
+        length = run_epochs if callable(run_epochs) else lambda: run_epochs
         if self.shape.func is ReduceLROnPlateau:
             # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
-            steps = round(self.warmup_epochs * steps_per_epoch)
+            steps = round(min(self.warmup_epochs, length()) * steps_per_epoch)
             return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
-        total = self.epochs or run_epochs
-        late = dict(self.late or {"start": total})
-        start = late.pop("start")
-        start *= total if isinstance(start, float) else 1
+        late = dict(self.late or {"start": 1.0})
+        begin = late.pop("start")
 
         def rate(step: int) -> float:
-            epoch = step / steps_per_epoch
-            warmup = schedules.warmup((step + 1) / steps_per_epoch, self.warmup_epochs)
+            epoch, total = step / steps_per_epoch, self.epochs or length()
+            start = begin * total if isinstance(begin, float) else begin
+            warmup = schedules.warmup((step + 1) / steps_per_epoch, min(self.warmup_epochs, total))
             if self.late and epoch > start - schedules.ROUNDING:
                 return warmup * schedules.late_rate(epoch, start, **late)
             return warmup * float(self.shape(epoch, total))
@@ -118,8 +121,8 @@ class Schedule:
         return LambdaLR(optimizer, rate)
 
 
-def momentum_schedule(config: Mapping[str, Any]) -> Callable[[float], float] | None:
-    """The momentum after so many epochs, as configured; None where it stays what the optimizer says."""
+def momentum_schedule(config: Mapping[str, Any]) -> Callable[..., float] | None:
+    """The momentum after so many epochs of a `total`; None where it stays what the optimizer says."""
     return bound("momentum_schedule", config, 0.0) if config["_target_"] is not None else None
 
 

@@ -72,6 +72,6 @@ def warmup(epoch: float, epochs: float) -> float:
     return min(1.0, epoch / epochs) if epochs else 1.0
 
 
-def momentum_ramp(epoch: float, start: float, end: float, epochs: float) -> float:
-    """Linear from `start` to `end` over the first `epochs` epochs, then constant: the momentum itself."""
-    return start + (end - start) * min(1.0, epoch / epochs)
+def momentum_ramp(epoch: float, start: float, end: float, epochs: float, total: float = math.inf) -> float:
+    """Linear from `start` to `end` over the first `epochs` of at most `total` epochs, then constant."""
+    return start + (end - start) * min(1.0, epoch / min(epochs, total))

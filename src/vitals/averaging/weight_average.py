@@ -16,6 +16,7 @@ from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, r
 from vitals.averaging.batch_norm_statistics import reestimate_statistics
 from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
 from vitals.errors import UserError
+from vitals.length import is_timed, total_steps
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
 from vitals.writers.registry import writers
@@ -108,6 +109,7 @@ class WeightAverage(L.Callback):
         if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
             raise UserError("average needs whole weights on every device, and the strategy shards them.")
         endless = trainer.max_steps == -1 and (trainer.max_epochs in (None, -1) and self.epochs is None)
+        endless = endless and not is_timed(trainer)
         if isinstance(self.start, float) and self.start and endless:
             raise UserError(
                 f"average.start={self.start} is a share of a run without an end: give a number of epochs."
@@ -145,11 +147,17 @@ class WeightAverage(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.validated = not trainer.sanity_checking
+        self._score(trainer)  # there may be several in an epoch
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _score(self, trainer: L.Trainer) -> Any:
+        """The monitored metric of the raw weights in this epoch, as a tensor; None before a validation."""
         raw = trainer.callback_metrics.get(self.monitor) if self.validated else None
         if raw is not None and self._better(raw.item(), self.best_raw):
             self.best_raw = raw.item()
+        return raw
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        raw = self._score(trainer)
         average = self.average
         if average is None:
             return
@@ -203,8 +211,8 @@ class WeightAverage(L.Callback):
             return epochs > self.start
         length = self.epochs or trainer.max_epochs or -1
         shares = [epochs / length] if length > 0 else []
-        if trainer.max_steps > 0:
-            shares.append(trainer.global_step / trainer.max_steps)
+        if trainer.max_steps > 0 or is_timed(trainer):
+            shares.append(trainer.global_step / total_steps(trainer))
         return max(shares) > self.start
 
     def _is_last_epoch(self, trainer: L.Trainer) -> bool:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from vitals.history import MetricsTable
+from vitals.length import total_epochs
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
-from vitals.monitors.monitor import Monitor, epoch_of
+from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import FixedSubsets
 from vitals.probes.twin import samples_in
 from vitals.recorder import recorder_of, shared_twin
@@ -195,13 +196,15 @@ class LearningCurves(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.logged = Logged()
+        self.validated: tuple[int, float] | None = None
         self.of_steps: set[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
         self.of_epoch: list[float] = []
-        self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.current_epoch)
+        self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.global_step)
         if trainer.current_epoch == 0:
             charts: dict[str, Any] = {}
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -210,6 +213,8 @@ class LearningCurves(Monitor):
                 writer.charts(charts)
 
     def due(self, step: int, last: int | None = None) -> bool:
+        if self.paced is not None:
+            self.paced()
         # Not the first step: in the trainer's own rhythm, as other loggers have it.
         return self.active and step // self.period > (step - 1 if last is None else last) // self.period
 
@@ -218,6 +223,12 @@ class LearningCurves(Monitor):
     ) -> None:
         if self.active and self.batch is None:
             self.batch = batch
+        if batch_idx == 0 or self.validated is not None:
+            if self.validated is not None and batch_idx:  # the training goes on: it was amid an epoch
+                logged, sent = self.logged.since(trainer), set(trainer.logged_metrics)
+                self.guarded(self._after_validation, trainer, *self.validated, logged, sent)
+            self.validated = None
+            self.logged.mark(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -290,11 +301,34 @@ class LearningCurves(Monitor):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.speed.pause()
+        if not trainer.sanity_checking:
+            self.validated = (trainer.global_step, round(epoch_of(trainer), 4))
+
+    def _after_validation(
+        self, trainer: L.Trainer, step: int, epoch: float, logged: dict[str, Tensor], sent: set[str]
+    ) -> None:
+        """Write a validation at the step and the epoch at which it was taken."""
+        metrics = self._numbers(trainer, logged)
+        if unsent := {f"{tag}_step": value for tag, value in metrics.items() if tag not in sent}:
+            for writer in writers(trainer):
+                writer.scalars(unsent, step)
+        if recorder := recorder_of(trainer):
+            recorder.history.add(step, epoch, in_pairs(metrics) | metrics)
+        if metrics and self.writes_table:
+            self.table.add({"epoch": epoch, "step": step, **metrics})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        logged, sent = trainer.callback_metrics, set(trainer.logged_metrics)  # may ask all processes
+        # Both may ask all processes.
+        logged, sent = self.logged.since(trainer), set(trainer.logged_metrics)
+        self.validated = None
         if trainer.is_global_zero:
             self._after_epoch(trainer, pl_module, logged, sent)
+
+    def _numbers(self, trainer: L.Trainer, logged: dict[str, Tensor]) -> dict[str, float]:
+        device = trainer.strategy.root_device
+        values = to_host([value.detach().reshape(1).to(device) for value in logged.values()])
+        numbers = {name: value for name, [value] in zip(logged, values, strict=True)}
+        return epoch_metrics(numbers, self.of_steps or ())
 
     def _after_epoch(
         self,
@@ -304,22 +338,19 @@ class LearningCurves(Monitor):
         sent: set[str],
     ) -> None:
         self.guarded(self._bring_losses, trainer, trainer.global_step)
-        epoch = trainer.current_epoch + 1
-        device = trainer.strategy.root_device
-        values = to_host([value.detach().reshape(1).to(device) for value in logged.values()])
-        metrics = epoch_metrics(
-            {name: value for name, [value] in zip(logged, values, strict=True)}, self.of_steps or ()
-        )
+        epoch = epochs_done(trainer)
+        metrics = self._numbers(trainer, logged)
         pairs = in_pairs(metrics)
         if self.evaluates and self.active and self._subset_due(trainer, epoch):
             try:
-                metrics |= self._evaluate_subsets(trainer, pl_module, metrics, "accuracy/val" in logged)
+                known = "accuracy/val" in trainer.callback_metrics
+                metrics |= self._evaluate_subsets(trainer, pl_module, metrics, known)
             except Exception as error:  # the other curves go on
                 self.evaluates = False
                 self.skip(error)
         if unsent := {tag: value for tag, value in metrics.items() if tag not in sent}:
             for writer in writers(trainer):
-                writer.scalars(unsent, trainer.global_step, epoch)
+                writer.scalars(unsent, trainer.global_step, math.ceil(epoch))
         if recorder := recorder_of(trainer):
             mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
             recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics)
@@ -327,10 +358,10 @@ class LearningCurves(Monitor):
         if metrics and self.writes_table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 
-    def _subset_due(self, trainer: L.Trainer, epoch: int) -> bool:
-        epochs = trainer.max_epochs or -1
-        every = math.ceil(epochs / self.subsets_per_run) if epochs > 0 else 1
-        return epoch % every == 0 or epoch == epochs
+    def _subset_due(self, trainer: L.Trainer, epoch: float) -> bool:
+        epochs = total_epochs(trainer)
+        every = math.ceil(epochs / self.subsets_per_run) if math.isfinite(epochs) else 1
+        return epoch % every == 0 or round(epoch - epochs, 3) >= 0 or trainer.should_stop
 
     def _evaluate_subsets(
         self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import lightning as L
@@ -12,6 +13,7 @@ import lightning as L
 from vitals.causes import StationKey
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.length import is_timed, total_steps
 from vitals.recorder import recorder_of
 from vitals.writers.registry import writers
 
@@ -85,22 +87,27 @@ class Monitor(L.Callback):
         self.interval = Interval(every_n_steps, times_per_run, times_per_epoch)
         self.period = 1
         self.total_steps = math.inf
+        self.paced: Callable[[], None] | None = None
+        """Brings `period` and `total_steps` up to date, where the clock ends the training."""
         self.active = False
         self.failures: list[Exception] = []
         """Of `retried`, since it last went well."""
         self.findings: list[Finding] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        total = float(trainer.estimated_stepping_batches)
-        self.total_steps = total if total > 0 else math.inf
+        self._measure_length(trainer, pl_module)
+        self.paced = partial(self._measure_length, trainer, pl_module) if is_timed(trainer) else None
+        self.active, self.failures = trainer.is_global_zero, []
+        self.guarded(self.start, trainer, pl_module)
+
+    def _measure_length(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.total_steps = total_steps(trainer)
         epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        if not pl_module.automatic_optimization:  # then each optimizer takes a step with every batch
+        if not module.automatic_optimization:  # then each optimizer takes a step with every batch
             most = trainer.max_steps if trainer.max_steps > 0 else math.inf
             self.total_steps = min(self.total_steps * len(trainer.optimizers), most)
             epoch *= len(trainer.optimizers)
         self.period = self.interval.period(self.total_steps, epoch)
-        self.active, self.failures = trainer.is_global_zero, []
-        self.guarded(self.start, trainer, pl_module)
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Get ready to measure; raises `UserError` where that cannot be done."""
@@ -108,6 +115,8 @@ class Monitor(L.Callback):
     def due(self, step: int, last: int | None = None) -> bool:
         """Whether the state after `step` optimizer steps is to be measured, or one after a step that was
         taken after `last` and with the same batch."""
+        if self.paced is not None:
+            self.paced()
         last = step - 1 if last is None else last
         passed = any(last < mark <= step for mark in (1, self.total_steps))
         return self.active and (passed or step // self.period > last // self.period)
@@ -176,3 +185,30 @@ def epoch_of(trainer: L.Trainer) -> float:
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     share = done / batches if batches and math.isfinite(batches) else 0.0
     return trainer.current_epoch + min(share, 1.0)
+
+
+def epochs_done(trainer: L.Trainer) -> float:
+    """At the end of an epoch: the epochs trained, a whole number unless the training ends amid one."""
+    epochs, last = epoch_of(trainer), trainer.current_epoch
+    return round(epochs, 4) if last < epochs < last + 1 else last + 1
+
+
+class Logged:
+    """Tells what a module has logged since the last `mark` from what the trainer still has from before.
+
+    Mark at the start of a training batch, when no metric is being reduced: the trainer then keeps the same
+    tensor under a name until something is logged anew. Every process must call both, for they may have to
+    reduce together.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] = {}
+
+    def mark(self, trainer: L.Trainer) -> None:
+        """What there is now is from before."""
+        self.before = dict(trainer.callback_metrics)
+
+    def since(self, trainer: L.Trainer) -> dict[str, Any]:
+        """What was logged since then, by its names."""
+        metrics = trainer.callback_metrics
+        return {name: value for name, value in metrics.items() if value is not self.before.get(name)}

@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def count(amount: int, noun: str) -> str:
+def count(amount: float, noun: str) -> str:
     """`1 epoch`, `2 epochs`, `8,000 steps`."""
     return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
 

@@ -17,7 +17,9 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -31,6 +33,7 @@ from vitals.runs.run_folder import RunFolder
 
 T = TypeVar("T")
 
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 OF_RESUMED = ("resumed_as",)
 """What a logger asks for that goes on in the same run of its own."""
 
@@ -134,19 +137,25 @@ def require_target(where: str, config: DictConfig) -> None:
 
 
 def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
-    """The configured trainer.
+    """The configured trainer; what a profiler finds goes to files in its `default_root_dir`.
 
     Raises:
         UserError: if Lightning refuses its arguments.
     """
-    defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0}
-    trainer: L.Trainer = made("trainer", defaults | plain(config.trainer), **further)
+    options = {"enable_model_summary": False, "num_sanity_val_steps": 0} | plain(config.trainer)
+    folder, profiler = further.get("default_root_dir"), PROFILERS.get(str(options.get("profiler")))
+    if folder and profiler:
+        options["profiler"] = profiler(dirpath=folder, filename="profile")
+    trainer: L.Trainer = made("trainer", options, **further)
     return trainer
 
 
 def build_callbacks(config: DictConfig) -> list[L.Callback]:
-    """The configured callbacks, in the order of the configuration."""
-    return [made(f"callbacks.{name}", entry) for name, entry in config.callbacks.items()]
+    """The configured callbacks, in their order, without those that the trainer is told to do without."""
+    flags = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
+    left_out = tuple(kind for flag, kind in flags.items() if config.trainer.get(flag) is False)
+    callbacks = [made(f"callbacks.{name}", entry) for name, entry in config.callbacks.items()]
+    return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
 def build_average(config: DictConfig) -> list[WeightAverage]:

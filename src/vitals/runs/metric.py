@@ -78,6 +78,11 @@ class Metric:
         return self.rank(row[self.name]), math.inf if math.isnan(tie) else tie
 
 
+def epoch_in(row: Row) -> float:
+    """The epochs trained, a whole number but for a validation, or the end of the training, amid one."""
+    return int(row["epoch"]) if row["epoch"] == int(row["epoch"]) else round(row["epoch"], 2)
+
+
 def bare_name(name: str) -> str:
     """A metric without the split that it was measured on: `mae` for `mae/val`, `val_mae` and `test/mae`."""
     splits = ("train", "validation", "valid", "val", "test")

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vitals.errors import ChecksFailed, FaultsFound
+from vitals.errors import ChecksFailed, FaultsFound, UserError, one_line
 from vitals.findings import read_findings, sentence
 from vitals.report import write_report
 from vitals.runs import terminal
@@ -99,6 +101,8 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         if _is_first_process():
             folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
             _report(config, folder)
+        if _said_by_trainer(error):
+            raise UserError(f"trainer: {one_line(error)}") from error
         raise
     if _is_first_process():
         folder.write_status("finished", ended=now(), error=None, metrics=metrics)
@@ -107,6 +111,13 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         if config.diagnosis.exit_code and gravest is not None:
             raise FaultsFound(sentence(gravest))
     return metrics
+
+
+def _said_by_trainer(error: BaseException) -> bool:
+    """Whether Lightning's trainer refuses a value of its own, as it may do when it knows the data."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = ("lightning.pytorch.trainer.", "lightning.pytorch.loops.fit_loop")
+    return isinstance(error, ValueError | MisconfigurationException) and frames[-1].startswith(places)
 
 
 def _leave_process_group() -> None:

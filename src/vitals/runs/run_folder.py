@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError, one_line
 from vitals.files import chose_average, existing_folder, read_json, read_metrics, write_json
-from vitals.runs.metric import Metric, bare_name
+from vitals.runs.metric import Metric, bare_name, epoch_in
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -108,7 +108,7 @@ class RunFolder:
 
     def score(
         self, metric: Metric, weights: Weights | None = None, rows: list[dict[str, float]] | None = None
-    ) -> tuple[float, int] | None:
+    ) -> tuple[float, float] | None:
         """The validation of some weights, and the epoch that they are of; None where nobody validated them.
 
         Args:
@@ -121,10 +121,10 @@ class RunFolder:
         if weights == "average":
             name = f"val_average/{bare_name(metric.name)}"
             averages = [row for row in rows if math.isfinite(row.get(name, math.nan))]
-            return (averages[-1][name], int(averages[-1]["epoch"])) if averages else None
+            return (averages[-1][name], epoch_in(averages[-1])) if averages else None
         scored = [row for row in rows if metric.has(row)]
         row = metric.best(scored) if weights == "best" else scored[-1] if scored else None
-        return None if row is None else (row[metric.name], int(row["epoch"]))
+        return None if row is None else (row[metric.name], epoch_in(row))
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called `name`: `chosen`, `best`, `last`, `average`, or a file name in

@@ -16,7 +16,7 @@ from rich.table import Table
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import print_findings, sentence
 from vitals.report.numbers import number
-from vitals.runs.metric import Metric, Row, bare_name
+from vitals.runs.metric import Metric, Row, bare_name, epoch_in
 from vitals.runs.quoting import command_here
 from vitals.runs.run_folder import RunFolder, Weights, read_curve, shown
 from vitals.writers.registry import writer_of
@@ -59,7 +59,7 @@ def final_metrics(
     figures: dict[str, float] = {}
 
     def take(kind: str, row: Row) -> None:
-        figures[f"{kind}/epoch"] = int(row["epoch"])
+        figures[f"{kind}/epoch"] = epoch_in(row)
         for name in validated:
             if math.isfinite(row.get(name, math.nan)):
                 figures[f"{kind}/{_flat(name)}"] = row[name]
@@ -71,7 +71,7 @@ def final_metrics(
     take("last", last)  # without a figure where it was not validated: that of an earlier epoch is not its own
     averages = {name: value for name, value in last.items() if name.startswith("val_average/")}
     if averages:
-        figures["average/epoch"] = int(last["epoch"])
+        figures["average/epoch"] = epoch_in(last)
         for name in validated:
             if (value := averages.get(f"val_average/{bare_name(name)}")) is not None:
                 figures[f"average/{_flat(name)}"] = value
@@ -103,7 +103,7 @@ def print_results(
         if not any(name in row for name in names):
             continue
         figures = [_figure(metric, name, metrics[row[name]] if name in row else None) for name in names]
-        table.add_row(weights, data, f"{metrics[f'{kind}/epoch']:.0f}", *figures)
+        table.add_row(weights, data, f"{metrics[f'{kind}/epoch']:g}", *figures)
     console = Console()
     console.print(table)
     for note in notes:
@@ -112,6 +112,8 @@ def print_results(
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
     )
+    for profile in sorted(folder.path.glob("*-profile*.txt")):
+        print_as_it_is(f"profile:  {shown(profile)}")
     for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
         print_as_it_is(f"curves:   {place}")
     print_as_it_is(f"evaluate: {command_here('evaluate', run=shown(folder.path))}")
@@ -139,7 +141,7 @@ def print_interruption(folder: RunFolder) -> None:
     console = Console()
     epoch = folder.read_status().get("epoch", 0)
     if folder.last_checkpoint.exists():
-        console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch}. To go on:")
+        console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch:g}. To go on:")
         print_as_it_is(command_here("train", resume=shown(folder.path)))
     else:
         console.print("\nInterrupted before the first epoch was complete: nothing was saved.")

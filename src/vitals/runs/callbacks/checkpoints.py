@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.files import replacing
+from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.probes.random_states import random_states, set_random_states
 from vitals.runs.metric import Metric, bare_name
 
@@ -46,6 +47,9 @@ class Checkpoints(Checkpoint):
         """The metrics of the best epoch so far that say so, and its number."""
         self.best_name = ""
         self.random_states: dict[str, Any] | None = None
+        self.logged = Logged()
+        self.validated: float | None = None
+        """Epochs trained at a validation after which no training has followed yet."""
 
     @property
     def best_model_path(self) -> str:
@@ -64,26 +68,54 @@ class Checkpoints(Checkpoint):
             if getattr(trainer.fit_loop, "is_resuming", False):
                 iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
-        previous = self.best_name
-        now = {"epoch": float(trainer.current_epoch + 1)}
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validated = epoch_of(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.validated is not None and batch_idx:  # amid an epoch: the weights are still those validated
+            previous = self.best_name
+            self._judge(trainer, self.validated)
+            if self.best_name != previous:
+                new = self.folder / "new.ckpt"
+                trainer.save_checkpoint(new)
+                if trainer.is_global_zero:
+                    self._keep_best(new, previous)
+                    new.unlink()
+        if self.validated is not None or batch_idx == 0:
+            self.validated = None
+            self.logged.mark(trainer)
+
+    def _judge(self, trainer: L.Trainer, epoch: float) -> dict[str, float]:
+        """The metrics that were logged since last time, and whether they are the best, as `best_name`."""
+        logged, now = self.logged.since(trainer), {"epoch": epoch}
         for name in filter(None, (self.metric.name, self.metric.tie_breaker)):
-            if (value := trainer.callback_metrics.get(name)) is not None:
+            if (value := logged.get(name)) is not None:
                 now[name] = value.item()
         if self.metric.best([*([self.best] if self.best else []), now]) is now:
             self.best, self.best_name = now, f"best_{self._name(now)}"
+        return now
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
+        previous = self.best_name
+        now = self._judge(trainer, epochs_done(trainer))
+        self.validated = None
         last = self.folder / "last.ckpt"
         trainer.save_checkpoint(last)
         if self.best_name != previous and trainer.is_global_zero:
             self._keep_best(last, previous)
-        kept = self.keep_every is not None and (trainer.current_epoch + 1) % self.keep_every == 0
+        kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         if kept and self.metric.name in now and trainer.is_global_zero:
             shutil.copyfile(last, self.folder / self._name(now))
         trainer.strategy.barrier()  # another process may want to read the best next
 
     def _name(self, row: dict[str, float]) -> str:
-        return f"epoch{row['epoch']:03.0f}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
+        epoch = row["epoch"]
+        number = f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:06.2f}"
+        return f"epoch{number}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
 
     def _keep_best(self, last: Path, previous: str) -> None:
         """Copy, link, then delete, so that there is a best checkpoint at every moment."""

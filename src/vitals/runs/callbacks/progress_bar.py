@@ -26,7 +26,8 @@ class ProgressBar(RichProgressBar):
         return True
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        epochs = self.trainer.max_epochs or -1
+        return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What the module logged for the bar, without the logger's version number."""

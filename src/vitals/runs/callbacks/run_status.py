@@ -1,14 +1,19 @@
 """How far a run has come, in its `status.json`."""
 
 import time
+from typing import Any
 
 import lightning as L
 
+from vitals.monitors.monitor import epochs_done
 from vitals.runs.run_folder import RunFolder
 
 
 class RunStatus(L.Callback):
-    """Writes epoch, step and the seconds trained so far after every epoch.
+    """Writes epoch, step and the seconds trained so far after every epoch, and what ended the run early.
+
+    A run whose length is a number of steps is validated after the last of them, too: Lightning leaves that
+    out where it lies amid an epoch.
 
     Args:
         folder: of the run.
@@ -26,11 +31,21 @@ class RunStatus(L.Callback):
         if trainer.current_epoch:  # resumed
             self.earlier_seconds = self.folder.read_status().get("training_seconds", 0.0)
 
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self.folder.write_status(
                 "running",
-                epoch=trainer.current_epoch + 1,
+                epoch=epochs_done(trainer),
                 step=trainer.global_step,
                 training_seconds=round(self.earlier_seconds + time.monotonic() - self.started, 1),
             )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for callback in trainer.early_stopping_callbacks:
+            if callback.stopped_epoch and trainer.is_global_zero:
+                reason = f"{callback.monitor} did not become better in {callback.wait_count} validations"
+                self.folder.write_status("running", stopped_early=reason)

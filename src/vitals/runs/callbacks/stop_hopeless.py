@@ -7,6 +7,7 @@ import statistics
 
 import lightning as L
 
+from vitals.length import total_epochs
 from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder, read_curve
 
@@ -37,7 +38,7 @@ class StopHopeless(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        epoch, of = trainer.current_epoch + 1, trainer.max_epochs or 0
+        epoch, of = trainer.current_epoch + 1, total_epochs(trainer)
         self.best = min(self.best, metrics.get(self.metric.name), key=self.metric.rank)
         reason = ""
         if trainer.is_global_zero and epoch < of:
@@ -48,7 +49,7 @@ class StopHopeless(L.Callback):
             if trainer.is_global_zero:
                 self.folder.write_status("running", stopped_early=reason)
 
-    def _reason(self, metrics: dict[str, float], epoch: int, of: int) -> str:
+    def _reason(self, metrics: dict[str, float], epoch: int, of: float) -> str:
         for name, value in metrics.items():
             if "loss" in name and not math.isfinite(value):
                 return f"diverged: {name} is {value} in epoch {epoch}"
@@ -58,7 +59,7 @@ class StopHopeless(L.Callback):
         for folder in self.folder.path.parent.iterdir():
             if folder.is_dir() and folder.name != self.folder.path.name:
                 rows = read_curve(folder)
-                if len(rows) >= epoch:
+                if rows and rows[-1]["epoch"] >= epoch:
                     others.append(self.metric.best_score(rows, within=epoch))
         if len(others) >= self.enough:
             median = statistics.median(map(self.metric.rank, others))

@@ -69,7 +69,7 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     for group, values in config.items():
         if isinstance(values, dict) and "_target_" in values and group not in RunSchema.model_fields:
             add(group, values)
-    add(
-        "trainer", {key: config.get("trainer", {}).get(key) for key in ("max_epochs", "precision", "devices")}
-    )
+    of_trainer = ("max_epochs", "max_steps", "max_time", "precision", "devices")
+    trainer = {key: config.get("trainer", {}).get(key) for key in of_trainer}
+    add("trainer", {key: value for key, value in trainer.items() if value != -1})
     return flat

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +25,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean, one_line
+from vitals.runs.config.other_names import did_you_mean_key
+from vitals.runs.config.trainer_arguments import trainer_arguments
 from vitals.runs.quoting import hydra_value
 
+OmegaConf.register_new_resolver(
+    "epochs_unless",
+    lambda epochs, steps, time: epochs if steps == -1 and time is None else -1,
+    replace=True,
+)
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
-SEVERAL = ("logger",)
+SEVERAL = ("logger", "callbacks")
 """Groups of which several choices stand together, `logger=[tensorboard,csv]`."""
 
 
@@ -46,17 +54,23 @@ class Overrides:
 
     def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
         self.config_dir, self.config_name = config_dir, config_name
-        self.groups = groups(search_path(config_dir, config_name, arguments))
-        self.arguments = [self._as_hydra_has_it(argument) for argument in arguments]
+        self.folders = search_path(config_dir, config_name, arguments)
+        self.groups = groups(self.folders)
+        spelled = self._together([self._as_hydra_has_it(argument) for argument in arguments])
+        self.arguments = [word for word in spelled if word is not None]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
             self._check_choice(override)
-        if keys := [override for override in self.parsed if self._is_config_key(override)]:
+        if any(map(self._is_config_key, self.parsed)):
             where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
             base = self._compose([*where, *(self._words(choice)[0] for choice in choices)])
-            for override in keys:
-                self._check_key(override, base)
+            checked = iter([self._checked(override, base) for override in self.parsed])
+            spelled = [None if word is None else next(checked) for word in spelled]
+            self.arguments = [word for word in spelled if word is not None]
+            self.parsed = self._parse()
+        self.spelled = dict(zip(arguments, spelled, strict=True))
+        """Every word as Hydra understands it; None of those that are part of another one."""
 
     def composed(self) -> Iterator[DictConfig]:
         """The configurations to validate: one, or in a sweep one for each job.
@@ -128,16 +142,76 @@ class Overrides:
                 return f"{key}={hydra_value(value)}"
         return argument
 
+    def _together(self, words: Sequence[str]) -> list[str | None]:
+        """The words, with all that choose from a group of `SEVERAL` in the place of the last of them.
+
+        `+logger=csv` adds to what is chosen otherwise. A choice of callbacks that brings nothing but one more
+        callback is added to a preset, to `default` where none is named.
+        """
+        spelled: list[str | None] = list(words)
+        for group in SEVERAL:
+            places = [place for place, word in enumerate(words) if re.match(rf"\+?{group}=", word)]
+            if not places or group not in self.groups:
+                continue
+            chosen: list[str] = []
+            for place in places:
+                plus, _, value = words[place].partition(f"{group}=")
+                names = [name.strip(" '\"") for name in value.removeprefix("[").removesuffix("]").split(",")]
+                if not value.startswith("[") and (len(names) > 1 or "(" in value):  # a sweep
+                    break
+                before = chosen or self._default_choices(group) if plus else []
+                chosen = list(dict.fromkeys([*before, *filter(None, names)]))
+            else:
+                if group == "callbacks" and chosen and all(map(self._adds, chosen)):
+                    chosen = ["default", *chosen]
+                if len(places) > 1 or len(chosen) > 1 or words[places[0]].startswith("+"):
+                    for place in places:
+                        spelled[place] = None
+                    spelled[places[-1]] = f"{group}=[{','.join(chosen)}]"
+        return spelled
+
+    def _default_choices(self, group: str) -> list[str]:
+        """What the primary configuration chooses from `group`."""
+        config: Any = OmegaConf.load(self.config_dir / f"{self.config_name}.yaml")
+        chosen: Any = next((entry[group] for entry in config.get("defaults", []) if group in entry), [])
+        return [chosen] if isinstance(chosen, str) else list(chosen)
+
+    def _adds(self, choice: str) -> bool:
+        """Whether `choice` of the callbacks is no preset, but brings something for one."""
+        places = (folder / "callbacks" / f"{choice}.yaml" for folder in self.folders)
+        file = next(filter(Path.is_file, places), None)
+        return file is not None and not {"defaults", "learning_curves"} & set(OmegaConf.load(file))
+
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not override.is_delete()
 
     def _is_config_key(self, override: Override) -> bool:
-        name = override.key_or_group
-        return (
-            not self._is_group(override)
-            and not name.startswith("hydra")
-            and override.type in (OverrideType.CHANGE, OverrideType.DEL)
-        )
+        return not self._is_group(override) and not override.key_or_group.startswith("hydra")
+
+    def _checked(self, override: Override, base: DictConfig) -> str:
+        """The word of `override`, in the spelling that Hydra has for it.
+
+        The arguments of Lightning's Trainer can be set whether `base` has them or not, with `+` or without.
+
+        Raises:
+            UserError: if there is no such key.
+        """
+        word = str(override.input_line)
+        if not self._is_config_key(override):
+            return word
+        top, _, inner = override.key_or_group.partition(".")
+        name, _, deeper = inner.partition(".")
+        if (
+            top == "trainer"
+            and name in trainer_arguments()
+            and "trainer" in base
+            and not override.is_delete()
+        ):
+            plus = "++" if deeper else "" if name in base.trainer else "+"
+            return plus + word.lstrip("+")
+        if override.type in (OverrideType.CHANGE, OverrideType.DEL) or top not in base:
+            self._check_key(override, base)
+        return word
 
     def _check_choice(self, override: Override) -> None:
         group = override.key_or_group
@@ -163,22 +237,20 @@ class Overrides:
             values = list(override.sweep_iterator(transformer=Transformer.encode))
         if not values:
             raise UserError(f"{override.input_line} names nothing to sweep over.")
-        return [f"{override.get_key_element()}={value}" for value in values]
+        words = [f"{override.get_key_element()}={value}" for value in values]
+        return [word for [word] in map(self._together, ([word] for word in words)) if word]
 
     def _check_key(self, override: Override, base: DictConfig) -> None:
         key = override.key_or_group
         node: Any = base
         parts = key.split(".")
         for depth, part in enumerate(parts):
-            known = list(node) if OmegaConf.is_dict(node) else []
-            if part not in known:
+            if part not in (list(node) if OmegaConf.is_dict(node) else []):
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
-                if where and not known:
-                    raise UserError(f"{key}: '{where}' has no keys of its own.")
-                names = known if where else sorted({*known, *(g for g in self.groups if "/" not in g)})
-                public = [name for name in map(str, names) if not name.startswith("_")]
-                raise UserError(f"{key}: {inside}; {did_you_mean(part, public)}")
+                value = None if override.is_delete() else str(override.get_value_string())
+                meant = did_you_mean_key(key, value, base, self.groups)
+                raise UserError(f"{key}: {inside}; {meant}")
             node = node._get_node(part)
             if node is not None and node._is_interpolation():
                 return

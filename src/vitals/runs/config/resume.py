@@ -38,7 +38,10 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
                 )
             continue
         try:
-            OmegaConf.update(config, key, override.value(), merge=True, force_add=override.is_add())
+            new = override.is_add() or key.startswith(
+                "trainer."
+            )  # of which a saved one need not have every argument
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=new)
         except Exception as error:
             raise UserError(f"{key} cannot be set in a resumed run: {one_line(error)}") from None
     config.resume = str(folder.path)

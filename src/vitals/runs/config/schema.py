@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from vitals.checks.registry import require_name
 from vitals.errors import UserError
+from vitals.runs.config.trainer_arguments import TRAINER, complaint
 
 # The description of a type says what is right; where null is, too, the type is followed by `| None`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number greater than 0")]
@@ -38,8 +39,20 @@ BatchLimit = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
     Field(description="a whole number of batches of 1 or more, or a share greater than 0 and up to 1.0"),
 ]
+BatchLimitOrZero = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)],
+    Field(description="a whole number of batches, a share of them from 0 to 1.0, or 0 for none"),
+]
+Epochs = Annotated[
+    Annotated[int, Field(ge=1)] | Literal[-1] | None,
+    Field(description="a whole number of 1 or more, or -1 or null where max_steps or max_time ends the run"),
+]
+Steps = Annotated[
+    Annotated[int, Field(ge=1)] | Literal[-1],
+    Field(description="a whole number of optimizer steps of 1 or more, or -1 for no such end"),
+]
 Devices = Annotated[
-    Annotated[int, Field(ge=1)] | list[int] | Literal["auto"],
+    Annotated[int, Field(ge=1)] | list[int] | Literal["auto", -1],
     Field(description="a whole number of 1 or more, a list of device numbers, or auto"),
 ]
 RunFolders = Annotated[
@@ -135,7 +148,11 @@ class Diagnosis(Strict):
 
 
 class Trainer(Component):
-    max_epochs: Count
+    """Any argument of Lightning's Trainer; these have narrower limits than its signature gives."""
+
+    max_epochs: Epochs
+    max_steps: Steps = -1
+    check_val_every_n_epoch: Count | None = 1
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Devices
     strategy: Text
@@ -143,8 +160,8 @@ class Trainer(Component):
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
     limit_train_batches: BatchLimit
-    limit_val_batches: BatchLimit
-    limit_test_batches: BatchLimit
+    limit_val_batches: BatchLimitOrZero
+    limit_test_batches: BatchLimitOrZero
     deterministic: Annotated[bool | Literal["warn"], Field(description="true, false or warn")]
     log_every_n_steps: Count
 
@@ -223,6 +240,18 @@ class RunSchema(Strict):
 
     def clashes(self) -> Iterator[str]:
         """A sentence for each set of values that are right alone and wrong together."""
+        trainer = self.trainer
+        further = trainer.model_extra if trainer.target == TRAINER else {}
+        yield from filter(None, (complaint(name, value) for name, value in (further or {}).items()))
+        if (trainer.max_epochs or -1) < 0 and trainer.max_steps < 0 and not (further or {}).get("max_time"):
+            yield "the run has no end: set trainer.max_epochs, trainer.max_steps or trainer.max_time."
+        if trainer.limit_val_batches == 0 and "early_stopping" in self.callbacks:
+            yield "callbacks=early_stopping needs validations: trainer.limit_val_batches=0 leaves them out."
+        if "learning_curves" not in self.callbacks:
+            yield (
+                "callbacks has no learning_curves, which write the record of a run: take callbacks=none, or "
+                "in a list, such as [default,early_stopping], one of the presets."
+            )
         if self.average.target and self.trainer.strategy.startswith(("fsdp", "deepspeed")):
             yield (
                 f"average needs whole weights on every device, and trainer.strategy="

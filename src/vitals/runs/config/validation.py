@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any, TypeVar, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from vitals.errors import UserError, did_you_mean
+from vitals.runs.config.other_names import did_you_mean_key
 from vitals.runs.config.schema import Report, RunSchema
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,7 +45,8 @@ def check(model: type[Model], config: DictConfig) -> Model:
     except ValidationError as error:
         # A union reports once for each of its members: keep the first report of a key.
         sentences = {
-            _key(model, problem["loc"]): _sentence(model, problem) for problem in reversed(error.errors())
+            _key(model, problem["loc"]): _sentence(model, problem, config)
+            for problem in reversed(error.errors())
         }
         raise UserError("\n".join(reversed(sentences.values()))) from None
 
@@ -99,14 +102,14 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _sentence(model: Any, problem: Any) -> str:
+def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     """One sentence on one wrong value: key, value, and what is allowed."""
     key, value = _key(model, problem["loc"]), problem["input"]
     if problem["type"] == "missing":
         return f"{key} is missing: give it a value."
     field = _field(model, key)
     if problem["type"] == "extra_forbidden" or field is None:
-        return f"{key} is not a key of this configuration; {_nearest_key(model, key)}"
+        return f"{key} is not a key of this configuration; {_key_meant(key, value, config)}"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
     if problem["type"] == "value_error":  # a validator of ours says it better
         return f"{key}={shown}: {problem['ctx']['error']}"
@@ -127,7 +130,10 @@ def _allowed(field: FieldInfo) -> str:
     return f"{next(filter(None, words))}, or null" if any(words) else ""
 
 
-def _nearest_key(model: Any, key: str) -> str:
+def _key_meant(key: str, value: Any, config: DictConfig) -> str:
+    """A clause with what `key`, which nothing knows, probably stands for."""
+    known = copy.deepcopy(config)
+    OmegaConf.set_struct(known, False)
     parent, _, name = key.rpartition(".")
-    model = _inner_model(_field(model, parent)) if parent else model
-    return did_you_mean(name, model.model_fields)
+    (OmegaConf.select(known, parent) if parent else known).pop(name)
+    return did_you_mean_key(key, None if isinstance(value, dict | list) else str(value), known, {})

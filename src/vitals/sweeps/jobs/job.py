@@ -139,7 +139,8 @@ def _can_be_resumed(run: RunFolder) -> bool:
 def _trained_to_the_end(run: RunFolder) -> bool:
     """Whether nothing is left to train, so that it cannot be resumed, though it never finished."""
     try:
-        wanted: int = run.read_config().trainer.max_epochs
+        trainer, status = run.read_config().trainer, run.read_status()
     except Exception:  # whatever is wrong with its configuration, it is run anew
         return True
-    return int(run.read_status().get("epoch", 0)) >= wanted
+    lengths = {"epoch": trainer.get("max_epochs") or -1, "step": trainer.get("max_steps") or -1}
+    return any(0 < wanted <= status.get(unit, 0) for unit, wanted in lengths.items())

@@ -124,7 +124,7 @@ class Sweep:
         else:
             name = str(config.hydra.sweep.subdir)
             needed = self._devices_needed(config.trainer.devices)
-            epochs = config.trainer.max_epochs
+            epochs = max(config.trainer.max_epochs or -1, 0) or None
         folder = self.folder.path / name
         command = command_for(self.script, [*self.flags, *words, *self.hydra_words], folder)
         return Job(number, list(words), folder, command, needed, epochs)
@@ -147,7 +147,7 @@ class Sweep:
     def _devices_needed(self, devices: Any) -> int:
         count = self.config.launcher.devices_per_job
         if count is None:
-            count = devices if isinstance(devices, int) else 1 if devices == "auto" else len(devices)
+            count = 1 if devices in ("auto", -1) else devices if isinstance(devices, int) else len(devices)
         self.backend.devices.require(count)
         return int(count)
 

@@ -19,7 +19,7 @@ from vitals.runs.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
 from vitals.sweeps.jobs.folder import SweepFolder
 
-NOT_VARIED = ("seed", "trainer.max_epochs", "schedule.warmup_epochs")
+NOT_VARIED = ("seed", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "schedule.warmup_epochs")
 """What two jobs may differ in while they try the same hyper-parameters: repetitions and stages."""
 
 
@@ -40,7 +40,7 @@ class JobResult:
     """Which these are."""
     best: float | None = None
     """Score of the best epoch."""
-    best_epoch: int | None = None
+    best_epoch: float | None = None
     last: float | None = None
     average: float | None = None
     """Of the averaged weights at the end, the ones that `average.ckpt` keeps, in validation."""

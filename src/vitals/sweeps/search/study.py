@@ -99,7 +99,8 @@ class Study:
             return
         open_trial = Trial(self.study, trial._trial_id)
         for row in filter(self.metric.has, rows):
-            open_trial.report(row[self.metric.name], int(row["epoch"]))
+            if row["epoch"].is_integer():
+                open_trial.report(row[self.metric.name], int(row["epoch"]))
         if stopped:
             open_trial.set_user_attr("stopped_early", stopped)
         if not finished:

@@ -1,0 +1,47 @@
+"""How long a training is to be: in epochs, in optimizer steps or by the clock, whichever ends first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+
+
+def total_steps(trainer: L.Trainer) -> float:
+    """Optimizer steps of the whole training; infinite where it has no end.
+
+    Where the clock ends it, an estimate from the pace so far: infinite before the first step.
+    """
+    known = float(trainer.estimated_stepping_batches)
+    total = known if known > 0 else math.inf
+    for timer in _timers(trainer):
+        elapsed, remaining = timer.time_elapsed(), timer.time_remaining()
+        if elapsed > 0 and remaining is not None and trainer.global_step:
+            total = min(total, trainer.global_step * (elapsed + max(remaining, 0)) / elapsed)
+    return total
+
+
+def steps_per_epoch(trainer: L.Trainer) -> float:
+    """Optimizer steps in an epoch; infinite where nobody knows."""
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return math.ceil(batches) if math.isfinite(batches) else batches
+
+
+def total_epochs(trainer: L.Trainer) -> float:
+    """Epochs of the whole training, with their fraction; see `total_steps`."""
+    steps = steps_per_epoch(trainer)
+    return total_steps(trainer) / steps if math.isfinite(steps) else float(trainer.max_epochs or math.inf)
+
+
+def is_timed(trainer: L.Trainer) -> bool:
+    """Whether the clock may end the training: `Trainer(max_time=…)`, or a `Timer` of its owner."""
+    return any(timer.time_remaining() is not None for timer in _timers(trainer))
+
+
+def _timers(trainer: L.Trainer) -> list[Timer]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, Timer)]

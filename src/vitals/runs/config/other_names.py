@@ -1,0 +1,156 @@
+"""Keys as people type them from habit: the last word of one of ours, or another template's name for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vitals.errors import did_you_mean, nearest
+from vitals.runs.config.trainer_arguments import trainer_arguments
+
+SAME = {
+    "optimizer.lr": "lr learning_rate base_lr initial_lr init_lr max_lr",
+    "optimizer.weight_decay": "wd decay l2 weight_decay",
+    "data.batch_size": "bs batch batch_size train_batch_size batch_size_per_device "
+    "per_device_train_batch_size",
+    "data.root": "root data_dir data_path data_root dataroot datadir dataset_path dataset_dir",
+    "data_root": "data_dir data_path root",
+    "data.image_size": "img_size resolution input_size",
+    "data.limit": "subset num_samples max_samples train_size",
+    "data.validation_fraction": "val_split val_size val_ratio val_fraction validation_split",
+    "data": "dataset datamodule dm dataset_name data_module",
+    "network": "model net arch architecture backbone model_name",
+    "network.dropout": "drop drop_rate dropout_rate dropout_prob p_drop",
+    "network.activation": "act act_fn activation_fn nonlinearity",
+    "network/initialization": "init initializer initialization init_method",
+    "optimizer": "optim opt optimizer_name",
+    "schedule": "scheduler lr_scheduler lr_schedule sched lr_scheduler_type",
+    "schedule.warmup_epochs": "warmup lr_warmup_epochs warmup_epoch",
+    "module.label_smoothing": "smoothing",
+    "trainer.max_epochs": "epochs epoch num_epochs n_epochs nepochs max_epoch total_epochs num_train_epochs",
+    "trainer.max_steps": "steps num_steps max_iters iters iterations num_iterations train_steps "
+    "max_train_steps",
+    "trainer.devices": "gpus num_gpus n_gpus ngpus devices num_devices",
+    "trainer.accelerator": "device",
+    "trainer.gradient_clip_val": "clip grad_clip clip_grad gradient_clip clip_grad_norm "
+    "max_grad_norm clip_norm",
+    "trainer.accumulate_grad_batches": "accumulate grad_accum accum_steps accumulation_steps "
+    "grad_accum_steps gradient_accumulation_steps accumulate_batches",
+    "trainer.check_val_every_n_epoch": "val_every eval_every eval_freq val_interval eval_interval val_freq",
+    "trainer.log_every_n_steps": "log_every log_interval log_freq print_freq logging_steps log_every_n",
+    "trainer.precision=bf16-mixed": "amp use_amp fp16 bf16 mixed_precision",
+    "trainer=gpu": "gpu cuda use_gpu use_cuda",
+    "callbacks=early_stopping": "early_stopping early_stop use_early_stopping",
+    "callbacks=early_stopping callbacks.early_stopping.patience": "patience early_stopping_patience",
+    "average=ema": "ema use_ema",
+    "average=swa": "swa use_swa",
+    "logger=wandb": "wandb use_wandb",
+    "debug=fast": "dry_run smoke_test fast",
+    "metric.name": "monitor",
+    "name": "task_name exp_name experiment_name run_name exp",
+    "seed": "random_seed manual_seed rng_seed seed seed_everything",
+    "hydra.run.dir": "output_dir out_dir output log_dir logdir save_dir save_path work_dir run_dir",
+}
+"""Words to type, which end with a key where a value belongs to them, and the names of others for them."""
+CHECKPOINTS = (
+    "ckpt ckpt_path checkpoint checkpoint_path resume_from resume_path resume_from_checkpoint load_from"
+)
+WITHOUT = {
+    "num_workers workers n_workers pin_memory persistent_workers prefetch_factor": "batches are made on the "
+    "device that trains, without workers: leave it out.",
+    "train do_train": "this command always trains: leave it out, or evaluate a run that there is.",
+    "test do_test": "the best weights are tested at the end of every run: leave it out, or evaluate a "
+    "run that there is.",
+}
+"""Names of what there is no key for, and why."""
+
+
+def did_you_mean_key(
+    key: str, value: str | None, config: DictConfig, groups: Mapping[str, Sequence[str]]
+) -> str:
+    """A clause with the words that `key=value` probably stands for, or else the nearest names on its level.
+
+    Args:
+        key: that the configuration does not have.
+        value: as it was typed, or None.
+        config: the composed configuration.
+        groups: its config groups with their choices.
+    """
+    parts = key.replace("/", ".").split(".")
+    name = parts[-1].lower().replace("-", "_")
+    for names, sentence in WITHOUT.items():
+        if name in names.split() and "trainer" in config:
+            return sentence
+    if words := list(dict.fromkeys(_words(name, value, config, groups)))[:3]:
+        return f"did you mean {' or '.join(words)}?"
+    level: Any = config
+    while len(parts) > 1 and OmegaConf.is_dict(level) and parts[0] in level:
+        level = level[parts.pop(0)]
+    inside = {str(each) for each in level} if OmegaConf.is_dict(level) else set()
+    inside |= {group for group in groups if "/" not in group} if level is config else set()
+    inside |= set(trainer_arguments()) if key.startswith("trainer.") else set()
+    return did_you_mean(parts[0], [each for each in inside if not each.startswith("_")])
+
+
+def _words(
+    name: str, value: str | None, config: DictConfig, groups: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    trains, keys = "trainer" in config, _keys(config)
+    if name in CHECKPOINTS.split() and value is not None:
+        yield from _of_checkpoint(value, keys)
+        return
+    if trains:
+        keys += [f"trainer.{argument}" for argument in trainer_arguments()]
+    meant = [
+        words
+        for words, names in SAME.items()
+        if name in names.split() and _is_known(words, keys, groups, trains)
+    ]
+    for words in meant or [key for key in keys if key.rpartition(".")[2] == name]:
+        yield from _with_value(words, value, groups if trains else {})
+
+
+def _is_known(words: str, keys: Sequence[str], groups: Mapping[str, Any], trains: bool) -> bool:
+    """Whether the configuration has what `words` name: a key, or in a command that trains a group."""
+    key, chooses, _ = words.rpartition(" ")[2].partition("=")
+    return key in keys or (
+        trains and (key in groups or bool(chooses) or key.startswith(("hydra.", "callbacks.")))
+    )
+
+
+def _with_value(words: str, value: str | None, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    key = words.rpartition(" ")[2]
+    if value is None or "=" in key:
+        yield words
+    elif key in groups and value not in groups[key]:
+        for choice in nearest(value, groups[key]) or groups[key]:
+            yield f"{words}={choice}"
+    else:
+        yield f"{words}={shlex.quote(value)}"
+
+
+def _of_checkpoint(value: str, keys: Sequence[str]) -> Iterator[str]:
+    """The folder of the run that a checkpoint lies in, and where one can be chosen, its name."""
+    path = PurePath(value)
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    if "resume" in keys:
+        yield f"resume={shlex.quote(str(folder))}"
+    elif "run" in keys:
+        chosen = f" checkpoint={shlex.quote(path.name)}" if folder != path else ""
+        yield f"run={shlex.quote(str(folder))}{chosen}"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """The dotted keys of all values."""
+    keys = []
+    for name in map(str, config):
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation()):
+            keys += _keys(node, f"{prefix}{name}.")
+        elif not name.startswith("_"):
+            keys.append(f"{prefix}{name}")
+    return keys
