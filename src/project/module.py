@@ -7,17 +7,15 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-import torchmetrics
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
 from vitals.length import steps_per_epoch, total_epochs
 from vitals.runs.metric import Metric
-
-STAGES = ("train", "val", "test")
 
 
 class ImageClassifier(L.LightningModule):
@@ -51,8 +49,9 @@ class ImageClassifier(L.LightningModule):
         self.network, self.metric, self.label_smoothing = network, metric, label_smoothing
         self.make_optimizer, self.schedule = optimizer, schedule
         self.momentum_schedule = momentum_schedule
-        self.metrics: Any = nn.ModuleDict({f"loss_{stage}": torchmetrics.MeanMetric() for stage in STAGES})
-        for stage in STAGES:
+        self.metrics: Any = nn.ModuleDict()
+        for stage in ("train", "val", "test"):
+            self.metrics[f"loss_{stage}"] = MeanMetric()
             self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
@@ -65,7 +64,8 @@ class ImageClassifier(L.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self._measure("train", loss.detach(), logits.detach(), labels)
+        self.metrics["loss_train"].update(loss.detach(), len(labels))
+        self.metrics["accuracy_train"].update(logits.detach(), labels)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -78,13 +78,10 @@ class ImageClassifier(L.LightningModule):
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         logits: Tensor = self(images)
-        self._measure(stage, cross_entropy(logits, labels), logits, labels)
+        self.metrics[f"loss_{stage}"].update(cross_entropy(logits, labels), len(labels))
+        self.metrics[f"accuracy_{stage}"].update(logits, labels)
         self._log(stage)
         return logits
-
-    def _measure(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.metrics[f"loss_{stage}"].update(loss, len(labels))
-        self.metrics[f"accuracy_{stage}"].update(logits, labels)
 
     def _log(self, stage: str) -> None:
         for name in ("loss", "accuracy"):

@@ -6,7 +6,6 @@ torch, so that a wrong value is answered at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -136,11 +135,9 @@ class Experiment(types.RunSchema):
         limit = self.trainer.limit_train_batches
         tried_only = isinstance(limit, int) and limit == 1  # one batch tries the code, not the schedule
         data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
-        # Of a run that ends by steps or by the clock only the training itself knows the epochs.
-        length: float = self.trainer.max_epochs or -1
-        length, end = length if length > 0 else math.inf, "trainer.max_epochs"
+        length, end = self.trainer.epochs, "trainer.max_epochs"
         if schedule.epochs:
-            if schedule.epochs < length < math.inf:
+            if schedule.epochs < length < float("inf"):
                 yield (
                     f"schedule.epochs={schedule.epochs} ends before the run does: it must be at least "
                     f"trainer.max_epochs={length}."
@@ -163,6 +160,8 @@ class Experiment(types.RunSchema):
         ):
             if isinstance(start, int) and start >= length:
                 yield f"{key}={start} begins after the run's end: it must be less than {end}={length}."
+        if schedule.class_name == "ReduceLROnPlateau" and self.trainer.limit_val_batches == 0:
+            yield "schedule=plateau follows the validations, and trainer.limit_val_batches=0 leaves them out."
         yield from self._late_clashes()
         if optimizer.nesterov and not optimizer.momentum:
             yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."

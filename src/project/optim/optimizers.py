@@ -39,6 +39,7 @@ def parameter_groups(
 
 
 OptimizerFactory = Callable[[nn.Module], Optimizer]
+Length = float | Callable[[], float]
 
 
 def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
@@ -94,7 +95,7 @@ class Schedule:
         return self.shape(optimizer, mode=mode) if self.shape.func is ReduceLROnPlateau else None
 
     def every_step(
-        self, optimizer: Optimizer, steps_per_epoch: float, run_epochs: float | Callable[[], float]
+        self, optimizer: Optimizer, steps_per_epoch: float, run_epochs: Length
     ) -> LRScheduler | None:
         """The scheduler to step after every optimizer step; None where nothing changes with the steps.
 
@@ -107,15 +108,14 @@ class Schedule:
             # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
             steps = round(min(self.warmup_epochs, length()) * steps_per_epoch)
             return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
-        late = dict(self.late or {"start": 1.0})
-        begin = late.pop("start")
 
         def rate(step: int) -> float:
             epoch, total = step / steps_per_epoch, self.epochs or length()
-            start = begin * total if isinstance(begin, float) else begin
             warmup = schedules.warmup((step + 1) / steps_per_epoch, min(self.warmup_epochs, total))
-            if self.late and epoch > start - schedules.ROUNDING:
-                return warmup * schedules.late_rate(epoch, start, **late)
+            if self.late:
+                start = self.late["start"] * (total if isinstance(self.late["start"], float) else 1)
+                if epoch > start - schedules.ROUNDING:
+                    return warmup * schedules.late_rate(epoch, **{**self.late, "start": start})
             return warmup * float(self.shape(epoch, total))
 
         return LambdaLR(optimizer, rate)

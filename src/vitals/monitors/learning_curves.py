@@ -189,6 +189,9 @@ class LearningCurves(Monitor):
         self.speed = Speed()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.logged = Logged()  # which all processes must ask
+        self.validated: tuple[int, float] | None = None
+        """Step and epoch of a validation after which no training has followed yet."""
         if self.follows_trainer:
             every = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
             self.interval = replace(self.interval, every_n_steps=every)
@@ -196,8 +199,6 @@ class LearningCurves(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
-        self.logged = Logged()
-        self.validated: tuple[int, float] | None = None
         self.of_steps: set[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []

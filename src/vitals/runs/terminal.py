@@ -108,7 +108,10 @@ def print_results(
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
-    minutes = folder.read_status().get("training_seconds", 0) / 60
+    status = folder.read_status()
+    if status.get("stopped_early"):
+        console.print(f"stopped early: {status['stopped_early']}", highlight=False)
+    minutes = status.get("training_seconds", 0) / 60
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
     )

@@ -55,7 +55,7 @@ WRONG_NAMES = {
     "optimzer=adam": ("optimzer", "did you mean optimizer"),
     "sed=0": ("sed", "did you mean seed"),
     "optimizr.lr=0.1": ("optimizr", "did you mean optimizer"),
-    "trainer.max_epoch=3": ("trainer.max_epoch", "did you mean max_epochs"),
+    "trainer.max_epoch=3": ("trainer.max_epoch", "did you mean trainer.max_epochs=3?"),
     "+data.btch_size=3": ("data.btch_size", "did you mean batch_size"),
     "optimizer=nesterov ~optimizer.momentun": ("optimizer.momentun", "did you mean momentum?"),
     "optimizer=adam,rmspropp": ("optimizer=rmspropp", "did you mean rmsprop?"),

@@ -46,6 +46,7 @@ class RunStatus(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for callback in trainer.early_stopping_callbacks:
-            if callback.stopped_epoch and trainer.is_global_zero:
-                reason = f"{callback.monitor} did not become better in {callback.wait_count} validations"
-                self.folder.write_status("running", stopped_early=reason)
+            reason = f"{callback.monitor} did not become better in {callback.patience} validations"
+            if trainer.is_global_zero:
+                stopped = callback.wait_count >= callback.patience
+                self.folder.write_status("running", stopped_early=reason if stopped else None)

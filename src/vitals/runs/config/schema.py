@@ -7,6 +7,7 @@ wrong value is answered at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -165,6 +166,11 @@ class Trainer(Component):
     deterministic: Annotated[bool | Literal["warn"], Field(description="true, false or warn")]
     log_every_n_steps: Count
 
+    @property
+    def epochs(self) -> float:
+        """After which it ends at the latest; infinite where steps or the clock end it."""
+        return self.max_epochs if self.max_epochs and self.max_epochs > 0 else math.inf
+
 
 class Launcher(Component):
     """Where the jobs of a sweep run; see `vitals.sweeps.jobs.backends`."""
@@ -243,7 +249,7 @@ class RunSchema(Strict):
         trainer = self.trainer
         further = trainer.model_extra if trainer.target == TRAINER else {}
         yield from filter(None, (complaint(name, value) for name, value in (further or {}).items()))
-        if (trainer.max_epochs or -1) < 0 and trainer.max_steps < 0 and not (further or {}).get("max_time"):
+        if trainer.epochs == math.inf and trainer.max_steps < 0 and not (further or {}).get("max_time"):
             yield "the run has no end: set trainer.max_epochs, trainer.max_steps or trainer.max_time."
         if trainer.limit_val_batches == 0 and "early_stopping" in self.callbacks:
             yield "callbacks=early_stopping needs validations: trainer.limit_val_batches=0 leaves them out."
