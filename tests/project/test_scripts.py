@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pstats
 import re
 import shlex
 import shutil
@@ -175,6 +176,13 @@ def test_help_shows_groups_choices_and_three_examples_without_torch(tmp_path: Pa
     train = os.path.relpath(ROOT / "scripts" / "train.py", tmp_path)  # each can be pasted here
     assert len(re.findall(rf"^  python {train} \S", done.stdout, re.MULTILINE)) >= 3
     assert not re.search(r"\| torch$", done.stderr, re.MULTILINE)
+
+
+def test_a_command_can_be_profiled(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cProfile", "-o", "profile", str(ROOT / "scripts" / "train.py")]
+    done = subprocess.run([*command, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run_command" in {function for _, _, function in pstats.Stats(str(tmp_path / "profile")).stats}  # type: ignore[attr-defined]
 
 
 def test_ddp_on_two_cpu_processes_trains_in_one_folder(tmp_path: Path) -> None:

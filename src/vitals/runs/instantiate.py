@@ -147,6 +147,9 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
     if folder and profiler:
         options["profiler"] = profiler(dirpath=folder, filename="profile")
     trainer: L.Trainer = made("trainer", options, **further)
+    if isinstance(getattr(trainer.precision_plugin, "scaler", None), torch.amp.GradScaler):
+        # It leaves out the first steps, until the gradients are finite; the schedule does not wait for them.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     return trainer
 
 
