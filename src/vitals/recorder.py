@@ -86,7 +86,7 @@ class Recorder(L.Callback):
             given = float(torch.stack([loss.float().sum() for loss in self.losses]).sum())
             found = {"batches_per_step": float(batches), "first_losses": given}
             self.add_facts(
-                trainer, found | {"batch_size": size * batches, "total_steps": math.ceil(steps / batches)}
+                trainer, found | {"batch_size": size * batches, "total_steps": -(-steps // batches)}
             )
         self.losses = []
 
