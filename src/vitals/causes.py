@@ -153,7 +153,7 @@ _FAULTS = (
         "batch-too-small",
         "gradients from a tiny batch are mostly noise at this learning rate",
         "loss",
-        (*_SIGNAL, *_LEARNING, "non-finite-loss"),
+        (*_SIGNAL, *_LEARNING, "non-finite-loss", "regularization-too-strong"),
         symptom=True,
     ),
     Cause(

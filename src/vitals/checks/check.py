@@ -87,6 +87,10 @@ class Check(ABC):
     unit: ClassVar[str] = "samples"
     """Of its sizes."""
 
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """Numbers by which the rules of the diagnosis may judge the training; none by default."""
+        return {}
+
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
         """Write what was seen to a logger, at step 0; nothing by default.
 

@@ -16,6 +16,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.counts import share_between
 from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
 
 SAMPLES = 512
@@ -247,6 +248,12 @@ class InformativeInputsCheck(Check):
         accuracy, score = result.held_out_accuracy, result.held_out_score
         seen = f"held-out accuracy {accuracy:.0%}, {score:.1f} sd above chance"
         return Outcome(result.findings(), seen, f"{CHANCE_SCORE:g} sd or more", result)
+
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`trial_accuracy`: what the short trial reached on samples held out, less two standard errors."""
+        result: InformativeInputs = outcome.result
+        held_out = result.samples
+        return {"trial_accuracy": share_between(result.held_out_accuracy * held_out, held_out, 2.0)[0]}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, len(setup.inputs) // 2) for size in (SAMPLES, SAMPLES // 2)]

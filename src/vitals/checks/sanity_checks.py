@@ -77,6 +77,15 @@ class SanityChecks(L.Callback):
         due = [check.name for check in self.checks if self.looked and check.wanted(self.options)]
         return [name.replace("_", " ") for name in due if name not in made]
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """Numbers that the checks have found, for the rules of a diagnosis."""
+        found: dict[str, float] = {}
+        for row in self.rows:
+            if row.outcome is not None:
+                found |= row.check.facts(row.outcome)
+        return found
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.waiting = False
         if not (trainer.global_step or trainer.current_epoch):  # else resumed

@@ -114,19 +114,22 @@ class Diagnosis(L.Callback):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         checks: list[Finding] = []
         others: list[Finding] = []
+        facts: dict[str, float] = {}
         for callback in callbacks:
             if callback is not self:
                 found = checks if isinstance(callback, SanityChecks) else others
                 found += getattr(callback, "findings", [])
+            if isinstance(callback, SanityChecks):
+                facts |= callback.facts
         try:
-            run = Run(self.recorder.history, checks, finished)
+            run = Run(self.recorder.history, checks, finished, facts)
             if module is not None and self.probe and self.probes < 2 and needs_probe(run, self.rules):
                 self._probe(trainer, module)
-                run = Run(self.recorder.history, checks, finished)
+                run = Run(self.recorder.history, checks, finished, facts)
             found = diagnose(run, others, self.rules)
             if module is not None and self.start and wants_trial(found):
                 self._try_rates(trainer, module, run, found)
-                run = Run(self.recorder.history, checks, finished)
+                run = Run(self.recorder.history, checks, finished, facts)
                 found = diagnose(run, others, self.rules)
             self.findings, self.looks = found, [self._looks(run, callbacks)]
         except Exception as error:  # rules must never end a training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from vitals.findings import Finding
@@ -16,6 +16,8 @@ CERTAIN = 3.0
 
 Rule = Callable[["Run"], Iterator[Finding]]
 
+ENOUGH = 100
+"""Steps in which a run can be expected to do as well as a trial of fifty."""
 BARELY = 0.85
 """Share of the first loss above which hardly anything was learned."""
 
@@ -39,14 +41,22 @@ class Run:
         history: of all monitors, and the facts that `Recorder` records at the start.
         checks: findings from before the first step.
         finished: whether no more steps follow.
+        facts: numbers that the checks have found.
     """
 
-    def __init__(self, history: History, checks: Sequence[Finding] = (), finished: bool = True) -> None:
-        self.history, self.checks, self.finished = history, checks, finished
+    def __init__(
+        self,
+        history: History,
+        checks: Sequence[Finding] = (),
+        finished: bool = True,
+        facts: Mapping[str, float] | None = None,
+    ) -> None:
+        self.history, self.checks, self.finished, self.found = history, checks, finished, facts or {}
 
     def fact(self, name: str, default: float = math.nan) -> float:
-        """One of the numbers that `Recorder` has recorded at the start: `facts/<name>`."""
-        value: float = self.history.last(f"facts/{name}", default)
+        """One of the numbers that the checks have found, or that `Recorder` has recorded at the start, under
+        `facts/<name>`."""
+        value: float = self.found.get(name, self.history.last(f"facts/{name}", default))
         return value
 
     def can_judge(self, rule: Rule) -> bool:
@@ -169,8 +179,15 @@ class Run:
 
     @property
     def barely_learns(self) -> bool:
-        """Whether the training loss has hardly fallen."""
-        return self.last_loss > BARELY * self.first_loss
+        """Whether the training loss has hardly fallen, or the run got no further than a short trial."""
+        return self.last_loss > BARELY * self.first_loss or self.falls_short
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether, at its end, fewer training images are right than a trial of fifty steps got right of
+        images that it was not shown: what is possible was not done."""
+        lasted = self.finished and self.steps >= ENOUGH
+        return lasted and self.share_right("train")[1] < self.fact("trial_accuracy")
 
     @property
     def long_enough(self) -> bool:

@@ -68,8 +68,8 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
         for name, values in ratios.items()
         if len(values) >= 4 and not any(values) and not name.endswith("bias")
     ]
-    typical = sorted(values[-1] for values in ratios.values() if values)[len(ratios) // 2]
-    if still and typical > ROUNDED:
+    largest = max(values[-1] for values in ratios.values() if values)
+    if still and largest > ROUNDED:
         message = f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed."
         remedy = "Look for detach(), no_grad(), a rate of 0, or a layer that is not used."
         yield Finding("frozen-parameters", "fail", message, remedy, still[0], float(len(still)), 0.0)
