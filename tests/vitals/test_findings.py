@@ -50,7 +50,7 @@ def test_the_file_has_the_gravest_first_and_the_documented_keys(tmp_path):
     first, later = json.loads(path.read_text(encoding="utf-8"))
     assert (first["message"], later["message"]) == ("first", "later")
     documented = {"cause", "level", "message", "remedy", "where", "value", "threshold", "step", "epoch"}
-    assert set(first) == documented | {"check", "station", "setting"}
+    assert set(first) == documented | {"check", "station", "setting", "exact"}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

@@ -43,8 +43,10 @@ class LossParameters(Monitor):
 
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
-        self.batches = self.number = 0
+        self.batches = self.number = self.given = 0  # in the processes, too, in which it never starts
         self.batch: Any = None
+        self.at_start: list[tuple[Tensor, Tensor]] = []
+        """Some parameters of the optimizers, and some of their values."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
@@ -56,8 +58,7 @@ class LossParameters(Monitor):
         self.first = trainer.global_step
         self.given = 0
         """Losses given to `backward`."""
-        self.at_start: list[tuple[Tensor, Tensor]] = []
-        """Some parameters of the optimizers, and some of their values."""
+        self.at_start = []
         if not module.automatic_optimization:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             held = [p for group in groups for p in group["params"] if p.requires_grad]
