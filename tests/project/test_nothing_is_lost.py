@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 from tests.commands import run
 
@@ -41,3 +44,51 @@ def test_overwrite_moves_nothing_where_the_new_run_is_refused(tmp_path: Path) ->
     words = ["hydra.run.dir=first", "overwrite=true", "data=image_folder", "data.root=nowhere"]
     assert run("train", *words, folder=tmp_path).returncode == 2
     assert (tmp_path / "first" / "config.yaml").exists()
+
+
+INTERRUPT = """
+import shutil
+from pathlib import Path
+
+import pytest
+
+import lightning as L
+
+
+class Interrupt(L.Callback):
+    def on_train_batch_start(self, trainer, *arguments):
+        done = Path(trainer.default_root_dir, "interrupted")
+        if trainer.current_epoch == 1 and not done.exists():
+            done.touch()
+            raise KeyboardInterrupt
+"""
+
+
+def test_a_run_goes_wherever_its_folder_is_moved_or_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupting.py").write_text(INTERRUPT)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [*TINY[:3], *TINY[4:], "hydra.run.dir=first", "trainer.max_epochs=2"]
+    words += ["+callbacks.stop._target_=interrupting.Interrupt", "callbacks.checkpoints.keep_every=1"]
+    assert run("train", *words, folder=tmp_path).returncode == 130
+    elsewhere = tmp_path / "an other place"
+    elsewhere.mkdir()
+    shutil.copytree(tmp_path / "first", elsewhere / "copy")
+    copy = files(elsewhere / "copy")
+    (tmp_path / "first").rename(elsewhere / "moved")
+
+    for command, *further in (
+        ("evaluate", "run=moved"),
+        ("train", "resume=moved"),
+        ("evaluate", "run=moved", "checkpoint=average", "split=val"),
+        ("report", "run=moved"),
+        ("ensemble", "run=moved"),
+        ("train", "resume=moved", "trainer.max_epochs=3"),
+    ):
+        done = run(command, *further, folder=elsewhere)
+        assert done.returncode == 0, done.stderr
+    rows = (elsewhere / "moved" / "metrics.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2", "3"]
+    assert files(elsewhere / "copy") == copy
+    assert not (tmp_path / "first").exists()
