@@ -27,17 +27,17 @@ from project.optim.optimizers import Schedule, momentum_schedule, optimizer_fact
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError
 from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
+from vitals.runs.memory import require_memory
 from vitals.runs.metric import Metric
 
 
 def prepare(config: DictConfig) -> None:
-    """Make sure that the images are there, and build on trial what needs no data.
+    """Make sure that the images are there or can be downloaded, and build on trial what needs no data.
 
     Raises:
         UserError: for the first thing that is wrong.
     """
-    ours = config.data._target_ == IMAGE_DATA
-    if ours:
+    if config.data._target_ == IMAGE_DATA:
         from project.data.sources import require_images  # here: a project need not have these data
 
         require_images(config.data.source, config.data.root)
@@ -45,10 +45,28 @@ def prepare(config: DictConfig) -> None:
         make()
     for group in ("data", "module", "network"):
         require_target(group, config[group])
-    if ours and (config.data.source != "image_folder" or config.data.image_size):
-        size = config.data.image_size or 32
-        with torch.device("meta"):
-            build_network(config, num_classes=10, image_shape=(3, size, size))
+
+
+def read_data(config: DictConfig) -> None:
+    """Read the images, and build on trial the network for them; say what of a folder was passed over.
+
+    Raises:
+        UserError: if they cannot be read, or memory is too small for the network.
+    """
+    if config.data._target_ != IMAGE_DATA:
+        return
+    data = build_data(config)
+    data.setup()
+    with torch.device("meta"):
+        network = build_network(config, len(data.classes), data.image_shape)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    require_memory(
+        4 * 4 * parameters,  # as float32: itself, its gradient, its momentum and its average
+        f"training {type(network).__name__} with {parameters:,} parameters",
+        "set a smaller data.image_size or network",
+    )
+    if data.note:
+        print(data.note)
 
 
 def build(config: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:

@@ -43,6 +43,8 @@ class Data(types.Component):
     limit: types.Count | None
     crop_padding: types.CountOrZero
     flip: types.Switch
+    skip_unreadable: types.Switch = False
+    mapped: types.Switch | None = None
 
 
 class Module(types.Component):

@@ -72,6 +72,7 @@ def run_command(
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    read_data: Check | None = None,
     trains: bool = True,
 ) -> None:
     """Run `task` with the configuration that the command line asks for.
@@ -83,13 +84,15 @@ def run_command(
         check: the checks of one configuration that need no torch.
         prepare: slower checks, such as whether the data and the device are there; called once before
             anything is written, and not in a sweep.
+        read_data: looks at the data themselves after all other checks, before anything is written; in a
+            sweep, if they are in a folder, once for each of the `data` that its jobs have.
         trains: whether `task` fills the folder that Hydra gives it.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
     config_dir, config_name = primary_configuration(config_dir, config_name)
     if not _is_worker():
-        check_command_line(config_dir, config_name, check, prepare, trains)
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
     _hand_over(task, config_dir, config_name, check)
 
 
@@ -136,6 +139,7 @@ def check_command_line(
     config_name: str,
     check: Check,
     prepare: Check | None = None,
+    read_data: Check | None = None,
     trains: bool = True,
 ) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
@@ -157,7 +161,7 @@ def check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
-        check_command_line(config_dir, config_name, check, prepare, trains)
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
@@ -180,19 +184,26 @@ def check_command_line(
         config = resumed_config(folder, overrides.arguments, list(overrides.groups))
         check(config)
         sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
+        configs = [config]
     else:
-        for config in overrides.composed():
+        configs = list(overrides.composed())
+        for config in configs:
             check(config)
+    old = None
     if prepare is not None and not arguments.multirun:
-        old = None
         if resume is None and trains and (folder := RunFolder(overrides.run_folder())).config.exists():
             old = folder
             if not config.get("overwrite"):
                 old.require_new("hydra.run.dir")
         with status_line("importing torch, and building everything once on trial"):
             prepare(config)
-        if old is not None:
-            print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
+    if read_data is not None:
+        in_folders = [config for config in configs if OmegaConf.select(config, "data.root") is not None]
+        different = {OmegaConf.to_yaml(config.data, resolve=True): config for config in in_folders}
+        for config in different.values() if arguments.multirun else configs:
+            read_data(config)
+    if old is not None:
+        print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
 
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_a_folder_that_holds_a_run_is_refused_and_overwrite_moves_it_aside(tmp_p
     assert "the run that was in first is now in old_first" in replaced.stdout
     assert files(tmp_path / "old_first") == before
     assert (tmp_path / "first" / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize(("script", "more"), [("train", []), ("check", []), ("train", ["-m", "seed=0,1"])])
+def test_an_error_in_the_images_is_told_before_anything_is_there(
+    tmp_path: Path, write_tree: Callable[..., object], script: str, more: list[str]
+) -> None:
+    write_tree(tmp_path / "images", train=6)
+    (tmp_path / "images" / "train" / "bee" / "empty.png").touch()
+    done = run(script, *more, "data=image_folder", "data.root=images", "data.crop_padding=2", folder=tmp_path)
+    assert done.returncode == 2
+    assert "1 of 25: mend or delete them, or set data.skip_unreadable=true" in done.stderr
+    assert "report:" not in done.stdout
+    assert [place.name for place in tmp_path.iterdir()] == ["images"]
 
 
 def test_overwrite_moves_nothing_where_the_new_run_is_refused(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from project.data.image_set import ImageSet
+from vitals.runs.array_cache import COPIES
 
 
 class Normalization:
@@ -45,20 +47,15 @@ class RandomCropFlip:
 
     Args:
         images: uint8, N×C×H×W.
-        padding: pixels reflected at each border before cropping; 0 for no crops.
+        padding: pixels reflected at each border before cropping, fewer than the images have; 0 for no crops.
         flip: whether to mirror half of the images left to right.
         channels_last: the memory format in which the images are kept and returned.
-
-    Raises:
-        ValueError: if `padding` is not smaller than the images.
     """
 
     def __init__(self, images: Tensor, padding: int, flip: bool, channels_last: bool = False) -> None:
         self.padding, self.flip, self.channels_last = padding, flip, channels_last
         height, width = images.shape[-2:]
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        if padding >= min(height, width):
-            raise ValueError(f"padding {padding} must be smaller than the images' {height}×{width} pixels")
         border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
         # By numpy: torch reflects no bytes.
         padded = torch.from_numpy(np.pad(images.cpu().numpy(), border, mode="reflect"))
@@ -83,6 +80,8 @@ class RandomCropFlip:
 
 class TrainingBatches:
     """Shuffled, augmented, normalised batches; a new order every epoch.
+
+    Images that are mapped, or too many for a GPU, stay where they are; those of a batch are padded alone.
 
     Order and augmentation depend on the seed, the epoch and the rank alone: they are the same whatever
     else draws random numbers, and a resumed run goes on as if it had never stopped. The last, smaller batch
@@ -118,9 +117,14 @@ class TrainingBatches:
         self.share = len(data) // world_size
         self.batch_size = min(batch_size, self.share)
         self.normalize = normalization
-        images = data.images.to(self.device)
-        self.augment = RandomCropFlip(images, crop_padding, flip, normalization.channels_last)
-        self.data, self.labels = data, data.labels.to(self.device)
+        of_gpu = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else math.inf
+        self.stays = data.mapped or COPIES * len(data) * data.stored[0].numel() > of_gpu
+        self.place = torch.device("cpu") if self.stays else self.device
+        self.data, self.labels = data, data.labels.to(self.place)
+        layout = normalization.channels_last
+        self.augmentation = partial(RandomCropFlip, padding=crop_padding, flip=flip, channels_last=layout)
+        kept = data.subset(torch.arange(1)) if self.stays else data
+        self.augment = self.augmentation(kept.images.to(self.place))
         self.seed, self.rank, self.epoch = seed, rank, 0
         if not fixed:
             self.sampler = self  # where Lightning looks for `set_epoch`
@@ -143,9 +147,14 @@ class TrainingBatches:
         start = self.rank * self.share
         order = order[start : start + len(self) * self.batch_size]
         drawn = self.augment.draw(len(order), _generator(self.seed, self.epoch, self.rank))
-        choices = [choice.to(self.device).split(self.batch_size) for choice in (order, *drawn)]
-        for indices, top, left, mirrored in zip(*choices, strict=True):
-            yield self.normalize(self.augment(indices, top, left, mirrored)), self.labels[indices]
+        choices = [choice.to(self.place).split(self.batch_size) for choice in (order, *drawn)]
+        for indices, *choice in zip(*choices, strict=True):
+            augment, places = self.augment, indices
+            if self.stays:
+                augment = self.augmentation(self.data.subset(indices).images)
+                places = torch.arange(len(indices))
+            images, labels = augment(places, *choice), self.labels[indices]
+            yield self.normalize(images.to(self.device)), labels.to(self.device)
 
 
 class EvaluationBatches:
@@ -165,20 +174,18 @@ class EvaluationBatches:
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
-        self.normalize = normalization
-        layout = normalization.memory_format
-        self.images = data.images[rank::world_size].to(self.device).contiguous(memory_format=layout)
-        self.labels = data.labels[rank::world_size].to(self.device)
+        self.data, self.normalize, self.device = data, normalization, torch.device(device)
+        self.indices = torch.arange(len(data))[rank::world_size]
+        batch_size = min(batch_size, 1 + 2**27 // data.stored[0].numel())  # of large images fewer
         self.batches = math.ceil(math.ceil(len(data) / world_size) / batch_size)
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = (everything.tensor_split(self.batches) for everything in (self.images, self.labels))
-        for images, labels in zip(*parts, strict=True):
-            yield self.normalize(images), labels
+        for indices in self.indices.tensor_split(self.batches):
+            part = self.data.subset(indices)
+            yield self.normalize(part.images.to(self.device)), part.labels.to(self.device)
 
 
 def _generator(*seeds: int) -> torch.Generator:

@@ -33,6 +33,8 @@ class ImageData(L.LightningDataModule):
         flip: whether to mirror half of the training images.
         seed: of the order and the augmentation of the batches.
         channels_last: the memory format of the batches.
+        skip_unreadable: whether to do without image files that are damaged, which are a mistake otherwise.
+        mapped: whether the images stay in the cache file, mapped; None where they would not fit in memory.
     """
 
     source: SourceName
@@ -47,6 +49,8 @@ class ImageData(L.LightningDataModule):
     flip: bool = False
     seed: int = 0
     channels_last: bool = False
+    skip_unreadable: bool = False
+    mapped: bool | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -59,16 +63,22 @@ class ImageData(L.LightningDataModule):
         """
         if hasattr(self, "mean"):
             return
-        splits = sources.read(self.source, self.root, self.image_size)
-        rest, test = splits.train, splits.test
+        splits = sources.read(
+            self.source, self.root, self.image_size, self.batch_size, self.skip_unreadable, self.mapped
+        )
+        train, validation, test = splits.train, splits.validation, splits.test
+        self.note = splits.note
         try:
             if test is None:
-                rest, test = rest.split(self.test_fraction, self.split_seed)
-            train, self.validation = rest.split(self.validation_fraction, self.split_seed)
+                train, test = train.split(self.test_fraction, self.split_seed)
+            if validation is None:
+                train, validation = train.split(self.validation_fraction, self.split_seed)
         except ValueError as error:
-            raise UserError(f"data={self.source} cannot be split: {error}") from None
+            raise UserError(
+                f"data={self.source} cannot be split: {error}; add images, or val/ and test/ beside train/."
+            ) from None
         self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
-        self.test = test
+        self.validation, self.test = validation, test
         if self.crop_padding >= (size := min(self.image_shape[1:])):
             raise UserError(
                 f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."

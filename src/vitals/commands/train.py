@@ -22,6 +22,15 @@ def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
     return prepare
 
 
+def reading(project: ProjectFolder) -> Callable[[DictConfig], None]:
+    """What looks at the data of a configuration, where the project has such a function."""
+
+    def read_data(config: DictConfig) -> None:
+        getattr(project.module("build"), "read_data", lambda config: None)(config)
+
+    return read_data
+
+
 @answers_mistakes()
 def main(script: str | None = None) -> None:
     """Train with the project around `script`, or around the working folder."""
@@ -33,7 +42,7 @@ def main(script: str | None = None) -> None:
         run(config, RunFolder.of_this_run(), project.module("train").train)
 
     check = partial(check_run, project.module("schema").Experiment)
-    run_command(train, project.configs, "train", check, preparation(project))
+    run_command(train, project.configs, "train", check, preparation(project), reading(project))
 
 
 if __name__ == "__main__":

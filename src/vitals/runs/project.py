@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class Project(Protocol):
-    """The owner's side of a run."""
+    """The owner's side of a run.
+
+    It may also have `read_data(config)`, which looks at the data themselves, before anything is written, and
+    raises a `UserError` for what is wrong with them.
+    """
 
     def prepare(self, config: DictConfig) -> None:
         """Look, before anything is written, for what `build` would stumble over; cheap, without the data.

@@ -69,9 +69,3 @@ def test_every_image_of_a_batch_has_its_own_window():
     augment = RandomCropFlip(images, 2, flip=True)
     batch = augment(torch.arange(200), *augment.draw(200, torch.Generator().manual_seed(0)))
     assert len(batch.flatten(1).unique(dim=0)) > 45  # of 5 × 5 × 2
-
-
-@pytest.mark.parametrize("padding", [5, 8])
-def test_padding_as_large_as_the_images_is_refused(padding):
-    with pytest.raises(ValueError, match=f"padding {padding} must be smaller than the images' 5×8"):
-        RandomCropFlip(random_images(height=5), padding, flip=False)

@@ -47,11 +47,6 @@ def test_a_copy_needs_no_network(tmp_path, write_cifar, write_tree, layout):
     require_images("cifar10", str(tmp_path))
 
 
-def test_an_image_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"data\.root=.*nowhere is not a folder"):
-        require_images("image_folder", str(tmp_path / "nowhere"))
-
-
 @pytest.mark.usefixtures("no_network")
 def test_digits_need_neither_copy_nor_network():
     require_images("digits", None)

@@ -1,0 +1,107 @@
+"""Files in a folder for each class, as people have them: `train/<class>/*` and the like, or `<class>/*`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitals.errors import UserError, listed
+
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
+"""Which split a folder of this name holds, in small or capital letters."""
+HIDDEN = (".", "__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
+"""How the names begin of what file managers leave behind, in small letters."""
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What `list_files` found.
+
+    Attributes:
+        classes: the names of those that have training files, in their order.
+        files: of every split that has any, each with its label.
+        note: a sentence on what was passed over, or nothing.
+    """
+
+    classes: list[str]
+    files: dict[str, list[tuple[str, int]]]
+    note: str
+
+
+def folders_of_splits(root: Path) -> dict[str, Path]:
+    """The folders in `root` named after splits; none unless that of training has class folders in it."""
+    places = {SPLITS[name]: place for place in _folders(root) if (name := place.name.lower()) in SPLITS}
+    return places if "train" in places and _folders(places["train"]) else {}
+
+
+def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
+    """The files below `root` that have one of the `endings`, as in `.png`; those of sub-folders included.
+
+    Where no folder is named after a split, all are for training. Hidden ones are passed over without a word,
+    those of other endings, those beside the class folders and empty class folders with a count.
+
+    Raises:
+        UserError: if `root` is no folder, or has fewer than two classes, or some that training does not know.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder: name the folder that holds the data.")
+    places = folders_of_splits(root) or {"train": root}
+    train, noticed = places["train"], Counter[str]()
+    found: dict[str, dict[str, list[str]]] = {}
+    for split, place in places.items():
+        found[split] = {folder.name: [] for folder in _folders(place)}
+        for file in _files(place):
+            if file.suffix.lower() not in endings:
+                noticed[f"{file.suffix.lower() or 'other'} files passed over"] += 1
+            elif file.parent == place:
+                noticed["files outside of class folders passed over"] += 1
+            else:
+                found[split][file.relative_to(place).parts[0]].append(str(file))
+    classes = [name for name, files in found["train"].items() if files]
+    for split, of_class in found.items():
+        noticed["empty class folders"] += list(of_class.values()).count([])
+        noticed[f"classes without {split} files"] += sum(not of_class.get(name) for name in classes)
+    said = ", ".join(f"{what} ({count:,})" for what, count in noticed.items() if count)
+    note = f"noticed in {root}: {said}" if said else ""
+    if len(classes) < 2 or {name.lower() for name in classes} <= set(SPLITS):
+        inner = [folder for folder in _folders(train) if len(_folders(folder)) > 1]
+        raise UserError(
+            f"{train} does not have two classes or more, as <class>/* or train/<class>/*; it has "
+            f"{f'{len(classes)} ({listed(classes)})' if classes else 'none'}{f'; {note}' if note else ''}: "
+            f"{f'did you mean data.root={inner[0]}?' if inner else 'name the folder of all with data.root.'}"
+        )
+    for split, of_class in found.items():
+        if unknown := [name for name, files in of_class.items() if files and name not in classes]:
+            raise UserError(
+                f"{places[split] / unknown[0]} is a {split} class that training does not know, one of "
+                f"{len(unknown)}: there is no {train / unknown[0]} with files in it."
+            )
+    label_of = {name: label for label, name in enumerate(classes)}
+    files_of = {
+        split: [(file, label_of[name]) for name, files in of_class.items() for file in files]
+        for split, of_class in found.items()
+    }
+    return ClassFolders(classes, {split: files for split, files in files_of.items() if files}, note)
+
+
+def _hidden(name: str) -> bool:
+    return name.lower().startswith(HIDDEN)
+
+
+def _folders(place: Path) -> list[Path]:
+    entries = place.iterdir() if place.is_dir() else ()
+    found = (entry for entry in entries if entry.is_dir() and not _hidden(entry.name))
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def _files(place: Path) -> list[Path]:
+    """All in a folder and below it that is not hidden, folder by folder."""
+    found = []
+    for folder, folders, files in os.walk(place, followlinks=True):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        found += [(folder, name) for name in files if not _hidden(name)]
+    return [Path(folder, name) for folder, name in sorted(found)]
