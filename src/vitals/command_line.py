@@ -49,7 +49,7 @@ OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cach
 OmegaConf.register_new_resolver("run_name", lambda name, choice: name or choice, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
-OF_SWEEPS = ("launcher", "search", "resume_sweep")
+OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
 """Keys that say how to run several jobs, and nothing of what one run does."""
 
 
@@ -176,6 +176,9 @@ def check_command_line(
     sys.argv[1:] = [word for word in spelled if word is not None]
     if arguments.cfg or arguments.info:
         return
+    for key in ("zip", "repeats"):
+        if overrides.value(key) is not None and not arguments.multirun:
+            raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
     resume = overrides.value("resume")
     if resume is not None:
         if arguments.multirun:

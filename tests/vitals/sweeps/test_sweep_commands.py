@@ -13,6 +13,7 @@ import commands
 import pytest
 from blobs import WORDS
 
+from vitals.runs.provenance import usable_cpus
 from vitals.runs.run_folder import RunFolder
 
 TINY = [*WORDS, "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
@@ -76,6 +77,39 @@ def test_a_wrong_range_is_refused_before_anything_is_written(tmp_path: Path) -> 
     assert done.stderr.strip() == "optimizer.lr=interval(1,0.1) is no range: its ends must rise."
 
 
+def test_values_go_together_where_zip_says_so_and_repeats_have_a_seed_each(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=1", "optimizer.lr=0.1,0.01", "network.dropout=choice(0,0.5)", "repeats=2"]
+    done = sweep(tmp_path, *TINY, *words, "zip=[optimizer.lr,network.dropout]", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    configs = [RunFolder(job).read_config() for job in jobs(tmp_path)]
+    seed = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["seed"]
+    assert [(config.optimizer.lr, config.network.dropout, config.seed) for config in configs] == [
+        (rate, dropout, each) for rate, dropout in ((0.1, 0), (0.01, 0.5)) for each in (seed, seed + 1)
+    ]
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("sweep in sweep: 4 jobs, ")
+    assert first.endswith(f"at a time on {usable_cpus()} CPU cores, seeds {seed} to {seed + 1}")
+    assert "Over seeds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["zip=[optimizer.lr,seed]"], "must be as many of each: optimizer.lr has 2, seed has 3."),
+        (["zip=[optimizer.l,seed]"], "no values are given for optimizer.l; did you mean optimizer.lr?"),
+        (["zip=optimizer.lr"], "zip=optimizer.lr is not allowed: it must be a list of keys"),
+        (["repeats=2"], "repeats=2 and seed=1,2,3 both say which seeds there are: leave one out."),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused_before_anything_is_written(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    done = sweep(tmp_path, *TINY, "optimizer.lr=0.1,0.01", "seed=1,2,3", *words)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("choice", ["hydra/sweeper=basic", "hydra/launcher=basic"])
 def test_hydras_own_launchers_and_sweepers_are_refused_before_anything_is_written(
     choice: str, tmp_path: Path
@@ -118,6 +152,7 @@ def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(t
     rates = [RunFolder(job).read_config().optimizer.lr for job in jobs(tmp_path)]
     assert len(set(rates)) == 3
     assert all(1e-4 <= rate <= 1 for rate in rates)
+    assert len({RunFolder(job).read_config().seed for job in jobs(tmp_path)}) == 1
 
 
 def test_coarse_to_fine_trains_fewer_and_longer_in_the_span_of_the_best(tmp_path: Path) -> None:

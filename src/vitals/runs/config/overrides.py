@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, did_you_mean, one_line
+from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_key
 from vitals.runs.config.trainer_arguments import trainer_arguments
 from vitals.runs.quoting import hydra_value
@@ -78,15 +79,18 @@ class Overrides:
         Where there are more than `MOST_JOBS`, one for each value of each swept key, the other keys at their
         first values: a clash of two later values is then found by the job itself.
         """
-        words = [self._words(override) for override in self.parsed]
-        if math.prod(map(len, words)) <= MOST_JOBS:
-            yield from map(self._compose, itertools.product(*words))
-            return
-        first = [choices[0] for choices in words]
-        yield self._compose(first)
-        for position, choices in enumerate(words):
-            for word in choices[1:]:
-                yield self._compose([*first[:position], word, *first[position + 1 :]])
+        fixed = [str(override.input_line) for override in self.parsed if not override.is_sweep_override()]
+        zipped = self._compose(fixed).get("zip") if len(fixed) < len(self.parsed) else None
+        ways = axes(self.parsed, self._words, zipped)
+        if math.prod(map(len, ways)) <= MOST_JOBS:
+            steps: Iterable[Sequence[tuple[str, ...]]] = itertools.product(*ways)
+        else:
+            first = [way[0] for way in ways]
+            steps = [first]
+            for position, way in enumerate(ways):
+                steps += [[*first[:position], words, *first[position + 1 :]] for words in way[1:]]
+        for step in steps:
+            yield self._compose([word for words in step for word in words])
 
     def value(self, key: str) -> Any:
         """The value given for `key`, or None where it was not given."""

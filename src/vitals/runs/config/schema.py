@@ -60,6 +60,11 @@ RunFolders = Annotated[
     list[Annotated[str, Field(min_length=1)]],
     Field(description="a list of two to six run folders, [a,b]", min_length=2, max_length=6),
 ]
+Keys = Annotated[list[Text], Field(min_length=1)]
+Zip = Annotated[
+    Keys | list[Keys],
+    Field(description="a list of keys whose values go together, [a,b], or several, [[a,b],[c,d]]"),
+]
 SampleCount = Annotated[int, Field(ge=128, description="a whole number of 128 or more")]
 
 
@@ -243,6 +248,8 @@ class RunSchema(Strict):
     search: Search | None = None
     stop_hopeless: Switch
     resume_sweep: Text | None = None
+    zip: Zip | None = None
+    repeats: Count = 1
 
     def clashes(self) -> Iterator[str]:
         """A sentence for each set of values that are right alone and wrong together."""

@@ -66,6 +66,14 @@ class Devices:
         cores = usable_cpus()
         return cls([f"cpu{core}" for core in range(cores)], jobs_per_device, cores=cores)
 
+    def __str__(self) -> str:
+        kind = "GPU" if self.are_gpus else "CPU core"
+        return f"{len(self.names)} {kind}{'s' * (len(self.names) > 1)}"
+
+    def at_once(self, count: int) -> int:
+        """How many jobs of `count` devices can run side by side."""
+        return len(self.names) * self.jobs_per_device // count
+
     def require(self, count: int) -> None:
         """Make sure that a job can ever have `count` devices.
 

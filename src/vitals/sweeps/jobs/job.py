@@ -5,6 +5,7 @@ Whatever starts the job (this machine, Ray, Slurm) runs the same words, which an
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -21,8 +22,8 @@ OF_THE_SWEEP = (
     "launcher",
     "search",
     "resume_sweep",
-    "~launcher",
-    "~search",
+    "zip",
+    "repeats",
     "hydra.sweep",
     "hydra.launcher",
     "hydra.mode",
@@ -31,7 +32,7 @@ OF_THE_SWEEP = (
     "hydra/launcher",
     "hydra/sweeper",
 )
-"""Beginnings of the words that tell how to sweep, and nothing of what a job trains."""
+"""Keys, with all below them, that tell how to sweep, and nothing of what a job trains."""
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Job:
 
 def job_words(overrides: Sequence[str]) -> list[str]:
     """Those of a sweep's overrides that belong to its jobs."""
-    return [word for word in overrides if not word.startswith(OF_THE_SWEEP)]
+    keys = "|".join(map(re.escape, OF_THE_SWEEP))
+    return [word for word in overrides if not re.match(rf"[~+]*({keys})([.=@]|$)", word)]
 
 
 def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:

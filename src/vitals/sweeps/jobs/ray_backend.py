@@ -33,6 +33,9 @@ PATIENCE = {"RAY_raylet_start_wait_time_s": "150", "RAY_agent_register_timeout_m
 class RayDevices(Devices):
     """What Ray's cluster has to give out; Ray itself says in the job which GPU it is."""
 
+    def __str__(self) -> str:
+        return f"Ray with {super().__str__()}"
+
     def environment(self, taken: list[str]) -> dict[str, str]:  # type: ignore[override]
         return {}
 

@@ -20,12 +20,13 @@ def run_sweep(sweep: Sweep) -> None:
     space = searched(sweep)
     with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
         sweep.folder.write_record(sweep.arguments, sweep.script, sweep.metric)
-        from vitals.sweeps.results.report import report  # imports Matplotlib, while the fork server imports
-
+        stopped = 0
         try:
             run_search(sweep, space)
         except SweepInterrupted as stop:
-            report(sweep.folder)
-            sys.exit(128 + stop.number)
-        if not all(job.complete for job in report(sweep.folder).jobs):
-            sys.exit(1)
+            stopped = 128 + stop.number
+        from vitals.sweeps.results.report import report  # with Matplotlib, which `announce` has imported
+
+        complete = all(job.complete for job in report(sweep.folder).jobs)
+        if stopped or not complete:
+            sys.exit(stopped or 1)

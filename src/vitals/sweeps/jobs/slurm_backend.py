@@ -33,6 +33,12 @@ GONE_FOR = 15.0
 class SlurmDevices(Devices):
     """How many jobs may be submitted at a time; Slurm gives each its devices."""
 
+    def __str__(self) -> str:
+        return "Slurm"
+
+    def at_once(self, count: int) -> int:
+        return super().at_once(1)
+
     def take(self, count: int) -> list[str] | None:
         return super().take(1)
 

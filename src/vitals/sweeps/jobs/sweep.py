@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir
+from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vitals.errors import UserError
+from vitals.runs.config.combinations import Axis, axes
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.quoting import this_program
+from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.backends import backend, not_of_hydra
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
 from vitals.sweeps.jobs.job import Job, clear_for_another_try, command_for, is_finished, job_words
@@ -25,6 +31,7 @@ from vitals.sweeps.jobs.live_table import LiveTable
 from vitals.sweeps.jobs.processes import Starter
 from vitals.sweeps.jobs.queue import JobQueue
 
+LAST_SEED = 2**32 - 1
 OF_THE_FOLDER = ("hydra.sweep.dir", "hydra.mode")
 """Hydra's words that say where this sweep is, not what it does."""
 
@@ -56,13 +63,48 @@ class Sweep:
         self.arguments = [*self.flags, *arguments, *of_all]
         parser = OverridesParser.create(config_loader=context.config_loader)
         self.overrides = parser.parse_overrides(job_words(arguments))
+        self.repeats: int = config.get("repeats", 1)
+        """Jobs of the same settings."""
+        if self.repeats > 1:  # each of them has a word for its own
+            self.overrides = [
+                word for word in self.overrides if word.key_or_group != "seed" or word.is_sweep_override()
+            ]
+        seed = config.get("seed")
+        drawn = self.folder.read_record().get("seed", secrets.randbelow(100_000))
+        self.seed: int = drawn if seed is None else seed
+        """Of the jobs that have no other, so that settings alone tell them apart; the first of several."""
         self.hydra_words = job_words(hydra)
         self._name_jobs_by_what_differs()
 
+    def axes(self) -> list[Axis]:
+        """The words that the listed values stand for, those that go together in one place.
+
+        Raises:
+            UserError: if the keys of `zip=` do not fit together.
+        """
+        return axes(self.overrides, _listed, self.config.get("zip"))
+
     def product(self) -> list[list[str]]:
-        """The words of every job: all combinations of the listed values."""
-        batches: list[list[list[str]]] = BasicSweeper.split_arguments(self.overrides, None)
-        return batches[0]
+        """The words of every job: all combinations of the listed values.
+
+        Raises:
+            UserError: as `axes`, or if a word gives a range and no values.
+        """
+        for override in self.overrides:
+            if override.is_interval_sweep():
+                raise UserError(
+                    f"{override.input_line} is a range: search=random draws values from it, search=grid cuts "
+                    f"it into equal parts."
+                )
+        return self.repeated([word for words in step for word in words] for step in product(*self.axes()))
+
+    def repeated(self, jobs: Iterable[Sequence[str]]) -> list[list[str]]:
+        """The words of `jobs`, each as often as `repeats=` says, with the seeds that go with it."""
+        return [[*words, *self.seed_word(turn)] for words in jobs for turn in range(self.repeats)]
+
+    def seed_word(self, turn: int) -> list[str]:
+        """The word for the seed of one of several jobs of the same settings; none where there is but one."""
+        return [f"seed={self.seed + turn}"] if self.repeats > 1 else []
 
     def fixed_words(self) -> list[str]:
         """The words that all jobs have in common."""
@@ -77,11 +119,38 @@ class Sweep:
         launcher = self.config.hydra.launcher._target_
         if not launcher.endswith(".BasicLauncher"):
             raise not_of_hydra(f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}")
+        if self.repeats > 1:
+            for word in self.overrides:
+                if word.key_or_group == "seed":
+                    raise UserError(
+                        f"repeats={self.repeats} and {word.input_line} both say which seeds there are: leave "
+                        f"one out."
+                    )
+            if self.seed + self.repeats - 1 > LAST_SEED:
+                raise UserError(
+                    f"repeats={self.repeats} takes the seeds from seed={self.seed} on, and the last one is "
+                    f"{LAST_SEED}: take a smaller seed."
+                )
         require_prerequisites(self.config)
         self.backend = backend(self.config, self.script)
         """Where the jobs run."""
         self.starter: Starter
         """Starts them there, from all stages of a search."""
+        self._devices_needed(self.config.trainer.devices)
+
+    def announce(self, jobs: int) -> None:
+        """Record how many jobs the sweep has, and their seed, and say so before the first one starts."""
+        self.folder.add_to_record(jobs=jobs, seed=self.seed)
+        devices, needed = self.backend.devices, self._devices_needed(self.config.trainer.devices)
+        done = sum(map(is_finished, self.folder.jobs()))
+        said = f"{jobs} jobs" + (f", {done} of them done" if done else "")
+        said += f", {devices.at_once(needed)} at a time on {devices}"
+        if self.repeats > 1:
+            said += f", seeds {self.seed} to {self.seed + self.repeats - 1}"
+        elif all(word.key_or_group != "seed" for word in self.overrides):
+            said += f", seed {self.seed}"
+        print(f"sweep in {shown(self.folder.path)}: {said}", flush=True)
+        import_module("vitals.sweeps.results.report")  # with Matplotlib, while the fork server imports torch
 
     def run(
         self,
@@ -107,7 +176,7 @@ class Sweep:
             for folder in self.folder.jobs()
             if numbers is None or int(folder.name.partition("_")[0]) in numbers
         )
-        at_once = len(devices.names) * devices.jobs_per_device
+        at_once = devices.at_once(1)
         minutes = self.config.launcher.time_limit
         limit = None if minutes is None else 60.0 * minutes
         with LiveTable(total, done, at_once, self.metric) as view, chdir(self.started_in):
@@ -125,6 +194,8 @@ class Sweep:
             name = str(config.hydra.sweep.subdir)
             needed = self._devices_needed(config.trainer.devices)
             epochs = max(config.trainer.max_epochs or -1, 0) or None
+            if config.get("seed", self.seed) is None:
+                words = [*words, f"seed={self.seed}"]
         folder = self.folder.path / name
         command = command_for(self.script, [*self.flags, *words, *self.hydra_words], folder)
         return Job(number, list(words), folder, command, needed, epochs)
@@ -155,3 +226,10 @@ class Sweep:
         fixed = [override.key_or_group for override in self.overrides if not override.is_sweep_override()]
         word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*fixed, 'stop_hopeless'])}]"
         self.config.hydra.overrides.hydra.append(word)
+
+
+def _listed(override: Override) -> list[str]:
+    """The words that an override stands for: one for each of its values."""
+    if not override.is_sweep_override() or override.is_interval_sweep():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

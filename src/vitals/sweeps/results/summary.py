@@ -16,8 +16,8 @@ from vitals.sweeps.results.results import SweepResults
 from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
 
 ROWS = 30
-DISPENSABLE = ("epoch", "minutes", "last", "seed")
-"""Columns that a narrow terminal does without, the first to go first; of seeds, those that were drawn."""
+DISPENSABLE = ("epoch", "minutes", "last")
+"""Columns that a narrow terminal does without, the first to go first."""
 
 
 def print_summary(
@@ -32,9 +32,7 @@ def print_summary(
         console: where to print; the terminal by default.
     """
     console = console or Console()
-    drawn = all("seed" not in job.words for job in results.jobs)
-    narrow = DISPENSABLE if drawn else tuple(name for name in DISPENSABLE if name != "seed")
-    _print_table(console, "Jobs", job_table(results), narrow)
+    _print_table(console, "Jobs", job_table(results), DISPENSABLE)
     for job, said in remarks(results)[:ROWS]:
         state = f"[{COLOURS.get(job.status, 'yellow')}]{job.status}[/]"
         console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)

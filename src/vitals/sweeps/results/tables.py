@@ -34,8 +34,8 @@ def ordered(results: SweepResults) -> list[JobResult]:
 
 
 def job_table(results: SweepResults) -> TextTable:
-    """A row a job, the best first. What no job has (averaged weights, a test) has no column, nor have the
-    weights that were chosen where they are those of the best epoch in all jobs."""
+    """A row a job, the best first. What no job has (averaged weights, a test) has no column, nor has a seed
+    that all share, nor have the weights that were chosen where all chose those of their best epoch."""
     varied = [Column(name) for name in short_names(results.varied)]
     figures = [
         Column(title, amount=True)
@@ -57,6 +57,7 @@ def job_table(results: SweepResults) -> TextTable:
     ]
     table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures], rows)
     unknown = [title for title in FIELDS if all(getattr(job, FIELDS[title]) is None for job in results.jobs)]
+    unknown += ["seed"] * (len({job.seed for job in results.jobs}) == 1)
     return table.without(*unknown, *([] if _chose(results) else ["chosen"]))
 
 

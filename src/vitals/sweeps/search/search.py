@@ -8,7 +8,7 @@ and propose the same points when continued, and know no pruning.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from pkgutil import resolve_name
 from typing import Any
 
@@ -27,7 +27,8 @@ def searched(sweep: Sweep) -> list[Dimension]:
         UserError: if a range is wrong, or the search has nothing to vary.
     """
     search = sweep.config.get("search")
-    return [] if search is None else search_space(search.get("space") or {}, sweep.overrides, sweep.config)
+    ways, space = sweep.axes(), (search or {}).get("space") or {}
+    return [] if search is None else search_space(space, sweep.overrides, sweep.config, ways)
 
 
 def run_search(sweep: Sweep, space: list[Dimension]) -> None:
@@ -44,10 +45,10 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
     search = sweep.config.get("search")
     if search is None:
         words = sweep.product()
-        sweep.folder.add_to_record(jobs=len(words))
+        sweep.announce(len(words))
         sweep.run(enumerate(words), len(words))
         return
-    sweep.folder.add_to_record(space=[part.sweep_word() for part in space])
+    sweep.folder.add_to_record(space=[part.sweep_word() for part in space if not part.together])
     fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
     resolve_name(search._target_)(sweep, space, fixed)
 
@@ -60,17 +61,18 @@ def grid(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
         space: what is varied.
         fixed: the words that all jobs have.
     """
-    values = [[part.word(value) for value in part.evenly(sweep.config.search.points)] for part in space]
-    points = [[*fixed, *words] for words in product(*values)]
-    sweep.folder.add_to_record(jobs=len(points))
+    values = [[part.words(value) for value in part.evenly(sweep.config.search.points)] for part in space]
+    points = sweep.repeated([*fixed, *chain(*words)] for words in product(*values))
+    sweep.announce(len(points))
     sweep.run(enumerate(points), len(points))
 
 
 def sampled(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
     """Points drawn by the sampler; arguments as of `grid`."""
     search = sweep.config.search
-    sweep.folder.add_to_record(jobs=search.trials)
-    _stage(sweep, search.sampler, space, fixed, range(search.trials))
+    count = search.trials * sweep.repeats
+    sweep.announce(count)
+    _stage(sweep, search.sampler, space, fixed, range(count))
 
 
 def _stage(
@@ -88,8 +90,8 @@ def _stage(
         name: of the study.
         space: what is varied.
         fixed: the words that all of the jobs have.
-        numbers: of the jobs.
-        first: the point of the first job; the sampler chooses the others.
+        numbers: of the jobs; so many after each other as `repeats=` says have the same point.
+        first: the first point; the sampler chooses the others.
     """
     from vitals.sweeps.search.study import Study  # imports Optuna
 
@@ -103,9 +105,13 @@ def _stage(
 
     def jobs() -> Iterator[tuple[int, list[str]]]:
         for number in numbers:
-            point = first if number == numbers.start else None
-            words = known[number] if number in known else study.propose(number, point)
-            yield number, [*fixed, *words]
+            turn = (number - numbers.start) % sweep.repeats
+            if number in known:
+                words = known[number]
+            else:
+                point = first if number == numbers.start else None
+                words = study.propose(number, study.point(number - turn) if turn else point)
+            yield number, [*fixed, *words, *sweep.seed_word(turn)]
 
     def ended(job: Job, status: str) -> None:
         study.record(job.number, job.folder, status)
@@ -121,12 +127,13 @@ def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> No
     """
     search = sweep.config.search
     counts = [_count(jobs, search.trials) for jobs in search.stage_jobs]
-    sweep.folder.add_to_record(jobs=sum(counts))
+    sweep.announce(sum(counts) * sweep.repeats)
     start, best = 0, None
     for stage, (epochs, count) in enumerate(zip(search.stage_epochs, counts, strict=True)):
         words = [*fixed, *_shortened(sweep, epochs)]
-        study = _stage(sweep, f"stage {stage + 1}", space, words, range(start, start + count), best)
-        start += count
+        end = start + count * sweep.repeats
+        study = _stage(sweep, f"stage {stage + 1}", space, words, range(start, end), best)
+        start = end
         if stage + 1 < len(counts):
             survivors = study.best(counts[stage + 1])
             if not survivors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import UserError
+from vitals.runs.config.combinations import Axis
 
 MARGIN_DECADES = 0.5
 """By which a narrowed logarithmic range goes beyond the survivors, at either end: see docs/course.md,
@@ -34,6 +35,8 @@ class Dimension:
     log: bool = False
     whole: bool = False
     choices: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
+    """The words of each choice, where several keys go together."""
 
     def distribution(self) -> Any:
         """As Optuna has it."""
@@ -45,9 +48,11 @@ class Dimension:
             return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
-    def word(self, value: Any) -> str:
-        """`key=value`, a real number with four digits."""
-        return f"{self.key}={value:.4g}" if isinstance(value, float) else f"{self.key}={value}"
+    def words(self, value: Any) -> list[str]:
+        """`key=value`, a real number with four digits; or the words of all keys that go together."""
+        if self.together:
+            return next(list(words) for words in self.together if " ".join(words) == value)
+        return [f"{self.key}={value:.4g}" if isinstance(value, float) else f"{self.key}={value}"]
 
     def sweep_word(self) -> str:
         """The override that asks for this range."""
@@ -109,7 +114,10 @@ def dimension(override: Override) -> Dimension:
 
 
 def search_space(
-    configured: Mapping[str, str], overrides: Iterable[Override], config: DictConfig
+    configured: Mapping[str, str],
+    overrides: Sequence[Override],
+    config: DictConfig,
+    ways: Sequence[Axis] = (),
 ) -> list[Dimension]:
     """What is searched: the configured space, changed by the command line.
 
@@ -118,6 +126,7 @@ def search_space(
         overrides: of the command line. One with several values replaces or adds a range; one with a single
             value takes its key out of the search.
         config: the configuration; what it does not have (the momentum of Adam, say) is not searched.
+        ways: the words of `overrides`, those that go together in one place.
 
     Raises:
         UserError: if a range cannot be read, or none is left.
@@ -136,6 +145,13 @@ def search_space(
         space.pop(override.key_or_group, None)
         if override.is_sweep_override():
             space[override.key_or_group] = dimension(override)
+    for way in ways:
+        if len(way[0]) > 1:
+            keys = [parser.parse_override(word).key_or_group for word in way[0]]
+            for key in keys:
+                space.pop(key, None)
+            name, choices = ",".join(keys), tuple(map(" ".join, way))
+            space[name] = Dimension(name, choices=choices, together=tuple(way))
     if not space:
         raise UserError(
             "the search has nothing to vary: give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1))'."

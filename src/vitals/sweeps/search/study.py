@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -75,10 +76,14 @@ class Study:
             self.study.enqueue_trial(point)
         self.study.sampler = self._sampler(number)
         trial = self.study.ask({dimension.key: dimension.distribution() for dimension in self.space})
-        words = [dimension.word(trial.params[dimension.key]) for dimension in self.space]
+        words = [word for dimension in self.space for word in dimension.words(trial.params[dimension.key])]
         trial.set_user_attr("words", words)
         trial.set_user_attr("job", number)
         return words
+
+    def point(self, number: int) -> dict[str, Any]:
+        """The point of job `number`, which was proposed already."""
+        return dict(self._by_job()[number].params)
 
     def record(self, number: int, folder: Path, status: str) -> None:
         """Write what a job gave: the score of the weights that it chose, or that it stopped early or failed.
@@ -111,10 +116,14 @@ class Study:
             self.study.tell(trial.number, score)
 
     def best(self, count: int) -> list[dict[str, Any]]:
-        """The points of the `count` best trials, the best first."""
-        done = [trial for trial in self._by_job().values() if trial.value is not None]
-        done.sort(key=lambda trial: self.metric.rank(trial.value))
-        return [dict(trial.params) for trial in done[:count]]
+        """The `count` best points, the best first, by the mean of the trials that each had."""
+        trials: dict[str, list[FrozenTrial]] = {}
+        for trial in self._by_job().values():
+            if trial.value is not None:
+                trials.setdefault(repr(sorted(trial.params.items())), []).append(trial)
+        done = list(trials.values())
+        done.sort(key=lambda same: self.metric.rank(fmean(trial.value or 0.0 for trial in same)))
+        return [dict(same[0].params) for same in done[:count]]
 
     def _by_job(self) -> dict[int, FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
