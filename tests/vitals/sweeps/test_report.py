@@ -16,6 +16,7 @@ from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.borders import borders
 from vitals.sweeps.results.importance import importance
+from vitals.sweeps.results.levels import levels
 from vitals.sweeps.results.report import report
 from vitals.sweeps.results.results import over_seeds, read_results
 
@@ -141,11 +142,45 @@ def test_the_page_holds_everything_and_escapes_what_jobs_said(sweep) -> None:
     RunFolder(folder.jobs()[1]).write_status("failed", error="<script>alert(1)</script>")
     report(folder, Console(quiet=True))
     page = (folder.path / "report.html").read_text()
-    assert page.count("<svg") == 4  # two hyper-parameters, parallel coordinates, learning curves
+    assert page.count("<svg") == 5  # two of each hyper-parameter, parallel coordinates
     assert "<script>" not in page
+    place, name = folder.jobs()[0].name, "report.html"
+    assert f'href="{place}/{name}"' not in page  # which that job has not
+    (folder.jobs()[0] / name).write_text("")
+    report(folder, Console(quiet=True))
+    assert f'<a href="{place}/{name}">0</a>' in (folder.path / "report.html").read_text()
     assert not [
         word for word in ("http://", "https://") if f'src="{word}' in page or f'<link href="{word}' in page
     ]
+
+
+def test_the_best_of_each_value_has_the_other_keys_free_and_the_mean_of_its_seeds(sweep) -> None:
+    words = "optimizer.lr={} network.dropout={} seed={}".format
+    jobs = {
+        words(0.1, 0, 0): [0.5],
+        words(0.1, 0, 1): [0.7],
+        words(0.1, 0.5, 0): [0.8],
+        words(0.1, 0.5, 1): [0.1],
+    }
+    jobs |= {words(0.01, 0, 0): [0.3], words(0.01, 0.5, 0): [0.4]}
+    results = read_results(sweep(jobs))
+    low, high = levels(results, "optimizer.lr")
+    assert [(level.label, level.score) for level in (low, high)] == [("0.01", 0.4), ("0.1", 0.6)]
+    assert sorted(job.number for job in high.best) == [0, 1]
+    assert low.colour != high.colour
+    assert {level.label: level.score for level in levels(results, "network.dropout")} == {
+        "0": 0.6,
+        "0.5": 0.45,
+    }
+
+
+def test_many_rates_are_put_into_parts_of_their_range(sweep) -> None:
+    jobs = {f"optimizer.lr={10 ** (-rate / 5):.4g}": [rate / 20] for rate in range(16)}
+    found = levels(read_results(sweep(jobs)), "optimizer.lr")
+    assert len(found) == 6
+    assert sum(len(level.jobs) for level in found) == 16
+    assert found[0].label == "0.001 to 0.00251"
+    assert found[0].score == 0.75
 
 
 def test_a_folder_without_any_finished_job_still_gets_its_report(sweep) -> None:

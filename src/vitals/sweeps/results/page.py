@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 from vitals.report.numbers import count, duration
 from vitals.report.rendering import render, write_page
 from vitals.sweeps.results.next_steps import Step
-from vitals.sweeps.results.pictures import curves_chart, importance_chart, parallel_chart, value_charts
-from vitals.sweeps.results.results import SweepResults
-from vitals.sweeps.results.tables import job_table, remarks, seed_table
+from vitals.sweeps.results.pictures import importance_chart, key_charts, parallel_chart
+from vitals.sweeps.results.results import JobResult, SweepResults
+from vitals.sweeps.results.tables import job_table, ordered, remarks, seed_table
 
 
 def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> Path:
@@ -20,12 +21,7 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         steps: what can be typed next.
         shares: importance by key.
     """
-    charts = [
-        *value_charts(results),
-        curves_chart(results),
-        parallel_chart(results),
-        importance_chart(shares),
-    ]
+    charts = [*key_charts(results), parallel_chart(results), importance_chart(shares)]
     page = render(
         "sweep.html",
         source="the folders of the jobs",
@@ -36,7 +32,8 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         charts=[chart for chart in charts if chart is not None],
         seeds=seed_table(results),
         jobs=job_table(results),
-        remarks=remarks(results),
+        links=[_link(results, job) for job in ordered(results)],
+        remarks=[(job, said, _link(results, job)) for job, said in remarks(results)],
     )
     return write_page(page, results.folder.path / "report.html")
 
@@ -47,8 +44,19 @@ def _counts(results: SweepResults) -> str:
     return ", ".join([*counts, *([f"{results.missing} not started"] if results.missing else [])])
 
 
+def _link(results: SweepResults, job: JobResult) -> str:
+    """The page of a job, or where it has none its output, as it is reached from the sweep's page."""
+    for name in ("report.html", "output.log"):
+        if (job.folder / name).is_file():
+            return quote((job.folder / name).relative_to(results.folder.path).as_posix())
+    return ""
+
+
 def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
     figures = [("jobs", str(len(results.jobs) + results.missing))]
+    seeds = {job.seed for job in results.jobs if job.seed is not None}
+    if len(seeds) == 1:
+        figures.append(("seed of all of them", str(*seeds)))
     if results.ranked:
         best = results.ranked[0]
         averaged = ", averaged weights" if best.weights == "average" else ""

@@ -1,4 +1,7 @@
-"""Charts of a sweep: validation against each hyper-parameter, parallel coordinates, learning curves."""
+"""Charts of a sweep: what each hyper-parameter does, parallel coordinates, importance.
+
+A colour is a value of the hyper-parameter that a chart is about: of numbers a shade, of names a hue.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from vitals.report.curves import line
 from vitals.report.drawing import (
     SEQUENCE,
-    SERIES,
     Chart,
     Key,
     Plan,
@@ -30,34 +32,47 @@ from vitals.report.drawing import (
 from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
 from vitals.runs.metric import Metric
+from vitals.sweeps.results.levels import Level, levels
 from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import short_names
 
 MOST = 200
 """Jobs, the best of them, that are drawn as lines, so that the page stays small and legible."""
-STOPPED = Key("fail", "ended early or failed", "dot")
 
 
-def value_charts(results: SweepResults) -> list[Chart]:
-    """The score of each job against its value of every varied hyper-parameter."""
+def key_charts(results: SweepResults) -> list[Chart]:
+    """Of each varied hyper-parameter the scores of the jobs against it, and their learning curves.
+
+    Where there is none, the jobs differ in their seed at most: the curves alone.
+    """
     if not results.ranked:
         return []
-    named = zip(results.varied, short_names(results.varied), strict=True)
-    return [_value_chart(results, place, *names) for place, names in enumerate(named)]
+    if not results.varied:
+        return [_curves_chart(results, "seed", "seed", levels(results, "seed"))]
+    charts = []
+    for key, name in zip(results.varied, short_names(results.varied), strict=True):
+        found, said = levels(results, key), shortened(printable(name), 28)
+        charts += [_value_chart(results, key, said, found), _curves_chart(results, key, said, found)]
+    return charts
 
 
-def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Chart:
-    jobs = results.ranked
+def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Level]) -> Chart:
+    """The score of every job against its value of `key`, and the best of each value."""
+    values = {id(job): value for value, job in results.numbers(key)}
+    names = [] if values else [level.label for level in found]
+    places = values or {id(job): float(at) for at, level in enumerate(found) for job in level.jobs}
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        values = [value for value, _ in results.numbers(key)]
-        places, names = (values, []) if values else _places(jobs, key)
-        for complete, colour in ((True, "c1"), (False, "fail")):
-            chosen = [index for index, job in enumerate(jobs) if (job.status == "finished") is complete]
-            scores = [jobs[index].score or 0.0 for index in chosen]
-            xs = [places[index] for index in chosen]
-            axes.plot(xs, scores, "o", color=color(colour), alpha=0.75, markersize=5, clip_on=False)
+        best = [(places[id(level.best[0])], level.score) for level in found]
+        own: dict[str, Any] = (
+            {"marker": "_", "linestyle": "", "markersize": 30} if names else {"linewidth": 1.2}
+        )
+        axes.plot(*zip(*best, strict=True), color=color("muted"), **own)
+        for level in found:
+            for job in level.jobs:
+                colour = color(level.colour if job.status == "finished" else "fail")
+                axes.plot(places[id(job)], job.score or 0.0, "o", color=colour, markersize=5, clip_on=False)
         _scores(axes, results.metric)
         if names:
             _name_places(axes, names)
@@ -68,13 +83,49 @@ def _value_chart(results: SweepResults, place: int, key: str, name: str) -> Char
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
 
-    title = f"Validation against {shortened(printable(name), 28)}"
-    keys = [] if all(job.status == "finished" for job in jobs) else [Key("c1", "finished", "dot"), STOPPED]
-    return Chart(title, drawn(f"value-{place}", title, Plan(paint, 226, (46, 10, 8, 26))), keys)
+    title = f"Validation against {name}"
+    keys = [Key("muted", "best of each, other keys free"), *_stopped(results.ranked)]
+    return Chart(title, drawn(f"value-{key}", title, Plan(paint, 262, (46, 10, 8, 26))), keys, new_row=True)
+
+
+def _curves_chart(results: SweepResults, key: str, name: str, found: Sequence[Level]) -> Chart:
+    """The learning curves of the jobs in the colours of their values, thick the best of each."""
+    drawn_jobs = {id(job) for job in results.ranked[:MOST]}
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for level in found:
+            for job in level.jobs:
+                if id(job) in drawn_jobs and job not in level.best:
+                    curve, colour = _curve(job, results.metric), color(level.colour)
+                    axes.plot(curve.epochs, curve.values, color=colour, linewidth=0.8, alpha=0.45)
+        for level in found:
+            for job in level.best:
+                line(axes, _curve(job, results.metric), level.colour, dashed=job.status != "finished")
+        _scores(axes, results.metric)
+        epochs_below(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+    keys = []
+    for level in (level for level in found if level.colour != "muted"):
+        numbers = ", ".join(str(job.number) for job in level.best)
+        label = f"{level.label}: job{'s' * (len(level.best) > 1)} {numbers}"
+        kind: Any = "line" if level.best[0].status == "finished" else "dashed"
+        keys.append(Key(level.colour, shortened(printable(label), 44), kind))
+    keys += [Key("muted", "others")] * any(level.colour == "muted" for level in found)
+    title = f"Learning curves, the best of each {name}"
+    others = len(results.ranked) > sum(len(level.best) for level in found)
+    caption = "Thin lines are the other jobs." if others else ""
+    svg = drawn(f"curves-{key}", f"{results.metric.name} over the epochs", Plan(paint, 272))
+    return Chart(title, svg, keys, caption)
+
+
+def _stopped(jobs: Sequence[JobResult]) -> list[Key]:
+    return [Key("fail", "ended early or failed", "dot")] * any(job.status != "finished" for job in jobs)
 
 
 def parallel_chart(results: SweepResults) -> Chart | None:
-    """A line a job through its place on the axis of each hyper-parameter; the best are drawn last, darkest.
+    """A line a job through its place on the axis of each hyper-parameter, the higher its score the darker.
 
     None where there is but one hyper-parameter.
     """
@@ -104,8 +155,7 @@ def parallel_chart(results: SweepResults) -> Chart | None:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         lines = [list(enumerate(column[job] for column in columns)) for job in range(len(jobs))]
-        shades = np.linspace(0, len(SEQUENCE) - 1, len(jobs)).round().astype(int)
-        colours = [color(SEQUENCE[shade]) for shade in shades] if len(jobs) > 1 else [color(SEQUENCE[-1])]
+        colours = [color(SEQUENCE[round(place * (len(SEQUENCE) - 1))]) for place in columns[-1]]
         axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.4))
         axes.set(xlim=(-0.35, len(columns) - 0.65), ylim=(-0.13, 1.13), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -122,45 +172,8 @@ def parallel_chart(results: SweepResults) -> Chart | None:
     svg = drawn(
         "parallel", "Every job as a line through its hyper-parameters", Plan(paint, 290, (8, 8, 8, 44))
     )
-    keys = [Key(SEQUENCE[-1], "best job"), Key(SEQUENCE[0], "worst job")]
+    keys = [Key(SEQUENCE[-1], "best score"), Key(SEQUENCE[0], "worst score")]
     return Chart(title, svg, keys, "A line is a job; categories stand in the order of the alphabet.")
-
-
-def curves_chart(results: SweepResults) -> Chart | None:
-    """The learning curves of the jobs over each other, the best in colours of their own; None without any."""
-    jobs = results.ranked[:MOST]
-    if not jobs:
-        return None
-    best = jobs[: len(SERIES)]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for job in reversed(jobs[len(best) :]):
-            curve = _curve(job, results.metric)
-            colour = color("muted" if job.status == "finished" else "fail")
-            axes.plot(curve.epochs, curve.values, color=colour, linewidth=0.9, alpha=0.5)
-        for index, job in reversed(list(enumerate(best))):
-            line(axes, _curve(job, results.metric), SERIES[index], dashed=job.status != "finished")
-        _scores(axes, results.metric)
-        epochs_below(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-    said = [
-        ", ".join(f"{key.rpartition('.')[2]} {job.words.get(key, '–')}" for key in results.varied[:2])
-        for job in best
-    ]
-    keys = [
-        Key(
-            SERIES[index],
-            shortened(f"job {job.number}: {words}" if words else f"job {job.number}", 44),
-            "line" if job.status == "finished" else "dashed",
-        )
-        for index, (job, words) in enumerate(zip(best, said, strict=True))
-    ]
-    keys += [Key("muted", "others")] * (len(jobs) > len(best))
-    keys += [Key("fail", STOPPED.label)] * any(job.status != "finished" for job in jobs[len(best) :])
-    svg = drawn("curves", f"{results.metric.name} of the jobs over the epochs", Plan(paint, 290))
-    return Chart(f"Learning curves: {results.metric.name}", svg, keys)
 
 
 def importance_chart(shares: dict[str, float]) -> Chart | None:

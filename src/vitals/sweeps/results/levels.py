@@ -1,0 +1,77 @@
+"""What each value of a hyper-parameter gives at its best, with all others free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from vitals.report.drawing import SEQUENCE, SERIES
+from vitals.report.numbers import number
+from vitals.sweeps.results.results import JobResult, SweepResults
+
+MOST = 6
+"""Values that have a colour of their own; of a number with more, equal parts of its range have."""
+
+
+@dataclass
+class Level:
+    """A value of a hyper-parameter, or a part of its range."""
+
+    label: str
+    jobs: list[JobResult]
+    """That have it, the best first."""
+    best: list[JobResult]
+    """Of these the ones of the best settings: one, or several with different seeds."""
+    colour: str = "muted"
+    """A name from `TOKENS`: of numbers in their order, of names one that tells them apart."""
+
+    @property
+    def score(self) -> float:
+        """The mean of the best."""
+        return mean_score(self.best)
+
+
+def levels(results: SweepResults, key: str) -> list[Level]:
+    """The values of `key` among the jobs that have a score, in order; a seed is a name, not a number."""
+    numbers = [] if key == "seed" else results.numbers(key)
+    jobs: dict[str, list[JobResult]] = {}
+    if not numbers:
+        for job in results.ranked:
+            jobs.setdefault(job.words.get(key, "–"), []).append(job)
+        found = [_level(results, label, jobs[label]) for label in sorted(jobs)]
+        best = sorted(found, key=lambda level: results.metric.rank(level.score))[:MOST]
+        for level, colour in zip((level for level in found if level in best), SERIES, strict=False):
+            level.colour = colour
+        return found
+    values = np.array([value for value, _ in numbers])
+    scaled = np.log10(values) if results.is_logarithmic(key) else values
+    parts = np.unique(values, return_inverse=True)[1].reshape(-1)
+    if parts.max() >= MOST:
+        edges = np.linspace(scaled.min(), scaled.max(), MOST + 1)
+        parts = np.digitize(scaled, edges[1:-1])
+    found = []
+    for part in sorted(set(parts.tolist())):
+        low, high = values[parts == part].min(), values[parts == part].max()
+        label = number(low) if low == high else f"{number(low)} to {number(high)}"
+        chosen = [job for (_, job), own in zip(numbers, parts, strict=True) if own == part]
+        found.append(_level(results, label, chosen))
+    shades = np.linspace(len(found) < MOST, MOST - 1, len(found)).round().astype(int)
+    for level, shade in zip(found, shades, strict=True):
+        level.colour = SEQUENCE[shade]
+    return found
+
+
+def mean_score(jobs: Sequence[JobResult]) -> float:
+    """Of jobs that all have a score."""
+    return fmean(job.score for job in jobs if job.score is not None)
+
+
+def _level(results: SweepResults, label: str, jobs: list[JobResult]) -> Level:
+    settings: dict[tuple[str | None, ...], list[JobResult]] = {}
+    for job in jobs:
+        settings.setdefault(tuple(job.words.get(key) for key in results.varied), []).append(job)
+    best = min(settings.values(), key=lambda same: results.metric.rank(mean_score(same)))
+    return Level(label, jobs, best)
