@@ -33,6 +33,7 @@ from vitals.runs.config.overrides import (
     search_path,
 )
 from vitals.runs.config.resume import resumed_config
+from vitals.runs.kept_code import copied
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import RunFolder, shown
 from vitals.status_line import status_line
@@ -88,8 +89,11 @@ def run_command(
             sweep, if they are in a folder, once for each of the `data` that its jobs have.
         trains: whether `task` fills the folder that Hydra gives it.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that a `_target_` may lie in the working folder
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # so that a `_target_` may lie in the working folder
+    if (copy := str(copied(Path(here)))) != here:
+        sys.path.insert(sys.path.index(here), copy)
     config_dir, config_name = primary_configuration(config_dir, config_name)
     if not _is_worker():
         check_command_line(config_dir, config_name, check, prepare, read_data, trains)

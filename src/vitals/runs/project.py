@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
+from vitals.runs.kept_code import copied
 
 if TYPE_CHECKING:
     import lightning as L
@@ -63,7 +64,7 @@ class ProjectFolder:
             UserError: if there is no such folder, or not one such package.
         """
         start = Path(script).absolute().parent if script else Path.cwd()
-        above = (start, *start.parents)
+        above = [copied(place) for place in (start, *start.parents)]
         folder = next((place for place in above if (place / "configs" / "train.yaml").is_file()), None)
         if folder is None:
             raise UserError(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vitals.runs.kept_code import ORIGIN, origin_of
 from vitals.runs.quoting import program
 
 PACKAGES = ("vitals", "torch", "torchvision", "lightning", "hydra-core")
@@ -41,7 +42,12 @@ def usable_cpus() -> int:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """The commit of the checkout around `folder` and whether files differ from it; None outside of one."""
+    """The commit of the checkout around `folder` and whether files differ from it; None outside of one.
+
+    Of the copy of a sweep's code it is what it was when that was taken.
+    """
+    if kept := origin_of(folder / ORIGIN):
+        return {key: kept[1].get(key) for key in ("commit", "dirty")}
 
     def git(*arguments: str) -> str | None:
         try:

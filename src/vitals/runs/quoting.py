@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from vitals.runs.kept_code import original
 from vitals.runs.run_folder import shown
 
 COMMANDS = Path(__file__).parents[1] / "commands"
@@ -46,7 +47,7 @@ def this_program() -> str:
     """How what runs now was started: the path of a script, or `vitals <command>`."""
     script = Path(sys.argv[0]).absolute()
     of_ours = script.parent == COMMANDS or not script.is_file()
-    return f"vitals {script.stem}" if of_ours else os.path.relpath(script)
+    return f"vitals {script.stem}" if of_ours else os.path.relpath(original(script))
 
 
 def command_of(script: str) -> str:

@@ -46,7 +46,7 @@ def test_jobs_on_slurm_get_a_gpu_each_and_their_failures_are_recorded(tmp_path: 
     ]
     changed = {"cpus_per_device": 1, "memory_gb": 1, "minutes": 5, "gpus_per_device": 1}
     settings = OmegaConf.merge(OmegaConf.load(CONFIG), changed)
-    starter = slurm_backend.SlurmStarter(settings, str(script), tmp_path / ".slurm")
+    starter = slurm_backend.SlurmStarter(settings, tmp_path / ".slurm")
     JobQueue(slurm_backend.connect(settings), starter, NoView()).run(jobs)
     states = [RunFolder(job.folder).read_status() for job in jobs]
     assert [state["status"] for state in states] == ["finished", "failed", "failed", "finished"]

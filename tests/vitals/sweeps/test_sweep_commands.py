@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_an_interrupted_sweep_is_continued_where_its_jobs_were_and_a_failed_one_
         resumed = "resumed" in (job / "config.yaml").read_text()
         assert resumed == (0 < trained.get(job, 0) < 15)
     command = shlex.split(json.loads((others[0] / "job.json").read_text())["command"])
-    assert Path(command[1]).name == "train.py"
+    assert command[0] == "env"
+    assert "train.py" in [Path(word).name for word in command]
     assert "would change the jobs" in sweep(tmp_path, "resume_sweep=sweep", "optimizer.lr=1").stderr
 
 
@@ -90,6 +92,36 @@ def test_values_go_together_where_zip_says_so_and_repeats_have_a_seed_each(tmp_p
     assert first.startswith("sweep in sweep: 4 jobs, ")
     assert first.endswith(f"at a time on {usable_cpus()} CPU cores, seeds {seed} to {seed + 1}")
     assert "Over seeds" in done.stdout
+
+
+EDITS_ITSELF = """
+from pathlib import Path
+from blobs import Tiny
+Path("mine.py").write_text("raise RuntimeError('this was edited')")
+class Mine(Tiny): pass
+"""
+
+
+def test_edits_during_a_sweep_change_no_later_job(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EDITS_ITSELF)
+    words = [
+        "trainer.max_epochs=1",
+        "network._target_=mine.Mine",
+        f"launcher.devices_per_job={usable_cpus()}",
+    ]
+    done = sweep(tmp_path, *TINY, *words, "optimizer.lr=0.1,0.01", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "edited" in (tmp_path / "mine.py").read_text()
+    done = sweep(tmp_path, "resume_sweep=sweep")
+    assert done.stdout.splitlines()[1].startswith("edited since the sweep began: mine.py; its jobs keep to")
+
+    (tmp_path / "mine.py").write_text(EDITS_ITSELF)
+    (folder := jobs(tmp_path)[1] / "status.json").write_text('{"status": "failed"}')
+    shutil.rmtree(folder.parent / "checkpoints")
+    shutil.rmtree(tmp_path / "sweep" / "code")
+    done = sweep(tmp_path, "resume_sweep=sweep")
+    assert statuses(tmp_path) == ["finished", "finished"]
+    assert "job 1 finished: ran the code as it was at " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def slurm(config: DictConfig, script: str) -> Backend:
     _require_package("submitit", "slurm")
     settings, folder = config.launcher, Path(config.hydra.sweep.dir).absolute() / ".slurm"
     devices = slurm_backend.connect(settings)
-    return Backend(devices, lambda: nullcontext(slurm_backend.SlurmStarter(settings, script, folder)))
+    return Backend(devices, lambda: nullcontext(slurm_backend.SlurmStarter(settings, folder)))
 
 
 def not_of_hydra(choice: str) -> UserError:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from multiprocessing import connection
+from types import ModuleType
 
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.processes import GroupLeader, NewInterpreters, Process
@@ -47,7 +48,12 @@ class ForkServer:
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
         arguments = (job.command[1:], {**os.environ, **environment}, os.getcwd(), str(job.log.absolute()))
         process = self.context.Process(target=_run_job, args=arguments)
-        process.start()
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # or the child would run our own script first
+        try:
+            process.start()
+        finally:
+            sys.modules["__main__"] = main
         assert process.pid is not None
         return GroupLeader(process.pid, lambda: process.exitcode)
 

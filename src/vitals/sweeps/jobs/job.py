@@ -47,6 +47,8 @@ class Job:
     devices_needed: int = 1
     epochs: int | None = None
     """That it is to train, where known."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """That its command needs."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What is recorded about it: devices, process, start, end, exit code."""
 
@@ -60,10 +62,19 @@ class Job:
         """The folder's name without the number: what tells this job from the others."""
         return self.folder.name.partition("_")[2]
 
+    def command_now(self) -> list[str]:
+        """Its command, with the Python that runs here; from the last checkpoint on where it has one by now."""
+        words = self.command[1:]
+        if can_be_resumed(RunFolder(self.folder)):
+            words = [*words[: 3 if words[0] == "-m" else 1], f"resume={hydra_value(self.folder)}"]
+        return [sys.executable, *words]
+
     def record(self, **facts: Any) -> None:
         """Write `job.json`, with `facts` beside what was recorded before."""
         self.facts |= facts
-        content = asdict(self) | {"folder": str(self.folder), "command": shlex.join(self.command)}
+        content = asdict(self) | {"folder": str(self.folder)}
+        variables = [f"{name}={value}" for name, value in content.pop("environment").items()]
+        content["command"] = shlex.join([*(["env", *variables] if variables else []), *self.command])
         content |= content.pop("facts")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "job.json", content)
@@ -78,7 +89,7 @@ def job_words(overrides: Sequence[str]) -> list[str]:
 def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
     """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
     program = ["-m", *script.split()] if command_of(script) else [script]
-    if _can_be_resumed(RunFolder(folder)):
+    if can_be_resumed(RunFolder(folder)):
         return [sys.executable, *program, f"resume={hydra_value(folder)}"]
     return [sys.executable, *program, *words, f"hydra.run.dir={hydra_value(folder)}"]
 
@@ -94,7 +105,7 @@ def clear_for_another_try(folder: Path) -> None:
     if not run.last_checkpoint.exists():
         for file in [*folder.glob("events.out.tfevents*"), *folder.glob("*.csv"), run.config, run.status]:
             file.unlink(missing_ok=True)
-    elif not _can_be_resumed(run):
+    elif not can_be_resumed(run):
         run.move_aside()
 
 
@@ -134,7 +145,8 @@ def _error_line(job: Job, code: int) -> str:
     return f"exit code {code}" + (f": {last}" if last else "")
 
 
-def _can_be_resumed(run: RunFolder) -> bool:
+def can_be_resumed(run: RunFolder) -> bool:
+    """Whether a job can go on from its last checkpoint."""
     return run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run)
 
 

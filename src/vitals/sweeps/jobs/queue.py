@@ -102,7 +102,7 @@ class JobQueue:
 
     def _start(self, job: Job, taken: list[str]) -> None:
         job.record(started=now(), ended=None, exit_code=None, devices=taken)
-        process = self.starter.start(job, self.devices.environment(taken))
+        process = self.starter.start(job, {**self.devices.environment(taken), **job.environment})
         limit = float("inf") if self.time_limit is None else time.monotonic() + self.time_limit
         self.running.append(_Running(job, process, taken, limit))
         self.view.started(job, taken)

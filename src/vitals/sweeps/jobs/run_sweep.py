@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 
 from vitals.sweeps.jobs.queue import SweepInterrupted
 from vitals.sweeps.jobs.sweep import Sweep
@@ -18,8 +19,12 @@ def run_sweep(sweep: Sweep) -> None:
     """
     sweep.require_prerequisites()
     space = searched(sweep)
-    with sweep.folder.only_one(), sweep.backend.starter() as sweep.starter:
+    with ExitStack() as stack:
+        stack.enter_context(sweep.folder.only_one())
         sweep.folder.write_record(sweep.arguments, sweep.script, sweep.metric)
+        sweep.keep_code()
+        stack.enter_context(sweep.code.imported_first())
+        sweep.starter = stack.enter_context(sweep.backend.starter())
         stopped = 0
         try:
             run_search(sweep, space)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.devices import Devices
-from vitals.sweeps.jobs.job import Job, command_for
+from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.processes import KILL, Process
 
 ASK_EVERY = 5.0
@@ -52,18 +52,21 @@ class SlurmDevices(Devices):
 class SlurmTask:
     """What every task of a job runs; submitit calls it again after a preemption or a time-out."""
 
-    def __init__(self, script: str, words: list[str], folder: Path, log: Path, cwd: str) -> None:
-        self.script, self.words, self.folder, self.log, self.cwd = script, words, folder, log, cwd
+    def __init__(self, job: Job, cwd: str) -> None:
+        self.job, self.log, self.cwd = job, job.log.absolute(), cwd
 
     def __call__(self) -> int:
         rank = int(os.environ.get("SLURM_PROCID", 0))
         log = self.log if rank == 0 else self.log.with_stem(f"output_{rank}")
         os.chdir(self.cwd)
-        while rank and not RunFolder(self.folder).config.exists():  # rank 0 records the configuration
+        while rank and not RunFolder(self.job.folder).config.exists():  # rank 0 records the configuration
             time.sleep(0.5)
-        command = command_for(self.script, self.words, self.folder)
         with log.open("ab") as file:
-            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+            environment = {**os.environ, **self.job.environment}
+            done = subprocess.run(
+                self.job.command_now(), stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+        return done.returncode
 
     def checkpoint(self, *arguments: Any) -> Any:
         """Submit the same again: it continues from the last checkpoint."""
@@ -103,12 +106,11 @@ class SlurmStarter:
 
     Args:
         settings: of `vitals/configs/launcher/slurm.yaml`.
-        script: that the jobs run.
         folder: for submitit's own files.
     """
 
-    def __init__(self, settings: DictConfig, script: str, folder: Path) -> None:
-        self.settings, self.script, self.folder = settings, script, folder
+    def __init__(self, settings: DictConfig, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
         self.asked, self.known = 0.0, set[str]()
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
@@ -130,7 +132,7 @@ class SlurmStarter:
         if settings.gpus_per_device:
             options["gpus_per_node"] = devices * settings.gpus_per_device
         executor.update_parameters(**options)
-        task = SlurmTask(self.script, job.words, job.folder, job.log.absolute(), os.getcwd())
+        task = SlurmTask(job, os.getcwd())
         submitted = executor.submit(task)
         job.record(slurm=submitted.job_id)
         self.known.add(submitted.job_id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir
@@ -25,6 +27,7 @@ from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.quoting import this_program
 from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.backends import backend, not_of_hydra
+from vitals.sweeps.jobs.code import SweepCode
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
 from vitals.sweeps.jobs.job import Job, clear_for_another_try, command_for, is_finished, job_words
 from vitals.sweeps.jobs.live_table import LiveTable
@@ -75,6 +78,8 @@ class Sweep:
         """Of the jobs that have no other, so that settings alone tell them apart; the first of several."""
         self.hydra_words = job_words(hydra)
         self._name_jobs_by_what_differs()
+        places = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
+        self.code = SweepCode(self.folder.path, self.script, [Path(place).absolute() for place in places])
 
     def axes(self) -> list[Axis]:
         """The words that the listed values stand for, those that go together in one place.
@@ -138,6 +143,25 @@ class Sweep:
         """Starts them there, from all stages of a search."""
         self._devices_needed(self.config.trainer.devices)
 
+    def keep_code(self) -> None:
+        """Copy the code that the jobs are going to run; a sweep that goes on has its copy already."""
+        self.note = ""
+        """What is to be said of it."""
+        try:
+            edited = self.code.keep()
+        except (UserError, OSError, ValueError) as error:
+            shutil.rmtree(self.code.path, ignore_errors=True)
+            self.note = (
+                f"no copy of the code ({error}): edits during the sweep change the jobs that start later"
+            )
+        else:
+            if edited:
+                files = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
+                self.note = (
+                    f"edited since the sweep began: {files}; its jobs keep to the code of its start, in "
+                    f"{shown(self.code.path)}; without that folder they run the code as it is now"
+                )
+
     def announce(self, jobs: int) -> None:
         """Record how many jobs the sweep has, and their seed, and say so before the first one starts."""
         self.folder.add_to_record(jobs=jobs, seed=self.seed)
@@ -149,7 +173,7 @@ class Sweep:
             said += f", seeds {self.seed} to {self.seed + self.repeats - 1}"
         elif all(word.key_or_group != "seed" for word in self.overrides):
             said += f", seed {self.seed}"
-        print(f"sweep in {shown(self.folder.path)}: {said}", flush=True)
+        print(f"sweep in {shown(self.folder.path)}: {said}", *filter(None, [self.note]), sep="\n", flush=True)
         import_module("vitals.sweeps.results.report")  # with Matplotlib, while the fork server imports torch
 
     def run(
@@ -197,8 +221,16 @@ class Sweep:
             if config.get("seed", self.seed) is None:
                 words = [*words, f"seed={self.seed}"]
         folder = self.folder.path / name
-        command = command_for(self.script, [*self.flags, *words, *self.hydra_words], folder)
-        return Job(number, list(words), folder, command, needed, epochs)
+        ours = [self._in_copy(word) for word in (*self.flags, *self.hydra_words)]
+        command = command_for(self.code.copied(self.script), [*ours, *words], folder)
+        job = Job(number, list(words), folder, command, needed, epochs, self.code.environment())
+        job.facts["code"] = self.code.taken
+        return job
+
+    def _in_copy(self, word: str) -> str:
+        """A word of Hydra's with the folders of configurations that it names as they are in the copy."""
+        places = "|".join(re.escape(str(place)) for place in sorted(self.code.sources, reverse=True))
+        return re.sub(rf"(?<=[=/])({places})(?=[/,'\]]|$)", lambda found: self.code.copied(found[0]), word)
 
     def _to_run(self, jobs: Iterable[tuple[int, list[str]]]) -> Iterable[Job]:
         for number, words in jobs:

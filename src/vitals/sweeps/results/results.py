@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from vitals.files import replacing
+from vitals.files import read_json, replacing
 from vitals.findings import read_findings
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
@@ -50,6 +50,8 @@ class JobResult:
     """Its error line, or why it was stopped early."""
     findings: list[str] = field(default_factory=list)
     """Cause codes of what is wrong, most important first."""
+    code: str | None = None
+    """When the copy of the code that it ran was taken; empty where there is none, None where nobody knows."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -182,6 +184,7 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
         state, _, said = str(status["stopped_early"]).partition(":")
     job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
     job.error = " ".join(said.split())
+    job.code = read_json(path / "job.json").get("code")
     job.curve = read_curve(path)
     run = RunFolder(path)
     scores = {kind: run.score(metric, kind, job.curve) or (None, None) for kind in get_args(Weights)}

@@ -89,11 +89,18 @@ def seed_table(results: SweepResults) -> TextTable | None:
 
 
 def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
-    """The jobs of which there is something to say, best first: an error, why it was stopped, its findings."""
-    said = [
-        (job, [*([job.error] if job.error else []), *dict.fromkeys(job.findings)]) for job in ordered(results)
-    ]
-    return [(job, ", ".join(parts)) for job, parts in said if parts]
+    """The jobs of which there is something to say, best first: an error, why it was stopped, its findings,
+    and other code than that of the sweep's start."""
+    start = min((job.code for job in results.jobs if job.code), default=None)
+    said = []
+    for job in ordered(results):
+        parts = [*filter(None, [job.error]), *dict.fromkeys(job.findings)]
+        if job.code == "":
+            parts.append("ran the code as it was when it began, no copy of it was kept")
+        elif job.code != start and job.code is not None:
+            parts.append(f"ran the code as it was at {job.code}, not at the sweep's start")
+        said.append((job, ", ".join(parts)))
+    return [(job, words) for job, words in said if words]
 
 
 def short_names(keys: list[str]) -> list[str]:

@@ -1,0 +1,183 @@
+"""The code of a sweep as it was at its start: a copy in the sweep's folder, which all of its jobs run.
+
+Copied is what jobs may import that is not installed: the folder of the script, of the configurations, and
+those on `sys.path`, as far as git would take them; without git the files that look like code.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from vitals.errors import UserError
+from vitals.files import read_json, write_json
+from vitals.runs.kept_code import ORIGIN, VARIABLE, copied
+from vitals.runs.provenance import git_state
+from vitals.runs.run_folder import SWEEP, now
+
+LOOKS_LIKE_CODE = {".py", ".pyi", ".yaml", ".yml", ".json", ".toml", ".ini", ".cfg", ".txt", ".html", ".css"}
+LOOKS_LIKE_CODE |= {".js", ".so", ".pyd", ".c", ".cpp", ".cu", ".h"}
+NOT_CODE = ("pyvenv.cfg", SWEEP, "status.json", ORIGIN)
+"""A folder with one of these is an environment, a sweep, a run or a copy of code."""
+MOST_FILES = 20_000
+MOST_FOLDERS = 5_000
+LARGEST = 2**20
+"""Bytes of a file up to which it is copied; a larger one is data, and linked."""
+
+
+class SweepCode:
+    """The copy in the folder of a sweep.
+
+    Args:
+        sweep: the sweep's folder.
+        script: that the sweep was started with.
+        configs: folders of configurations.
+    """
+
+    def __init__(self, sweep: Path, script: str, configs: Sequence[Path]) -> None:
+        self.path = sweep / "code"
+        installed = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
+        here, script_file = Path.cwd(), Path(script).absolute()
+        own = [script_file.parent] if script_file.is_file() else []
+        on_path = [Path(entry).absolute() for entry in sys.path if entry]
+        self.sources = []
+        for folder in dict.fromkeys([*own, *configs, *(path for path in on_path if path != here)]):
+            if folder.is_dir() and not any(folder.is_relative_to(place) for place in installed):
+                self.sources.append(folder)
+        if not any(here.is_relative_to(source) for source in self.sources):  # a `_target_` may lie there
+            self.sources += [file.parent for file in here.glob("*/__init__.py")]
+            self.sources += here.glob("*.py")
+
+    @property
+    def taken(self) -> str:
+        """When the copy was taken; empty where there is none."""
+        return str(read_json(self.path / ORIGIN).get("taken", ""))
+
+    def keep(self) -> list[str]:
+        """Copy the code, unless the sweep has its copy already; what has been edited since is returned.
+
+        Raises:
+            UserError: if there is no room for it, or too much of it.
+        """
+        files = self._files()
+        root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in self.sources]))
+        if self.taken:
+            root = Path(read_json(self.path / ORIGIN)["root"])
+            pairs = {path: copied(path, self.path) for path in files}
+            return [
+                os.path.relpath(path)
+                for path, copy in pairs.items()
+                if path.is_relative_to(root) and (copy == path or not filecmp.cmp(path, copy, shallow=False))
+            ]
+        for path in files:
+            self._copy(path, self.path / path.relative_to(root))
+        first = next(path if path.is_dir() else path.parent for path in self.sources)
+        state = git_state(first)
+        if state["dirty"]:
+            done = subprocess.run(["git", "diff", "HEAD", "--binary"], cwd=first, capture_output=True)
+            (self.path / "changes.diff").write_bytes(done.stdout)
+        write_json(self.path / ORIGIN, {"root": str(root), "taken": now(), **state})
+        return []
+
+    def copied(self, path: Path | str) -> str:
+        """What stands for `path` in the copy, where it is there."""
+        found = copied(Path(path), self.path)
+        return str(path) if found == Path(path) else str(found)
+
+    def environment(self) -> dict[str, str]:
+        """What a job finds in its environment, so that it imports the copy."""
+        if not self.taken:
+            return {}
+        # The working folder comes last, after what is installed: see `run_command`.
+        entries = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
+        paths = [self.copied(entry) for entry in entries if self.copied(entry) != entry]
+        paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        return {VARIABLE: str(self.path), "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+    @contextmanager
+    def imported_first(self) -> Iterator[None]:
+        """Within it, what this process starts or imports anew imports the copy."""
+        before, paths = os.environ.get("PYTHONPATH"), sys.path[:]
+        environment = self.environment()
+        if environment:
+            os.environ["PYTHONPATH"] = environment["PYTHONPATH"]
+            sys.path[:0] = [path for path in environment["PYTHONPATH"].split(os.pathsep) if path not in paths]
+        try:
+            yield
+        finally:
+            sys.path[:] = paths
+            os.environ.pop("PYTHONPATH", None)
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
+
+    def _files(self) -> list[Path]:
+        files: dict[Path, None] = {}
+        for source in self.sources:
+            if source.is_file():
+                files[source] = None
+            else:
+                files |= dict.fromkeys(_in_git(source) or _looking_like_code(source))
+        if len(files) > MOST_FILES:
+            raise UserError(f"there are {len(files):,} files in {', '.join(map(str, self.sources))}")
+        return list(files)
+
+    def _copy(self, path: Path, to: Path) -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if path.stat().st_size > LARGEST:
+            with suppress(OSError):  # a file system without links
+                to.symlink_to(path)
+            return
+        shutil.copy2(path, to)
+        if path.suffix == ".py" and os.path.isfile(compiled := cache_from_source(str(path))):
+            there = Path(cache_from_source(str(to)))
+            there.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, there)  # spares the first job the compiling
+
+
+def _in_git(folder: Path) -> list[Path]:
+    """The files of `folder` that git tracks, or would; empty where there is no git."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(listing, cwd=folder, capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    files = []
+    for name in filter(None, done.stdout.split(b"\0")) if done.returncode == 0 else []:
+        path = folder / os.fsdecode(name)
+        if path.is_dir():  # a submodule
+            files += _looking_like_code(path)
+        elif path.is_file() and not _is_beside_code(path.parent, folder):
+            files.append(path)
+    return files
+
+
+def _looking_like_code(folder: Path) -> list[Path]:
+    files = []
+    for number, (place, folders, names) in enumerate(os.walk(folder)):
+        if number > MOST_FOLDERS:
+            raise UserError(f"{folder} has more than {MOST_FOLDERS:,} folders")
+        hidden = [name for name in folders if name.startswith(".") or name in ("__pycache__", "node_modules")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        if _has_mark(Path(place)):
+            folders.clear()
+        else:
+            files += [Path(place, name) for name in names if Path(name).suffix in LOOKS_LIKE_CODE]
+    return files
+
+
+def _is_beside_code(place: Path, source: Path) -> bool:
+    """Whether a folder lies in an environment, a sweep, a run or a copy of code within `source`."""
+    return any(_has_mark(folder) for folder in (place, *place.parents) if folder.is_relative_to(source))
+
+
+def _has_mark(folder: Path) -> bool:
+    return any((folder / name).exists() for name in NOT_CODE)
