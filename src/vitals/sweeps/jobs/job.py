@@ -63,7 +63,7 @@ class Job:
         return self.folder.name.partition("_")[2]
 
     def command_now(self) -> list[str]:
-        """Its command, with the Python that runs here; from the last checkpoint on where it has one by now."""
+        """Its command, with the Python that runs here; from its last checkpoint on where it has one."""
         words = self.command[1:]
         if can_be_resumed(RunFolder(self.folder)):
             words = [*words[: 3 if words[0] == "-m" else 1], f"resume={hydra_value(self.folder)}"]

@@ -79,7 +79,8 @@ class Sweep:
         self.hydra_words = job_words(hydra)
         self._name_jobs_by_what_differs()
         places = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
-        self.code = SweepCode(self.folder.path, self.script, [Path(place).absolute() for place in places])
+        with chdir(self.started_in):
+            self.code = SweepCode(self.folder.path, self.script, [Path(place).absolute() for place in places])
 
     def axes(self) -> list[Axis]:
         """The words that the listed values stand for, those that go together in one place.
