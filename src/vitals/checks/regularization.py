@@ -27,6 +27,8 @@ LARGE_DECAY = 1e-2
 being learned (measured). Below it a ratio above 1 tells of vanishing gradients, not of the decay."""
 USUAL, USUAL_DECOUPLED = 1e-4, 1e-2
 """Weight decay that a remedy names where its pull is small: in the gradient, and apart from it."""
+OUTWARD, NOTICEABLE = 0.5, 0.05
+"""Cosine, and pull, from which a penalty that rewards large weights will let them grow without bounds."""
 USUAL_PULL = 0.01
 """Pull of a penalty that leaves the data in charge."""
 DECOUPLED = (AdamW, torch.optim.Muon) if hasattr(torch.optim, "Muon") else (AdamW,)  # torch 2.9 brought Muon
@@ -68,9 +70,19 @@ class LossPenalty:
     loss: float
     pull: float
     """Norm of its gradient over that of the rest of the loss."""
+    inward: float
+    """Cosine of the angle between its gradient and the weights: 1 for an L2 penalty, −1 where large weights
+    are rewarded."""
 
     def findings(self) -> list[Finding]:
-        """An alarm where it pulls harder than the data."""
+        """An alarm where it pulls harder than the data, or where it rewards large weights."""
+        if self.inward < -OUTWARD and self.pull > NOTICEABLE:
+            seen = (
+                f"The penalty within the loss rewards large weights: it falls as they grow, and pulls "
+                f"{self.pull:.2g} times as hard as the data."
+            )
+            remedy = "Look at the sign of the penalty: it is added to the loss, not subtracted."
+            return [Finding("regularization-too-strong", "warn", seen, remedy, "loss", self.inward, 0.0)]
         if not self.pull > DOMINANT or not self.floor > 0:
             return []
         seen = (
@@ -196,16 +208,20 @@ def _in_loss(
         return None
     parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
     direct = torch.autograd.grad(alone, list(parameters.values()), allow_unused=True)
-    penalty = data = 0.0
+    penalty = data = along = weights = 0.0
     for name, part in zip(parameters, direct, strict=True):
         whole = gradients.get(name)
+        if part is not None:
+            weights += float(parameters[name].detach().double().square().sum())
+            along += float((part * parameters[name].detach()).double().sum())
         if whole is not None:
             penalty += 0.0 if part is None else float(part.double().square().sum())
             data += float((whole if part is None else whole - part).double().square().sum())
     if not penalty:
         return None
     floor = perfect_loss(copies.loss_of, outputs, targets)
-    return LossPenalty(floor, loss, math.sqrt(penalty / data) if data else math.inf)
+    inward = along / math.sqrt(penalty * weights) if weights else 0.0
+    return LossPenalty(floor, loss, math.sqrt(penalty / data) if data else math.inf, inward)
 
 
 class RegularizationCheck(Check):

@@ -169,12 +169,18 @@ class NonFinite(Monitor):
             remedy,
             bad[0],
             step,
+            exact=self.scaled or not overflow,
         )
 
     def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         where, seen, remedy = self._origin(trainer, module)
         self._report(
-            trainer, f"The loss became NaN or infinite in step {step + 1}: {seen}", remedy, where, step
+            trainer,
+            f"The loss became NaN or infinite in step {step + 1}: {seen}",
+            remedy,
+            where,
+            step,
+            exact=where in ("input", "loss"),
         )
 
     def _origin(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[str, str, str]:
@@ -202,7 +208,10 @@ class NonFinite(Monitor):
                 )
         return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
 
-    def _report(self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int) -> None:
+    def _report(
+        self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool
+    ) -> None:
+        """Say it; `exact` where no rate can have done it, as it does not make of finite numbers what is not."""
         self.found = True
         finding = Finding(
             "non-finite-loss",
@@ -212,7 +221,7 @@ class NonFinite(Monitor):
             where,
             step=step,
             epoch=round(epoch_of(trainer), 4),
-            exact=where in ("input", "loss"),  # no rate makes of finite outputs a loss that is not
+            exact=exact,
         )
         self.findings.append(finding)
         if recorder := recorder_of(trainer):
