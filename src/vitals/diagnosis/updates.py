@@ -68,7 +68,9 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
         for name, values in ratios.items()
         if len(values) >= 4 and not any(values) and not name.endswith("bias")
     ]
-    largest = max(values[-1] for values in ratios.values() if values)
+    # A small bias moves by a large share of its size, however small the steps are.
+    moving = [values[-1] for name, values in ratios.items() if values and not name.endswith("bias")]
+    largest = max(moving, default=0.0)
     if still and largest > ROUNDED:
         message = f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed."
         remedy = "Look for detach(), no_grad(), a rate of 0, or a layer that is not used."

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import listed
@@ -58,6 +59,8 @@ class LossParameters(Monitor):
         self.first = trainer.global_step
         self.given = 0
         """Losses given to `backward`."""
+        self.empty = True
+        """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
         self.at_start = []
         if not module.automatic_optimization:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -87,16 +90,30 @@ class LossParameters(Monitor):
             self.guarded(self._standing_still, trainer)
             self.at_start = []
 
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self.at_start:
+            given = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            self.empty = self.empty and not any(bool(gradient.any()) for gradient in given)
+
     def _standing_still(self, trainer: L.Trainer) -> None:
-        """Say that a step by hand moves nothing: neither a step is taken, nor does a parameter change."""
-        if trainer.global_step > self.first or any(not torch.equal(_some(p), v) for p, v in self.at_start):
+        """Say that a step by hand moves nothing: it is not taken, or without a gradient."""
+        if any(not torch.equal(_some(parameter), values) for parameter, values in self.at_start):
             return
-        message = f"After {self.batches} batches no optimizer has taken a step and no parameter has changed"
         called = "no loss was given to manual_backward"
         remedy = "Call manual_backward(loss) in training_step, then optimizer.step()."
         if self.given:
             called = f"{self.given} losses were given to manual_backward"
             remedy = "Call optimizer.step() in training_step, after manual_backward."
+        message = f"After {self.batches} batches no optimizer has taken a step and no parameter has changed"
+        if steps := trainer.global_step - self.first:
+            if not self.empty:
+                return
+            message = f"In {steps} steps no parameter has changed, as the optimizer gets no gradient"
+            remedy = "Call zero_grad() before manual_backward, not between it and optimizer.step()."
         self._say(trainer, f"{message}; {called}.", remedy, "optimizer", self.batches)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:

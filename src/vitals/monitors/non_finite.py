@@ -211,7 +211,7 @@ class NonFinite(Monitor):
     def _report(
         self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool
     ) -> None:
-        """Say it; `exact` where no rate can have done it, as it does not make of finite numbers what is not."""
+        """Say it; `exact` where no rate can have done it, as the numbers that went in were finite."""
         self.found = True
         finding = Finding(
             "non-finite-loss",

@@ -207,6 +207,12 @@ def backward_alone(module: Any, optimizer: Any, loss: Tensor, number: int) -> No
     module.manual_backward(loss)
 
 
+def cleared_too_late(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    module.manual_backward(loss)
+    optimizer.zero_grad()
+    optimizer.step()
+
+
 def past_lightning(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
     module.manual_backward(loss)
     optimizer.optimizer.step()
@@ -222,6 +228,7 @@ def once_an_epoch(module: Any, optimizer: Any, loss: Tensor, number: int) -> Non
     ("act", "said"),
     [
         (backward_alone, "50 losses were given to manual_backward"),
+        (cleared_too_late, "In 50 steps no parameter has changed"),
         (lambda *arguments: None, "no loss was given to manual_backward"),
         (past_lightning, None),
         (once_an_epoch, None),
