@@ -1,6 +1,42 @@
 """Healthy runs of many kinds, as the frameworks' own examples do them: a tool is to keep silent on each.
 
 Most are not image classification: their data are made in code, small enough for a few seconds on one core.
+
+Validation accuracy, where there is one, and loss after the last epoch, one seed:
+
+                                       acc    loss
+    prices-from-a-table                       0.07
+    quantiles-of-a-price                      0.06
+    oscillator-from-its-equation              0.00
+    discs-and-squares-segmented       0.96    0.13
+    images-through-a-bottleneck               0.13
+    variational-autoencoder                 166.78
+    noise-of-a-diffusion                      0.43
+    rings-by-adversaries                      0.15
+    critic-with-gradient-penalty              0.17
+    letters-by-a-recurrent-net        0.84    0.33
+    letters-by-a-tied-transformer     0.84    0.38
+    opinions-in-packed-sequences      0.97    0.08
+    nodes-of-one-graph                0.99    0.03
+    same-shape-or-not                 0.84    0.13
+    triplets-of-a-batch               0.97    0.03
+    two-views-of-each-image           0.75    2.99
+    several-tags-an-image             0.83    0.36
+    animal-or-vehicle                 0.88    0.35
+    how-many-shapes                   0.63    0.30
+    policy-by-its-rewards                    -0.13
+    values-against-a-slow-copy                0.00
+    a-start-for-few-points                    0.10
+    thawed-after-two-epochs           0.43    1.57
+    head-on-a-frozen-trunk            0.39    1.63
+    cut-and-pasted                    0.41    1.67
+    average-of-weights-and-buffers    0.49    1.44
+    taught-by-a-larger-net            0.45    1.55
+    one-cycle-and-smoothed-labels     0.48    1.64
+    accumulated-by-the-trainer        0.45    1.58
+    accumulated-and-averaged          0.37    1.76
+    mixed-precision                   0.39    1.71
+    a-second-head-halfway             0.46    1.54
 """
 
 from __future__ import annotations
@@ -1080,7 +1116,7 @@ def one_cycle(images: Images) -> Session:
 @CASES.healthy("accumulated-by-the-trainer", story="accumulate_grad_batches=4 on batches of 16.")
 def accumulated(images: Images) -> Session:
     module = Classifier(plain_cnn(24, norm="group"), partial(AdamW, lr=2e-3))
-    return run(module, images, 4, 16, accumulate_grad_batches=4)
+    return run(module, images, 3, 16, accumulate_grad_batches=4)
 
 
 class AveragedByHand(Classifier):
@@ -1103,7 +1139,7 @@ class AveragedByHand(Classifier):
 
 @CASES.healthy("accumulated-and-averaged", story="Accumulation by hand, each loss divided by four, clipped.")
 def averaged_by_hand(images: Images) -> Session:
-    return run(AveragedByHand(plain_cnn(24), partial(SGD, lr=0.05, momentum=0.9)), images, 4, 16)
+    return run(AveragedByHand(plain_cnn(24), partial(SGD, lr=0.05, momentum=0.9)), images, 3, 16)
 
 
 @CASES.healthy("mixed-precision", story='Trainer(precision="bf16-mixed").')
