@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Recorder(L.Callback):
     Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
-    step, `total_steps`, the largest `lr` of the first step, `fresh_layers`, the share of layers as they were
+    step, `total_steps`, the largest `lr` of the first step, `base_lr`, that before any schedule, `fresh_layers`, the share of layers as they were
     drawn, and what monitors add. Where a module steps by hand, `batches_per_step` and `first_losses` stand
     for how many batches the first step waited for, and for the sum of what they were given to `backward`.
     """
@@ -69,6 +70,7 @@ class Recorder(L.Callback):
             rates = [float(group["lr"]) for group in groups]
             known = {"batch_size": float(size), "total_steps": total}
             known["fresh_layers"] = fresh_share(pl_module)
+            known["base_lr"] = max([float(g.get("initial_lr", g["lr"])) for g in groups], default=math.nan)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
         if self.batches is not None:
             self.batches += 1

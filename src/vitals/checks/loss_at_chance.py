@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.checks.chance import constant_loss, perfect_loss, prior_entropy, uniform_loss, without_log
+from vitals.checks.chance import (
+    constant_loss,
+    perfect_loss,
+    prior_entropy,
+    softmax_over_batch,
+    uniform_loss,
+    without_log,
+)
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
@@ -65,6 +72,8 @@ class LossAtChance:
     """Whether most layers look as they were drawn; True where it was not needed."""
     recovers: bool = False
     """Whether the optimizer's first step makes good a loss above chance; False where it was not needed."""
+    over_batch: bool = False
+    """Whether the loss applies softmax over the samples."""
     constant: float = math.inf
     """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
 
@@ -95,6 +104,17 @@ class LossAtChance:
         return min(self.chance, self.prior_entropy, self.constant)
 
     def findings(self) -> list[Finding]:
+        if self.over_batch:
+            seen = (
+                f"The loss before training is {self.loss:.4g}, and does not change when all outputs of a "
+                f"class are raised: its softmax runs over the samples of the batch, not over the classes."
+            )
+            remedy = "Give softmax, or log_softmax, dim=1."
+            return [
+                Finding(
+                    "wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.chance, exact=True
+                )
+            ]
         if self.without_log:
             seen = (
                 f"The loss before training is {self.loss:.4g}: minus the mean {self.without_log} of the "
@@ -175,6 +195,7 @@ def check_loss_at_chance(
         chance = uniform_loss(copies.loss_of, outputs, targets)
         perfect = perfect_loss(copies.loss_of, outputs, targets)
         without = without_log(copies.loss_of, outputs, targets)
+        over_batch = softmax_over_batch(copies.loss_of, outputs, targets)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -186,7 +207,10 @@ def check_loss_at_chance(
         "wrong-initial-loss",
         math.nan,
         without,
+        over_batch=over_batch,
     )
+    if over_batch:
+        return result
     if result.deviation < -NEAR:
         with trial(model, loss) as copies:
             result = replace(result, constant=constant_loss(copies.loss_of, outputs, targets))

@@ -25,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     signal.vanishing,
     signal.dead_layer,
     generalization.classes_renumbered,
+    generalization.prepared_otherwise,
     generalization.validation_at_chance,
     generalization.overfitting,
     capacity.underfitting,

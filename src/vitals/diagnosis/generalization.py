@@ -79,12 +79,33 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     )
 
 
+@needs("validation/changed/", verdict="preparation of validation")
+def prepared_otherwise(run: Run) -> Iterator[Finding]:
+    """The network knows the validation images once they are prepared in another way."""
+    accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
+    changed = {name: values[-1] for name, values in run.by_name("validation/changed").items() if values}
+    best = max(changed, key=lambda name: changed[name], default=None)
+    if best is None:
+        return
+    least, _ = share_between(changed[best] * samples, samples)
+    _, most = share_between(accuracy * samples, samples)
+    if not least - most > RENAMED / 2:
+        return
+    message = (
+        f"{accuracy:.0%} of {samples:.0f} validation images are right, and {changed[best]:.0%} with {best}: "
+        f"they are prepared otherwise than the training images."
+    )
+    remedy = "Prepare both by one function: reading, order of channels and axes, scaling."
+    value = changed[best]
+    yield Finding("train-val-mismatch", "fail", message, remedy, "accuracy/val", value, accuracy, exact=True)
+
+
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation images are not even begun to be."""
     if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):
         return
-    if any(classes_renumbered(run)):
+    if any(classes_renumbered(run)) or any(prepared_otherwise(run)):
         return
     most = run.share_right("val")[1] - run.chance_accuracy
     if not run.at_chance("val") or most > 0.3 * run.above_chance("train"):

@@ -37,6 +37,8 @@ MILD = 0.02
 """The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
 PROPORTIONAL = 1e-3
 """The same where the gain is in proportion to the rate."""
+UNFINISHED, LONG = 0.5, 100
+"""Share of the rate before any schedule at which a run of so many steps ends while the rate still rises."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
 
@@ -101,6 +103,19 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
         remedy = "Let the rate decay over the whole run."
         yield Finding("learning-rate-too-low", "fail", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
+        return
+    base = run.fact("base_lr")
+    if run.finished and run.steps >= LONG and rates and rates[0] < rates[-1] == peak < UNFINISHED * base:
+        message = (
+            f"The run ended in its warm-up: by step {run.steps} the learning rate had come from "
+            f"{rates[0]:.2g} to {peak:.2g} of the {base:g} that it was to reach."
+        )
+        remedy = (
+            "Step the schedule after every batch, {'scheduler': …, 'interval': 'step'}, or warm up for fewer "
+            "steps."
+        )
+        level: Level = "fail" if run.barely_learns else "warn"
+        yield Finding("learning-rate-too-low", level, message, remedy, "lr", peak, UNFINISHED * base)
         return
     typical = typical_update(run)
     if not math.isfinite(typical) or not run.long_enough:
