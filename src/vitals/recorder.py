@@ -29,9 +29,10 @@ class Recorder(L.Callback):
     Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
-    step, `total_steps`, the largest `lr` of the first step, `base_lr`, that before any schedule, `fresh_layers`, the share of layers as they were
-    drawn, and what monitors add. Where a module steps by hand, `batches_per_step` and `first_losses` stand
-    for how many batches the first step waited for, and for the sum of what they were given to `backward`.
+    step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule,
+    `fresh_layers`, the share of layers as they were drawn, and what monitors add. Where a module steps by
+    hand, `batches_per_step` and `first_losses` stand for how many batches the first step waited for, and for
+    the sum of what they were given to `backward`.
     """
 
     def __init__(self) -> None:

@@ -280,7 +280,9 @@ def _signal(name: str, values: Tensor, channels_last: bool) -> LayerSignal:
     dead = (values == 0).amin(dim=others)
     low, high = values.aminmax()
     saturated = 0.0
-    if -1 <= low < -SATURATED and SATURATED < high <= 1:
+    if bool(((values == low) | (values == high) | (values == 0)).all()):
+        pass  # a function with steps, such as sign, which is at its limits by its nature
+    elif -1 <= low < -SATURATED and SATURATED < high <= 1:
         saturated = float((values.abs() > SATURATED).float().mean())
     elif 0 <= low < 1 - SATURATED and SATURATED < high <= 1:
         saturated = float((((values > 0) & (values < 1 - SATURATED)) | (values > SATURATED)).float().mean())

@@ -200,3 +200,15 @@ def test_leaves_everything_as_it_was():
         check_layer_variance(training.model, torch.zeros(4, 5, 32, 32))
     assert same(before, state_of(training.model, training.optimizer))
     assert not any(module._forward_pre_hooks for module in training.model.modules())
+
+
+def test_signs_are_no_saturated_activations():
+    class Sign(nn.Module):
+        def forward(self, x):
+            return x + (x.sign() - x).detach()
+
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(3072, 32), Sign(), nn.Linear(32, 32), Sign(), nn.Linear(32, 10)
+    )
+    found = check_layer_variance(net, batch(64)[0]).findings()
+    assert "saturated-activations" not in [finding.cause for finding in found if finding.alarming]

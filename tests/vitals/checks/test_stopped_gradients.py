@@ -83,3 +83,22 @@ def test_a_wrong_backward_is_found_where_stops_are_meant_too() -> None:
 
 def test_a_stop_within_a_classifier_is_told() -> None:
     assert alarms(lambda h: torch.tanh(h) * h.detach()) == ["wrong-gradient"]
+
+
+class KeepsMean(nn.Module):
+    """A loss with a running baseline of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = 0.0
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs, targets)
+        self.mean = 0.9 * self.mean + 0.1 * float(loss.detach())
+        return loss * self.mean
+
+
+def test_a_loss_that_keeps_a_baseline_cannot_be_compared_and_is_no_fault() -> None:
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    check = check_gradients(Net(torch.tanh), KeepsMean(), x, y, elements=2, stops_are_meant=True)
+    assert [finding.cause for finding in check.findings()] == ["skipped"]

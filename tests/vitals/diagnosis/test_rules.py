@@ -117,6 +117,30 @@ SICK: dict[str, tuple[str, Run]] = {
             **STUCK,
         ),
     ),
+    "a warm-up without an end": (
+        "learning-rate-too-low",
+        record(
+            falling(2.3, 2.1),
+            measured={"lr/0": [0.001 * i for i in range(1, 11)], "facts/base_lr": [0.1]},
+            train=0.25,
+            val=0.24,
+        ),
+    ),
+    "validation with channels in reverse order": (
+        "train-val-mismatch",
+        record(
+            val=0.2,
+            measured={
+                "validation/accuracy": [0.2],
+                "validation/changed/upside down": [0.15],
+                "validation/changed/channels in reverse order": [0.45],
+            },
+        ),
+    ),
+    "validation classes in another order": (
+        "train-val-mismatch",
+        record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
+    ),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
     "stuck, better at a tenth of the rate": (
         "learning-rate-too-high",
