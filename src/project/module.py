@@ -51,7 +51,7 @@ class ImageClassifier(L.LightningModule):
         self.momentum_schedule = momentum_schedule
         self.metrics: Any = nn.ModuleDict()
         for stage in ("train", "val", "test"):
-            self.metrics[f"loss_{stage}"] = MeanMetric()
+            self.metrics[f"loss_{stage}"] = MeanMetric("ignore")  # NaN: a monitor says where it began
             self.metrics[f"accuracy_{stage}"] = MulticlassAccuracy(num_classes, average="micro")
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None

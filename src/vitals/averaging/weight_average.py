@@ -287,7 +287,7 @@ class WeightAverage(L.Callback):
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.said:
-            rank_zero_warn(sentence)
+            rank_zero_info(sentence)
             self.said.add(sentence)
 
 

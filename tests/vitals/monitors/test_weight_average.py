@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import random
 import warnings
 from pathlib import Path
@@ -268,11 +269,14 @@ class Live(IterableDataset):
     ids=["validation", "stream"],
 )
 def test_what_cannot_be_done_on_a_copy_is_said_and_ends_nothing(
-    module: Foreign, train: Any, reason: str, tmp_path: Path
+    module: Foreign, train: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trajectory = Trajectory()
-    with pytest.warns(UserWarning, match=reason):
+    trajectory, log = Trajectory(), logging.getLogger("lightning.pytorch")
+    log.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, log.name):
         fit(module, tmp_path, trajectory, averager(), train=train, max_epochs=2, limit_train_batches=4)
+    log.removeHandler(caplog.handler)
+    assert reason in caplog.text
     assert close(saved_weights(tmp_path), mean(trajectory.epochs))
 
 
