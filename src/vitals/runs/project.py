@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
-from vitals.runs.kept_code import copied
+from vitals.runs.kept_code import copied, original
 
 if TYPE_CHECKING:
     import lightning as L
@@ -63,22 +63,22 @@ class ProjectFolder:
         Raises:
             UserError: if there is no such folder, or not one such package.
         """
-        start = Path(script).absolute().parent if script else Path.cwd()
-        above = [copied(place) for place in (start, *start.parents)]
+        start = original(Path(script).absolute().parent) if script else Path.cwd()
+        above = (start, *start.parents)
         folder = next((place for place in above if (place / "configs" / "train.yaml").is_file()), None)
         if folder is None:
             raise UserError(
                 f"{start} is not in a project: neither it nor a folder above it holds configs/train.yaml; "
                 f"go to the folder of your project."
             )
-        for place in (folder / "src", folder):
+        for place in (copied(folder / "src"), copied(folder)):  # in a sweep's job, of its copy of the code
             found = sorted(file.parent.name for file in place.glob("*/schema.py") if _is_project(file.parent))
             if len(found) > 1:
                 raise UserError(f"{place} holds several projects, {', '.join(found)}: leave one there.")
             if found:
                 if str(place) not in sys.path[:1]:
                     sys.path.insert(0, str(place))
-                return cls(folder / "configs", found[0])
+                return cls(copied(folder / "configs"), found[0])
         raise UserError(
             f"{folder} holds configs/train.yaml and no code: a package with build.py, schema.py and train.py "
             f"belongs into its src/ or beside configs/."

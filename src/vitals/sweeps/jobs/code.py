@@ -44,7 +44,7 @@ class SweepCode:
     """
 
     def __init__(self, sweep: Path, script: str, configs: Sequence[Path]) -> None:
-        self.path = sweep / "code"
+        self.path, self.configs = sweep / "code", configs
         installed = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
         here, script_file = Path.cwd(), Path(script).absolute()
         own = [script_file.parent] if script_file.is_file() else []
@@ -125,7 +125,7 @@ class SweepCode:
             if source.is_file():
                 files[source] = None
             else:
-                files |= dict.fromkeys(_in_git(source) or _looking_like_code(source))
+                files |= dict.fromkeys(_in_git(source) or _looking_like_code(source, source in self.configs))
         if len(files) > MOST_FILES:
             raise UserError(f"there are {len(files):,} files in {', '.join(map(str, self.sources))}")
         return list(files)
@@ -160,9 +160,9 @@ def _in_git(folder: Path) -> list[Path]:
     return files
 
 
-def _looking_like_code(folder: Path) -> list[Path]:
+def _looking_like_code(folder: Path, with_links: bool = False) -> list[Path]:
     files = []
-    for number, (place, folders, names) in enumerate(os.walk(folder)):
+    for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=with_links)):
         if number > MOST_FOLDERS:
             raise UserError(f"{folder} has more than {MOST_FOLDERS:,} folders")
         hidden = [name for name in folders if name.startswith(".") or name in ("__pycache__", "node_modules")]
