@@ -102,8 +102,8 @@ class ImageClassifier(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.momentum_schedule is not None:
             epoch = self.trainer.global_step / steps_per_epoch(self.trainer)
-            momentum = self.momentum_schedule(epoch, total=total_epochs(self.trainer))
-            set_momentum(self.trainer.optimizers[0], momentum)
+            total = self.schedule.epochs or total_epochs(self.trainer)
+            set_momentum(self.trainer.optimizers[0], self.momentum_schedule(epoch, total=total))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Logging a metric with every batch costs more than updating it; once an epoch says the same.

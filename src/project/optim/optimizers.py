@@ -106,7 +106,7 @@ class Schedule:
         length = run_epochs if callable(run_epochs) else lambda: run_epochs
         if self.shape.func is ReduceLROnPlateau:
             # LinearLR multiplies what it finds, and so leaves alone what the plateau has done.
-            steps = round(min(self.warmup_epochs, length()) * steps_per_epoch)
+            steps = round(min(self.warmup_epochs, self.epochs or length()) * steps_per_epoch)
             return LinearLR(optimizer, 1 / steps, total_iters=steps - 1) if steps > 1 else None
 
         def rate(step: int) -> float:

@@ -22,9 +22,11 @@ PRESETS = ["none", "light", "default", "full"]
 
 
 def test_the_files_are_the_presets_each_with_its_cost() -> None:
-    assert {file.stem for file in FOLDER.glob("*.yaml")} == set(PRESETS)
-    for file in FOLDER.glob("*.yaml"):
-        assert "Cost: " in file.read_text(encoding="utf-8"), file.name
+    assert {file.stem for file in FOLDER.glob("*.yaml")} == {*PRESETS, "early_stopping"}
+    for preset in PRESETS:
+        assert "Cost: " in (FOLDER / f"{preset}.yaml").read_text(encoding="utf-8"), preset
+    with pytest.raises(UserError, match="no preset 'early_stopping'"):
+        monitors("early_stopping")
 
 
 def test_a_monitor_has_one_set_of_defaults() -> None:
