@@ -7,6 +7,7 @@ another beside it.
 from __future__ import annotations
 
 import io
+import logging
 import runpy
 import signal
 import subprocess
@@ -31,6 +32,8 @@ def run(name: str, *words: str, folder: Path, **environment: str) -> subprocess.
     said, complained = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setattr(sys, "argv", list(command))
+        # Lightning's handler may still have the stream of a command before it in this process, now closed.
+        patch.setattr(logging, "raiseExceptions", False)
         for variable, value in ({"COLUMNS": "200"} | environment).items():
             patch.setenv(variable, value)
         with redirect_stdout(said), redirect_stderr(complained):
