@@ -56,7 +56,7 @@ class Outputs:
             )
             remedy = "Put a nonlinearity, such as ReLU, between the layers."
             found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
-        if self.lowest >= 0 and self.zeros > CUT_OFF:
+        if self.lowest >= 0 and CUT_OFF < self.zeros < 1:  # a last layer of zeros gives nothing else
             seen = (
                 f"The outputs are never negative, and {self.zeros:.0%} of them are exactly zero: they end in "
                 f"a ReLU, past which no gradient reaches what it has set to zero."

@@ -35,7 +35,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
     late = min(validation[-2:])  # one bad epoch is no trend
     gap = run.accuracy("train") - run.accuracy("val")
     certain = run.share_right("train")[0] - run.share_right("val")[1]
-    apart = validation[-1] > APART * training[-1]
+    apart = validation[-1] > APART * training[-1] > 0  # losses below zero have no ratio
     by_heart = run.accuracy("train") > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
     by_heart = by_heart and certain > GAP
     if by_heart and apart and validation[-1] > 1.02 * lowest:
