@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vitals.averaging.validation import on_all_processes
 from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
+from vitals.probes.copies import NoOp
 from vitals.probes.loaders import successive_batches
-from vitals.probes.training_step import Backward, BatchPreparation, mute, stand_in
+from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
 
 def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches: int) -> None:
@@ -40,7 +41,7 @@ def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches:
 def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
     facts = stand_in(trainer, training=True)
     mute(owner)
-    owner.__dict__["manual_backward"] = Backward()
+    owner.__dict__["manual_backward"] = NoOp()
     where = (0,) if is_param_in_hook_signature(owner.training_step, "batch_idx", min_args=2) else ()
     preparation = BatchPreparation(trainer, owner, facts)
 

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from vitals.errors import UserError, one_line
 from vitals.probes.loaders import successive_batches
-from vitals.probes.training_step import BatchPreparation, mute, stand_in
+from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
 T = TypeVar("T")
 

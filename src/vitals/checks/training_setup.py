@@ -30,18 +30,9 @@ from vitals.probes.loaders import (
 )
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
-from vitals.probes.training_step import (
-    BatchPreparation,
-    NoLoss,
-    Path,
-    StepModel,
-    TrainingStep,
-    buffers_kept,
-    call_step,
-    mute,
-    several,
-    stand_in,
-)
+from vitals.probes.stand_in import BatchPreparation, mute, stand_in
+from vitals.probes.step_losses import NoLoss, call_step, several
+from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept
 from vitals.probes.trial import Loss, copies_of
 
 LABELS = 512

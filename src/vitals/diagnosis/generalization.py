@@ -58,7 +58,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
-@needs("validation/relabelled", verdict="order of the classes")
+@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval", verdict="order of the classes")
 def classes_renumbered(run: Run) -> Iterator[Finding]:
     """The network knows the validation images, by other numbers of their classes."""
     relabelled = run.history.last("validation/relabelled", math.nan)
@@ -79,7 +79,11 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     )
 
 
-@needs("validation/changed/", verdict="preparation of validation")
+@needs(
+    "accuracy/train|accuracy/train_eval",
+    "accuracy/val|accuracy/val_eval",
+    verdict="preparation of validation",
+)
 def prepared_otherwise(run: Run) -> Iterator[Finding]:
     """The network knows the validation images once they are prepared in another way."""
     accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")

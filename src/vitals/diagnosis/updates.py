@@ -39,7 +39,7 @@ def gradients_accumulate(run: Run) -> Iterator[Finding]:
     )
 
 
-@needs("facts/batches_per_step", "facts/chance_loss", verdict="gradients summed")
+@needs("loss/train_step")
 def gradients_summed(run: Run) -> Iterator[Finding]:
     """The gradients of several batches are added up for one step, and the training breaks down."""
     batches, given = run.fact("batches_per_step"), run.fact("first_losses")

@@ -19,6 +19,7 @@ from vitals.history import MetricsTable
 from vitals.length import total_epochs
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
+from vitals.measures.other_preparations import other_preparations
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import FixedSubsets
 from vitals.probes.twin import samples_in
@@ -129,31 +130,6 @@ GAP = 0.15
 """Accuracy of training above validation from which the validation subset is looked at, too."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
-
-
-def changes(training: Tensor, validation: Tensor) -> dict[str, Tensor]:
-    """Validation inputs (M, ...) as they would be if they had been prepared otherwise, by what was done to
-    them: what mistakes in preparing one of two sets amount to.
-
-    Args:
-        training: inputs (N, ...), of which the scale is taken.
-        validation: inputs.
-    """
-    if not validation.is_floating_point() or not training.is_floating_point():
-        return {}
-    channels = (0, *range(2, validation.ndim))
-    mean, sd = (
-        [statistic(values, channels, keepdim=True) for values in (training, validation)]
-        for statistic in (torch.mean, torch.std)
-    )
-    found = {"scaled as in training": (validation - mean[1]) / sd[1].clamp_min(1e-12) * sd[0] + mean[0]}
-    if validation.ndim == 4:
-        found["upside down"] = validation.flip(2)
-        if validation.shape[1] == 3:
-            found["channels in reverse order"] = validation.flip(1)
-        if validation.shape[2] == validation.shape[3]:
-            found["rows and columns exchanged"] = validation.transpose(2, 3)
-    return found
 
 
 class LearningCurves(Monitor):
@@ -422,8 +398,8 @@ class LearningCurves(Monitor):
             if relabelled is not None:
                 epoch, both = trainer.current_epoch + 1, {"relabelled": relabelled, **found}
                 measured = {f"validation/{name}": value for name, value in both.items()}
-                for name, change in changes(subsets.training[0], subsets.validation[0]).items():
-                    changed = subsets.evaluate(change, subsets.validation[1])
+                for name, inputs in other_preparations(subsets.training[0], subsets.validation[0]).items():
+                    changed = subsets.evaluate(inputs, subsets.validation[1])
                     measured[f"validation/changed/{name}"] = changed["accuracy"]
                 recorder.history.add(trainer.global_step, float(epoch), measured)
         return {} if logged else {f"{name}/val_eval": value for name, value in found.items()}

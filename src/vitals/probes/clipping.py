@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
-from vitals.probes.training_step import buffers_kept, call_step, in_their_units, replaced
+from vitals.probes.step_losses import call_step, in_their_units
+from vitals.probes.training_step import buffers_kept, replaced
 from vitals.probes.trial import Clipping
 
 PARALLEL = 0.99

@@ -14,14 +14,9 @@ from vitals.errors import UserError
 from vitals.probes.loaders import StreamOnly, random_batches, unaugmented, validation_loader
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
-from vitals.probes.training_step import (
-    BatchPreparation,
-    TrainingStep,
-    only_loss,
-    several,
-    stand_in,
-    step_losses,
-)
+from vitals.probes.stand_in import BatchPreparation, stand_in
+from vitals.probes.step_losses import only_loss, several, step_losses
+from vitals.probes.training_step import TrainingStep
 from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26

@@ -18,7 +18,7 @@ from vitals.probes.clipping import clipping_of
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
-from vitals.probes.training_step import BatchPreparation, stand_in
+from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.trial import clip, copies_of, restore_configured_rates, set_rate
 from vitals.probes.twin import Twin, joined, samples_in
 

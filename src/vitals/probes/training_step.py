@@ -7,284 +7,28 @@ step calls several modules, or one in another way than with one tensor, it is lo
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from vitals.errors import UserError, one_line
-from vitals.probes.copies import NoOp, unchanged
+from vitals.errors import UserError
+from vitals.probes.copies import unchanged
 from vitals.probes.rows import Rows
-
-
-class BatchPreparation:
-    """Calls the hooks around the transfer to the device, and converts to the precision.
-
-    Args:
-        trainer: whose data module and precision take part.
-        owner: a copy of the module.
-        facts: the stand-in for the trainer that the hooks may ask.
-    """
-
-    def __init__(self, trainer: L.Trainer, owner: L.LightningModule, facts: SimpleNamespace) -> None:
-        self.owner, self.facts, self.device = owner, facts, trainer.strategy.root_device
-        self.convert = trainer.precision_plugin.convert_input
-        self.data: Any = copy.copy(getattr(trainer, "datamodule", None))
-
-    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-            owner: Any = self.owner
-            if self.data is not None and is_overridden(name, self.data, L.LightningDataModule):
-                owner = self.data
-                owner.trainer = self.facts
-            else:
-                owner._trainer = self.facts
-            arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
-            batch = getattr(owner, name)(batch, *arguments)
-        return self.convert(batch)
-
-
-class StandInOptimizer(NoOp):
-    """Has the settings of an optimizer, moves nothing, and notes that it was to take a step."""
-
-    def __init__(self, optimizer: Optimizer, number: int, events: list[Any]) -> None:
-        self.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
-        self.number, self.events = number, events
-
-    def step(self, closure: Callable[[], Any] | None = None, **options: Any) -> None:
-        if closure is not None:
-            with torch.enable_grad():
-                closure()
-        self.events.append(self.number)
-
-
-class StandIn(SimpleNamespace):
-    """What `stand_in` gives; a copy of a module shares it. All else that a step may ask for does nothing."""
-
-    def __getattr__(self, name: str) -> NoOp:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return NoOp()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
-        return self
-
-
-def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
-    """What a module may ask of its trainer in a step, with nothing behind it that could be disturbed."""
-    events: list[Any] = []
-    optimizers = [StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)]
-    return StandIn(
-        events=events,
-        meets_zeros=False,
-        current_epoch=trainer.current_epoch,
-        global_step=trainer.global_step,
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-        num_training_batches=trainer.num_training_batches,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        estimated_stepping_batches=trainer.estimated_stepping_batches,
-        world_size=1,
-        global_rank=0,
-        local_rank=0,
-        is_global_zero=True,
-        is_last_batch=False,
-        training=training,
-        validating=not training,
-        testing=False,
-        predicting=False,
-        sanity_checking=False,
-        logger=NoOp(),
-        loggers=[],
-        callbacks=[],
-        log_dir=None,
-        default_root_dir=trainer.default_root_dir,
-        callback_metrics={},
-        logged_metrics={},
-        progress_bar_metrics={},
-        datamodule=copy.copy(getattr(trainer, "datamodule", None)),
-        optimizers=optimizers,
-        lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],
-        strategy=StandIn(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
-    )
-
-
-def mute(module: nn.Module) -> None:
-    """Make `module`, a copy, and the LightningModules in it log and print nothing and leave optimizers
-    alone."""
-    for part in module.modules():
-        if isinstance(part, L.LightningModule):
-            for name in MUTED:
-                part.__dict__[name] = NoOp()
-
-
-MUTED = ("log", "log_dict", "print", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")
-
-
-EVERY_THIRD = 3
-"""Numbers under which a batch is given to a step that does nothing in some of them."""
-
-
-class NoLoss(UserError):
-    """The training step gives no loss for this batch; it may for the next."""
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """One loss of a training step."""
-
-    value: Tensor
-    """A scalar."""
-    optimizers: tuple[int, ...]
-    """Whose parameters it trains, by their number; in automatic optimisation all."""
-
-
-def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
-    """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number.
-
-    Raises:
-        UserError: if it takes its batches itself, or fails.
-    """
-    if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
-        raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
-    where = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
-    try:
-        return step(batch, *where)
-    except UserError:
-        raise
-    except Exception as error:
-        name = getattr(step, "__name__", "step")
-        raise UserError(f"your {name} raised {type(error).__name__}: {one_line(error)}") from error
-
-
-def step_losses(
-    owner: L.LightningModule,
-    facts: Any,
-    batch: Any,
-    first: int = 0,
-    parts: Sequence[nn.Module] | None = None,
-) -> list[StepLoss]:
-    """What the training step of `owner`, a muted copy, is to minimise on `batch`.
-
-    Under manual optimisation, losses between two steps belong to the optimizers of these steps; several that
-    belong to the same optimizers are added up where one step follows them, and else the first ones count.
-
-    Args:
-        owner: is left as it was, but for what is written into its buffers.
-        facts: from `stand_in`.
-        batch: as the step gets it.
-        first: number of the batch; where a step does nothing with it, the next ones are tried.
-        parts: the modules of `owner` that take part in the step; all by default.
-
-    Raises:
-        NoLoss: if there is none for this batch.
-        UserError: if the step fails, or gives no number.
-    """
-    events, graph = facts.events, torch.is_grad_enabled()
-    parts = list(owner.modules()) if parts is None else parts
-    for number in range(first, first + EVERY_THIRD):
-        events.clear()
-        with unchanged(parts):
-            for part in parts:
-                if isinstance(part, L.LightningModule):
-                    part._trainer = facts
-            owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
-            if owner.automatic_optimization:
-                result = call_step(owner.training_step, batch, number)
-            else:
-                result = _step_by_hand(owner, facts, batch, number)
-        loss = result.get("loss") if isinstance(result, dict) else result
-        if loss is not None or events:
-            break
-    every = tuple(range(len(facts.optimizers)))
-    if owner.automatic_optimization or not any(isinstance(event, Tensor) for event in events):
-        if loss is None:
-            raise NoLoss("your training_step returns no loss.")
-        return [StepLoss(_scalar(loss), every)]
-    groups: dict[tuple[int, ...], Tensor] = {}
-    losses: list[Tensor] = []
-    steps: list[int] = []
-    for event in [*events, None]:
-        if (event is None or isinstance(event, Tensor)) and steps:
-            if losses:
-                groups.setdefault(tuple(sorted(set(steps))), torch.stack(losses).sum())
-            losses, steps = [], []
-        if isinstance(event, Tensor):
-            losses.append(_scalar(event))
-        elif event is not None:
-            steps.append(event)
-    if losses and not groups:
-        groups[every] = torch.stack(losses).sum()
-    if len(groups) == 1 and len(given := [event for event in events if isinstance(event, Tensor)]) == 1:
-        groups = dict.fromkeys(groups, _scalar(in_their_units(given[0], loss)))
-    events.clear()
-    return [StepLoss(value if graph else value.detach(), optimizers) for optimizers, value in groups.items()]
-
-
-def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
-    """`call_step` for a step that may look at gradients and change them: it meets none, or zeros where it
-    cannot do without, and the gradients of the training, whose parameters these may be, stay as they are."""
-    kept = [(parameter, parameter.grad) for parameter in owner.parameters()]
-    try:
-        with torch.enable_grad():  # the graph tells by what the loss was multiplied
-            for zeros in (False, True):
-                for parameter, _ in kept:
-                    parameter.grad = torch.zeros_like(parameter) if zeros or facts.meets_zeros else None
-                try:
-                    result = call_step(owner.training_step, batch, number)
-                except UserError:
-                    if zeros or facts.meets_zeros:
-                        raise
-                    facts.events.clear()
-                    facts.meets_zeros = True
-                    continue
-                if any(parameter.grad is not None and bool(parameter.grad.any()) for parameter, _ in kept):
-                    raise UserError("the training step calls backward itself, not manual_backward.")
-                return result
-    finally:
-        for parameter, gradient in kept:
-            parameter.grad = gradient
-
-
-def in_their_units(given: Tensor, returned: Any) -> Tensor:
-    """The loss that a step returns, where what it has given to `manual_backward` is that times a number, such
-    as the scale of mixed precision or one over the batches that it adds up; else what it has given."""
-    if not isinstance(returned, Tensor) or returned.numel() != 1 or returned.grad_fn is None:
-        return given
-    inputs = [node for node, _ in given.grad_fn.next_functions if node] if given.grad_fn else []
-    scaled = type(given.grad_fn).__name__ in ("MulBackward0", "DivBackward0")
-    return returned if scaled and inputs == [returned.grad_fn] and float(returned) else given
-
-
-def only_loss(losses: Sequence[StepLoss]) -> Tensor:
-    """The one loss; raises `UserError` where there are several."""
-    if len(losses) != 1:
-        raise UserError(f"{several(len(losses))}; one is needed here.")
-    return losses[0].value
-
-
-def several(count: int) -> str:
-    """That a step has `count` losses."""
-    return f"your training_step has {count} losses that different optimizers minimise"
-
-
-def _scalar(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor):
-        raise UserError("your training_step gives no loss that is a tensor.")
-    if loss.numel() != 1:
-        raise UserError(f"your training_step gives a loss of shape {tuple(loss.shape)}, not one number.")
-    return loss.reshape(())
+from vitals.probes.step_losses import (
+    EVERY_THIRD,
+    NoLoss,
+    StepLoss,
+    call_step,
+    only_loss,
+    step_losses,
+)
 
 
 @dataclass(frozen=True)
@@ -708,13 +452,3 @@ def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 
 class Reached(BaseException):
     """The network is about to be called; no step catches it by mistake."""
-
-
-class Backward:
-    """Takes the place of `manual_backward` and keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-
-    def __call__(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
-        self.losses.append(loss)

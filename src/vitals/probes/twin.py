@@ -20,7 +20,8 @@ from torchmetrics import Metric
 from vitals.errors import UserError
 from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import mute, only_loss, stand_in, step_losses
+from vitals.probes.stand_in import mute, stand_in
+from vitals.probes.step_losses import only_loss, step_losses
 
 PLAIN = (bool, int, float, str, type(None))
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")

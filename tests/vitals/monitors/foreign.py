@@ -205,6 +205,7 @@ def fit(
     train: Any = None,
     logger: Any = False,
     ckpt_path: Any = None,
+    validation: Any = None,
     **options: Any,
 ) -> L.Trainer:
     """One epoch, or as `options` say."""
@@ -222,7 +223,8 @@ def fit(
     data = loader() if train is None else train
     # From 2.6 on Lightning asks whether a checkpoint may hold more than tensors; before it, it may.
     asked = {"weights_only": False} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
-    trainer.fit(module, data, loader(shuffle=False), ckpt_path=ckpt_path, **asked)
+    validation = loader(shuffle=False) if validation is None else validation
+    trainer.fit(module, data, validation, ckpt_path=ckpt_path, **asked)
     return trainer
 
 

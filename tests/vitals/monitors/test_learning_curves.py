@@ -6,11 +6,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, Manual, convnet, digits, loader, mlp
+from foreign import Foreign, Manual, convnet, digits, fit, loader, mlp
 from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
 from torch.utils.data import DataLoader, TensorDataset
@@ -254,16 +253,7 @@ def test_classes_with_other_numbers_in_validation_are_told(
     rename: Any, causes: list[str], tmp_path: Path
 ) -> None:
     diagnosis, (images, labels) = Diagnosis(report=False, summary=False), digits(512)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        callbacks=[LearningCurves(1, subset_samples=256), diagnosis],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=6,
-    )
     validation = DataLoader(TensorDataset(images[256:], rename(labels[256:])), 64)
-    trainer.fit(LogsAccuracy(mlp(), lr=0.2), loader(), validation)
+    curves = LearningCurves(1, subset_samples=256)
+    fit(LogsAccuracy(mlp(), lr=0.2), tmp_path, curves, diagnosis, validation=validation, max_epochs=6)
     assert [finding.cause for finding in diagnosis.findings if finding.exact] == causes

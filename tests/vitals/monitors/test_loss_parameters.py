@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, loader, mlp
+from foreign import Foreign, fit, mlp
 from torch import Tensor, nn
 
 from vitals.findings import Finding
@@ -18,16 +18,7 @@ from vitals.monitors.loss_parameters import LossParameters
 
 def look(module: L.LightningModule, **options: Any) -> list[Finding]:
     monitor = LossParameters()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[monitor],
-        **{"max_epochs": 2, **options},
-    )
-    trainer.fit(module, loader())
+    fit(module, None, monitor, **{"max_epochs": 2, **options})
     return [finding for finding in monitor.findings if finding.alarming]
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from foreign import Foreign, alarms, digits, mlp
+from foreign import Foreign, alarms, digits, fit, mlp
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -61,17 +60,8 @@ def test_labels_are_told_from_mangled_images(
     module: Any, transform: Any, shuffled: bool, cause: list[str], tmp_path: Path
 ) -> None:
     checks = SanityChecks(on_fail="warn", checks=["informative_inputs"], samples=1024)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        callbacks=[checks],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_steps=1,
-    )
     train = Subset(WithTransform(transform, shuffled), range(1000))
     validation = Subset(WithTransform(None, shuffled), range(1000, SAMPLES))
-    trainer.fit(module(mlp()), DataLoader(train, 32, shuffle=True), DataLoader(validation, 32))
+    loaders = DataLoader(train, 32, shuffle=True), DataLoader(validation, 32)
+    fit(module(mlp()), tmp_path, checks, train=loaders[0], validation=loaders[1], max_steps=1)
     assert alarms(checks.findings) == cause

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean
+from vitals.measures.graph_leaves import graph_leaves
 from vitals.probes.copies import copied as deep_copy
 from vitals.probes.random_states import isolated_rng
 
@@ -161,7 +162,7 @@ class FunctionalLoss:
 
     def detached(self, part: Part = "data") -> set[str]:
         """Names of the tensors to which no backward leads from the loss: unused, or cut off by `detach()`."""
-        reached = _leaves(self.value(part))
+        reached = set(map(id, graph_leaves(self.value(part))))
         return {name for name, tensor in self.tensors.items() if id(tensor) not in reached}
 
     def order_of_use(self) -> dict[str, int]:
@@ -272,22 +273,6 @@ def check_parameters(model: nn.Module) -> None:
 def batch_size(inputs: Any) -> int:
     """The first dimension of the first tensor in `inputs`; 1 where there is none."""
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 1)
-
-
-def _leaves(value: Tensor) -> set[int]:
-    """Identities of the tensors at the ends of the graph behind `value`."""
-    nodes, leaves = [value.grad_fn], set()
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        if node is None:
-            continue
-        if (leaf := getattr(node, "variable", None)) is not None:
-            leaves.add(id(leaf))
-        further = {behind for behind, _ in node.next_functions} - seen
-        seen |= further
-        nodes += further
-    return leaves
 
 
 def _scalar(value: Any, name: str) -> Tensor:

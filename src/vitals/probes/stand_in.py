@@ -1,0 +1,120 @@
+"""What a copy of a module may ask of its trainer, with nothing behind it that could be disturbed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+from torch.optim import Optimizer
+
+from vitals.probes.copies import NoOp
+
+
+class BatchPreparation:
+    """Calls the hooks around the transfer to the device, and converts to the precision.
+
+    Args:
+        trainer: whose data module and precision take part.
+        owner: a copy of the module.
+        facts: the stand-in for the trainer that the hooks may ask.
+    """
+
+    def __init__(self, trainer: L.Trainer, owner: L.LightningModule, facts: SimpleNamespace) -> None:
+        self.owner, self.facts, self.device = owner, facts, trainer.strategy.root_device
+        self.convert = trainer.precision_plugin.convert_input
+        self.data: Any = copy.copy(getattr(trainer, "datamodule", None))
+
+    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
+            owner: Any = self.owner
+            if self.data is not None and is_overridden(name, self.data, L.LightningDataModule):
+                owner = self.data
+                owner.trainer = self.facts
+            else:
+                owner._trainer = self.facts
+            arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
+            batch = getattr(owner, name)(batch, *arguments)
+        return self.convert(batch)
+
+
+class StandInOptimizer(NoOp):
+    """Has the settings of an optimizer, moves nothing, and notes that it was to take a step."""
+
+    def __init__(self, optimizer: Optimizer, number: int, events: list[Any]) -> None:
+        self.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
+        self.number, self.events = number, events
+
+    def step(self, closure: Callable[[], Any] | None = None, **options: Any) -> None:
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        self.events.append(self.number)
+
+
+class StandIn(SimpleNamespace):
+    """What `stand_in` gives; a copy of a module shares it. All else that a step may ask for does nothing."""
+
+    def __getattr__(self, name: str) -> NoOp:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return NoOp()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
+        return self
+
+
+def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
+    """What a module may ask of its trainer in a step, with nothing behind it that could be disturbed."""
+    events: list[Any] = []
+    optimizers = [StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)]
+    return StandIn(
+        events=events,
+        meets_zeros=False,
+        current_epoch=trainer.current_epoch,
+        global_step=trainer.global_step,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        num_training_batches=trainer.num_training_batches,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        estimated_stepping_batches=trainer.estimated_stepping_batches,
+        world_size=1,
+        global_rank=0,
+        local_rank=0,
+        is_global_zero=True,
+        is_last_batch=False,
+        training=training,
+        validating=not training,
+        testing=False,
+        predicting=False,
+        sanity_checking=False,
+        logger=NoOp(),
+        loggers=[],
+        callbacks=[],
+        log_dir=None,
+        default_root_dir=trainer.default_root_dir,
+        callback_metrics={},
+        logged_metrics={},
+        progress_bar_metrics={},
+        datamodule=copy.copy(getattr(trainer, "datamodule", None)),
+        optimizers=optimizers,
+        lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],
+        strategy=StandIn(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
+    )
+
+
+MUTED = ("log", "log_dict", "print", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")
+
+
+def mute(module: nn.Module) -> None:
+    """Make `module`, a copy, and the LightningModules in it log and print nothing and leave optimizers
+    alone."""
+    for part in module.modules():
+        if isinstance(part, L.LightningModule):
+            for name in MUTED:
+                part.__dict__[name] = NoOp()
