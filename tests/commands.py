@@ -32,6 +32,7 @@ def run(name: str, *words: str, folder: Path, **environment: str) -> subprocess.
     said, complained = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setattr(sys, "argv", list(command))
+        patch.setattr(sys, "path", list(sys.path))  # a command looks for modules in its folder
         # Lightning's handler may still have the stream of a command before it in this process, now closed.
         patch.setattr(logging, "raiseExceptions", False)
         for variable, value in ({"COLUMNS": "200"} | environment).items():
@@ -45,7 +46,15 @@ def run(name: str, *words: str, folder: Path, **environment: str) -> subprocess.
             except Exception:
                 traceback.print_exc()
                 code = 1
+    of_folder = [name for name, module in sys.modules.items() if _lies_in(module, folder)]
+    for name in of_folder:  # another command may have one of this name in its own folder
+        del sys.modules[name]
     return subprocess.CompletedProcess(command, int(code or 0), said.getvalue(), complained.getvalue())
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(folder.absolute())
 
 
 class Started:

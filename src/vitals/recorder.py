@@ -30,9 +30,9 @@ class Recorder(L.Callback):
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
     step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule,
-    `fresh_layers`, the share of layers as they were drawn, and what monitors add. Where a module steps by
-    hand, `batches_per_step` and `first_losses` stand for how many batches the first step waited for, and for
-    the sum of what they were given to `backward`.
+    `fresh_layers`, the share of layers as they were drawn, `batches_per_step`, for how many batches a step
+    waits, and what monitors add. Where a module waits for several by hand, `first_losses` is the sum of what
+    was given to `backward` before the first step.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,7 @@ class Recorder(L.Callback):
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             rates = [float(group["lr"]) for group in groups]
             known = {"batch_size": float(size), "total_steps": total}
+            known["batches_per_step"] = float(trainer.accumulate_grad_batches)
             known["fresh_layers"] = fresh_share(pl_module)
             known["base_lr"] = max([float(g.get("initial_lr", g["lr"])) for g in groups], default=math.nan)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))

@@ -64,7 +64,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "charts"), [("sweep", 6), ("ensemble", 2)])
+@pytest.mark.parametrize(("name", "charts"), [("sweep", 8), ("ensemble", 2)])
 def test_the_page_is_whole_quiet_and_fits_a_phone_in_the_dark(
     name: str, charts: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

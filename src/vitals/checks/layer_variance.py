@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
@@ -39,6 +40,8 @@ FEWEST_LAYERS = 4
 DEAD_MANY, DEAD_ALL = 0.75, 0.9
 """Share of channels that are zero for every sample. Before training, narrow layers behind
 pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
+SQUASHING = {"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "softmax", "clamp", "erf"}
+"""Names of functions whose values can come to lie at their limits."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
 """Share of tanh or sigmoid values at their limits."""
 LARGE_INPUT = 10.0
@@ -247,6 +250,7 @@ def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
 def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
     rows: list[LayerSignal] = []
     maker = "input"
+    watch = _Squashing(any(isinstance(module, nn.RNNBase) for module in copies.model.modules()))
     seen: set[str] = set()  # a network that is called twice is one network
     begin: list[int] = []
     """Where the inputs lie: what begins with them again, as a teacher, continues no layer before it."""
@@ -259,7 +263,7 @@ def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
                 place = arguments[0].data_ptr()
                 if place not in begin:
                     values = arguments[0].detach().float()
-                    rows.append(_signal(maker, values, isinstance(module, nn.Linear)))
+                    rows.append(_signal(maker, values, isinstance(module, nn.Linear), watch.squashes))
                 begin[:] = begin or [place]
                 maker = name
 
@@ -267,20 +271,33 @@ def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
 
     handles = [module.register_forward_pre_hook(record(name)) for name, module in _weighted(copies.model)]
     try:
-        copies.outputs(inputs)
+        with watch:
+            copies.outputs(inputs)
     finally:
         for handle in handles:
             handle.remove()
     return tuple(rows)
 
 
-def _signal(name: str, values: Tensor, channels_last: bool) -> LayerSignal:
+class _Squashing(TorchFunctionMode):
+    """Notes whether a function with limits, such as tanh, has been called."""
+
+    def __init__(self, recurrent: bool) -> None:
+        super().__init__()
+        self.squashes = recurrent
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.squashes = self.squashes or getattr(func, "__name__", "") in SQUASHING
+        return func(*args, **(kwargs or {}))
+
+
+def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool) -> LayerSignal:
     channel_dim = values.ndim - 1 if channels_last else 1
     others = [dim for dim in range(values.ndim) if dim != channel_dim]
     dead = (values == 0).amin(dim=others)
     low, high = values.aminmax()
     saturated = 0.0
-    if bool(((values == low) | (values == high) | (values == 0)).all()):
+    if not squashed and bool(((values == low) | (values == high) | (values == 0)).all()):
         pass  # a function with steps, such as sign, which is at its limits by its nature
     elif -1 <= low < -SATURATED and SATURATED < high <= 1:
         saturated = float((values.abs() > SATURATED).float().mean())

@@ -8,6 +8,7 @@ from vitals.command_line import CONFIGS, answers_mistakes, run_command
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check
 from vitals.runs.project import ProjectFolder
+from vitals.runs.run_folder import RunFolder
 
 
 @answers_mistakes()
@@ -16,6 +17,7 @@ def main(script: str | None = None) -> None:
     project = ProjectFolder.around(script)
 
     def evaluate(config: DictConfig) -> None:
+        RunFolder.existing(config.run, "run")  # said before torch is imported
         from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
 
         evaluate(config, project.module("build"))

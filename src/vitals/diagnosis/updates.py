@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from vitals.diagnosis.learning_rate import too_high
@@ -42,10 +41,12 @@ def gradients_accumulate(run: Run) -> Iterator[Finding]:
 @needs("loss/train_step")
 def gradients_summed(run: Run) -> Iterator[Finding]:
     """The gradients of several batches are added up for one step, and the training breaks down."""
-    batches, given = run.fact("batches_per_step"), run.fact("first_losses")
-    share = given / (batches * run.chance_loss) if run.chance_loss > 0 else math.nan
+    batches = run.fact("batches_per_step")
+    if not batches >= FEW_BATCHES or not run.chance_loss > 0:
+        return
+    given = run.fact("first_losses")
     # Averaged over the batches, their losses make one loss of a guess; summed, as many as there are batches.
-    if not (batches >= FEW_BATCHES and SUMMED[0] < share < SUMMED[1]) or not any(too_high(run)):
+    if not SUMMED[0] < given / (batches * run.chance_loss) < SUMMED[1] or not any(too_high(run)):
         return
     message = (
         f"The gradients of {batches:.0f} batches are added up for one step, not averaged: their losses came "

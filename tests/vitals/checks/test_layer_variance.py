@@ -212,3 +212,11 @@ def test_signs_are_no_saturated_activations():
     )
     found = check_layer_variance(net, batch(64)[0]).findings()
     assert "saturated-activations" not in [finding.cause for finding in found if finding.alarming]
+
+
+def test_values_at_the_very_limits_of_tanh_are_saturated():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 32), nn.Tanh(), nn.Linear(32, 10))
+    init.normal_(net[1].weight, std=1e5)
+    assert set(net[:3](batch(64)[0]).unique().tolist()) == {-1.0, 1.0}
+    found = check_layer_variance(net, batch(64)[0]).findings()
+    assert "saturated-activations" in [finding.cause for finding in found if finding.alarming]

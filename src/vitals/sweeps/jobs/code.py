@@ -26,8 +26,8 @@ from vitals.runs.run_folder import SWEEP, now
 
 LOOKS_LIKE_CODE = {".py", ".pyi", ".yaml", ".yml", ".json", ".toml", ".ini", ".cfg", ".txt", ".html", ".css"}
 LOOKS_LIKE_CODE |= {".js", ".so", ".pyd", ".c", ".cpp", ".cu", ".h"}
-NOT_CODE = ("pyvenv.cfg", SWEEP, "status.json", ORIGIN)
-"""A folder with one of these is an environment, a sweep, a run or a copy of code."""
+NOT_CODE = ("pyvenv.cfg", SWEEP, "job.json", "status.json", ORIGIN)
+"""A folder with one of these is an environment, a sweep, a job, a run or a copy of code."""
 MOST_FILES = 20_000
 MOST_FOLDERS = 5_000
 LARGEST = 2**20
