@@ -75,10 +75,13 @@ class History:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
+        self.lines = 0
+        """Of the file so far."""
         self._series: dict[str, Series] = {}
 
     def add(self, step: int, epoch: float, values: Mapping[str, Any]) -> None:
         """Record what was measured after `step` optimizer steps and `epoch` epochs."""
+        values = {tag: rounded(value) for tag, value in values.items()}
         for tag, value in values.items():
             self._append(tag, step, epoch, value)
         self._write({"step": step, "epoch": epoch, "values": values})
@@ -86,6 +89,7 @@ class History:
     def add_steps(self, step: int, epoch: float, values: Mapping[str, list[float]]) -> None:
         """Record lists of one value for each of the last successive steps, the last of which is `step`."""
         count = 0
+        values = {tag: rounded(block) for tag, block in values.items()}
         for tag, block in values.items():
             count = len(block)
             self._extend(tag, step, epoch, block)
@@ -104,11 +108,12 @@ class History:
         series = self.series(tag)
         return series.values[-1] if len(series) else default
 
-    def resume(self, step: int) -> None:
-        """Read back what the file at `path` holds up to `step`, and drop the rest of it."""
+    def resume(self, step: int, count: int | None = None) -> None:
+        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it."""
         if self.path is None or not self.path.exists():
             return
-        lines = [line for line, entry in _entries(self.path) if entry["step"] <= step]
+        lines = [line for line, entry in _entries(self.path) if entry["step"] <= step][:count]
+        self.lines = len(lines)
         write_atomically(self.path, "".join(f"{line}\n" for line in lines))
         self._series = History.read(self.path)._series
 
@@ -140,6 +145,7 @@ class History:
         line = json.dumps({**entry, "values": _to_json(entry["values"])}, separators=(",", ":"))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+        self.lines += 1
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -151,9 +157,18 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
 
 
+def rounded(value: Any) -> Any:
+    """A number to seven digits, as it is kept, so that a run reads back what it has written."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {key: _to_json(part) for key, part in value.items()}
     return [_to_json(part) for part in value] if isinstance(value, list | tuple) else value

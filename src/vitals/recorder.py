@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from vitals.files import log_folder
 from vitals.findings import Finding, sentence
-from vitals.history import History
+from vitals.history import History, rounded
 from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share
 from vitals.probes.twin import Twin, samples_in
@@ -44,7 +44,16 @@ class Recorder(L.Callback):
         """Seen since the training began by hand; None where they are counted no more."""
         self.losses: list[Tensor] = []
         """Given to `backward` since then."""
+        self.lines: int | None = None
+        """Of the history when the checkpoint was made from which the training goes on."""
         self._twin: Twin | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the history goes, and what has been announced."""
+        return {"lines": self.history.lines, "announced": sorted(self.announced)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lines, self.announced = state_dict["lines"], set(state_dict["announced"])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -55,7 +64,7 @@ class Recorder(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step:
-            self.history.resume(trainer.global_step)
+            self.history.resume(trainer.global_step, self.lines)
         elif self.history.path is not None:
             self.history.path.unlink(missing_ok=True)  # of an earlier training in the same folder
         by_hand = trainer.is_global_zero and not pl_module.automatic_optimization and not trainer.global_step
@@ -99,8 +108,11 @@ class Recorder(L.Callback):
             self.add_facts(trainer, {"total_steps": total_steps(trainer)})
 
     def add_facts(self, trainer: L.Trainer, facts: Mapping[str, float]) -> None:
-        """Record numbers that do not change, under `facts/<name>`."""
-        self.history.add(trainer.global_step, 0.0, {f"facts/{name}": value for name, value in facts.items()})
+        """Record numbers that do not change, under `facts/<name>`; those that are known already are not
+        repeated."""
+        named = {f"facts/{name}": value for name, value in facts.items()}
+        if new := {tag: value for tag, value in named.items() if self.history.last(tag) != rounded(value)}:
+            self.history.add(trainer.global_step, 0.0, new)
 
     def announce(self, trainer: L.Trainer, finding: Finding) -> None:
         """Say what has just become certain, once: in the terminal, above the progress bar where there is

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import build as project
+from project.module import ImageClassifier
 from project.train import train
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import prepare, run
@@ -46,6 +48,15 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     without speed and memory, which no two runs have alike."""
     left_out = ("best/", "last/", "average/", "test/", "images_per_second", "memory_gib")
     return {tag: points for tag, points in scalars(folder).items() if not tag.startswith(left_out)}
+
+
+def measured(folder: Path) -> list[Any]:
+    """The lines of the history, without speed and memory."""
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for line in lines:
+        for tag in ("images_per_second", "memory_gib"):
+            line["values"].pop(tag, None)
+    return lines
 
 
 def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
@@ -103,8 +114,11 @@ def test_two_epochs_and_two_more_after_a_resume_equal_four_at_once(way: str, tmp
     run(config("schedule.epochs=4", *words), RunFolder(two), train)
     resumed(two)
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+    ended, continued = checkpoint(one), checkpoint(two)
+    for content in (ended, continued):  # the first part has measured its own last step
+        content["callbacks"].pop("Recorder")
     for part in (*parts, *(["plateau"] if "plateau" in way else [])):
-        assert_same(checkpoint(one)[part], checkpoint(two)[part])
+        assert_same(ended[part], continued[part])
     assert RunFolder(one).metrics.read_text() == RunFolder(two).metrics.read_text()
     at_once, in_parts = curves(one), curves(two)
     for tag, points in at_once.items():
@@ -112,25 +126,48 @@ def test_two_epochs_and_two_more_after_a_resume_equal_four_at_once(way: str, tmp
         assert points == [point for point in in_parts[tag] if point in points or point[0] not in END_OF_PART]
 
 
-def test_a_run_that_broke_off_in_the_middle_of_an_epoch_has_no_double_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+WITHIN = [
+    "trainer.log_every_n_steps=1 checks=default checks.which=[inputs,loss_at_chance] network.dropout=0.5",
+    "trainer.accumulate_grad_batches=2 optimizer=adam schedule=plateau average.every=1 average.start=0.1",
+    "trainer.val_check_interval=2 optimizer=sgd momentum_schedule=ramp momentum_schedule.epochs=3",
+]
+
+
+@pytest.mark.parametrize("way", WITHIN)
+def test_a_run_that_broke_off_amid_an_epoch_goes_on_as_if_it_had_not(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    words = ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
+    words = ["trainer.max_epochs=4", "data.batch_size=16", "checkpoint.every_n_steps=1", *way.split()]
     run(config(*words), RunFolder(straight), train)
 
-    def break_off(self: Any, *arguments: Any) -> None:
-        if self.trainer.global_step == 8:  # the third epoch has steps 7, 8 and 9
-            raise KeyboardInterrupt
+    def broken_off(at: int, go: Callable[[], Any]) -> None:
+        """`go()`, until the batch with the number `at` comes."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr("project.module.ImageClassifier.on_train_batch_start", break_off)
-        with pytest.raises(SystemExit, match="130"):
-            run(config(*words), RunFolder(broken), train)
-    assert RunFolder(broken).read_status()["status"] == "interrupted"
+        begin = ImageClassifier.on_train_batch_start
+
+        def look(self: Any, *arguments: Any) -> None:
+            if isinstance(self.trainer, L.Trainer) and self.trainer.fit_loop.total_batch_idx + 1 == at:
+                raise KeyboardInterrupt
+            begin(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageClassifier, "on_train_batch_start", look)
+            with pytest.raises(SystemExit, match="130"):
+                go()
+        assert RunFolder(broken).read_status()["status"] == "interrupted"
+
+    broken_off(4, lambda: run(config(*words), RunFolder(broken), train))
+    for place in (9, 10, 13):  # an epoch has six batches
+        broken_off(place, lambda: resumed(broken))
     resumed(broken)
     assert curves(broken) == curves(straight)
-    assert RunFolder(broken).metrics.read_text() == RunFolder(straight).metrics.read_text()
+    for file in ("metrics.csv", "findings.json"):
+        assert (broken / file).read_text() == (straight / file).read_text()
+    assert measured(broken) == measured(straight)
+    ended, continued = checkpoint(straight), checkpoint(broken)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"):
+        assert_same(ended[part], continued[part])
 
 
 def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
@@ -265,12 +302,20 @@ def test_a_checkpoint_of_another_network_is_refused(finished: tuple[Path, Any], 
     assert "network.stem" in said
 
 
-def test_a_damaged_checkpoint_is_named(finished: tuple[Path, Any], tmp_path: Path) -> None:
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_or_it_is_named(
+    finished: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder, symlinks=True)
-    path = folder / "checkpoints" / "last.ckpt"
-    path.write_bytes(path.read_bytes()[:1000])
-    assert str(path) in refusal(lambda: resumed(folder))
+    last, before = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "previous.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    kept = before.read_bytes()
+    before.write_bytes(kept[:1000])
+    assert str(last) in refusal(lambda: resumed(folder))
+    before.write_bytes(kept)
+    resumed(folder)
+    assert "previous.ckpt" in capsys.readouterr().out
+    assert checkpoint(folder)["epoch"] == 3
 
 
 def test_a_run_without_epochs_left_says_so(finished: tuple[Path, Any]) -> None:

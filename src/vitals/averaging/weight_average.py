@@ -196,11 +196,13 @@ class WeightAverage(L.Callback):
             "average": self.average.averaging_state() if self.average is not None and begun else None,
             "best_raw": self.best_raw,
             "averaged": self.averaged,
+            "validated": self.validated,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loaded = state_dict["average"]
         self.best_raw, self.averaged = state_dict["best_raw"], state_dict["averaged"]
+        self.validated = state_dict.get("validated", False)
 
     def _begun(self, trainer: L.Trainer, share_of_epoch: float) -> bool:
         """Whether the run has passed `start`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,29 +67,35 @@ class SanityChecks(L.Callback):
         self.waiting = False
         """For the first batch of a stream that cannot be copied."""
         self.findings: list[Finding] = []
-        self.looked = False
-        """Whether the training has begun anew, so that the checks were due."""
-
-    @property
-    def missing(self) -> list[str]:
+        self.made = 0
+        """How many checks have come to a verdict."""
+        self.missing: list[str] = []
         """Names of the checks that were due and could not be made."""
-        made = [row.name for row in self.rows if row.verdict != "skipped"]
-        due = [check.name for check in self.checks if self.looked and check.wanted(self.options)]
-        return [name.replace("_", " ") for name in due if name not in made]
-
-    @property
-    def facts(self) -> dict[str, float]:
+        self.facts: dict[str, float] = {}
         """Numbers that the checks have found, for the rules of a diagnosis."""
-        found: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, so that a resumed training, which is not checked again, knows it."""
+        findings = [asdict(finding) for finding in self.findings]
+        return {"findings": findings, "made": self.made, "missing": self.missing, "facts": self.facts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.findings = [Finding(**finding) for finding in state_dict["findings"]]
+        self.made, self.missing = state_dict["made"], state_dict["missing"]
+        self.facts = state_dict["facts"]
+
+    def _sum_up(self) -> None:
+        verdicts = [row.name for row in self.rows if row.verdict != "skipped"]
+        due = [check.name for check in self.checks if check.wanted(self.options)]
+        self.made = len(verdicts)
+        self.missing = [name.replace("_", " ") for name in due if name not in verdicts]
         for row in self.rows:
             if row.outcome is not None:
-                found |= row.check.facts(row.outcome)
-        return found
+                self.facts |= row.check.facts(row.outcome)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.waiting = False
         if not (trainer.global_step or trainer.current_epoch):  # else resumed
-            self.looked = True
             self._begin(trainer, pl_module)
 
     def on_train_batch_start(
@@ -131,6 +137,7 @@ class SanityChecks(L.Callback):
             reason = str(error) if isinstance(error, UserError) else own
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
             console.print(self.findings[-1].message, style="dim", highlight=False)
+        self._sum_up()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_findings(self.findings, folder / "findings.json")

@@ -62,6 +62,12 @@ class Diagnosis(L.Callback):
         self.findings: list[Finding] = []
         self.looks: list[Finding] = []
         """In how many verdicts, once that is known; the last in `findings.json`."""
+        self.probes, self.tried = 0, False
+        """How often the rate was probed, and whether others were tried."""
+        self.start: Any = None
+        """A file with the weights of the start, for that trial."""
+        self.fresh: Any = None
+        """The same where a training goes on, until it is known whether the trial was made."""
         self.stopped_by: Finding | None = None
         """What ended the training, where something did."""
 
@@ -73,12 +79,24 @@ class Diagnosis(L.Callback):
                 recorder = Recorder()
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
+            self.probes, self.tried, self.start = 0, False, None
+            # The weights of a checkpoint are loaded only after this.
+            self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) and trainer.ckpt_path else None
+
+    def _may_try(self, trainer: L.Trainer) -> bool:
+        return self.probe and trainer.is_global_zero
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.probes = 0
-        self.start: Any = None
-        if self.probe and trainer.is_global_zero and not trainer.global_step:
+        self.start, self.fresh = None if self.tried else self.fresh, None
+        if self._may_try(trainer) and not trainer.global_step:
             self.start = _kept(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which probes a resumed training need not make again."""
+        return {"probes": self.probes, "tried": self.tried}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.probes, self.tried = state_dict["probes"], state_dict["tried"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -146,7 +164,7 @@ class Diagnosis(L.Callback):
         made, missing = 0, list[str]()
         for callback in callbacks:
             if isinstance(callback, SanityChecks):
-                made += sum(row.verdict != "skipped" for row in callback.rows)
+                made += callback.made
                 missing += callback.missing
         return looked_at(run, made, missing, self.rules)
 
@@ -179,7 +197,7 @@ class Diagnosis(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, run: Run, findings: list[Finding]
     ) -> None:
         """Look for a learning rate that would have worked, once a run."""
-        file, self.start = self.start, None
+        file, self.start, self.tried = self.start, None, True
         fault = next(finding.cause for finding in findings if wants_trial([finding]))
         small = run.batch_size <= TINY_BATCH
         # Larger batches may do at the rate itself.

@@ -114,9 +114,11 @@ class FirstLayerFilters(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The starting weights, so that a resumed run measures from them."""
-        return {"beginning": None if self.beginning is None else self.beginning.cpu()}
+        beginning = None if self.beginning is None else self.beginning.cpu()
+        return {**super().state_dict(), "beginning": beginning}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.beginning = state_dict["beginning"]
 
 

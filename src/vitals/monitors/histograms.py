@@ -186,9 +186,10 @@ class Histograms(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The fixed batch, so that a resumed run measures on."""
-        return {"batch": self.batch if _is_plain(self.batch) else None}
+        return {**super().state_dict(), "batch": self.batch if _is_plain(self.batch) else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.batch = state_dict["batch"]
 
 

@@ -172,6 +172,8 @@ class LearningCurves(Monitor):
         }
     }
 
+    kept = ("losses", "of_step", "recent", "of_epoch", "of_steps", "evaluates")
+
     def __init__(
         self,
         every_n_steps: int | None = None,
@@ -200,7 +202,7 @@ class LearningCurves(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
-        self.of_steps: set[str] | None = None
+        self.of_steps: list[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
@@ -237,7 +239,7 @@ class LearningCurves(Monitor):
     ) -> None:
         self.guarded(self._after_batch, trainer, outputs, batch)
         if self.active and self.of_steps is None:  # what is there now cannot be a metric of an epoch
-            self.of_steps = set(trainer.callback_metrics)
+            self.of_steps = sorted(trainer.callback_metrics)
 
     def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs

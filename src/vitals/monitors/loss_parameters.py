@@ -41,13 +41,16 @@ class LossParameters(Monitor):
     """
 
     station = "updates"
+    kept = ("first", "given", "empty", "made_anew", "at_start", "began")
 
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
         self.batches = self.number = self.given = 0  # in the processes, too, in which it never starts
         self.batch: Any = None
-        self.at_start: list[tuple[Tensor, Tensor]] = []
-        """Some parameters of the optimizers, and some of their values."""
+        self.watched: list[Tensor] = []
+        """Some parameters of the optimizers."""
+        self.at_start: list[Tensor] = []
+        """Some of their values at the beginning."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
@@ -61,18 +64,20 @@ class LossParameters(Monitor):
         """Losses given to `backward`."""
         self.empty = True
         """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
-        self.at_start = []
+        self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        """Batches before this training."""
+        self.watched, self.at_start = [], []
         if not module.automatic_optimization:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             held = [p for group in groups for p in group["params"] if p.requires_grad]
-            self.at_start = [(parameter, _some(parameter)) for parameter in held[:FEW]]
+            self.watched, self.at_start = held[:FEW], [_some(parameter) for parameter in held[:FEW]]
         self.made_anew = 0
         """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.batches, self.number = self.batches + 1, batch_idx
+        self.batches, self.number = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self.began, batch_idx
         self.batch = batch if self._wanted() else None
 
     def _wanted(self) -> bool:
@@ -101,7 +106,8 @@ class LossParameters(Monitor):
 
     def _standing_still(self, trainer: L.Trainer) -> None:
         """Say that a step by hand moves nothing: it is not taken, or without a gradient."""
-        if any(not torch.equal(_some(parameter), values) for parameter, values in self.at_start):
+        before = zip(self.watched, self.at_start, strict=False)
+        if any(not torch.equal(_some(parameter), values) for parameter, values in before):
             return
         called = "no loss was given to manual_backward"
         remedy = "Call manual_backward(loss) in training_step, then optimizer.step()."

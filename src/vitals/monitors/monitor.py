@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import lightning as L
+from lightning.fabric.utilities import move_data_to_device
 
 from vitals.causes import StationKey
 from vitals.errors import UserError
@@ -77,6 +78,8 @@ class Monitor(L.Callback):
     """Curves that stand on one chart, as TensorBoard's custom scalars: category, chart, kind and tags."""
     station: ClassVar[StationKey] = "loss"
     """Station of the course to which it belongs."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Attributes, plain values and tensors, with which a resumed run goes on as if it had never stopped."""
 
     def __init__(
         self,
@@ -93,12 +96,32 @@ class Monitor(L.Callback):
         self.failures: list[Exception] = []
         """Of `retried`, since it last went well."""
         self.findings: list[Finding] = []
+        self.loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._measure_length(trainer, pl_module)
         self.paced = partial(self._measure_length, trainer, pl_module) if is_timed(trainer) else None
         self.active, self.failures = trainer.is_global_zero, []
         self.guarded(self.start, trainer, pl_module)
+        if self.loaded is not None:
+            self.active = self.active and self.loaded["active"]
+            self.findings = [Finding(**finding) for finding in self.loaded["findings"]]
+            for name in self.kept:
+                setattr(self, name, move_data_to_device(self.loaded[name], trainer.strategy.root_device))
+            self.loaded = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Findings, and what is `kept`."""
+        findings = [asdict(finding) for finding in self.findings]
+        return {
+            "active": self.active,
+            "findings": findings,
+            **{name: getattr(self, name) for name in self.kept},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.keys() >= {"active", "findings", *self.kept}:  # else of an older version
+            self.loaded = state_dict
 
     def _measure_length(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.total_steps = total_steps(trainer)

@@ -44,6 +44,8 @@ class NonFinite(Monitor):
         every_n_steps, times_per_run, times_per_epoch: of bringing the figures to the host; see `Interval`.
     """
 
+    kept = ("waiting", "left_out", "losses", "found", "flushed")
+
     def __init__(
         self,
         every_n_steps: int | None = 50,

@@ -46,9 +46,12 @@ class StaleGradients(Monitor):
     measured under gradient accumulation or a gradient scaler, where the two differ for good reasons.
     """
 
+    kept = ("before", "first")
+
     def __init__(self) -> None:
         super().__init__(every_n_steps=1)
-        self.before: dict[int, Tensor] = {}
+        self.before: list[Tensor | None] = []
+        """Gradients of the step before, by the places of their parameters."""
         self.batch: Any = None
         self.batches = 0
 
@@ -74,12 +77,12 @@ class StaleGradients(Monitor):
         # LBFGS and accumulation by hand see several gradients for a step, or several batches.
         one_batch, self.batches = self.batches == 1, 0
         step = trainer.global_step + 1 - self.first
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if step in PAIRS and self.before and one_batch:
             self.retried(self._compare, trainer, module, parameters)
-        self.before = {}
+        self.before = []
         if step + 1 in PAIRS and one_batch:
-            self.before = {id(p): p.grad.detach().clone() for p in parameters if p.grad is not None}
+            self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         if step >= max(PAIRS):
             self.active, self.batch = False, None
 
@@ -87,7 +90,9 @@ class StaleGradients(Monitor):
         twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(self.batch)
-        known = [p for p in parameters if id(p) in self.before and p.requires_grad]
+        pairs = zip(parameters, self.before, strict=False)  # an optimizer may have been given more since
+        both = [(p, old) for p, old in pairs if p.grad is not None and old is not None and p.requires_grad]
+        known, before = [p for p, _ in both], [old for _, old in both]
         if not known:  # the step before had no loss
             return
         with isolated_rng(), torch.enable_grad():
@@ -100,6 +105,6 @@ class StaleGradients(Monitor):
         share = stale_share(
             new,
             [torch.zeros_like(p) if g is None else g for p, g in zip(known, fresh, strict=True)],
-            [self.before[id(p)] for p in known],
+            before,
         )
         self.record(trainer, {"old_gradient": float(share)})

@@ -9,20 +9,26 @@ import numpy as np
 import torch
 
 
-def random_states() -> dict[str, Any]:
-    """The states of torch (CPU, and CUDA where it is in use), NumPy and Python, as plain types."""
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (others use it)
-    key = numpy_state["state"]["key"].tolist()
+def raw_states() -> dict[str, Any]:
+    """The states of torch (CPU, and CUDA where it is in use), NumPy and Python; cheap enough for every
+    batch."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 (others use it)
         "python": random.getstate(),
     }
 
 
+def plain_states(states: dict[str, Any]) -> dict[str, Any]:
+    """The same in tensors and plain types, for a checkpoint."""
+    numpy_state = states["numpy"]
+    key = np.asarray(numpy_state["state"]["key"]).tolist()
+    return {**states, "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}}}
+
+
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` took."""
+    """Put back what `raw_states` took."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -37,7 +43,7 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 
     With `seed`, torch starts inside the block from that seed.
     """
-    states = random_states()
+    states = raw_states()
     try:
         if seed is not None:
             torch.manual_seed(seed)

@@ -26,12 +26,18 @@ class CurvesFile(ExperimentWriter):
         if path.is_file():
             self.metrics_keys = path.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
 
-    def drop_from(self, step: int) -> None:
-        """Take away the rows from optimizer step `step` on."""
+    def rows(self) -> list[dict[str, str]]:
+        """Of the file as it is."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def keep(self, count: int) -> None:
+        """Take away the rows after the first `count`."""
         if self.metrics_keys:
-            path = Path(self.metrics_file_path)
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            path, rows = Path(self.metrics_file_path), self.rows()[:count]
             with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.metrics_keys)
                 writer.writeheader()
@@ -57,9 +63,15 @@ class RunCSV(CSVLogger):
         return self._experiment
 
     @rank_zero_only
-    def drop_from(self, step: int) -> None:
-        """Say that a resumed run writes the rows from `step` on anew."""
-        self.experiment.drop_from(step)
+    def position(self) -> int:
+        """Rows so far."""
+        self.save()
+        return len(self.experiment.rows())
+
+    @rank_zero_only
+    def go_back(self, position: int) -> None:
+        """Take away the rows after `position`, for a resumed run writes them anew."""
+        self.experiment.keep(position)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
@@ -15,7 +16,26 @@ from vitals.errors import UserError
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.instantiate import load_checkpoint, plain, require_same_network
 from vitals.runs.loggers import RunCSV
-from vitals.runs.run_folder import RunFolder
+from vitals.runs.run_folder import RunFolder, shown
+
+
+def last_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+    """The last checkpoint of a run, and its content; the one before where that is missing or damaged.
+
+    Raises:
+        UserError: if neither can be read.
+    """
+    before = folder.checkpoints / "previous.ckpt"
+    try:
+        path = folder.checkpoint("last")
+        return path, load_checkpoint(path)
+    except UserError as problem:
+        if not before.is_file():
+            raise
+        try:
+            return before, load_checkpoint(before)
+        except UserError:
+            raise problem from None
 
 
 def require_unfinished(config: DictConfig) -> None:
@@ -24,7 +44,7 @@ def require_unfinished(config: DictConfig) -> None:
     Raises:
         UserError: if it has, or its last checkpoint is missing or damaged.
     """
-    checkpoint = load_checkpoint(RunFolder(config.resume).checkpoint("last"))
+    _, checkpoint = last_checkpoint(RunFolder(config.resume))
     trained = {"max_epochs": checkpoint["epoch"] + 1, "max_steps": checkpoint["global_step"]}
     for key, done in trained.items():
         if 0 < (config.trainer.get(key) or -1) <= done:
@@ -51,10 +71,12 @@ def checkpoint_to_resume(
     """
     if not config.resume:
         return None
-    path = folder.checkpoint("last")
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = last_checkpoint(folder)
+    if path != folder.last_checkpoint:
+        print(f"{shown(folder.last_checkpoint)} cannot be read: the run goes on from {path.name}.")
     require_same_network(module, checkpoint, path)
     for logger in loggers:
-        if isinstance(logger, RunTensorBoard | RunCSV):
-            logger.drop_from(checkpoint["global_step"] + 1)
+        position = checkpoint.get("logs", {}).get(type(logger).__name__)
+        if isinstance(logger, RunTensorBoard | RunCSV) and position is not None:
+            logger.go_back(position)
     return path

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +14,25 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.files import replacing
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
-from vitals.probes.random_states import random_states, set_random_states
 from vitals.runs.metric import Metric, bare_name
+from vitals.runs.position import Position
+
+OF_EPOCH = re.compile(r"best_epoch\d{3}[\d.]*_.*\.ckpt")
+"""Names of the best; a file that the user has given another name is his."""
+BATCHES = 50
+"""Batches after which several processes ask the first for the time."""
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last.ckpt` every epoch and keeps a copy of the best, with its score in the name.
+    """Saves `last.ckpt` every epoch and within it, and keeps a copy of the best, with its score in the name.
 
     The best is called `best_epoch007_accuracy0.7612.ckpt`, epochs counted from 1. `best.ckpt` links to it,
-    or is a copy of it where the file system has no links. The files hold tensors and plain types only, so
-    that `torch.load(path, weights_only=True)` reads them. The random states are saved too, so that a resumed
-    run draws the dropout masks that it would have drawn. (Lightning's ModelCheckpoint leaves `last.ckpt`
-    behind at the last epoch that was better than the ones before it, from which no run can be resumed.)
+    or is a copy of it where the file system has no links. `previous.ckpt` is what `last.ckpt` was before. A
+    run that is resumed goes on at any batch as if it had never stopped (see `Position`), and at every moment
+    there is a whole last checkpoint, and a best one that belongs to it. The files hold tensors and plain
+    types only, so that `torch.load(path, weights_only=True)` reads them. (Lightning's ModelCheckpoint leaves
+    `last.ckpt` behind at the last epoch that was better than the ones before it, from which no run can be
+    resumed.)
 
     Args:
         monitor: the metric that says which epoch is best.
@@ -30,6 +40,8 @@ class Checkpoints(Checkpoint):
         tie_breaker: a metric; of equal epochs the one where it is lower is best. None keeps the first.
         keep_every: epochs after which one more checkpoint is kept for good, `epoch010_accuracy0.7612.ckpt`,
             for an ensemble, say; None keeps none.
+        every_minutes: after which `last.ckpt` is saved amid an epoch, too; None waits for its end.
+        every_n_steps: the same in optimizer steps.
     """
 
     def __init__(
@@ -38,18 +50,28 @@ class Checkpoints(Checkpoint):
         mode: Literal["max", "min"] = "max",
         tie_breaker: str | None = None,
         keep_every: int | None = None,
+        every_minutes: float | None = 5,
+        every_n_steps: int | None = None,
     ) -> None:
-        if keep_every is not None and keep_every < 1:
-            raise ValueError(f"keep_every={keep_every} is not allowed: it must be 1 or more, or null")
+        for name, value in {"keep_every": keep_every, "every_n_steps": every_n_steps}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not allowed: it must be 1 or more, or null")
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"every_minutes={every_minutes} is not allowed: it must be above 0, or null")
         self.metric, self.keep_every = Metric(monitor, mode, tie_breaker), keep_every
+        self.every_seconds = 60 * every_minutes if every_minutes else None
+        self.every_n_steps = every_n_steps
         self.folder = Path()
         self.best: dict[str, float] | None = None
         """The metrics of the best epoch so far that say so, and its number."""
         self.best_name = ""
-        self.random_states: dict[str, Any] | None = None
         self.logged = Logged()
         self.validated: float | None = None
         """Epochs trained at a validation after which no training has followed yet."""
+        self.position = Position()
+        self.place: dict[str, Any] | None = None
+        """What `position` says while a checkpoint is made."""
+        self.saved_at, self.saved_step = time.monotonic(), 0
 
     @property
     def best_model_path(self) -> str:
@@ -59,34 +81,78 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.position.on_fit_start()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.random_states is not None:  # only now: setting up may have drawn random numbers
-            set_random_states(self.random_states)
-            self.random_states = None
-            # A DataLoader draws its order when its iterator is made. Newer Lightnings make none as the first
-            # epoch of a resumed run begins, and made theirs before the states were back.
-            if getattr(trainer.fit_loop, "is_resuming", False):
-                iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        if self.position.loaded is not None and trainer.is_global_zero:
+            self._tidy()
+        self.position.on_train_start(trainer, pl_module)
+
+    def _tidy(self) -> None:
+        """Bring the folder to what the checkpoint says that was loaded, wherever the run broke off."""
+        (self.folder / "new.ckpt").unlink(missing_ok=True)
+        for path in self.folder.glob("best_*.ckpt"):
+            if OF_EPOCH.fullmatch(path.name) and path.name != self.best_name:
+                path.unlink()
+        if self.best_name and (self.folder / self.best_name).is_file():
+            self._link_best()
+        else:
+            (self.folder / "best.ckpt").unlink(missing_ok=True)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.position.on_train_epoch_start()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.validated = epoch_of(trainer)
+            self.position.on_validation_end(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.validated is not None and batch_idx:  # amid an epoch: the weights are still those validated
+        self.position.on_train_batch_start(trainer)
+        if self._due(trainer):
+            self.save_state(trainer)
+        elif self.validated is not None and batch_idx:  # amid an epoch: the weights are those validated
             previous = self.best_name
             self._judge(trainer, self.validated)
             if self.best_name != previous:
-                new = self.folder / "new.ckpt"
-                trainer.save_checkpoint(new)
-                if trainer.is_global_zero:
-                    self._keep_best(new, previous)
-                    new.unlink()
+                self._save(trainer, previous, self.position.at_batch(trainer, batch_idx))
         if self.validated is not None or batch_idx == 0:
             self.validated = None
             self.logged.mark(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any) -> None:
+        self.position.on_train_batch_end(trainer)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        step = trainer.global_step
+        if step == self.saved_step:
+            return False
+        if self.every_n_steps and step // self.every_n_steps > self.saved_step // self.every_n_steps:
+            return True
+        if self.every_seconds is None:
+            return False
+        due = time.monotonic() - self.saved_at >= self.every_seconds
+        if trainer.world_size == 1:
+            return due
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx
+        return batches % BATCHES == 0 and bool(trainer.strategy.broadcast(due))
+
+    def save_state(self, trainer: L.Trainer) -> None:
+        """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all
+        processes."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if not batches:  # then the epoch before has been saved, if there was one
+            return
+        previous = self.best_name
+        if self.validated is not None:
+            self._judge(trainer, self.validated)
+            self.validated = None
+            self.logged.mark(trainer)
+        self._save(trainer, previous, self.position.at_batch(trainer, batches))
 
     def _judge(self, trainer: L.Trainer, epoch: float) -> dict[str, float]:
         """The metrics that were logged since last time, and whether they are the best, as `best_name`."""
@@ -103,13 +169,10 @@ class Checkpoints(Checkpoint):
         previous = self.best_name
         now = self._judge(trainer, epochs_done(trainer))
         self.validated = None
-        last = self.folder / "last.ckpt"
-        trainer.save_checkpoint(last)
-        if self.best_name != previous and trainer.is_global_zero:
-            self._keep_best(last, previous)
+        self._save(trainer, previous, self.position.at_epoch_end(trainer))
         kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         if kept and self.metric.name in now and trainer.is_global_zero:
-            shutil.copyfile(last, self.folder / self._name(now))
+            _copy(self.folder / "last.ckpt", self.folder / self._name(now))
         trainer.strategy.barrier()  # another process may want to read the best next
 
     def _name(self, row: dict[str, float]) -> str:
@@ -117,21 +180,72 @@ class Checkpoints(Checkpoint):
         number = f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:06.2f}"
         return f"epoch{number}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
 
-    def _keep_best(self, last: Path, previous: str) -> None:
-        """Copy, link, then delete, so that there is a best checkpoint at every moment."""
-        shutil.copyfile(last, self.folder / self.best_name)
-        with replacing(self.folder / "best.ckpt") as link:
-            _link(link, self.folder / self.best_name)
-        if previous:
+    def _save(self, trainer: L.Trainer, previous: str, place: dict[str, Any] | None) -> None:
+        """Save in such an order that whatever is pointed to is there: the best, what leads to it, the last,
+        which names it; and only then let go of the best before, `previous`."""
+        if place is None:
+            return
+        new, last = self.folder / "new.ckpt", self.folder / "last.ckpt"
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        begun = place["batches"] and progress.current.ready - place["batches"]
+        is_last, self.place = progress.is_last_batch, place
+        try:
+            if begun:  # this batch is trained on after a restart
+                progress.current.ready -= begun
+                progress.total.ready -= begun
+                progress.is_last_batch = False
+            trainer.save_checkpoint(new)
+        finally:
+            self.place = None
+            progress.is_last_batch = is_last
+            progress.current.ready += begun
+            progress.total.ready += begun
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        if self.best_name != previous:
+            _copy(new, self.folder / self.best_name)
+            self._link_best()
+        if last.exists():
+            _copy(last, self.folder / "previous.ckpt")
+        new.replace(last)
+        if previous and previous != self.best_name:
             (self.folder / previous).unlink(missing_ok=True)
 
+    def _link_best(self) -> None:
+        with replacing(self.folder / "best.ckpt") as link:
+            _link(link, self.folder / self.best_name)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """How far the files of the loggers go, so that what comes after is written anew."""
+        if self.place is not None:
+            found = {
+                type(each).__name__: each.position() for each in trainer.loggers if hasattr(each, "position")
+            }
+            checkpoint["logs"] = found
+            if self.place.get("loaders"):
+                checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self.place["loaders"]
+
     def state_dict(self) -> dict[str, Any]:
-        """Metrics and name of the best, without a path, as a folder can be moved; random states."""
-        return {"best": self.best, "best_name": self.best_name, "random_states": random_states()}
+        """Metrics and name of the best, without a path, as a folder can be moved; the place in the epoch."""
+        return {"best": self.best, "best_name": self.best_name, "place": self.place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_name = state_dict["best"], state_dict["best_name"]
-        self.random_states = state_dict["random_states"]
+        self.position.loaded = state_dict.get("place")
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Make `target` the same file as `path`, which is never written to again, in one step."""
+    with replacing(target) as copy:
+        try:
+            copy.hardlink_to(path)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(path, copy)
 
 
 def _link(path: Path, target: Path) -> None:

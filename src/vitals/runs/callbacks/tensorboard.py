@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,27 @@ class RunTensorBoard(TensorBoardLogger):
     def __init__(self, save_dir: str | Path, **options: Any) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False, **options)
 
-    def drop_from(self, step: int) -> None:
-        """Say, before anything is written, that a resumed run writes the entries from `step` on anew."""
-        self._kwargs["purge_step"] = step
-        _ = self.experiment  # opens the event file, which says so once
-        del self._kwargs["purge_step"]
+    @rank_zero_only
+    def position(self) -> dict[str, int]:
+        """The event files so far, and how many bytes each has."""
+        self.save()
+        return {file.name: file.stat().st_size for file in self._files()}
+
+    @rank_zero_only
+    def go_back(self, position: Mapping[str, int]) -> None:
+        """Take away, before anything is written, what came after `position`: a resumed run writes it anew.
+
+        TensorBoard's own way, `purge_step`, knows one x-axis only, and curves over epochs have another.
+        """
+        for file in self._files():
+            if file.name not in position:
+                file.unlink()
+            elif file.stat().st_size > position[file.name]:
+                with file.open("r+b") as events:
+                    events.truncate(position[file.name])
+
+    def _files(self) -> list[Path]:
+        return sorted(Path(self.log_dir).glob("events.out.tfevents.*"))
 
     @rank_zero_only
     def log_results(self, config: dict[str, Any], metrics: dict[str, float]) -> None:

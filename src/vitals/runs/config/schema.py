@@ -227,6 +227,11 @@ class MetricChoice(Strict):
     tie_breaker: Text | None
 
 
+class CheckpointIntervals(Strict):
+    every_minutes: Positive | None = None
+    every_n_steps: Count | None = None
+
+
 class RunSchema(Strict):
     """The keys of `train.yaml` that every project has; a project's schema adds its own to them.
 
@@ -238,6 +243,7 @@ class RunSchema(Strict):
     resume: Text | None
     overwrite: Switch = False
     metric: MetricChoice
+    checkpoint: CheckpointIntervals | None = None
     trainer: Trainer
     logger: dict[str, Any]
     callbacks: dict[str, Any]

@@ -1,0 +1,196 @@
+"""Where in an epoch a training stands, and all that is needed to go on from there to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.fabric.utilities.types import _Stateful
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from vitals.probes.random_states import plain_states, raw_states, set_random_states
+
+
+class Position:
+    """Follows a training, and restores the place at which it was left, at any batch of an epoch.
+
+    Lightning saves its counters amid an epoch, and neither the place in the data, nor the random states, nor
+    the means of the epoch so far. A loader that has a `state_dict` is restored by it; with any other the
+    batches that were trained on are drawn again and thrown away, from the random states with which the epoch
+    began, so that it need not know of this. Its owner calls each method in the hook of the same name.
+    """
+
+    def __init__(self) -> None:
+        self.before_loader: Any = None
+        """Random states before the iterator of the epoch was made."""
+        self.before_first: Any = None
+        """Those before its first batch, where other code drew between; None where that followed at once."""
+        self.before_next: Any = None
+        """Those before the batch that is being trained on was drawn."""
+        self.loaders: list[Any] = []
+        """States, at that moment, of the loaders that have such."""
+        self.begun = False
+        """Whether the iterator of the coming epoch has been made."""
+        self.loaded: dict[str, Any] | None = None
+        self.stepped: int | None = None
+        """Lightning's count of steps for loggers, until the first batch after a restart."""
+        self.results: dict[str, dict[str, Tensor]] = {}
+        """Sums of what was logged in the epoch so far, until its names are logged again."""
+
+    def on_fit_start(self) -> None:
+        self.before_loader = raw_states()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.begun, self.results, self.stepped = True, {}, None
+        if self.loaded is None:
+            self.before_first = raw_states()
+        else:  # only now: setting up may have drawn random numbers
+            self._restore(trainer, module, self.loaded)
+            self.loaded = None
+        self.before_next = raw_states()
+
+    def on_train_epoch_start(self) -> None:
+        if not self.begun:
+            self.before_loader, self.before_first = raw_states(), None
+        self.begun = False
+
+    def on_train_batch_start(self, trainer: L.Trainer) -> None:
+        if self.stepped is not None:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self.stepped
+            self.stepped = None
+        self._bring_results(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer) -> None:
+        self._bring_results(trainer)
+        self.on_validation_end(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer) -> None:
+        self.before_next = raw_states()
+        loaders = trainer.fit_loop._combined_loader
+        if loaders is not None and any(isinstance(loader, _Stateful) for loader in loaders.flattened):
+            self.loaders = loaders._state_dicts()
+
+    def at_batch(self, trainer: L.Trainer, batches: int) -> dict[str, Any] | None:
+        """The state in plain types and tensors after `batches` of the epoch, at the start of the next; asks
+        all processes. None where nothing can go on from here: amid an accumulation in several processes."""
+        module = trainer.lightning_module
+        stepped = not batches % trainer.accumulate_grad_batches
+        if not stepped and trainer.world_size > 1:
+            return None
+        own = {
+            "before_loader": plain_states(self.before_loader),
+            "before_first": plain_states(self.before_first) if self.before_first else None,
+            "before_next": plain_states(self.before_next),
+            "metrics": _metric_states(module),
+            "results": _sums(trainer) | self.results,
+        }
+        gradients = {}
+        if not (stepped and module.automatic_optimization):
+            gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        return {
+            "batches": batches,
+            "stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "loaders": self.loaders,
+            "gradients": gradients,
+            "processes": _of_all(trainer, own),
+        }
+
+    def at_epoch_end(self, trainer: L.Trainer) -> dict[str, Any]:
+        """The state between two epochs; asks all processes."""
+        own = {"before_next": plain_states(raw_states())}
+        return {"batches": 0, "processes": _of_all(trainer, own)}
+
+    def _restore(self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any]) -> None:
+        processes = state["processes"]
+        own = processes[trainer.global_rank % len(processes)]
+        fetcher, batches = trainer.fit_loop._data_fetcher, state["batches"]
+        loaders = trainer.fit_loop._combined_loader
+        for loader in loaders.flattened if loaders is not None else ():
+            _set_sampler_epoch(loader, trainer.current_epoch)
+        if not batches:
+            set_random_states(own["before_next"])
+            self.before_loader, self.before_first = own["before_next"], None
+            # A DataLoader draws its order when its iterator is made. Newer Lightnings make none as the first
+            # epoch of a resumed run begins, and made theirs before the states were back.
+            if getattr(trainer.fit_loop, "is_resuming", False) and fetcher is not None:
+                iter(fetcher)
+            return
+        self.before_loader, self.before_first = own["before_loader"], own["before_first"]
+        if fetcher is not None and not state["loaders"]:
+            set_random_states(self.before_loader)
+            iter(fetcher)
+            if self.before_first:
+                set_random_states(self.before_first)
+            for _ in range(batches):
+                next(fetcher)
+            fetcher.fetched -= batches  # which Lightning adds itself
+        set_random_states(own["before_next"])
+        self.loaders = state["loaders"]
+        self.stepped, self.results = state["stepped"], own["results"]
+        _set_metric_states(module, own["metrics"])
+        parameters = dict(module.named_parameters())
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+
+    def _bring_results(self, trainer: L.Trainer) -> None:
+        """Add the sums from before the restart to those that have begun anew."""
+        for name, result in _tensor_results(trainer) if self.results else ():
+            for part, before in self.results.pop(name, {}).items():
+                now = getattr(result, part)
+                before = before.to(now.device)
+                greatest, least = result.meta.is_max_reduction, result.meta.is_min_reduction
+                both = torch.maximum(before, now) if greatest else torch.minimum(before, now)
+                setattr(result, part, both if greatest or least else before + now)
+
+
+def _of_all(trainer: L.Trainer, own: dict[str, Any]) -> list[Any]:
+    """What each process has, by its rank."""
+    if trainer.world_size == 1:
+        return [own]
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, own)
+    return found
+
+
+def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
+    for name, part in module.named_modules():
+        if isinstance(part, Metric):
+            yield name, part
+
+
+def _metric_states(module: nn.Module) -> dict[str, Any]:
+    """What the metrics in `module` have gathered in the epoch so far."""
+    return {name: {"updates": m._update_count, **m.metric_state} for name, m in _metrics(module)}
+
+
+def _set_metric_states(module: nn.Module, states: Mapping[str, Any]) -> None:
+    for name, metric in _metrics(module):
+        state = dict(states.get(name, {}))
+        metric._update_count = state.pop("updates", 0)
+        metric._computed = None
+        for part, value in state.items():
+            on = (
+                [each.to(metric.device) for each in value]
+                if isinstance(value, list)
+                else value.to(metric.device)
+            )
+            setattr(metric, part, on)
+
+
+def _tensor_results(trainer: L.Trainer) -> Iterator[tuple[str, Any]]:
+    """What was logged as a tensor for the whole epoch; metrics keep their own state."""
+    for name, result in trainer.fit_loop.epoch_loop._results.items():
+        if result.is_tensor and result.meta.on_epoch:
+            yield name, result
+
+
+def _sums(trainer: L.Trainer) -> dict[str, dict[str, Tensor]]:
+    parts = ("value", "cumulated_batch_size")
+    return {
+        name: {part: getattr(result, part).detach().clone() for part in parts if hasattr(result, part)}
+        for name, result in _tensor_results(trainer)
+    }
