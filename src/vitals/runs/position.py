@@ -30,7 +30,9 @@ class Position:
         self.before_first: Any = None
         """Those before its first batch, where other code drew between; None where that followed at once."""
         self.before_next: Any = None
-        """Those before the batch that is being trained on was drawn."""
+        """Those after the batch before was trained on."""
+        self.before_that: Any = None
+        """Those after the batch before that one; of a stream the coming batch was drawn then."""
         self.loaders: list[Any] = []
         """States, at that moment, of the loaders that have such."""
         self.begun = False
@@ -66,6 +68,7 @@ class Position:
 
     def on_train_batch_end(self, trainer: L.Trainer) -> None:
         self._bring_results(trainer)
+        self.before_that = self.before_next
         self.on_validation_end(trainer)
 
     def on_validation_end(self, trainer: L.Trainer) -> None:
@@ -85,6 +88,7 @@ class Position:
             "before_loader": plain_states(self.before_loader),
             "before_first": plain_states(self.before_first) if self.before_first else None,
             "before_next": plain_states(self.before_next),
+            "before_that": plain_states(self.before_that) if batches > 1 and _ahead(trainer) else None,
             "metrics": _metric_states(module),
             "results": _sums(trainer) | self.results,
         }
@@ -125,7 +129,9 @@ class Position:
             iter(fetcher)
             if self.before_first:
                 set_random_states(self.before_first)
-            for _ in range(batches):
+            for place in range(batches):
+                if place == batches - 1 and own["before_that"]:
+                    set_random_states(own["before_that"])
                 next(fetcher)
             fetcher.fetched -= batches  # which Lightning adds itself
         set_random_states(own["before_next"])
@@ -145,6 +151,12 @@ class Position:
                 greatest, least = result.meta.is_max_reduction, result.meta.is_min_reduction
                 both = torch.maximum(before, now) if greatest else torch.minimum(before, now)
                 setattr(result, part, both if greatest or least else before + now)
+
+
+def _ahead(trainer: L.Trainer) -> bool:
+    """Whether Lightning draws a batch ahead: of a stream, whose end it would not see otherwise."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and fetcher.length is None
 
 
 def _of_all(trainer: L.Trainer, own: dict[str, Any]) -> list[Any]:
