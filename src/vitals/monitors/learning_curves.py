@@ -189,6 +189,8 @@ class LearningCurves(Monitor):
         self.writes_table = table
         self.subsets: FixedSubsets | None = None
         self.evaluates = False
+        self.rows: int | None = None
+        """Of the table, in the checkpoint from which the training goes on."""
         self.speed = Speed()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -199,6 +201,17 @@ class LearningCurves(Monitor):
             every = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
             self.interval = replace(self.interval, every_n_steps=every)
         super().on_train_start(trainer, pl_module)
+        if self.rows is not None and self.active:
+            del self.table.rows[self.rows :]
+        self.rows = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What belongs to the epoch so far, and how many rows the table has."""
+        return {**super().state_dict(), "rows": len(self.table.rows) if self.active else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.rows = state_dict.get("rows")
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None

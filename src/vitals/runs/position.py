@@ -81,7 +81,10 @@ class Position:
         """The state in plain types and tensors after `batches` of the epoch, at the start of the next; asks
         all processes. None where nothing can go on from here: amid an accumulation in several processes."""
         module = trainer.lightning_module
+        loop = trainer.fit_loop.epoch_loop
         stepped = not batches % trainer.accumulate_grad_batches
+        # Lightning counts a batch only after the hooks of its end.
+        counted = loop.batch_progress.current.ready > batches
         if not stepped and trainer.world_size > 1:
             return None
         own = {
@@ -97,7 +100,7 @@ class Position:
             gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         return {
             "batches": batches,
-            "stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "stepped": loop._batches_that_stepped + (stepped and not counted),
             "loaders": self.loaders,
             "gradients": gradients,
             "processes": _of_all(trainer, own),

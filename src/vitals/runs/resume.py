@@ -19,8 +19,13 @@ from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder, shown
 
 
-def last_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run, and its content; the one before where that is missing or damaged.
+
+    Args:
+        folder: of the run.
+        to_train: whether the training is to go on. Where it ended amid an epoch, it does so from that place
+            and not from the last checkpoint, which closes the epoch.
 
     Raises:
         UserError: if neither can be read.
@@ -28,7 +33,10 @@ def last_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     before = folder.checkpoints / "previous.ckpt"
     try:
         path = folder.checkpoint("last")
-        return path, load_checkpoint(path)
+        content = load_checkpoint(path)
+        place = content.get("callbacks", {}).get("Checkpoints", {}).get("place") or {}
+        if not (to_train and place.get("ended_amid") and before.is_file()):
+            return path, content
     except UserError as problem:
         if not before.is_file():
             raise
@@ -36,6 +44,7 @@ def last_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
             return before, load_checkpoint(before)
         except UserError:
             raise problem from None
+    return before, load_checkpoint(before)
 
 
 def require_unfinished(config: DictConfig) -> None:
@@ -71,8 +80,8 @@ def checkpoint_to_resume(
     """
     if not config.resume:
         return None
-    path, checkpoint = last_checkpoint(folder)
-    if path != folder.last_checkpoint:
+    path, checkpoint = last_checkpoint(folder, to_train=True)
+    if last_checkpoint(folder)[0] != folder.last_checkpoint:
         print(f"{shown(folder.last_checkpoint)} cannot be read: the run goes on from {path.name}.")
     require_same_network(module, checkpoint, path)
     for logger in loggers:

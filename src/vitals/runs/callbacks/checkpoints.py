@@ -64,7 +64,7 @@ class Checkpoints(Checkpoint):
         self.folder = Path()
         self.best: dict[str, float] | None = None
         """The metrics of the best epoch so far that say so, and its number."""
-        self.best_name = ""
+        self.best_name = self.saved_best = ""
         self.logged = Logged()
         self.validated: float | None = None
         """Epochs trained at a validation after which no training has followed yet."""
@@ -72,6 +72,8 @@ class Checkpoints(Checkpoint):
         self.place: dict[str, Any] | None = None
         """What `position` says while a checkpoint is made."""
         self.saved_at, self.saved_step = time.monotonic(), 0
+        self.ended_amid = False
+        """Whether `previous.ckpt` is where the training ended, before its last epoch was closed."""
 
     @property
     def best_model_path(self) -> str:
@@ -86,20 +88,21 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        self.ended_amid = False
         if self.position.loaded is not None and trainer.is_global_zero:
-            self._tidy()
+            (self.folder / "new.ckpt").unlink(missing_ok=True)
+            self._let_go()
+            if self.best_name:
+                self._link_best()
+            else:
+                (self.folder / "best.ckpt").unlink(missing_ok=True)
         self.position.on_train_start(trainer, pl_module)
 
-    def _tidy(self) -> None:
-        """Bring the folder to what the checkpoint says that was loaded, wherever the run broke off."""
-        (self.folder / "new.ckpt").unlink(missing_ok=True)
+    def _let_go(self, *further: str) -> None:
+        """Remove the best checkpoints that no other names: all but the best, and `further` ones."""
         for path in self.folder.glob("best_*.ckpt"):
-            if OF_EPOCH.fullmatch(path.name) and path.name != self.best_name:
+            if OF_EPOCH.fullmatch(path.name) and path.name not in (self.best_name, *further):
                 path.unlink()
-        if self.best_name and (self.folder / self.best_name).is_file():
-            self._link_best()
-        else:
-            (self.folder / "best.ckpt").unlink(missing_ok=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.position.on_train_epoch_start()
@@ -116,16 +119,23 @@ class Checkpoints(Checkpoint):
         if self._due(trainer):
             self.save_state(trainer)
         elif self.validated is not None and batch_idx:  # amid an epoch: the weights are those validated
-            previous = self.best_name
             self._judge(trainer, self.validated)
-            if self.best_name != previous:
-                self._save(trainer, previous, self.position.at_batch(trainer, batch_idx))
+            if self.best_name != self.saved_best:
+                self._save(trainer, self.position.at_batch(trainer, batch_idx))
         if self.validated is not None or batch_idx == 0:
             self.validated = None
             self.logged.mark(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any) -> None:
         self.position.on_train_batch_end(trainer)
+        if trainer.should_stop and not trainer.is_last_batch:
+            # The run ends amid an epoch, which is closed now: one that is made longer goes on from here.
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            progress.increment_completed()
+            self._save(trainer, self.position.at_batch(trainer, progress.current.completed))
+            progress.current.completed -= 1
+            progress.total.completed -= 1
+            self.ended_amid = True
 
     def _due(self, trainer: L.Trainer) -> bool:
         step = trainer.global_step
@@ -147,12 +157,11 @@ class Checkpoints(Checkpoint):
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if not batches:  # then the epoch before has been saved, if there was one
             return
-        previous = self.best_name
         if self.validated is not None:
             self._judge(trainer, self.validated)
             self.validated = None
             self.logged.mark(trainer)
-        self._save(trainer, previous, self.position.at_batch(trainer, batches))
+        self._save(trainer, self.position.at_batch(trainer, batches))
 
     def _judge(self, trainer: L.Trainer, epoch: float) -> dict[str, float]:
         """The metrics that were logged since last time, and whether they are the best, as `best_name`."""
@@ -166,10 +175,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
-        previous = self.best_name
         now = self._judge(trainer, epochs_done(trainer))
         self.validated = None
-        self._save(trainer, previous, self.position.at_epoch_end(trainer))
+        place = self.position.at_epoch_end(trainer)
+        self._save(trainer, place | {"ended_amid": self.ended_amid})
         kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         if kept and self.metric.name in now and trainer.is_global_zero:
             _copy(self.folder / "last.ckpt", self.folder / self._name(now))
@@ -180,9 +189,13 @@ class Checkpoints(Checkpoint):
         number = f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:06.2f}"
         return f"epoch{number}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
 
-    def _save(self, trainer: L.Trainer, previous: str, place: dict[str, Any] | None) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and not self.ended_amid:
+            self._let_go()
+
+    def _save(self, trainer: L.Trainer, place: dict[str, Any] | None) -> None:
         """Save in such an order that whatever is pointed to is there: the best, what leads to it, the last,
-        which names it; and only then let go of the best before, `previous`."""
+        which names it; and only then let go of a best that neither the last nor the one before it names."""
         if place is None:
             return
         new, last = self.folder / "new.ckpt", self.folder / "last.ckpt"
@@ -201,18 +214,18 @@ class Checkpoints(Checkpoint):
             progress.current.ready += begun
             progress.total.ready += begun
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        before, self.saved_best = self.saved_best, self.best_name
         if not trainer.is_global_zero:
             return
         with new.open("rb") as file:
             os.fsync(file.fileno())
-        if self.best_name != previous:
+        if self.best_name != before:
             _copy(new, self.folder / self.best_name)
             self._link_best()
         if last.exists():
             _copy(last, self.folder / "previous.ckpt")
         new.replace(last)
-        if previous and previous != self.best_name:
-            (self.folder / previous).unlink(missing_ok=True)
+        self._let_go(before)
 
     def _link_best(self) -> None:
         with replacing(self.folder / "best.ckpt") as link:
@@ -236,6 +249,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_name = state_dict["best"], state_dict["best_name"]
+        self.saved_best = self.best_name
         self.position.loaded = state_dict.get("place")
 
 
