@@ -240,7 +240,7 @@ class LearningCurves(Monitor):
     ) -> None:
         if self.active and self.batch is None:
             self.batch = batch
-        if batch_idx == 0 or self.validated is not None:
+        if batch_idx == 0 or self.validated is not None or self.logged.before is None:
             if self.validated is not None and batch_idx:  # the training goes on: it was amid an epoch
                 logged, sent = self.logged.since(trainer), set(trainer.logged_metrics)
                 self.guarded(self._after_validation, trainer, *self.validated, logged, sent)

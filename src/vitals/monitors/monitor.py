@@ -225,7 +225,8 @@ class Logged:
     """
 
     def __init__(self) -> None:
-        self.before: dict[str, Any] = {}
+        self.before: dict[str, Any] | None = None
+        """None before the first `mark`."""
 
     def mark(self, trainer: L.Trainer) -> None:
         """What there is now is from before."""
@@ -234,4 +235,4 @@ class Logged:
     def since(self, trainer: L.Trainer) -> dict[str, Any]:
         """What was logged since then, by its names."""
         metrics = trainer.callback_metrics
-        return {name: value for name, value in metrics.items() if value is not self.before.get(name)}
+        return {name: value for name, value in metrics.items() if value is not (self.before or {}).get(name)}

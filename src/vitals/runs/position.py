@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.fabric.utilities.types import _Stateful
 from torch import Tensor, nn
@@ -92,6 +93,7 @@ class Position:
             "before_first": plain_states(self.before_first) if self.before_first else None,
             "before_next": plain_states(self.before_next),
             "before_that": plain_states(self.before_that) if batches > 1 and _ahead(trainer) else None,
+            "logged": {name: value.detach() for name, value in trainer.callback_metrics.items()},
             "metrics": _metric_states(module),
             "results": _sums(trainer) | self.results,
         }
@@ -140,6 +142,7 @@ class Position:
         set_random_states(own["before_next"])
         self.loaders = state["loaders"]
         self.stepped, self.results = state["stepped"], own["results"]
+        trainer.callback_metrics.update(move_data_to_device(own["logged"], module.device))
         _set_metric_states(module, own["metrics"])
         parameters = dict(module.named_parameters())
         for name, gradient in state["gradients"].items():
@@ -188,12 +191,7 @@ def _set_metric_states(module: nn.Module, states: Mapping[str, Any]) -> None:
         metric._update_count = state.pop("updates", 0)
         metric._computed = None
         for part, value in state.items():
-            on = (
-                [each.to(metric.device) for each in value]
-                if isinstance(value, list)
-                else value.to(metric.device)
-            )
-            setattr(metric, part, on)
+            setattr(metric, part, move_data_to_device(value, metric.device))
 
 
 def _tensor_results(trainer: L.Trainer) -> Iterator[tuple[str, Any]]:

@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
             self._judge(trainer, self.validated)
             if self.best_name != self.saved_best:
                 self._save(trainer, self.position.at_batch(trainer, batch_idx))
-        if self.validated is not None or batch_idx == 0:
+        if self.validated is not None or batch_idx == 0 or self.logged.before is None:
             self.validated = None
             self.logged.mark(trainer)
 
