@@ -109,6 +109,7 @@ def checkpoint_to_resume(
         path = folder.checkpoints / "previous.ckpt"
         checkpoint = load_checkpoint(path) if path.is_file() else {}
         if not checkpoint or _ended_early(checkpoint, status):
+            folder.clear_records()
             return None
     require_same_network(module, checkpoint, path)
     for logger in loggers:
