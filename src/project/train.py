@@ -3,17 +3,16 @@ folder to its exit code, is `vitals.runs.run`."""
 
 from __future__ import annotations
 
-import inspect
-
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from project.build import build
 from vitals.runs import instantiate, terminal
 from vitals.runs.callbacks.run_status import RunStatus
+from vitals.runs.callbacks.signals import StopAtSignal
 from vitals.runs.callbacks.stop_hopeless import StopHopeless
 from vitals.runs.metric import Metric
-from vitals.runs.resume import checkpoint_to_resume
+from vitals.runs.resume import checkpoint_to_resume, fit
 from vitals.runs.run_folder import RunFolder
 
 
@@ -26,8 +25,9 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     trainer = instantiate.build_trainer(
         config,
         logger=loggers,
-        # The average first: LearningCurves writes its figures with those of the epoch.
+        # The average early: LearningCurves writes its figures with those of the epoch.
         callbacks=[
+            StopAtSignal(),
             *averages,
             *instantiate.build_callbacks(config),
             *instantiate.build_checks(config),
@@ -40,9 +40,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     checkpoint = checkpoint_to_resume(config, folder, module, loggers)
     if trainer.is_global_zero:
         terminal.print_start(config, module, data, folder)
-    # Lightning can be told from 2.6 on; before it, it unpickles whatever the checkpoint holds.
-    safe = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
+    fit(trainer, module, data, checkpoint)
 
     averaged = any(average.averaged_is_better for average in averages)
     best = averages[0].path if averaged else getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -58,5 +56,5 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     instantiate.log_results(loggers, config, metrics, trainer.global_step)
     if trainer.is_global_zero:
         terminal.print_results(folder, metric, metrics, [average.verdict() for average in averages], loggers)
-        terminal.print_diagnosis(diagnosis, folder)
+        terminal.print_diagnosis(diagnosis)
     return metrics

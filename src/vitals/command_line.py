@@ -33,9 +33,11 @@ from vitals.runs.config.overrides import (
     search_path,
 )
 from vitals.runs.config.resume import resumed_config
+from vitals.runs.config.same_run import OF_SWEEPS, PATIENCE, same_run
 from vitals.runs.kept_code import copied
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import RunFolder, shown
+from vitals.runs.signals import Interrupted, Signals
 from vitals.status_line import status_line
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
@@ -50,21 +52,23 @@ OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cach
 OmegaConf.register_new_resolver("run_name", lambda name, choice: name or choice, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
-OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
-"""Keys that say how to run several jobs, and nothing of what one run does."""
-
 
 @contextmanager
 def answers_mistakes() -> Iterator[None]:
-    """Within it, a `UserError` ends the program with its message and exit code 2."""
+    """Within it, a `UserError` ends the program with its message and exit code 2, and a signal as
+    `vitals.runs.signals` has it."""
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
-        yield
+        with Signals():
+            yield
     except UserError as error:
         if full_error:
             raise
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted:
+        print("\nInterrupted.", file=sys.stderr)
+        raise
 
 
 def run_command(
@@ -184,10 +188,18 @@ def check_command_line(
         if overrides.value(key) is not None and not arguments.multirun:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
     resume = overrides.value("resume")
+    if resume is not None and arguments.multirun:
+        raise UserError(
+            "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."
+        )
+    if resume == "auto":
+        _find_same_run(overrides, check, trains)
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
+        return
     if resume is not None:
-        if arguments.multirun:
-            raise UserError("resume=… continues one run: leave --multirun out.")
         folder = RunFolder.existing(resume, "resume")
+        if trains and not _is_further():
+            folder.require_free()
         config = resumed_config(folder, overrides.arguments, list(overrides.groups))
         check(config)
         sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
@@ -211,6 +223,35 @@ def check_command_line(
             read_data(config)
     if old is not None:
         print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
+
+
+def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
+    """Put into `sys.argv`, for `resume=auto`, the run to go on with, or nothing where it is to be begun.
+
+    Raises:
+        UserError: if the configuration is wrong, or another process trains it.
+        SystemExit: if the run has finished.
+    """
+    [config] = overrides.composed()
+    check(config)
+    words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
+    places = [word for word in words if word.startswith("hydra.run.dir=")]
+    named = bool(places) and "${" not in places[-1]
+    patience = None if _is_further() else PATIENCE
+    folder = same_run(config, RunFolder(overrides.run_folder()), named, patience) if trains else None
+    if folder is None:
+        sys.argv[1:] = words
+        return
+    if folder.read_status().get("status") == "finished":
+        print(f"{shown(folder.path)} has finished: nothing is left to do.")
+        sys.exit()
+    if not folder.begins_again and not folder.has_checkpoints:
+        folder.move_aside()  # none of its trainings can be gone on with
+        sys.argv[1:] = words
+        return
+    print(f"going on with {shown(folder.path)}", flush=True)
+    ours = [word for word in words if word.lstrip("+~").startswith(("-", "hydra")) and word not in places]
+    sys.argv[1:] = [*ours, f"resume={hydra_value(folder.path)}"]
 
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
@@ -299,6 +340,11 @@ def _restore(variable: str, value: str | None) -> None:
         os.environ.pop(variable, None)
     else:
         os.environ[variable] = value
+
+
+def _is_further() -> bool:
+    """Whether another process of the same run writes its records, whatever has started them."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _is_worker() -> bool:

@@ -5,7 +5,8 @@ Importable without torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vitals.report.sections import sections
 FILE = "report.html"
 
 
-def make_report(folder: Path) -> Path:
+def make_report(folder: Path, status: Mapping[str, Any] | None = None) -> Path:
     """Write `report.html` into a run's folder, and return its path.
 
     Whatever the folder lacks is left out of the page with half a sentence why. The same folder gives the same
@@ -27,11 +28,13 @@ def make_report(folder: Path) -> Path:
 
     Args:
         folder: of a run; one of metrics.csv, history.jsonl, findings.json and predictions.npz is enough.
+        status: what `status.json` is going to say, where the page is the last thing that is made.
 
     Raises:
         OSError: if the page cannot be written.
     """
-    return write_runs([RunRecord.read(folder)], folder / FILE)
+    record = RunRecord.read(folder)
+    return write_runs([replace(record, status={**record.status, **(status or {})})], folder / FILE)
 
 
 def comparison_name(folders: Sequence[Path]) -> str:

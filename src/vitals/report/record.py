@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vitals.files import read_metrics
 from vitals.findings import Finding, read_findings
+from vitals.folder_lock import truthful
 from vitals.history import History
 from vitals.report.predictions import FILE as PREDICTIONS
 from vitals.report.predictions import Predictions
@@ -137,7 +138,7 @@ def _read_status(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it holds no keys")
-    return content
+    return truthful(path.parent, content)
 
 
 def _number(value: Any) -> float:

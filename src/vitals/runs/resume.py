@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
+from vitals.runs.config.same_run import fingerprint
 from vitals.runs.instantiate import load_checkpoint, plain, require_same_network
 from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder, shown
@@ -48,13 +51,20 @@ def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, di
 
 
 def require_unfinished(config: DictConfig) -> None:
-    """Make sure that the run to resume has not come to the end of its length.
+    """Make sure that something is left to do of the run to resume: training, or what comes after it.
 
     Raises:
-        UserError: if it has, or its last checkpoint is missing or damaged.
+        UserError: if nothing is, or its last checkpoint is missing or damaged.
     """
-    _, checkpoint = last_checkpoint(RunFolder(config.resume))
-    trained = {"max_epochs": checkpoint["epoch"] + 1, "max_steps": checkpoint["global_step"]}
+    folder = RunFolder(config.resume)
+    status = folder.read_status()
+    if folder.begins_again:
+        return
+    _, checkpoint = last_checkpoint(folder)
+    trained = {"max_epochs": _epochs(checkpoint), "max_steps": checkpoint["global_step"]}
+    amid = not _is_closed(checkpoint) and not _ended_early(checkpoint, status)
+    if status.get("status") != "finished" and not (amid and _length_is_over(checkpoint, config)):
+        return
     for key, done in trained.items():
         if 0 < (config.trainer.get(key) or -1) <= done:
             raise UserError(
@@ -68,24 +78,93 @@ def require_unfinished(config: DictConfig) -> None:
             f"resume={config.resume} has been trained for all of its time: set trainer.max_time to more than "
             f"{timedelta(seconds=round(timer.time_elapsed()))}, such as trainer.max_time=01:00:00:00."
         )
+    if checkpoint.get("ended_early") and fingerprint(config) == fingerprint(folder.read_config()):
+        reason = status.get("stopped_early") or status.get("stopped_by") or "a callback ended its training"
+        raise UserError(
+            f"resume={config.resume} has finished ({reason}): to train on, say what is to be different, such "
+            f"as trainer.max_epochs={2 * trained['max_epochs']}."
+        )
 
 
 def checkpoint_to_resume(
     config: DictConfig, folder: RunFolder, module: L.LightningModule, loggers: Sequence[Logger]
 ) -> Path | None:
-    """The last checkpoint of the run that is continued, whose later curves are dropped; None of a new run.
+    """The last checkpoint of the run that is continued, whose later curves are dropped; None of a run that
+    begins.
 
     Raises:
         UserError: if its weights do not fit `module`.
     """
-    if not config.resume:
+    if not config.resume or not folder.has_checkpoints:
         return None
-    path, checkpoint = last_checkpoint(folder, to_train=True)
-    if last_checkpoint(folder)[0] != folder.last_checkpoint:
+    path, checkpoint = last_checkpoint(folder)
+    if path != folder.last_checkpoint:
         print(f"{shown(folder.last_checkpoint)} cannot be read: the run goes on from {path.name}.")
+    status = folder.read_status()
+    early = _ended_early(checkpoint, status)
+    if _is_closed(checkpoint) and not early and not _length_is_over(checkpoint, config):
+        path, checkpoint = last_checkpoint(folder, to_train=True)
+    elif early and not _is_closed(checkpoint):
+        # The training had ended, and its last epoch was not closed: the end of the training comes again.
+        path = folder.checkpoints / "previous.ckpt"
+        checkpoint = load_checkpoint(path) if path.is_file() else {}
+        if not checkpoint or _ended_early(checkpoint, status):
+            folder.clear_records()
+            return None
     require_same_network(module, checkpoint, path)
     for logger in loggers:
         position = checkpoint.get("logs", {}).get(type(logger).__name__)
         if isinstance(logger, RunTensorBoard | RunCSV) and position is not None:
             logger.go_back(position)
     return path
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: Any, checkpoint: Path | None) -> None:
+    """Train from `checkpoint` on.
+
+    Where that was saved at the end of the training, which broke off only later, no step is taken: everything
+    is restored, and only what follows the last epoch is done.
+    """
+    if checkpoint is not None:
+        trainer.fit_loop.__class__ = _ResumedLoop
+    # Lightning can be told from 2.6 on; before it, it unpickles whatever the checkpoint holds.
+    safe = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
+
+
+class _ResumedLoop(_FitLoop):
+    """Begins and ends a training even where there is no epoch left between."""
+
+    @property
+    def skip(self) -> bool:
+        return bool(self.trainer.limit_train_batches == 0)
+
+    def on_run_start(self) -> None:
+        self.trainer.should_stop = self.done  # known to those who ask as the training begins
+        super().on_run_start()
+
+
+def _ended_early(checkpoint: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether something had ended the training before its length was over, and nobody has made it longer."""
+    longer = status.get("lengthened_at") == checkpoint["global_step"]
+    return bool(checkpoint.get("ended_early")) and not longer
+
+
+def _is_closed(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint was made at the end of an epoch."""
+    progress = _progress(checkpoint)
+    return bool(progress["processed"] == progress["ready"])
+
+
+def _length_is_over(checkpoint: Mapping[str, Any], config: DictConfig) -> bool:
+    done = {"max_epochs": _epochs(checkpoint), "max_steps": checkpoint["global_step"]}
+    return any(0 < (config.trainer.get(key) or -1) <= count for key, count in done.items())
+
+
+def _epochs(checkpoint: Mapping[str, Any]) -> int:
+    """That have been trained to their end."""
+    return int(_progress(checkpoint)["processed"])
+
+
+def _progress(checkpoint: Mapping[str, Any]) -> Any:
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]

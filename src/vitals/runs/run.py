@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
@@ -21,9 +22,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import ChecksFailed, FaultsFound, UserError, one_line
+from vitals.files import read_json
 from vitals.findings import read_findings, sentence
+from vitals.folder_lock import held
 from vitals.report import write_report
 from vitals.runs import terminal
+from vitals.runs.config.same_run import fingerprint
 from vitals.runs.instantiate import (
     build_average,
     build_callbacks,
@@ -37,7 +41,8 @@ from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.project import Project
 from vitals.runs.provenance import provenance
 from vitals.runs.resume import require_unfinished
-from vitals.runs.run_folder import RunFolder, now
+from vitals.runs.run_folder import RunFolder, now, shown
+from vitals.runs.signals import Interrupted, Signals, in_slurm, requeue
 
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
@@ -72,44 +77,73 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
     Whatever ends the run early is recorded in the folder's `status.json`.
 
     Raises:
-        UserError: for what turns out wrong with the images or a checkpoint.
+        UserError: for what turns out wrong with the images or a checkpoint, or if another process is at work
+            in the folder.
         ChecksFailed: with code 3, if the checks before learning stop the run.
         FaultsFound: with code 4, if the run ended with a finding at level `fail` and the configuration asks
             for that code.
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
-    # Further processes take the configuration as the first has recorded it, the drawn seed included.
-    config = _record_start(config, folder) if _is_first_process() else folder.read_config()
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    with ExitStack() as stack:
+        signals = Signals.current() or stack.enter_context(Signals())
+        if not _is_first_process():
+            return _go_along(config, folder, road)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        locked = stack.enter_context(held(folder.path, read_json(folder.status)))
+        signals.last_words = lambda: folder.write_status("interrupted", ended=now(), error=None)
+        stack.callback(setattr, signals, "last_words", lambda: None)
+        return _walk(config, folder, road, signals, locked)
+
+
+def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
+    """As a further process: take the configuration as the first has recorded it, the drawn seed included."""
+    recorded = folder.read_config()
+    recorded.resume = config.resume
+    L.seed_everything(recorded.seed, workers=True, verbose=False)
+    atexit.register(_leave_process_group)
     try:
+        return road(recorded, folder)
+    except Interrupted:  # Lightning would kill the first process if this one did not end well
+        sys.exit()
+
+
+def _walk(
+    config: DictConfig, folder: RunFolder, road: Road, signals: Signals, locked: bool
+) -> dict[str, float]:
+    """As the first or only process, which alone writes the records."""
+    try:
+        with signals.deferred():
+            config = _record_start(config, folder, locked)
+        L.seed_everything(config.seed, workers=True, verbose=False)
         atexit.register(_leave_process_group)
         metrics = road(config, folder)
+        end: dict[str, Any] = {"status": "finished", "ended": now(), "error": None, "metrics": metrics}
+        _report(config, folder, end)
+        signals.deferring = True  # nothing is left to be interrupted
+        folder.write_status(**end)
     except ChecksFailed as stop:
-        if _is_first_process():
-            folder.write_status("failed", ended=now(), error=stop.reason)
-            _report(config, folder)
+        folder.write_status("failed", ended=now(), error=stop.reason)
+        _report(config, folder)
         raise
     except (KeyboardInterrupt, SystemExit, SIGTERMException) as error:  # Lightning exits on Ctrl-C
-        if _is_first_process():
-            folder.write_status("interrupted", ended=now(), error=None)
-            _report(config, folder)
-            terminal.print_interruption(folder)
-        sys.exit(128 + 15 if isinstance(error, SIGTERMException) else 128 + 2)
+        folder.write_status("interrupted", ended=now(), error=None)
+        _report(config, folder)
+        terminal.print_interruption(folder)
+        number = getattr(error, "number", 15 if isinstance(error, SIGTERMException) else 2)
+        if in_slurm() and number not in (2, 15):
+            requeue()
+        sys.exit(128 + number)
     except BaseException as error:
         logging.getLogger(__name__).info("the run failed", exc_info=error)
-        if _is_first_process():
-            folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
-            _report(config, folder)
+        folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
+        _report(config, folder)
         if _said_by_trainer(error):
             raise UserError(f"trainer: {one_line(error)}") from error
         raise
-    if _is_first_process():
-        folder.write_status("finished", ended=now(), error=None, metrics=metrics)
-        _report(config, folder)
-        gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
-        if config.diagnosis.exit_code and gravest is not None:
-            raise FaultsFound(sentence(gravest))
+    gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
+    if config.diagnosis.exit_code and gravest is not None:
+        raise FaultsFound(sentence(gravest))
     return metrics
 
 
@@ -126,18 +160,17 @@ def _leave_process_group() -> None:
         dist.destroy_process_group()
 
 
-def _report(config: DictConfig, folder: RunFolder) -> None:
+def _report(config: DictConfig, folder: RunFolder, status: dict[str, Any] | None = None) -> None:
     """Write `report.html`, where it is wanted, and say where it is."""
-    if config.diagnosis.report and (page := write_report(folder.path)):
+    if config.diagnosis.report and (page := write_report(folder.path, status)):
         terminal.print_report(page)
 
 
-def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:
+def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictConfig:
     """Write `config.yaml` and `status.json`, and return the configuration with its seed."""
-    folder.path.mkdir(parents=True, exist_ok=True)
     OmegaConf.resolve(config)
     earlier: Any = OmegaConf.load(folder.config) if config.resume else {}
-    facts = provenance()
+    facts = provenance() | {"fingerprint": fingerprint(config)}
     if HydraConfig.initialized():
         choices = {
             key: value for key, value in HydraConfig.get().runtime.choices.items() if "hydra" not in key
@@ -149,7 +182,22 @@ def _record_start(config: DictConfig, folder: RunFolder) -> DictConfig:
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
     OmegaConf.save({**plain(config), "provenance": facts}, folder.config)
-    folder.write_status("running", started=now(), ended=None, error=None, weights=None)
+    before = folder.read_status()
+    if config.resume and folder.begins_again:
+        folder.clear_records()
+    if before.get("status") == "finished":  # it goes on beyond the end that it had come to
+        before["lengthened_at"] = before.get("step")
+    folder.write_status(
+        "running",
+        started=now(),
+        ended=None,
+        error=None,
+        weights=None,
+        locked=locked,
+        lengthened_at=before.get("lengthened_at"),
+    )
+    if not locked:
+        print(f"{shown(folder.path)} is on a file system without locks: start no second process in it")
     return config
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError, one_line
 from vitals.files import chose_average, existing_folder, read_json, read_metrics, write_json
+from vitals.folder_lock import is_at_work, occupied, this_process, truthful
 from vitals.runs.metric import Metric, bare_name, epoch_in
 
 
@@ -87,12 +87,47 @@ class RunFolder:
         Raises:
             UserError: if there is a run in it.
         """
+        self.require_free()
         if self.config.exists():
             status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
             raise UserError(
                 f"{key}={path} holds a run already ({status}): resume={path} goes on with it, overwrite=true "
                 f"moves it aside and begins anew, any other folder leaves it alone."
             )
+
+    def require_free(self, patience: float = 0.0) -> None:
+        """Make sure that no other process trains here.
+
+        Args:
+            patience: seconds to wait for it to end.
+
+        Raises:
+            UserError: naming the process.
+        """
+        deadline = time.monotonic() + patience
+        while is_at_work(self.path, record := read_json(self.status)):
+            if time.monotonic() > deadline:
+                raise occupied(self.path, record)
+            time.sleep(0.1)
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.last_checkpoint.exists() or (self.checkpoints / "previous.ckpt").exists()
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether the run broke off before it came to its first checkpoint."""
+        status = self.read_status()
+        broken_off = status.get("status") != "finished" and status.get("epoch", 0) <= 1
+        return broken_off and not self.has_checkpoints
+
+    def clear_records(self) -> None:
+        """Take away what a try has left that begins again from nothing."""
+        names = ("metrics.csv", "curves.csv", "history.jsonl", "findings.json")
+        left = [*self.path.glob("events.out.tfevents*"), *(self.path / name for name in names)]
+        for file in [*left, *self.checkpoints.glob("*.ckpt")]:
+            file.unlink(missing_ok=True)
 
     def move_aside(self) -> Path:
         """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path."""
@@ -164,22 +199,19 @@ class RunFolder:
         return dict(content.get("provenance", {}).get("choices", {}))
 
     def read_status(self) -> dict[str, Any]:
-        """What `status.json` says; empty where it was never written or is damaged."""
-        return read_json(self.status)
+        """What `status.json` says; empty where it was never written or is damaged.
+
+        A run that it calls running and that no process trains any more is `killed`.
+        """
+        return truthful(self.path, read_json(self.status))
 
     def write_status(self, status: Status, **facts: Any) -> None:
         """Update `status.json`: the status and `facts`, beside what earlier calls have written.
 
         The file is replaced in one step, so that a reader never sees half of it.
         """
-        record = self.read_status() | {
-            "status": status,
-            "updated": now(),
-            "host": platform.node(),
-            "process": os.getpid(),
-            **facts,
-        }
-        write_json(self.status, record)
+        record = {"status": status, "updated": now(), **this_process(), **facts}
+        write_json(self.status, read_json(self.status) | record)
 
 
 def now() -> str:

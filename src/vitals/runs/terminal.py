@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitals.diagnosis.callback import Diagnosis
-from vitals.findings import print_findings, sentence
+from vitals.findings import print_findings
 from vitals.report.numbers import number
 from vitals.runs.metric import Metric, Row, bare_name, epoch_in
 from vitals.runs.quoting import command_here
@@ -122,11 +122,9 @@ def print_results(
     print_as_it_is(f"evaluate: {command_here('evaluate', run=shown(folder.path))}")
 
 
-def print_diagnosis(diagnosis: Diagnosis, folder: RunFolder) -> None:
-    """What is wrong, and in `status.json` what ended the training, where something did."""
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """What is wrong."""
     print_findings([*diagnosis.findings, *diagnosis.looks])
-    if diagnosis.stopped_by is not None:
-        folder.write_status("running", stopped_by=sentence(diagnosis.stopped_by))
 
 
 def print_report(path: Path) -> None:
@@ -141,13 +139,8 @@ def print_as_it_is(line: str) -> None:
 
 def print_interruption(folder: RunFolder) -> None:
     """That the run was stopped, and how to go on."""
-    console = Console()
-    epoch = folder.read_status().get("epoch", 0)
-    if folder.last_checkpoint.exists():
-        console.print(f"\nInterrupted; the run is saved up to the end of epoch {epoch:g}. To go on:")
-        print_as_it_is(command_here("train", resume=shown(folder.path)))
-    else:
-        console.print("\nInterrupted before the first epoch was complete: nothing was saved.")
+    how = "goes on from what was saved" if folder.has_checkpoints else "begins again, as nothing is saved"
+    print_as_it_is(f"\nInterrupted; this command {how}:\n{command_here('train', resume=shown(folder.path))}")
 
 
 def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ class StopHopeless(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.best = self.metric.best_score(read_curve(self.folder.path), within=trainer.current_epoch)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.should_stop:
             self.folder.write_status("running", stopped_early=None)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -63,11 +63,8 @@ class Job:
         return self.folder.name.partition("_")[2]
 
     def command_now(self) -> list[str]:
-        """Its command, with the Python that runs here; from its last checkpoint on where it has one."""
-        words = self.command[1:]
-        if can_be_resumed(RunFolder(self.folder)):
-            words = [*words[: 3 if words[0] == "-m" else 1], f"resume={hydra_value(self.folder)}"]
-        return [sys.executable, *words]
+        """Its command, with the Python that runs here."""
+        return [sys.executable, *self.command[1:]]
 
     def record(self, **facts: Any) -> None:
         """Write `job.json`, with `facts` beside what was recorded before."""
@@ -87,26 +84,14 @@ def job_words(overrides: Sequence[str]) -> list[str]:
 
 
 def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
-    """The words that run the job in `folder`: anew, or from its last checkpoint on where it has one."""
+    """The words that run the job in `folder`; the same again go on where it stopped."""
     program = ["-m", *script.split()] if command_of(script) else [script]
-    if can_be_resumed(RunFolder(folder)):
-        return [sys.executable, *program, f"resume={hydra_value(folder)}"]
-    return [sys.executable, *program, *words, f"hydra.run.dir={hydra_value(folder)}"]
+    return [sys.executable, *program, *words, f"hydra.run.dir={hydra_value(folder)}", "resume=auto"]
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the job in `folder` has been done, and need not be run again."""
     return RunFolder(folder).read_status().get("status") == "finished"
-
-
-def clear_for_another_try(folder: Path) -> None:
-    """Take away what a failed try has left that begins again from nothing; one with checkpoints stays."""
-    run = RunFolder(folder)
-    if not run.last_checkpoint.exists():
-        for file in [*folder.glob("events.out.tfevents*"), *folder.glob("*.csv"), run.config, run.status]:
-            file.unlink(missing_ok=True)
-    elif not can_be_resumed(run):
-        run.move_aside()
 
 
 def settle(job: Job, code: int, reason: str | None = None) -> str:
@@ -143,18 +128,3 @@ def _error_line(job: Job, code: int) -> str:
     lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n") if job.log.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"exit code {code}" + (f": {last}" if last else "")
-
-
-def can_be_resumed(run: RunFolder) -> bool:
-    """Whether a job can go on from its last checkpoint."""
-    return run.last_checkpoint.exists() and run.config.exists() and not _trained_to_the_end(run)
-
-
-def _trained_to_the_end(run: RunFolder) -> bool:
-    """Whether nothing is left to train, so that it cannot be resumed, though it never finished."""
-    try:
-        trainer, status = run.read_config().trainer, run.read_status()
-    except Exception:  # whatever is wrong with its configuration, it is run anew
-        return True
-    lengths = {"epoch": trainer.get("max_epochs") or -1, "step": trainer.get("max_steps") or -1}
-    return any(0 < wanted <= status.get(unit, 0) for unit, wanted in lengths.items())

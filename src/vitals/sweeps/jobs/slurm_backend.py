@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from vitals.sweeps.jobs.processes import KILL, Process
 
 ASK_EVERY = 5.0
 """Seconds between two questions to Slurm."""
+SAVES_IN = 60.0
+"""Seconds that a job has to save its state before it is submitted again."""
 GONE_FOR = 15.0
 """Seconds after which a job that is not in the queue, and has left no result, is lost."""
 
@@ -54,6 +57,7 @@ class SlurmTask:
 
     def __init__(self, job: Job, cwd: str) -> None:
         self.job, self.log, self.cwd = job, job.log.absolute(), cwd
+        self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         rank = int(os.environ.get("SLURM_PROCID", 0))
@@ -63,16 +67,19 @@ class SlurmTask:
             time.sleep(0.5)
         with log.open("ab") as file:
             environment = {**os.environ, **self.job.environment}
-            done = subprocess.run(
-                self.job.command_now(), stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-        return done.returncode
+            command = self.job.command_now()
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return self.process.wait()
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """Submit the same again: it continues from the last checkpoint."""
+        """Wait until the job has saved its state, and submit the same again, which goes on from there."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)  # Slurm may have sent it only to this process
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(SAVES_IN)
+        return DelayedSubmission(SlurmTask(self.job, self.cwd))
 
 
 class SlurmProcess:

@@ -25,16 +25,18 @@ from vitals.runs.config.combinations import Axis, axes
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.quoting import this_program
-from vitals.runs.run_folder import shown
+from vitals.runs.run_folder import RunFolder, shown
 from vitals.sweeps.jobs.backends import backend, not_of_hydra
 from vitals.sweeps.jobs.code import SweepCode
 from vitals.sweeps.jobs.folder import SweepFolder, folder_name
-from vitals.sweeps.jobs.job import Job, clear_for_another_try, command_for, is_finished, job_words
+from vitals.sweeps.jobs.job import Job, command_for, is_finished, job_words
 from vitals.sweeps.jobs.live_table import LiveTable
 from vitals.sweeps.jobs.processes import Starter
 from vitals.sweeps.jobs.queue import JobQueue
 
 LAST_SEED = 2**32 - 1
+PATIENCE = 60.0
+"""Seconds that a job of the sweep has to end whose process was killed."""
 OF_THE_FOLDER = ("hydra.sweep.dir", "hydra.mode")
 """Hydra's words that say where this sweep is, not what it does."""
 
@@ -237,7 +239,7 @@ class Sweep:
         for number, words in jobs:
             job = self.job(number, words)
             if not is_finished(job.folder):
-                clear_for_another_try(job.folder)
+                RunFolder(job.folder).require_free(PATIENCE)
                 yield job
 
     def _composed(self, number: int, words: Sequence[str]) -> DictConfig:

@@ -1,0 +1,131 @@
+"""Which process is at work in a folder: a lock that ends with it, beside its host, number and start.
+
+The lock is `.lock` in the folder; the rest stands in its `status.json`, for the sentence that names the
+process, and for file systems without locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vitals.errors import UserError
+
+LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+
+def this_process() -> dict[str, Any]:
+    """`host`, `process` (its number), and `process_started`, which tells it from a later one so numbered."""
+    number = os.getpid()
+    return {"host": platform.node(), "process": number, "process_started": _start_of(number)}
+
+
+@contextmanager
+def held(folder: Path, record: Mapping[str, Any], patience: float = 1.0) -> Iterator[bool]:
+    """Within it, no other process is at work in `folder`; whether the file system has locks to make sure.
+
+    Args:
+        folder: must exist.
+        record: what the folder's `status.json` says.
+        patience: seconds to wait for another process to end.
+
+    Raises:
+        UserError: naming the process, if there is one, or if the folder cannot be written to.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=patience)
+    except (Timeout, RuntimeError) as error:
+        if not isinstance(error, NotImplementedError):
+            raise occupied(folder, record) from None
+        locked = False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise UserError(f"{folder} cannot be written to: {error.strerror or error}.") from None
+        locked = False
+    else:
+        locked = True
+    if not locked and record.get("status") == "running" and _lives(record):
+        raise occupied(folder, record)
+    try:
+        yield locked
+    finally:
+        if locked:
+            lock.release()
+
+
+def is_at_work(folder: Path, record: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote `record` still works in `folder`; None where nobody can know.
+
+    Args:
+        folder: of a run, which may have been copied or moved.
+        record: what its `status.json` says.
+    """
+    if record.get("status") != "running":
+        return False
+    if record.get("locked") is not False and (folder / LOCK).exists():
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # such as a folder that is for reading alone
+            pass
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError):  # this very process holds it
+                return True
+        else:
+            lock.release()
+            if record.get("locked"):
+                return False
+    return _lives(record)
+
+
+def truthful(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `status.json` says, but `killed` instead of `running` where its process is gone."""
+    if is_at_work(folder, record) is not False or record.get("status") != "running":
+        return dict(record)
+    return {**record, "status": "killed", "error": f"{_named(record)} ended without a word"}
+
+
+def occupied(folder: Path, record: Mapping[str, Any]) -> UserError:
+    """What is said to a second process."""
+    return UserError(f"{folder} is in use: {_named(record)} is at work in it; wait for it to end, or end it.")
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    return f"process {record.get('process', 'unknown')} on {record.get('host', 'an unknown host')}"
+
+
+def _lives(record: Mapping[str, Any]) -> bool | None:
+    """Whether the recorded process lives, where it is one of this machine."""
+    number, start = record.get("process"), record.get("process_started")
+    if record.get("host") != platform.node() or not isinstance(number, int):
+        return None
+    now = _start_of(number)
+    if now is None:
+        return False if Path("/proc/self/stat").exists() else None
+    return now == start if start else None
+
+
+def _start_of(process: int) -> str | None:
+    """When a process was started, in the words of the system; None where it says nothing."""
+    try:
+        if Path("/proc/self/stat").exists():
+            # After the name, which may hold spaces and parentheses: the third field is the first here.
+            fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            return None if fields[0] in "ZX" else f"{fields[19]} ticks after boot {boot}"
+        done = subprocess.run(["ps", "-o", "lstart=", "-p", str(process)], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
