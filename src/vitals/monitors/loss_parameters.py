@@ -45,7 +45,9 @@ class LossParameters(Monitor):
 
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
-        self.batches = self.number = self.given = 0  # in the processes, too, in which it never starts
+        self.batches = self.number = self.given = self.began = (
+            0  # in the processes, too, in which it never starts
+        )
         self.batch: Any = None
         self.watched: list[Tensor] = []
         """Some parameters of the optimizers."""
@@ -64,8 +66,7 @@ class LossParameters(Monitor):
         """Losses given to `backward`."""
         self.empty = True
         """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
-        self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        """Batches before this training."""
+        self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # in an earlier training
         self.watched, self.at_start = [], []
         if not module.automatic_optimization:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -112,12 +112,8 @@ class Monitor(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, and what is `kept`."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {
-            "active": self.active,
-            "findings": findings,
-            **{name: getattr(self, name) for name in self.kept},
-        }
+        kept = {name: getattr(self, name, None) for name in self.kept}  # the first process alone has all
+        return {"active": self.active, "findings": [asdict(each) for each in self.findings], **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict.keys() >= {"active", "findings", *self.kept}:  # else of an older version
