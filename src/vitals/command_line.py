@@ -2,12 +2,13 @@
 
 The checks run in the order of what they cost: names and values first, without torch, then what needs torch.
 Nothing is written before all of them have passed. A `UserError` ends the command with its message and exit
-code 2, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
+code 2, or 1 where the machine is at fault, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import shlex
@@ -25,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.errors import UserError, did_you_mean
+from vitals.files import FAILURES, CannotWrite, cannot_write
 from vitals.runs.config.overrides import (
     Overrides,
     groups,
@@ -55,9 +57,10 @@ OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 
 @contextmanager
 def answers_mistakes() -> Iterator[None]:
-    """Within it, a `UserError` ends the program with its message and exit code 2, and a signal as
+    """Within it, a `UserError` ends the program with its message and exit code, and a signal as
     `vitals.runs.signals` has it."""
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    complains, logging.raiseExceptions = logging.raiseExceptions, False  # of a log that cannot be written
     try:
         with Signals():
             yield
@@ -65,10 +68,20 @@ def answers_mistakes() -> Iterator[None]:
         if full_error:
             raise
         print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
     except Interrupted:
         print("\nInterrupted.", file=sys.stderr)
         raise
+    except Exception as error:
+        problem, system = cannot_write(error), error.__cause__ or error
+        if isinstance(system, OSError) and system.errno in FAILURES and system.filename:
+            problem = CannotWrite(Path(system.filename), system)
+        if full_error or problem is None:
+            raise
+        print(f"\n{problem}", file=sys.stderr)
+        sys.exit(problem.code)
+    finally:
+        logging.raiseExceptions = complains
 
 
 def run_command(

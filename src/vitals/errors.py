@@ -7,8 +7,10 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Something the user wrote or supplied is wrong: the message says what, where, and what would be right.
 
-    The entry points print the message alone, without a traceback, and exit with code 2.
+    The entry points print the message alone, without a traceback, and exit with `code`.
     """
+
+    code = 2
 
 
 class _Ended(SystemExit):

@@ -3,29 +3,137 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
+import itertools
 import json
+import logging
+import math
 import os
+import pickle
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vitals.errors import UserError, nearest
+
+FAILURES = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the quota of the disk is used up", "free some space"),
+    errno.EFBIG: ("it would be larger than files may be here (ulimit -f)", "raise that limit"),
+    errno.EROFS: ("the file system is read-only", "make it writable"),
+    errno.EACCES: ("there is no permission to write there", "ask for it"),
+    errno.EPERM: ("there is no permission to write there", "ask for it"),
+    errno.ENOENT: ("its folder is gone", "put it back"),
+    errno.ENOTDIR: ("what should be its folder is a file", "move that away"),
+    errno.EISDIR: ("a folder has its name", "move that away"),
+    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
+    errno.EIO: ("the disk does not work (input/output error)", "mend it"),
+}
+"""Of the errors of a system that say why nothing can be written: what they mean, and what helps."""
+
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Those that come of writing alone."""
+
+
+class CannotWrite(UserError, OSError):
+    """A file cannot be written: the message says which, why, and what helps. A command ends with exit code 1.
+
+    Args:
+        path: of the file.
+        error: of the system.
+        then: what to do once that is mended.
+    """
+
+    code = 1
+
+    def __init__(self, path: Path, error: OSError, then: str = "start again") -> None:
+        number = error.errno or 0
+        if number == errno.ENOENT and path.parent.is_dir():  # something else is not there, which it names
+            why, help_ = f"{error.filename} is missing", "put it back"
+        else:
+            why, help_ = FAILURES.get(number, (error.strerror or str(error), "mend that"))
+        self.path, self.error = path, error
+        super().__init__(f"{path} cannot be written, as {why}: {help_}, then {then}.")
+
+
+def cannot_write(
+    error: BaseException | None, folder: Path = Path(), then: str = "start again"
+) -> CannotWrite | None:
+    """What to say of `error` where a file could not be written; None where it is of another kind.
+
+    What writes through a library may have the error of the system as its context alone, as `torch.save` does.
+
+    Args:
+        error: that has ended something.
+        folder: in which it wrote, where the error names no file.
+        then: as of `CannotWrite`.
+    """
+    while error is not None:
+        if isinstance(error, CannotWrite):
+            return CannotWrite(error.path, error.error, then)
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            return CannotWrite(Path(error.filename or folder), error, then)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Within it, an error of the system in writing the file at `path` becomes a `CannotWrite`."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and not isinstance(error, UserError):
+            raise CannotWrite(path, error) from error
+        if (problem := cannot_write(error, path)) is not None:
+            raise CannotWrite(path, problem.error) from error
+        raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place at the end, or goes if something is raised.
 
-    So a reader never sees half of a file, and of several writers at the same time one wins.
+    So a reader never sees half of a file, of several writers at the same time one wins, and a cut of the
+    power leaves the old file or the new one.
+
+    Raises:
+        CannotWrite: if the system cannot write it.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with telling(path):
+            yield temporary
+            if not temporary.is_symlink():
+                _to_disk(temporary, os.O_RDWR)
+            os.replace(temporary, path)
+            if os.name == "posix":  # Windows opens no folders
+                _to_disk(path.parent, os.O_RDONLY)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    """Have the system put on the disk what it may still keep in memory."""
+    number = os.open(path, flags)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # a file system that cannot
+            raise
+    finally:
+        os.close(number)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -35,9 +143,105 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` for people to read, in one step."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy the file `source` to `path` in one step."""
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add `line` and a line end to the text at `path`; its folder must be there.
+
+    Raises:
+        CannotWrite: if the system cannot.
+    """
+    with telling(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def save_checkpoint(trainer: Any, path: Path, weights_only: bool = False, **changes: Any) -> None:
+    """Save what `trainer.save_checkpoint` saves, in one step; to be called in all of its processes.
+
+    (Lightning itself writes to the folder for temporary files, and moves the file from there, which is no one
+    step where that lies on another disk.) A strategy with a way of its own to save goes that way.
+
+    Args:
+        trainer: of Lightning.
+        path: of the checkpoint; the folder above its own must be there.
+        weights_only: whether to leave out the states of optimizers, schedules, loops and callbacks.
+        changes: keys of the checkpoint with what they are to hold instead.
+
+    Raises:
+        CannotWrite: if the system cannot write it.
+    """
+    import torch  # this file is read without it
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+    from lightning.pytorch.strategies import Strategy
+
+    content = trainer._checkpoint_connector.dump_checkpoint(weights_only) | changes
+    strategy = trainer.strategy
+    plain = type(strategy).save_checkpoint is Strategy.save_checkpoint
+    if not plain or type(strategy.checkpoint_io) is not TorchCheckpointIO:
+        strategy.save_checkpoint(content, path)
+    elif trainer.is_global_zero:
+        with telling(path):
+            path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(content, file)
+            except (
+                AttributeError,
+                pickle.PicklingError,
+            ):  # hyper-parameters: it leaves them out
+                strategy.save_checkpoint(content, temporary)
+    strategy.barrier()
+
+
+def write_json(path: Path, content: Any, over: bool = False) -> None:
+    """Write `content` for people to read, in one step.
+
+    Args:
+        path: of the file.
+        content: to be written.
+        over: whether to write over the file as it stands, in its own blocks, where the disk is full.
+
+    Raises:
+        CannotWrite: if the system cannot write it.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(path, text)
+    except CannotWrite:
+        if not (over and _written_over(path, text.encode(errors="replace"))):
+            raise
+
+
+def _written_over(path: Path, data: bytes) -> bool:
+    with suppress(OSError), path.open("r+b") as file:
+        if len(data) <= 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0):
+            file.write(data)
+            file.truncate()
+            return True
+    return False
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file of `columns`, in one step; what a row lacks is an empty cell."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged at `path` to `damaged_<name>`, or `damaged2_<name>` and so on; the new path."""
+    names = (f"damaged{number if number > 1 else ''}_{path.name}" for number in itertools.count(1))
+    new = next(new for name in names if not (new := path.with_name(name)).exists())
+    logging.getLogger(__name__).warning(
+        "%s is damaged: it is now %s, and what can be read of it is kept", path, new
+    )
+    return path.rename(new)
 
 
 def log_folder(trainer: Any) -> Path | None:
@@ -59,13 +263,84 @@ def log_folder(trainer: Any) -> Path | None:
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged."""
+NUMBER = (int, float)
+Kinds = Mapping[str, type | tuple[type, ...]]
+STATUS: Kinds = {
+    **dict.fromkeys(("status", "started", "ended", "error", "weights", "stopped_early", "stopped_by"), str),
+    **dict.fromkeys(("epoch", "step", "training_seconds"), NUMBER),
+    **dict.fromkeys(("metrics", "loggers"), dict),
+}
+"""What a run's `status.json` holds, among other things."""
+
+
+def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
+    """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged.
+
+    Args:
+        path: of the file.
+        kinds: that some of its values must be of: any other value is left out, null apart. A list must be
+            one of strings.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    if not isinstance(content, dict):
+        return {}
+    kinds = kinds or {}
+    return {
+        key: value
+        for key, value in content.items()
+        if key not in kinds or value is None or _is_of(kinds[key], value)
+    }
+
+
+def _is_of(kind: type | tuple[type, ...], value: Any) -> bool:
+    if isinstance(value, list):
+        return kind is list and all(isinstance(part, str) for part in value)
+    return isinstance(value, kind)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """What a run's `status.json` says, of values as they should be; empty where it is missing or damaged."""
+    status = read_json(path, STATUS)
+    if metrics := status.get("metrics"):
+        status["metrics"] = {name: value for name, value in metrics.items() if isinstance(value, NUMBER)}
+    return status
+
+
+def read_table(path: Path, *numeric: str) -> tuple[list[dict[str, str]], bool]:
+    """The rows of a CSV file, and whether these are all that is in it.
+
+    Left out are rows that lack a finite number in a column of `numeric`, and what is after a place where the
+    file cannot be read.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
+    rows: list[dict[str, str]] = []
+    with suppress(csv.Error):  # a NUL, or a cell without an end
+        for row in csv.DictReader(io.StringIO(text)):
+            cells = {name: cell for name, cell in row.items() if name is not None and cell is not None}
+            if all(math.isfinite(_numbers(cells).get(name, math.nan)) for name in numeric):
+                rows.append(cells)
+    return rows, len(rows) == len(text.splitlines()) - 1 and "\ufffd" not in text
+
+
+def mended_table(path: Path, *numeric: str) -> list[dict[str, str]]:
+    """The rows of a table that is to be gone on with; empty where there is none.
+
+    A damaged one is set aside, and what could be read of it takes its place; `numeric` as of `read_table`.
+    """
+    try:
+        rows, whole = read_table(path, *numeric)
+    except OSError:
+        rows, whole = [], not os.path.lexists(path)
+    if not whole:
+        set_aside(path)
+        write_table(path, list(dict.fromkeys(name for row in rows for name in row)), rows)
+    return rows
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -73,11 +348,12 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
     Raises:
         OSError: if there is no such file.
-        ValueError: if it is no text.
+        ValueError: if it holds no row.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [_numbers(row) for row in csv.DictReader(file)]
-    return [row for row in rows if "epoch" in row]
+    rows, whole = read_table(path, "epoch")
+    if not rows and not whole:
+        raise ValueError("it is damaged")
+    return [_numbers(row) for row in rows]
 
 
 def chose_average(status: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitals.causes import CAUSES, StationKey
-from vitals.errors import did_you_mean
+from vitals.errors import did_you_mean, listed
 from vitals.files import write_json
 
 Level = Literal["ok", "note", "warn", "fail"]
@@ -197,15 +197,36 @@ def read_findings(path: Path) -> list[Finding]:
     """The findings in the JSON file at `path`, in the order of the file. Unknown keys are left out.
 
     Causes may be unknown here: a project's own are registered only where its checks and rules are imported.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is damaged, or holds something else.
     """
-    known = {field.name for field in fields(Finding)}
-    entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        (Finding if entry["cause"] in CAUSES else _FromElsewhere)(
-            **{key: value for key, value in entry.items() if key in known}
-        )
-        for entry in entries
-    ]
+    try:
+        return [_finding(entry) for entry in json.loads(path.read_text(encoding="utf-8-sig"))]
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError("it holds something else than findings") from error
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    if entry["level"] not in LEVELS or not isinstance(entry["message"], str):
+        raise ValueError("a finding in it has no level or no message")
+    wrong = [key for key in KINDS if key in entry and not isinstance(entry[key], KINDS[key])]
+    if wrong:
+        raise ValueError(f"{listed(wrong)} of a finding in it cannot be that")
+    known = {field.name: entry[field.name] for field in fields(Finding) if field.name in entry}
+    return (Finding if entry["cause"] in CAUSES else _FromElsewhere)(**known)
+
+
+KINDS = {
+    **dict.fromkeys(("cause", "remedy", "where", "check", "station"), str),
+    **dict.fromkeys(("value", "threshold"), float | int | None),
+    "step": int,
+    "epoch": float | int,
+    "setting": dict | None,
+    "exact": bool,
+}
+"""Of what is written of a finding."""
 
 
 class _FromElsewhere(Finding):

@@ -10,19 +10,19 @@ Numbers that JSON does not know are the strings "nan", "inf" and "-inf".
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitals.files import replacing, write_atomically
+from vitals.files import NUMBER, append_line, mended_table, set_aside, write_atomically, write_table
 
 
 class MetricsTable:
-    """Rows of metrics, kept in a file that is whole at every moment.
+    """Rows of metrics, kept in a file that is whole at every moment; what is damaged in it ends no training.
 
     Args:
         path: of the CSV file.
@@ -31,20 +31,16 @@ class MetricsTable:
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if float(row["step"]) <= steps]
+        rows = mended_table(path, "epoch", "step")
+        self.rows: list[dict[str, Any]] = [row for row in rows if float(row["step"]) <= steps]
 
     def add(self, row: dict[str, Any]) -> None:
         """Rewrite the file whole, for a later epoch may bring a metric that the earlier ones did not have."""
+        if not self.rows:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path) as new, new.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_table(self.path, columns, self.rows)
 
 
 @dataclass(frozen=True)
@@ -109,22 +105,45 @@ class History:
         return series.values[-1] if len(series) else default
 
     def resume(self, step: int, count: int | None = None) -> None:
-        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it."""
-        if self.path is None or not self.path.exists():
+        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it.
+
+        If one of them is damaged, all but the last, which a crash may have cut off, the file is set aside.
+        """
+        if self.path is None or not os.path.lexists(self.path):
             return
-        lines = [line for line, entry in _entries(self.path) if entry["step"] <= step][:count]
-        self.lines = len(lines)
-        write_atomically(self.path, "".join(f"{line}\n" for line in lines))
-        self._series = History.read(self.path)._series
+        try:
+            entries, whole = _entries(self.path, count)
+        except OSError:
+            entries, whole = [], False
+        if not whole:
+            set_aside(self.path)
+        kept = [(line, entry) for line, entry in entries if entry["step"] <= step]
+        self.lines = len(kept)
+        write_atomically(self.path, "".join(f"{line}\n" for line, _ in kept))
+        self._series = {}
+        for _, entry in kept:
+            self._take(entry)
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """The history in the file at `path`, not bound to it; a last line cut off by a crash is left out."""
+        """The history in the file at `path`, not bound to it; lines that are damaged are left out.
+
+        Raises:
+            OSError: if there is no such file.
+            ValueError: if none of its lines is whole.
+        """
         history = cls()
-        for _, entry in _entries(path):
-            add = history.add_steps if "steps" in entry else history.add
-            add(entry["step"], entry["epoch"], _from_json(entry["values"]))
+        entries, whole = _entries(path)
+        if not entries and not whole:
+            raise ValueError("it is damaged")
+        for _, entry in entries:
+            history._take(entry)
         return history
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        take = self._extend if "steps" in entry else self._append
+        for tag, value in entry["values"].items():
+            take(tag, entry["step"], entry["epoch"], value)
 
     def _append(self, tag: str, step: int, epoch: float, value: Any) -> None:
         series = self._series.setdefault(tag, Series())
@@ -141,20 +160,41 @@ class History:
     def _write(self, entry: dict[str, Any]) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.lines:  # later no more: where a run's folder is deleted, no half of a new one is made
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**entry, "values": _to_json(entry["values"])}, separators=(",", ":"))
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path, line)
         self.lines += 1
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of the file that are whole, as they are and as read."""
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            yield line, json.loads(line)
-        except json.JSONDecodeError:
-            continue
+def _entries(path: Path, count: int | None = None) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
+    """Of the first `count` lines of the file, or all, those that are whole, as they are and as read, and
+    whether all but the last are.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:count]
+    read = [(line, _entry(line)) for line in lines if line]
+    return [(line, entry) for line, entry in read if entry], all(entry for _, entry in read[:-1])
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A measurement as it was written; None of a line that is none. A value of no known kind is left out."""
+    try:
+        entry = json.loads(line)
+        step, epoch, values = int(entry["step"]), float(entry["epoch"]), _from_json(dict(entry["values"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    lists = "steps" in entry
+    known = {tag: value for tag, value in values.items() if _is_measured(tag, value, lists)}
+    return {**entry, "step": step, "epoch": epoch, "values": known} if math.isfinite(epoch) else None
+
+
+def _is_measured(tag: str, value: Any, lists: bool) -> bool:
+    if lists:
+        return isinstance(value, list) and all(isinstance(number, NUMBER) for number in value)
+    return isinstance(value, NUMBER) or (isinstance(value, list | dict) and not tag.startswith("facts/"))
 
 
 def rounded(value: Any) -> Any:

@@ -16,6 +16,7 @@ from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, r
 from vitals.averaging.batch_norm_statistics import reestimate_statistics
 from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
 from vitals.errors import UserError
+from vitals.files import save_checkpoint
 from vitals.length import is_timed, total_steps
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
@@ -266,17 +267,9 @@ class WeightAverage(L.Callback):
         return score
 
     def _save(self, trainer: L.Trainer, average: AveragedWeights) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary, weights_only=True)
-        if trainer.is_global_zero:
-            content = torch.load(temporary, map_location="cpu", weights_only=False)  # just written
-            averaged = average.module.state_dict()
-            content["state_dict"] = {
-                name: averaged.get(name, value) for name, value in content["state_dict"].items()
-            }
-            torch.save(content, temporary)
-            temporary.replace(self.path)
-        trainer.strategy.barrier()  # another process may want to read it next
+        averaged, raw = average.module.state_dict(), trainer.lightning_module.state_dict()
+        weights = {name: averaged.get(name, value) for name, value in raw.items()}
+        save_checkpoint(trainer, self.path, weights_only=True, state_dict=weights)
 
     def _gain(self, averaged: float, raw: float) -> float:
         """How much better the averaged weights are; negative where they are worse."""

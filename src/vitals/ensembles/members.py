@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitals.ensembles.selection import Candidate
 from vitals.errors import UserError, listed
-from vitals.runs.evaluate import config_to_rebuild, load
+from vitals.runs.evaluate import answering_for, config_to_rebuild, load
 from vitals.runs.instantiate import plain
 from vitals.runs.project import Project
 
@@ -77,14 +77,12 @@ def load_members(
 
 
 def _load(candidate: Candidate, data_root: str | None, read: dict[str, Any], project: Project) -> Member:
-    try:
+    with answering_for(candidate.run):
         config = config_to_rebuild(candidate.run, data_root)
         config.compile = False
         config.seed = 0  # of the order of the training batches, which are not used
         project.prepare(config)
         module, data = project.build(config)
-    except AttributeError as error:
-        raise UserError(f"{candidate.run.config} is not the configuration of a run: {error}") from None
     load(module, data, candidate.path)
     key = json.dumps([plain(config.data), data.state_dict()])
     data = read.setdefault(key, data)  # once in memory for all members

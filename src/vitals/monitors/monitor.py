@@ -13,6 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 from vitals.causes import StationKey
 from vitals.errors import UserError
+from vitals.files import cannot_write
 from vitals.findings import Finding
 from vitals.length import is_timed, total_steps
 from vitals.recorder import recorder_of
@@ -147,7 +148,9 @@ class Monitor(L.Callback):
             return None
         try:
             return measure(*arguments)
-        except Exception as error:  # a monitor must never end a training
+        except Exception as error:  # a monitor must never end a training, a full disk does
+            if cannot_write(error):
+                raise
             self.active = False
             self.skip(error)
         return None
@@ -159,7 +162,9 @@ class Monitor(L.Callback):
             return False
         try:
             measure(*arguments)
-        except Exception as error:  # a monitor must never end a training
+        except Exception as error:
+            if cannot_write(error):
+                raise
             self.failures.append(error)
             if len(self.failures) >= TRIES:
                 self.active = False

@@ -5,7 +5,6 @@ Importable without torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from vitals.files import read_metrics
+from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
 from vitals.history import History
@@ -28,6 +27,8 @@ class LeftOut(Exception):
 
 
 T = TypeVar("T")
+PROVENANCE = {**dict.fromkeys(("choices", "git", "versions", "machine"), dict), "resumed": list}
+"""Of what kind the page's facts about where a run came from are."""
 Numbers = NDArray[np.float64]
 
 MATERIAL = ("metrics.csv", "history.jsonl", "findings.json", PREDICTIONS)
@@ -94,7 +95,11 @@ class RunRecord:
         return cls(
             folder=folder,
             config={key: value for key, value in config.items() if key != "provenance"},
-            provenance=provenance if isinstance(provenance, dict) else {},
+            provenance={
+                key: value
+                for key, value in (provenance.items() if isinstance(provenance, dict) else ())
+                if isinstance(value, PROVENANCE.get(key, object))
+            },
             status=load("status.json", _read_status, {}),
             metrics=load("metrics.csv", read_metrics, []),
             findings=load("findings.json", read_findings, []),
@@ -135,10 +140,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_status(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no keys")
-    return truthful(path.parent, content)
+    if not (status := read_status(path)):
+        raise ValueError("it is damaged")
+    return truthful(path.parent, status)
 
 
 def _number(value: Any) -> float:

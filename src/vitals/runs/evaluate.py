@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -28,9 +30,11 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     quiet_lightning()
     folder = RunFolder.existing(options.run, "run")
     path = folder.checkpoint(options.checkpoint)
-    config = config_to_rebuild(folder, options.data_root)
-    project.prepare(config)
-    module, data = project.build(config)
+    with answering_for(folder):
+        config = config_to_rebuild(folder, options.data_root)
+        metric = Metric.of(config)
+        project.prepare(config)
+        module, data = project.build(config)
     load(module, data, path)
     trainer = L.Trainer(
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
@@ -38,8 +42,24 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     measure = trainer.test if options.split == "test" else trainer.validate
     measure(module, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    print_evaluation(path, options.split, Metric.of(config), metrics)
+    print_evaluation(path, options.split, metric, metrics)
     return metrics
+
+
+@contextmanager
+def answering_for(folder: RunFolder) -> Iterator[None]:
+    """Within it, what is built of the configuration in `folder`: where that fails, it is none of a run.
+
+    Raises:
+        UserError: saying so.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of its reader
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{folder.config} is not the configuration of a run: {said}") from error
 
 
 def config_to_rebuild(folder: RunFolder, data_root: str | None) -> DictConfig:

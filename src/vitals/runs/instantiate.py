@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -192,7 +191,7 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
     resumed, or None.
     """
     group = folder.sweep
-    earlier = folder.read_status().get("loggers", {}) if config.resume else {}
+    earlier = (folder.read_status().get("loggers") or {}) if config.resume else {}
     loggers: dict[str, Logger] = {}
     for name, entry in config.logger.items():
         offered: dict[str, Any] = {
@@ -226,6 +225,11 @@ def log_results(loggers: Sequence[Logger], config: DictConfig, metrics: dict[str
             logger.save()
 
 
+NEEDED = {"state_dict": dict, "epoch": int, "global_step": int}
+STATES = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+"""Which a checkpoint of weights alone lacks."""
+
+
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """The content of a checkpoint, read without running any code that may be in it.
 
@@ -234,9 +238,16 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        _ = checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint of a run: {one_line(error)}") from None
+        parts = {**NEEDED, **{name: kind for name, kind in STATES.items() if name in checkpoint}}
+        of_kinds = [(name, checkpoint[name], kind) for name, kind in parts.items()]
+        of_kinds += [(name, weight, torch.Tensor) for name, weight in checkpoint["state_dict"].items()]
+        of_kinds += [(name, state, dict) for name, state in checkpoint.get("callbacks", {}).items()]
+        for name, part, kind in of_kinds:
+            if not isinstance(part, kind):
+                raise TypeError(f"{name} in it is no {kind.__name__.lower()}")
+    except Exception as error:  # whatever a damaged file makes of its reader
+        said = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise UserError(f"{path} is damaged or no checkpoint of a run: {said}") from None
     return checkpoint
 
 

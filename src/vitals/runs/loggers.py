@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from vitals.files import mended_table, read_table, telling, write_table
 from vitals.writers.trackio import TrackioLogger
 
 
@@ -22,26 +22,26 @@ class CurvesFile(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Lightning deletes an earlier file here."""
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            self.metrics_keys = path.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+        self.path = Path(self.metrics_file_path)
+        self.metrics_keys = list(
+            dict.fromkeys(name for row in mended_table(self.path, "step") for name in row)
+        )
 
     def rows(self) -> list[dict[str, str]]:
         """Of the file as it is."""
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read_table(self.path, "step")[0] if self.path.is_file() else []
 
     def keep(self, count: int) -> None:
         """Take away the rows after the first `count`."""
         if self.metrics_keys:
-            path, rows = Path(self.metrics_file_path), self.rows()[:count]
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.metrics_keys)
-                writer.writeheader()
-                writer.writerows(rows)
+            write_table(self.path, self.metrics_keys, self.rows()[:count])
+
+    def save(self) -> None:
+        with telling(self.path):
+            super().save()
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        write_table(self.path, fieldnames, self.rows())
 
 
 class RunCSV(CSVLogger):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+Mode = Literal["max", "min"]
 Row = Mapping[str, float]
 """The metrics of one epoch, by name, with the number of the epoch as `epoch`."""
 
@@ -26,13 +27,20 @@ class Metric:
     """
 
     name: str
-    mode: Literal["max", "min"]
+    mode: Mode
     tie_breaker: str | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Metric:
-        """The metric that the configuration of a run or of a sweep names."""
-        return cls(**config["metric"])
+        """The metric that the configuration of a run or of a sweep names.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it names none.
+        """
+        metric = cls(**config["metric"])
+        if not isinstance(metric.name, str) or metric.mode not in get_args(Mode):
+            raise ValueError(f"metric={metric} is none")
+        return metric
 
     def rank(self, score: float | None) -> float:
         """A number to sort scores by: the lower, the better; what is missing or no number comes last."""

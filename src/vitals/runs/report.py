@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vitals.diagnosis.curves import diagnose_curves
 from vitals.errors import UserError
-from vitals.files import existing_folder
+from vitals.files import CannotWrite, existing_folder
 from vitals.findings import print_findings
 from vitals.report.foreign import is_foreign, read_foreign
 from vitals.report.page import FILE, comparison_name, write_runs
@@ -42,8 +42,8 @@ def report(options: DictConfig) -> Path:
     path = Path(out).expanduser() if out is not None else _free(path)
     try:
         page = write_runs(records, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except CannotWrite as problem:
+        reason = problem.error.strerror or str(problem.error)
         raise UserError(
             f"the page cannot be written to {path} ({reason}): name another place with out=<page>.html."
         ) from None

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import lightning as L
@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import ChecksFailed, FaultsFound, UserError, one_line
-from vitals.files import read_json
+from vitals.files import CannotWrite, cannot_write, read_json, write_atomically
 from vitals.findings import read_findings, sentence
 from vitals.folder_lock import held
 from vitals.report import write_report
@@ -136,10 +136,17 @@ def _walk(
         sys.exit(128 + number)
     except BaseException as error:
         logging.getLogger(__name__).info("the run failed", exc_info=error)
+        if (problem := cannot_write(error, folder.path, folder.to_go_on)) is not None:
+            with suppress(CannotWrite):
+                folder.write_status("failed", ended=now(), error=str(problem))
+            raise problem from error
         folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
         _report(config, folder)
         if _said_by_trainer(error):
             raise UserError(f"trainer: {one_line(error)}") from error
+        if _said_of_checkpoint(error):
+            said = f"{folder.last_checkpoint} is damaged, or of another training: {one_line(error)}"
+            raise UserError(said) from error
         raise
     gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
     if config.diagnosis.exit_code and gravest is not None:
@@ -152,6 +159,16 @@ def _said_by_trainer(error: BaseException) -> bool:
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     places = ("lightning.pytorch.trainer.", "lightning.pytorch.loops.fit_loop")
     return isinstance(error, ValueError | MisconfigurationException) and frames[-1].startswith(places)
+
+
+def _said_of_checkpoint(error: BaseException) -> bool:
+    """Whether the checkpoint to resume holds something else than Lightning and our callbacks have saved."""
+    restoring = [
+        frame.f_code.co_name
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") == "lightning.pytorch.trainer.connectors.checkpoint_connector"
+    ]
+    return isinstance(error, Exception) and any(name.startswith(("restore", "resume")) for name in restoring)
 
 
 def _leave_process_group() -> None:
@@ -181,7 +198,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         facts = {**earlier.provenance, "resumed": [*earlier.provenance.get("resumed", []), facts]}
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
-    OmegaConf.save({**plain(config), "provenance": facts}, folder.config)
+    write_atomically(folder.config, OmegaConf.to_yaml({**plain(config), "provenance": facts}))
     before = folder.read_status()
     if config.resume and folder.begins_again:
         folder.clear_records()

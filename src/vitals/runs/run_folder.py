@@ -10,23 +10,24 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from vitals.errors import UserError, one_line
-from vitals.files import chose_average, existing_folder, read_json, read_metrics, write_json
+from vitals.files import chose_average, existing_folder, read_json, read_metrics, read_status, write_json
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
 from vitals.runs.metric import Metric, bare_name, epoch_in
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The rows of the run's `metrics.csv`, as `read_metrics` has them; empty before the first epoch."""
+    """The rows of the run's `metrics.csv`, as `read_metrics` has them; empty before the first epoch, and
+    where it is damaged."""
     try:
         return read_metrics(folder / "metrics.csv")
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -54,6 +55,11 @@ class RunFolder:
         self.findings = self.path / "findings.json"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
+
+    @property
+    def to_go_on(self) -> str:
+        """What to do when what ended the run is mended."""
+        return f"go on with resume={shown(self.path)}" if self.config.is_file() else "start again"
 
     @property
     def sweep(self) -> Path | None:
@@ -139,7 +145,8 @@ class RunFolder:
     def weights(self) -> Weights:
         """Those that the run itself chose at its end, by validation; before that those of the best epoch."""
         status = self.read_status()
-        return "average" if chose_average(status) else status.get("weights") or "best"
+        weights = "average" if chose_average(status) else status.get("weights")
+        return next((kind for kind in get_args(Weights) if kind == weights), "best")
 
     def score(
         self, metric: Metric, weights: Weights | None = None, rows: list[dict[str, float]] | None = None
@@ -190,7 +197,7 @@ class RunFolder:
         """The metric by which the run is judged."""
         try:
             return Metric.of(self.read_config())
-        except (ConfigAttributeError, KeyError, TypeError):
+        except (ConfigAttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{self.config} names no metric: it is not the configuration of a run.") from None
 
     def read_choices(self) -> dict[str, str]:
@@ -203,15 +210,16 @@ class RunFolder:
 
         A run that it calls running and that no process trains any more is `killed`.
         """
-        return truthful(self.path, read_json(self.status))
+        return truthful(self.path, read_status(self.status))
 
     def write_status(self, status: Status, **facts: Any) -> None:
         """Update `status.json`: the status and `facts`, beside what earlier calls have written.
 
-        The file is replaced in one step, so that a reader never sees half of it.
+        The file is replaced in one step, so that a reader never sees half of it. On a full disk it is written
+        over as it stands, so that it is right there, too.
         """
         record = {"status": status, "updated": now(), **this_process(), **facts}
-        write_json(self.status, read_json(self.status) | record)
+        write_json(self.status, read_json(self.status) | record, over=True)
 
 
 def now() -> str:

@@ -54,7 +54,8 @@ def final_metrics(
         test: what the module logged in the test of the chosen weights; empty where there was none.
         averaged: whether these are the averaged weights; `test/averaged` is then 1, else 0.
     """
-    rows = read_curve(folder.path)
+    status = folder.read_status()
+    rows = read_curve(folder.path) or [{"epoch": float(status.get("epoch") or 0)}]  # where it is damaged
     last = rows[-1]
     figures: dict[str, float] = {}
 
@@ -103,7 +104,7 @@ def print_results(
         if not any(name in row for name in names):
             continue
         figures = [_figure(metric, name, metrics[row[name]] if name in row else None) for name in names]
-        table.add_row(weights, data, f"{metrics[f'{kind}/epoch']:g}", *figures)
+        table.add_row(weights, data, f"{metrics.get(f'{kind}/epoch', math.nan):g}", *figures)
     console = Console()
     console.print(table)
     for note in notes:
@@ -111,7 +112,7 @@ def print_results(
     status = folder.read_status()
     if status.get("stopped_early"):
         console.print(f"stopped early: {status['stopped_early']}", highlight=False)
-    minutes = status.get("training_seconds", 0) / 60
+    minutes = (status.get("training_seconds") or 0) / 60
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
     )

@@ -30,7 +30,7 @@ class RunStatus(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
         if trainer.global_step:  # resumed
-            self.earlier_seconds = self.folder.read_status().get("training_seconds", 0.0)
+            self.earlier_seconds = self.folder.read_status().get("training_seconds") or 0.0
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
         if 0 < trainer.max_steps <= trainer.global_step:

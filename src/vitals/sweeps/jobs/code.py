@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
 
 from vitals.errors import UserError
-from vitals.files import read_json, write_json
+from vitals.files import read_json, write_atomically, write_json
 from vitals.runs.kept_code import ORIGIN, VARIABLE, copied
 from vitals.runs.provenance import git_state
 from vitals.runs.run_folder import SWEEP, now
@@ -60,7 +61,11 @@ class SweepCode:
     @property
     def taken(self) -> str:
         """When the copy was taken; empty where there is none."""
-        return str(read_json(self.path / ORIGIN).get("taken", ""))
+        return str(self._origin().get("taken") or "")
+
+    def _origin(self) -> dict[str, Any]:
+        origin = read_json(self.path / ORIGIN, {"root": str, "taken": str})
+        return origin if origin.get("root") else {}
 
     def keep(self) -> list[str]:
         """Copy the code, unless the sweep has its copy already; what has been edited since is returned.
@@ -71,7 +76,7 @@ class SweepCode:
         files = self._files()
         root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in self.sources]))
         if self.taken:
-            root = Path(read_json(self.path / ORIGIN)["root"])
+            root = Path(self._origin()["root"])
             pairs = {path: copied(path, self.path) for path in files}
             return [
                 os.path.relpath(path)
@@ -84,7 +89,7 @@ class SweepCode:
         state = git_state(first)
         if state["dirty"]:
             done = subprocess.run(["git", "diff", "HEAD", "--binary"], cwd=first, capture_output=True)
-            (self.path / "changes.diff").write_bytes(done.stdout)
+            write_atomically(self.path / "changes.diff", done.stdout)
         write_json(self.path / ORIGIN, {"root": str(root), "taken": now(), **state})
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vitals.errors import UserError
-from vitals.files import existing_folder, read_json, write_json
+from vitals.files import Kinds, existing_folder, read_json, write_json
 from vitals.runs.metric import Metric
 from vitals.runs.quoting import program
 from vitals.runs.run_folder import SWEEP, RunFolder, now
 
 LONGEST_NAME = 120
+RECORD: Kinds = {
+    **dict.fromkeys(("words", "space"), list),
+    **dict.fromkeys(("script", "folder", "started"), str),
+    **dict.fromkeys(("jobs", "seed"), int),
+    "metric": dict,
+}
+"""What `sweep.json` holds."""
 
 
 class SweepFolder:
@@ -54,8 +61,8 @@ class SweepFolder:
         return sorted(numbered, key=lambda path: int(path.name.partition("_")[0]))
 
     def read_record(self) -> dict[str, Any]:
-        """What `sweep.json` says; empty where there is none."""
-        return read_json(self.record)
+        """What `sweep.json` says, of values as they should be; empty where it is missing or damaged."""
+        return read_json(self.record, RECORD)
 
     @property
     def metric(self) -> Metric:
@@ -64,9 +71,8 @@ class SweepFolder:
         Raises:
             UserError: if neither says it.
         """
-        record = self.read_record()
-        if "metric" in record:
-            return Metric.of(record)
+        with suppress(KeyError, TypeError, ValueError):
+            return Metric.of(self.read_record())
         for folder in self.jobs():
             if (folder / "config.yaml").is_file():
                 return RunFolder(folder).read_metric()
@@ -88,7 +94,7 @@ class SweepFolder:
     def program(self, command: str = "") -> list[str]:
         """The words that start its own command, or another of the instrument's, from the working folder."""
         record = self.read_record()
-        script, folder = record.get("script", "scripts/train.py"), record.get("folder", os.getcwd())
+        script, folder = record.get("script") or "scripts/train.py", record.get("folder") or os.getcwd()
         return program(script, command, folder)
 
     def add_to_record(self, **facts: Any) -> None:

@@ -90,7 +90,7 @@ class LiveTable:
         for job, devices, start in self.running.values():
             score = self._score(job)
             self._take(job, score)
-            epoch = RunFolder(job.folder).read_status().get("epoch", 0)
+            epoch = RunFolder(job.folder).read_status().get("epoch") or 0
             progress = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
             shown, clock = self.metric.text(score), _clock(time.monotonic() - start)
             where, swept = " ".join(devices), escape(job.swept)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from vitals.files import CannotWrite
 from vitals.runs.run_folder import now
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, settle
@@ -134,6 +135,8 @@ class JobQueue:
             try:
                 self._collect(ended)
                 time.sleep(0.05)
+            except CannotWrite:  # how the job ended; the sweep ends as it is
+                continue
             except SweepInterrupted:
                 for entry in self.running:
                     entry.process.stop(KILL)

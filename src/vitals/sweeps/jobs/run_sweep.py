@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
+from vitals.files import cannot_write
+from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.queue import SweepInterrupted
 from vitals.sweeps.jobs.sweep import Sweep
 from vitals.sweeps.search.search import run_search, searched
@@ -30,6 +32,11 @@ def run_sweep(sweep: Sweep) -> None:
             run_search(sweep, space)
         except SweepInterrupted as stop:
             stopped = 128 + stop.number
+        except Exception as error:
+            go_on = f"go on with -m resume_sweep={shown(sweep.folder.path)}"
+            if problem := cannot_write(error, sweep.folder.path, go_on):
+                raise problem from error
+            raise
         from vitals.sweeps.results.report import report  # with Matplotlib, which `announce` has imported
 
         complete = all(job.complete for job in report(sweep.folder).jobs)

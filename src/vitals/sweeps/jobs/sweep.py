@@ -56,7 +56,7 @@ class Sweep:
         self.config, self.context = config, context
         self.folder = SweepFolder(Path(config.hydra.sweep.dir).absolute())
         self.metric = Metric.of(config)
-        folder = self.folder.read_record().get("folder", ".")
+        folder = self.folder.read_record().get("folder") or "."
         self.started_in = os.path.abspath(folder if os.path.isdir(folder) else ".")
         """Its jobs run there, for the relative paths among their words."""
         with chdir(self.started_in):
@@ -75,8 +75,8 @@ class Sweep:
                 word for word in self.overrides if word.key_or_group != "seed" or word.is_sweep_override()
             ]
         seed = config.get("seed")
-        drawn = self.folder.read_record().get("seed", secrets.randbelow(100_000))
-        self.seed: int = drawn if seed is None else seed
+        drawn = self.folder.read_record().get("seed")
+        self.seed: int = next(n for n in (seed, drawn, secrets.randbelow(100_000)) if n is not None)
         """Of the jobs that have no other, so that settings alone tell them apart; the first of several."""
         self.hydra_words = job_words(hydra)
         self._name_jobs_by_what_differs()

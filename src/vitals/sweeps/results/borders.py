@@ -62,7 +62,9 @@ def borders(results: SweepResults) -> list[Border]:
         listing = ",".join(f"{value:.3g}" for value in new.evenly(len(values)))
         word = f"{key}={listing}" if listed else new.sweep_word()
         edge = searched.high if upper else searched.low
-        kept = [old for old in record.get("words", []) if not old.startswith((f"{key}=", "hydra.sweep.dir="))]
+        kept = [
+            old for old in record.get("words") or [] if not old.startswith((f"{key}=", "hydra.sweep.dir="))
+        ]
         command = shlex.join([*results.folder.program(), "-m", *kept, word])
         found.append(Border(key, edge, upper, word, command))
     return found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 import math
 import re
 import statistics
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from vitals.files import read_json, replacing
+from vitals.files import read_json, write_table
 from vitals.findings import read_findings
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
@@ -165,15 +163,17 @@ def write_csv(results: SweepResults) -> None:
     columns = ["job", "status", *results.varied, "seed", f"best/{score}", "best/epoch"]
     columns += [f"last/{score}", f"average/{score}", "weights", f"chosen/{score}", f"test/{bare}", "minutes"]
     columns += ["error", "findings", "folder"]
-    path = results.folder.results
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for job in results.jobs:
-            values = [job.words.get(key, "") for key in results.varied]
-            raw, chosen = [job.best, job.best_epoch, job.last], [job.average, job.weights, job.score]
-            cells = [job.test, job.minutes, job.error, " ".join(job.findings), job.folder.name]
-            writer.writerow([job.number, job.status, *values, job.seed, *raw, *chosen, *cells])
+    rows = []
+    for job in results.jobs:
+        values = [job.words.get(key, "") for key in results.varied]
+        raw, chosen = [job.best, job.best_epoch, job.last], [job.average, job.weights, job.score]
+        cells = [job.test, job.minutes, job.error, " ".join(job.findings), job.folder.name]
+        rows.append(
+            dict(
+                zip(columns, [job.number, job.status, *values, job.seed, *raw, *chosen, *cells], strict=True)
+            )
+        )
+    write_table(results.folder.results, columns, rows)
 
 
 def _read_job(path: Path, metric: Metric) -> JobResult:
@@ -182,9 +182,12 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     said = str(status.get("error") or "")
     if state == "finished" and status.get("stopped_early"):
         state, _, said = str(status["stopped_early"]).partition(":")
-    job = JobResult(int(path.name.partition("_")[0]), path, _words(path), state, _seed(path))
+    record = read_json(path / "job.json", {"words": list, "code": str})
+    job = JobResult(
+        int(path.name.partition("_")[0]), path, _words(record.get("words") or []), state, _seed(path)
+    )
     job.error = " ".join(said.split())
-    job.code = read_json(path / "job.json").get("code")
+    job.code = record.get("code")
     job.curve = read_curve(path)
     run = RunFolder(path)
     scores = {kind: run.score(metric, kind, job.curve) or (None, None) for kind in get_args(Weights)}
@@ -192,30 +195,27 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     job.last, job.average = scores["last"][0], scores["average"][0]
     job.weights = run.weights
     job.score = scores[job.weights][0]
-    test = status.get("metrics", {}).get(f"test/{bare_name(metric.name)}")
+    test = (status.get("metrics") or {}).get(f"test/{bare_name(metric.name)}")
     job.test = test if test is not None and math.isfinite(test) else None
     if status.get("training_seconds") is not None:
         job.minutes = round(status["training_seconds"] / 60, 2)
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError):
         job.findings = [
             finding.cause for finding in read_findings(path / "findings.json") if finding.alarming
         ]
     return job
 
 
-def _words(path: Path) -> dict[str, str]:
-    try:
-        words = json.loads((path / "job.json").read_text(encoding="utf-8"))["words"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    pairs = (str(word).lstrip("+").partition("=") for word in words)
+def _words(words: Sequence[str]) -> dict[str, str]:
+    pairs = (word.lstrip("+").partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("hydra")}
 
 
 def _seed(path: Path) -> int | None:
     """The seed in `config.yaml`, found without reading the rest of it."""
     try:
-        found = re.search(r"^seed: (\d+)$", (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+        text = (path / "config.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    found = re.search(r"^seed: (\d{1,20})$", text, re.MULTILINE)
     return int(found[1]) if found else None

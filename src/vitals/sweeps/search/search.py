@@ -7,17 +7,30 @@ and propose the same points when continued, and know no pruning.
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, product
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from vitals.errors import UserError
+from vitals.files import CannotWrite
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.sweep import Sweep
 from vitals.sweeps.search.space import Dimension, search_space
+
+OF_THE_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}
+"""What SQLite says of the disk."""
 
 
 def searched(sweep: Sweep) -> list[Dimension]:
@@ -50,7 +63,31 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
         return
     sweep.folder.add_to_record(space=[part.sweep_word() for part in space if not part.together])
     fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
-    resolve_name(search._target_)(sweep, space, fixed)
+    with _telling_of(sweep.folder.study):
+        resolve_name(search._target_)(sweep, space, fixed)
+
+
+@contextmanager
+def _telling_of(file: Path) -> Iterator[None]:
+    """Within it, what SQLite cannot do with the study in `file` is told in one sentence.
+
+    Raises:
+        UserError: if the file is damaged, or cannot be written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        number = OF_THE_DISK.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
+        if number is not None:
+            raise CannotWrite(file, OSError(number, str(cause))) from error
+        raise UserError(
+            f"{file} is damaged ({cause}): put a copy of it there, or begin a new search."
+        ) from error
 
 
 def grid(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
