@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def differences(folder: Path, other: Path) -> list[str]:
         folder: the run that was disturbed.
         other: the one that was not.
     """
-    said = []
+    said: list[str] = []
     for name, compare in {
         "config.yaml": _configs,
         "metrics.csv": _tables,
@@ -127,8 +127,21 @@ def _unequal_points(mine: Points, theirs: Points) -> Iterator[str]:
 
 
 def _findings(mine: Path, theirs: Path) -> Iterator[str]:
-    contents = [json.loads(path.read_text()) for path in (mine, theirs)]
-    yield from _unequal(*contents)
+    left, right = (_by_cause(json.loads(path.read_text(encoding="utf-8"))) for path in (mine, theirs))
+    yield from _unequal(left, right)
+    if list(left) != list(right) and set(left) == set(right):
+        yield "in another order"
+
+
+def _by_cause(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each under a name of its own, so that one too few is said once."""
+    named: dict[str, dict[str, Any]] = {}
+    for finding in findings:
+        name = " ".join(str(finding.get(key)) for key in ("cause", "check", "where") if finding.get(key))
+        while name in named:
+            name += " again"
+        named[name] = finding
+    return named
 
 
 def _arrays(mine: Path, theirs: Path) -> Iterator[str]:
@@ -211,3 +224,15 @@ def _unequal(mine: Any, theirs: Any, where: str = "") -> Iterator[str]:
 
 def _short(value: Any) -> str:
     return (text if len(text := repr(value)) <= 60 else f"{text[:60]}…").replace("\n", " ")
+
+
+def in_short(said: Sequence[str], most: int = 3) -> str:
+    """The first few of what `differences` says of each file, and how many more there are."""
+    by_file: dict[str, list[str]] = {}
+    for words in said:
+        by_file.setdefault(words.partition(": ")[0], []).append(words)
+    parts = []
+    for words_of_file in by_file.values():
+        more = len(words_of_file) - most
+        parts += [*words_of_file[:most], *([f"and {more} more"] if more > 0 else [])]
+    return "; ".join(parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.unbreakable.commands import Commands
-from benchmarks.unbreakable.differences import differences
+from benchmarks.unbreakable.differences import differences, in_short
 from benchmarks.unbreakable.moments import Fate
 
 TINY = [
@@ -180,5 +180,5 @@ def campaign(
         for number in range(share):
             kill = of_variant.kill(number, draw(number))
             done.append(kill)
-            say(f"{kill}: {'; '.join(kill.unequal) or 'equal'}")
+            say(f"{kill}: {in_short(kill.unequal) or 'equal'}")
     return done
