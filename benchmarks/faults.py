@@ -36,9 +36,8 @@ def say(words: str) -> None:
 def kill_rows(arguments: argparse.Namespace, folder: Path) -> list[Row]:
     every = list(kills.VARIANTS)
     chosen = [every[number] for number in arguments.variants or range(len(every))]
-    done = [
-        kill for kill in kills.campaign(arguments.kills, arguments.seed, folder, chosen, say) if kill.happened
-    ]
+    killed = kills.campaign(arguments.kills, arguments.seed, folder, chosen, arguments.words, say)
+    done = [kill for kill in killed if kill.happened]
     rows = []
     for variant in chosen:
         of_variant = [kill for kill in done if kill.variant == variant]
@@ -58,6 +57,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--variants", type=int, nargs="*", help="numbers of the variants that are killed")
+    parser.add_argument("--words", nargs="*", default=[], help="further ones of every run that is killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="to work in, where what went wrong is kept")
     arguments = parser.parse_args()

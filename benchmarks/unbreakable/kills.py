@@ -167,13 +167,18 @@ def how_to_go_on(run: Path, words: Sequence[str]) -> list[str] | None:
 
 
 def campaign(
-    kills: int, seed: int, folder: Path, variants: Sequence[str], say: Callable[[str], None]
+    kills: int,
+    seed: int,
+    folder: Path,
+    variants: Sequence[str],
+    further: Sequence[str],
+    say: Callable[[str], None],
 ) -> list[Kill]:
-    """Kill so many runs, as many of each variant, and say what became of each."""
+    """Kill so many runs, as many of each variant, and say what became of each; `further` are words of all."""
     chance, commands, done = random.Random(seed), Commands(), list[Kill]()
     for place, variant in enumerate(variants):
         share = kills // len(variants) + (place < kills % len(variants))
-        of_variant = Kills(commands, folder / str(place), variant, VARIANTS[variant])
+        of_variant = Kills(commands, folder / str(place), variant, [*VARIANTS[variant], *further])
         for words in of_variant.control():
             say(f"{variant}: not the same twice, without a kill: {words}")
         draw = of_variant.fates(chance)
