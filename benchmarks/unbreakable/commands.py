@@ -7,9 +7,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.compare import ROOT
 from benchmarks.unbreakable.moments import Fate
@@ -45,22 +46,36 @@ class Commands:
         self.server = ForkServer((*PRELOADED, *OURS))
         self.environment = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 
-    def run(self, words: Sequence[str], place: Path, patience: float = 300.0) -> Ended:
-        """Run `python <words…>` in `place`; what takes longer than `patience` seconds is killed."""
+    def run(
+        self,
+        words: Sequence[str],
+        place: Path,
+        patience: float = 300.0,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Ended:
+        """Run `python <words…>` in `place`.
+
+        Args:
+            words: of the command.
+            place: a folder.
+            patience: seconds after which it is killed.
+            meanwhile: called again and again while it runs.
+        """
         with tempfile.TemporaryDirectory() as logs, contextlib.chdir(place):
             job = Job(0, [], Path(logs), [sys.executable, *words])
             process = self.server.start(job, self.environment)
             deadline = time.monotonic() + patience
             while (code := process.poll()) is None:
+                meanwhile()
                 time.sleep(0.02)
                 if time.monotonic() > deadline:
                     process.stop(signal.SIGKILL)
             said = job.log.read_text(encoding="utf-8", errors="replace") if job.log.exists() else ""
         return Ended(code, said)
 
-    def script(self, name: str, words: Sequence[str], place: Path, patience: float = 300.0) -> Ended:
-        """Run `scripts/<name>.py`."""
-        return self.run([str(ROOT / "scripts" / f"{name}.py"), *words], place, patience)
+    def script(self, name: str, words: Sequence[str], place: Path, *arguments: Any, **options: Any) -> Ended:
+        """Run `scripts/<name>.py`, with the further arguments of `run`."""
+        return self.run([str(ROOT / "scripts" / f"{name}.py"), *words], place, *arguments, **options)
 
     def train(
         self, words: Sequence[str], place: Path, fate: Fate | None = None, record: Path | None = None

@@ -18,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 SPEEDS = ("images_per_second", "memory_gib")
 OF_THE_MOMENT = ("started", "ended", "updated", "host", "process", "pid", "training_seconds")
 """In `status.json`: times of day, machine and speed."""
+LOGS = ("train.log", "output.log", "job.json")
+"""What is told of a run and of a job of a sweep, with times of day."""
 
 
 def differences(folder: Path, other: Path) -> list[str]:
@@ -56,7 +58,7 @@ def _files(folder: Path) -> set[str]:
     names = (
         str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() or file.is_symlink()
     )
-    return {re.sub(r"events\.out\..*", "events", name) for name in names}
+    return {re.sub(r"events\.out\..*", "events", name) for name in names if name not in LOGS}
 
 
 def _configs(mine: Path, theirs: Path) -> Iterator[str]:

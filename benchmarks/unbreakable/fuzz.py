@@ -17,13 +17,13 @@ from unittest import mock
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from benchmarks.unbreakable.moments import TRAIN
 from vitals.command_line import answers_mistakes, check_command_line
 from vitals.commands import train
 from vitals.runs.config.overrides import Overrides
 from vitals.runs.config.validation import check_run
+from vitals.runs.instantiate import plain
 from vitals.runs.project import ProjectFolder
 
 FIXED = ["data=digits", "data.limit=40", "trainer=cpu", "hydra.run.dir=run"]
@@ -94,6 +94,9 @@ STRANGE = (
 )
 
 
+FLAGS = ("-m", "--cfg", "--cfg=job", "--resolve", "--help", "--info", "-p", "--config-name=x", "-cd=x", "-x")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What became of one command line."""
@@ -109,42 +112,62 @@ def command_lines(project: ProjectFolder) -> st.SearchStrategy[list[str]]:
     """Words of every form that Hydra knows, and of none, about the keys and groups that there are."""
     known = Overrides(project.configs, "train", FIXED)
     [config] = known.composed()
-    keys = sorted(_keys(OmegaConf.to_container(config)))
+    values = dict(_leaves(plain(config)))
     groups = {name: choices for name, choices in known.groups.items() if not name.startswith("hydra")}
-    strange = st.sampled_from(STRANGE)
+    strange, key, group = (
+        st.sampled_from(STRANGE),
+        st.sampled_from(sorted(values)),
+        st.sampled_from(sorted(groups)),
+    )
     number = st.one_of(st.integers(-3, 3), st.sampled_from([10**6, 10**12, 10**30, -(10**12)]), st.floats())
-    value = st.one_of(strange, number.map(str), st.text(st.characters(exclude_characters="\0"), max_size=8))
+    anything = st.one_of(
+        strange, number.map(str), st.text(st.characters(exclude_characters="\0"), max_size=8)
+    )
+    typed = st.one_of(key, key.map(lambda name: name[:-1]), strange)
 
-    def valued(key: str) -> st.SearchStrategy[str]:
-        return strange if key.rpartition(".")[2] in PLACES else value
+    def near(name: str) -> st.SearchStrategy[str]:
+        return st.sampled_from([f"{name}={text}" for text in _near(values[name])])
 
-    typed = st.one_of(st.sampled_from(keys), st.sampled_from(keys).map(lambda key: key[:-1]), strange)
+    def far(name: str) -> st.SearchStrategy[str]:
+        return (strange if name.rpartition(".")[2] in PLACES else anything).map(lambda text: f"{name}={text}")
+
+    def choice(name: str) -> st.SearchStrategy[str]:
+        of_group = [*groups[name], "nowhere", "null", "[a,b]", ""]
+        return st.sampled_from([f"{name}={text}" for text in of_group if name != "data"] or ["data=digits"])
+
     word = st.one_of(
-        st.sampled_from(keys).flatmap(lambda key: valued(key).map(f"{key}={{}}".format)),
-        st.sampled_from(keys).flatmap(lambda key: valued(key).map(f"{key}={{}}".format)),
-        st.tuples(st.sampled_from(["+", "++", "~"]), typed, strange).map(
-            lambda parts: f"{parts[0]}{parts[1]}={parts[2]}"
-        ),
-        st.sampled_from(sorted(groups)).flatmap(
-            lambda group: st.sampled_from([*groups[group], "nowhere", "null", "[a,b]", ""]).map(
-                f"{group}={{}}".format
-            )
-        ),
-        st.sampled_from(["~", ""]).flatmap(lambda sign: typed.map(f"{sign}{{}}".format)),
-        st.tuples(st.sampled_from(sorted(groups)), strange).map(lambda parts: f"{parts[0]}@{parts[1]}=none"),
-        strange,
-        st.sampled_from(
-            ["-m", "--cfg", "--cfg=job", "--resolve", "--help", "--info", "-p", "--config-name=x", "-cd=x"]
-        ),
+        key.flatmap(near),
+        key.flatmap(near),
+        group.flatmap(choice),
+        key.flatmap(far),
+        st.tuples(st.sampled_from(["+", "++", "~"]), typed, st.just("="), strange).map("".join),
+        st.tuples(st.sampled_from(["~", ""]), st.one_of(typed, group)).map("".join),
+        st.tuples(group, st.just("@"), strange, st.just("=none")).map("".join),
+        st.sampled_from(FLAGS),
     )
     return st.lists(word, min_size=1, max_size=4)
 
 
-def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _near(value: Any) -> list[str]:
+    """Values that somebody might mean, who sees `value`."""
+    if isinstance(value, bool):
+        return ["true", "false", "null"]
+    if isinstance(value, int | float):
+        return [str(each) for each in (value, 0, 1, 2 * value, value / 2, -value)] + ["null"]
+    if isinstance(value, list):
+        return ["[]", "null", str(value).replace("'", ""), *map(str, value)]
+    return (
+        ["null", "1", "true"]
+        if value is None or isinstance(value, dict)
+        else ["null", str(value), f"'{value}'"]
+    )
 
 
 def answered(project: ProjectFolder, words: list[str], whole: bool) -> Answer:
@@ -165,7 +188,7 @@ def answered(project: ProjectFolder, words: list[str], whole: bool) -> Answer:
         contextlib.chdir(folder),
         mock.patch.object(sys, "argv", [TRAIN, *FIXED, *words]),
         mock.patch.object(sys, "path", [*sys.path]),
-        mock.patch.object(run, "run", lambda *arguments: {}),
+        mock.patch.object(run, "run", return_value={}),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
     ):

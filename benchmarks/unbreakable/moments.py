@@ -12,6 +12,7 @@ import atexit
 import os
 import re
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -34,7 +35,8 @@ class Fate:
     Args:
         at: name and number of a moment, such as `after step 7`, or `seconds 1.5`; empty for never.
         later: seconds after it.
-        what: `kill`, as SIGKILL does; or `fill`, which leaves no room on the disk of the run's folder.
+        what: `kill`, as SIGKILL does; `fill`, which leaves no room on the disk of the run's folder; or
+            `delete`, which takes the folder away.
     """
 
     at: str = ""
@@ -63,6 +65,8 @@ class Watched:
         if numbered == self.fate.at:
             if self.fate.what == "fill":
                 fill_disk(Path(self.folder).parent)
+            elif self.fate.what == "delete":
+                shutil.rmtree(self.folder)
             else:
                 kill_self(self.fate.later)
 
