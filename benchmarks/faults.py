@@ -6,7 +6,7 @@
 | part | what | what must come of it |
 | --- | --- | --- |
 | `kills` | SIGKILL at every named place, in any optimizer step, at any time | every file as without it |
-| `disk` | no room or no folder at every kind of write; read-only | a sentence, and the end once there is room |
+| `disk` | no room or no folder at every kind of write; read-only | a sentence; then it ends |
 | `damage` | every file of a folder, in nine ways, every command | no traceback |
 | `hostile` | folders that would run something, or grow without end | nothing executed, no traceback |
 | `fuzz` | command lines nobody would type | no traceback |

@@ -141,10 +141,15 @@ def watch(folder: str, fate: Fate) -> Watched:
 
 def main() -> None:
     record, at, later, what, folder, *words = sys.argv[1:]
-    watched, start = watch(folder, Fate(at, float(later), what)), time.perf_counter()
+    start = time.perf_counter()
+    watched = watch(folder, Fate(at, float(later), what))
+
+    def tell() -> None:
+        lines = [f"seconds {time.perf_counter() - start:.3f}", *watched.seen]
+        Path(record).write_text("\n".join(lines), encoding="utf-8")
+
     if record:
-        end = lambda: [f"seconds {time.perf_counter() - start:.3f}", *watched.seen]  # noqa: E731
-        atexit.register(lambda: Path(record).write_text("\n".join(end()), encoding="utf-8"))
+        atexit.register(tell)
     sys.argv = [TRAIN, *words]
     runpy.run_path(TRAIN, run_name="__main__")
 
