@@ -152,6 +152,11 @@ def check_command_line(
         UserError: if a word, or a configuration that the words ask for, is wrong.
     """
     arguments = get_args_parser().parse_args()
+    flags = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
+    if len(flags) > 1:
+        raise UserError(f"{' and '.join(flags)} do not go together: leave one of them out.")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise UserError("--resolve belongs to --cfg: write --cfg job --resolve.")
     if arguments.hydra_help or arguments.shell_completion:
         return
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):

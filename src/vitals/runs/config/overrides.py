@@ -63,6 +63,11 @@ class Overrides:
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
             self._check_choice(override)
+        for override in self.parsed:
+            group = override.key_or_group
+            named = override.value_type is None or isinstance(override.value(), str)
+            if override.is_delete() and group in self.groups and not named:
+                raise UserError(f"{override.input_line} names no choice of {group}: write ~{group}.")
         if any(map(self._is_config_key, self.parsed)):
             where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
             base = self._compose([*where, *(self._words(choice)[0] for choice in choices)])
