@@ -30,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.unbreakable import damage, disk, fuzz, hostile, kills, long, swept
+from benchmarks.unbreakable import damage, disk, hostile, kills, long, swept
 from benchmarks.unbreakable.commands import Commands
 
 Row = tuple[str, str, str]
@@ -88,6 +88,8 @@ def hostile_rows(arguments: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def fuzz_rows(arguments: argparse.Namespace, folder: Path) -> list[Row]:
+    from benchmarks.unbreakable import fuzz  # for which hypothesis must be there
+
     wrong = []
 
     def look(answer: fuzz.Answer) -> None:

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.unbreakable.commands import Commands
 from benchmarks.unbreakable.differences import differences
-from benchmarks.unbreakable.fuzz import Answer, fuzzed
 from benchmarks.unbreakable.kills import Kills
 from benchmarks.unbreakable.moments import Fate
 
@@ -68,6 +67,9 @@ def test_what_differs_is_said_of_every_file(kills: Kills, tmp_path: Path) -> Non
 
 
 def test_no_command_line_ends_in_a_traceback() -> None:
+    pytest.importorskip("hypothesis")
+    from benchmarks.unbreakable.fuzz import Answer, fuzzed
+
     def look(answer: Answer) -> None:
         assert not answer.wrong, f"{answer.words}: {answer.wrong}"
 
