@@ -18,7 +18,6 @@ from pathlib import Path
 from string import Template
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -220,9 +219,8 @@ def check_command_line(
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
-    known = Overrides(config_dir, config_name, words).groups
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        config = compose(config_name, words, return_hydra_config=True)
+    overrides = Overrides(config_dir, config_name, words)
+    known, config = overrides.groups, overrides.with_hydra()
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         file.stem.upper(): shlex.join(program(command=file.stem)) for file in COMMANDS.glob("[a-z]*.py")
