@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.unbreakable.commands import Commands
 from benchmarks.unbreakable.disk import faults_of
-from benchmarks.unbreakable.kills import TINY
+from benchmarks.unbreakable.kills import OF_JOBS, TINY
 from benchmarks.unbreakable.moments import Fate
 
 
@@ -89,13 +89,14 @@ class Damaged:
 
 def folders(commands: Commands, place: Path) -> None:
     """Make the folders `finished`, `killed` and `sweep` in `place`, with what the commands want there."""
-    words = [*TINY, "trainer.max_epochs=2", "callbacks.checkpoints.keep_every=1"]
+    further = ["trainer.max_epochs=2", "callbacks.checkpoints.keep_every=1"]
+    swept = ["-m", *OF_JOBS, *further, "hydra.sweep.dir=sweep", "seed=1,2"]
     made = {
-        "finished": commands.train(words, _new(place / "finished")),
-        "killed": commands.train(words, _new(place / "killed"), Fate("before on_train_epoch_end 2")),
-        "sweep": commands.script(
-            "train", ["-m", *words[:-3], "hydra.sweep.dir=sweep", "seed=1,2"], _new(place / "sweep")
+        "finished": commands.train([*TINY, *further], _new(place / "finished")),
+        "killed": commands.train(
+            [*TINY, *further], _new(place / "killed"), Fate("before on_train_epoch_end 2")
         ),
+        "sweep": commands.script("train", swept, _new(place / "sweep")),
     }
     for name, ended in made.items():
         if (ended.code == 0) == (name == "killed"):

@@ -35,6 +35,8 @@ TINY = [
     "hydra.run.dir=run",
     "seed=1",
 ]
+OF_JOBS = [word for word in TINY if not word.startswith(("seed=", "hydra."))]
+"""Without what tells a job of a sweep from the others."""
 VARIANTS: dict[str, list[str]] = {
     "nesterov, cosine, swa, every monitor": [],
     "adam, dropout, ema at every step": ["optimizer=adam", "network.dropout=0.3", "average=ema"],

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from benchmarks.unbreakable.commands import Commands
 from benchmarks.unbreakable.differences import differences
-from benchmarks.unbreakable.kills import TINY
+from benchmarks.unbreakable.kills import OF_JOBS
 from vitals.files import read_json
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.jobs.processes import signal_group
 
-SHORT = [*(word for word in TINY if not word.startswith(("seed", "hydra"))), "trainer.max_epochs=2"]
+SHORT = [*OF_JOBS, "trainer.max_epochs=2"]
 
 
 @dataclass
