@@ -94,7 +94,7 @@ def folders(commands: Commands, place: Path) -> None:
     made = {
         "finished": commands.train([*TINY, *further], _new(place / "finished")),
         "killed": commands.train(
-            [*TINY, *further], _new(place / "killed"), Fate("before on_train_epoch_end 2")
+            [*TINY, *further], _new(place / "killed"), Fate("before on_validation_start 2")
         ),
         "sweep": commands.script("train", swept, _new(place / "sweep")),
     }
