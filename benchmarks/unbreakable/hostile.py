@@ -42,7 +42,7 @@ class Payload:
 def targets(mark: Path, bag: Path) -> dict[str, dict[str, Any]]:
     """Nodes of a configuration that make `mark`, by what they try; `bag` is a folder with what they read."""
     path, code = str(mark), EVIL.format(mark=str(mark))
-    shell = {"_args_": [f"touch {path}"]}
+    shell = {"command": f"touch {path}"}
     pickled = str(bag / "evil.pkl")
     return {
         "a function of the system": {"_target_": "os.system", **shell},
@@ -162,10 +162,8 @@ def folders(run: Path, mark: Path, bag: Path) -> Iterator[tuple[str, Callable[[P
 
     nodes = targets(mark, bag)
     for number, (what, node) in enumerate(nodes.items()):
-        key = PLACES[number % len(PLACES)]
-        yield f"{what} as {key}", with_node(key, node)
-    for key in PLACES:
-        yield f"a function of the system as {key}", with_node(key, nodes["a function of the system"])
+        for key in (PLACES[(number + turn) % len(PLACES)] for turn in (0, 5, 9)):
+            yield f"{what} as {key}", with_node(key, node)
     yield "a rule of its own", with_node("diagnosis.rules", ["evil.rule"])
     yield "a check of its own", with_node("checks.which", ["evil.Check"])
     yield "a resolver", with_node("network.widths", "${oc.decode:${oc.env:HOME}}")
