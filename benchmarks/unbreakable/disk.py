@@ -53,8 +53,8 @@ def small_disk(place: Path) -> Iterator[Path]:
 def troubles(commands: Commands, folder: Path, say: Callable[[str], None]) -> list[Trouble]:
     """A full disk, and a folder that is deleted, as the run is about to open each kind of its files."""
     kills = Kills(commands, folder, "disk", [])
-    by_name = {moment.rpartition(" ")[0]: moment for moment in kills.moments}
-    places = [moment for name, moment in by_name.items() if name.startswith("open")]
+    opened = [moments for name, moments in kills.by_name().items() if name.startswith("open")]
+    places = [moments[len(moments) // 2] for moments in opened]
     found = []
     for kind in ("fill", "delete"):
         for number, moment in enumerate(places):

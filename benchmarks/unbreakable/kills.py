@@ -21,6 +21,7 @@ TINY = [
     "network.widths=[4,4]",
     "schedule.warmup_epochs=0.5",
     "average.start=0.5",
+    "checkpoint.every_n_steps=5",
     "trainer=cpu",
     "trainer.max_epochs=4",
     "trainer.log_every_n_steps=1",
@@ -39,7 +40,12 @@ OF_JOBS = [word for word in TINY if not word.startswith(("seed=", "hydra."))]
 """Without what tells a job of a sweep from the others."""
 VARIANTS: dict[str, list[str]] = {
     "nesterov, cosine, swa, every monitor": [],
-    "adam, dropout, ema at every step": ["optimizer=adam", "network.dropout=0.3", "average=ema"],
+    "adam, dropout, ema at every step": [
+        "optimizer=adam",
+        "network.dropout=0.3",
+        "average=ema",
+        "checkpoint.every_n_steps=1",
+    ],
     "lbfgs": ["optimizer=lbfgs", "optimizer.max_iter=3", "trainer.max_epochs=12"],
     "plateau, a step for two batches": ["schedule=plateau", "trainer.accumulate_grad_batches=2"],
     "validated inside epochs, augmented": [
@@ -110,12 +116,17 @@ class Kills:
         """What differs in a second run that nobody disturbs either; if anything, the comparison is no use."""
         return differences(self._undisturbed("again"), self.undisturbed)
 
+    def by_name(self) -> dict[str, list[str]]:
+        """The moments by their names, without the number."""
+        found: dict[str, list[str]] = {}
+        for moment in self.moments:
+            found.setdefault(moment.rpartition(" ")[0], []).append(moment)
+        return found
+
     def fates(self, chance: random.Random) -> Callable[[int], list[Fate]]:
         """A function that draws what befalls the n-th run: at a named place, each in its turn; in a step of
         the optimizer; at any time. Every fourth is killed once more as it goes on."""
-        by_name: dict[str, list[str]] = {}
-        for moment in self.moments:
-            by_name.setdefault(moment.rpartition(" ")[0], []).append(moment)
+        by_name = self.by_name()
         names = list(by_name)
         chance.shuffle(names)
 
