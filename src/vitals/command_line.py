@@ -191,7 +191,7 @@ def check_command_line(
     if resume is not None:
         if arguments.multirun:
             raise UserError("resume=… continues one run: leave --multirun out.")
-        folder = RunFolder.existing(str(resume), "resume")
+        folder = RunFolder.existing(resume, "resume")
         config = resumed_config(folder, overrides.arguments, list(overrides.groups))
         check(config)
         sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
