@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from benchmarks.unbreakable.commands import Commands
 from benchmarks.unbreakable.differences import differences, in_short
 from benchmarks.unbreakable.moments import Fate
+from vitals.files import read_json
 
 TINY = [
     "data=digits",
@@ -150,7 +150,9 @@ class Kills:
         place.mkdir()
         kill = Kill(self.variant, list(fates))
         for fate in (*fates, Fate()):
-            words = how_to_go_on(place / "run", self.words)
+            words = (
+                how_to_go_on(place / "run", self.words, same=number % 2 == 0) if kill.codes else self.words
+            )
             if words is None:
                 break
             ended = self.commands.train(words, place, fate)
@@ -166,17 +168,19 @@ class Kills:
         return kill
 
 
-def how_to_go_on(run: Path, words: Sequence[str]) -> list[str] | None:
-    """The words that go on with the run in this folder; None where it is finished."""
+def how_to_go_on(run: Path, words: Sequence[str], same: bool) -> list[str] | None:
+    """The words that go on with the run in this folder; None where it is finished.
+
+    Args:
+        run: its folder.
+        words: that it was begun with.
+        same: whether to go on by the same words and `resume=auto`, or by `resume=<folder>`.
+    """
+    if same:
+        return [*words, "resume=auto"]
     if not (run / "config.yaml").exists():
         return [*words]
-    if (run / "status.json").exists() and json.loads((run / "status.json").read_text())[
-        "status"
-    ] == "finished":
-        return None
-    if (run / "checkpoints" / "last.ckpt").exists():
-        return ["resume=run"]
-    return [*words, "overwrite=true"]
+    return None if read_json(run / "status.json").get("status") == "finished" else ["resume=run"]
 
 
 def campaign(
