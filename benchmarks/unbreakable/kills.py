@@ -148,13 +148,8 @@ class Kills:
         """Kill a run as the first of `fates` says, the run that continues it as the second, and so on."""
         place = self.folder / f"kill-{number}"
         place.mkdir()
-        kill = Kill(self.variant, list(fates))
+        kill, words = Kill(self.variant, list(fates)), self.words
         for fate in (*fates, Fate()):
-            words = (
-                how_to_go_on(place / "run", self.words, same=number % 2 == 0) if kill.codes else self.words
-            )
-            if words is None:
-                break
             ended = self.commands.train(words, place, fate)
             kill.codes.append(ended.code)
             if ended.code == 0:
@@ -162,25 +157,25 @@ class Kills:
             if ended.code not in KILLED:
                 kill.unequal.append(f"{words[-1]} ended with code {ended.code}: {ended.last_line}")
                 break
+            words = how_to_go_on(place / "run", self.words, same=number % 3 == 0)
         kill.unequal += differences(place / "run", self.undisturbed)
         if not kill.unequal:
             shutil.rmtree(place)
         return kill
 
 
-def how_to_go_on(run: Path, words: Sequence[str], same: bool) -> list[str] | None:
-    """The words that go on with the run in this folder; None where it is finished.
+def how_to_go_on(run: Path, words: Sequence[str], same: bool) -> list[str]:
+    """The words that go on with the run in this folder.
 
     Args:
         run: its folder.
         words: that it was begun with.
         same: whether to go on by the same words and `resume=auto`, or by `resume=<folder>`.
     """
-    if same:
+    finished = read_json(run / "status.json").get("status") == "finished"
+    if same or finished:  # which says so, and changes nothing
         return [*words, "resume=auto"]
-    if not (run / "config.yaml").exists():
-        return [*words]
-    return None if read_json(run / "status.json").get("status") == "finished" else ["resume=run"]
+    return ["resume=run"] if (run / "config.yaml").exists() else [*words]
 
 
 def campaign(
