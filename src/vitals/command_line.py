@@ -19,7 +19,6 @@ from pathlib import Path
 from string import Template
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -169,6 +168,11 @@ def check_command_line(
         UserError: if a word, or a configuration that the words ask for, is wrong.
     """
     arguments = get_args_parser().parse_args()
+    flags = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
+    if len(flags) > 1:
+        raise UserError(f"{' and '.join(flags)} do not go together: leave one of them out.")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise UserError("--resolve belongs to --cfg: write --cfg job --resolve.")
     if arguments.hydra_help or arguments.shell_completion:
         return
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
@@ -269,9 +273,8 @@ def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
 
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
-    known = Overrides(config_dir, config_name, words).groups
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        config = compose(config_name, words, return_hydra_config=True)
+    overrides = Overrides(config_dir, config_name, words)
+    known, config = overrides.groups, overrides.with_hydra()
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         file.stem.upper(): shlex.join(program(command=file.stem)) for file in COMMANDS.glob("[a-z]*.py")

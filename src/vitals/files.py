@@ -387,7 +387,7 @@ def existing_folder(path: Path | str, key: str, what: str) -> Path:
     Raises:
         UserError: if there is none, with the nearest names beside it.
     """
-    folder = Path(path).expanduser()
+    folder = Path(str(path)).expanduser()  # Hydra reads [a] as a list, and 2026 as a number
     if folder.is_dir():
         return folder
     above = folder.parent

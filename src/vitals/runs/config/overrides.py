@@ -63,6 +63,11 @@ class Overrides:
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
             self._check_choice(override)
+        for override in self.parsed:
+            group = override.key_or_group
+            named = override.value_type is None or isinstance(override.value(), str)
+            if override.is_delete() and group in self.groups and not named:
+                raise UserError(f"{override.input_line} names no choice of {group}: write ~{group}.")
         if any(map(self._is_config_key, self.parsed)):
             where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
             base = self._compose([*where, *(self._words(choice)[0] for choice in choices)])
@@ -100,9 +105,8 @@ class Overrides:
     def run_folder(self) -> Path:
         """The folder that Hydra is going to make for a single run of these words."""
         setup_globals()  # for `${now:…}`
+        config = self.with_hydra()
         try:
-            with initialize_config_dir(str(self.config_dir), version_base="1.3"):
-                config = compose(self.config_name, self.arguments, return_hydra_config=True)
             with open_dict(config):
                 config.hydra.runtime.cwd = os.getcwd()
             HydraConfig.instance().set_config(config)
@@ -259,10 +263,14 @@ class Overrides:
             if node is not None and node._is_interpolation():
                 return
 
-    def _compose(self, arguments: Sequence[str]) -> DictConfig:
+    def with_hydra(self) -> DictConfig:
+        """The configuration that these words ask for, with Hydra's own part."""
+        return self._compose(self.arguments, return_hydra_config=True)
+
+    def _compose(self, arguments: Sequence[str], **options: bool) -> DictConfig:
         try:
             with initialize_config_dir(str(self.config_dir), version_base="1.3"):
-                return compose(self.config_name, overrides=list(arguments))
+                return compose(self.config_name, list(arguments), **options)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"the configuration cannot be composed: {one_line(error)}") from error
 

@@ -19,7 +19,7 @@ from vitals.runs.config.trainer_arguments import TRAINER, complaint
 
 # The description of a type says what is right; where null is, too, the type is followed by `| None`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number greater than 0")]
-Seconds = Annotated[float, Field(gt=0, description="seconds above 0, or .inf for no limit")]
+Seconds = Annotated[float, Field(gt=0, description="seconds above 0, or inf for no limit")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, description="a number from 0 up to, but not including, 1")]
