@@ -78,7 +78,8 @@ class Checkpoints(Checkpoint):
     @property
     def best_model_path(self) -> str:
         """The best checkpoint so far; empty where there is none."""
-        return str(self.folder / self.best_name) if self.best_name else ""
+        path = self.folder / self.best_name
+        return str(path) if path.is_file() else ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -92,7 +93,7 @@ class Checkpoints(Checkpoint):
         if self.position.loaded is not None and trainer.is_global_zero:
             (self.folder / "new.ckpt").unlink(missing_ok=True)
             self._let_go()
-            if self.best_name:
+            if self.best_model_path:
                 self._link_best()
             else:
                 (self.folder / "best.ckpt").unlink(missing_ok=True)
