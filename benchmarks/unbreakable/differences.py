@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SPEEDS = ("images_per_second", "memory_gib")
-OF_THE_MOMENT = ("started", "ended", "updated", "host", "process", "pid", "training_seconds")
+OF_THE_MOMENT = ("started", "ended", "updated", "host", "process", "process_started", "training_seconds")
 """In `status.json`: times of day, machine and speed."""
 LOGS = ("train.log", "output.log", "job.json")
 """What is told of a run and of a job of a sweep, with times of day."""
