@@ -132,7 +132,7 @@ class WeightAverage(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
         self.logs_itself = not any(isinstance(other, LearningCurves) for other in _callbacks(trainer))
-        if self.logs_itself and trainer.is_global_zero:
+        if self.logs_itself and trainer.is_global_zero and not trainer.global_step:
             for writer in writers(trainer):
                 writer.charts(self.charts)
 

@@ -222,7 +222,7 @@ class LearningCurves(Monitor):
         self.recent: list[float] = []
         self.of_epoch: list[float] = []
         self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.global_step)
-        if trainer.current_epoch == 0:
+        if not trainer.global_step:
             charts: dict[str, Any] = {}
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 charts |= getattr(callback, "charts", {})

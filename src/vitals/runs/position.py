@@ -59,9 +59,9 @@ class Position:
     def on_train_epoch_start(self) -> None:
         if not self.begun:
             self.before_loader, self.before_first = raw_states(), None
-        self.begun = False
 
     def on_train_batch_start(self, trainer: L.Trainer) -> None:
+        self.begun = False
         if self.stepped is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.stepped
             self.stepped = None
