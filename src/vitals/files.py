@@ -320,12 +320,14 @@ def read_table(path: Path, *numeric: str) -> tuple[list[dict[str, str]], bool]:
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
     rows: list[dict[str, str]] = []
+    table, named = csv.DictReader(io.StringIO(text)), False
     with suppress(csv.Error):  # a NUL, or a cell without an end
-        for row in csv.DictReader(io.StringIO(text)):
+        named = set(numeric) <= set(table.fieldnames or ())
+        for row in table:
             cells = {name: cell for name, cell in row.items() if name is not None and cell is not None}
             if all(math.isfinite(_numbers(cells).get(name, math.nan)) for name in numeric):
                 rows.append(cells)
-    return rows, len(rows) == len(text.splitlines()) - 1 and "\ufffd" not in text
+    return rows, named and len(rows) == len(text.splitlines()) - 1 and "\ufffd" not in text
 
 
 def mended_table(path: Path, *numeric: str) -> list[dict[str, str]]:
