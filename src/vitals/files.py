@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote have left in `folder`; none may be writing."""
+    for file in folder.rglob("*.tmp"):
+        if re.search(r"\.[0-9a-f]{8}\.tmp$", file.name):
+            file.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path, flags: int) -> None:
