@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote have left in `folder`; none may be writing."""
+    for file in folder.rglob("*.tmp"):
+        if re.search(r"\.[0-9a-f]{8}\.tmp$", file.name):
+            file.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path, flags: int) -> None:
@@ -320,12 +328,14 @@ def read_table(path: Path, *numeric: str) -> tuple[list[dict[str, str]], bool]:
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
     rows: list[dict[str, str]] = []
+    table, named = csv.DictReader(io.StringIO(text)), False
     with suppress(csv.Error):  # a NUL, or a cell without an end
-        for row in csv.DictReader(io.StringIO(text)):
+        named = set(numeric) <= set(table.fieldnames or ())
+        for row in table:
             cells = {name: cell for name, cell in row.items() if name is not None and cell is not None}
             if all(math.isfinite(_numbers(cells).get(name, math.nan)) for name in numeric):
                 rows.append(cells)
-    return rows, len(rows) == len(text.splitlines()) - 1 and "\ufffd" not in text
+    return rows, named and len(rows) == len(text.splitlines()) - 1 and "\ufffd" not in text
 
 
 def mended_table(path: Path, *numeric: str) -> list[dict[str, str]]:

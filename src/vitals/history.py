@@ -176,7 +176,8 @@ def _entries(path: Path, count: int | None = None) -> tuple[list[tuple[str, dict
     """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:count]
     read = [(line, _entry(line)) for line in lines if line]
-    return [(line, entry) for line, entry in read if entry], all(entry for _, entry in read[:-1])
+    entries = [(line, entry) for line, entry in read if entry]
+    return entries, all(entry for _, entry in read[:-1]) and bool(entries or not read)
 
 
 def _entry(line: str) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import UserError
+from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.probes.rate_probe import rate_from_start, timed_probe
 from vitals.recorder import Recorder, recorder_of
@@ -122,7 +123,7 @@ class Diagnosis(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and trainer.global_step:
+        if trainer.is_global_zero and trainer.global_step and not cannot_write(exception):
             self._examine(trainer, None, finished=False)
             if self.summary:
                 self._say(None)
@@ -154,7 +155,8 @@ class Diagnosis(L.Callback):
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
         if (folder := self.recorder.folder) is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not self.recorder.history.lines:  # which has made it otherwise
+                folder.mkdir(parents=True, exist_ok=True)
             write_findings([*self.findings, *self.looks], folder / "findings.json")
         for finding in self.findings:
             if finding.level == "fail" and finding.step:

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import ChecksFailed, FaultsFound, UserError, one_line
-from vitals.files import CannotWrite, cannot_write, read_json, write_atomically
+from vitals.files import CannotWrite, cannot_write, clear_leftovers, read_json, write_atomically
 from vitals.findings import read_findings, sentence
 from vitals.folder_lock import held
 from vitals.report import write_report
@@ -185,6 +185,7 @@ def _report(config: DictConfig, folder: RunFolder, status: dict[str, Any] | None
 
 def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictConfig:
     """Write `config.yaml` and `status.json`, and return the configuration with its seed."""
+    clear_leftovers(folder.path)
     OmegaConf.resolve(config)
     earlier: Any = OmegaConf.load(folder.config) if config.resume else {}
     facts = provenance() | {"fingerprint": fingerprint(config)}
