@@ -111,7 +111,7 @@ def _new(path: Path) -> Path:
 def damaged(
     commands: Commands, place: Path, most: int, chance: random.Random, say: Callable[[str], None]
 ) -> list[Damaged]:
-    """Damage files, and give commands the folder: of all files, ways and commands so many, drawn by chance."""
+    """Damage files, and give commands the folder: so many of all cases, drawn by chance."""
     folders(commands, place)
     cases = [
         (kind, file, damage, command)
