@@ -7,7 +7,7 @@
 | --- | --- | --- |
 | `kills` | SIGKILL at every named place, in any optimizer step, at any time | every file as without it |
 | `disk` | no room or no folder at every kind of write; read-only | a sentence; then it ends |
-| `damage` | every file of a folder, in nine ways, every command | no traceback |
+| `damage` | files of a folder, damaged in nine ways, and every command | no traceback |
 | `hostile` | folders that would run something, or grow without end | nothing executed, no traceback |
 | `fuzz` | command lines nobody would type | no traceback |
 | `sweep` | a tenth of the jobs killed | all finished, and equal to the command run alone |
@@ -73,7 +73,7 @@ def disk_rows(arguments: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def damage_rows(arguments: argparse.Namespace, folder: Path) -> list[Row]:
-    done = damage.damaged(Commands(), folder, say)
+    done = damage.damaged(Commands(), folder, arguments.damages, random.Random(arguments.seed), say)
     wrong = sum(bool(each.wrong) for each in done)
     return [("commands on damaged folders", f"{len(done)}", f"{wrong} tracebacks or hanging")]
 
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--variants", type=int, nargs="*", help="numbers of the variants that are killed")
     parser.add_argument("--words", nargs="*", default=[], help="further ones of every run that is killed")
+    parser.add_argument("--damages", type=int, default=300, help="commands on damaged folders, at most")
     parser.add_argument("--lines", type=int, default=1000, help="of commands, fuzzed")
     parser.add_argument("--jobs", type=int, default=200, help="of the sweep")
     parser.add_argument("--epochs", type=int, default=1000, help="of the long run")

@@ -108,22 +108,27 @@ def _new(path: Path) -> Path:
     return path
 
 
-def damaged(commands: Commands, place: Path, say: Callable[[str], None]) -> list[Damaged]:
-    """Damage every file in every way, and give every command the folder."""
+def damaged(
+    commands: Commands, place: Path, most: int, chance: random.Random, say: Callable[[str], None]
+) -> list[Damaged]:
+    """Damage files, and give commands the folder: so many of all cases, drawn by chance."""
     folders(commands, place)
+    cases = [
+        (kind, file, damage, command)
+        for kind, given in COMMANDS.items()
+        for file in _files(place / kind)
+        for damage in DAMAGES
+        for command in given
+    ]
     done = []
-    for kind, given in COMMANDS.items():
-        sound = place / kind
-        for file in _files(sound):
-            for damage, harm in DAMAGES.items():
-                for command in given:
-                    copy = place / "copy"
-                    shutil.copytree(sound, copy, symlinks=True)
-                    harm(copy / file)
-                    ended = commands.script(command[0], command[1:], copy, patience=120)
-                    done.append(Damaged(str(file), damage, command, faults_of(ended)))
-                    say(str(done[-1]))
-                    shutil.rmtree(copy)
+    for kind, file, damage, command in chance.sample(cases, min(most, len(cases))):
+        copy = place / "copy"
+        shutil.copytree(place / kind, copy, symlinks=True)
+        DAMAGES[damage](copy / file)
+        ended = commands.script(command[0], command[1:], copy, patience=120)
+        done.append(Damaged(str(file), damage, command, faults_of(ended)))
+        say(str(done[-1]))
+        shutil.rmtree(copy)
     return done
 
 
