@@ -27,13 +27,13 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         logger=loggers,
         # The average early: LearningCurves writes its figures with those of the epoch.
         callbacks=[
-            StopAtSignal(),
             *averages,
             *instantiate.build_callbacks(config),
             *instantiate.build_checks(config),
             diagnosis := instantiate.build_diagnosis(config),
             *([StopHopeless(folder, metric)] if config.stop_hopeless else []),
             RunStatus(folder),
+            StopAtSignal(),
         ],
         default_root_dir=str(folder.path),
     )

@@ -67,10 +67,15 @@ class Position:
             self.stepped = None
         self._bring_results(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, save_next: bool) -> None:
+        """`save_next`: whether a state may be saved before the next batch; taking note of it for every batch
+        would be felt in a small training."""
         self._bring_results(trainer)
-        self.before_that = self.before_next
-        self.on_validation_end(trainer)
+        if save_next or _ahead(trainer):
+            self.before_that = self.before_next
+            self.on_validation_end(trainer)
+        else:
+            self.before_next = None
 
     def on_validation_end(self, trainer: L.Trainer) -> None:
         self.before_next = raw_states()
@@ -80,13 +85,14 @@ class Position:
 
     def at_batch(self, trainer: L.Trainer, batches: int) -> dict[str, Any] | None:
         """The state in plain types and tensors after `batches` of the epoch, at the start of the next; asks
-        all processes. None where nothing can go on from here: amid an accumulation in several processes."""
+        all processes. None where nothing can go on from here: amid an accumulation in several processes, or
+        where nobody asked for it in time."""
         module = trainer.lightning_module
         loop = trainer.fit_loop.epoch_loop
         stepped = not batches % trainer.accumulate_grad_batches
         # Lightning counts a batch only after the hooks of its end.
         counted = loop.batch_progress.current.ready > batches
-        if not stepped and trainer.world_size > 1:
+        if self.before_next is None or (not stepped and trainer.world_size > 1):
             return None
         own = {
             "before_loader": plain_states(self.before_loader),

@@ -72,6 +72,8 @@ class Checkpoints(Checkpoint):
         self.place: dict[str, Any] | None = None
         """What `position` says while a checkpoint is made."""
         self.saved_at, self.saved_step = time.monotonic(), 0
+        self.due = False
+        """Whether the state is to be saved before the next batch."""
         self.ended_amid = False
         """Whether `previous.ckpt` is where the training ended, before its last epoch was closed."""
 
@@ -89,7 +91,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
-        self.ended_amid = False
+        self.due = self.ended_amid = False
         if self.position.loaded is not None and trainer.is_global_zero:
             (self.folder / "new.ckpt").unlink(missing_ok=True)
             self._let_go()
@@ -117,26 +119,29 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.position.on_train_batch_start(trainer)
-        if self._due(trainer):
+        if self.due:
             self.save_state(trainer)
         elif self.validated is not None and batch_idx:  # amid an epoch: the weights are those validated
             self._judge(trainer, self.validated)
-            if self.best_name != self.saved_best:
-                self._save(trainer, self.position.at_batch(trainer, batch_idx))
+            place = self.position.at_batch(trainer, batch_idx) if self.best_name != self.saved_best else None
+            if place is not None:
+                self._save(trainer, place)
         if self.validated is not None or batch_idx == 0 or self.logged.before is None:
             self.validated = None
             self.logged.mark(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any) -> None:
-        self.position.on_train_batch_end(trainer)
+        self.due = self.due or self._due(trainer)
+        self.position.on_train_batch_end(trainer, self.due or trainer.should_stop)
         if trainer.should_stop and not trainer.is_last_batch:
             # The run ends amid an epoch, which is closed now: one that is made longer goes on from here.
             progress = trainer.fit_loop.epoch_loop.batch_progress
             progress.increment_completed()
-            self._save(trainer, self.position.at_batch(trainer, progress.current.completed))
+            if place := self.position.at_batch(trainer, progress.current.completed):
+                self._save(trainer, place)
+                self.ended_amid = True
             progress.current.completed -= 1
             progress.total.completed -= 1
-            self.ended_amid = True
 
     def _due(self, trainer: L.Trainer) -> bool:
         step = trainer.global_step
@@ -152,17 +157,21 @@ class Checkpoints(Checkpoint):
         batches = trainer.fit_loop.epoch_loop.total_batch_idx
         return batches % BATCHES == 0 and bool(trainer.strategy.broadcast(due))
 
-    def save_state(self, trainer: L.Trainer) -> None:
+    def save_state(self, trainer: L.Trainer) -> bool:
         """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all
-        processes."""
+        processes. Whether that has been done; if not, call again at the next batch."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if not batches:  # then the epoch before has been saved, if there was one
-            return
+            return True
+        self.due = True
         if self.validated is not None:
             self._judge(trainer, self.validated)
             self.validated = None
             self.logged.mark(trainer)
-        self._save(trainer, self.position.at_batch(trainer, batches))
+        place = self.position.at_batch(trainer, batches)
+        if place is not None:
+            self._save(trainer, place)
+        return place is not None
 
     def _judge(self, trainer: L.Trainer, epoch: float) -> dict[str, float]:
         """The metrics that were logged since last time, and whether they are the best, as `best_name`."""
@@ -194,11 +203,9 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero and not self.ended_amid:
             self._let_go()
 
-    def _save(self, trainer: L.Trainer, place: dict[str, Any] | None) -> None:
+    def _save(self, trainer: L.Trainer, place: dict[str, Any]) -> None:
         """Save in such an order that whatever is pointed to is there: the best, what leads to it, the last,
         which names it; and only then let go of a best that neither the last nor the one before it names."""
-        if place is None:
-            return
         new, last = self.folder / "new.ckpt", self.folder / "last.ckpt"
         progress = trainer.fit_loop.epoch_loop.batch_progress
         begun = place["batches"] and progress.current.ready - place["batches"]
@@ -214,7 +221,7 @@ class Checkpoints(Checkpoint):
             progress.is_last_batch = is_last
             progress.current.ready += begun
             progress.total.ready += begun
-        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        self.saved_at, self.saved_step, self.due = time.monotonic(), trainer.global_step, False
         before, self.saved_best = self.saved_best, self.best_name
         if not trainer.is_global_zero:
             return

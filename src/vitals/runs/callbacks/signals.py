@@ -16,8 +16,8 @@ class StopAtSignal(L.Callback):
     or after SIGUSR1 goes on.
 
     What comes before the first epoch and after the last can be done again, and ends where the signal arrives.
-    Several processes end together, whichever of them the signal has reached. It comes first among the
-    callbacks, so that none has begun with the next batch.
+    Several processes end together, whichever of them the signal has reached. It comes after the monitors, so
+    that they have written what belongs to the batches before.
     """
 
     def __init__(self) -> None:
@@ -40,11 +40,13 @@ class StopAtSignal(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self.signals.deferring = True  # an epoch that is gone on with has no start
         number, save = self._asked(trainer)
         if number or save:
-            for callback in trainer.checkpoint_callbacks:
-                if hasattr(callback, "save_state"):
-                    callback.save_state(trainer)
+            able = [callback for callback in trainer.checkpoint_callbacks if hasattr(callback, "save_state")]
+            saved = [callback.save_state(trainer) for callback in able]
+            if not all(saved):
+                return  # at the next batch they can
             self.signals.save = False
         if number:
             self.together = True
