@@ -306,7 +306,7 @@ def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
 def _is_of(kind: type | tuple[type, ...], value: Any) -> bool:
     if isinstance(value, list):
         return kind is list and all(isinstance(part, str) for part in value)
-    return isinstance(value, kind)
+    return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -363,7 +363,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     rows, whole = read_table(path, "epoch")
     if not rows and not whole:
         raise ValueError("it is damaged")
-    return [_numbers(row) for row in rows]
+    numbers = map(_numbers, rows)
+    return [{k: v for k, v in row.items() if k != "step" or math.isfinite(v)} for row in numbers]
 
 
 def chose_average(status: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from vitals.files import replacing
+from vitals.files import replacing, save_checkpoint
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.position import Position
@@ -215,7 +214,7 @@ class Checkpoints(Checkpoint):
                 progress.current.ready -= begun
                 progress.total.ready -= begun
                 progress.is_last_batch = False
-            trainer.save_checkpoint(new)
+            save_checkpoint(trainer, new)
         finally:
             self.place = None
             progress.is_last_batch = is_last
@@ -225,8 +224,6 @@ class Checkpoints(Checkpoint):
         before, self.saved_best = self.saved_best, self.best_name
         if not trainer.is_global_zero:
             return
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
         if self.best_name != before:
             _copy(new, self.folder / self.best_name)
             self._link_best()
