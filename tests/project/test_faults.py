@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.unbreakable.commands import Commands
-from benchmarks.unbreakable.differences import differences
+from benchmarks.unbreakable.differences import differences, in_short
 from benchmarks.unbreakable.kills import Kills
 from benchmarks.unbreakable.moments import Fate
 
@@ -35,7 +35,7 @@ def test_a_run_that_is_killed_and_continued_is_the_undisturbed_one_in_every_file
 ) -> None:
     kill = kills.kill(list(PLACES).index(place), PLACES[place])
     assert kill.happened
-    assert kill.unequal == []
+    assert in_short(kill.unequal) == ""
 
 
 def test_what_differs_is_said_of_every_file(kills: Kills, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_differs_is_said_of_every_file(kills: Kills, tmp_path: Path) -> Non
     assert differences(run, kills.undisturbed) == []
 
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    next(iter(last["state_dict"].values())).view(-1)[0] += 1e-6
+    next(iter(last["state_dict"].values())).mul_(1.001)
     torch.save(last, run / "checkpoints" / "last.ckpt")
     arrays = dict(np.load(run / "predictions.npz"))
     arrays["labels"][0] += 1
