@@ -81,7 +81,7 @@ class Diagnosis(L.Callback):
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
             self.probes, self.tried, self.start = 0, False, None
-            # Only after this are the weights of a checkpoint loaded, and does the trainer know that there is one.
+            # Only after this does the trainer say that it has a checkpoint, and load it.
             self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) else None
 
     def _may_try(self, trainer: L.Trainer) -> bool:
