@@ -81,8 +81,8 @@ class Diagnosis(L.Callback):
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
             self.probes, self.tried, self.start = 0, False, None
-            # The weights of a checkpoint are loaded only after this.
-            self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) and trainer.ckpt_path else None
+            # Only after this does the trainer say that it has a checkpoint, and load it.
+            self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) else None
 
     def _may_try(self, trainer: L.Trainer) -> bool:
         return self.probe and trainer.is_global_zero
