@@ -35,6 +35,7 @@ from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.monitor import Monitor
 from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.update_ratio import UpdateRatio
+from vitals.on_nonfinite import OnNonFinite
 from vitals.recorder import Recorder
 from vitals.runs.instantiate import build_callbacks
 
@@ -84,7 +85,7 @@ def configured_periods(batch_size: int) -> dict[str, int]:
     }
 
 
-def seconds_by_step(profiler: SimpleProfiler, monitor: Monitor) -> list[float]:
+def seconds_by_step(profiler: SimpleProfiler, monitor: L.Callback) -> list[float]:
     """What all hooks of `monitor` took in each step, of one batch each."""
     recorded = profiler.recorded_durations
     hooks = [recorded[f"[Callback]{monitor.state_key}.{hook}"] for hook in OF_A_STEP]
@@ -103,11 +104,11 @@ def shares(
     filters = FirstLayerFilters(every_n_steps=FILTERS, times_per_run=None)
     norms = NonFinite(every_n_steps=periods["non_finite"])
     monitors: list[Monitor] = [curves, ratio, layers, filters, norms]
-    profiler, clock = SimpleProfiler(), StepClock()
+    profiler, clock, guard = SimpleProfiler(), StepClock(), OnNonFinite()
     fit(
         config,
         data,
-        [*monitors, Recorder(), Diagnosis(probe=False, report=False), clock],
+        [*monitors, Recorder(), Diagnosis(probe=False, report=False), guard, clock],
         profiler=profiler,
         max_epochs=EPOCHS,
         limit_train_batches=measurements * 8 // EPOCHS,
@@ -143,6 +144,7 @@ def shares(
         + (subsets + 10 * (noise - fully)) * batch_size / RUN
     )
     yield "all, as configured", configured / step
+    yield "on_nonfinite", statistics.fmean(seconds_by_step(profiler, guard)[1:]) / step
     yield "scalars at every step", (always + a_ratio) / step
     yield "histograms of everything every 100 steps", fully / 100 / step
     yield "one measurement of ratios", a_ratio / step

@@ -1,5 +1,4 @@
-"""The road of a run: config → data → network → checks → fit → evaluate. What stands around it, from the run's
-folder to its exit code, is `vitals.runs.run`."""
+"""Road of a run: config → data → network → checks → fit → evaluate; around it stands `vitals.runs.run`."""
 
 from __future__ import annotations
 
@@ -30,6 +29,7 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             *averages,
             *instantiate.build_callbacks(config),
             *instantiate.build_checks(config),
+            *instantiate.build_on_nonfinite(config),
             diagnosis := instantiate.build_diagnosis(config),
             *([StopHopeless(folder, metric)] if config.stop_hopeless else []),
             RunStatus(folder),

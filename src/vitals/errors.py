@@ -36,6 +36,12 @@ class ChecksFailed(_Ended):
     code = 3
 
 
+class Diverged(_Ended):
+    """A training met a number that is not finite, and ends there: exit code 4."""
+
+    code = 4
+
+
 class FaultsFound(_Ended):
     """A run ended with a finding at level `fail`, and `diagnosis.exit_code=true`: exit code 4."""
 

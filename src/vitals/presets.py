@@ -12,28 +12,34 @@ import yaml
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError, did_you_mean
+from vitals.on_nonfinite import Action, OnNonFinite
 from vitals.recorder import Recorder
 
 FOLDER = Path(__file__).parent / "configs" / "callbacks"
 """The config group `callbacks`: a file for each preset, and for callbacks that are added to one."""
 
 
-def diagnostics(preset: str = "default", budget: float | None = None) -> list[L.Callback]:
+def diagnostics(
+    preset: str = "default", budget: float | None = None, on_nonfinite: Action | None = None
+) -> list[L.Callback]:
     """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`.
 
     They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
-    `history.jsonl` beside it, write to the trainer's loggers, and never end a training.
+    `history.jsonl` beside it, write to the trainer's loggers, and never end a training unless asked to.
 
     Args:
         preset: which monitors there are and how often they measure: `none`, `light`, `default` or `full`, as
             `callbacks=` on the command line. `vitals/configs/callbacks/` says what is in each and its cost.
         budget: seconds that the checks before the first step may take; by default a tenth of the training,
             but no more than 30 s and no less than 10. `float("inf")` sets no limit.
+        on_nonfinite: what is done where a number is no longer finite, `stop`, `skip` or `rollback`, as
+            `OnNonFinite` has it; None only says so.
 
     Raises:
-        UserError: if there is no such preset, or the budget is not above 0.
+        UserError: if there is no such preset or action, or the budget is not above 0.
     """
-    return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis()]
+    acting = [] if on_nonfinite is None else [OnNonFinite(on_nonfinite)]
+    return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis(), *acting]
 
 
 def monitors(preset: str) -> list[L.Callback]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.files import log_folder
-from vitals.findings import Finding, sentence
+from vitals.findings import COLOURS, Finding, sentence
 from vitals.history import History, rounded
 from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share
@@ -119,10 +119,7 @@ class Recorder(L.Callback):
         one, and as an alert of the loggers that have such."""
         if finding.cause not in self.announced:
             self.announced.add(finding.cause)
-            line = f"[bold red]{finding.level}[/] step {finding.step}: {escape(sentence(finding))}"
-            Console().print(line, highlight=False)
-            for writer in writers(trainer):
-                writer.alert(finding.cause, sentence(finding))
+            tell(trainer, finding)
 
     def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
         """The one copy of `module` in this run, made when first asked for; refresh it before each use.
@@ -147,6 +144,14 @@ def recorder_of(trainer: L.Trainer) -> Recorder | None:
     """The `Recorder` among the trainer's callbacks, if there is one."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, Recorder)), None)
+
+
+def tell(trainer: L.Trainer, finding: Finding) -> None:
+    """Say it in the terminal, and as an alert of the loggers that have such."""
+    line = f"[bold {COLOURS[finding.level]}]{finding.level}[/] step {finding.step}: "
+    Console().print(line + escape(sentence(finding)), highlight=False)
+    for writer in writers(trainer):
+        writer.alert(finding.cause, sentence(finding))
 
 
 def shared_twin(trainer: L.Trainer, module: L.LightningModule) -> Twin:

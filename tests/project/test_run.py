@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from project import build as project
 from project.module import ImageClassifier
 from project.train import train
+from vitals.findings import read_findings
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import prepare, run
 from vitals.runs.run_folder import RunFolder
@@ -186,6 +187,72 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: 
         weights.append(checkpoint(tmp_path / name)["state_dict"]["network.stem.0.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_other_intervals_monitors_and_stations_leave_the_weights_as_they_are(tmp_path: Path) -> None:
+    every = [f"callbacks.{name}.every_n_steps=1" for name in ("update_ratio", "histograms", "filters")]
+    for name, *words in (
+        ("as_it_is", "callbacks=default"),
+        ("often", "trainer.log_every_n_steps=1", *every),
+        ("more", "callbacks=full", "average.every=1", "+trainer.val_check_interval=0.5"),
+        (
+            "bare",
+            "callbacks=none",
+            "average=none",
+            "logger=none",
+            "on_nonfinite=null",
+            "diagnosis.probe=false",
+        ),
+        ("guarded", "on_nonfinite=rollback", "logger=csv"),
+    ):
+        run(config("network.dropout=0.5", *words), RunFolder(tmp_path / name), train)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+            assert_same(checkpoint(tmp_path / "as_it_is")[part], checkpoint(tmp_path / name)[part])
+
+
+def test_the_number_of_threads_is_recorded_and_taken_where_it_is_given(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for words, number in (([], before), (["threads=3"], 3)):
+            run(config("trainer.max_epochs=1", *words), RunFolder(tmp_path / str(number)), train)
+            assert RunFolder(tmp_path / str(number)).read_config().threads == number
+            assert torch.get_num_threads() == number
+        resumed(tmp_path / str(before))
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_rate_that_makes_the_weights_infinite_ends_the_run_and_leaves_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(self: Any, optimizer: Any) -> None:
+        if self.trainer.global_step == 5:  # of 3 an epoch
+            optimizer.param_groups[0]["lr"] = 1e10
+            for parameter in self.network.parameters():
+                parameter.grad.fill_(1e30)
+
+    words = ["trainer.max_epochs=3"]
+    good, folder = tmp_path / "good", RunFolder(tmp_path / "bad")
+    run(config(*words, "trainer.max_epochs=1", "schedule.epochs=3"), RunFolder(good), train)
+    with monkeypatch.context() as patch:
+        patch.setattr("project.module.ImageClassifier.on_before_optimizer_step", explode)
+        with pytest.raises(SystemExit, match="4"):
+            run(config(*words), folder, train)
+        for name in ("last.ckpt", "best.ckpt"):
+            assert_same(checkpoint(folder.path, name)["state_dict"], checkpoint(good)["state_dict"])
+        status = folder.read_status()
+        assert status["status"] == "failed"
+        assert "became NaN or infinite with step 6. Lower the learning rate" in status["error"]
+        assert folder.diverged
+        [finding] = [finding for finding in read_findings(folder.findings) if finding.level == "fail"]
+        assert (finding.cause, finding.step) == ("non-finite-loss", 6)
+
+        goes_on = RunFolder(tmp_path / "goes_on")
+        run(config(*words, "on_nonfinite=null"), goes_on, train)
+        assert checkpoint(goes_on.path)["epoch"] == 0
+        run(config(*words, "on_nonfinite=rollback"), RunFolder(tmp_path / "back"), train)
+    assert RunFolder(tmp_path / "back").read_status()["rollbacks"] == 1
 
 
 def test_a_drawn_seed_is_recorded_and_reproduces_the_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ FLOORS = [
     ["recorder"],
     ["checks", "monitors"],
     ["report"],
-    ["diagnosis", "averaging"],
+    ["diagnosis", "averaging", "on_nonfinite"],
     ["presets"],
     ["runs"],
     ["sweeps", "ensembles"],

@@ -18,6 +18,7 @@ from vitals.averaging.validation import NotPossible, on_all_processes, validate_
 from vitals.errors import UserError
 from vitals.files import save_checkpoint
 from vitals.length import is_timed, total_steps
+from vitals.measures.finite import first_non_finite
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
 from vitals.writers.registry import writers
@@ -143,7 +144,8 @@ class WeightAverage(L.Callback):
             return
         due = trainer.global_step // self.every > self.step // self.every
         self.step = trainer.global_step  # stays while gradients accumulate
-        if due and self._begun(trainer, (batch_idx + 1) / trainer.num_training_batches):
+        due = due and self._begun(trainer, (batch_idx + 1) / trainer.num_training_batches)
+        if due and first_non_finite(pl_module) is None:
             self.average.update_parameters(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -162,7 +164,7 @@ class WeightAverage(L.Callback):
         average = self.average
         if average is None:
             return
-        if self.every == "epoch" and self._begun(trainer, 1.0):
+        if self.every == "epoch" and self._begun(trainer, 1.0) and first_non_finite(pl_module) is None:
             average.update_parameters(pl_module)
         if average.count:
             with isolated_rng(seed=0):

@@ -16,7 +16,7 @@ from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.run import Rule, Run
-from vitals.errors import UserError
+from vitals.errors import Diverged, UserError
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.probes.rate_probe import rate_from_start, timed_probe
@@ -123,7 +123,8 @@ class Diagnosis(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and trainer.global_step and not cannot_write(exception):
+        begun = trainer.global_step or isinstance(exception, Diverged)
+        if trainer.is_global_zero and begun and not cannot_write(exception):
             self._examine(trainer, None, finished=False)
             if self.summary:
                 self._say(None)

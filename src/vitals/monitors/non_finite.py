@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -55,6 +55,10 @@ class NonFinite(Monitor):
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         self.waiting: list[tuple[int, Tensor, list[str], list[Tensor]]] = []
         """Step, norms of the gradients and their names, losses of its batches; none of these on a CPU."""
+        self.latest: Tensor | None = None
+        """Norms of the gradients that the optimizer is about to step with."""
+        self.judges = True
+        """Whether it says what it finds; not where something else ends the training for it."""
         self.left_out = 0
         """Steps in a row whose gradients are not finite."""
         self.losses: list[Tensor] = []
@@ -68,15 +72,15 @@ class NonFinite(Monitor):
         self.names: dict[int, list[str]] = {}
         # A gradient scaler leaves steps out whose gradients overflow: that is its work, as long as it ends.
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self.left_out = 0
+        self.left_out, self.judges = 0, True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.batch = batch if self.active else None
+        self.batch, self.number = batch if self.active else None, batch_idx + 1
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not self.active or self.found:
+        if not self.active or self.found or not self.judges:
             return
         if loss.device.type != "cpu":
             self.losses.append(loss.detach())
@@ -89,24 +93,16 @@ class NonFinite(Monitor):
         self.guarded(self._take_norms, trainer, optimizer)
 
     def _take_norms(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
-        gradients = [
-            gradient
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if (gradient := parameter.grad) is not None and not gradient.is_sparse
-        ]
+        gradients = gradients_of(optimizer)
+        self.latest = None
         if not gradients:
             return
         names = self.names.get(id(optimizer), [])
         if len(names) != len(gradients):  # another set of parameters has gradients than before
-            names = [
-                self.named.get(id(parameter), "a parameter")
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if parameter.grad is not None and not parameter.grad.is_sparse
-            ]
+            names = names_of(optimizer, self.named)
             self.names[id(optimizer)] = names
         step, sizes = trainer.global_step, norms(gradients)
+        self.latest = sizes
         losses, self.losses = self.losses, []
         self.waiting.append((step + 1, sizes, names, losses))
         if sizes.device.type == "cpu":
@@ -148,86 +144,121 @@ class NonFinite(Monitor):
             recorder.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})
 
     def _examine(self, trainer: L.Trainer, sizes: list[float], names: list[str], step: int) -> None:
-        bad: list[str] = []
-        if not math.isfinite(sum(sizes)):  # which may be so where each is finite
-            bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
-        self.left_out = self.left_out + 1 if bad else 0
-        if self.found or not bad or (self.scaled and self.left_out < LEFT_OUT):
-            return
-        overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
-        if self.scaled:
-            seen = f"as in the {LEFT_OUT - 1} steps before it; the gradient scaler leaves all of them out"
-            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
-        elif overflow:
-            seen = "after growing beyond all measure"
-            remedy = "Lower the learning rate, warm it up, or clip the gradients."
-        else:
-            seen = "while the loss was finite"
-            remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
-        which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
-        self._report(
-            trainer,
-            f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}.",
-            remedy,
-            bad[0],
-            step,
-            exact=self.scaled or not overflow,
-        )
+        finite = are_finite(sizes)
+        self.left_out = 0 if finite else self.left_out + 1
+        if not (finite or self.found) and self.judges and (not self.scaled or self.left_out >= LEFT_OUT):
+            self._report(trainer, of_gradient(trainer, sizes, names, step, self.scaled))
 
     def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        where, seen, remedy = self._origin(trainer, module)
-        self._report(
-            trainer,
-            f"The loss became NaN or infinite in step {step + 1}: {seen}",
-            remedy,
-            where,
-            step,
-            exact=where in ("input", "loss"),
-        )
+        self._report(trainer, of_loss(trainer, module, self.batch, self.number, step))
 
-    def _origin(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[str, str, str]:
-        """Where, what was seen, and a remedy."""
-        if any(_bad(values) for values in _tensors(self.batch)):
-            return "input", "the batch itself holds NaN or infinity.", "Mend or leave out those samples."
-        for name, parameter in module.named_parameters():
-            if _bad(parameter.detach()):
-                return (
-                    shown_name(name),
-                    f"the weights of '{shown_name(name)}' are not finite since the update before.",
-                    "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
-                )
-        # Not the shared copy: this one has whatever state the module keeps in the very step of the trouble.
-        twin = Twin(trainer, module)
-        twin.refresh()
-        with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
-            twin.training_loss(self.batch)
-        for layer in layers:
-            if _bad(layer.values):
-                return (
-                    shown_name(layer.name),
-                    f"the output of '{shown_name(layer.name)}' overflows.",
-                    "Lower the learning rate or the scale of the weights.",
-                )
-        return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
-
-    def _report(
-        self, trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool
-    ) -> None:
-        """Say it; `exact` where no rate can have done it, as the numbers that went in were finite."""
+    def _report(self, trainer: L.Trainer, finding: Finding) -> None:
         self.found = True
-        finding = Finding(
-            "non-finite-loss",
-            "fail",
-            message,
-            remedy,
-            where,
-            step=step,
-            epoch=round(epoch_of(trainer), 4),
-            exact=exact,
-        )
         self.findings.append(finding)
         if recorder := recorder_of(trainer):
             recorder.announce(trainer, finding)
+
+
+def gradients_of(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that `optimizer` is about to step with, without the sparse ones."""
+    return [parameter.grad for parameter in _with_gradient(optimizer) if parameter.grad is not None]
+
+
+def names_of(optimizer: Optimizer, named: Mapping[int, str]) -> list[str]:
+    """The names of the parameters that `gradients_of` are of, from those by their `id`."""
+    return [named.get(id(parameter), "a parameter") for parameter in _with_gradient(optimizer)]
+
+
+def _with_gradient(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not parameter.grad.is_sparse:
+                yield parameter
+
+
+def are_finite(sizes: list[float]) -> bool:
+    """Whether each of some norms is finite; their sum need not be where each is."""
+    return math.isfinite(sum(sizes)) or all(map(math.isfinite, sizes))
+
+
+def of_gradient(
+    trainer: L.Trainer, sizes: list[float], names: list[str], step: int, scaled: bool = False
+) -> Finding:
+    """What is said of gradients of which one is not finite.
+
+    Args:
+        trainer: that trains.
+        sizes: norms of the gradients.
+        names: of their parameters.
+        step: optimizer steps taken before.
+        scaled: whether a gradient scaler has left out `LEFT_OUT` steps in a row.
+    """
+    bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
+    overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
+    if scaled:
+        seen = f"as in the {LEFT_OUT - 1} steps before it; the gradient scaler leaves all of them out"
+        remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
+    elif overflow:
+        seen = "after growing beyond all measure"
+        remedy = "Lower the learning rate, warm it up, or clip the gradients."
+    else:
+        seen = "while the loss was finite"
+        remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
+    which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
+    message = f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}."
+    return _finding(trainer, message, remedy, bad[0], step, exact=scaled or not overflow)
+
+
+def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int, step: int) -> Finding:
+    """What is said of a loss that is not finite: where it began, in the batch, the weights or a layer.
+
+    Args:
+        trainer: that trains.
+        module: that it trains, as it was in that step.
+        batch: of that step.
+        number: of the batch in its epoch, from 1.
+        step: optimizer steps taken before.
+    """
+    where, seen, remedy = _origin(trainer, module, batch, number)
+    message = f"The loss became NaN or infinite in step {step + 1}: {seen}"
+    return _finding(trainer, message, remedy, where, step, exact=where in ("input", "loss"))
+
+
+def _finding(trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool) -> Finding:
+    """`exact` where no rate can have done it, as the numbers that went in were finite."""
+    epoch = round(epoch_of(trainer), 4)
+    return Finding("non-finite-loss", "fail", message, remedy, where, step=step, epoch=epoch, exact=exact)
+
+
+def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int) -> tuple[str, str, str]:
+    """Where, what was seen, and a remedy."""
+    if any(_bad(values) for values in _tensors(batch)):
+        which = f"batch {number} of epoch {trainer.current_epoch + 1}"
+        return (
+            "input",
+            f"the batch itself holds NaN or infinity, {which}.",
+            "Mend or leave out those samples.",
+        )
+    for name, parameter in module.named_parameters():
+        if _bad(parameter.detach()):
+            return (
+                shown_name(name),
+                f"the weights of '{shown_name(name)}' are not finite since the update before.",
+                "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
+            )
+    # Not the shared copy: this one has whatever state the module keeps in the very step of the trouble.
+    twin = Twin(trainer, module)
+    twin.refresh()
+    with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
+        twin.training_loss(batch)
+    for layer in layers:
+        if _bad(layer.values):
+            return (
+                shown_name(layer.name),
+                f"the output of '{shown_name(layer.name)}' overflows.",
+                "Lower the learning rate or the scale of the weights.",
+            )
+    return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
 
 
 def _bad(values: Tensor) -> bool:

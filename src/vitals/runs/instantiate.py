@@ -27,6 +27,7 @@ from vitals.averaging.weight_average import WeightAverage
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError, did_you_mean, one_line
+from vitals.on_nonfinite import OnNonFinite
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.run_folder import RunFolder
 
@@ -172,6 +173,12 @@ def build_checks(config: DictConfig, **further: Any) -> list[SanityChecks]:
     options = plain(config.checks) | further
     options["checks"] = options.pop("which")
     return [made("checks", options)]
+
+
+def build_on_nonfinite(config: DictConfig) -> list[OnNonFinite]:
+    """What acts where a number is no longer finite; nothing with `on_nonfinite=null`."""
+    action = config.get("on_nonfinite", "stop")
+    return [] if action is None else [OnNonFinite(action)]
 
 
 def build_diagnosis(config: DictConfig) -> Diagnosis:

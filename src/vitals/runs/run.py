@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vitals.errors import ChecksFailed, FaultsFound, UserError, one_line
+from vitals.errors import ChecksFailed, Diverged, FaultsFound, UserError, one_line
 from vitals.files import CannotWrite, cannot_write, clear_leftovers, read_json, write_atomically
 from vitals.findings import read_findings, sentence
 from vitals.folder_lock import held
@@ -43,6 +43,7 @@ from vitals.runs.provenance import provenance
 from vitals.runs.resume import require_unfinished
 from vitals.runs.run_folder import RunFolder, now, shown
 from vitals.runs.signals import Interrupted, Signals, in_slurm, requeue
+from vitals.runs.threads import set_threads
 
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
@@ -80,6 +81,7 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         UserError: for what turns out wrong with the images or a checkpoint, or if another process is at work
             in the folder.
         ChecksFailed: with code 3, if the checks before learning stop the run.
+        Diverged: with code 4, if a number that is not finite does.
         FaultsFound: with code 4, if the run ended with a finding at level `fail` and the configuration asks
             for that code.
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
@@ -100,6 +102,7 @@ def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, fl
     """As a further process: take the configuration as the first has recorded it, the drawn seed included."""
     recorded = folder.read_config()
     recorded.resume = config.resume
+    set_threads(recorded)
     L.seed_everything(recorded.seed, workers=True, verbose=False)
     atexit.register(_leave_process_group)
     try:
@@ -122,8 +125,9 @@ def _walk(
         _report(config, folder, end)
         signals.deferring = True  # nothing is left to be interrupted
         folder.write_status(**end)
-    except ChecksFailed as stop:
-        folder.write_status("failed", ended=now(), error=stop.reason)
+    except (ChecksFailed, Diverged) as stop:
+        why = {"stopped_early": f"diverged: {stop.reason}"} if isinstance(stop, Diverged) else {}
+        folder.write_status("failed", ended=now(), error=stop.reason, **why)
         _report(config, folder)
         raise
     except (KeyboardInterrupt, SystemExit, SIGTERMException) as error:  # Lightning exits on Ctrl-C
@@ -199,6 +203,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         facts = {**earlier.provenance, "resumed": [*earlier.provenance.get("resumed", []), facts]}
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
+    set_threads(config)
     write_atomically(folder.config, OmegaConf.to_yaml({**plain(config), "provenance": facts}))
     before = folder.read_status()
     if config.resume and folder.begins_again:
@@ -211,6 +216,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         ended=None,
         error=None,
         weights=None,
+        stopped_early=None,
         locked=locked,
         lengthened_at=before.get("lengthened_at"),
     )

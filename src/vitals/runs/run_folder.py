@@ -148,6 +148,12 @@ class RunFolder:
         weights = "average" if chose_average(status) else status.get("weights")
         return next((kind for kind in get_args(Weights) if kind == weights), "best")
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a number that is not finite ended the run, as it would again."""
+        status = self.read_status()
+        return status.get("status") == "failed" and str(status.get("stopped_early")).startswith("diverged:")
+
     def score(
         self, metric: Metric, weights: Weights | None = None, rows: list[dict[str, float]] | None = None
     ) -> tuple[float, float] | None:

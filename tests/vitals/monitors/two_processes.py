@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from foreign import Foreign
+from foreign import Foreign, convnet
 from lightning.pytorch.loggers import TensorBoardLogger
 from monitoring import monitors, some
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitals.diagnosis.callback import Diagnosis
+from vitals.errors import Diverged
+from vitals.measures.finite import first_non_finite
+from vitals.monitors.non_finite import NonFinite
+from vitals.on_nonfinite import OnNonFinite
 
 
 class MeetingNorm(nn.SyncBatchNorm):
@@ -46,6 +51,43 @@ class Together(Foreign):
         assert self.all_gather(torch.full((7,), float(self.global_rank))).shape == (2, 7)
 
 
+class SpoiltElsewhere(Foreign):
+    """The second process has a loss of NaN with its third batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        bad = self.global_rank == 1 and batch_idx == 2
+        return F.cross_entropy(self.net(batch[0]), batch[1]) * (float("nan") if bad else 1.0)
+
+
+def acts_together(action: Any) -> None:
+    """What one process sees, both do."""
+    torch.manual_seed(0)
+    module, guard = SpoiltElsewhere(convnet()), OnNonFinite(action)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_epochs=1,
+        logger=False,
+        callbacks=[NonFinite(), guard],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with suppress(Diverged):
+        trainer.fit(module, some(8))
+    assert trainer.global_step == (2 if action == "stop" else 8)
+    assert "The loss became NaN or infinite in step 3" in guard.findings[0].message
+    assert "in process 1." in guard.findings[0].message
+    assert guard.skipped == (action == "skip")
+    assert guard.rollbacks == (action == "rollback")
+    assert first_non_finite(module) is None
+    for parameter in module.parameters():
+        there = [torch.empty_like(parameter) for _ in range(2)]
+        dist.all_gather(there, parameter.detach())
+        assert torch.equal(*there)
+
+
 def main(folder: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
@@ -65,6 +107,8 @@ def main(folder: str) -> None:
     trainer.fit(Together(net), some(8))
     same = [torch.equal(*trainer.strategy.all_gather(p.detach())) for p in net.parameters()]
     assert all(same)
+    for action in ("skip", "rollback", "stop"):
+        acts_together(action)
     dist.barrier()
     time.sleep(1)  # torch 2.6 may wait for ever where a thread of Gloo still lets go of the last exchange
     dist.destroy_process_group()  # else Gloo's threads may abort the process at its end

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import commands
 import pytest
+import torch
 from blobs import WORDS
 
 from vitals.runs.provenance import usable_cpus
@@ -185,6 +186,22 @@ def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(t
     assert len(set(rates)) == 3
     assert all(1e-4 <= rate <= 1 for rate in rates)
     assert len({RunFolder(job).read_config().seed for job in jobs(tmp_path)}) == 1
+
+    # The command of a job alone, in another folder and where torch would take more threads.
+    command = shlex.split(json.loads((first[0] / "job.json").read_text())["command"])
+    words = [word for word in command if "=" in word and not word.startswith("hydra.run.dir=")]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    alone = commands.run("train", *words[command[0] == "env" :], "hydra.run.dir=alone", folder=tmp_path)
+    torch.set_num_threads(threads)
+    assert alone.returncode == 0, alone.stderr
+    configs = [RunFolder(folder).read_config() for folder in (first[0], tmp_path / "alone")]
+    assert [config.threads for config in configs] == [threads, threads]
+    weights = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (first[0], tmp_path / "alone")
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*map(dict.values, weights), strict=True))
 
 
 def test_coarse_to_fine_trains_fewer_and_longer_in_the_span_of_the_best(tmp_path: Path) -> None:

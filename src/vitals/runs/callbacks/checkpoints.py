@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.files import replacing, save_checkpoint
+from vitals.measures.finite import first_non_finite
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.position import Position
@@ -120,7 +121,7 @@ class Checkpoints(Checkpoint):
         self.position.on_train_batch_start(trainer)
         if self.due:
             self.save_state(trainer)
-        elif self.validated is not None and batch_idx:  # amid an epoch: the weights are those validated
+        elif self.validated is not None and batch_idx and not _lost(trainer):  # still those validated
             self._judge(trainer, self.validated)
             place = self.position.at_batch(trainer, batch_idx) if self.best_name != self.saved_best else None
             if place is not None:
@@ -132,7 +133,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *arguments: Any) -> None:
         self.due = self.due or self._due(trainer)
         self.position.on_train_batch_end(trainer, self.due or trainer.should_stop)
-        if trainer.should_stop and not trainer.is_last_batch:
+        if trainer.should_stop and not trainer.is_last_batch and not _lost(trainer):
             # The run ends amid an epoch, which is closed now: one that is made longer goes on from here.
             progress = trainer.fit_loop.epoch_loop.batch_progress
             progress.increment_completed()
@@ -160,7 +161,8 @@ class Checkpoints(Checkpoint):
         """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all
         processes. Whether that has been done; if not, call again at the next batch."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        if not batches:  # then the epoch before has been saved, if there was one
+        if not batches or _lost(trainer):  # then the epoch before has been saved, if there was one
+            self.due = False
             return True
         self.due = True
         if self.validated is not None:
@@ -184,6 +186,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning calls checkpoint callbacks last: the epoch is complete in what is saved.
+        if _lost(trainer):
+            self.validated = None
+            return
         now = self._judge(trainer, epochs_done(trainer))
         self.validated = None
         place = self.position.at_epoch_end(trainer)
@@ -265,6 +270,11 @@ def _copy(path: Path, target: Path) -> None:
             copy.hardlink_to(path)
         except (OSError, NotImplementedError):
             shutil.copyfile(path, copy)
+
+
+def _lost(trainer: L.Trainer) -> bool:
+    """Whether the weights are no longer finite, so that they must not take the place of good ones."""
+    return bool(trainer.strategy.broadcast(first_non_finite(trainer.lightning_module)))
 
 
 def _link(path: Path, target: Path) -> None:

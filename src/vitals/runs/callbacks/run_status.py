@@ -7,6 +7,7 @@ import lightning as L
 
 from vitals.findings import Finding, sentence
 from vitals.monitors.monitor import epochs_done
+from vitals.on_nonfinite import done_on_nonfinite
 from vitals.runs.run_folder import RunFolder
 
 
@@ -42,6 +43,7 @@ class RunStatus(L.Callback):
                 "running",
                 epoch=epochs_done(trainer),
                 step=trainer.global_step,
+                **done_on_nonfinite(trainer),
                 training_seconds=round(self.earlier_seconds + time.monotonic() - self.started, 1),
                 stopped_by=next(filter(None, map(_fault, trainer.callbacks)), None),  # type: ignore[attr-defined]
             )

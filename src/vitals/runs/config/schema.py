@@ -242,6 +242,8 @@ class RunSchema(Strict):
     seed: Seed | None
     resume: Text | None
     overwrite: Switch = False
+    on_nonfinite: Literal["stop", "skip", "rollback"] | None = "stop"
+    threads: Count | None = None
     metric: MetricChoice
     checkpoint: CheckpointIntervals | None = None
     trainer: Trainer

@@ -102,6 +102,13 @@ class Devices:
         for name in taken:
             self.jobs[name] -= 1
 
+    @property
+    def threads(self) -> int:
+        """That each process of a job has: its share of the cores, or as many as OMP_NUM_THREADS says."""
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        share = self.cores // (len(self.names) * self.jobs_per_device)
+        return max(1, int(given) if given.isdecimal() else share)
+
     def environment(self, taken: Sequence[str]) -> dict[str, str]:
         """What a job with these devices finds in its environment, from its first moment on.
 

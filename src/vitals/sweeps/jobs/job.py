@@ -91,7 +91,8 @@ def command_for(script: str, words: Sequence[str], folder: Path) -> list[str]:
 
 def is_finished(folder: Path) -> bool:
     """Whether the job in `folder` has been done, and need not be run again."""
-    return RunFolder(folder).read_status().get("status") == "finished"
+    run = RunFolder(folder)
+    return run.read_status().get("status") == "finished" or run.diverged
 
 
 def settle(job: Job, code: int, reason: str | None = None) -> str:

@@ -170,4 +170,5 @@ def connect(settings: DictConfig) -> Devices:
             f"launcher.cpus_per_device={settings.cpus_per_device} is more than the "
             f"{resources.get('CPU', 0):g} CPUs that Ray has."
         )
-    return RayDevices([f"ray{number}" for number in range(count)], settings.jobs_per_device, bool(gpus))
+    names, jobs = [f"ray{number}" for number in range(count)], settings.jobs_per_device
+    return RayDevices(names, jobs, bool(gpus), cores=settings.cpus_per_device * count * jobs)

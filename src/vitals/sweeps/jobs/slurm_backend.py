@@ -163,4 +163,5 @@ def connect(settings: DictConfig) -> Devices:
     """
     if shutil.which("sbatch") is None:
         raise UserError("launcher=slurm needs Slurm's commands, and there is no sbatch on this machine.")
-    return SlurmDevices([f"slurm{number}" for number in range(settings.parallel)], 1)
+    names = [f"slurm{number}" for number in range(settings.parallel)]
+    return SlurmDevices(names, 1, cores=settings.cpus_per_device * len(names))

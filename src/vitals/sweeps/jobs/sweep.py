@@ -212,7 +212,7 @@ class Sweep:
     def job(self, number: int, words: Sequence[str]) -> Job:
         """The job of these words, in the folder that Hydra names for it."""
         needed, epochs = 1, None
-        name = folder_name(number, "_".join(words))
+        name, threads = folder_name(number, "_".join(words)), list[str]()
         try:
             config = self._composed(number, words)
         except Exception:  # its own command will say what is wrong with it
@@ -223,9 +223,11 @@ class Sweep:
             epochs = max(config.trainer.max_epochs or -1, 0) or None
             if config.get("seed", self.seed) is None:
                 words = [*words, f"seed={self.seed}"]
+            if config.get("threads", 0) is None:  # so that the command gives the same numbers by itself
+                threads = [f"threads={self.backend.devices.threads}"]
         folder = self.folder.path / name
         ours = [self._in_copy(word) for word in (*self.flags, *self.hydra_words)]
-        command = command_for(self.code.copied(self.script), [*ours, *words], folder)
+        command = command_for(self.code.copied(self.script), [*ours, *words, *threads], folder)
         job = Job(number, list(words), folder, command, needed, epochs, self.code.environment())
         job.facts["code"] = self.code.taken
         return job

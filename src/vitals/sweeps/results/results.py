@@ -180,7 +180,7 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     status = RunFolder(path).read_status()
     state = str(status.get("status", "interrupted"))
     said = str(status.get("error") or "")
-    if state == "finished" and status.get("stopped_early"):
+    if (state == "finished" and status.get("stopped_early")) or RunFolder(path).diverged:
         state, _, said = str(status["stopped_early"]).partition(":")
     record = read_json(path / "job.json", {"words": list, "code": str})
     job = JobResult(

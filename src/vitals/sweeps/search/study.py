@@ -108,10 +108,10 @@ class Study:
                 open_trial.report(row[self.metric.name], int(row["epoch"]))
         if stopped:
             open_trial.set_user_attr("stopped_early", stopped)
-        if not finished:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        elif stopped:
+        if stopped:
             self.study.tell(trial.number, state=TrialState.PRUNED)
+        elif not finished:
+            self.study.tell(trial.number, state=TrialState.FAIL)
         else:
             self.study.tell(trial.number, score)
 

@@ -1,0 +1,34 @@
+"""Whether a network still holds numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def first_non_finite(module: nn.Module) -> str | None:
+    """The name of the first weight, or running statistic of a normalization, with a NaN or an infinity in it.
+
+    Other buffers may well hold infinities, such as the mask of an attention. None where all are finite; at
+    the cost of one pass over the weights and one transfer to the host.
+    """
+    named = [(name, values.detach()) for name, values in _state(module) if values.is_floating_point()]
+    if not named:
+        return None
+    values = [value.reshape(1) if value.ndim == 0 else value for _, value in named if value.numel()]
+    largest = torch._foreach_norm(values, math.inf)  # of absolute values: no sum that could overflow
+    sizes = torch.stack([size.float().to(largest[0].device) for size in largest]).tolist()
+    if math.isfinite(sum(sizes)):
+        return None
+    names = [name for name, value in named if value.numel()]
+    return next((name for name, size in zip(names, sizes, strict=True) if not math.isfinite(size)), None)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    for name, buffer in module.named_buffers():
+        if name.rpartition(".")[2].startswith("running_"):
+            yield name, buffer
