@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -117,7 +117,7 @@ class OnNonFinite(L.Callback):
         self.batch, self.number = batch, batch_idx + 1
         if self.stepped:
             self.buffers.keep()
-            self.batches, self.stepped = [], False
+            self.stepped = False
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         finite = loss.detach().isfinite()
@@ -155,10 +155,12 @@ class OnNonFinite(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self.stepped:
+            self.batch, self.batches = None, []
         if self.due is not None:
             self._go_back(self.due)
         elif (
-            self.good and trainer.global_step >= self.good[-1].step + KEPT_EVERY and self._weights_are_good()
+            self.good and trainer.global_step - self.good[-1].step >= KEPT_EVERY and self._weights_are_good()
         ):
             self.good = [self.good[-1], _State(trainer, pl_module)]
 
@@ -170,10 +172,12 @@ class OnNonFinite(L.Callback):
         self._weights_are_good()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "rollbacks": self.rollbacks}
+        said = [asdict(finding) for finding in self.findings]
+        return {"skipped": self.skipped, "rollbacks": self.rollbacks, "findings": said}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
+        self.findings = [Finding(**finding) for finding in state_dict["findings"]]
 
     def _weights_are_good(self) -> bool:
         """Whether the steps since last time left them finite; else what is to be done has been done."""
@@ -228,9 +232,10 @@ class OnNonFinite(L.Callback):
             before = f"{self.skipped} steps were left out" if self.skipped else ""
             before = before or f"the training went back {self.rollbacks} times"
             finding = replace(finding, message=f"{finding.message} Before that {before}.")
-        elif self.action == "stop":
-            other = "skip leaves such steps out" if finding.exact else "rollback lowers it by itself"
-            finding = replace(finding, remedy=f"{finding.remedy} on_nonfinite={other}.")
+        elif self.action != "rollback":
+            skip = self.action == "stop" and finding.exact
+            other = "skip leaves such steps out" if skip else "rollback lowers it by itself"
+            finding = replace(finding, remedy=f"{finding.remedy} on_nonfinite={other}.".strip())
         if self.good:
             self.good[0].restore(self.trainer, self.module)
         self._say(finding)

@@ -107,7 +107,11 @@ def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, fl
     atexit.register(_leave_process_group)
     try:
         return road(recorded, folder)
-    except Interrupted:  # Lightning would kill the first process if this one did not end well
+    except (
+        Interrupted,
+        ChecksFailed,
+        Diverged,
+    ):  # Lightning would kill the first process if this one did not end well
         sys.exit()
 
 
