@@ -19,7 +19,7 @@ from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import Diverged, UserError
 from vitals.measures.finite import first_non_finite
 from vitals.monitors.non_finite import NonFinite
-from vitals.on_nonfinite import KEPT_EVERY, OnNonFinite
+from vitals.on_nonfinite import OnNonFinite
 
 
 def with_nan(batches: int, *bad: int, size: int = 16) -> Any:
@@ -141,16 +141,19 @@ def test_weights_that_a_step_makes_infinite_are_found_and_never_kept(batches: in
     assert average.average.count == 0
 
 
-def test_it_goes_back_to_a_good_state_at_a_lower_rate(tmp_path: Path) -> None:
+def test_it_goes_back_to_a_good_state_at_a_lower_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitals.on_nonfinite.KEPT_EVERY", 10)
     module, guard = Adam(convnet()), OnNonFinite("rollback")
-    spoilt = 2 * KEPT_EVERY + 50
+    spoilt = 25
     module.spoilt = (spoilt,)
     trainer = fit(module, tmp_path, guard, train=some(spoilt + 2, size=2), limit_val_batches=0)
-    assert same(module.states[spoilt], module.states[KEPT_EVERY - 1])
+    assert same(module.states[spoilt], module.states[9])
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 / 2 / (spoilt + 3))
     [finding] = guard.findings
     assert finding.level == "warn"
-    assert f"its state after step {KEPT_EVERY}, and goes on with 0.5 times" in finding.message
+    assert "its state after step 10, and goes on with 0.5 times" in finding.message
     after = OnNonFinite("rollback")
     after.load_state_dict(guard.state_dict())
     assert (after.rollbacks, after.findings) == (1, [finding])
