@@ -96,7 +96,7 @@ class OnNonFinite(L.Callback):
         self.asks = trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy)
         self.in_a_row: Counter[int] = Counter()
         """Steps that have just been left out, of each optimizer."""
-        self.batches: list[tuple[Any, int, Tensor]] = []
+        self.batches: list[tuple[Any, int, bool | Tensor]] = []
         """Since the last step, their numbers in the epoch, and whether the loss of each is finite."""
         self.stepped = True
         self.looked_at = trainer.global_step
@@ -120,10 +120,11 @@ class OnNonFinite(L.Callback):
             self.stepped = False
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        finite = loss.detach().isfinite()
+        at_once = loss.device.type == "cpu" and loss.numel() == 1
+        finite = math.isfinite(loss) if at_once else loss.detach().isfinite().all()
         self.batches.append((self.batch, self.number, finite))
-        if loss.requires_grad and not self.scaled:
-            loss.register_hook(lambda gradient: torch.where(finite, gradient, math.nan))
+        if finite is not True and loss.requires_grad and not self.scaled:
+            loss.register_hook(lambda gradient: torch.where(torch.as_tensor(finite), gradient, math.nan))
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -131,7 +132,7 @@ class OnNonFinite(L.Callback):
         self.stepped = True
         taken = self.watch.latest if self.watch is not None and self.watch.active else None
         sizes = norms(gradients_of(optimizer)) if taken is None else taken
-        finite = math.isfinite(sizes.sum().item()) or are_finite(sizes.tolist())
+        finite = are_finite(sizes.tolist())
         if self.asks:
             finite = trainer.strategy.reduce_boolean_decision(finite)
         search = self.search.get(id(optimizer))
@@ -200,7 +201,7 @@ class OnNonFinite(L.Callback):
     def _explained(self, optimizer: Optimizer, sizes: Tensor) -> Finding:
         """Where it began, in whichever process that was."""
         trainer, module, step = self.trainer, self.module, self.trainer.global_step
-        bad = next((batch for batch in self.batches if not bool(batch[2].all())), None)
+        bad = next((batch for batch in self.batches if not batch[2]), None)
         try:
             if bad is not None:
                 finding = of_loss(trainer, module, bad[0], bad[1], step)
