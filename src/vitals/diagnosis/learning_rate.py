@@ -145,6 +145,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     # Any healthy run gains from larger steps for a while: their size must be small, too.
     stuck = run.finished and gain > BETTER and typical < SMALL_UPDATE
+    if run.steps * run.batch_size < FEW_SAMPLES:
+        slow = stuck = False
     if (still or slow or stuck) and from_scratch:
         message = (
             f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "

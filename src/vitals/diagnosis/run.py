@@ -209,6 +209,14 @@ class Run:
         """The layers without the last, which gives the logits."""
         return list(self.by_name("activation_variance"))[:-1]
 
+    def has_moved(self, finding: Finding) -> bool:
+        """Whether the weights of the layer that a check found frozen have changed since."""
+        if finding.cause != "frozen-parameters" or not finding.check:
+            return False
+        weight = f"{finding.where}.weight"
+        names = [name for name in self.by_name("update_ratio") if f".{name}".endswith(f".{weight}")]
+        return any(any(self.values(f"update_ratio/{name}")) for name in names)
+
     @property
     def learning_rate(self) -> float:
         """The largest rate of the run so far, over all groups."""

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
-from vitals.probes.loaders import StreamOnly, random_batches, unaugmented, validation_loader
+from vitals.probes.loaders import (
+    StreamOnly,
+    is_even,
+    random_batches,
+    twice,
+    unaugmented,
+    validation_loader,
+)
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.stand_in import BatchPreparation, stand_in
@@ -21,6 +28,8 @@ from vitals.probes.twin import Twin, first_samples
 
 MOST_BYTES = 2**26
 """Inputs are kept on the device as they are: 64 MiB are 5,000 images of CIFAR and 100 of ImageNet."""
+FEW = 8
+"""Samples that are drawn two times."""
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
 AT_ONCE = 250
@@ -57,13 +66,24 @@ class FixedSubsets:
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             step = self.twin.module.training_step
+            self.as_they_are = False
+            """Whether the training subset is drawn evenly, and without random changes."""
             try:
                 loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )
+                self.as_they_are = is_even(trainer.train_dataloader) and self._stays(loader)
             except StreamOnly:  # then the batch at hand must do
                 self.training = self._kept([batch], samples, step)
+
+    def _stays(self, loader: Any) -> bool:
+        """Whether samples are the same when they are drawn once more."""
+        first, second = (
+            self._kept(map(self.preparation, each), FEW, self.twin.module.training_step)[0]
+            for each in twice(loader, FEW)
+        )
+        return isinstance(first, Tensor) and torch.equal(first, second)
 
     @cached_property
     def validation(self) -> tuple[Any, Any] | None:
@@ -111,9 +131,10 @@ class FixedSubsets:
 
     def facts(self) -> dict[str, float]:
         """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; how many
-        samples the training subset has."""
+        samples the training subset has, and `train_as_is`, whether it was drawn evenly and never changes."""
         inputs, labels = self.training
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
+        found["train_as_is"] = float(self.as_they_are)
         if self.step.class_numbers:
             shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
@@ -121,10 +142,12 @@ class FixedSubsets:
         return found
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and for class numbers `accuracy` and `relabelled`, of the present weights in evaluation mode.
+        """Loss, and for class numbers `accuracy`, `relabelled` and `reweighed`, of the present weights in
+        evaluation mode.
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
-        most often is.
+        most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
+        of them is missing.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -164,7 +187,11 @@ class FixedSubsets:
                     confused.append(torch.bincount(pairs, minlength=classes**2))
         sums = [torch.stack(each).sum(dim=0) for each in (losses, hits, confused) if each]
         if confused:
-            sums[2] = sums[2].view(classes, classes).amax(dim=1).sum()
-        names = ("loss", "accuracy", "relabelled")
+            matrix = sums[2].view(classes, classes)
+            shares = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
+            recalls = torch.where(shares > 0, shares * matrix.diagonal() / matrix.sum(dim=0), 0.0)
+            sums[2] = matrix.amax(dim=1).sum()
+            sums.append(len(inputs) * recalls.sum() / shares.sum())
+        names = ("loss", "accuracy", "relabelled", "reweighed")
         totals = torch.stack([each.float() for each in sums]).tolist()
         return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
