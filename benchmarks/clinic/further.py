@@ -1,7 +1,27 @@
 """Faults of how data flow, of running statistics, of noisy labels and of rates near the edge, with odd but
 healthy runs of the same looks. Written before the rules that are to find them: a first sight for them.
 
-FIGURES
+Validation accuracy and loss after the last epoch, one seed:
+
+                                             sick      twin or healthy
+                                          acc   loss     acc   loss
+    records-in-order-of-class            0.11   4.45    0.46   1.49
+    first-shard-again-and-again          0.27   2.41    0.45   1.54
+    labels-from-another-reader           0.11   2.30    0.47   1.47
+    records-written-in-random-order                     0.47   1.55
+    eight-classes-by-eight-images                       0.45   1.55
+    buckets-of-one-class                 0.32   1.88    0.45   1.53
+    rare-classes-drawn-more-often                       0.33   2.12
+    three-in-five-labels-by-lot          0.28   2.03    0.49   1.48
+    a-tenth-of-the-labels-wrong                         0.46   1.69
+    all-but-a-corner-erased              0.20   2.22    0.41   1.62
+    statistics-of-the-last-batch         STATS
+    dropout-by-hand                      0.41   1.62    0.45   1.59
+    rate-that-just-holds                 0.10   2.31    0.42   1.69
+    at-the-edge-of-stability                            0.39   1.87
+    rounded-branches                                    0.46   1.51
+    batches-of-one                                      0.31   1.90
+    trunk-thawed-by-a-hook                              0.43   1.57
 """
 
 from __future__ import annotations
@@ -26,7 +46,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
-from wild import Pair, conv_unit, dense, he_weights, plain_cnn, residual_net, run, standard
+from wild import Pair, conv_unit, dense, he_weights, plain_cnn, run, standard
 
 CASES = CaseBook()
 
@@ -261,10 +281,11 @@ def all_but_a_corner(images: Images, fault: bool) -> Session:
     story="Wrote BatchNorm's momentum as another framework has it, 0.99, with batches of eight.",
 )
 def statistics_of_last_batch(images: Images, fault: bool) -> Session:
-    net = residual_net()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.99 if fault else 0.1
+    net = nn.Sequential(nn.Flatten())
+    for a, b in ((3 * 32 * 32, 96), (96, 64)):
+        momentum = 0.99 if fault else 0.1
+        net.extend([nn.Linear(a, b), nn.BatchNorm1d(b, momentum=momentum), nn.ReLU()])
+    net.append(nn.Linear(64, NUM_CLASSES))
     return run(Classifier(net, partial(SGD, lr=0.01, momentum=0.9)), images, 3, 8)
 
 

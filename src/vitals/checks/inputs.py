@@ -14,7 +14,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.class_order import FEWEST_LABELS, class_order
+from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
 from vitals.probes.trial import check_batch, trial
 
@@ -56,9 +56,6 @@ UNBALANCED = 0.4
 """H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
-ALIKE, ALIKE_SCORE = 0.3, 5.0
-"""Correlation of the labels within a batch, and standard deviations above 0: batches of four of ten classes
-have 0.15, of one class 1."""
 SHIFTED = 0.75
 """Difference of the channel means of train and validation over the larger sd. Dark against bright classes
 differ by 0.3, cutout, noise and colour jitter by less."""
@@ -190,7 +187,7 @@ class Inputs:
             remedy = "Number the classes from 0 and give the network one output for each."
             found.append(Finding("labels-random", "fail", seen, remedy, "labels", self.out_of_range, 0))
         count = sum(self.label_counts)
-        if self.alike > ALIKE and self.alike_score > ALIKE_SCORE:
+        if is_sorted(self.alike, self.alike_score):
             found.append(not_shuffled(self.alike))
             if not self.whole:
                 return found  # a few sorted batches say nothing about how common classes are
@@ -284,16 +281,6 @@ def check_inputs(
         all_targets is not None,
         draws,
     )
-
-
-def not_shuffled(alike: float) -> Finding:
-    """That batches follow an order that goes with the label; `alike` is their `class_order`."""
-    seen = f"The labels within a batch are alike, {alike:.0%} of the way from shuffled to one class a batch."
-    remedy = (
-        "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
-        "give it a buffer as large as a few classes."
-    )
-    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, ALIKE)
 
 
 IGNORED = -100

@@ -16,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     updates.frozen_parameters,
     modes.evaluating_in_training,
     modes.training_in_validation,
+    modes.statistics_apart,
     capacity.regularization_too_strong,
     learning_rate.too_high,
     learning_rate.batch_too_small,

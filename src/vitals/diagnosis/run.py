@@ -234,6 +234,13 @@ class Run:
         """Samples in an optimizer step."""
         return self.fact("batch_size")
 
+    @property
+    def over_curvature(self) -> float:
+        """Times that the rate is as large as the curvature of the loss bears, from the last rate probe; NaN
+        where that is not known."""
+        largest = self.history.last("curvature/largest", math.nan)
+        return float(largest / self.history.last("curvature/bearable", math.nan))
+
     def gain(self, factor: float) -> float:
         """By which share less the loss is after some steps at `factor` times the rate than at the rate
         itself; 0 where that was not probed."""

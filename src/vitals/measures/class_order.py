@@ -8,10 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vitals.findings import Finding
+
 FEWEST_LABELS = 60
 """Below which nothing is said."""
 WINDOW = 32
 """Labels of successive batches that are judged together, at least: within them the order does not matter."""
+
+ALIKE, ALIKE_SCORE = 0.3, 5.0
+"""Correlation of the labels within a batch, and standard deviations above 0: batches of four of ten classes
+have 0.15, of one class 1."""
 
 
 def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None = None) -> tuple[float, float]:
@@ -55,3 +61,18 @@ def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None =
     correlation = float((squares / free - 1).mean() / (sizes.mean() - 1))
     error = math.sqrt(2 / (free * len(windows)))
     return correlation, float((squares / free - 1).mean()) / error
+
+
+def is_sorted(alike: float, score: float) -> bool:
+    """Whether what `class_order` gives is an order that goes with the label."""
+    return alike > ALIKE and score > ALIKE_SCORE
+
+
+def not_shuffled(alike: float) -> Finding:
+    """That batches follow an order that goes with the label; `alike` is their `class_order`."""
+    seen = f"The labels within a batch are alike, {alike:.0%} of the way from shuffled to one class a batch."
+    remedy = (
+        "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
+        "give it a buffer as large as a few classes."
+    )
+    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, ALIKE)

@@ -396,6 +396,9 @@ class LearningCurves(Monitor):
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
         if not logged or (known is not None and not -ABOVE < reached - known < GAP):
             named |= self._validated(trainer, self.subsets, logged)
+        modes = {f"modes/{name}": value for name, value in self.subsets.by_batch_statistics().items()}
+        if modes and (recorder := recorder_of(trainer)):
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
         validation = named.get("accuracy/val_eval", known)
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
+from vitals.measures.batch_norm import tracking_layers
 from vitals.probes.loaders import (
     StreamOnly,
     is_even,
@@ -24,10 +25,13 @@ from vitals.probes.rows import Rows, joined
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
-from vitals.probes.twin import Twin, first_samples
+from vitals.probes.trial import switch_off_dropout
+from vitals.probes.twin import Twin, first_samples, samples_in
 
 MOST_BYTES = 2**26
 """Inputs are kept on the device as they are: 64 MiB are 5,000 images of CIFAR and 100 of ImageNet."""
+MODE_SAMPLES = 256
+"""Samples that are looked at in training mode, too."""
 FEW = 8
 """Samples that are drawn two times."""
 MOST_CLASSES = 1000
@@ -56,6 +60,7 @@ class FixedSubsets:
     def __init__(self, twin: Twin, batch: Any, samples: int) -> None:
         self.twin, self.samples, trainer = twin, samples, twin.trainer
         self.twin.refresh()
+        self.batch_size = max(samples_in(batch), 1)
         few = first_samples(batch, 8)
         self.twin.rehearse(few)
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
@@ -79,10 +84,13 @@ class FixedSubsets:
 
     def _stays(self, loader: Any) -> bool:
         """Whether samples are the same when they are drawn once more."""
-        first, second = (
-            self._kept(map(self.preparation, each), FEW, self.twin.module.training_step)[0]
-            for each in twice(loader, FEW)
-        )
+        try:
+            first, second = (
+                self._kept(map(self.preparation, each), FEW, self.twin.module.training_step)[0]
+                for each in twice(loader, FEW)
+            )
+        except Exception:  # a data set may want other places than numbers
+            return False
         return isinstance(first, Tensor) and torch.equal(first, second)
 
     @cached_property
@@ -158,6 +166,28 @@ class FixedSubsets:
             if self.step.network is None:
                 return self._of_batches(inputs, targets)
             return self._of_network(inputs, targets)
+
+    def by_batch_statistics(self) -> dict[str, float]:
+        """Accuracies on the same training samples, `of_batches`, with the statistics of batches as large as
+        in training but without dropout, and `evaluated`, in evaluation mode; none but for class numbers and a
+        network whose BatchNorm layers keep statistics while it trains."""
+        self.twin.refresh()
+        network = self.step.network
+        if network is None or not self.step.class_numbers or not tracking_layers(network):
+            return {}
+        self.twin.attach(self.evaluating)
+        switch_off_dropout(network)
+        inputs, targets = self.training
+        count = min(len(targets), max(MODE_SAMPLES, self.batch_size)) // self.batch_size * self.batch_size
+        found: dict[str, float] = {}
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+            for name in ("of_batches", "evaluated") if count else ():
+                parts = inputs[:count].split(self.batch_size)
+                outputs = torch.cat([network(part) for part in parts])
+                found[name] = float((outputs.argmax(dim=1) == targets[:count]).float().mean())
+                self.twin.refresh()
+                network.eval()
+        return found | ({"samples": float(count)} if found else {})
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()
