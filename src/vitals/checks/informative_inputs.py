@@ -40,6 +40,9 @@ reach 68, and healthy networks about a fifth of it (measured); of two classes at
 PER_CLASS = 12
 """Training samples a class below which held-out accuracy at chance proves nothing: too few to generalize
 from."""
+UNRECOGNIZED = 0.25
+"""Share of samples told from 63 others, drawn once more, below which it is the augmentation that hides what
+they are."""
 PROBE_PIXELS = 8
 """Side that images are averaged down to for the linear probe: 192 numbers an image, fewer than samples."""
 RIDGE = 0.1
@@ -73,6 +76,9 @@ class InformativeInputs:
     """Whether the loss can be compared with H(y)."""
     plain: InformativeInputs | None = None
     """The same without augmentation; None where it was not needed, or is not known."""
+    recognized: float = math.nan
+    """Share of training samples that are told from others when they are drawn once more; NaN where it was not
+    needed."""
 
     @property
     def teaches(self) -> bool:
@@ -128,6 +134,14 @@ class InformativeInputs:
                     "regularization-too-strong", "warn", seen, remedy, "augmentation", score, CHANCE_SCORE
                 )
             ]
+        if self.recognized < UNRECOGNIZED:
+            seen += (
+                f" When the same samples are drawn once more, {self.recognized:.0%} of them are nearer to "
+                f"themselves than to others: augmentation leaves too little of them to be recognized."
+            )
+            remedy = "Look at augmented training images, and weaken the augmentation until you know them."
+            fault, value = "regularization-too-strong", self.recognized
+            return [Finding(fault, "warn", seen, remedy, "augmentation", value, UNRECOGNIZED)]
         remedy = "Look at samples with their labels, for one may be shuffled or sorted without the other."
         return [Finding("labels-random", "warn", seen, remedy, "labels", self.held_out_score, CHANCE_SCORE)]
 
@@ -167,6 +181,25 @@ def check_informative_inputs(
         half / len(y.unique()),
         abs(chance - math.log(classes)) < 1e-3,
     )
+
+
+def recognized(first: Tensor, second: Tensor) -> float:
+    """Share of the samples `first` (N, ...) to which, of all `second` (N, ...), the one in its own place is
+    nearest, by pixels averaged to 8×8, mirrored or not, in their own brightness and contrast or in the same:
+    1 where nothing is random, 1/N where nothing is left of the samples."""
+    versions = [second, second.flip(-1)] if second.ndim == 4 else [second]
+    found = 0.0
+    for change in (lambda x: x, _standard_each):
+        features = change(_features(first))
+        distances = torch.stack([torch.cdist(features, change(_features(each))) for each in versions]).amin(0)
+        own = distances.argmin(dim=1) == torch.arange(len(features))
+        found = max(found, float(own.float().mean()))
+    return found
+
+
+def _standard_each(features: Tensor) -> Tensor:
+    spread = features.std(dim=1, keepdim=True).clamp_min(1e-12)
+    return (features - features.mean(dim=1, keepdim=True)) / spread
 
 
 def agreement_score(predictions: Tensor, targets: Tensor, classes: int) -> float:
@@ -239,7 +272,11 @@ class InformativeInputsCheck(Check):
         setup.require_fixed_loss()
         size = options.size or SAMPLES
         result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets, size)
-        if setup.plain is not None and any(f.cause == "labels-random" for f in result.findings()):
+        unknown = any(f.cause == "labels-random" for f in result.findings())
+        if setup.twice is not None and unknown:
+            with suppress(Exception):  # a data set may want other places than numbers
+                result = replace(result, recognized=recognized(*setup.twice()))
+        if setup.plain is not None and unknown and result.recognized != 1:
             with suppress(UserError):  # then it is not known
                 plain, targets = setup.plain()
                 result = replace(

@@ -14,6 +14,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
+from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
 from vitals.probes.trial import check_batch, trial
 
@@ -55,13 +56,6 @@ UNBALANCED = 0.4
 """H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
-REPEATS = 0.3
-"""Successive equal labels, from 0 for shuffled to 1 for sorted ones; a batch of two classes alternates at
-0.44."""
-FEWEST_LABELS = 60
-"""Labels below which order and counts prove nothing."""
-REPEATS_SCORE = 5.0
-"""Standard deviations by which repeats must exceed those of shuffled labels."""
 SHIFTED = 0.75
 """Difference of the channel means of train and validation over the larger sd. Dark against bright classes
 differ by 0.3, cutout, noise and colour jitter by less."""
@@ -106,10 +100,9 @@ class Inputs:
     """By class number, over the whole training set where its labels were given, else over the labels seen."""
     out_of_range: int
     """Labels below 0 or not below the number of classes."""
-    repeats: float
-    """Excess of equal labels in a row over what shuffling gives, as a share of the most possible: 1 if
-    sorted."""
-    repeats_score: float
+    alike: float
+    """Correlation of the labels within a training batch: 0 if shuffled, 1 if each batch has one class."""
+    alike_score: float
     """The same in standard deviations."""
     whole: bool
     """Whether the label counts are those of the whole training set."""
@@ -194,10 +187,8 @@ class Inputs:
             remedy = "Number the classes from 0 and give the network one output for each."
             found.append(Finding("labels-random", "fail", seen, remedy, "labels", self.out_of_range, 0))
         count = sum(self.label_counts)
-        if self.repeats > REPEATS and self.repeats_score > REPEATS_SCORE:
-            seen = f"Labels come in runs, {self.repeats:.0%} of the way from shuffled to sorted."
-            remedy = "Give the training loader shuffle=True."
-            found.append(Finding("data-not-shuffled", "warn", seen, remedy, "labels", self.repeats, REPEATS))
+        if is_sorted(self.alike, self.alike_score):
+            found.append(not_shuffled(self.alike))
             if not self.whole:
                 return found  # a few sorted batches say nothing about how common classes are
         few = self.classes >= MANY and self.classes**self.balance < FEW
@@ -272,7 +263,8 @@ def check_inputs(
     valid = labels[(labels >= 0) & (labels < classes)]
     counts = torch.bincount(valid, minlength=classes)
     finite = bool(torch.isfinite(inputs).all())
-    repeats, score = _repeats(successive, counts, all_targets is not None, classes)
+    shares = counts.double() / counts.sum().clamp_min(1) if all_targets is not None else None
+    alike, score = class_order(label_batches, classes, shares) if classes else (0.0, 0.0)
     return Inputs(
         _channels(inputs),
         None if validation_inputs is None else _channels(validation_inputs),
@@ -284,7 +276,7 @@ def check_inputs(
         classes,
         tuple(counts.tolist()),
         int(((labels != IGNORED) & ((labels < 0) | (labels >= classes))).sum()),
-        repeats,
+        alike,
         score,
         all_targets is not None,
         draws,
@@ -299,21 +291,6 @@ def _channels(inputs: Tensor) -> Channels:
     values = inputs.float().transpose(0, 1).flatten(1) if inputs.ndim > 2 else inputs.float().flatten()[None]
     mean, sd = values.mean(dim=1).tolist(), values.std(dim=1, correction=0).tolist()
     return Channels(tuple(mean), tuple(sd), float(values.min()), float(values.max()))
-
-
-def _repeats(successive: Tensor | None, counts: Tensor, whole: bool, classes: int) -> tuple[float, float]:
-    """Excess of equal neighbours among successive labels, as a share of the most possible, and its score."""
-    if successive is None or len(successive) < FEWEST_LABELS:
-        return 0.0, 0.0
-    shares = counts.double() / counts.sum()
-    expected = float(shares.square().sum())
-    if not whole and int(successive.min()) == int(successive.max()):
-        expected = 1 / classes  # one class alone: the others are yet to come, or the class names would be one
-    if expected >= 1:
-        return 0.0, 0.0
-    observed = float((successive[1:] == successive[:-1]).double().mean())
-    error = math.sqrt(expected * (1 - expected) / (len(successive) - 1))
-    return (observed - expected) / (1 - expected), (observed - expected) / error
 
 
 def _sensitivity(model: nn.Module, inputs: Tensor) -> float:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics, tracking_layers
+from vitals.probes.trial import Inputs, trial
 
 LEFT = 0.5
 """Share of the statistics at the end of the training that are still those of a new layer."""
+PAIR = 2
+"""Values of a channel of which nothing but their order is left."""
 FEWEST_STEPS = 20
 """Batches below which it is the training that is short: at torch's own momentum of 0.1 seven of them leave
 half."""
@@ -26,8 +31,18 @@ class RunningStatistics:
     the end of the training: (1 − momentum)^batches."""
     batches: float
     """Of the training."""
+    values: dict[str, int]
+    """Of the layers that train: over how many values they take mean and variance of a channel."""
 
     def findings(self) -> list[Finding]:
+        pairs = [name for name, count in self.values.items() if count <= PAIR]
+        if pairs:
+            seen = (
+                f"{len(pairs)} BatchNorm layer(s) take mean and variance of a channel over {PAIR} values, "
+                f"which turns them into −1 and 1 whatever they were ({listed(pairs)})."
+            )
+            remedy = "Take larger batches, or GroupNorm or LayerNorm, which need no other samples."
+            return [Finding("batch-too-small", "warn", seen, remedy, pairs[0], PAIR, PAIR)]
         late = {name: share for name, share in self.stale.items() if share > LEFT}
         if self.batches < FEWEST_STEPS or not late:
             seen = "The running statistics of BatchNorm follow the batches soon enough."
@@ -46,18 +61,35 @@ class RunningStatistics:
         return [Finding("train-val-mismatch", "warn", seen, remedy, where, share, LEFT)]
 
 
-def check_running_statistics(model: nn.Module, batches: float) -> RunningStatistics:
-    """How much of their first statistics the BatchNorm layers of `model` still have after so many batches."""
+def check_running_statistics(
+    model: nn.Module, batches: float, inputs: Inputs | None = None
+) -> RunningStatistics:
+    """How much of their first statistics the BatchNorm layers of `model` still have after so many batches,
+    and over how many values they normalize in one with these `inputs` (N, ...)."""
     tracking = set(tracking_layers(model))
     stale = {
         name: (1 - layer.momentum) ** batches
         for name, layer in model.named_modules()
         if layer in tracking
-        and isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        and isinstance(layer, _BatchNorm)
         and layer.momentum is not None
         and not has_statistics(layer)
     }
-    return RunningStatistics(stale, batches)
+    return RunningStatistics(stale, batches, _values(model, inputs) if inputs is not None else {})
+
+
+def _values(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with trial(model) as copies, torch.no_grad():
+        for name, layer in copies.model.named_modules():
+            if isinstance(layer, _BatchNorm) and layer.training:
+
+                def count(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
+                    found[name] = arguments[0].numel() // max(arguments[0].shape[1], 1)
+
+                layer.register_forward_pre_hook(count)
+        copies.outputs(inputs)
+    return found
 
 
 class RunningStatisticsCheck(Check):
@@ -65,6 +97,11 @@ class RunningStatisticsCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_running_statistics(setup.model, setup.total_batches)
+        norms = any(isinstance(part, _BatchNorm) and part.training for part in setup.model.modules())
+        inputs = setup.batch(setup.batch_size)[0] if norms else None
+        result = check_running_statistics(setup.model, setup.total_batches, inputs)
         seen = f"{max(result.stale.values(), default=0.0):.1%} of the first are left"
         return Outcome(result.findings(), seen, f"{LEFT:.0%} at most", result)
+
+    def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
+        return options.budget.pace.copy + options.budget.pace.passes(setup.batch_size)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from vitals.checks.budget import Budget, Pace, default_budget, measured_pace, require_budget
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
@@ -22,8 +26,13 @@ from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.twin import first_samples, samples_in
 from vitals.status_line import status_line
 from vitals.writers.registry import writers
+
+LATER = "informative_inputs"
+"""The check that a stream's first batch is too small for; more of them are gathered as they come."""
+LATER_SAMPLES, LATER_BYTES = 512, 2**26
 
 
 class SanityChecks(L.Callback):
@@ -69,6 +78,11 @@ class SanityChecks(L.Callback):
         self.findings: list[Finding] = []
         self.made = 0
         """How many checks have come to a verdict."""
+        self.gathered: list[Any] | None = None
+        """Batches of a stream, from its first one on, until there are enough for `LATER`; None else."""
+        self.first: tuple[TrainingSetup, Pace, float] | None = None
+        """Of the first look, while batches are gathered: the weights of the start, what a step costs, and the
+        seconds that are left."""
         self.missing: list[str] = []
         """Names of the checks that were due and could not be made."""
         self.facts: dict[str, float] = {}
@@ -94,7 +108,7 @@ class SanityChecks(L.Callback):
                 self.facts |= row.check.facts(row.outcome)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.waiting = False
+        self.waiting, self.gathered, self.first = False, None, None
         if not (trainer.global_step or trainer.current_epoch):  # else resumed
             self._begin(trainer, pl_module)
 
@@ -103,6 +117,9 @@ class SanityChecks(L.Callback):
     ) -> None:
         if self.waiting:
             self._begin(trainer, pl_module, batch)
+            self.gathered = [] if self.first else None
+        if self.gathered is not None:
+            self._gather(trainer, batch)
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any = None) -> None:
         folder, self.waiting = log_folder(trainer), False
@@ -111,6 +128,39 @@ class SanityChecks(L.Callback):
         stop = trainer.strategy.broadcast(stop)
         if stop:
             raise ChecksFailed(stop)
+
+    def _gather(self, trainer: L.Trainer, batch: Any) -> None:
+        """Keep `batch`, and with the last one that it takes see what a single one was too small for, on the
+        weights of the start: those of now have been trained on these batches."""
+        assert self.gathered is not None
+        assert self.first is not None
+        self.gathered.append(first_samples(batch, LATER_SAMPLES))
+        samples = sum(map(samples_in, self.gathered))
+        tensors = [leaf for leaf in tree_leaves(self.gathered) if isinstance(leaf, Tensor)]
+        full = sum(leaf.numel() * leaf.element_size() for leaf in tensors) > LATER_BYTES or not samples
+        if samples < LATER_SAMPLES and not full:
+            return
+        whole, (setup, pace, left) = self.gathered, self.first
+        options = replace(self.options, budget=Budget(left, pace))
+        self.gathered = self.first = None
+        try:
+            with isolated_rng(), torch.compiler.set_stance("force_eager"):
+                assert setup.step is not None
+                step = setup.step
+                inputs = [step.network_inputs(each, step.owner.training_step) for each in whole]
+                targets: Any = [step.targets(each) for each in whole]
+                setup = replace(setup, inputs=torch.cat(inputs), targets=torch.cat(targets))
+                checks = [check for check in self.checks if check.name == LATER]
+                checks = [check for check in checks if not lack(setup, check.needs, check.fewest)]
+                rows = run_checks(setup, options, checks)
+        except Exception:  # then it stays unseen
+            return
+        self.rows = [*(row for row in self.rows if row.check not in checks), *rows]
+        self.findings = ranked([*self.findings, *findings_of(rows)])
+        self._sum_up()
+        if (folder := log_folder(trainer)) is not None and rows:
+            with suppress(OSError):  # the disk may be full, and the training goes on
+                write_findings(self.findings, folder / "findings.json")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None, batch: Any) -> str:
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
@@ -122,6 +172,9 @@ class SanityChecks(L.Callback):
                     setup, checks = self._setup(trainer, module, batch)
                     options = replace(self.options, budget=self._budget(budget.spent, trainer, setup))
                     self.rows = run_checks(setup, options, checks, lambda name: show(_words(name)))
+                left = options.budget.left
+                if batch is not None and setup.gives == "class numbers" and left > 0:
+                    self.first = setup, options.budget.pace, left
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
                 for finding in self.findings:
@@ -155,7 +208,8 @@ class SanityChecks(L.Callback):
             if not check.wanted(self.options):
                 continue
             if reason := lack(setup, check.needs, check.fewest):
-                reasons.setdefault(reason, []).append(check.name.replace("_", " "))
+                if batch is None or check.name != LATER or lack(setup, check.needs, 1):
+                    reasons.setdefault(reason, []).append(check.name.replace("_", " "))
             else:
                 made.append(check)
         for reason, names in reasons.items():

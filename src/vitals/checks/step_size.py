@@ -20,6 +20,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
 from vitals.measures.update_ratio import median_ratio, update_ratio
+from vitals.probes.curvature import curvature
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
 from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, set_rate, trial
 from vitals.writers.writer import Writer
@@ -76,6 +77,9 @@ class StepSize:
     total_steps: int
     ratio: float
     """Median over the weights of the size of the configured update over that of the weight."""
+    over: float = math.nan
+    """Times that the configured rate is as large as the curvature of the loss at the start bears, where it is
+    too high and the optimizer is one of which that is known."""
     works: float = math.nan
     """A learning rate that was tried and lowers the loss, where the configured one is at fault; else NaN."""
 
@@ -112,6 +116,11 @@ class StepSize:
         too_far = self.best_factor < SAFE_FACTOR * self.warmup
         if risen(self.first_loss, self.start) and too_far and not self.aftermath < RECOVERED * self.start:
             seen += f", and {AFTERMATH} steps later it is {self.aftermath:.4g}."
+            if self.over > 1:
+                seen += (
+                    f" The curvature of the loss there bears steps up to a learning rate of "
+                    f"{rate / self.over:.2g}."
+                )
             value = self.first_loss / self.start
             return [self._wrong_rate("learning-rate-too-high", seen, value, 1 + RISE)]
         share = self.improvement / self.best_improvement
@@ -213,8 +222,27 @@ def check_step_size(
             works = _working_rate(model, loss, batches, optimizer, max(configured), higher, seconds)
         except BudgetSpent:  # the verdict stands
             works = math.nan
-        result = replace(result, works=works)
+        over = math.nan if higher else _over(model, loss, inputs, targets, optimizer, seconds)
+        result = replace(result, works=works, over=over)
     return result
+
+
+def _over(
+    model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer, seconds: float
+) -> float:
+    try:
+        with trial(model, loss, optimizer) as copies:
+            assert copies.optimizer is not None
+            restore_configured_rates(copies.optimizer)
+
+            def value() -> Tensor:
+                torch.manual_seed(0)
+                return copies.loss_of(copies.outputs(inputs), targets)
+
+            found = curvature(value, copies.optimizer, end=time.monotonic() + seconds / 2)
+    except (BudgetSpent, RuntimeError):  # or there is no second derivative
+        return math.nan
+    return found.over if found else math.nan
 
 
 def _working_rate(

@@ -25,6 +25,7 @@ from vitals.probes.loaders import (
     drawn_places,
     random_batches,
     successive_batches,
+    twice,
     unaugmented,
     validation_loader,
 )
@@ -37,6 +38,8 @@ from vitals.probes.trial import Loss, copies_of
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
+TWICE = 64
+"""Samples that are drawn two times, to see how much the augmentation leaves of them."""
 PLACES = 2048
 """Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
@@ -90,6 +93,8 @@ class TrainingSetup:
     draws: tuple[int, int, int] = (0, 0, 0)
     """Places that the sampler draws first, how many of them are different, and how many samples there are;
     zeros where that is not known."""
+    twice: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """Gives the inputs of `TWICE` training samples, and of the same once more; None for a stream."""
     plain: Callable[[], tuple[Any, Any]] | None = None
     """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
     where a stream gives each sample only once."""
@@ -252,6 +257,7 @@ def training_setup(
         return replace(
             setup,
             draws=_draws(trainer.train_dataloader),
+            twice=None if batch is not None else lambda: _twice(trainer, step),
             plain=None if batch is not None else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
@@ -296,6 +302,15 @@ def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, A
             part.training = mode
     inputs, *targets = joined(taken)
     return inputs[:samples], targets[0][:samples]
+
+
+def _twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
+    preparation = BatchPreparation(trainer, step.owner, step.trainer)
+    first, second = (
+        torch.cat([step.network_inputs(preparation(batch), step.owner.training_step) for batch in loader])
+        for loader in twice(trainer.train_dataloader, TWICE)
+    )
+    return first, second
 
 
 def _itself(outputs: Tensor, targets: Any) -> Tensor:

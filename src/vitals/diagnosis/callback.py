@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
-from vitals.probes.rate_probe import rate_from_start, timed_probe
+from vitals.probes.rate_probe import probe_curvature, rate_from_start, timed_probe
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
@@ -80,7 +81,7 @@ class Diagnosis(L.Callback):
                 recorder = Recorder()
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
-            self.probes, self.tried, self.start = 0, False, None
+            self.probes, self.probed, self.tried, self.start = 0, -1, False, None
             # Only after this does the trainer say that it has a checkpoint, and load it.
             self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) else None
 
@@ -94,10 +95,11 @@ class Diagnosis(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Which probes a resumed training need not make again."""
-        return {"probes": self.probes, "tried": self.tried}
+        return {"probes": self.probes, "probed": self.probed, "tried": self.tried}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.probes, self.tried = state_dict["probes"], state_dict["tried"]
+        self.probed = state_dict.get("probed", -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -143,7 +145,8 @@ class Diagnosis(L.Callback):
                 facts |= callback.facts
         try:
             run = Run(self.recorder.history, checks, finished, facts)
-            if module is not None and self.probe and self.probes < 2 and needs_probe(run, self.rules):
+            due = self.probe and self.probes < 2 and trainer.global_step != self.probed
+            if module is not None and due and needs_probe(run, self.rules):
                 self._probe(trainer, module)
                 run = Run(self.recorder.history, checks, finished, facts)
             found = diagnose(run, others, self.rules)
@@ -186,7 +189,7 @@ class Diagnosis(L.Callback):
             console.print(f"report:   {said}", soft_wrap=True, markup=False, highlight=False)
 
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.probes += 1
+        self.probes, self.probed = self.probes + 1, trainer.global_step
         try:
             losses, seconds = timed_probe(trainer, module, self.recorder.twin(trainer, module))
         except Exception:  # without a probe the rules say less, and nothing wrong
@@ -194,7 +197,11 @@ class Diagnosis(L.Callback):
             return
         step, epoch = trainer.global_step, float(trainer.current_epoch)
         found = {f"rate_probe/{factor:g}": loss for factor, loss in losses.items()}
-        self.recorder.history.add(step, epoch, found | {"rate_probe/seconds": seconds})
+        found |= {"rate_probe/seconds": seconds}
+        with suppress(Exception):  # some losses have no second derivative
+            if (curved := probe_curvature(trainer, module, self.recorder.twin(trainer, module))) is not None:
+                found |= {"curvature/largest": curved.largest, "curvature/bearable": curved.bearable}
+        self.recorder.history.add(step, epoch, found)
 
     def _try_rates(
         self, trainer: L.Trainer, module: L.LightningModule, run: Run, findings: list[Finding]

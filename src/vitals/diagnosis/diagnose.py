@@ -16,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     updates.frozen_parameters,
     modes.evaluating_in_training,
     modes.training_in_validation,
+    modes.statistics_apart,
     capacity.regularization_too_strong,
     learning_rate.too_high,
     learning_rate.batch_too_small,
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     signal.dead_layer,
     generalization.classes_renumbered,
     generalization.prepared_otherwise,
+    generalization.labels_wrong_in_part,
     generalization.validation_at_chance,
     generalization.overfitting,
     capacity.underfitting,
@@ -50,6 +52,7 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     later = without_consequences(later)
     taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
     checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
+    checks = [_thawed(f) if f.alarming and run.has_moved(f) else f for f in checks]
     facts = [finding for finding in later if finding.exact]
     checks = without_consequences([*facts, *checks])[len(facts) :]
     root = next((finding for finding in checks if finding.alarming), None)
@@ -103,6 +106,13 @@ def _follows(finding: Finding, root: Finding) -> Finding:
 def _no_room(finding: Finding) -> Finding:
     """A network that cannot fit a few examples for its penalty is not too weak."""
     return replace(finding, level="note", message=f"{finding.message} It follows from a penalty too strong.")
+
+
+def _thawed(finding: Finding) -> Finding:
+    """Layers that were frozen at the start are so no longer: that was meant."""
+    return replace(
+        finding, level="note", message=f"{finding.message} They have been trained since.", remedy=""
+    )
 
 
 def _once(findings: list[Finding]) -> list[Finding]:

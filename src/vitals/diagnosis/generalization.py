@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.run import CERTAIN, Run, needs
 from vitals.findings import Finding
 from vitals.measures.counts import share_between
 
@@ -17,6 +17,9 @@ GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
 """Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
+CERTAINLY_LESS = 4.0
+"""Standard errors by which fewer training images are right than validation images: alike, they would be so
+once in 30,000 looks, and training lifts those that it shows."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
@@ -102,6 +105,42 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
     remedy = "Prepare both by one function: reading, order of channels and axes, scaling."
     value = changed[best]
     yield Finding("train-val-mismatch", "fail", message, remedy, "accuracy/val", value, accuracy, exact=True)
+
+
+@needs("validation/reweighed", "accuracy/train_eval", verdict="labels wrong in part")
+def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
+    """Images of the training set are less often right than those of validation, which were never shown."""
+    if run.fact("train_as_is") != 1:
+        return
+    # Alike, one of them would seem so once in 700 looks; and training lifts what it shows.
+    right, losses, others = (
+        {step: value for step, _, value in run.history.series(tag)}
+        for tag in ("accuracy/train_eval", "loss/train_eval", "validation/loss")
+    )
+    looks = [
+        (score, right[step], value)
+        for step, _, value in run.history.series("validation/reweighed")
+        if step in right and losses[step] > others[step]
+        if math.isfinite(score := _standard_errors(run, right[step], value))
+    ]
+    score, training, validation = max(looks, default=(0.0, math.nan, math.nan))
+    if not score > CERTAIN:
+        return
+    message = (
+        f"{training:.0%} of the training images are right, as they are stored and in evaluation mode, but "
+        f"{validation:.0%} of the validation images, which the network was never shown: {score:.1f} standard "
+        f"errors more. At least about {1 - training / validation:.0%} of the training labels do not go with "
+        f"their images, unless these are harder than those of validation."
+    )
+    remedy = "Look at the training images with the largest loss, with their labels, and at who gave them."
+    yield Finding("labels-random", "warn", message, remedy, "labels", score, CERTAIN)
+
+
+def _standard_errors(run: Run, training: float, validation: float) -> float:
+    """By how many of its standard errors the accuracy on validation images is above that on training ones."""
+    parts = ((training, run.samples("train")), (validation, run.samples("val")))
+    variance = sum(max(share * (1 - share), 1e-3) / max(samples, 1.0) for share, samples in parts)
+    return (validation - training) / math.sqrt(variance)
 
 
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")

@@ -33,6 +33,11 @@ ten times the rate does 7 to 110% worse (measured, 33 runs)."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
 rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
+BORNE = 0.5
+"""Share of what the curvature of the loss bears from which a rate is not too low."""
+LARGE_STEPS = 1e-2
+"""Median update:weight ratio of a run whose steps are ten times as large as usual: where three times the rate
+is worse yet, and the loss has hardly fallen, it bounces."""
 MILD = 0.02
 """The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
 PROPORTIONAL = 1e-3
@@ -83,6 +88,8 @@ def too_high(run: Run) -> Iterator[Finding]:
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
         yield _larger_batch(run, message, run.last_loss, reference)
         return
+    if run.over_curvature > 1:
+        seen += f"; the loss is curved {run.over_curvature:.2g} times as strongly as steps at this rate bear"
     yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
 
 
@@ -120,6 +127,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     typical = typical_update(run)
     if not math.isfinite(typical) or not run.long_enough:
         return
+    if run.over_curvature > BORNE:
+        return  # the curvature of the loss bears no larger steps
     proportional = _in_proportion(run)
     if slow_but_learning(run):
         if proportional and run.gain(10) > MILD:
@@ -145,6 +154,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     # Any healthy run gains from larger steps for a while: their size must be small, too.
     stuck = run.finished and gain > BETTER and typical < SMALL_UPDATE
+    if run.steps * run.batch_size < FEW_SAMPLES:
+        slow = stuck = False
     if (still or slow or stuck) and from_scratch:
         message = (
             f"A step changes the weights by {typical:.1e} of their size, and the loss went only from "
@@ -198,7 +209,8 @@ def _larger_batch(run: Run, message: str, value: float, threshold: float) -> Fin
 
 def _much_better(run: Run) -> float:
     """What a tenth of the rate must gain before the rate is at fault."""
-    if not run.learns:
+    bounces = typical_update(run) > LARGE_STEPS and run.probe(1) < run.probe(3)
+    if not run.learns or (bounces and run.finished and run.chance_loss > 0):
         return BETTER
     return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
 

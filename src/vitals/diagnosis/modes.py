@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from vitals.diagnosis.run import Run, needs
@@ -9,6 +10,9 @@ from vitals.findings import Finding
 
 MANY = 0.5
 """Share of the BatchNorm layers that are idle."""
+SURE, LOST, HALF = 4.0, 0.1, 0.6
+"""Standard errors and accuracy that evaluation mode loses, and the share of it that is left, from which the
+running statistics are at fault. They lag behind the weights in healthy runs, too, but by less."""
 WHOLE = 0.8
 """Share of the modules that are in the wrong mode where the whole network is, in validation. In training all
 of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
@@ -35,6 +39,30 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
         )
         remedy = "Leave them in training mode, unless they come with the statistics of an earlier training."
         yield Finding("eval-mode-training", "fail", message, remedy, "modes", share, MANY, max(step, 1))
+
+
+@needs("modes/of_batches", verdict="statistics of BatchNorm")
+def statistics_apart(run: Run) -> Iterator[Finding]:
+    """The network knows the training images by the statistics of their batch, and not by those it kept."""
+    looks = zip(
+        *(run.values(f"modes/{name}") for name in ("of_batches", "evaluated", "samples")), strict=True
+    )
+    last = list(looks)[-2:]
+    if len(last) < 2 or not run.finished:
+        return
+    for batches, evaluated, samples in last:
+        error = math.sqrt(max(batches * (1 - batches) + evaluated * (1 - evaluated), 1e-3) / samples)
+        if not batches - evaluated > max(SURE * error, LOST) or not evaluated < HALF * batches:
+            return
+    message = (
+        f"{evaluated:.0%} of the training images are right in evaluation mode, but {batches:.0%} of the same "
+        f"images with the statistics of their batch: BatchNorm has not kept those of the training set."
+    )
+    remedy = (
+        "Set the momentum of BatchNorm, torch's share of the new batch, to 0.1, or estimate its statistics "
+        "anew after the training (torch.optim.swa_utils.update_bn)."
+    )
+    yield Finding("train-val-mismatch", "warn", message, remedy, "modes", evaluated, HALF * batches)
 
 
 @needs("modes/training_in_validation")

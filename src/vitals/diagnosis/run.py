@@ -209,6 +209,14 @@ class Run:
         """The layers without the last, which gives the logits."""
         return list(self.by_name("activation_variance"))[:-1]
 
+    def has_moved(self, finding: Finding) -> bool:
+        """Whether the weights of the layer that a check found frozen have changed since."""
+        if finding.cause != "frozen-parameters" or not finding.check:
+            return False
+        weight = f"{finding.where}.weight"
+        names = [name for name in self.by_name("update_ratio") if f".{name}".endswith(f".{weight}")]
+        return any(any(self.values(f"update_ratio/{name}")) for name in names)
+
     @property
     def learning_rate(self) -> float:
         """The largest rate of the run so far, over all groups."""
@@ -225,6 +233,13 @@ class Run:
     def batch_size(self) -> float:
         """Samples in an optimizer step."""
         return self.fact("batch_size")
+
+    @property
+    def over_curvature(self) -> float:
+        """Times that the rate is as large as the curvature of the loss bears, from the last rate probe; NaN
+        where that is not known."""
+        largest = self.history.last("curvature/largest", math.nan)
+        return float(largest / self.history.last("curvature/bearable", math.nan))
 
     def gain(self, factor: float) -> float:
         """By which share less the loss is after some steps at `factor` times the rate than at the rate

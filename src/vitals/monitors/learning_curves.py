@@ -126,8 +126,8 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
     return metrics
 
 
-GAP = 0.15
-"""Accuracy of training above validation from which the validation subset is looked at, too."""
+GAP, ABOVE = 0.15, 0.02
+"""Accuracy of training above validation, and below it, from which the validation subset is looked at, too."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -390,11 +390,15 @@ class LearningCurves(Monitor):
             if recorder := recorder_of(trainer):
                 recorder.add_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
-        found.pop("relabelled", None)
+        for name in ("relabelled", "reweighed"):
+            found.pop(name, None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
-        if not logged or (known is not None and reached - known > GAP):
+        if not logged or (known is not None and not -ABOVE < reached - known < GAP):
             named |= self._validated(trainer, self.subsets, logged)
+        modes = {f"modes/{name}": value for name, value in self.subsets.by_batch_statistics().items()}
+        if modes and (recorder := recorder_of(trainer)):
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
         validation = named.get("accuracy/val_eval", known)
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
@@ -406,12 +410,13 @@ class LearningCurves(Monitor):
         if subsets.validation is None:
             return {}
         found = subsets.evaluate(*subsets.validation)
-        relabelled = found.pop("relabelled", None)
+        relabelled, reweighed = found.pop("relabelled", None), found.pop("reweighed", math.nan)
         if recorder := recorder_of(trainer):
             if not recorder.history.tags("facts/val_subset"):
                 recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
             if relabelled is not None:
-                epoch, both = trainer.current_epoch + 1, {"relabelled": relabelled, **found}
+                both = {"relabelled": relabelled, "reweighed": reweighed, **found}
+                epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in both.items()}
                 for name, inputs in other_preparations(subsets.training[0], subsets.validation[0]).items():
                     changed = subsets.evaluate(inputs, subsets.validation[1])

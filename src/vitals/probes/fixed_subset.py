@@ -11,16 +11,29 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
-from vitals.probes.loaders import StreamOnly, random_batches, unaugmented, validation_loader
+from vitals.measures.batch_norm import tracking_layers
+from vitals.probes.loaders import (
+    StreamOnly,
+    is_even,
+    random_batches,
+    twice,
+    unaugmented,
+    validation_loader,
+)
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
-from vitals.probes.twin import Twin, first_samples
+from vitals.probes.trial import switch_off_dropout
+from vitals.probes.twin import Twin, first_samples, samples_in
 
 MOST_BYTES = 2**26
 """Inputs are kept on the device as they are: 64 MiB are 5,000 images of CIFAR and 100 of ImageNet."""
+MODE_SAMPLES = 256
+"""Samples that are looked at in training mode, too."""
+FEW = 8
+"""Samples that are drawn two times."""
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
 AT_ONCE = 250
@@ -47,6 +60,7 @@ class FixedSubsets:
     def __init__(self, twin: Twin, batch: Any, samples: int) -> None:
         self.twin, self.samples, trainer = twin, samples, twin.trainer
         self.twin.refresh()
+        self.batch_size = max(samples_in(batch), 1)
         few = first_samples(batch, 8)
         self.twin.rehearse(few)
         with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
@@ -57,13 +71,27 @@ class FixedSubsets:
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             step = self.twin.module.training_step
+            self.as_they_are = False
+            """Whether the training subset is drawn evenly, and without random changes."""
             try:
                 loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )
+                self.as_they_are = is_even(trainer.train_dataloader) and self._stays(loader)
             except StreamOnly:  # then the batch at hand must do
                 self.training = self._kept([batch], samples, step)
+
+    def _stays(self, loader: Any) -> bool:
+        """Whether samples are the same when they are drawn once more."""
+        try:
+            first, second = (
+                self._kept(map(self.preparation, each), FEW, self.twin.module.training_step)[0]
+                for each in twice(loader, FEW)
+            )
+        except Exception:  # a data set may want other places than numbers
+            return False
+        return isinstance(first, Tensor) and torch.equal(first, second)
 
     @cached_property
     def validation(self) -> tuple[Any, Any] | None:
@@ -111,9 +139,10 @@ class FixedSubsets:
 
     def facts(self) -> dict[str, float]:
         """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; how many
-        samples the training subset has."""
+        samples the training subset has, and `train_as_is`, whether it was drawn evenly and never changes."""
         inputs, labels = self.training
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
+        found["train_as_is"] = float(self.as_they_are)
         if self.step.class_numbers:
             shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
@@ -121,10 +150,12 @@ class FixedSubsets:
         return found
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and for class numbers `accuracy` and `relabelled`, of the present weights in evaluation mode.
+        """Loss, and for class numbers `accuracy`, `relabelled` and `reweighed`, of the present weights in
+        evaluation mode.
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
-        most often is.
+        most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
+        of them is missing.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -135,6 +166,28 @@ class FixedSubsets:
             if self.step.network is None:
                 return self._of_batches(inputs, targets)
             return self._of_network(inputs, targets)
+
+    def by_batch_statistics(self) -> dict[str, float]:
+        """Accuracies on the same training samples, `of_batches`, with the statistics of batches as large as
+        in training but without dropout, and `evaluated`, in evaluation mode; none but for class numbers and a
+        network whose BatchNorm layers keep statistics while it trains."""
+        self.twin.refresh()
+        network = self.step.network
+        if network is None or not self.step.class_numbers or not tracking_layers(network):
+            return {}
+        self.twin.attach(self.evaluating)
+        switch_off_dropout(network)
+        inputs, targets = self.training
+        count = min(len(targets), max(MODE_SAMPLES, self.batch_size)) // self.batch_size * self.batch_size
+        found: dict[str, float] = {}
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+            for name in ("of_batches", "evaluated") if count else ():
+                parts = inputs[:count].split(self.batch_size)
+                outputs = torch.cat([network(part) for part in parts])
+                found[name] = float((outputs.argmax(dim=1) == targets[:count]).float().mean())
+                self.twin.refresh()
+                network.eval()
+        return found | ({"samples": float(count)} if found else {})
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()
@@ -164,7 +217,11 @@ class FixedSubsets:
                     confused.append(torch.bincount(pairs, minlength=classes**2))
         sums = [torch.stack(each).sum(dim=0) for each in (losses, hits, confused) if each]
         if confused:
-            sums[2] = sums[2].view(classes, classes).amax(dim=1).sum()
-        names = ("loss", "accuracy", "relabelled")
+            matrix = sums[2].view(classes, classes)
+            shares = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
+            recalls = torch.where(shares > 0, shares * matrix.diagonal() / matrix.sum(dim=0), 0.0)
+            sums[2] = matrix.amax(dim=1).sum()
+            sums.append(len(inputs) * recalls.sum() / shares.sum())
+        names = ("loss", "accuracy", "relabelled", "reweighed")
         totals = torch.stack([each.float() for each in sums]).tolist()
         return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from vitals.errors import UserError
 from vitals.probes.copies import LARGE, NoOp, Spent, copied
@@ -57,6 +64,27 @@ def random_batches(loader: Any, samples: int, mode: str = "max_size_cycle") -> I
     dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
+
+
+def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
+    """Two loaders of the same `count` samples of `loader`, drawn at random, in the same order: what differs
+    between them is random in the data set itself.
+
+    Raises:
+        StreamOnly: if its samples have no places.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise StreamOnly("The training data are a stream, which gives each sample only once.")
+    dataset: Any = _own(loader.dataset)
+    places = torch.randperm(len(dataset))[:count].tolist()
+    size = loader.batch_size or count
+    return [DataLoader(dataset, size, sampler=places, collate_fn=loader.collate_fn) for _ in range(2)]
+
+
+def is_even(loader: Any) -> bool:
+    """Whether `loader` gives all samples of its data set alike, in an order or at random."""
+    plain = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
+    return plain and isinstance(loader.sampler, SequentialSampler | RandomSampler | DistributedSampler)
 
 
 def drawn_places(loader: Any, count: int) -> list[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.probes.clipping import clipping_of
+from vitals.probes.curvature import Curvature, curvature
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
@@ -25,6 +26,7 @@ from vitals.probes.twin import Twin, joined, samples_in
 JUDGED = 8
 """Batches after the steps on which each rate is judged."""
 FACTORS = (0.1, 1.0, 3.0, 10.0)
+CURVATURE_SECONDS = 5.0
 
 
 def probe_rates(
@@ -64,6 +66,32 @@ def probe_rates(
             torch.manual_seed(0)
             losses[factor] = _loss_after(twin, optimizer, batches)
     return losses
+
+
+def probe_curvature(
+    trainer: L.Trainer, module: L.LightningModule, shared: Twin, seconds: float = CURVATURE_SECONDS
+) -> Curvature | None:
+    """The curvature of the training loss, on one batch at the present weights, against the rate that the
+    optimizer was configured with; None where its steps are of another kind.
+
+    Args:
+        trainer, module, shared: as in `probe_rates`, of which it takes copies, too.
+        seconds: after which no further product with the Hessian is begun.
+
+    Raises:
+        UserError: if module, optimizer or loader cannot be copied.
+    """
+    if len(trainer.optimizers) != 1:
+        raise UserError("the rate is probed for one optimizer alone.")
+    end = time.monotonic() + seconds
+    with isolated_rng(seed=0), torch.enable_grad():
+        [batch] = _batches(trainer, shared, count=1)
+        own, [optimizer] = copies_of(module, trainer.optimizers)
+        restore_configured_rates(optimizer)
+        twin = Twin(trainer, own)
+        twin.original = own
+        torch.manual_seed(0)
+        return curvature(lambda: twin.training_loss(batch), optimizer, end=end)
 
 
 def timed_probe(
@@ -136,8 +164,8 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
         return float(torch.stack([twin.training_loss(batch).float() for batch in batches[-JUDGED:]]).mean())
 
 
-def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1) -> list[Any]:
-    """Enough of them for a trial, of at least so many samples each."""
+def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1, count: int = STEPS + JUDGED) -> list[Any]:
+    """`count` of them, enough for a trial, of at least so many samples each."""
     twin.refresh()
     owner = copy.copy(twin.module)
     preparation = BatchPreparation(trainer, owner, stand_in(trainer, training=True))
@@ -148,7 +176,7 @@ def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1) -> list[Any]:
         for batch in successive_batches(trainer.train_dataloader):
             taken.append(preparation(batch))
             each = each or math.ceil(samples / max(samples_in(taken[0]), 1))
-            wanted = each * (STEPS + JUDGED)
+            wanted = each * count
             if len(taken) == wanted:
                 break
         if len(taken) == before:

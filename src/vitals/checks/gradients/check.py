@@ -21,7 +21,6 @@ from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradients.comparison import ENOUGH, BurnIn, Comparison, ParameterSummary, error_limit
 from vitals.checks.gradients.difference import (
-    TOO_SMALL,
     Differences,
     Estimate,
     Line,
@@ -233,9 +232,6 @@ def _check_part(
             if len(summaries) < FEWEST:
                 raise
             break
-        if part == "data" and _flat(rows) and function.jumps(name):
-            # A function with steps, past which somebody's own backward lets the gradient on purpose.
-            rows = tuple(replace(row, kink=True) for row in rows)
         summaries.append(
             ParameterSummary(
                 name,
@@ -251,14 +247,29 @@ def _check_part(
                 rows=rows,
             )
         )
-    return summaries, scale
+    return _without_leaps(function, summaries) if part == "data" else summaries, scale
 
 
-def _flat(rows: Sequence[Comparison]) -> bool:
-    """Whether the loss does not change at all along any element, where a gradient says that it does."""
-    smooth = [row for row in rows if not row.kink and row.index is not None]
-    still = bool(smooth) and all(row.numeric == 0 for row in smooth)
-    return still and any(abs(row.analytic) > TOO_SMALL for row in smooth)
+def _without_leaps(function: FunctionalLoss, summaries: list[ParameterSummary]) -> list[ParameterSummary]:
+    """The summaries, those without a verdict whose tensor a function with steps stands behind: no difference
+    says what a backward past it, as of a straight-through estimator, is meant to be.
+
+    From the loss on backwards, up to the first that is wrong without one: the others inherit its error.
+    """
+    wrong = [s for s in summaries if s.finite and s.level in ("warn", "fail") and not s.detached]
+    leaping: set[str] = set()
+    for summary in sorted(wrong, key=lambda summary: -summary.order):
+        try:
+            if not function.leaps(summary.parameter):
+                break
+        except BudgetSpent:  # an accusation needs more than what was seen
+            leaping |= {each.parameter for each in wrong}
+            break
+        leaping.add(summary.parameter)
+    return [
+        replace(s, rows=tuple(replace(row, kink=True) for row in s.rows)) if s.parameter in leaping else s
+        for s in summaries
+    ]
 
 
 class _TensorCheck:

@@ -139,8 +139,8 @@ def _undecided(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     reasons = [
         (
             kinked,
-            "kinks of max-like operations lie within the smallest step.",
-            "Check with fewer examples, which have fewer kinks.",
+            "kinks of max-like operations lie within the smallest step, or functions with steps behind it.",
+            "Check with fewer examples, which have fewer kinks; past steps there is nothing to compare with.",
         ),
         (
             noisy,

@@ -75,6 +75,11 @@ Loss = Callable[[Any, Any], Tensor]
 Penalty = Callable[[nn.Module], Tensor] | Mapping[str, float] | float
 Part = Literal["data", "penalty", "both"]
 
+_LENGTHS = (1.0, 10.0, 100.0, 100.0)
+"""Of the lines on which a leap is sought, in spreads of the tensor's elements."""
+_HALVINGS, _SMOOTH, _ROUNDED = 30, 0.1, 1e-11
+"""In search of a leap: the last ten halvings leave a thousandth of a smooth change, and all of a leap."""
+
 
 class FunctionalLoss:
     """Data loss and penalty as functions of the trainable parameters and the inputs.
@@ -171,14 +176,26 @@ class FunctionalLoss:
             self.value()
         return uses.order
 
-    def jumps(self, name: str) -> bool:
-        """Whether the loss changes where all of the tensor `name` does, by as much as its elements differ."""
+    def leaps(self, name: str) -> bool:
+        """Whether the loss leaps somewhere on lines along which the tensor `name` moves, as behind sign(),
+        round() or argmin()."""
         tensor = self.tensors[name].detach()
-        before, value = tensor.clone(), self.value().item()
+        before = tensor.clone()
         spread = float(before.std()) if before.numel() > 1 else 0.0
+        generator = torch.Generator().manual_seed(self.seed)  # each evaluation starts the others anew
+
+        def at(distance: float) -> float:
+            tensor.copy_(before + distance * direction)
+            return self.value().item()
+
         try:
-            tensor.add_(torch.randn_like(tensor) * (spread or 0.1))
-            return self.value().item() != value
+            for length in _LENGTHS:
+                direction = (
+                    torch.randn(tensor.shape, generator=generator).to(tensor) * length * (spread or 0.1)
+                )
+                if _leaps(at):
+                    return True
+            return False
         finally:
             tensor.copy_(before)
 
@@ -225,6 +242,22 @@ class FunctionalLoss:
         for name in decay:
             if name not in names:
                 raise UserError(f"penalty names no trainable parameter '{name}': {did_you_mean(name, names)}")
+
+
+def _leaps(at: Callable[[float], float]) -> bool:
+    """Whether `at` leaps between 0 and 1, where the larger change of two halves is followed."""
+    low, high = 0.0, 1.0
+    below, above = at(low), at(high)
+    changes: list[float] = []
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        value = at(middle)
+        if abs(value - below) > abs(above - value):
+            high, above = middle, value
+        else:
+            low, below = middle, value
+        changes.append(abs(above - below))
+    return changes[-1] > max(_SMOOTH * changes[-10], _ROUNDED * abs(below))
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""Do training batches follow an order that goes with the label?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vitals.findings import Finding
+
+FEWEST_LABELS = 60
+"""Below which nothing is said."""
+WINDOW = 32
+"""Labels of successive batches that are judged together, at least: within them the order does not matter."""
+
+ALIKE, ALIKE_SCORE = 0.3, 5.0
+"""Correlation of the labels within a batch, and standard deviations above 0: batches of four of ten classes
+have 0.15, of one class 1."""
+
+
+def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None = None) -> tuple[float, float]:
+    """How much alike the labels of a batch are: 0 where each is drawn by itself, 1 where each batch has one
+    class, below 0 where batches are balanced; and by how many standard deviations that is above 0.
+
+    It is the correlation within batches that the counts of the classes show: their variance from batch to
+    batch is 1 + (n − 1) ρ times that of n labels drawn by themselves. In what order a batch has its labels
+    does not matter to its gradient, and is not looked at.
+
+    Args:
+        batches: class numbers (n,) of successive training batches; others are left out.
+        classes: that there are.
+        shares: of the classes (C,), where they are known; else those of the labels at hand.
+    """
+    labels = [batch.flatten().long().cpu() for batch in batches]
+    labels = [batch[(batch >= 0) & (batch < classes)] for batch in labels]
+    windows: list[Tensor] = []
+    waiting: list[Tensor] = []
+    for batch in labels:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= WINDOW:
+            windows.append(torch.cat(waiting))
+            waiting = []
+    seen = torch.cat(windows) if windows else torch.zeros(0, dtype=torch.long)
+    if len(seen) < FEWEST_LABELS:
+        return 0.0, 0.0
+    if shares is None:
+        shares = torch.bincount(seen, minlength=classes).double() / len(seen)
+    present = shares > 0
+    if int(present.sum()) < 2:
+        if len(windows) < 2 or classes < 2:
+            return 0.0, 0.0
+        # One class alone: the others are yet to come, or the class names would be one.
+        shares, present = torch.full((classes,), 1 / classes).double(), torch.ones(classes, dtype=torch.bool)
+    counts = torch.stack([torch.bincount(window, minlength=classes) for window in windows]).double()
+    sizes = counts.sum(dim=1, keepdim=True)
+    expected = (sizes * shares)[:, present]
+    squares = ((counts[:, present] - expected).square() / expected).sum(dim=1)
+    free = int(present.sum()) - 1
+    correlation = float((squares / free - 1).mean() / (sizes.mean() - 1))
+    error = math.sqrt(2 / (free * len(windows)))
+    return correlation, float((squares / free - 1).mean()) / error
+
+
+def is_sorted(alike: float, score: float) -> bool:
+    """Whether what `class_order` gives is an order that goes with the label."""
+    return alike > ALIKE and score > ALIKE_SCORE
+
+
+def not_shuffled(alike: float) -> Finding:
+    """That batches follow an order that goes with the label; `alike` is their `class_order`."""
+    seen = f"The labels within a batch are alike, {alike:.0%} of the way from shuffled to one class a batch."
+    remedy = (
+        "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
+        "give it a buffer as large as a few classes."
+    )
+    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, ALIKE)

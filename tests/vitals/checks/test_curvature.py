@@ -1,0 +1,66 @@
+"""The largest curvature of a loss, against what the steps of an optimizer bear."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, RMSprop
+
+from vitals.probes.curvature import curvature
+
+SHARP = 50.0
+
+
+def parabola() -> tuple[nn.Parameter, torch.Tensor]:
+    return nn.Parameter(torch.full((6,), 0.01)), torch.tensor([SHARP, 8.0, 4.0, 2.0, 1.0, -3.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({}, 2.0), ({"momentum": 0.9}, 3.8), ({"momentum": 0.9, "nesterov": True}, 3.8 / 2.8)],
+    ids=["plain", "momentum", "nesterov"],
+)
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_steps_die_down_up_to_what_is_bearable_and_not_beyond(options, limit, share) -> None:
+    weights, curves = parabola()
+    optimizer = SGD([weights], lr=share * limit / SHARP, **options)
+
+    def loss() -> torch.Tensor:
+        return 0.5 * (curves[:5] * weights[:5] ** 2).sum()
+
+    found = curvature(loss, optimizer)
+    assert found is not None
+    assert found.largest == pytest.approx(SHARP, rel=1e-3)
+    assert found.over == pytest.approx(share, rel=1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert (float(weights.detach().abs()[0]) < 0.01) == (share < 1)
+
+
+def test_for_adam_the_scale_of_its_steps_counts() -> None:
+    weights, curves = parabola()
+    optimizer = Adam([weights], lr=1e-4)
+
+    def loss() -> torch.Tensor:
+        return 0.5 * (curves[:5] * weights[:5] ** 2).sum()
+
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    before = weights.detach().clone()
+    found = curvature(loss, optimizer)
+    sizes = optimizer.state[weights]["exp_avg_sq"] / (1 - 0.999**5)
+    assert found is not None
+    assert found.largest == pytest.approx(float((curves / sizes.sqrt())[:5].max()), rel=0.05)
+    assert found.bearable == pytest.approx(38 / 1e-4)
+    assert torch.equal(weights.detach(), before)
+
+
+def test_nothing_is_said_of_other_optimizers_nor_of_a_loss_that_is_a_plane() -> None:
+    weights, _ = parabola()
+    assert curvature(lambda: (weights**2).sum(), RMSprop([weights], lr=0.1)) is None
+    assert curvature(lambda: weights.sum(), SGD([weights], lr=0.1)) is None

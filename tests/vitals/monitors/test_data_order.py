@@ -1,0 +1,105 @@
+"""Order and repetition of the training data, read off the batches of streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, digits, fit, mlp
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from vitals.checks.sanity_checks import SanityChecks
+from vitals.monitors.data_order import DataOrder
+
+
+class Reader(IterableDataset):
+    """A stream that cannot be copied, and never ends."""
+
+    def __init__(self, places: list[int], targets: Tensor | None = None, anew: bool = False) -> None:
+        self.images, labels = digits(600)
+        self.labels = labels if targets is None else targets
+        self.places, self.anew = places, anew
+        self.source = self.read()
+
+    def read(self) -> Iterator[int]:
+        while True:
+            if self.anew:
+                random.shuffle(self.places)
+            yield from self.places
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in self.source:
+            yield self.images[place], self.labels[place], place % 7
+
+
+class Plain(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+
+def found(folder: Any, reader: Reader, *callbacks: Any, epochs: int = 2) -> list[tuple[str, str]]:
+    monitor = DataOrder()
+    train = DataLoader(reader, batch_size=30)
+    options = {"train": train, "max_epochs": epochs, "limit_train_batches": 20}
+    fit(Plain(mlp()), folder, monitor, *callbacks, **options)
+    return [(finding.cause, finding.level) for finding in monitor.findings]
+
+
+SHUFFLED = torch.randperm(600, generator=torch.Generator().manual_seed(0)).tolist()
+BY_LABEL = torch.argsort(digits(600)[1], stable=True).tolist()
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [
+        (lambda: Reader(SHUFFLED, anew=True), []),
+        (lambda: Reader(SHUFFLED), [("data-not-shuffled", "note")]),
+        (lambda: Reader(BY_LABEL), [("data-not-shuffled", "warn"), ("data-not-shuffled", "note")]),
+        (lambda: Reader(SHUFFLED[:30]), [("overfitting", "note"), ("data-not-shuffled", "note")]),
+    ],
+    ids=["anew each time", "always in one order", "class after class", "thirty over and over"],
+)
+def test_what_comes_in_which_order(reader, expected, tmp_path) -> None:
+    random.seed(0)
+    assert found(tmp_path, reader()) == expected
+
+
+class TaskNumber(Plain):
+    """Takes turns between tasks; the loss does not take the number of the task for a label."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]) * (1 + 0.01 * batch[2].max()), batch[1])
+
+
+def test_a_number_that_goes_with_the_batch_is_no_label(tmp_path) -> None:
+    class Tasks(Reader):
+        def __iter__(self) -> Iterator[Any]:
+            for count, place in enumerate(self.source):
+                yield self.images[place], self.labels[place], count // 30 % 4
+
+    random.seed(0)
+    monitor = DataOrder()
+    train = DataLoader(Tasks(SHUFFLED, anew=True), batch_size=30)
+    fit(TaskNumber(mlp()), tmp_path, monitor, train=train, limit_train_batches=20)
+    assert monitor.findings == []
+
+
+def test_labels_of_a_stream_are_held_against_its_images_once_enough_have_come(tmp_path) -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+    others = digits(600)[1][torch.randperm(600)]
+    causes = []
+    for targets in (None, others):
+        checks = SanityChecks(["informative_inputs"], on_fail="warn")
+        found(tmp_path, Reader(SHUFFLED, targets), checks, epochs=1)
+        causes.append([finding.cause for finding in checks.findings])
+        assert checks.missing == []
+    assert causes == [["inputs-informative"], ["labels-random"]]
