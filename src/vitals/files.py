@@ -356,6 +356,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [_numbers(row) for row in rows]
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for later commands; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
+
+
 def chose_average(status: Mapping[str, Any]) -> bool:
     """Whether the run whose `status.json` this is ended with the averaged weights, not an epoch's.
 

@@ -129,7 +129,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     if console.width < NARROW:
         console.print("[italic]Findings[/]")
         for finding in alarms:
-            head = f"[{COLOURS[finding.level]}]{finding.level}[/] [bold]{finding.cause}[/]"
+            head = f"[{COLOURS[finding.level]}]{finding.level}[/] [bold]{escape(finding.cause)}[/]"
             step = f", step {finding.step}" * bool(finding.step)
             console.print(f"{head}{step}: {escape(sentence(finding))}\n", highlight=False)
         return
@@ -139,7 +139,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     for finding in alarms:
         verdict = f"[{COLOURS[finding.level]}]{finding.level}[/]"
         seen, remedy = escape(finding.message), escape(finding.remedy)
-        table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
+        table.add_row(verdict, escape(finding.cause), str(finding.step), seen, remedy)
     console.print(table)
 
 

@@ -85,6 +85,11 @@ SweepDevices = Annotated[
 ]
 
 
+Trust = Annotated[
+    Text | list[Text], Field(description="a dotted name or the beginning of one, or a list of them")
+]
+
+
 class Strict(BaseModel):
     """Has these keys and no others."""
 
@@ -242,6 +247,7 @@ class RunSchema(Strict):
     seed: Seed | None
     resume: Text | None
     overwrite: Switch = False
+    trust: Trust = []
     metric: MetricChoice
     checkpoint: CheckpointIntervals | None = None
     trainer: Trainer
@@ -290,6 +296,7 @@ class Evaluation(Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: Text | None
+    trust: Trust = []
 
 
 class Ensemble(Strict):
@@ -302,6 +309,7 @@ class Ensemble(Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: Text | None
+    trust: Trust = []
     folder: Text
 
 
