@@ -121,7 +121,8 @@ def test_ones_own_code_is_what_lies_outside_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, run = tmp_path / "my_nets", tmp_path / "logs" / "run"
-    code = "import lightning, os\nclass Net(lightning.LightningModule): pass\ndef net(): pass\n"
+    code = "import lightning, os\nfrom os import system\nsystem_too = system\n"
+    code += "class Net(lightning.LightningModule): pass\ndef net(): pass\n"
     for folder in (mine, run, tmp_path / "logs", tmp_path / ".venv"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "nets.py").write_text(code)

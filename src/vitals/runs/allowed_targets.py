@@ -112,16 +112,23 @@ class OwnCode:
         )
 
     def defines(self, name: str) -> bool:
-        """Whether a module of the user's own has a class or function of this dotted name, as its source says.
+        """Whether a dotted name is of a class or function that the source of a module of the user's own has.
 
-        Nothing is imported: a sweep that goes on runs the code as it was at its start.
+        Or had, where nothing of that name is in it now. Nothing is imported: a sweep that goes on runs the
+        code as it was at its start.
         """
         module, _, last = name.rpartition(".")
         for source in self._sources(module):
             with suppress(OSError, SyntaxError, ValueError):
+                tree = ast.parse(source.read_bytes())
                 kinds = ast.ClassDef | ast.FunctionDef
-                nodes = ast.parse(source.read_bytes()).body
-                return any(isinstance(node, kinds) and node.name == last for node in nodes)
+                if any(isinstance(node, kinds) and node.name == last for node in tree.body):
+                    return True
+                others = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+                for node in ast.walk(tree):
+                    if isinstance(node, ast.Import | ast.ImportFrom):
+                        others |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+                return not {last, "*", "globals", "__getattr__"} & others
         return False
 
     def holds(self, module: str) -> bool:
