@@ -253,8 +253,8 @@ def _interpolation_in(value: Any, content: dict[Any, Any], key: str = "") -> str
     if isinstance(value, str) and "${" in value:
         meant: Any = content
         for part in value[2:-1].split("."):
-            meant = meant.get(part) if isinstance(meant, dict) else None
-        plain = isinstance(meant, str | int | float) and "${" not in str(meant)
+            meant = meant.get(part, {}) if isinstance(meant, dict) else {}
+        plain = not isinstance(meant, dict | list) and "${" not in str(meant)
         return "" if plain and value[-1] == "}" else key
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     inner = (_interpolation_in(part, content, f"{key}.{name}" if key else str(name)) for name, part in parts)
