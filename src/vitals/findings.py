@@ -19,7 +19,7 @@ from rich.table import Table
 
 from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean, listed
-from vitals.files import write_json
+from vitals.files import text_of, write_json
 
 Level = Literal["ok", "note", "warn", "fail"]
 NO_VERDICTS = ("skipped", "looks")
@@ -203,7 +203,7 @@ def read_findings(path: Path) -> list[Finding]:
         ValueError: if it is damaged, or holds something else.
     """
     try:
-        return [_finding(entry) for entry in json.loads(path.read_text(encoding="utf-8-sig"))]
+        return [_finding(entry) for entry in json.loads(text_of(path))]
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("it holds something else than findings") from error
 
