@@ -8,6 +8,7 @@ code 2, or 1 where the machine is at fault, without a traceback; `HYDRA_FULL_ERR
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import secrets
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.errors import UserError, did_you_mean
 from vitals.files import FAILURES, CannotWrite, cannot_write
+from vitals.runs.allowed_targets import names_to_trust
 from vitals.runs.config.overrides import (
     Overrides,
     groups,
@@ -58,6 +60,9 @@ OmegaConf.register_new_resolver("job_folder", folder_name, replace=True)
 def answers_mistakes() -> Iterator[None]:
     """Within it, a `UserError` ends the program with its message and exit code, and a signal as
     `vitals.runs.signals` has it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that its encoding has no letters for ends nothing
+            stream.reconfigure(errors="backslashreplace")
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     complains, logging.raiseExceptions = logging.raiseExceptions, False  # of a log that cannot be written
     try:
@@ -185,7 +190,7 @@ def check_command_line(
         if not arguments.multirun:
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
-        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides)]
+        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
         check_command_line(config_dir, config_name, check, prepare, read_data, trains)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
@@ -268,6 +273,11 @@ def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
         return
     print(f"going on with {shown(folder.path)}", flush=True)
     ours = [word for word in words if word.lstrip("+~").startswith(("-", "hydra")) and word not in places]
+    ours += [word for word in words if word.startswith("trust=")]
+    if names := names_to_trust(config, folder.path):  # that this command names itself
+        given = OmegaConf.select(config, "trust") or []
+        names += [given] if isinstance(given, str) else given
+        ours.append(f"trust=[{','.join(map(hydra_value, names))}]")
     sys.argv[1:] = [*ours, f"resume={hydra_value(folder.path)}"]
 
 

@@ -37,6 +37,8 @@ FAILURES = {
 """Of the errors of a system that say why nothing can be written: what they mean, and what helps."""
 
 
+LARGEST = 2**30
+"""Bytes of a file that is read whole; the history of a thousand epochs has some ten million."""
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Those that come of writing alone."""
 
@@ -281,6 +283,20 @@ STATUS: Kinds = {
 """What a run's `status.json` holds, among other things."""
 
 
+def text_of(path: Path, errors: str = "strict") -> str:
+    """The text of a file of ordinary size: a pipe or a device would never come to its end.
+
+    Raises:
+        OSError: if there is no such file, or it is none.
+        ValueError: if it is no text in UTF-8, unless `errors` says what to do then.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "it is missing, or no file", str(path))
+    if path.stat().st_size > LARGEST:
+        raise OSError(f"{path} is larger than {LARGEST >> 20} MiB")
+    return path.read_text(encoding="utf-8-sig", errors=errors)
+
+
 def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
     """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged.
 
@@ -290,7 +306,7 @@ def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
             one of strings.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text_of(path))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
@@ -326,7 +342,7 @@ def read_table(path: Path, *numeric: str) -> tuple[list[dict[str, str]], bool]:
     Raises:
         OSError: if there is no such file.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
+    text = text_of(path, "replace").replace("\r\n", "\n")
     rows: list[dict[str, str]] = []
     table, named = csv.DictReader(io.StringIO(text)), False
     with suppress(csv.Error):  # a NUL, or a cell without an end
@@ -365,6 +381,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         raise ValueError("it is damaged")
     numbers = map(_numbers, rows)
     return [{k: v for k, v in row.items() if k != "step" or math.isfinite(v)} for row in numbers]
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept for later commands; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
 
 
 def chose_average(status: Mapping[str, Any]) -> bool:

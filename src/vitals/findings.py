@@ -19,7 +19,7 @@ from rich.table import Table
 
 from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean, listed
-from vitals.files import write_json
+from vitals.files import text_of, write_json
 
 Level = Literal["ok", "note", "warn", "fail"]
 NO_VERDICTS = ("skipped", "looks")
@@ -129,7 +129,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     if console.width < NARROW:
         console.print("[italic]Findings[/]")
         for finding in alarms:
-            head = f"[{COLOURS[finding.level]}]{finding.level}[/] [bold]{finding.cause}[/]"
+            head = f"[{COLOURS[finding.level]}]{finding.level}[/] [bold]{escape(finding.cause)}[/]"
             step = f", step {finding.step}" * bool(finding.step)
             console.print(f"{head}{step}: {escape(sentence(finding))}\n", highlight=False)
         return
@@ -139,7 +139,7 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     for finding in alarms:
         verdict = f"[{COLOURS[finding.level]}]{finding.level}[/]"
         seen, remedy = escape(finding.message), escape(finding.remedy)
-        table.add_row(verdict, finding.cause, str(finding.step), seen, remedy)
+        table.add_row(verdict, escape(finding.cause), str(finding.step), seen, remedy)
     console.print(table)
 
 
@@ -203,7 +203,7 @@ def read_findings(path: Path) -> list[Finding]:
         ValueError: if it is damaged, or holds something else.
     """
     try:
-        return [_finding(entry) for entry in json.loads(path.read_text(encoding="utf-8-sig"))]
+        return [_finding(entry) for entry in json.loads(text_of(path))]
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("it holds something else than findings") from error
 

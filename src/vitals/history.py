@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitals.files import NUMBER, append_line, mended_table, set_aside, write_atomically, write_table
+from vitals.files import NUMBER, append_line, mended_table, set_aside, text_of, write_atomically, write_table
 
 
 class MetricsTable:
@@ -174,7 +174,7 @@ def _entries(path: Path, count: int | None = None) -> tuple[list[tuple[str, dict
     Raises:
         OSError: if there is no such file.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:count]
+    lines = text_of(path, "replace").split("\n")[:count]
     read = [(line, _entry(line)) for line in lines if line]
     entries = [(line, entry) for line, entry in read if entry]
     return entries, all(entry for _, entry in read[:-1]) and bool(entries or not read)

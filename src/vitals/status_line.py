@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
 
 @contextmanager
@@ -18,5 +19,5 @@ def status_line(text: str, console: Console | None = None) -> Iterator[Callable[
     if not console.is_interactive or console.is_jupyter or not console.file.isatty():
         yield lambda text: None
         return
-    with console.status(text) as status:
-        yield status.update
+    with console.status(Text(text)) as status:  # a text, for brackets in names are no markup
+        yield lambda text: status.update(Text(text))

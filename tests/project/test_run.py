@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from project import build as project
 from project.module import ImageClassifier
 from project.train import train
-from vitals.errors import Diverged
+from vitals.ensembles.run import ensemble
+from vitals.errors import Diverged, UserError
 from vitals.findings import read_findings
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import prepare, run
@@ -333,6 +334,41 @@ def test_evaluation_from_the_folder_alone_gives_the_figures_of_the_run(
         {"run": str(finished[0]), "checkpoint": "best", "split": split, "data_root": None}
     )
     assert evaluate(options, project)[f"accuracy/{split}"] == finished[1][metric]
+
+
+@pytest.mark.parametrize(
+    ("key", "target", "value"),
+    [
+        ("data.root", "os.mkdir", "made"),
+        ("network", "torch.nn.functional.torch.save", "made"),
+        ("module", "project.module.ImageClassifier.load_from_checkpoint", "made"),
+        ("callbacks.more", "pathlib.Path.mkdir", {"_target_": "pathlib.Path", "_args_": ["made"]}),
+        ("optimizer.lr", "logging.FileHandler", "made"),
+    ],
+)
+def test_nothing_runs_because_a_folder_names_it(
+    key: str,
+    target: str,
+    value: Any,
+    finished: tuple[Path, dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
+    settings = OmegaConf.load(folder / "config.yaml")
+    OmegaConf.update(settings, key, {"_target_": target, "_args_": [value]}, merge=False, force_add=True)
+    OmegaConf.save(settings, folder / "config.yaml")
+    shutil.copy(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "other.ckpt")
+    options = {"run": str(folder), "checkpoint": "best", "split": "val", "data_root": None}
+    with pytest.raises(UserError, match=rf"{key}\._target_ names {target}.*trust={target}"):
+        evaluate(OmegaConf.create(options), project)
+    with pytest.raises(UserError, match=rf"{key}\._target_ names {target}"):
+        resumed(folder)
+    together = {"runs": [], "sweep": None, "top": 10, "folder": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=rf"Left out: .*{key}\._target_ names {target}"):
+        ensemble(OmegaConf.create({**options, **together}), project)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_lbfgs_takes_the_whole_training_set_as_one_batch(tmp_path: Path) -> None:

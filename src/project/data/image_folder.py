@@ -17,7 +17,9 @@ from vitals.runs.class_folders import list_files
 from vitals.runs.memory import require_memory
 
 Image.init()
-ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+# Not those that start Ghostscript, unpack whatever they hold, or only name what they hold.
+FORMATS = tuple({*Image.OPEN} - {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 def read_tree(
@@ -40,23 +42,21 @@ def read_tree(
         "set a smaller data.image_size or data.batch_size",
     )
     decode = partial(made_of_files, files, partial(_decode, size=image_size, shape=shape), shape)
-    key = key_of(files, image_size)
-    pixels, facts, mapped = cached(f"{root.absolute()} {image_size}", key, decode, mapped)
-    note, unreadable = tree.note, facts["unreadable"]
-    if unreadable:
-        if not skip_unreadable or len(unreadable) == len(files):
-            file, reason = next(iter(unreadable.items()))
+    source = f"{root.absolute()} {image_size}"
+    pixels, facts, mapped = cached(source, key_of(files, image_size), decode, mapped)
+    note = tree.note
+    if bad := facts["unreadable"]:
+        if not skip_unreadable or len(bad) == len(files):
+            file, reason = next(iter(bad.items()))
             raise UserError(
-                f"{file} is not a readable image ({reason}), one of {len(unreadable):,} of {len(files):,}: "
+                f"{file} is not a readable image ({reason}), one of {len(bad):,} of {len(files):,}: "
                 f"mend or delete them, or set data.skip_unreadable=true to do without them."
             )
-        note += (
-            f"{', ' if note else f'noticed in {root}: '}unreadable files passed over ({len(unreadable):,})"
-        )
+        note += f"{', ' if note else f'noticed in {root}: '}unreadable files passed over ({len(bad):,})"
     whole = ImageSet(pixels, torch.tensor(labels), tree.classes, mapped=mapped)
     parts, start = {}, 0
     for split, members in tree.files.items():
-        places = [start + place for place, (file, _) in enumerate(members) if file not in unreadable]
+        places = [start + place for place, (file, _) in enumerate(members) if file not in bad]
         parts[split], start = whole.subset(torch.tensor(places)), start + len(members)
     return ImageSplits(**parts, note=note)
 
@@ -64,7 +64,9 @@ def read_tree(
 def _decode(file: str, size: int | None, shape: tuple[int, ...] | None = None) -> np.ndarray | str:
     """The pixels of one file, uint8, 3×H×W, which must be `shape`; or why it cannot be read."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > 2**27:  # of which a file of some kilobytes can have more
+                return f"its {image.width}×{image.height} pixels are too many"
             pixels = _in_bytes(ImageOps.exif_transpose(image)).convert("RGB")
     except UnidentifiedImageError:
         return "it is empty, or in no format that Pillow knows"

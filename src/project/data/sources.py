@@ -85,8 +85,7 @@ def read(
         raise UserError(f"data.image_size={image_size} cannot be had: {name} is published at 32×32 pixels.")
     files = sorted(copy.iterdir()) if copy.is_dir() else [copy]
     kept = cached(str(copy.absolute()), key_of(files), partial(_read_cifar, name, copy), mapped)
-    labels, classes = torch.tensor(kept.facts["labels"]), kept.facts["classes"]
-    whole = ImageSet(kept.array, labels, classes, mapped=kept.mapped)
+    whole = ImageSet(kept.array, torch.tensor(kept.facts["labels"]), kept.facts["classes"], None, kept.mapped)
     train, test = torch.arange(len(whole)).tensor_split([kept.facts["train"]])
     return ImageSplits(whole.subset(train), whole.subset(test))
 
@@ -98,8 +97,7 @@ def _read_digits(size: int) -> ImageSplits:
     grey = torch.from_numpy(np.asarray(digits.images, dtype=np.float32)).unsqueeze(1) * (255 / 16)
     enlarged = interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
     images = enlarged.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    labels = torch.from_numpy(np.asarray(digits.target, dtype=np.int64))
-    return ImageSplits(ImageSet(images, labels, [str(digit) for digit in range(10)]), test=None)
+    return ImageSplits(ImageSet(images, torch.tensor(digits.target).long(), [*map(str, range(10))]))
 
 
 def _download_cifar(name: str, root: Path) -> Path:

@@ -28,16 +28,16 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
         table.add_column(column)
     for row in rows:
         verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
-        table.add_row(row.name.replace("_", " "), *map(escape, row.said), verdict)
+        table.add_row(escape(row.name.replace("_", " ")), *map(escape, row.said), verdict)
     console.print(table)
     reasons = [
         finding for row in rows if row.verdict == "skipped" and not row.whole for finding in row.findings
     ]
     for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:
         colour = COLOURS[finding.level if finding.alarming else "skipped"]
-        console.print(f"[{colour}]{finding.cause}[/]: {escape(sentence(finding))}", highlight=False)
+        console.print(f"[{colour}]{escape(finding.cause)}[/]: {escape(sentence(finding))}", highlight=False)
     if text := want_of_time(rows):
-        console.print(text, style="yellow", highlight=False)
+        console.print(text, style="yellow", highlight=False, markup=False)
 
 
 def want_of_time(rows: Sequence[Row]) -> str:

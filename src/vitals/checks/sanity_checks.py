@@ -189,7 +189,7 @@ class SanityChecks(L.Callback):
             own = f"they failed on this module with {kind}, which is a fault of theirs, not of yours."
             reason = str(error) if isinstance(error, UserError) else own
             self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
-            console.print(self.findings[-1].message, style="dim", highlight=False)
+            console.print(self.findings[-1].message, style="dim", highlight=False, markup=False)
         self._sum_up()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ def main(script: str | None = None) -> None:
     def ensemble(config: DictConfig) -> None:
         from vitals.ensembles.run import ensemble
 
+        config.trust = project.trusts(config.trust)
         ensemble(config, project.module("build"))
 
     run_command(ensemble, CONFIGS, "ensemble", check)

@@ -20,6 +20,7 @@ def main(script: str | None = None) -> None:
         RunFolder.existing(config.run, "run")  # said before torch is imported
         from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
 
+        config.trust = project.trusts(config.trust)
         evaluate(config, project.module("build"))
 
     run_command(evaluate, CONFIGS, "evaluate", partial(check, Evaluation))

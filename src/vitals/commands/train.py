@@ -17,7 +17,7 @@ def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
     def prepare(config: DictConfig) -> None:
         from vitals.runs.run import prepare  # imports torch, which the checks before do without
 
-        prepare(config, project.module("build"))
+        prepare(config, project.module("build"), project.trusts(config.get("trust")))
 
     return prepare
 

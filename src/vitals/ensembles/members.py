@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,11 @@ class Member:
 
 
 def load_members(
-    candidates: list[Candidate], split: Split, data_root: str | None, project: Project
+    candidates: list[Candidate],
+    split: Split,
+    data_root: str | None,
+    project: Project,
+    trust: Sequence[str] = (),
 ) -> tuple[list[Member], list[str]]:
     """The members that belong together, and a sentence for each candidate that is left out.
 
@@ -51,13 +55,14 @@ def load_members(
         split: whose images must be the same.
         data_root: where the images are now, if they have moved.
         project: that the runs belong to.
+        trust: what they may name beside what is allowed, see `vitals.runs.allowed_targets`.
     """
     members: list[Member] = []
     left_out: list[str] = []
     read: dict[str, Any] = {}
     for candidate in candidates:
         try:
-            member = _load(candidate, data_root, read, project)
+            member = _load(candidate, data_root, read, project, trust)
             for other in members:
                 if _same_weights(member.network, other.network):
                     raise UserError(f"{candidate.path} holds the same weights as {other.path}.")
@@ -76,9 +81,11 @@ def load_members(
     return together, left_out
 
 
-def _load(candidate: Candidate, data_root: str | None, read: dict[str, Any], project: Project) -> Member:
+def _load(
+    candidate: Candidate, data_root: str | None, read: dict[str, Any], project: Project, trust: Sequence[str]
+) -> Member:
     with answering_for(candidate.run):
-        config = config_to_rebuild(candidate.run, data_root)
+        config = config_to_rebuild(candidate.run, data_root, trust)
         config.compile = False
         config.seed = 0  # of the order of the training batches, which are not used
         project.prepare(config)

@@ -32,7 +32,9 @@ def ensemble(options: DictConfig, project: Project) -> EnsembleResult:
     """
     quiet_lightning()
     selection = select(options)
-    members, left_out = load_members(selection.candidates, options.split, options.data_root, project)
+    members, left_out = load_members(
+        selection.candidates, options.split, options.data_root, project, options.get("trust", ())
+    )
     left_out = [*selection.left_out, *left_out]
     require_members(len(members), "the selection", left_out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -131,9 +131,8 @@ def _themed(svg: str, label: str) -> str:
     """The `<svg>` element alone, with the page's colours and fonts, its numbers to a tenth."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{escape(label)}">', svg
-    )
+    head = f'role="img" aria-label="{escape(label)}">'
+    svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", lambda found: f"<svg {found[1]} {head}", svg)
     svg = svg.replace("xlink:href", "href")
     svg = _TOKEN.sub(lambda match: _VARIABLES[match.group()], svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vitals.bounded_yaml import bounded_text
 from vitals.errors import UserError
 from vitals.history import History
 from vitals.measures.names import tag_of_foreign
@@ -329,7 +330,7 @@ def _hyperparameters(sources: list[Path]) -> dict[str, Any]:
     names = ("hparams.yaml", "config.yaml")
     for file in {source.parent / name: None for name in names for source in sources}:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = yaml.safe_load(bounded_text(file))
         except (OSError, ValueError, yaml.YAMLError):
             continue
         if isinstance(content, dict):

@@ -10,6 +10,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from vitals.files import write_atomically
 
 FILE = "predictions.npz"
+LARGEST = 2**30
+"""Bytes that the file may hold, unpacked: those of 1,000 classes of half a million images."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,25 @@ class Predictions:
             ValueError: if the file is damaged or its parts do not fit together.
         """
         try:
+            with ZipFile(path) as archive:  # which unpacks no more of a part than it says here
+                if sum(part.file_size for part in archive.infolist()) > LARGEST:
+                    raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
             with np.load(path, allow_pickle=False) as file:
                 parts = {name: file[name] for name in file.files}
             parts["classes"] = [str(name) for name in parts["classes"]]
             predictions = cls(**parts)
+            count, classes = predictions.probabilities.shape
+            shapes = predictions.labels.shape, predictions.worst.shape, len(predictions.worst_images.shape)
         except Exception as error:  # numpy, zip and zlib raise their own
             raise ValueError(f"{path.name} cannot be read: {error}") from error
-        count, classes = predictions.probabilities.shape
-        if len(predictions.labels) != count or len(predictions.classes) != classes:
+        if shapes != ((count,), (len(predictions.worst_images),), 4) or len(predictions.classes) != classes:
             raise ValueError(f"{path.name} has parts of different lengths")
+        for name, places, end in (
+            ("labels", predictions.labels, classes),
+            ("worst", predictions.worst, count),
+        ):
+            if places.dtype.kind not in "iu" or ((places < 0) | (places >= end)).any():
+                raise ValueError(f"{path.name} is damaged: its {name} are not from 0 to {end - 1}")
+        if predictions.probabilities.dtype.kind != "f" or predictions.worst_images.dtype != np.uint8:
+            raise ValueError(f"{path.name} is damaged: its numbers are of other kinds than they were written")
         return predictions

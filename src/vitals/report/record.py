@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from vitals.bounded_yaml import bounded_text
 from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
@@ -133,7 +134,7 @@ class RunRecord:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(bounded_text(path))
     if not isinstance(content, dict):
         raise ValueError("it holds no keys")
     return {str(key): value for key, value in content.items()}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from vitals.errors import UserError
-from vitals.files import replacing
+from vitals.files import cache_folder, replacing
 from vitals.runs.memory import available_memory, gib
 from vitals.status_line import status_line
 
@@ -111,7 +111,7 @@ def cached(source: str, key: str, make: Callable[[], Made], mapped: bool | None 
     Raises:
         UserError: if it fits neither in memory nor on the disk of the cache.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitals"
+    folder = cache_folder()
     path = folder / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:16]}.npy"
     if found := _load(path, key, mapped):
         return found

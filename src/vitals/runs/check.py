@@ -8,6 +8,7 @@ import tempfile
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from vitals.checks.layer_variance import LayerVariance
@@ -47,7 +48,8 @@ def check(config: DictConfig, project: Project) -> SanityChecks:
         trainer.fit(module, datamodule=data)
     for row in checks[0].rows:
         if isinstance(row.result, LayerVariance):
-            Console().print(f"\nVariance of what enters each layer\n{row.result.table()}", highlight=False)
+            said = f"\nVariance of what enters each layer\n{row.result.table()}"
+            Console().print(said, highlight=False, markup=False)
     if worst_level(checks[0].findings) == "fail":
         raise ChecksFailed("the checks before learning failed")
     return checks[0]
@@ -60,8 +62,9 @@ def hessian_bytes(parameters: int) -> int:
 
 def _print_summary(network: nn.Module) -> None:
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    name = escape(type(network).__name__)
     Console().print(
-        f"[bold]{type(network).__name__}[/] with {parameters:,} parameters; a Hessian of them, as Newton's "
+        f"[bold]{name}[/] with {parameters:,} parameters; a Hessian of them, as Newton's "
         f"method needs it, would take {hessian_bytes(parameters) / 2**30:,.1f} GiB",
     )
 

@@ -54,7 +54,7 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
     found: dict[str, dict[str, list[str]]] = {}
     for split, place in places.items():
         found[split] = {folder.name: [] for folder in _folders(place)}
-        for file in _files(place):
+        for file in _files(place, noticed):
             if file.suffix.lower() not in endings:
                 noticed[f"{file.suffix.lower() or 'other'} files passed over"] += 1
             elif file.parent == place:
@@ -85,6 +85,8 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
         split: [(file, label_of[name]) for name, files in of_class.items() for file in files]
         for split, of_class in found.items()
     }
+    # Bytes that are no UTF-8 are a name on disk, and can be written nowhere else.
+    classes = [os.fsencode(name).decode(errors="replace") for name in classes]
     return ClassFolders(classes, {split: files for split, files in files_of.items() if files}, note)
 
 
@@ -98,10 +100,34 @@ def _folders(place: Path) -> list[Path]:
     return sorted(found, key=lambda folder: folder.name)
 
 
-def _files(place: Path) -> list[Path]:
-    """All in a folder and below it that is not hidden, folder by folder."""
-    found = []
-    for folder, folders, files in os.walk(place, followlinks=True):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        found += [(folder, name) for name in files if not _hidden(name)]
+def _files(place: Path, noticed: Counter[str]) -> list[Path]:
+    """All in a folder and below it that is not hidden, folder by folder.
+
+    Below each class folder every folder is read once, for links may go round in a circle. What is neither
+    file nor folder is passed over: a pipe would never come to its end.
+    """
+    found: list[tuple[str, str]] = []
+    for top in (place, *_folders(place)):
+        folders, read, own = [str(top)], set[str](), os.path.realpath(top)
+        while folders:
+            folder = folders.pop()
+            real = os.path.realpath(folder)
+            if real in read or own.startswith(os.path.join(real, "")):
+                noticed["links to folders that were read already passed over"] += 1
+                continue
+            read.add(real)
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
+            for entry in entries:
+                if _hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    if top != place:
+                        folders.append(entry.path)
+                elif entry.is_file() or not os.path.exists(entry.path):  # a link that leads nowhere
+                    found.append((folder, entry.name))
+                else:
+                    noticed["pipes, sockets and devices passed over"] += 1
     return [Path(folder, name) for folder, name in sorted(found)]

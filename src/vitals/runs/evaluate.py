@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
+from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.instantiate import load_checkpoint, quiet_lightning, require_same_network
 from vitals.runs.metric import Metric
 from vitals.runs.project import Project
@@ -21,7 +22,7 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     """Measure a run's checkpoint with the module's own test or validation, and print the metrics.
 
     Args:
-        options: `run`, `checkpoint`, `split` and `data_root`, as `evaluate.yaml` describes them.
+        options: `run`, `checkpoint`, `split`, `data_root` and `trust`, as `evaluate.yaml` describes them.
         project: that the run belongs to.
 
     Raises:
@@ -31,7 +32,7 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     folder = RunFolder.existing(options.run, "run")
     path = folder.checkpoint(options.checkpoint)
     with answering_for(folder):
-        config = config_to_rebuild(folder, options.data_root)
+        config = config_to_rebuild(folder, options.data_root, options.get("trust", ()))
         metric = Metric.of(config)
         project.prepare(config)
         module, data = project.build(config)
@@ -62,17 +63,19 @@ def answering_for(folder: RunFolder) -> Iterator[None]:
         raise UserError(f"{folder.config} is not the configuration of a run: {said}") from error
 
 
-def config_to_rebuild(folder: RunFolder, data_root: str | None) -> DictConfig:
+def config_to_rebuild(folder: RunFolder, data_root: str | None, trust: Sequence[str] = ()) -> DictConfig:
     """The configuration of a run, with its data where they are now.
 
     Args:
         folder: of the run.
         data_root: takes the place of `data.root`, if the data have moved.
+        trust: what it may name beside what is allowed, see `allowed_targets`.
 
     Raises:
-        UserError: if the data of the run have no root.
+        UserError: if the data of the run have no root, or it names what may not be built.
     """
     config = folder.read_config()
+    require_allowed(config, folder.config, trust)
     if data_root is not None:
         if "root" not in config.data:
             raise UserError(f"data_root={data_root}: the data of {folder.path} have no key 'root'.")

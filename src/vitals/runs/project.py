@@ -8,12 +8,13 @@ network: `train`, `check`, `evaluate`, `ensemble` and sweeps reach them through 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import UserError
 from vitals.runs.kept_code import copied, original
@@ -83,6 +84,12 @@ class ProjectFolder:
             f"{folder} holds configs/train.yaml and no code: a package with build.py, schema.py and train.py "
             f"belongs into its src/ or beside configs/."
         )
+
+    def trusts(self, given: str | Sequence[str] | None = None) -> list[str]:
+        """What `trust` names, which the folder of a run may name too: as `given`, and in `train.yaml`."""
+        config = OmegaConf.load(self.configs / "train.yaml")
+        values = (given, OmegaConf.select(config, "trust"))
+        return [name for value in values for name in ([value] if isinstance(value, str) else value or ())]
 
     def module(self, name: str) -> Any:
         """A module of its code, such as `build`."""

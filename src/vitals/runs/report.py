@@ -55,7 +55,8 @@ def report(options: DictConfig) -> Path:
             else:
                 console.print("findings: [green]the curves show no fault[/]", highlight=False)
             console.print(one.unjudged, highlight=False, markup=False)
-    console.print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    said = f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
     return page
 
 

@@ -9,7 +9,7 @@ import secrets
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ from vitals.findings import read_findings, sentence
 from vitals.folder_lock import held
 from vitals.report import write_report
 from vitals.runs import terminal
+from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.config.same_run import fingerprint
 from vitals.runs.instantiate import (
     build_average,
@@ -51,13 +52,21 @@ Road = Callable[[DictConfig, RunFolder], dict[str, float]]
 """Trains and tests as configured in a folder, and returns the final metrics."""
 
 
-def prepare(config: DictConfig, project: Project) -> None:
+def prepare(config: DictConfig, project: Project, trust: Sequence[str] = ()) -> None:
     """Build every component once on trial, and look at what is to be resumed, before anything is written.
+
+    Args:
+        config: of the run.
+        project: that it belongs to.
+        trust: what a run to resume may name beside what is allowed, see `allowed_targets`.
 
     Raises:
         UserError: if something that the run needs is missing, a component refuses its configuration, or there
-            is nothing left to resume.
+            is nothing left to resume, or the run to resume names what may not be built of a folder.
     """
+    if config.resume:  # what the command line says anew is its owner's own
+        folder = RunFolder(config.resume)
+        require_allowed(folder.read_config(), folder.config, trust)
     require_prerequisites(config)
     quiet_lightning()
     with warnings.catch_warnings():
@@ -195,7 +204,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
     """Write `config.yaml` and `status.json`, and return the configuration with its seed."""
     clear_leftovers(folder.path)
     OmegaConf.resolve(config)
-    earlier: Any = OmegaConf.load(folder.config) if config.resume else {}
+    earlier = folder.read_provenance() if config.resume else {}
     facts = provenance() | {"fingerprint": fingerprint(config)}
     if HydraConfig.initialized():
         choices = {
@@ -204,7 +213,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         facts["choices"] = choices
         config.name = config.name or choices.get("data")
     if earlier:
-        facts = {**earlier.provenance, "resumed": [*earlier.provenance.get("resumed", []), facts]}
+        facts = {**earlier, "resumed": [*earlier.get("resumed", []), facts]}
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
     set_threads(config)

@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import ConfigAttributeError
 
+from vitals.bounded_yaml import bounded_text
 from vitals.errors import UserError, one_line
 from vitals.files import chose_average, existing_folder, read_json, read_metrics, read_status, write_json
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
@@ -190,14 +193,36 @@ class RunFolder:
         return path
 
     def read_config(self) -> DictConfig:
-        """The run's configuration, without the provenance that stands beside it in the file."""
+        """The run's configuration, without the provenance that stands beside it in the file.
+
+        It is written with its values resolved. One that stands for another plain value of the same file may
+        be left; nothing is asked of the environment, or of what else a resolver knows.
+
+        Raises:
+            UserError: if the file is damaged, or no configuration of a run.
+        """
+        content = self._read()
+        content.pop("provenance", None)
+        if key := _interpolation_in(content, content):
+            raise UserError(f"{self.config}: {key} is no plain value, as all in the folder of a run are.")
         try:
-            config = OmegaConf.load(self.config)
+            return OmegaConf.create(content)
         except Exception as error:
             raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
-        assert isinstance(config, DictConfig)
-        config.pop("provenance", None)
-        return config
+
+    def read_provenance(self) -> dict[str, Any]:
+        """Where the run came from, as `config.yaml` says; empty where it says nothing."""
+        facts = self._read().get("provenance")
+        return facts if isinstance(facts, dict) else {}
+
+    def _read(self) -> dict[Any, Any]:
+        try:
+            content = yaml.load(bounded_text(self.config), Loader=get_yaml_loader())
+        except Exception as error:  # whatever a damaged file makes of its reader
+            raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{self.config} holds no keys: it is not the configuration of a run.")
+        return content
 
     def read_metric(self) -> Metric:
         """The metric by which the run is judged."""
@@ -208,8 +233,8 @@ class RunFolder:
 
     def read_choices(self) -> dict[str, str]:
         """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
-        content: Any = OmegaConf.load(self.config)
-        return dict(content.get("provenance", {}).get("choices", {}))
+        choices = self.read_provenance().get("choices")
+        return choices if isinstance(choices, dict) else {}
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where it was never written or is damaged.
@@ -226,6 +251,20 @@ class RunFolder:
         """
         record = {"status": status, "updated": now(), **this_process(), **facts}
         write_json(self.status, read_json(self.status) | record, over=True)
+
+
+def _interpolation_in(value: Any, content: dict[Any, Any], key: str = "") -> str:
+    """The first key below `key` with a value that stands for something else than a plain value of `content`;
+    empty where there is none."""
+    if isinstance(value, str) and "${" in value:
+        meant: Any = content
+        for part in value[2:-1].split("."):
+            meant = meant.get(part, {}) if isinstance(meant, dict) else {}
+        plain = not isinstance(meant, dict | list) and "${" not in str(meant)
+        return "" if plain and value[-1] == "}" else key
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (_interpolation_in(part, content, f"{key}.{name}" if key else str(name)) for name, part in parts)
+    return next(filter(None, inner), "")
 
 
 def now() -> str:

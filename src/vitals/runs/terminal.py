@@ -11,6 +11,7 @@ from typing import Any, get_args
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vitals.diagnosis.callback import Diagnosis
@@ -26,10 +27,10 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
     """One line each on the network, the data and the folder."""
     network = getattr(module, "network", module)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    said = [f"[bold]{type(network).__name__}[/] with {parameters:,} parameters"]
+    said = [f"[bold]{escape(type(network).__name__)}[/] with {parameters:,} parameters"]
     optimizer = config.get("optimizer") or {}
     if network is not module and optimizer.get("lr") is not None:
-        said.append(f"{optimizer['_target_'].rpartition('.')[-1]} at lr {optimizer['lr']:g}")
+        said.append(f"{escape(optimizer['_target_'].rpartition('.')[-1])} at lr {optimizer['lr']:g}")
     console = Console()
     console.print(", ".join([*said, f"seed {config.seed}"]))
     parts = {"train": "train", "validation": "validate", "test": "test"}
@@ -39,7 +40,7 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
             f"{count:,}{' images' * (not place)} to {words}"
             for place, (words, count) in enumerate(counts.items())
         ]
-        console.print(f"{config.name or 'data'}: {', '.join(said)}")
+        console.print(f"{config.name or 'data'}: {', '.join(said)}", markup=False)
     print_as_it_is(f"run folder: {shown(folder.path)}")
 
 
@@ -93,7 +94,8 @@ def print_results(
     names = [name for name in names if name not in ("epoch", "averaged")]
     table = Table(title="Results", title_justify="left")
     for column in ("weights", "images" if "accuracy" in names else "data", "epoch", *names):
-        table.add_column(column, justify="left" if column in ("weights", "images", "data") else "right")
+        left = column in ("weights", "images", "data")
+        table.add_column(escape(column), justify="left" if left else "right")
     raw = "best" if "best/epoch" in metrics else "last"
     chosen = "average" if metrics.get("test/averaged") else raw
     for weights, data, kind, group in [
@@ -108,10 +110,10 @@ def print_results(
     console = Console()
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False)
     status = folder.read_status()
     if status.get("stopped_early"):
-        console.print(f"stopped early: {status['stopped_early']}", highlight=False)
+        console.print(f"stopped early: {status['stopped_early']}", highlight=False, markup=False)
     minutes = (status.get("training_seconds") or 0) / 60
     console.print(
         f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
@@ -148,9 +150,9 @@ def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict
     """The metrics of one checkpoint on one split."""
     table = Table()
     for column in ("checkpoint", "images", *map(bare_name, metrics)):
-        table.add_column(column)
+        table.add_column(escape(column))
     figures = [_figure(metric, bare_name(name), value) for name, value in metrics.items()]
-    table.add_row(checkpoint.resolve().name, {"val": "validation"}.get(split, split), *figures)
+    table.add_row(escape(checkpoint.resolve().name), {"val": "validation"}.get(split, split), *figures)
     Console().print(table)
 
 

@@ -1,7 +1,11 @@
 """Image folders as people have them: what can be used is used, and the rest gets one sentence."""
 
+import gzip
 import math
+import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -249,3 +253,61 @@ def test_mapped_images_that_the_cache_has_no_room_for_are_answered(tmp_path, wri
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     assert "XDG_CACHE_HOME" in refused(tree / "images", mapped=True)
     assert counts(read(tree / "images"))
+
+
+def bomb(pixels):
+    """A PNG of some hundred bytes that says it has `pixels` times as many."""
+    head = struct.pack(">IIBBBBB", pixels, pixels, 1, 0, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def fits(size):
+    """A compressed FITS, of which Pillow unpacks the whole before it looks at its size."""
+    cards = ["XTENSION= 'BINTABLE'", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 8"]
+    cards += ["ZIMAGE  = T", "ZCMPTYPE= 'GZIP_1'", "ZBITPIX = 8", "ZNAXIS  = 2", "END"]
+    first = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "END"]
+    blocks = ["".join(card.ljust(80) for card in some).ljust(2880) for some in (first, cards)]
+    return "".join(blocks).encode() + gzip.compress(bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (bomb(12_000), "12000×12000 pixels are too many"),
+        (bomb(60_000), "decompression bomb"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "no format"),
+        (fits(10**6), "no format"),
+    ],
+)
+def test_a_file_that_would_fill_memory_or_start_a_program_is_not_decoded(write, content, said):
+    tree = write()
+    (tree / "ant" / "x.png").write_bytes(content)
+    assert said in refused(tree)
+    assert counts(read(tree, skip_unreadable=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_and_circles_of_links_are_passed_over(write):
+    tree = write(count=10)
+    os.mkfifo(tree / "ant" / "pipe.png")
+    (tree / "ant" / "again").symlink_to(tree)
+    (tree / "bee" / "again").symlink_to(tree / "bee")
+    (tree / "bee" / "there").symlink_to(tree / "bee" / "again")
+    data = read(tree)
+    assert data.classes == ["ant", "bee"]
+    assert sum(counts(data)) == 20
+    assert "links to folders that were read already passed over (3)" in data.note
+    assert "pipes, sockets and devices passed over (1)" in data.note
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_the_name_of_a_class_need_not_be_text(write):
+    tree = write()
+    os.rename(tree / "bee", os.fsencode(tree) + b"/b\xe9e")
+    data = read(tree)
+    assert data.classes == ["ant", "b\ufffde"]

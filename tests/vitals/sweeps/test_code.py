@@ -57,7 +57,21 @@ def test_what_jobs_import_is_copied_with_and_without_git(project: Path, in_git: 
         assert git_state(kept.path / "src") == before != git_state(project)
         assert "+3" in (kept.path / "changes.diff").read_text()
 
+    (kept.path / "src/mine/__pycache__").mkdir(exist_ok=True)
+    (kept.path / "src/mine/__pycache__/net.cpython-311.pyc").write_bytes(b"of later")
     (project / "src/mine/net.py").write_text("4")
     (project / "src/mine/new.py").write_text("")
     assert sorted(code(project).keep()) == ["src/mine/net.py", "src/mine/new.py"]
     assert (kept.path / "src/mine/net.py").read_text() == ("3" if in_git else "2")
+
+
+def test_a_copy_that_came_with_the_folder_is_not_run(project: Path) -> None:
+    kept = code(project)
+    kept.keep()
+    (kept.path / "src" / "sitecustomize.py").write_text("import os; os._exit(9)")
+    again = code(project)
+    assert again.keep() == []
+    assert not (again.path / "src" / "sitecustomize.py").exists()
+    assert again.from_elsewhere is not None
+    assert (again.from_elsewhere / "src" / "sitecustomize.py").is_file()
+    assert code(project).keep() == []  # the new one is of here

@@ -24,6 +24,7 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
             its configuration does not have.
     """
     config = folder.read_config()
+    config.trust = []  # of whoever goes on with it, not of the folder
     chosen = folder.read_choices()
     OmegaConf.set_struct(config, True)
     for override in OverridesParser.create().parse_overrides(list(arguments)):

@@ -68,7 +68,7 @@ def same_run(
 
 def _values(config: DictConfig) -> dict[str, Any]:
     values: Any = OmegaConf.to_container(config, resolve=True)
-    left_out = ("resume", "overwrite", "provenance", *OF_SWEEPS)
+    left_out = ("resume", "overwrite", "trust", "provenance", *OF_SWEEPS)
     return {str(key): value for key, value in values.items() if key not in left_out}
 
 

@@ -85,6 +85,11 @@ SweepDevices = Annotated[
 ]
 
 
+Trust = Annotated[
+    Text | list[Text], Field(description="a dotted name or the beginning of one, or a list of them")
+]
+
+
 class Strict(BaseModel):
     """Has these keys and no others."""
 
@@ -244,6 +249,7 @@ class RunSchema(Strict):
     overwrite: Switch = False
     on_nonfinite: Literal["stop", "skip", "rollback"] | None = "stop"
     threads: Count | None = None
+    trust: Trust = []
     metric: MetricChoice
     checkpoint: CheckpointIntervals | None = None
     trainer: Trainer
@@ -292,6 +298,7 @@ class Evaluation(Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: Text | None
+    trust: Trust = []
 
 
 class Ensemble(Strict):
@@ -304,6 +311,7 @@ class Ensemble(Strict):
     checkpoint: Text
     split: Literal["test", "val"]
     data_root: Text | None
+    trust: Trust = []
     folder: Text
 
 

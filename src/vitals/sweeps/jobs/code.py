@@ -2,12 +2,17 @@
 
 Copied is what jobs may import that is not installed: the folder of the script, of the configurations, and
 those on `sys.path`, as far as git would take them; without git the files that look like code.
+
+A mark in the user's cache says which copies were taken here. One without it came with the folder from
+elsewhere, and is not run.
 """
 
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
+import secrets
 import shutil
 import site
 import subprocess
@@ -20,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vitals.errors import UserError
-from vitals.files import read_json, write_atomically, write_json
+from vitals.files import cache_folder, read_json, write_atomically, write_json
 from vitals.runs.kept_code import ORIGIN, VARIABLE, copied
 from vitals.runs.provenance import git_state
 from vitals.runs.run_folder import SWEEP, now
@@ -46,6 +51,8 @@ class SweepCode:
 
     def __init__(self, sweep: Path, script: str, configs: Sequence[Path]) -> None:
         self.path, self.configs = sweep / "code", configs
+        self.from_elsewhere: Path | None = None
+        """Where a copy is now that was in its place and not taken here."""
         installed = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
         here, script_file = Path.cwd(), Path(script).absolute()
         own = [script_file.parent] if script_file.is_file() else []
@@ -70,12 +77,19 @@ class SweepCode:
     def keep(self) -> list[str]:
         """Copy the code, unless the sweep has its copy already; what has been edited since is returned.
 
+        A copy that was not taken here makes room for one of the code as it is now.
+
         Raises:
             UserError: if there is no room for it, or too much of it.
         """
         files = self._files()
         root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in self.sources]))
+        if self.path.exists() and not _mark(self.path).is_file():
+            aside = self.path.with_name(f"code_from_elsewhere_{secrets.token_hex(3)}")
+            self.from_elsewhere = self.path.rename(aside)
         if self.taken:
+            for compiled in list(self.path.rglob("__pycache__")):  # of which the mark knows nothing
+                shutil.rmtree(compiled)
             root = Path(self._origin()["root"])
             pairs = {path: copied(path, self.path) for path in files}
             return [
@@ -91,6 +105,10 @@ class SweepCode:
             done = subprocess.run(["git", "diff", "HEAD", "--binary"], cwd=first, capture_output=True)
             write_atomically(self.path / "changes.diff", done.stdout)
         write_json(self.path / ORIGIN, {"root": str(root), "taken": now(), **state})
+        with suppress(OSError):  # without it, a sweep that goes on takes a new copy
+            mark = _mark(self.path)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         return []
 
     def copied(self, path: Path | str) -> str:
@@ -146,6 +164,18 @@ class SweepCode:
             there = Path(cache_from_source(str(to)))
             there.parent.mkdir(exist_ok=True)
             shutil.copy2(compiled, there)  # spares the first job the compiling
+
+
+def _mark(copy: Path) -> Path:
+    """The file in the user's cache that is there if `copy` was taken here, and is as it was then."""
+    digest = hashlib.sha256()
+    for path in sorted(copy.rglob("*")):
+        if "__pycache__" not in path.parts:
+            name = os.fsencode(path.relative_to(copy))
+            content = os.fsencode(os.readlink(path)) if path.is_symlink() else b""
+            content = path.read_bytes() if path.is_file() and not path.is_symlink() else content
+            digest.update(b"%d %s %d %s" % (len(name), name, len(content), content))
+    return cache_folder() / "code" / digest.hexdigest()
 
 
 def _in_git(folder: Path) -> list[Path]:

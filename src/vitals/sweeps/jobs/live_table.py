@@ -85,15 +85,15 @@ class LiveTable:
             table.add_column(column, justify="right" if right else "left", overflow="fold")
         for job, status, seconds, score in self.ended_jobs[-ENDED_SHOWN:]:
             colour = COLOURS.get(status, "white")
-            said, shown = f"[{colour}]{status}[/]", self.metric.text(score)
+            said, shown = f"[{colour}]{escape(status)}[/]", self.metric.text(score)
             table.add_row(str(job.number), said, "", "", shown, _clock(seconds), escape(job.swept))
         for job, devices, start in self.running.values():
             score = self._score(job)
             self._take(job, score)
             epoch = RunFolder(job.folder).read_status().get("epoch") or 0
-            progress = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
+            progress = escape(f"{epoch}/{job.epochs}" if job.epochs else str(epoch))
             shown, clock = self.metric.text(score), _clock(time.monotonic() - start)
-            where, swept = " ".join(devices), escape(job.swept)
+            where, swept = escape(" ".join(devices)), escape(job.swept)
             table.add_row(str(job.number), "[cyan]running[/]", where, progress, shown, clock, swept)
         return Group(table, Text(self.summary()))
 

@@ -33,6 +33,7 @@ from vitals.sweeps.jobs.job import Job, command_for, is_finished, job_words
 from vitals.sweeps.jobs.live_table import LiveTable
 from vitals.sweeps.jobs.processes import Starter
 from vitals.sweeps.jobs.queue import JobQueue
+from vitals.sweeps.jobs.resume import require_words_allowed
 
 LAST_SEED = 2**32 - 1
 PATIENCE = 60.0
@@ -83,6 +84,12 @@ class Sweep:
         places = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
         with chdir(self.started_in):
             self.code = SweepCode(self.folder.path, self.script, [Path(place).absolute() for place in places])
+
+    def require_allowed(self, words: Sequence[str]) -> None:
+        """Make sure that words which were read from the sweep's folder run no code but the user's own."""
+        trust = self.config.get("trust") or []
+        configs, names = self.code.configs[0], [trust] if isinstance(trust, str) else list(trust)
+        require_words_allowed(words, self.folder.study, configs, names)
 
     def axes(self) -> list[Axis]:
         """The words that the listed values stand for, those that go together in one place.
@@ -158,7 +165,12 @@ class Sweep:
                 f"no copy of the code ({error}): edits during the sweep change the jobs that start later"
             )
         else:
-            if edited:
+            if self.code.from_elsewhere:
+                self.note = (
+                    f"the sweep's copy of the code was not taken here, or not to its end: it is now in "
+                    f"{shown(self.code.from_elsewhere)}, and the jobs run the code as it is now"
+                )
+            elif edited:
                 files = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
                 self.note = (
                     f"edited since the sweep began: {files}; its jobs keep to the code of its start, in "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from vitals.files import read_json, write_table
+from vitals.files import read_json, text_of, write_table
 from vitals.findings import read_findings
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
@@ -214,7 +214,7 @@ def _words(words: Sequence[str]) -> dict[str, str]:
 def _seed(path: Path) -> int | None:
     """The seed in `config.yaml`, found without reading the rest of it."""
     try:
-        text = (path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        text = text_of(path / "config.yaml", "replace")
     except OSError:
         return None
     found = re.search(r"^seed: (\d{1,20})$", text, re.MULTILINE)

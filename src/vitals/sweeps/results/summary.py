@@ -34,7 +34,7 @@ def print_summary(
     console = console or Console()
     _print_table(console, "Jobs", job_table(results), DISPENSABLE)
     for job, said in remarks(results)[:ROWS]:
-        state = f"[{COLOURS.get(job.status, 'yellow')}]{job.status}[/]"
+        state = f"[{COLOURS.get(job.status, 'yellow')}]{escape(job.status)}[/]"
         console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
     if len(results.jobs) > ROWS:
         console.print(
@@ -44,12 +44,13 @@ def print_summary(
         _print_table(console, "Over seeds: mean ± standard deviation", seeds)
     if shares:
         parts = [f"{key} {share:.0%}" for key, share in shares.items()]
-        console.print(f"importance (share of the variance explained): {', '.join(parts)}", soft_wrap=True)
+        said = escape(", ".join(parts))
+        console.print(f"importance (share of the variance explained): {said}", soft_wrap=True)
     for step in steps:
         mark = "[yellow]warning[/]: " if step.level == "warn" else ""
         console.print(f"{mark}{escape(step.text)}", soft_wrap=True, highlight=False)
         console.print(step.command, soft_wrap=True, highlight=False, markup=False)
-    folder = shown(results.folder.path)
+    folder = escape(shown(results.folder.path))
     console.print(f"table and pictures: {folder}/results.csv, {folder}/report.html", soft_wrap=True)
 
 
@@ -65,7 +66,9 @@ def _print_table(console: Console, title: str, content: TextTable, narrow: Seque
     )
     for column, width in zip(content.columns, _widths(content, with_titles=False), strict=True):
         justify: JustifyMethod = "right" if column.amount else "left"
-        table.add_column(column.title, justify=justify, overflow="fold", width=width if fold_titles else None)
+        table.add_column(
+            escape(column.title), justify=justify, overflow="fold", width=width if fold_titles else None
+        )
     for row in content.rows:
         table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else escape(cell) for cell in row))
     console.print(table)

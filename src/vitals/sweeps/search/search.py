@@ -145,6 +145,7 @@ def _stage(
             turn = (number - numbers.start) % sweep.repeats
             if number in known:
                 words = known[number]
+                sweep.require_allowed(words)
             else:
                 point = first if number == numbers.start else None
                 words = study.propose(number, study.point(number - turn) if turn else point)
