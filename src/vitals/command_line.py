@@ -234,6 +234,7 @@ def check_command_line(
     if prepare is not None and not arguments.multirun:
         if resume is None and trains and (folder := RunFolder(overrides.run_folder())).config.exists():
             old = folder
+            old.require_free()
             if not config.get("overwrite"):
                 old.require_new("hydra.run.dir")
         with status_line("importing torch, and building everything once on trial"):

@@ -15,7 +15,7 @@ from vitals.runs.instantiate import load_checkpoint, quiet_lightning, require_sa
 from vitals.runs.metric import Metric
 from vitals.runs.project import Project
 from vitals.runs.run_folder import RunFolder
-from vitals.runs.terminal import print_evaluation
+from vitals.runs.terminal import print_evaluation, print_unfinished
 
 
 def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
@@ -43,6 +43,7 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     measure = trainer.test if options.split == "test" else trainer.validate
     measure(module, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    print_unfinished(folder)
     print_evaluation(path, options.split, metric, metrics)
     return metrics
 

@@ -96,7 +96,6 @@ class RunFolder:
         Raises:
             UserError: if there is a run in it.
         """
-        self.require_free()
         if self.config.exists():
             status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
             raise UserError(
@@ -139,7 +138,12 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
     def move_aside(self) -> Path:
-        """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path."""
+        """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path.
+
+        Raises:
+            UserError: if a process trains here.
+        """
+        self.require_free()
         names = (f"old{number if number > 1 else ''}_{self.path.name}" for number in itertools.count(1))
         path = next(path for name in names if not (path := self.path.with_name(name)).exists())
         return self.path.rename(path)

@@ -65,7 +65,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             names = (*ENDING, *(SAVING if in_slurm() else SAVING[:1]))
             known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-            heeded = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+            heeded = [number for number in known if signal.getsignal(number) not in (signal.SIG_IGN, None)]
             self.before = {number: signal.getsignal(number) for number in heeded}
             self.install()
         return self

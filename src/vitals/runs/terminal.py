@@ -146,6 +146,14 @@ def print_interruption(folder: RunFolder) -> None:
     print_as_it_is(f"\nInterrupted; this command {how}:\n{command_here('train', resume=shown(folder.path))}")
 
 
+def print_unfinished(folder: RunFolder) -> None:
+    """What has become of a run that has not finished; nothing of one that has."""
+    record = folder.read_status()
+    status, error = record.get("status", "of unknown status"), record.get("error")
+    if status != "finished":
+        print_as_it_is(f"{shown(folder.path)} is {status}{f': {error}' if error else ''}")
+
+
 def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float]) -> None:
     """The metrics of one checkpoint on one split."""
     table = Table()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,38 @@ def test_jobs_on_slurm_get_a_gpu_each_and_their_failures_are_recorded(tmp_path: 
     ranks = [json.loads((jobs[3].folder / name).read_text()) for name in ("output.log", "output_1.log")]
     assert [rank["SLURM_PROCID"] for rank in ranks] == ["0", "1"]
     assert [rank["SLURM_NTASKS"] for rank in ranks] == ["2", "2"]
+
+
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: (print("saved", flush=True), sys.exit(138)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_job_has_saved_its_state_before_it_is_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)  # to which it goes itself
+    job = Job(0, [], tmp_path, [sys.executable, "-c", SAVES])
+    task = slurm_backend.SlurmTask(job, str(tmp_path))
+    again = []
+
+    def preempted(*arguments: object) -> None:
+        while "ready" not in job.log.read_text():
+            time.sleep(0.05)
+        again.append(task.checkpoint())
+
+    before = signal.signal(signal.SIGALRM, preempted)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        assert task() == 138
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert job.log.read_text().split() == ["ready", "saved"]
+    assert again[0].function.job == job
 
 
 @pytest.mark.skipif(shutil.which("sbatch") is not None, reason="there is a Slurm here")

@@ -15,7 +15,7 @@ from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.job import Job
 
-COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan", "killed": "red"}
 """Of the statuses of jobs."""
 ENDED_SHOWN = 8
 

@@ -69,7 +69,9 @@ class SlurmTask:
             environment = {**os.environ, **self.job.environment}
             command = self.job.command_now()
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        return self.process.wait()
+        while (code := self.process.poll()) is None:  # not `wait`, which `checkpoint` could not interrupt
+            time.sleep(0.2)
+        return code
 
     def checkpoint(self, *arguments: Any) -> Any:
         """Wait until the job has saved its state, and submit the same again, which goes on from there."""
