@@ -8,7 +8,6 @@ code 2, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import secrets
 import shlex
@@ -207,11 +206,7 @@ def check_command_line(
             if not config.get("overwrite"):
                 old.require_new("hydra.run.dir")
         with status_line("importing torch, and building everything once on trial"):
-            gc.disable()  # what an import makes stays: looking for garbage in it took 1.3 of 5.8 seconds
-            try:
-                prepare(config)
-            finally:
-                gc.enable()
+            prepare(config)
     if read_data is not None:
         in_folders = [config for config in configs if OmegaConf.select(config, "data.root") is not None]
         different = {OmegaConf.to_yaml(config.data, resolve=True): config for config in in_folders}
