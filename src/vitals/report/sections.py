@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vitals.errors import one_line
 from vitals.findings import NO_VERDICTS, Finding, ranked
 from vitals.report import facts
 from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
@@ -57,7 +58,8 @@ class Section:
         except LeftOut as reason:
             self.left_out.append(f"{what}: {reason}.")
         except Exception as error:  # one chart that fails must not cost the others
-            _log.warning("%s could not be drawn", what, exc_info=error)
+            _log.warning("%s could not be drawn: %s", what, one_line(error))
+            _log.debug("%s could not be drawn", what, exc_info=error)
             self.left_out.append(f"{what}: could not be drawn ({type(error).__name__}).")
 
     def add_each(
@@ -115,7 +117,8 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     except LeftOut as reason:
         why = "Not in this record." if run.unjudged else f"{str(reason)[:1].upper()}{str(reason)[1:]}."
     except Exception as error:  # a file that is not as it should be
-        _log.warning("%s could not be summed up", station.key, exc_info=error)
+        _log.warning("%s could not be summed up: %s", station.key, one_line(error))
+        _log.debug("%s could not be summed up", station.key, exc_info=error)
         why = "The run's files do not say."
     diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
     diagnosed &= station.key != "accuracy" or facts.has_accuracy(run)
