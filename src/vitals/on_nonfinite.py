@@ -217,6 +217,8 @@ class OnNonFinite(L.Callback):
         found: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(found, (bad is None, trainer.global_rank, finding))
         _, rank, finding = min(found, key=lambda one: one[:2])
+        if all(other == found[0][0] for other, *_ in found):
+            return finding
         return replace(finding, message=f"{finding.message.rstrip('.')}, in process {rank}.")
 
     def _act(self, finding: Finding, optimizer: Optimizer | None = None) -> None:
