@@ -121,7 +121,7 @@ class OnNonFinite(L.Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         at_once = loss.device.type == "cpu" and loss.numel() == 1
-        finite = math.isfinite(loss) if at_once else loss.detach().isfinite().all()
+        finite = math.isfinite(loss.item()) if at_once else loss.detach().isfinite().all()
         self.batches.append((self.batch, self.number, finite))
         if finite is not True and loss.requires_grad and not self.scaled:
             loss.register_hook(lambda gradient: torch.where(torch.as_tensor(finite), gradient, math.nan))
@@ -217,6 +217,8 @@ class OnNonFinite(L.Callback):
         found: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(found, (bad is None, trainer.global_rank, finding))
         _, rank, finding = min(found, key=lambda one: one[:2])
+        if all(other == found[0][0] for other, *_ in found):
+            return finding
         return replace(finding, message=f"{finding.message.rstrip('.')}, in process {rank}.")
 
     def _act(self, finding: Finding, optimizer: Optimizer | None = None) -> None:
@@ -235,7 +237,11 @@ class OnNonFinite(L.Callback):
             finding = replace(finding, message=f"{finding.message} Before that {before}.")
         elif self.action != "rollback":
             skip = self.action == "stop" and finding.exact
-            other = "skip leaves such steps out" if skip else "rollback lowers it by itself"
+            other = (
+                "skip leaves such steps out"
+                if skip
+                else f"rollback goes back and halves it, up to {ROLLBACKS} times"
+            )
             finding = replace(finding, remedy=f"{finding.remedy} on_nonfinite={other}.".strip())
         if self.good:
             self.good[0].restore(self.trainer, self.module)
