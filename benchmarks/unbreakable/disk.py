@@ -98,7 +98,8 @@ def faults_of(ended: Ended) -> list[str]:
     """What is wrong with how a command told that something is: a traceback, a signal, or nothing said."""
     wrong = []
     if ended.has_traceback:
-        wrong.append(f"a traceback: {ended.last_line[:200]}")
+        places = [line.strip() for line in ended.said.splitlines() if line.startswith('  File "')]
+        wrong.append(f"a traceback: {ended.last_line[:200]}, {places[-1]}")
     if ended.code not in (0, 1, 2, 3, 4):
         wrong.append(f"exit code {ended.code}")
     if ended.code and not ended.last_line:
