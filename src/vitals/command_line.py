@@ -110,6 +110,9 @@ def run_command(
             sweep, if they are in a folder, once for each of the `data` that its jobs have.
         trains: whether `task` fills the folder that Hydra gives it.
     """
+    # Before torch is imported: its threads wait for each other in a loop that keeps a core busy, and where
+    # others want the cores too a step took up to ten times as long, and as many CPU seconds, as with this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # so that a `_target_` may lie in the working folder

@@ -128,6 +128,9 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
 
 GAP, ABOVE = 0.15, 0.02
 """Accuracy of training above validation, and below it, from which the validation subset is looked at, too."""
+GLANCE = 250
+"""Validation samples on which another preparation is tried first. A share of them has a standard error of 3
+points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -419,7 +422,9 @@ class LearningCurves(Monitor):
                 epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in both.items()}
                 for name, inputs in other_preparations(subsets.training[0], subsets.validation[0]).items():
-                    changed = subsets.evaluate(inputs, subsets.validation[1])
+                    changed = subsets.evaluate(inputs[:GLANCE], subsets.validation[1][:GLANCE])
+                    if changed["accuracy"] > found["accuracy"]:  # else all of them would not say more
+                        changed = subsets.evaluate(inputs, subsets.validation[1])
                     measured[f"validation/changed/{name}"] = changed["accuracy"]
                 recorder.history.add(trainer.global_step, float(epoch), measured)
         return {} if logged else {f"{name}/val_eval": value for name, value in found.items()}

@@ -53,6 +53,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.titley": 1.0,  # else every axis is measured to see whether a title would be in its way
     "axes.unicode_minus": True,
     "axes.xmargin": 0.02,
     "grid.color": TOKENS["line"],
