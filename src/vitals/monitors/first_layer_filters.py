@@ -125,7 +125,8 @@ class FirstLayerFilters(Monitor):
 def _png(picture: np.ndarray) -> str:
     """uint8 (3, height, width) as a PNG file in base64."""
     file = io.BytesIO()
-    Image.fromarray(picture.transpose(1, 2, 0)).save(file, "PNG")
+    image = Image.fromarray(picture.transpose(1, 2, 0))
+    image.save(file, "PNG", compress_level=1)  # four times faster than the default, and 5% larger
     return base64.b64encode(file.getvalue()).decode()
 
 
