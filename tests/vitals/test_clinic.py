@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.datasets import load_digits
 
 from vitals import diagnostics
-from vitals.checks.sanity_checks import SanityChecks
+from vitals.diagnosis.callback import Diagnosis
 from vitals.diagnosis.diagnose import RULES
 from vitals.diagnosis.run import Run
 from vitals.history import History, Series
@@ -45,7 +45,7 @@ NORMED = ("rate-with-one-zero-too-many", "no-zero-grad")
 
 class WithoutChecks(Vitals):
     def callbacks(self, session: Session) -> list[Callback]:
-        return [callback for callback in diagnostics() if not isinstance(callback, SanityChecks)]
+        return [*diagnostics()[1:-1], Diagnosis(report=False)]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from foreign import Attention, Foreign, Residual, convnet, mlp
 from lightning.pytorch.callbacks import Callback
 from monitoring import Events, monitors, skipped, some, watched
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from vitals.measures.histogram import MOST_VALUES
 from vitals.monitors.histograms import Histograms
@@ -63,7 +64,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "residual": (Residual, 6),
     "transformer": (Attention, 4),
     "functional": (Functional, 2),
-    "resnet18": (seeded(lambda: colour(torchvision.models.resnet18(num_classes=10), 16)), 22),
+    "resnet": (seeded(lambda: colour(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10), 16)), 14),
     "mobilenet": (seeded(lambda: colour(torchvision.models.mobilenet_v3_small(num_classes=10), 16)), 55),
     "vision transformer": (seeded(vision_transformer), 7),
 }

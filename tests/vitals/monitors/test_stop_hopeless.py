@@ -12,7 +12,7 @@ from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
 
 TINY = [*WORDS, "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "checks=none"]
-TINY += ["~callbacks.progress", "trainer=cpu", "seed=0", "stop_hopeless=true"]
+TINY += ["~callbacks.progress", "trainer=cpu", "seed=0", "stop_hopeless=true", "diagnosis.report=false"]
 
 
 @pytest.fixture
