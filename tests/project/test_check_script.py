@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -75,8 +76,7 @@ def test_the_hessian_of_a_million_parameters_takes_3725_gib() -> None:
 
 def test_the_command_ends_with_the_page_and_leaves_nothing(tmp_path: Path) -> None:
     words = [*TINY, "checks.elements=1", "checks.burn_in_steps=0", "checks.samples=256"]
-    command = [sys.executable, str(ROOT / "scripts" / "check.py"), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = commands.run("check", *words, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loss at chance" in done.stdout
     assert list(tmp_path.iterdir()) == []
