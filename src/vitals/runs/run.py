@@ -223,13 +223,15 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         folder.clear_records()
     if before.get("status") == "finished":  # it goes on beyond the end that it had come to
         before["lengthened_at"] = before.get("step")
+    if folder.diverged or before.get("status") == "finished":  # what had ended it is to be told anew
+        before["stopped_early"] = None
     folder.write_status(
         "running",
         started=now(),
         ended=None,
         error=None,
         weights=None,
-        stopped_early=None,
+        stopped_early=before.get("stopped_early"),
         locked=locked,
         lengthened_at=before.get("lengthened_at"),
     )
