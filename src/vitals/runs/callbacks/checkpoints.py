@@ -258,7 +258,8 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "best_name": self.best_name, "place": self.place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_name = state_dict["best"], state_dict["best_name"]
+        # A name alone: a checkpoint from elsewhere must not say where files are written.
+        self.best, self.best_name = state_dict["best"], Path(state_dict["best_name"]).name
         self.saved_best = self.best_name
         self.position.loaded = state_dict.get("place")
 
