@@ -97,14 +97,14 @@ def test_a_second_process_is_refused_and_a_second_signal_ends_the_first_at_once(
         assert refused.returncode == 2
         assert f"run is in use: process {folder.read_status()['process']} on " in refused.stderr
 
-    (tmp_path / "seconds").write_text("0.3")
-    first.send_signal(signal.SIGUSR1)
+    (tmp_path / "seconds").write_text("1")  # an epoch has three batches
     deadline = time.monotonic() + 20
-    while amid_an_epoch(folder.last_checkpoint) is False and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not amid_an_epoch(folder.last_checkpoint) and time.monotonic() < deadline:
+        first.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
     assert amid_an_epoch(folder.last_checkpoint)
     (tmp_path / "seconds").write_text("30")
-    time.sleep(0.5)
+    time.sleep(1.5)
     first.send_signal(signal.SIGTERM)
     time.sleep(0.3)  # or the system makes one of the two
     first.send_signal(signal.SIGTERM)
