@@ -189,10 +189,11 @@ def test_an_interval_is_searched_at_random_and_more_trials_continue_the_search(t
 
     # The command of a job alone, in another folder and where torch would take more threads.
     command = shlex.split(json.loads((first[0] / "job.json").read_text())["command"])
-    words = [word for word in command if "=" in word and not word.startswith("hydra.run.dir=")]
+    script = next(place for place, word in enumerate(command) if word.endswith("train.py"))
+    words = [word for word in command[script + 1 :] if not word.startswith("hydra.run.dir=")]
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
-    alone = commands.run("train", *words[command[0] == "env" :], "hydra.run.dir=alone", folder=tmp_path)
+    alone = commands.run("train", *words, "hydra.run.dir=alone", folder=tmp_path)
     torch.set_num_threads(threads)
     assert alone.returncode == 0, alone.stderr
     configs = [RunFolder(folder).read_config() for folder in (first[0], tmp_path / "alone")]
