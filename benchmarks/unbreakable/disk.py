@@ -99,7 +99,7 @@ def faults_of(ended: Ended) -> list[str]:
     wrong = []
     if ended.has_traceback:
         places = [line.strip() for line in ended.said.splitlines() if line.startswith('  File "')]
-        wrong.append(f"a traceback: {ended.last_line[:200]}, {places[-1]}")
+        wrong.append(f"a traceback: {ended.last_line[:200]} {' '.join(places[-1:])}")
     if ended.code not in (0, 1, 2, 3, 4):
         wrong.append(f"exit code {ended.code}")
     if ended.code and not ended.last_line:

@@ -62,7 +62,7 @@ def targets(mark: Path, bag: Path) -> dict[str, dict[str, Any]]:
             "model": "evil",
             "source": "local",
         },
-        "a module of its own": {"_target_": "evil.Evil"},
+        "a module of its own": {"_target_": "run.evil.Evil"},
         "a file of code": {"_target_": "runpy.run_path", "_args_": [str(bag / "evil.py")]},
         "Hydra's own": {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.system", **shell}},
         "a module seen through ours": {"_target_": "vitals.runs.run.os.system", **shell},
@@ -149,7 +149,7 @@ def folders(run: Path, mark: Path, bag: Path) -> Iterator[tuple[str, Callable[[P
             config = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
             _set(config, key, node)
             (copy / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-            shutil.copy(bag / "evil.py", copy.parent)
+            shutil.copy(bag / "evil.py", copy)  # beside it, in the working folder, it would be the user's own
 
         return harm
 
@@ -164,8 +164,8 @@ def folders(run: Path, mark: Path, bag: Path) -> Iterator[tuple[str, Callable[[P
     for number, (what, node) in enumerate(nodes.items()):
         for key in (PLACES[(number + turn) % len(PLACES)] for turn in (0, 5, 9)):
             yield f"{what} as {key}", with_node(key, node)
-    yield "a rule of its own", with_node("diagnosis.rules", ["evil.rule"])
-    yield "a check of its own", with_node("checks.which", ["evil.Check"])
+    yield "a rule of its own", with_node("diagnosis.rules", ["run.evil.rule"])
+    yield "a check of its own", with_node("checks.which", ["run.evil.Check"])
     yield "a resolver", with_node("network.widths", "${oc.decode:${oc.env:HOME}}")
     yield (
         "Python in YAML",

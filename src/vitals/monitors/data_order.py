@@ -49,6 +49,8 @@ class DataOrder(Monitor):
         self.epochs = self.samples = 0
         self.batch: Any = None
         """A few samples of the first batch."""
+        self.coming: tuple[dict[int, Tensor], list[Tensor], int] | None = None
+        """Of the batch that is being trained on: a state saved as it begins does not have it yet."""
         self.labels: dict[int, list[Tensor]] = {}
         """What may be labels, by place among the rows of a batch, batch by batch."""
         self.prints: list[Tensor] = []
@@ -59,24 +61,37 @@ class DataOrder(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self.coming = None
         if self.active and self.samples < MOST:
             self.guarded(self._note, batch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.coming is not None:
+            labels, prints, count = self.coming
+            for place, row in labels.items():
+                self.labels.setdefault(place, []).append(row)
+            self.prints += prints
+            self.samples += count
+            self.coming = None
 
     def _note(self, batch: Any) -> None:
         if self.batch is None:
             self.batch = first_samples(batch, 8)
         rows = Rows(batch).of(batch)
+        labels, prints = dict[int, Tensor](), list[Tensor]()
         for place, row in enumerate(rows):
             whole = not row.is_floating_point() and not row.is_complex() and row.dtype != torch.bool
             if whole and row.numel() == len(row):
-                self.labels.setdefault(place, []).append(row.detach().flatten().clone())
+                labels[place] = row.detach().flatten().clone()
         large = next((row for row in rows if row.numel() > len(row) and not row.is_complex()), None)
         if large is not None:
             values = large.detach().flatten(1)
             values = values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES].float()
             weights = torch.arange(1, values.shape[1] + 1, device=values.device).float().sqrt().cos()
-            self.prints.append(values @ weights)
-        self.samples += len(rows[0]) if rows else 0
+            prints.append(values @ weights)
+        self.coming = labels, prints, len(rows[0]) if rows else 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.active:
