@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.findings import Finding
 
 MANY = 0.5
 """Share of the BatchNorm layers that are idle."""
 SURE, LOST, HALF = 4.0, 0.1, 0.6
 """Standard errors and accuracy that evaluation mode loses, and the share of it that is left, from which the
-running statistics are at fault. They lag behind the weights in healthy runs, too, but by less."""
+running statistics are said to be apart. It is a note: in healthy runs they lag behind the weights, too."""
 WHOLE = 0.8
 """Share of the modules that are in the wrong mode where the whole network is, in validation. In training all
 of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
@@ -48,7 +48,7 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         *(run.values(f"modes/{name}") for name in ("of_batches", "evaluated", "samples")), strict=True
     )
     last = list(looks)[-2:]
-    if len(last) < 2 or not run.finished:
+    if len(last) < 2 or not run.finished or run.steps < ENOUGH:
         return
     for batches, evaluated, samples in last:
         error = math.sqrt(max(batches * (1 - batches) + evaluated * (1 - evaluated), 1e-3) / samples)
@@ -62,7 +62,7 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         "Set the momentum of BatchNorm, torch's share of the new batch, to 0.1, or estimate its statistics "
         "anew after the training (torch.optim.swa_utils.update_bn)."
     )
-    yield Finding("train-val-mismatch", "warn", message, remedy, "modes", evaluated, HALF * batches)
+    yield Finding("train-val-mismatch", "note", message, remedy, "modes", evaluated, HALF * batches)
 
 
 @needs("modes/training_in_validation")
