@@ -1,4 +1,4 @@
-"""Faults of how data flow, of running statistics, of noisy labels and of rates near the edge, with odd but
+"""Faults of how data flow, of noisy labels and of rates near the edge, with odd but
 healthy runs of the same looks. Written before the rules that are to find them: a first sight for them.
 
 Validation accuracy and loss after the last epoch, one seed:
@@ -15,7 +15,6 @@ Validation accuracy and loss after the last epoch, one seed:
     three-in-five-labels-by-lot          0.28   2.03    0.49   1.48
     a-tenth-of-the-labels-wrong                         0.46   1.69
     all-but-a-corner-erased              0.20   2.22    0.41   1.62
-    statistics-of-the-last-batch         STATS
     dropout-by-hand                      0.41   1.62    0.45   1.59
     rate-that-just-holds                 0.10   2.31    0.42   1.69
     at-the-edge-of-stability                            0.39   1.87
@@ -272,21 +271,7 @@ def all_but_a_corner(images: Images, fault: bool) -> Session:
     return session
 
 
-# ------------------------------------------------------------------------- statistics and evaluation
-
-
-@CASES.sick(
-    "statistics-of-the-last-batch",
-    "train-val-mismatch",
-    story="Wrote BatchNorm's momentum as another framework has it, 0.99, with batches of eight.",
-)
-def statistics_of_last_batch(images: Images, fault: bool) -> Session:
-    net = nn.Sequential(nn.Flatten())
-    for a, b in ((3 * 32 * 32, 96), (96, 64)):
-        momentum = 0.99 if fault else 0.1
-        net.extend([nn.Linear(a, b), nn.BatchNorm1d(b, momentum=momentum), nn.ReLU()])
-    net.append(nn.Linear(64, NUM_CLASSES))
-    return run(Classifier(net, partial(SGD, lr=0.01, momentum=0.9)), images, 3, 8)
+# ------------------------------------------------------------------------------------- evaluation
 
 
 class Drops(nn.Module):

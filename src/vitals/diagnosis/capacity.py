@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.learning_rate import too_low
+from vitals.diagnosis.learning_rate import FEW_SAMPLES, too_low
 from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
@@ -51,6 +51,8 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
 def underfitting(run: Run) -> Iterator[Finding]:
     """The loss has come to its end far above zero, and no other rate would take it on."""
     if not run.finished or run.steps < 100 or death(run) or not run.chance_loss > 0:
+        return
+    if run.steps * run.batch_size < FEW_SAMPLES:
         return
     half, end = run.mean_loss(0.4, 0.6), run.mean_loss(0.8, 1)
     level = half - end < LEVEL * half
