@@ -162,6 +162,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("name: ${oc.env:HOME}\n", "name is no plain value"),
         ("data: [{root: '${x}'}]\nx: [1]\n", "data.0.root is no plain value"),
         ("a: ${b}${b}\nb: x\n", "a is no plain value"),
+        ("a: ${oc.decode:b}\n", "a is no plain value"),
         ("a: !!python/object/apply:os.getcwd []\n", "cannot be read"),
         ("- a\n", "holds no keys"),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,10 +263,10 @@ def _interpolation_in(value: Any, content: dict[Any, Any], key: str = "") -> str
     empty where there is none."""
     if isinstance(value, str) and "${" in value:
         meant: Any = content
-        for part in value[2:-1].split("."):
-            meant = meant.get(part, {}) if isinstance(meant, dict) else {}
-        plain = not isinstance(meant, dict | list) and "${" not in str(meant)
-        return "" if plain and value[-1] == "}" else key
+        found = re.fullmatch(r"\$\{(oc\.select:)?([\w.]+)(,\w*)?\}", value)
+        for part in found[2].split(".") if found else ():
+            meant = meant.get(part) if isinstance(meant, dict) else None
+        return "" if found and not isinstance(meant, dict | list) and "${" not in str(meant) else key
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     inner = (_interpolation_in(part, content, f"{key}.{name}" if key else str(name)) for name, part in parts)
     return next(filter(None, inner), "")
