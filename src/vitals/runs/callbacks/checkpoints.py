@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from vitals.files import replacing, save_checkpoint
+from vitals.files import copy_atomically, replacing, save_checkpoint
 from vitals.measures.finite import first_non_finite
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.metric import Metric, bare_name
@@ -195,7 +195,7 @@ class Checkpoints(Checkpoint):
         self._save(trainer, place | {"ended_amid": self.ended_amid})
         kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         if kept and self.metric.name in now and trainer.is_global_zero:
-            _copy(self.folder / "last.ckpt", self.folder / self._name(now))
+            copy_atomically(self.folder / "last.ckpt", self.folder / self._name(now))
         trainer.strategy.barrier()  # another process may want to read the best next
 
     def _name(self, row: dict[str, float]) -> str:
@@ -230,7 +230,7 @@ class Checkpoints(Checkpoint):
         if not trainer.is_global_zero:
             return
         if self.best_name != before:
-            _copy(new, self.folder / self.best_name)
+            copy_atomically(new, self.folder / self.best_name)  # no link: damage to one spares the other
             self._link_best()
         if last.exists():
             _copy(last, self.folder / "previous.ckpt")
