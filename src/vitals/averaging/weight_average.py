@@ -98,6 +98,8 @@ class WeightAverage(L.Callback):
         """The latest validation of the averaged weights."""
         self.averaged_is_better = False
         self.path = Path()
+        self.saved = False
+        """Whether there is a file at `path`."""
         self.step = 0
         self.logs_itself = False
         self.validated = False
@@ -271,6 +273,9 @@ class WeightAverage(L.Callback):
     def _save(self, trainer: L.Trainer, average: AveragedWeights) -> None:
         averaged, raw = average.module.state_dict(), trainer.lightning_module.state_dict()
         weights = {name: averaged.get(name, value) for name, value in raw.items()}
+        if not self.saved and trainer.is_global_zero:  # later a folder that is gone was taken away
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.saved = True
         save_checkpoint(trainer, self.path, weights_only=True, state_dict=weights)
 
     def _gain(self, averaged: float, raw: float) -> float:
