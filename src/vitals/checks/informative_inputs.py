@@ -134,7 +134,7 @@ class InformativeInputs:
                     "regularization-too-strong", "warn", seen, remedy, "augmentation", score, CHANCE_SCORE
                 )
             ]
-        if self.recognized < UNRECOGNIZED:
+        if self.recognized < UNRECOGNIZED and self.plain is None:  # else labels are wrong without it, too
             seen += (
                 f" When the same samples are drawn once more, {self.recognized:.0%} of them are nearer to "
                 f"themselves than to others: augmentation leaves too little of them to be recognized."

@@ -92,6 +92,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.due = self.ended_amid = False
+        if trainer.is_global_zero:  # later a folder that is gone was taken away
+            self.folder.mkdir(parents=True, exist_ok=True)
         if self.position.loaded is not None and trainer.is_global_zero:
             (self.folder / "new.ckpt").unlink(missing_ok=True)
             self._let_go()
