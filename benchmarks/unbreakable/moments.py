@@ -15,6 +15,7 @@ import runpy
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -97,7 +98,9 @@ def plain_name(path: str) -> str:
 
 def kill_self(later: float = 0.0) -> None:
     """End this process as SIGKILL does, with no time for anything; at once, or in so many seconds."""
-    if later:
+    if later and threading.current_thread() is not threading.main_thread():  # as where TensorBoard writes
+        threading.Timer(later, kill_self).start()
+    elif later:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends a process wherever it is
         signal.setitimer(signal.ITIMER_REAL, later)
     else:

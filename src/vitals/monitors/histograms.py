@@ -68,6 +68,8 @@ class Histograms(Monitor):
             raise UserError(f"samples={samples} must be a whole number of 2 or more.")
         self.histograms_every, self.samples = histograms_every, samples
         self.batch: Any = None
+        self.before: int | None = None
+        """Samples of `batch` without those of the batch that is being trained on, until it has been."""
         self.twin: Twin | None = None
         self.rehearsed = False
         self.measured = 0
@@ -81,6 +83,7 @@ class Histograms(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.batch is None or samples_in(self.batch) < self.samples:
+            self.before = 0 if self.batch is None else samples_in(self.batch)
             self.guarded(self._keep, batch)
         if self.active and not self.rehearsed and not self.retried(self._rehearse, trainer, pl_module):
             self.batch = None  # the next one may do
@@ -105,7 +108,7 @@ class Histograms(Monitor):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
+        self.before, step = None, trainer.global_step
         if self.rehearsed and self.due(step, self.measured):
             first, self.measured = self.measured == 0, step
             self.guarded(self._measure, trainer, first)
@@ -185,8 +188,11 @@ class Histograms(Monitor):
         self.twin = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The fixed batch, so that a resumed run measures on."""
-        return {**super().state_dict(), "batch": self.batch if _is_plain(self.batch) else None}
+        """The fixed batch, so that a resumed run measures on; what of it comes again is left out."""
+        batch = self.batch if _is_plain(self.batch) else None
+        if self.before is not None and batch is not None:
+            batch = first_samples(batch, self.before) if self.before else None
+        return {**super().state_dict(), "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
