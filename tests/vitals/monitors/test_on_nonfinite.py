@@ -60,8 +60,9 @@ class Adam(Foreign):
         self.states.append(self.state())
 
 
-@pytest.mark.parametrize("watched", [True, False])
-@pytest.mark.parametrize("how", ["input", "loss", "gradient", "constant"])
+@pytest.mark.parametrize(
+    ("how", "watched"), [("input", True), ("loss", False), ("gradient", True), ("constant", False)]
+)
 def test_it_stops_before_the_step_and_leaves_everything_as_it_was(
     how: str, watched: bool, tmp_path: Path
 ) -> None:
