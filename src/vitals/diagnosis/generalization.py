@@ -17,9 +17,6 @@ GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
 """Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
-CERTAINLY_LESS = 4.0
-"""Standard errors by which fewer training images are right than validation images: alike, they would be so
-once in 30,000 looks, and training lifts those that it shows."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 

@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from vitals.files import write_json
+from vitals.runs.config.same_run import OF_SWEEPS
 from vitals.runs.quoting import command_of, hydra_value
 from vitals.runs.run_folder import RunFolder, now
 
 OF_THE_SWEEP = (
-    "launcher",
-    "search",
-    "resume_sweep",
-    "zip",
-    "repeats",
+    *OF_SWEEPS,
     "hydra.sweep",
     "hydra.launcher",
     "hydra.mode",
