@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from typing import Any, TypeVar, get_args
 
@@ -113,10 +114,16 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
     if problem["type"] == "value_error":  # a validator of ours says it better
         return f"{key}={shown}: {problem['ctx']['error']}"
-    choices = list(dict.fromkeys(str(choice) for choice in get_args(field.annotation)))  # 32 and "32"
+    choices = _choices(field.annotation)
     if problem["type"] == "literal_error" and not _allowed(field):
         return f"{key}={shown} is not one of {', '.join(choices)}: {did_you_mean(str(value), choices)}"
     return f"{key}={shown} is not allowed: it must be {_allowed(field) or problem['msg']}."
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words of a Literal, with `null` for that of one or None; 32 and "32" once."""
+    parts = (["null"] if part is type(None) else _choices(part) or [str(part)] for part in get_args(kind))
+    return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
 
 
 def _allowed(field: FieldInfo) -> str:
