@@ -43,9 +43,11 @@ class Module(L.LightningModule):
         self.accuracy = BinaryAccuracy()
         self.automatic_optimization = not by_hand
         self.seen: list[float] = []
+        self.known: list[dict[str, float]] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.seen.append(batch[0].sum().item())
+        self.known.append({name: value.item() for name, value in self.trainer.callback_metrics.items()})
         outputs = self.net(batch[0])
         loss = nn.functional.binary_cross_entropy_with_logits(outputs, batch[1])
         self.accuracy(outputs, batch[1])
@@ -106,11 +108,12 @@ def trained(folder: Path, kind: str, at: int = -1, resume: bool = False) -> tupl
 @pytest.mark.parametrize("kind", ["shuffled", "stream", "by hand", "accumulated", "validated within"])
 def test_a_training_goes_on_amid_an_epoch_to_the_bit(kind: str, tmp_path: Path) -> None:
     straight, metrics = trained(tmp_path / "straight", kind)
-    for place, at in enumerate((3, 10)):  # an epoch has six batches
+    for place, at in enumerate((3, 6, 10)):  # an epoch has six batches
         with pytest.raises(InterruptedError):
             trained(tmp_path / "broken", kind, at, resume=place > 0)
     continued, its_metrics = trained(tmp_path / "broken", kind, resume=True)
     assert continued.seen in (straight.seen[at:], straight.seen[at + 1 :])
+    assert continued.known == straight.known[-len(continued.seen) :]
     assert its_metrics == metrics
     for mine, theirs in zip(continued.parameters(), straight.parameters(), strict=True):
         assert torch.equal(mine, theirs)

@@ -99,7 +99,7 @@ class Position:
             "before_first": plain_states(self.before_first) if self.before_first else None,
             "before_next": plain_states(self.before_next),
             "before_that": plain_states(self.before_that) if batches > 1 and _ahead(trainer) else None,
-            "logged": {name: value.detach() for name, value in trainer.callback_metrics.items()},
+            "logged": _logged(trainer),
             "metrics": _metric_states(module),
             "results": _sums(trainer) | self.results,
         }
@@ -116,7 +116,7 @@ class Position:
 
     def at_epoch_end(self, trainer: L.Trainer) -> dict[str, Any]:
         """The state between two epochs; asks all processes."""
-        own = {"before_next": plain_states(raw_states())}
+        own = {"before_next": plain_states(raw_states()), "logged": _logged(trainer)}
         return {"batches": 0, "processes": _of_all(trainer, own)}
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any]) -> None:
@@ -126,6 +126,7 @@ class Position:
         loaders = trainer.fit_loop._combined_loader
         for loader in loaders.flattened if loaders is not None else ():
             _set_sampler_epoch(loader, trainer.current_epoch)
+        trainer.callback_metrics.update(move_data_to_device(own.get("logged", {}), module.device))
         if not batches:
             set_random_states(own["before_next"])
             self.before_loader, self.before_first = own["before_next"], None
@@ -148,7 +149,6 @@ class Position:
         set_random_states(own["before_next"])
         self.loaders = state["loaders"]
         self.stepped, self.results = state["stepped"], own["results"]
-        trainer.callback_metrics.update(move_data_to_device(own["logged"], module.device))
         _set_metric_states(module, own["metrics"])
         parameters = dict(module.named_parameters())
         for name, gradient in state["gradients"].items():
@@ -178,6 +178,11 @@ def _of_all(trainer: L.Trainer, own: dict[str, Any]) -> list[Any]:
     found: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(found, own)
     return found
+
+
+def _logged(trainer: L.Trainer) -> dict[str, Tensor]:
+    """What was logged last, which callbacks may look up until it is logged again."""
+    return {name: value.detach() for name, value in trainer.callback_metrics.items()}
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
