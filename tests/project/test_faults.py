@@ -56,8 +56,6 @@ def test_what_differs_is_said_of_every_file(kills: Kills, tmp_path: Path) -> Non
     table = (run / "metrics.csv").read_text()
     (run / "metrics.csv").write_text(table.replace("\n2,", "\n3,"))
     for events in run.glob("events.out.*"):  # in any order, and each holds a part of the tags
-        "events.out.*"
-    ):  # a folder lists them in any order, and each holds a part of the tags
         events.unlink()
 
     said = differences(run, kills.undisturbed)
