@@ -22,7 +22,7 @@ from rich.table import Table
 
 from project.build import build_data, build_module
 from project.data.data_module import ImageData
-from project.data.image_set import ImageSet
+from vitals.runs.image_set import ImageSet
 from vitals.runs.instantiate import (
     build_loggers,
     build_trainer,

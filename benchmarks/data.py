@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from benchmarks.compare import compare, synthetic_images
 from project.data.batches import Normalization, TrainingBatches
-from project.data.image_set import ImageSet
+from vitals.runs.image_set import ImageSet
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):

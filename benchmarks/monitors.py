@@ -27,7 +27,6 @@ from rich.table import Table
 
 from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
 from project.data.data_module import ImageData
-from project.data.image_set import ImageSet
 from vitals.diagnosis.callback import Diagnosis
 from vitals.monitors.first_layer_filters import FirstLayerFilters
 from vitals.monitors.histograms import Histograms
@@ -37,6 +36,7 @@ from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.update_ratio import UpdateRatio
 from vitals.on_nonfinite import OnNonFinite
 from vitals.recorder import Recorder
+from vitals.runs.image_set import ImageSet
 from vitals.runs.instantiate import build_callbacks
 
 WORDS = ["data=digits", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]

@@ -60,6 +60,13 @@ VARIANTS: dict[str, list[str]] = {
         "average=last_k",
         "diagnosis.report=true",
     ],
+    "muon, other sizes, alternating flips": [
+        "network=fast",
+        "optimizer=muon",
+        "schedule=linear",
+        "data.sizes=[24,32]",
+        "data.flip=alternating",
+    ],
     "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
 }
 KILLED = (-signal.SIGKILL, -signal.SIGALRM)

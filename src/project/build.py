@@ -23,12 +23,18 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from project.networks.initialization import whiten
 from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError
 from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
 from vitals.runs.memory import require_memory
 from vitals.runs.metric import Metric
+
+WHITENED = 2000
+"""Training images of whose patches `network.whiten` takes the covariance."""
+OF_ANY_NETWORK = ("channels_last", "whiten")
+"""Keys of a network that are no arguments of its constructor."""
 
 
 def prepare(config: DictConfig) -> None:
@@ -44,7 +50,7 @@ def prepare(config: DictConfig) -> None:
     for make in _optimization(config).values():
         make()
     for group in ("data", "module", "network"):
-        require_target(group, config[group])
+        require_target(group, config[group], OF_ANY_NETWORK if group == "network" else ())
 
 
 def read_data(config: DictConfig) -> None:
@@ -121,34 +127,44 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
     """The configured network for images of C×H×W.
 
     Raises:
-        UserError: if its constructor refuses the configuration, or images that are not square do not fit it.
+        UserError: if its constructor refuses the configuration, or images that are not square, or of another
+            size of `data.sizes`, do not fit it.
     """
     channels, height, width = image_shape
     network = _network(config, num_classes=num_classes, in_channels=channels, image_size=height)
-    if height == width:
-        return network
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, *image_shape))
-    except RuntimeError:
-        raise UserError(
-            f"{type(network).__name__} takes square images only, and these are {width}×{height} pixels: set "
-            f"data.image_size={min(height, width)}, say, to resize them, or take network=convnet."
-        ) from None
+    name, training = type(network).__name__, network.training
+    tried = {} if height == width else {(height, width): f"data.image_size={min(height, width)}, say"}
+    for size in config.data.get("sizes") or ():
+        tried[size, max(1, round(width * size / height))] = f"data.sizes=[{height}], or null"
+    for pixels, instead in tried.items():
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, channels, *pixels))
+        except RuntimeError:
+            raise UserError(
+                f"{name} does not take images of {pixels[1]}×{pixels[0]} pixels: set {instead}, or take "
+                f"network=convnet."
+            ) from None
     return network.train(training)
 
 
 def _network_for(config: DictConfig, known: Any) -> nn.Module:
     """The network for data that say what they are, or for any other whose YAML says all that it needs."""
     if asked_for(plain(config.network), ("num_classes", "in_channels", "image_size")):
-        return build_network(config, len(known().classes), known().image_shape)
-    return _network(config)
+        network = build_network(config, len(known().classes), known().image_shape)
+    else:
+        network = _network(config)
+    if config.network.get("whiten", False):
+        if not hasattr(known(), "sample"):
+            raise UserError("network.whiten=true needs data with a function sample(count): set it to false.")
+        attempt("network", whiten, network, known().sample(WHITENED))
+    return network
 
 
 def _network(config: DictConfig, **facts: int) -> nn.Module:
     arguments = plain(config.network)
-    arguments.pop("channels_last", None)
+    for key in OF_ANY_NETWORK:
+        arguments.pop(key, None)
     offered = {name: partial(int, value) for name, value in facts.items()}
     network: nn.Module = build_from("network", arguments, offered)
     if _channels_last(config):

@@ -15,11 +15,14 @@ from vitals.runs.config import schema as types
 
 OURS = "project."
 IMAGE_DATA = f"{OURS}data.data_module.ImageData"
-NETWORKS = tuple(f"{OURS}networks.{name}." for name in ("convnet", "mlp", "resnet18", "three_layer", "vgg"))
+NETWORKS = tuple(
+    f"{OURS}networks.{name}." for name in ("convnet", "fast", "mlp", "resnet18", "three_layer", "vgg")
+)
 SourceName = Literal["cifar10", "cifar100", "image_folder", "digits"]
 LBFGS_LIMIT = 5000
 """Training images up to which a full-batch step stays within a few seconds and a few GiB."""
-Widths = Annotated[list[types.Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
+Counts = Annotated[list[types.Count], Field(description="a list of whole numbers of 1 or more", min_length=1)]
+Flip = Annotated[types.Switch | Literal["alternating"], Field(description="true, false or alternating")]
 Stages = Annotated[
     list[Annotated[list[types.Count], Field(min_length=1)]],
     Field(description="a list of lists of whole numbers of 1 or more", min_length=1),
@@ -42,7 +45,8 @@ class Data(types.Component):
     split_seed: types.Seed
     limit: types.Count | None
     crop_padding: types.CountOrZero
-    flip: types.Switch
+    flip: Flip
+    sizes: Counts | None = None
     skip_unreadable: types.Switch = False
     mapped: types.Switch | None = None
 
@@ -64,18 +68,21 @@ class Network(types.Component):
     norm: Literal["batch", "group", "layer", "none"] = "batch"
     dropout: types.ShareBelowOne = 0.0
     channels_last: types.Switch = False
+    whiten: types.Switch = False
     initialization: Initialization
-    widths: Widths = Field([1])
+    widths: Counts = Field([1])
     stages: Stages = Field([[1]])
     filters: types.Count = 1
     kernel_size: types.Count = 1
+    stem: types.Count = 1
+    stride: types.Count = 1
     hidden: types.Count = 1
     depth: types.Count = 1
     width: types.Count = 1
 
 
 class Optimizer(types.Component):
-    ours = ("torch.optim.",)
+    ours = ("torch.optim.", "timm.optim.")
     common = ("lr", "momentum", "betas", "weight_decay", "decay_bias_and_norm")
     stand_ins: ClassVar = {"lr": 1.0}
     lr: types.Positive
@@ -87,6 +94,8 @@ class Optimizer(types.Component):
     alpha: types.ShareBelowOne = 0.99
     rho: types.ShareBelowOne = 0.9
     eps: types.NonNegative = 1e-8
+    fallback_lr_scale: types.Positive = 1.0
+    ns_steps: types.Count = 5
     max_iter: types.Count = 20
     history_size: types.Count = 10
 

@@ -51,7 +51,7 @@ REFUSED = """
 """
 ALLOWED = """
     torch.nn.Linear torch.nn.Sequential torch.nn.modules.linear.Linear torch.nn.init.kaiming_normal_
-    torch.nn.functional.relu torch.nn.functional.gelu torch.optim.SGD torch.optim.AdamW
+    torch.nn.functional.relu torch.nn.functional.gelu torch.optim.SGD torch.optim.AdamW timm.optim.Muon
     torch.optim.LBFGS torch.optim.lr_scheduler.ReduceLROnPlateau
     torch.optim.lr_scheduler.CosineAnnealingLR torchvision.models.resnet18 torchvision.models.ResNet
     torchvision.models.get_model torchvision.models.detection.fasterrcnn_resnet50_fpn lightning.Trainer

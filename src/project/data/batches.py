@@ -6,15 +6,17 @@ A random crop is a window into images that were padded once, so a batch is one i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from project.data.image_set import ImageSet
 from vitals.runs.array_cache import COPIES
+from vitals.runs.image_set import ImageSet
 
 
 class Normalization:
@@ -43,12 +45,12 @@ class Normalization:
 
 
 class RandomCropFlip:
-    """Takes random windows of padded images, half of them mirrored.
+    """Takes random windows of padded images, and mirrors some.
 
     Args:
         images: uint8, N×C×H×W.
         padding: pixels reflected at each border before cropping, fewer than the images have; 0 for no crops.
-        flip: whether to mirror half of the images left to right.
+        flip: whether to mirror images left to right.
         channels_last: the memory format in which the images are kept and returned.
     """
 
@@ -91,7 +93,12 @@ class TrainingBatches:
         data: the training images.
         batch_size: images per batch and process.
         normalization: from the training images' statistics.
-        crop_padding, flip: see `RandomCropFlip`.
+        crop_padding: see `RandomCropFlip`.
+        flip: whether to mirror half of the images; `alternating`: each in every other epoch, so that two
+            epochs show both sides of every image (Keller Jordan, 2024).
+        sizes: pixels a side to scale the batches to, each for an equal share of the run: small images first
+            are cheap and teach most of it. None leaves them as they are.
+        share_done: which share of the run so many epochs are; for `sizes`.
         seed: of order and augmentation.
         fixed: whether every epoch has the same batches.
         rank: number of this process.
@@ -107,7 +114,9 @@ class TrainingBatches:
         *,
         fixed: bool = False,
         crop_padding: int = 0,
-        flip: bool = False,
+        flip: bool | Literal["alternating"] = False,
+        sizes: Sequence[int] | None = None,
+        share_done: Callable[[float], float] = lambda epochs: 1.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -122,7 +131,10 @@ class TrainingBatches:
         self.place = torch.device("cpu") if self.stays else self.device
         self.data, self.labels = data, data.labels.to(self.place)
         layout = normalization.channels_last
-        self.augmentation = partial(RandomCropFlip, padding=crop_padding, flip=flip, channels_last=layout)
+        self.alternating, self.sizes, self.share_done = flip == "alternating", sizes, share_done
+        self.augmentation = partial(
+            RandomCropFlip, padding=crop_padding, flip=bool(flip), channels_last=layout
+        )
         kept = data.subset(torch.arange(1)) if self.stays else data
         self.augment = self.augmentation(kept.images.to(self.place))
         self.seed, self.rank, self.epoch = seed, rank, 0
@@ -146,15 +158,28 @@ class TrainingBatches:
         order = torch.randperm(len(self.labels), generator=_generator(self.seed, self.epoch))
         start = self.rank * self.share
         order = order[start : start + len(self) * self.batch_size]
-        drawn = self.augment.draw(len(order), _generator(self.seed, self.epoch, self.rank))
-        choices = [choice.to(self.place).split(self.batch_size) for choice in (order, *drawn)]
-        for indices, *choice in zip(*choices, strict=True):
+        *drawn, mirrored = self.augment.draw(len(order), _generator(self.seed, self.epoch, self.rank))
+        if self.alternating:
+            first = torch.rand(len(self.labels), generator=_generator(self.seed)) < 0.5
+            mirrored = first[order] ^ bool(self.epoch % 2)
+        choices = [choice.to(self.place).split(self.batch_size) for choice in (order, *drawn, mirrored)]
+        for number, (indices, *choice) in enumerate(zip(*choices, strict=True)):
             augment, places = self.augment, indices
             if self.stays:
                 augment = self.augmentation(self.data.subset(indices).images)
                 places = torch.arange(len(indices))
             images, labels = augment(places, *choice), self.labels[indices]
-            yield self.normalize(images.to(self.device)), labels.to(self.device)
+            yield self._scaled(self.normalize(images.to(self.device)), number), labels.to(self.device)
+
+    def _scaled(self, images: Tensor, number: int) -> Tensor:
+        """The batch of this `number` in the epoch at the size that is its turn."""
+        if not self.sizes:
+            return images
+        share = self.share_done(self.epoch + number / len(self))
+        size = self.sizes[min(int(share * len(self.sizes)), len(self.sizes) - 1)]
+        height, width = images.shape[-2:]
+        scaled = (size, max(1, round(width * size / height)))
+        return images if size == height else interpolate(images, scaled, mode="bilinear", antialias=True)
 
 
 class EvaluationBatches:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from project.data import sources
 from project.data.batches import EvaluationBatches, Normalization, TrainingBatches
 from project.schema import SourceName
 from vitals.errors import UserError
+from vitals.length import total_epochs
 
 EVALUATION_BATCH_SIZE = 500
 
@@ -30,7 +33,8 @@ class ImageData(L.LightningDataModule):
         split_seed: of the splits.
         limit: use only so many training images (after the split); None uses all.
         crop_padding: pixels reflected at each border before a random crop of the original size.
-        flip: whether to mirror half of the training images.
+        flip: whether to mirror half of the training images; `alternating`: see `TrainingBatches`.
+        sizes: pixels a side of the training images, each for an equal share of the run; None: as they are.
         seed: of the order and the augmentation of the batches.
         channels_last: the memory format of the batches.
         skip_unreadable: whether to do without image files that are damaged, which are a mistake otherwise.
@@ -46,7 +50,8 @@ class ImageData(L.LightningDataModule):
     split_seed: int = 0
     limit: int | None = None
     crop_padding: int = 0
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
+    sizes: Sequence[int] | None = None
     seed: int = 0
     channels_last: bool = False
     skip_unreadable: bool = False
@@ -96,9 +101,17 @@ class ImageData(L.LightningDataModule):
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def sample(self, count: int) -> Tensor:
+        """At most `count` of the training images, always the same, normalised: float32, N×C×H×W."""
+        chosen = self.train.limited(count, self.split_seed).images
+        return Normalization(self.mean, self.std)(chosen)
+
     def train_dataloader(self) -> TrainingBatches:
         """Shuffled and augmented, but with `overfit_batches` always the same; see `TrainingBatches`."""
         settings: dict[str, Any] = {"crop_padding": self.crop_padding, "flip": self.flip, "seed": self.seed}
+        settings["sizes"] = self.sizes
+        if trainer := self.trainer:
+            settings["share_done"] = lambda epochs: epochs / total_epochs(trainer)
         settings["fixed"] = bool(self.trainer and getattr(self.trainer, "overfit_batches", 0))
         return TrainingBatches(self.train, self.batch_size or len(self.train), **settings, **self._settings())
 

@@ -13,12 +13,12 @@ from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-from project.data.image_folder import read_tree
-from project.data.image_set import ImageSet, ImageSplits
 from project.schema import SourceName
 from vitals.errors import UserError
 from vitals.runs.array_cache import Made, cached, key_of
 from vitals.runs.class_folders import folders_of_splits
+from vitals.runs.image_folder import read_tree
+from vitals.runs.image_set import ImageSet, ImageSplits
 from vitals.runs.memory import require_memory
 from vitals.runs.prerequisites import answers
 

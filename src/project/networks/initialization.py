@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import unfold
 
 HEAD_STD = 0.01
 """Logits then differ by some hundredths, and a softmax loss starts within a percent of ln(classes)."""
+
+WHITENING_EPS = 5e-4
+"""Added to the variance of each principal component, the least of which are little but noise."""
 
 
 def kaiming(network: nn.Module, head: nn.Linear, activation: str) -> None:
@@ -33,6 +38,17 @@ def orthogonal(network: nn.Module, head: nn.Linear, activation: str) -> None:
     _initialize(network, head, lambda weight: nn.init.orthogonal_(weight, gain))
 
 
+def dirac(network: nn.Module, head: nn.Linear, activation: str) -> None:
+    """As `kaiming`, but the first filters of each convolution pass its input channels on as they are.
+
+    The signal then reaches the head at once, and learns faster in the first epochs (Keller Jordan, 2024).
+    """
+    kaiming(network, head, activation)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            nn.init.dirac_(layer.weight.detach()[: layer.in_channels])
+
+
 def gaussian(network: nn.Module, head: nn.Linear, activation: str, std: float) -> None:
     """N(0, `std`²) everywhere, the head included, whatever the width of the layers.
 
@@ -40,6 +56,33 @@ def gaussian(network: nn.Module, head: nn.Linear, activation: str, std: float) -
     """
     _initialize(network, head, lambda weight: nn.init.normal_(weight, 0, std))
     nn.init.normal_(head.weight, 0, std)
+
+
+def whiten(network: nn.Module, images: Tensor) -> None:
+    """Let the first convolution decorrelate the patches that it sees, for good: its filters are frozen.
+
+    They are the principal components of the patches, each divided by its standard deviation, and their
+    negatives, so that no side of them is lost in an activation (Keller Jordan, 2024). A bias stays trainable.
+
+    Args:
+        network: with a convolution, of whose filters there is an even number.
+        images: of the training, normalised, N×C×H×W.
+
+    Raises:
+        ValueError: if there is no such convolution.
+    """
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None or first.out_channels % 2 or first.groups > 1:
+        raise ValueError("whiten=true needs a first convolution with an even number of filters")
+    patches = unfold(images, first.kernel_size, stride=first.stride).transpose(1, 2).flatten(0, 1).double()
+    count = min(first.out_channels // 2, patches.shape[1])
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))  # in ascending order
+    scaled = vectors[:, -count:] / (values[-count:] + WHITENING_EPS).sqrt()
+    filters = scaled.T.flip(0).reshape(count, *first.weight.shape[1:])
+    with torch.no_grad():
+        both = torch.cat([filters, -filters])
+        first.weight[: len(both)] = both.to(first.weight)
+    first.weight.requires_grad_(False)
 
 
 def _initialize(network: nn.Module, head: nn.Linear, fill: Callable[[Tensor], object]) -> None:

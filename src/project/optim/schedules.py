@@ -49,6 +49,14 @@ def one_cycle(epoch: float, total: float, rise: float, initial: float, final: fl
     return final + (1 - final) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
 
 
+def linear(epoch: float, total: float, rise: float, initial: float, final: float) -> float:
+    """Straight up from `initial` to 1 in the first `rise` of the run, then straight down to `final`."""
+    progress = min(epoch / total, 1)
+    if progress < rise:
+        return initial + (1 - initial) * progress / rise
+    return final + (1 - final) * (1 - progress) / (1 - rise)
+
+
 def late_rate(
     epoch: float, start: float, rate: float, low: float | None, cycle_epochs: float | None
 ) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from vitals.checks.chance import perfect_loss
 from vitals.checks.check import Check, Options, Outcome
@@ -31,7 +31,8 @@ OUTWARD, NOTICEABLE = 0.5, 0.05
 """Cosine, and pull, from which a penalty that rewards large weights will let them grow without bounds."""
 USUAL_PULL = 0.01
 """Pull of a penalty that leaves the data in charge."""
-DECOUPLED = (AdamW, torch.optim.Muon) if hasattr(torch.optim, "Muon") else (AdamW,)  # torch 2.9 brought Muon
+DECOUPLED = {"AdamW", "Muon", "Lion", "SGDW"}
+"""Names of optimizers, of torch and others, whose weight decay does not pass through the gradient."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def check_regularization(
         for group in copies.optimizer.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.requires_grad]
             reached = [g for parameter in trained if (g := by_parameter.get(parameter)) is not None]
-            decoupled = isinstance(optimizer, DECOUPLED) or group.get("decoupled_weight_decay", False)
+            names = {kind.__name__ for kind in type(optimizer).__mro__}
+            decoupled = names & DECOUPLED or group.get("decoupled_weight_decay", False)
             groups.append(
                 GroupPenalty(
                     float(group.get("weight_decay", 0.0)),

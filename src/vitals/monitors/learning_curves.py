@@ -102,7 +102,9 @@ def _peak_memory(device: torch.device) -> int:
 
 def momentum_of(group: Mapping[str, Any]) -> float | None:
     """The momentum of a parameter group; None where its optimizer has none."""
-    return group["betas"][0] if "betas" in group else group.get("momentum")
+    if "momentum" in group and not group.get("use_fallback"):  # timm's Muon has both in every group
+        return float(group["momentum"])
+    return group["betas"][0] if "betas" in group else None
 
 
 def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:

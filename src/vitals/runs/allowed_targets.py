@@ -38,14 +38,18 @@ from vitals.errors import UserError, one_line
 from vitals.runs.kept_code import VARIABLE
 from vitals.runs.run_folder import RunFolder
 
-PACKAGES = ("vitals", "torch.nn", "torch.optim", "torchvision.models", "lightning", "torchmetrics")
+PACKAGES = (
+    *("vitals", "torch.nn", "torch.optim", "torchvision.models", "timm.optim"),
+    *("lightning", "torchmetrics"),
+)
 """Beginnings of the names that are looked up at all, beside those of the user's own code."""
 OTHERS = {name.partition(".")[0] for name in PACKAGES}
 """Packages that are not the user's own, even where they are not installed."""
 METRICS = ("aggregation", "classification", "clustering", "nominal", "regression", "retrieval")
 OF_TRAINER = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies", "trainer")
 PLACES = (
-    *("torch.nn", "torch.optim", "torchvision.models", "torchmetrics.collections", "torchmetrics.wrappers"),
+    *("torch.nn", "torch.optim", "torchvision.models", "timm.optim"),
+    *("torchmetrics.collections", "torchmetrics.wrappers"),
     *(f"torchmetrics.{part}" for part in METRICS),  # others load the weights of networks from any file
     *(f"lightning.pytorch.{part}" for part in OF_TRAINER),
     *("lightning.fabric.plugins", "vitals.averaging", "vitals.checks", "vitals.diagnosis", "vitals.monitors"),

@@ -119,8 +119,9 @@ def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in parameters and name not in config]
 
 
-def require_target(where: str, config: DictConfig) -> None:
-    """Make sure that `config._target_` can be imported, and has a parameter for each key of `config`.
+def require_target(where: str, config: DictConfig, apart: Sequence[str] = ()) -> None:
+    """Make sure that `config._target_` can be imported, and has a parameter for each key of `config` that is
+    not `apart`.
 
     Raises:
         UserError: naming the target, or the key with the nearest parameter.
@@ -130,7 +131,7 @@ def require_target(where: str, config: DictConfig) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for key in map(str, config):
-        if not key.startswith("_") and key not in parameters and key != "channels_last":
+        if not key.startswith("_") and key not in (*parameters, *apart):
             raise UserError(
                 f"{where}.{key}: {config._target_} has no argument {key}; {did_you_mean(key, parameters)}"
             )

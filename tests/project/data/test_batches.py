@@ -5,8 +5,10 @@ from itertools import chain
 import pytest
 import torch
 
+from project.build import build_network
 from project.data.batches import EvaluationBatches, Normalization, TrainingBatches
-from project.data.image_set import ImageSet
+from vitals.errors import UserError
+from vitals.runs.image_set import ImageSet
 
 
 def as_bytes():
@@ -108,6 +110,42 @@ def test_an_epoch_chosen_at_once_equals_one_that_was_reached():
 def test_each_epoch_augments_anew():
     batches = training(noisy(pictures=1), **AUGMENTED)
     assert not torch.equal(epoch_of(batches, 0), epoch_of(batches, 1))
+
+
+def test_alternating_flips_show_both_sides_of_every_image_in_two_epochs():
+    sides = torch.arange(2).repeat(2)  # 0 1 0 1 along a row; mirrored 1 0 1 0
+    images = torch.stack([torch.full((64, 4, 4), 0), sides.expand(64, 4, 4), sides.expand(64, 4, 4)], dim=1)
+    images[:, 0] = torch.arange(64).view(-1, 1, 1)
+    data = ImageSet(images.to(torch.uint8), torch.arange(64) % 7, list("abcdefg"))
+    batches = training(data, flip="alternating", seed=3)
+    mirrored = []
+    for epoch in range(3):
+        seen = epoch_of(batches, epoch)
+        order = seen[:, 0, 0, 0].round().long().argsort()
+        mirrored.append(seen[order][:, 1, 0, 0].round().bool())
+    assert 16 < mirrored[0].sum() < 48
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(mirrored[2], mirrored[0])
+
+
+def test_each_size_has_an_equal_share_of_the_run():
+    batches = training(numbered(64, 8), sizes=[4, 6, 8, 8], share_done=lambda epochs: epochs / 2)
+    assert len(batches) == 4
+    sizes = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        sizes += [tuple(images.shape[-2:]) for images, _ in batches]
+    assert sizes == [(4, 4)] * 2 + [(6, 6)] * 2 + [(8, 8)] * 4
+    batches.set_epoch(0)
+    small, labels = next(iter(batches))
+    large, same = next(iter(training(numbered(64, 8))))
+    assert torch.equal(labels, same)
+    torch.testing.assert_close(small, large[..., ::2, ::2], atol=0.01, rtol=0)  # of one colour
+
+
+def test_a_network_that_needs_the_full_size_is_told_before_it_trains(compose):
+    with pytest.raises(UserError, match=r"ThreeLayer does not take images of 24×24 pixels: set data.sizes="):
+        build_network(compose("network=three_layer", "data.sizes=[24,32]"), 10, (3, 32, 32))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from project.data.image_set import ImageSet
+from vitals.runs.image_set import ImageSet
 
 
 def numbered(labels):

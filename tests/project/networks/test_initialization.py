@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from project.build import build_network
+from project.networks.initialization import whiten
 from vitals.runs.config.overrides import groups
 
 NETWORKS = groups([Path(__file__).parents[3] / "configs"])["network"]
@@ -47,7 +48,7 @@ def fan_out(weight):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_kaiming_has_deviation_root_2_over_root_fan_in_in_every_network(weights_of, name):
-    hidden, head = weights_of(f"network={name}")
+    hidden, head = weights_of(f"network={name}", "network/initialization=kaiming")
     for weight in hidden:
         assert_normal(weight, math.sqrt(2 / fan_in(weight)))
     assert_normal(head, 0.01)
@@ -93,3 +94,34 @@ def test_kaiming_keeps_the_signal_of_eight_layers_and_small_gaussians_lose_it(co
         scale[name] = network.layers(network.flatten(images)).square().mean().item()
     assert 0.3 < scale["kaiming"] < 3
     assert scale["gaussian"] < 1e-6
+
+
+def test_dirac_passes_the_inputs_on(compose):
+    config = compose("network=convnet", "network/initialization=dirac", "network.widths=[8,12]")
+    torch.manual_seed(0)
+    convolution = build_network(config, 10, (3, 16, 16)).stages[1][1][0]
+    images = torch.randn(2, 8, 6, 6)
+    passed, others = convolution(images).split([8, 4], dim=1)
+    torch.testing.assert_close(passed, images)
+    assert others.std() > 0.1
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_1_with_frozen_filters(compose):
+    images = torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = images.cumsum(-1).cumsum(-2) / 8  # neighbours are alike, as in pictures
+    network = build_network(compose("network=fast"), 10, (3, 32, 32))
+    whiten(network, images)
+    stem = network.stem[0]
+    assert not stem.weight.requires_grad
+    assert stem.bias.requires_grad
+    outputs = stem(images).detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(outputs[16:], -outputs[:16])
+    moments = outputs[:16] @ outputs[:16].T / outputs.shape[1]
+    torch.testing.assert_close(moments, torch.diag(moments.diagonal()), atol=0.01, rtol=0)
+    assert 0.9 < moments.diagonal().min() <= moments.diagonal().max() < 1.01
+
+
+def test_what_has_no_filters_to_whiten_is_told_so(compose):
+    for words in (["network=mlp"], ["network=convnet", "network.widths=[7,8]"]):
+        with pytest.raises(ValueError, match="first convolution with an even number of filters"):
+            whiten(build_network(compose(*words), 10, (3, 32, 32)), torch.zeros(2, 3, 32, 32))

@@ -104,7 +104,7 @@ def test_the_gradient_reaches_every_parameter_through_any_normalisation(make, na
     assert_every_parameter_learns(make(name, norm=norm, **small(name)))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"fast"}))  # whose whitening stem has no norm
 def test_batch_norm_makes_the_layer_before_it_blind_to_its_scale(make, name):
     """`norm=batch` normalises every hidden layer: the logits do not change with the scale of the images."""
     network = make(name, norm="batch", **small(name))

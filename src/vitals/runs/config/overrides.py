@@ -28,6 +28,7 @@ from vitals.errors import UserError, did_you_mean, one_line
 from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_key
 from vitals.runs.config.trainer_arguments import trainer_arguments
+from vitals.runs.half_precision import half_precision
 from vitals.runs.quoting import hydra_value
 
 OmegaConf.register_new_resolver(
@@ -35,6 +36,7 @@ OmegaConf.register_new_resolver(
     lambda epochs, steps, time: epochs if steps == -1 and time is None else -1,
     replace=True,
 )
+OmegaConf.register_new_resolver("half_precision", half_precision, replace=True)
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
 SEVERAL = ("logger", "callbacks")

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from project.data.image_set import ImageSet, ImageSplits
 from vitals.errors import UserError, one_line
 from vitals.runs.array_cache import cached, key_of, made_of_files
 from vitals.runs.class_folders import list_files
+from vitals.runs.image_set import ImageSet, ImageSplits
 from vitals.runs.memory import require_memory
 
 Image.init()
