@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import version
+
 import pytest
 
 from benchmarks.compare import synthetic_images
+from benchmarks.machine import figure, where_and_when
 from benchmarks.monitors import shares
 from benchmarks.optimizers import race, saddle_path
 from project.optim.optimizers import OptimizerFactory, optimizer_factory
@@ -49,3 +53,12 @@ def test_the_cost_of_every_monitor_is_measured():
     costs = dict(shares(words, synthetic_images(200), batch_size=16, measurements=6))
     assert all(cost > 0 for cost in costs.values())
     assert costs["one set of histograms"] > costs["one look into the layers"] > 0
+
+
+def test_figures_are_told_with_their_spread_and_with_where_and_when():
+    assert figure([1.0, 2.0, 3.0]) == "2 ± 1 (1 to 3, n = 3)"
+    assert figure([0.5], ".0%") == "50% (n = 1)"
+    line = where_and_when()
+    assert re.search(
+        rf"\d+ cores .*torch {re.escape(version('torch'))}, lightning \d.*20\d\d, commit \w+", line
+    )
