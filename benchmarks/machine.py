@@ -42,9 +42,7 @@ def where_and_when() -> str:
     git = git_state(ROOT)
     commit = f"commit {(git['commit'] or 'unknown')[:7]}{' with changes' if git['dirty'] else ''}"
     python = f"{platform.system()}, Python {platform.python_version()}"
-    return ", ".join(
-        [*gpus, processor(), cores, python, *versions, f"{datetime.now(UTC):%d %B %Y}", commit]
-    )
+    return ", ".join([*gpus, processor(), cores, python, *versions, f"{datetime.now(UTC):%d %B %Y}", commit])
 
 
 def processor() -> str:
