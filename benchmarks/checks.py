@@ -187,8 +187,8 @@ def apart(name: str, steps: int, limit: float, watched: bool, budget: float | No
 
 
 def costs(name: str, budget: float | None) -> tuple[float, ...]:
-    """Further seconds of a run of ten, those before its first step, those before that of a run of ten minutes,
-    the share of that in all; peak memory without us and with us."""
+    """Further seconds of a run of ten, those before its first step, those before that of a run of ten
+    minutes, the share of that in all; peak memory without us and with us."""
     alone = apart(name, 10**9, SHORT, False, None)
     short = apart(name, int(alone["steps"]), LONG, True, budget)
     long = apart(name, int(LONG / alone["step"]), LOOKED_AT, True, budget)

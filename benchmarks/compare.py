@@ -30,10 +30,10 @@ from vitals.runs.instantiate import (
 from vitals.runs.run_folder import RunFolder
 
 
-def synthetic_images(count: int) -> ImageSet:
+def synthetic_images(count: int, pixels: int = 32) -> ImageSet:
     """Random bytes in the shape of CIFAR-10: what a pixel shows does not change what it costs."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (count, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
     return ImageSet(images, torch.arange(count) % 10, [str(label) for label in range(10)])
 
 
