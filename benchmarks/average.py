@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
+from benchmarks.compare import composed, data_of, fit, in_turn, synthetic_images
+from benchmarks.machine import figure, print_where_and_when
 from project.build import build_data, build_module
 from project.data.data_module import ImageData
 from project.optim.optimizers import Schedule
@@ -98,13 +99,12 @@ def print_costs(rounds: int, batch_size: int, images: int) -> None:
         fit(config, data, [watch], log=False, enable_checkpointing=False, enable_progress_bar=False)
         steps = watch.seconds - watch.after_batches - watch.after_epochs
         shares[name].append((watch.after_batches / steps, watch.after_epochs / steps))
-    title = f"averaging as a share of the training: medians of {rounds} rounds"
-    table = Table(title=title, title_justify="left")
-    for column in ("", "updates", "smallest", "largest", "evaluation after each epoch"):
+    table = Table(title=f"averaging as a share of the training: {rounds} rounds", title_justify="left")
+    for column in ("", "updates", "evaluation after each epoch"):
         table.add_column(column, justify="right" if column else "left")
     for name, figures in shares.items():
         updates, evaluations = zip(*figures, strict=True)
-        table.add_row(name, *spread(list(updates), ".2%"), f"{statistics.median(evaluations):.1%}")
+        table.add_row(name, figure(updates, ".2%"), figure(evaluations, ".1%"))
     Console().print(table)
 
 
@@ -207,6 +207,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "costs":
         print_costs(arguments.rounds, arguments.batch_size, arguments.images)
+        print_where_and_when()
         return
     start = round(arguments.start * arguments.epochs)
     if not 0 < start < arguments.epochs:
@@ -226,6 +227,7 @@ def main() -> None:
             parser.error(f"{record} was measured with other options: choose another --folder")
         by_seed.append(known["figures"])
     print_gains(by_seed)
+    print_where_and_when()
 
 
 if __name__ == "__main__":

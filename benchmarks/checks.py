@@ -28,6 +28,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.machine import figure, print_where_and_when
+
 SHORT, LONG = 10.0, 600.0
 LOOKED_AT = 10.0
 """Seconds of steps of the long training that are made."""
@@ -184,11 +186,25 @@ def apart(name: str, steps: int, limit: float, watched: bool, budget: float | No
     return found
 
 
+def costs(name: str, budget: float | None) -> tuple[float, ...]:
+    """Further seconds of a run of ten, those before its first step, those before that of a run of ten
+    minutes, the share of that in all; peak memory without us and with us."""
+    alone = apart(name, 10**9, SHORT, False, None)
+    short = apart(name, int(alone["steps"]), LONG, True, budget)
+    long = apart(name, int(LONG / alone["step"]), LOOKED_AT, True, budget)
+    print(name, json.dumps([alone, short, long]), file=sys.stderr)
+    before = [run["before"] - alone["before"] for run in (short, long)]
+    share = before[1] / LONG + long["step"] / alone["step"] - 1
+    watched = max(short["memory"], long["memory"])
+    return short["all"] - alone["all"], *before, share, alone["memory"], watched
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--budget", type=float, help="seconds of the checks; the default rule without it")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each network is trained")
     parser.add_argument("--only", nargs="*", default=NAMES, help="names of the networks")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -199,23 +215,17 @@ def main() -> None:
         return
     table = Table(title="What diagnostics() costs", title_justify="left")
     table.add_column("")
-    for column in ("10 s: further seconds", "before the first step", "10 min: before", "in all", "memory"):
+    columns = ("10 s: further seconds", "before the first step", "10 min: before", "in all", "memory, MiB")
+    for column in columns:
         table.add_column(column, justify="right")
     for name in arguments.only:
-        alone = apart(name, 10**9, SHORT, False, None)
-        short = apart(name, int(alone["steps"]), LONG, True, arguments.budget)
-        long = apart(name, int(LONG / alone["step"]), LOOKED_AT, True, arguments.budget)
-        share = (long["before"] - alone["before"]) / LONG + long["step"] / alone["step"] - 1
-        table.add_row(
-            name,
-            f"{short['all'] - alone['all']:.1f}",
-            f"{short['before'] - alone['before']:.1f}",
-            f"{long['before'] - alone['before']:.1f}",
-            f"{share:.1%}",
-            f"{alone['memory']:.0f} → {max(short['memory'], long['memory']):.0f} MiB",
-        )
-        print(name, json.dumps([alone, short, long]), file=sys.stderr)
+        measured = [costs(name, arguments.budget) for _ in range(arguments.rounds)]
+        *seconds, shares, alone, watched = map(list, zip(*measured, strict=True))
+        told = [figure(of_one, ".1f") for of_one in seconds]
+        told += [figure(shares, ".1%"), f"{figure(alone, '.0f')} → {figure(watched, '.0f')}"]
+        table.add_row(name, *told)
     Console().print(table)
+    print_where_and_when()
 
 
 if __name__ == "__main__":

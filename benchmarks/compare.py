@@ -1,16 +1,14 @@
 """What the benchmarks share: images, a configured training, and a table of ways that ran side by side.
 
 Everything that is compared runs interleaved in one process, round by round, and the ratio is taken within
-each round: on a shared machine only such ratios mean anything. The median over the rounds is printed.
+each round: on a shared machine only such ratios mean anything. Their mean and spread are printed.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import ROOT, figure, print_where_and_when
 from project.build import build_data, build_module
 from project.data.data_module import ImageData
 from vitals.runs.image_set import ImageSet
@@ -30,13 +29,11 @@ from vitals.runs.instantiate import (
 )
 from vitals.runs.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
 
-
-def synthetic_images(count: int) -> ImageSet:
+def synthetic_images(count: int, pixels: int = 32) -> ImageSet:
     """Random bytes in the shape of CIFAR-10: what a pixel shows does not change what it costs."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (count, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
     return ImageSet(images, torch.arange(count) % 10, [str(label) for label in range(10)])
 
 
@@ -79,11 +76,6 @@ def in_turn(names: list[str], rounds: int) -> Iterator[str]:
         yield from names[:: -1 if number % 2 else 1]
 
 
-def spread(values: list[float], form: str = ".3g") -> list[str]:
-    """Median, smallest and largest, as they stand in a table."""
-    return [format(value, form) for value in (statistics.median(values), min(values), max(values))]
-
-
 def compare(title: str, arms: dict[str, Callable[[], float]], rounds: int) -> None:
     """Run the arms in turn, `rounds` times, and print each one's figure and the first one's ratio to it.
 
@@ -96,10 +88,11 @@ def compare(title: str, arms: dict[str, Callable[[], float]], rounds: int) -> No
     for name in in_turn(list(arms), rounds):
         speeds[name].append(arms[name]())
     first = next(iter(arms))
-    table = Table(title=f"{title}: medians of {rounds} rounds, {os.cpu_count()} cores", title_justify="left")
-    for column in ("", "speed", f"{first} / it", "smallest", "largest"):
+    table = Table(title=f"{title}: {rounds} rounds", title_justify="left")
+    for column in ("", "median speed", f"{first} / it"):
         table.add_column(column, justify="right" if column else "left")
     for name, figures in speeds.items():
         ratios = [mine / other for mine, other in zip(speeds[first], figures, strict=True)]
-        table.add_row(name, f"{statistics.median(figures):,.0f}", *spread(ratios))
+        table.add_row(name, f"{statistics.median(figures):,.0f}", figure(ratios))
     Console().print(table)
+    print_where_and_when()

@@ -18,18 +18,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import print_where_and_when
 from benchmarks.unbreakable import damage, disk, hostile, kills, long, swept
 from benchmarks.unbreakable.commands import Commands
 
@@ -158,13 +156,11 @@ def main() -> None:
     for part in arguments.parts or PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
         rows += PARTS[part](arguments, folder / part)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("vitals", "torch", "lightning"))
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    where = f"{machine}, {versions}, {datetime.now(UTC):%d %B %Y}"
-    table = Table("what", "how often", "what came of it", title=where, title_justify="left")
+    table = Table("what", "how often", "what came of it")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+    print_where_and_when()
 
 
 if __name__ == "__main__":

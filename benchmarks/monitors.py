@@ -2,7 +2,8 @@
 
 In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
 and a clock the steps. What a measurement takes by itself, by how often it comes in a run of 20 epochs of
-CIFAR-10 as `vitals/configs/callbacks` has it, is the cost. Random images in the shape of CIFAR-10; medians.
+CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of several trainings. Random
+images in the shape of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import composed, data_of, fit, in_turn, spread, synthetic_images
+from benchmarks.compare import composed, data_of, fit, in_turn, synthetic_images
+from benchmarks.machine import figure, print_where_and_when
 from project.data.data_module import ImageData
 from vitals.diagnosis.callback import Diagnosis
 from vitals.monitors.first_layer_filters import FirstLayerFilters
@@ -213,6 +215,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--measurements", type=int, default=16, help="sets of histograms that are timed")
+    parser.add_argument("--trainings", type=int, default=3, help="in which they are timed")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison of whole steps")
     arguments = parser.parse_args()
     images, number = synthetic_images(45_000), arguments.measurements
@@ -221,14 +224,18 @@ def main() -> None:
         "convnet, batch 512": (["network=convnet"], 512),
         "resnet18, batch 128": (["network=resnet18"], 128),
     }
-    found = {name: dict(shares(words, images, size, number)) for name, (words, size) in arms.items()}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for name in in_turn(list(arms), arguments.trainings):
+        words, size = arms[name]
+        found[name].append(dict(shares(words, images, size, number)))
     table = Table(title="Cost of the monitors, in percent of the training time", title_justify="left")
     table.add_column("")
     for name in arms:
         table.add_column(name, justify="right")
-    for row in next(iter(found.values())):
-        form = "{:.2f} steps" if row.startswith("one ") else "{:.2%}"
-        table.add_row(row, *(form.format(of_arm[row]) for of_arm in found.values()))
+    for row in next(iter(found.values()))[0]:
+        form, unit = (".2f", " steps") if row.startswith("one ") else (".2%", "")
+        figures = (figure([training[row] for training in of_arm], form) for of_arm in found.values())
+        table.add_row(row, *(f"{told}{unit}" for told in figures))
     memory = []
     for words, size in arms.values():
         without, parameters = peak_memory(words, images, size, watched=False)
@@ -236,11 +243,11 @@ def main() -> None:
         memory.append(f"{more / 2**20:.1f} MiB (parameters: {parameters / 2**20:.1f})")
     table.add_row("further memory at its peak", *memory)
     Console().print(table)
-    middle, low, high = spread(ratios_of_steps(["network=convnet"], images, 128, arguments.rounds), ".3f")
+    ratios = figure(ratios_of_steps(["network=convnet"], images, 128, arguments.rounds), ".3f")
     Console().print(
-        f"convnet, batch 128, the median step with all monitors over that without, in turn: "
-        f"{middle} ({low} to {high} in {arguments.rounds} rounds)"
+        f"convnet, batch 128, the median step with all monitors over that without, in turn: {ratios}"
     )
+    print_where_and_when()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.machine import print_where_and_when
 from project.optim.optimizers import OptimizerFactory, optimizer_factory
 from vitals.runs.instantiate import plain
 
@@ -195,6 +196,7 @@ def main() -> None:
             draw_saddle(picture)
         else:
             print_race()
+        print_where_and_when()
 
 
 if __name__ == "__main__":

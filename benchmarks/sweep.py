@@ -16,7 +16,8 @@ import tempfile
 import time
 from importlib.util import find_spec
 
-from benchmarks.compare import ROOT, compare
+from benchmarks.compare import compare
+from benchmarks.machine import ROOT, figure, print_where_and_when
 
 TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py")]
 WORDS = ["data=digits", "checks=none", "trainer=cpu", "trainer.max_epochs=3", "~callbacks.progress"]
@@ -42,7 +43,7 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
-def print_costs_of_a_job() -> None:
+def print_costs_of_a_job(rounds: int) -> None:
     """Seconds for a further job of one batch with each launcher: of six less two, by four."""
     launchers = {
         "local, from a fork server": ["launcher.fork_server=true"],
@@ -52,10 +53,14 @@ def print_costs_of_a_job() -> None:
         launchers["ray"] = ["launcher=ray"]
     for name, choice in launchers.items():
         command = [*TRAIN, "-m", *WORDS, "debug=fast", *choice]
-        # The first is to warm up.
-        _, few, many = (timed([*command, f"seed={seeds}"]) for seeds in ("0,1", "0,1", "0,1,2,3,4,5"))
-        clock, cpu = ((more - less) / 4 for more, less in zip(many, few, strict=True))
-        print(f"{name}: {clock:.1f} s by the clock for a further job of one batch, {cpu:.1f} s of CPU")
+        timed([*command, "seed=0,1"])  # to warm up
+        costs = []
+        for _ in range(rounds):
+            few, many = (timed([*command, f"seed={seeds}"]) for seeds in ("0,1", "0,1,2,3,4,5"))
+            costs.append([(more - less) / 4 for more, less in zip(many, few, strict=True)])
+        clock, cpu = (figure(seconds, ".1f") for seconds in zip(*costs, strict=True))
+        print(f"{name}: for a further job of one batch {clock} s by the clock, {cpu} s of CPU")
+    print_where_and_when()
 
 
 def main() -> None:
@@ -71,7 +76,7 @@ def main() -> None:
         "one after the other": lambda: 60 * jobs / timed(*singly)[0],
     }
     compare(f"{jobs} jobs of 3 epochs on the digits, jobs per minute", arms, arguments.rounds)
-    print_costs_of_a_job()
+    print_costs_of_a_job(arguments.rounds)
 
 
 if __name__ == "__main__":

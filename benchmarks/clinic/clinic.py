@@ -536,6 +536,10 @@ def main() -> None:
         + (f", alarms on twins {total.twin_alarms}/{total.twins}" if total.twins else "")
         + (f", overhead {total.overhead:.1f} s a run" if total.overhead is not None else "")
     )
+    sys.path.insert(0, str(HERE.parents[1]))
+    from benchmarks.machine import print_where_and_when  # this file is run by its path, from any folder
+
+    print_where_and_when()
     if arguments.out:
         result = {"tool": arguments.tool, "score": asdict(total), "cases": [asdict(o) for o in outcomes]}
         arguments.out.write_text(json.dumps(result, indent=1))

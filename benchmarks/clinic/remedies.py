@@ -22,6 +22,8 @@ sys.path.insert(0, str(HERE))  # case files import `clinic` as a module of its o
 
 import clinic  # noqa: E402
 
+from benchmarks.machine import print_where_and_when  # noqa: E402
+
 CLOSE = 0.9
 """Share of the healthy run's accuracy."""
 
@@ -82,6 +84,7 @@ def main() -> None:
         f"\n{works} of {len(trials)} remedies that name a value bring the run within {1 - CLOSE:.0%} of the "
         f"healthy one's accuracy; {better} end better than the sick run"
     )
+    print_where_and_when()
     if arguments.out:
         arguments.out.write_text(json.dumps(trials, indent=1))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import ROOT
+from benchmarks.machine import ROOT
 from benchmarks.unbreakable.moments import Fate
 from vitals.sweeps.jobs.fork_server import PRELOADED, ForkServer
 from vitals.sweeps.jobs.job import Job

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import ROOT
+from benchmarks.machine import ROOT
 
 TRAIN = str(ROOT / "scripts" / "train.py")
 SMALL = 64 * 2**20

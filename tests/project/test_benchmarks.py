@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
+
 import pytest
 
 from benchmarks.compare import synthetic_images
+from benchmarks.machine import ROOT, figure, where_and_when
 from benchmarks.monitors import shares
 from benchmarks.optimizers import race, saddle_path
+from benchmarks.scale import LIMIT, SET, Case, Cost, cache_of, cost_of, exponent, print_growth
+from benchmarks.unbreakable.commands import Commands
 from project.optim.optimizers import OptimizerFactory, optimizer_factory
 from vitals.runs.instantiate import plain
 
@@ -49,3 +59,35 @@ def test_the_cost_of_every_monitor_is_measured():
     costs = dict(shares(words, synthetic_images(200), batch_size=16, measurements=6))
     assert all(cost > 0 for cost in costs.values())
     assert costs["one set of histograms"] > costs["one look into the layers"] > 0
+
+
+def test_figures_are_told_with_their_spread_and_with_where_and_when():
+    assert figure([1.0, 2.0, 3.0]) == "2 ± 1 (1 to 3, n = 3)"
+    assert figure([0.5], ".0%") == "50% (n = 1)"
+    line = where_and_when()
+    assert re.search(
+        rf"\d+ cores .*torch {re.escape(version('torch'))}, lightning \d.*20\d\d, commit \w+", line
+    )
+
+
+def test_what_grows_is_told_with_its_exponent(capsys):
+    tiny = Case(batch=8, width=4, images=40, steps=2)
+    print_growth("images of a batch", [tiny, replace(tiny, batch=16)], "batch", cost_of)
+    said = capsys.readouterr().out
+    assert re.search(r"\b8 │.*in memory", said)
+    assert "exponent" in said
+    assert exponent([1, 2, 4], [3, 6, 12]) == "1.00 ± 0.00"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells memory and limits it")
+def test_a_set_twice_as_large_as_memory_is_mapped_and_trained_on(tmp_path):
+    """4 GiB of images in a file that is all holes, by a process that may ask for 2 GiB."""
+    if shutil.disk_usage(tmp_path).free < 10 * 2**30:
+        pytest.skip("a disk without holes in its files would need room for 4 GiB")
+    case = Case(batch=8, width=4, images=SET // (3 * 224**2), pixels=224, steps=2, stored=True, limit=LIMIT)
+    with cache_of(case, tmp_path, holes=True):
+        ended = Commands().run(["-m", "benchmarks.scale", "--one", json.dumps(asdict(case))], ROOT)
+    assert ended.code == 0, ended.said
+    cost = Cost(**json.loads(ended.last_line))
+    assert cost.mapped
+    assert cost.memory < LIMIT / 2

@@ -337,6 +337,36 @@ def test_evaluation_from_the_folder_alone_gives_the_figures_of_the_run(
     assert evaluate(options, project)[f"accuracy/{split}"] == finished[1][metric]
 
 
+def test_evaluation_by_several_views_is_that_of_the_mean_of_their_logits(
+    finished: tuple[Path, dict[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With four batches, of which none has as many images in doubt as another."""
+    monkeypatch.setattr("project.data.data_module.EVALUATION_BATCH_SIZE", 100)
+    options = {"run": str(finished[0]), "checkpoint": "last", "split": "test", "data_root": None}
+    module, data = project.build(RunFolder(finished[0]).read_config())
+    module.load_state_dict(checkpoint(finished[0])["state_dict"])
+    module.eval()
+    images, labels = (torch.cat(part) for part in zip(*data.test_dataloader(), strict=True))
+    wide = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    views = [images, wide[:, :, 2:, 2:], wide[:, :, :-2, :-2]]
+    with torch.no_grad():
+        still, *moved = ((module(view) + module(view.flip(3))) / 2 for view in views)
+    full = (still + sum(moved) / 2) / 2
+    largest = still.sort(1).values
+    unsure = (largest[:, -1] - largest[:, -2]).argsort()[: round(len(images) / 4)]
+    mixed = still.index_copy(0, unsure, full[unsure])
+    for tta, logits in {"flip": still, "full": full, "unsure": mixed}.items():
+        metrics = evaluate(OmegaConf.create({**options, "tta": tta}), project)
+        assert metrics["accuracy/test"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert metrics["loss/test"] == pytest.approx(loss, rel=1e-5)
+        said = capsys.readouterr().out
+        assert f"test, tta={tta}" in said
+        assert "data.flip=false" in said  # the mirror of a digit is no digit
+
+
 @pytest.mark.parametrize(
     ("key", "target", "value"),
     [

@@ -108,6 +108,8 @@ def test_the_best_checkpoint_and_the_average_are_judged_by_the_own_metric(run: P
 def test_it_evaluates_from_its_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("evaluate", "run=whole", "checkpoint=best") == 0
     assert "mae" in capsys.readouterr().out
+    assert command("evaluate", "run=whole", "tta=flip") == 2
+    assert "tta=flip needs a module whose" in capsys.readouterr().err
 
 
 def test_it_stops_and_resumes_bit_for_bit(run: Path, place: Path) -> None:

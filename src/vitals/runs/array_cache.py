@@ -141,11 +141,14 @@ def _load(path: Path, key: str, mapped: bool | None) -> Kept | None:
         if mapped is None:
             mapped = COPIES * path.stat().st_size > available_memory()
         with path.open("rb") as file:
-            array = np.load(path, mmap_mode="c") if mapped else np.load(file)
+            # To be read alone: what could be written to counts as memory, and may be no larger than that.
+            array = np.load(path, mmap_mode="r") if mapped else np.load(file)
             if mapped:
                 file.seek(array.offset + array.nbytes)
             facts = json.load(file)
-        return Kept(torch.from_numpy(array), facts, mapped) if facts.pop("key") == key else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return Kept(torch.from_numpy(array), facts, mapped) if facts.pop("key") == key else None
     except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
         return None
 

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from vitals.errors import UserError
+from vitals.measures.views import flipped, least_sure, shifted, six_views
 from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.instantiate import load_checkpoint, quiet_lightning, require_same_network
 from vitals.runs.metric import Metric
@@ -22,11 +25,12 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     """Measure a run's checkpoint with the module's own test or validation, and print the metrics.
 
     Args:
-        options: `run`, `checkpoint`, `split`, `data_root` and `trust`, as `evaluate.yaml` describes them.
+        options: `run`, `checkpoint`, `split`, `tta`, `data_root` and `trust`, as `evaluate.yaml` has them.
         project: that the run belongs to.
 
     Raises:
-        UserError: if the folder, the checkpoint or the data are missing or do not belong together.
+        UserError: if the folder, the checkpoint or the data are missing or do not belong together, or there
+            are no views of what the module takes.
     """
     quiet_lightning()
     folder = RunFolder.existing(options.run, "run")
@@ -37,15 +41,92 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
         project.prepare(config)
         module, data = project.build(config)
     load(module, data, path)
+    tta = options.get("tta", "none")
+    views = [] if tta == "none" else [Views(module, tta)]
     trainer = L.Trainer(
-        accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=list[L.Callback](views),
     )
     measure = trainer.test if options.split == "test" else trainer.validate
     measure(module, datamodule=data, verbose=False)
+    if tta == "unsure":
+        views[0].choose()
+        measure(module, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     print_unfinished(folder)
-    print_evaluation(path, options.split, metric, metrics)
+    if views and config.data.get("flip") is False:
+        print(f"tta={tta} mirrors images, and with data.flip=false this network has seen none mirrored.")
+    print_evaluation(path, options.split, metric, metrics, tta)
     return metrics
+
+
+class Views(L.Callback):
+    """Takes the place of a module's `forward`, and gives the mean of its outputs over views of the images.
+
+    Args:
+        module: whose test or validation step calls `self(images)`, once a batch, with float N×C×H×W.
+        tta: `flip`, `full`, or `unsure`. With that the data are gone through twice: first mirrored, by which
+            `choose` tells of which images of all the module is least sure; these alone are moved as well.
+    """
+
+    def __init__(self, module: L.LightningModule, tta: str) -> None:
+        self.original, self.tta, self.called = module.forward, tta, False
+        self.first: list[tuple[Tensor, Tensor]] = []
+        """Of each batch the first time, by which it is known again, and its outputs."""
+        self.unsure: list[Tensor] = []
+        """Of each batch yet to come the second time."""
+        module.forward = self.forward  # type: ignore[method-assign]
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """The mean over the views of `inputs`, which is to be one tensor of images."""
+        images = inputs[0] if len(inputs) == 1 else None
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            raise self._impossible("calls it with something else")
+        if self.tta != "flip" and min(images.shape[-2:]) < 2:
+            raise self._impossible("calls it with images of one pixel, which cannot be moved")
+        self.called = True
+        if self.tta == "full":
+            return six_views(self.once, images)
+        if not self.unsure:
+            outputs = flipped(self.once, images)
+            if self.tta == "unsure":
+                if outputs.ndim != 2 or outputs.shape[1] < 2:
+                    raise self._impossible("gives no logits, N×classes, by which to tell how sure it is")
+                self.first.append((images.sum((1, 2, 3)), outputs))
+            return outputs
+        (known, outputs), unsure = self.first.pop(0), self.unsure.pop(0)
+        if not torch.equal(images.sum((1, 2, 3)), known):
+            raise self._impossible("gets other images, or another order of them, the second time")
+        if unsure.any():
+            outputs[unsure] = (outputs[unsure] + shifted(self.once, images[unsure])) / 2
+        return outputs
+
+    def once(self, images: Tensor) -> Tensor:
+        """What the module makes of one view."""
+        outputs = self.original(images)
+        if not isinstance(outputs, Tensor) or outputs.shape[:1] != images.shape[:1]:
+            raise self._impossible("gives no tensor with a row for each image")
+        return outputs
+
+    def choose(self) -> None:
+        """Choose, of all images seen so far, those that are moved the next time."""
+        outputs = [outputs for _, outputs in self.first]
+        self.unsure = list(least_sure(torch.cat(outputs)).split([len(batch) for batch in outputs]))
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        if not self.called:
+            raise self._impossible("never calls it")
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.on_test_batch_end()
+
+    def _impossible(self, why: str) -> UserError:
+        needed = "a module whose step of test or validation calls self(images), float N×C×H×W"
+        return UserError(f"tta={self.tta} needs {needed}; that of this run {why}: leave tta out.")
 
 
 @contextmanager

@@ -9,15 +9,21 @@ from pathlib import Path
 
 from vitals.errors import UserError
 
+with suppress(ImportError):  # Windows has none
+    import resource
+
 UNTOLD = 8 * 2**30
 """Bytes that are taken to be there where the system does not say, as on Windows."""
 
 
 def available_memory() -> int:
-    """Bytes that this process can still ask for: of the machine, or of its container if that has less."""
+    """Bytes that this process can still ask for, of the machine, of its container and by its `ulimit`."""
     found = []
     with suppress(OSError):
         found.append(1024 * _numbers(Path("/proc/meminfo"))["MemAvailable"])
+        for kind, used in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                found.append(max(0, limit - 1024 * _numbers(Path("/proc/self/status"))[used]))
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, kinds, below = line.split(":", 2)
             if kinds in ("", "memory"):

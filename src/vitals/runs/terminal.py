@@ -154,13 +154,16 @@ def print_unfinished(folder: RunFolder) -> None:
         print_as_it_is(f"{shown(folder.path)} is {status}{f': {error}' if error else ''}")
 
 
-def print_evaluation(checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float]) -> None:
-    """The metrics of one checkpoint on one split."""
+def print_evaluation(
+    checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float], tta: str = "none"
+) -> None:
+    """The metrics of one checkpoint on one split, and with which views of the images."""
     table = Table()
     for column in ("checkpoint", "images", *map(bare_name, metrics)):
         table.add_column(escape(column))
     figures = [_figure(metric, bare_name(name), value) for name, value in metrics.items()]
-    table.add_row(escape(checkpoint.resolve().name), {"val": "validation"}.get(split, split), *figures)
+    images = {"val": "validation"}.get(split, split) + (f", tta={tta}" if tta != "none" else "")
+    table.add_row(escape(checkpoint.resolve().name), images, *figures)
     Console().print(table)
 
 

@@ -279,6 +279,7 @@ def test_initialization_is_a_choice_of_the_network():
     [
         ("", ("run", "run=<value>")),
         ("run=logs/x split=tset", ("split=tset", "did you mean test?")),
+        ("run=logs/x tta=six", ("tta=six", "none, flip, full, unsure")),
         ("rnu=logs/x", ("rnu", "did you mean run?")),
         ("run=logs/x checkpoint=null", ("checkpoint=null", "text")),
     ],

@@ -297,6 +297,7 @@ class Evaluation(Strict):
     run: Text
     checkpoint: Text
     split: Literal["test", "val"]
+    tta: Literal["none", "flip", "full", "unsure"]
     data_root: Text | None
     trust: Trust = []
 
