@@ -1,11 +1,16 @@
-"""A page as a real browser shows it: headless Chromium, without a driver."""
+"""A page as a real browser shows it: headless Chromium; with its driver where the page changes meanwhile."""
 
 from __future__ import annotations
 
 import html
 import json
 import shutil
+import socket
 import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,8 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+needs_driver = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="no chromedriver is installed")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
 FRAME = """<!DOCTYPE html><body>
@@ -66,3 +73,47 @@ def _run(page: Path, folder: Path, dark: bool) -> tuple[str, list[str]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout, done.stderr
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@contextmanager
+def opened(address: str) -> Iterator[Callable[[str], Any]]:
+    """Within it, the page at `address` is open, and what is given runs in it the body of a function."""
+    assert CHROMIUM is not None
+    assert DRIVER is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def ask(method: str, path: str, **content: Any) -> Any:
+        body = json.dumps(content).encode() if method == "POST" else None
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    with subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL) as driver:
+        try:
+            wait_until(lambda: _answers(port))
+            options = {"binary": CHROMIUM, "args": ["--headless", "--no-sandbox", "--disable-gpu"]}
+            wanted = {"browserName": "chrome", "goog:chromeOptions": options}
+            session = "/session/" + ask("POST", "/session", capabilities={"alwaysMatch": wanted})["sessionId"]
+            try:
+                ask("POST", f"{session}/url", url=address)
+                yield lambda script: ask("POST", f"{session}/execute/sync", script=script, args=[])
+            finally:
+                ask("DELETE", session)
+        finally:
+            driver.terminate()
+
+
+def wait_until(happens: Callable[[], Any], seconds: float = 240.0) -> Any:
+    """What `happens` says as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (said := happens()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return said
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

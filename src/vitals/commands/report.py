@@ -1,5 +1,7 @@
 """Remake the page about a run, or compare runs: `vitals report run=<run folder>`."""
 
+import sys
+
 from omegaconf import DictConfig
 
 from vitals.command_line import CONFIGS, answers_mistakes, run_command
@@ -8,10 +10,17 @@ from vitals.runs.config.validation import check_report
 
 @answers_mistakes()
 def main() -> None:
-    def report(config: DictConfig) -> None:
-        from vitals.runs.report import report  # imports matplotlib, which the checks before do without
+    sys.argv[1:] = ["watch=true" if word == "--watch" else word for word in sys.argv[1:]]
 
-        report(config)
+    def report(config: DictConfig) -> None:  # imports matplotlib, which the checks before do without
+        if config.watch:
+            from vitals.sweeps.results.live import watch
+
+            watch(config)
+        else:
+            from vitals.runs.report import report
+
+            report(config)
 
     run_command(report, CONFIGS, "report", check_report)
 

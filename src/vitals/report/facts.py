@@ -94,6 +94,18 @@ def state(run: RunRecord) -> tuple[str, str]:
     return str(run.status.get("status") or ""), str(run.status.get("error") or "")
 
 
+def progress(run: RunRecord) -> str:
+    """How far the run is, and whether it still goes on, in one sentence."""
+    status, (epochs, steps) = str(run.status.get("status") or ""), _length(run)
+    if run.unjudged or not status:
+        status = "whether it still goes on is not told"
+    if not steps:
+        return f"{status.capitalize()}: no step was taken yet."
+    whole = run.history.last("facts/total_steps")
+    of = f" of {int(whole):,}" if whole and np.isfinite(whole) and whole > steps else ""
+    return f"{status.capitalize()}: epoch {number(round(epochs, 2))}, step {steps:,}{of}."
+
+
 def reproduction(run: RunRecord) -> Rows:
     """Command, commit, versions and machine.
 

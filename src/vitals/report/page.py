@@ -13,6 +13,7 @@ from typing import Any
 from vitals.findings import in_how_many, ranked
 from vitals.report import facts
 from vitals.report.comparison import differences, results
+from vitals.report.live import Live
 from vitals.report.record import LeftOut, RunRecord
 from vitals.report.rendering import render, write_page
 from vitals.report.sections import sections
@@ -50,12 +51,19 @@ def write_runs(runs: Sequence[RunRecord], path: Path) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    return write_page(_page(runs), path)
+    return write_page(page_of(runs), path)
 
 
-def _page(runs: Sequence[RunRecord]) -> str:
+def page_of(runs: Sequence[RunRecord], live: Live | None = None) -> str:
+    """The page about one run, or about several side by side.
+
+    Args:
+        runs: that it tells of.
+        live: what is said of them where the page is served and follows them.
+    """
     return render(
         "page.html",
+        live,
         source="another program's record" if runs[0].unjudged else "the run's folder",
         runs=runs,
         title=" against ".join(run.name for run in runs),

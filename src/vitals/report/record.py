@@ -34,6 +34,8 @@ Numbers = NDArray[np.float64]
 
 MATERIAL = ("metrics.csv", "history.jsonl", "findings.json", PREDICTIONS)
 """Files of which one is needed to report anything."""
+FILES = ("config.yaml", "status.json", *MATERIAL)
+"""All that are read."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitals.files import write_atomically
+from vitals.report.live import Live
 from vitals.report.numbers import number
 from vitals.report.stations import WORDS, station_of
 
@@ -23,11 +26,13 @@ class Column:
     """Whether it holds numbers, which stand at the right."""
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, live: Live | None = None, script: str = "", **values: Any) -> str:
     """The page that `template` makes of `values`, with the style sheet in it.
 
     Args:
         template: in `templates/`, an extension of `base.html`.
+        live: what a page says that is served and follows what it tells of; None of one that is written.
+        script: in `templates/`, for what a page needs one for; the browser runs no other.
         values: that it speaks of; `title` and `source`, what the page is made from, among them.
     """
     environment = Environment(
@@ -39,8 +44,14 @@ def render(template: str, **values: Any) -> str:
     )
     environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
     environment.filters["number"] = number
-    source, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
-    return environment.get_template(template).render(style=Markup(source), **values)
+
+    def source(name: str) -> Markup:
+        return Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
+
+    scripts = [source(name) for name in (script, "live.js" if live else "") if name]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    page = environment.get_template(template)
+    return page.render(style=source("page.css"), scripts=scripts, hashes=hashes, live=live, **values)
 
 
 def write_page(page: str, path: Path) -> Path:

@@ -14,7 +14,7 @@ from vitals.files import CannotWrite, existing_folder
 from vitals.findings import print_findings
 from vitals.report.foreign import is_foreign, read_foreign
 from vitals.report.page import FILE, comparison_name, write_runs
-from vitals.report.record import MATERIAL, RunRecord
+from vitals.report.record import FILES, MATERIAL, RunRecord
 
 OURS = "Made by Vitals from"
 """In the footer of every page."""
@@ -60,8 +60,13 @@ def report(options: DictConfig) -> Path:
     return page
 
 
-def record(name: str, key: str) -> RunRecord:
+def record(name: str, key: str, begun: bool = False) -> RunRecord:
     """The record of a run, which the user gave as `key`; one of anybody's project will do.
+
+    Args:
+        name: of a folder, or of a file of another program.
+        key: for messages.
+        begun: whether a run that has nothing to report yet is one, too.
 
     Raises:
         UserError: if there is none, or nothing in it to report.
@@ -73,17 +78,17 @@ def record(name: str, key: str) -> RunRecord:
         found = read_foreign(path, f"{key}={name}")
         if found is not None:
             return replace(found, findings=diagnose_curves(found.history))
-    return RunRecord.read(run_folder(name, key))
+    return RunRecord.read(run_folder(name, key, begun))
 
 
-def run_folder(name: str, key: str) -> Path:
+def run_folder(name: str, key: str, begun: bool = False) -> Path:
     """The folder of a run that Vitals has watched, which the user gave as `key`.
 
     Raises:
         UserError: if there is none, or nothing in it to report.
     """
     folder = existing_folder(name, key, "run")
-    if any((folder / file).is_file() for file in MATERIAL):
+    if any((folder / file).is_file() for file in FILES if begun or file in MATERIAL):
         return folder
     if inside := _runs_in(folder):
         latest = max(inside, key=lambda run: run.stat().st_mtime)

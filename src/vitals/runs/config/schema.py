@@ -28,6 +28,7 @@ Count = Annotated[int, Field(ge=1, description="a whole number of 1 or more")]
 CountOrZero = Annotated[int, Field(ge=0, description="a whole number of 0 or more")]
 TwoOrMore = Annotated[int, Field(ge=2, description="a whole number of 2 or more")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")]
+Port = Annotated[int, Field(ge=1, le=65535, description="a whole number from 1 to 65535")]
 Number = Annotated[int | float, Field(description="a number")]
 WholeNumber = Annotated[int, Field(description="a whole number")]
 Switch = Annotated[bool, Field(description="true or false")]
@@ -322,3 +323,5 @@ class Report(Strict):
     run: Text | None
     runs: RunFolders | None
     out: Text | None = None
+    watch: Switch = False
+    port: Port | None = None

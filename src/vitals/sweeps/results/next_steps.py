@@ -28,7 +28,7 @@ def next_steps(results: SweepResults, edges: list[Border]) -> list[Step]:
     """Warnings first, then what is left to run, then the best jobs as an ensemble."""
     steps = [Step("warn", f"{edge.message} To try:", edge.command) for edge in edges]
     left = sum(not job.complete for job in results.jobs)
-    if left or results.missing:
+    if (left or results.missing) and not results.running:
         states = [f"{left} failed or interrupted"] if left else []
         states += [f"{results.missing} not started"] if results.missing else []
         resume = f"resume_sweep={hydra_value(shown(results.folder.path))}"

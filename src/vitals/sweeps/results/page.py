@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from vitals.report.live import Live
 from vitals.report.numbers import count, duration
 from vitals.report.rendering import render, write_page
 from vitals.sweeps.results.next_steps import Step
@@ -21,9 +22,29 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         steps: what can be typed next.
         shares: importance by key.
     """
+    return write_page(_page(results, steps, shares), results.folder.path / "report.html")
+
+
+def live_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float], written: str) -> str:
+    """The same page as it is served, with links to the live pages of the jobs.
+
+    Args:
+        results: of the sweep so far.
+        steps: what can be typed next.
+        shares: importance by key.
+        written: when the newest of the jobs' files was written.
+    """
+    counts = _counts(results)
+    return _page(results, steps, shares, Live(f"{counts[:1].upper()}{counts[1:]}.", results.running, written))
+
+
+def _page(
+    results: SweepResults, steps: list[Step], shares: dict[str, float], live: Live | None = None
+) -> str:
     charts = [*key_charts(results), parallel_chart(results), importance_chart(shares)]
-    page = render(
+    return render(
         "sweep.html",
+        live,
         source="the folders of the jobs",
         title=f"Sweep {results.folder.path.name}",
         counts=_counts(results),
@@ -32,10 +53,10 @@ def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str,
         charts=[chart for chart in charts if chart is not None],
         seeds=seed_table(results),
         jobs=job_table(results),
-        links=[_link(results, job) for job in ordered(results)],
-        remarks=[(job, said, _link(results, job)) for job, said in remarks(results)],
+        links=[_link(results, job, live) for job in ordered(results)],
+        remarks=[(job, said, _link(results, job, live)) for job, said in remarks(results)],
+        running=results.running,
     )
-    return write_page(page, results.folder.path / "report.html")
 
 
 def _counts(results: SweepResults) -> str:
@@ -44,8 +65,10 @@ def _counts(results: SweepResults) -> str:
     return ", ".join([*counts, *([f"{results.missing} not started"] if results.missing else [])])
 
 
-def _link(results: SweepResults, job: JobResult) -> str:
+def _link(results: SweepResults, job: JobResult, live: Live | None) -> str:
     """The page of a job, or where it has none its output, as it is reached from the sweep's page."""
+    if live:
+        return quote(f"{job.folder.name}/report.html")
     for name in ("report.html", "output.log"):
         if (job.folder / name).is_file():
             return quote((job.folder / name).relative_to(results.folder.path).as_posix())

@@ -71,6 +71,11 @@ class SweepResults:
     """Jobs that were never started."""
 
     @property
+    def running(self) -> bool:
+        """Whether a process is at work on one of the jobs."""
+        return any(job.status == "running" for job in self.jobs)
+
+    @property
     def ranked(self) -> list[JobResult]:
         """The jobs that have a score, the best first; of equals the earlier."""
         return sorted(
