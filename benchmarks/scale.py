@@ -44,9 +44,9 @@ from rich.table import Table
 
 from benchmarks.compare import composed, data_of, fit, in_turn, synthetic_images
 from benchmarks.machine import ROOT, figure, print_where_and_when
-from project.data.image_set import ImageSet
 from vitals.files import cache_folder
 from vitals.runs.array_cache import Made, cached
+from vitals.runs.image_set import ImageSet
 from vitals.runs.memory import gib
 
 LIMIT, SET = 2 * 2**30, 4 * 2**30
