@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
 from torch import nn
 
 from project.networks.initialization import dirac
-from project.networks.layers import ACTIVATIONS, norm_layer
+from project.networks.layers import ACTIVATIONS, conv_block, mean_and_head
 
 
 class Fast(nn.Sequential):
@@ -44,22 +46,15 @@ class Fast(nn.Sequential):
                 f"widths={list(widths)} halves the image {len(widths)} times after a stem of stride "
                 f"{stride}: too often for {image_size} pixels"
             )
-        first = nn.Conv2d(in_channels, stem, kernel_size, stride)
-        blocks, channels = nn.Sequential(), stem
-        for width in widths:
-            block = nn.Sequential()
-            for place in range(depth):
-                bias = norm == "none"
-                block.append(nn.Conv2d(channels, width, 3, padding=1, bias=bias))
-                if place == 0:
-                    block.append(nn.MaxPool2d(2))  # before the norm, which has less to do then
-                block.extend([norm_layer(norm, width), ACTIVATIONS[activation]()])
-                channels = width
-            blocks.append(block)
-        head = nn.Linear(channels, num_classes)
-        parts = OrderedDict(stem=nn.Sequential(first, ACTIVATIONS[activation]()), blocks=blocks)
-        pool, flatten = nn.AdaptiveMaxPool2d(1), nn.Flatten()
-        super().__init__(
-            OrderedDict(**parts, pool=pool, flatten=flatten, dropout=nn.Dropout(dropout), head=head)
-        )
+        block = partial(conv_block, norm=norm, activation=activation)
+        convolution = nn.Conv2d(in_channels, stem, kernel_size, stride)
+        blocks = nn.Sequential()
+        for before, width in pairwise([stem, *widths]):
+            first = block(before, width)
+            first.insert(1, nn.MaxPool2d(2))  # before the norm, which has less to do then
+            blocks.append(nn.Sequential(first, *[block(width, width) for _ in range(depth - 1)]))
+        head = nn.Linear(widths[-1], num_classes)
+        end = mean_and_head(dropout, head) | {"pool": nn.AdaptiveMaxPool2d(1)}
+        activated = nn.Sequential(convolution, ACTIVATIONS[activation]())
+        super().__init__(OrderedDict(stem=activated, blocks=blocks, **end))
         initialization(self, head=head, activation=activation)
