@@ -11,7 +11,6 @@ are there.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import statistics
@@ -22,7 +21,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
-from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from benchmarks.compare import ROOT, composed, data_of, fit, synthetic_images
+from benchmarks.compare import composed, data_of, fit, synthetic_images
+from benchmarks.machine import ROOT, figure, print_where_and_when
 from project.build import build_data
 from project.train import train
 from vitals.monitors.monitor import Monitor
@@ -187,13 +186,6 @@ def theirs(script: Path, words: Sequence[str], runs: int) -> tuple[list[float], 
     return plain, augmented, seconds
 
 
-def figure(values: Sequence[float], form: str) -> str:
-    """Mean, standard deviation, smallest, largest and how many."""
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    ends = f"{min(values):{form}} to {max(values):{form}}"
-    return f"{statistics.fmean(values):{form}} ± {spread:{form}} ({ends}, n = {len(values)})"
-
-
 def print_training(root: str, airbench: str | None, script: str, words: Sequence[str], runs: int) -> None:
     """Our runs and theirs."""
     chosen = [EXPERIMENT, f"data.root={root}", *words]
@@ -264,7 +256,7 @@ def main() -> None:
         print_monitors()
     if "sweep" in part:
         print_sweep(root, words)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {datetime.now(UTC):%d %B %Y}")
+    print_where_and_when()
 
 
 if __name__ == "__main__":

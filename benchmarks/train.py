@@ -28,6 +28,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.nn.functional import cross_entropy
 
 from benchmarks.compare import composed, data_of, fit, in_turn, synthetic_images
+from benchmarks.machine import figure, print_where_and_when
 from project.build import build_module
 from vitals.runs.callbacks.run_status import RunStatus
 from vitals.runs.callbacks.signals import StopAtSignal
@@ -119,12 +120,8 @@ def main() -> None:
     kind = "of the whole run of one epoch" if arguments.whole else "of the beginning of a run of 20 epochs"
     for size in arguments.batch_size:
         found = ratios(size, arguments.images, arguments.rounds, arguments.whole, clock)
-        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-        print(
-            f"batch {size}: speed {kind} / loop by hand: mean {statistics.fmean(found):.3f} ± {error:.3f} "
-            f"(standard error), {min(found):.3f} to {max(found):.3f}, {len(found)} rounds",
-            flush=True,
-        )
+        print(f"batch {size}: speed {kind} / that of the loop by hand: {figure(found, '.3f')}", flush=True)
+    print_where_and_when()
 
 
 if __name__ == "__main__":
