@@ -186,10 +186,9 @@ def theirs(script: Path, words: Sequence[str], runs: int) -> tuple[list[float], 
     return plain, augmented, seconds
 
 
-def print_training(root: str, airbench: str | None, script: str, words: Sequence[str], runs: int) -> None:
+def print_training(words: Sequence[str], airbench: str | None, script: str, runs: int) -> None:
     """Our runs and theirs."""
-    chosen = [EXPERIMENT, f"data.root={root}", *words]
-    accuracies, seconds, wholes = ours(chosen, runs + 1)  # the first is to warm up, as it is for them
+    accuracies, seconds, wholes = ours(words, runs + 1)  # the first is to warm up, as it is for them
     print(f"fast_gpu: test accuracy {figure(accuracies[1:], '.4f')} without test-time augmentation")
     print(f"fast_gpu: {figure(seconds[1:], '.2f')} s from the first step to the last figure of the test")
     outside = [whole - inside for whole, inside in zip(wholes, seconds, strict=True)]
@@ -201,7 +200,7 @@ def print_training(root: str, airbench: str | None, script: str, words: Sequence
     if airbench is None:
         print("airbench: not measured; fetch it, and give its folder with --airbench")
         return
-    plain, augmented, taken = theirs(Path(airbench) / script, chosen, runs)
+    plain, augmented, taken = theirs(Path(airbench) / script, words, runs)
     print(f"{script}: test accuracy {figure(plain, '.4f')} without test-time augmentation")
     print(f"{script}: test accuracy {figure(augmented, '.4f')} with its own")
     print(f"{script}: {figure(taken, '.2f')} s as it counts them, start-up left out")
@@ -216,10 +215,10 @@ def print_monitors() -> None:
     subprocess.run(command, cwd=ROOT, env=waiting, check=True)
 
 
-def print_sweep(root: str, words: Sequence[str]) -> None:
+def print_sweep(words: Sequence[str]) -> None:
     """Seconds that four jobs take, in the queue and one after the other."""
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
-    common = [EXPERIMENT, f"data.root={root}", "trainer.max_epochs=2", "~callbacks.progress", *words]
+    common = [*words, "trainer.max_epochs=2", "~callbacks.progress"]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         subprocess.run(
@@ -247,15 +246,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu needs a GPU that torch can use, and there is none here.")
-    root, words, part = str(Path(arguments.root).resolve()), arguments.words, arguments.parts
+    if arguments.airbench and not (Path(arguments.airbench) / arguments.script).is_file():
+        raise SystemExit(
+            f"{arguments.airbench} has no {arguments.script}: give a checkout of cifar10-airbench."
+        )
+    words = [EXPERIMENT, f"data.root={Path(arguments.root).resolve()}", *arguments.words]
+    part = arguments.parts
     if "steps" in part:
-        print(f"steps: nothing waited in {unwaiting_steps([EXPERIMENT, *words], no_synchronization)} steps")
+        print(f"steps: nothing waited in {unwaiting_steps(words, no_synchronization)} steps")
     if "train" in part:
-        print_training(root, arguments.airbench, arguments.script, words, arguments.runs)
+        print_training(words, arguments.airbench, arguments.script, arguments.runs)
     if "monitors" in part:
         print_monitors()
     if "sweep" in part:
-        print_sweep(root, words)
+        print_sweep(words)
     print_where_and_when()
 
 

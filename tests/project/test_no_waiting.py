@@ -8,14 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu import unwaiting_steps
 
-WORDS = [
-    "data=digits",
-    "network=mlp",
-    "network.depth=2",
-    "network.width=16",
-    "data.batch_size=8",
-    "trainer=cpu",
-]
+WORDS = ["experiment=fast_gpu", "data=digits", "data.batch_size=8", "network.widths=[8,8]"]
+WORDS += ["trainer.accelerator=cpu", "trainer.precision=32-true"]
 
 
 class Unread(TorchDispatchMode):
