@@ -42,7 +42,8 @@ class StaleGradients(Monitor):
     | --- | --- |
     | `old_gradient` | share of the old gradient in the new one: 0 where it was cleared, 1 where it was not |
 
-    The gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
+    Where no parameter has a gradient as `backward` begins, nothing of the old one can be in the new. Else the
+    gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
     measured under gradient accumulation or a gradient scaler, where the two differ for good reasons.
     """
 
@@ -54,6 +55,8 @@ class StaleGradients(Monitor):
         """Gradients of the step before, by the places of their parameters."""
         self.batch: Any = None
         self.batches = 0
+        self.cleared: bool | None = None
+        """Whether no gradient was left as the first `backward` since the last step began."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -68,6 +71,10 @@ class StaleGradients(Monitor):
             self.batch = batch
             self.batches += 1
 
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if self.active and self.cleared is None:
+            self.cleared = all(parameter.grad is None for parameter in _held(trainer.optimizers[0]))
+
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -76,10 +83,14 @@ class StaleGradients(Monitor):
     def _look(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
         # LBFGS and accumulation by hand see several gradients for a step, or several batches.
         one_batch, self.batches = self.batches == 1, 0
+        cleared, self.cleared = self.cleared, None
         step = trainer.global_step + 1 - self.first
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = _held(optimizer)
         if step in PAIRS and self.before and one_batch:
-            self.retried(self._compare, trainer, module, parameters)
+            if cleared:
+                self.record(trainer, {"old_gradient": 0.0})
+            else:
+                self.retried(self._compare, trainer, module, parameters)
         self.before = []
         if step + 1 in PAIRS and one_batch:
             self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
@@ -108,3 +119,7 @@ class StaleGradients(Monitor):
             before,
         )
         self.record(trainer, {"old_gradient": float(share)})
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

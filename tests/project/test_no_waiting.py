@@ -1,0 +1,28 @@
+"""Between two measurements nobody reads a tensor, for which the host would have to wait on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.gpu import unwaiting_steps
+
+WORDS = ["experiment=fast_gpu", "data=digits", "data.batch_size=8", "network.widths=[8,8]"]
+WORDS += ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+
+
+class Unread(TorchDispatchMode):
+    """Raises an error where the value of a tensor is asked for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a tensor is read")
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_reads_a_tensor_between_two_measurements():
+    # On a CPU, where that costs nothing, `NonFinite` reads the loss at once: on a GPU when it measures.
+    assert unwaiting_steps([*WORDS, "~callbacks.non_finite"], Unread) >= 30
+    with pytest.raises(SystemExit, match=r"non_finite\.py:\d+: a tensor is read"):
+        unwaiting_steps(WORDS, Unread)
