@@ -13,9 +13,10 @@
 | `mapped` | nothing: 4 GiB of images on the disk under a limit of 2 GiB, beside a few in memory |
 
 Each measurement has a process of its own, with the default network, narrower for the large images. Seconds of
-CPU are those of one process; other work on the machine changes them little. Memory is the most that it held
-beyond what it had held before, its images included, the pages of mapped files left out. An exponent is the
-slope of a straight line through the logarithms, with its standard error: 1 is in proportion, 0 not at all.
+CPU are those of one process, `start` those up to its second step; other work on the machine changes them
+little. Memory is the most that it held beyond what it had held before, its images included, the pages of
+mapped files left out. An exponent is the slope of a straight line through the logarithms, with its standard
+error: 1 is in proportion, 0 not at all.
 """
 
 from __future__ import annotations
@@ -225,17 +226,17 @@ def print_growth(title: str, cases: Sequence[Case], what: str, measure: Callable
     costs = [measure(case) for case in cases]
     columns = {
         "step, CPU s": [cost.step for cost in costs],
-        "step by the clock, s": [cost.step_by_clock for cost in costs],
-        "before the second, CPU s": [cost.start for cost in costs],
+        "step, clock s": [cost.step_by_clock for cost in costs],
+        "start, CPU s": [cost.start for cost in costs],
         "epoch, CPU s": [cost.epoch(case) for case, cost in zip(cases, costs, strict=True)],
         "memory, MiB": [cost.memory / 2**20 for cost in costs],
     }
     table = Table(title=title, title_justify="left")
-    for name in (what, *columns, "images are"):
+    for name in (what, *columns, "images"):
         table.add_column(name, justify="right")
     for case, cost, *values in zip(cases, costs, *columns.values(), strict=True):
         told = [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values]
-        table.add_row(f"{getattr(case, what):,}", *told, "mapped" if cost.mapped else "in memory")
+        table.add_row(f"{getattr(case, what):,}", *told, "mapped" if cost.mapped else "held")
     grown = [getattr(case, what) for case in cases]
     told = [exponent(grown, values) for values in columns.values()]
     table.add_section()

@@ -74,7 +74,7 @@ def test_what_grows_is_told_with_its_exponent(capsys):
     tiny = Case(batch=8, width=4, images=40, steps=2)
     print_growth("images of a batch", [tiny, replace(tiny, batch=16)], "batch", cost_of)
     said = capsys.readouterr().out
-    assert re.search(r"\b8 │.*in memory", said)
+    assert re.search(r"\b8 │.*held", said)
     assert "exponent" in said
     assert exponent([1, 2, 4], [3, 6, 12]) == "1.00 ± 0.00"
 
