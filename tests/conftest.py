@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -35,10 +36,15 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()  # or nanobind, in one of them, complains of leaks at the end
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads the user's cache of decoded images, or writes to it."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = Path(tempfile.mkdtemp(dir=caches))  # `mktemp` would look through the folders of all tests before
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 

@@ -235,7 +235,7 @@ def test_mapped_images_give_the_same_batches_to_the_bit(own_cache, write, layout
         for mapped in (False, True)
     )
     assert [data.train.mapped for data in (kept, mapped)] == [False, True]
-    assert own_cache.rglob("*.npy")
+    assert list(own_cache.rglob("*.npy"))
     assert torch.equal(kept.mean, mapped.mean)
     assert torch.equal(kept.std, mapped.std)
     for part in ("train", "val", "test"):

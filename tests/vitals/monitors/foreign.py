@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import lightning as L
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.findings import Finding
 
+published = cache(load_digits)  # reading them takes longer than many a test
+
 
 def digits(count: int = 256) -> tuple[Tensor, Tensor]:
-    data = load_digits()
+    data = published()
     images = torch.tensor(data.images, dtype=torch.float32)[:count, None]
     return (images - images.mean()) / images.std(), torch.tensor(data.target)[:count]
 

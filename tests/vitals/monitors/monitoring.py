@@ -71,8 +71,8 @@ class Events:
 def watched(
     module: L.LightningModule, folder: Path, *callbacks: L.Callback, **options: Any
 ) -> tuple[L.Trainer, Events, Diagnosis]:
-    """Train with TensorBoard and a diagnosis."""
-    logger, diagnosis = TensorBoardLogger(folder), Diagnosis()
+    """Train with TensorBoard and a diagnosis, whose page would take as long as the training."""
+    logger, diagnosis = TensorBoardLogger(folder), Diagnosis(report=False)
     options = {"train": some(), "limit_val_batches": 0, **options}
     trainer = fit(module, folder, *callbacks, diagnosis, logger=logger, **options)
     logger.experiment.flush()

@@ -91,12 +91,11 @@ def test_a_regression_that_learns_by_heart_is_called_overfitted(tmp_path: Path) 
     assert alarms == ["overfitting"]
 
 
-def test_what_was_not_looked_at_is_counted_and_named(
+def test_what_was_not_looked_at_is_counted_and_named_in_the_files_of_a_root_that_was_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = fit(logger=CSVLogger(tmp_path))
-    folder = Path(trainer.log_dir or "")
-    entries = json.loads((folder / "findings.json").read_text())
+    fit(logger=False, default_root_dir=tmp_path)
+    entries = json.loads((tmp_path / "findings.json").read_text())
     [looks] = [entry for entry in entries if entry["cause"] == "looks"]
     assert 5 < looks["value"] < looks["threshold"]
     assert "validation at chance" in looks["message"]  # there are no class numbers
@@ -104,7 +103,7 @@ def test_what_was_not_looked_at_is_counted_and_named(
     missing = looks["threshold"] - looks["value"]
     assert f"nothing is wrong in {looks['value']:.0f} verdicts; {missing:.0f} could not be measured" in said
     assert "report.html" in said
-    assert f"in {looks['value']:.0f} verdicts" in (folder / "report.html").read_text()
+    assert f"in {looks['value']:.0f} verdicts" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": True}, {"fast_dev_run": 2}])
@@ -118,8 +117,3 @@ def test_without_a_logger_nothing_is_written_into_the_working_folder(
     fit(**options)
     assert list(tmp_path.iterdir()) == []
     assert "nothing was written" in capsys.readouterr().out
-
-
-def test_without_a_logger_a_root_that_was_given_takes_the_files(tmp_path: Path) -> None:
-    fit(logger=False, default_root_dir=tmp_path)
-    assert {"findings.json", "report.html"} <= {file.name for file in tmp_path.iterdir()}

@@ -98,7 +98,7 @@ def main(folder: str) -> None:
         max_epochs=2,
         log_every_n_steps=1,
         logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[*monitors(), Diagnosis()],
+        callbacks=[*monitors(), Diagnosis(report=False)],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=False,

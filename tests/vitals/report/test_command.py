@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from made_runs import FINDINGS, write_config
 from omegaconf import OmegaConf
@@ -14,8 +15,6 @@ from vitals.errors import UserError
 from vitals.findings import write_findings
 from vitals.runs.config.validation import check_report
 from vitals.runs.report import report
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_the_script_needs_no_torch_and_ends_with_the_path(runs: Path) -> None:
         sys.executable,
         "-X",
         "importtime",
-        str(ROOT / "scripts" / "report.py"),
+        str(commands.ROOT / "scripts" / "report.py"),
         f"run={runs / 'first'}",
     ]
     done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=120, check=False)
@@ -89,7 +88,6 @@ def test_the_script_needs_no_torch_and_ends_with_the_path(runs: Path) -> None:
 
 
 def test_a_mistake_ends_the_script_with_code_2_and_one_sentence(runs: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "report.py"), "run=frist"]
-    done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=120, check=False)
+    done = commands.run("report", "run=frist", folder=runs)
     assert done.returncode == 2
     assert done.stderr.strip() == "run=frist is not a folder: did you mean first?"
