@@ -41,7 +41,7 @@ EXPERIMENT = "experiment=fast_gpu"
 EVERY, EARLY = 10, 20
 """Steps between two measurements while steps are looked at, and those before which some look at each."""
 MEASURED = ("learning_curves", "update_ratio", "histograms", "filters", "non_finite")
-OF_STEPS = ["trainer.max_epochs=3", "trainer.limit_val_batches=0", "~callbacks.progress"]
+OF_STEPS = ["trainer.max_epochs=2", "trainer.limit_val_batches=0", "~callbacks.progress"]
 OF_STEPS += [f"callbacks.{name}.every_n_steps={EVERY}" for name in MEASURED]
 OF_STEPS += [f"callbacks.{name}.times_per_run=null" for name in MEASURED]
 
@@ -111,10 +111,12 @@ def unwaiting_steps(words: Sequence[str], ban: Callable[[], AbstractContextManag
         with redirect_stdout(StringIO()):
             fit(config, data, [*callbacks, watch])
     except RuntimeError as error:
-        ours = [
-            place for place in traceback.extract_tb(error.__traceback__) if "/torch/" not in place.filename
+        own = [
+            place
+            for place in traceback.extract_tb(error.__traceback__)
+            if "torch" not in Path(place.filename).parts and place.name != "__torch_dispatch__"
         ]
-        raise SystemExit(f"a step waits: {ours[-1].filename}:{ours[-1].lineno}: {error}") from error
+        raise SystemExit(f"a step waits: {own[-1].filename}:{own[-1].lineno}: {error}") from error
     silent = [each for callback in callbacks if isinstance(callback, Monitor) for each in callback.findings]
     if silent:
         raise SystemExit(f"a monitor waits: {silent[0].message}")
