@@ -166,6 +166,7 @@ class TrainingBatches:
         for number, (indices, *choice) in enumerate(zip(*choices, strict=True)):
             augment, places = self.augment, indices
             if self.stays:
+                self.data.subset(choices[0][min(number + 1, len(self) - 1)]).read_ahead()
                 augment = self.augmentation(self.data.subset(indices).images)
                 places = torch.arange(len(indices))
             images, labels = augment(places, *choice), self.labels[indices]

@@ -10,15 +10,18 @@ every earlier state of a folder, and ends the run where the cache folder cannot 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +139,35 @@ def cached(source: str, key: str, make: Callable[[], Made], mapped: bool | None 
     return Kept(torch.from_numpy(array), made.facts, mapped=False)
 
 
+def will_need(array: Tensor, rows: Tensor) -> None:
+    """Have the system begin to read rows of a mapped array, so that their user waits for no single page.
+
+    Args:
+        array: M×…, contiguous.
+        rows: int64, in any order.
+    """
+    if len(rows):
+        ordered, size = rows.sort().values, array[0].nbytes
+        apart, end = ordered.diff() > 1, torch.tensor([True])
+        firsts, lasts = ordered[torch.cat([end, apart])], ordered[torch.cat([apart, end])]
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+            _advise(array, first * size, (last - first + 1) * size, "MADV_WILLNEED")
+
+
+def _advise(array: Tensor, start: int, length: int, what: str) -> None:
+    """Tell the system how `length` bytes of a mapped array from `start` on will be read."""
+    if madvise := _madvise():
+        address = array.data_ptr() + start
+        before = address % mmap.PAGESIZE
+        madvise(ctypes.c_void_p(address - before), ctypes.c_size_t(length + before), getattr(mmap, what))
+
+
+@cache
+def _madvise() -> Any:
+    """The function of the system's library; `mmap.madvise` wants the file, which a tensor does not name."""
+    return getattr(ctypes.CDLL(None), "madvise", None) if os.name == "posix" else None  # Windows takes none
+
+
 def _load(path: Path, key: str, mapped: bool | None) -> Kept | None:
     try:
         if mapped is None:
@@ -148,7 +180,11 @@ def _load(path: Path, key: str, mapped: bool | None) -> Kept | None:
             facts = json.load(file)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return Kept(torch.from_numpy(array), facts, mapped) if facts.pop("key") == key else None
+            kept = Kept(torch.from_numpy(array), facts, mapped) if facts.pop("key") == key else None
+        if kept and mapped:
+            # Or the system reads megabytes around every image, which come from anywhere in the file.
+            _advise(kept.array, 0, kept.array.nbytes, "MADV_RANDOM")
+        return kept
     except Exception:  # whatever a foreign or truncated file makes of the loader, it is no cache of ours
         return None
 

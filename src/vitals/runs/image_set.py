@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitals.runs.array_cache import will_need
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -32,7 +34,13 @@ class ImageSet:
     @property
     def images(self) -> Tensor:
         """uint8, N×C×H×W, in memory, or `stored` itself where it is all of them."""
+        self.read_ahead()
         return self.stored if self.places is None else self.stored[self.places]
+
+    def read_ahead(self) -> None:
+        """Have the system read them from the file meanwhile, where they are mapped and not all of it."""
+        if self.mapped and self.places is not None:
+            will_need(self.stored, self.places)
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at `indices` (int64, M)."""
