@@ -45,6 +45,7 @@ def _page(
     return render(
         "sweep.html",
         live,
+        "sort.js",
         source="the folders of the jobs",
         title=f"Sweep {results.folder.path.name}",
         counts=_counts(results),
