@@ -282,7 +282,7 @@ def test_the_report_of_a_run_shows_what_its_monitors_recorded(finished: tuple[Pa
     drawn = [part.partition("</figure>")[0] for part in page.split("<figure")[1:]]
     for chart in ("Update ratio", "Variance of the gradients", "Histograms of the"):
         assert [figure for figure in drawn if chart in figure], chart
-    assert "away from where they began" in page
+    assert "Filters have turned by" in page
 
 
 def test_metrics_csv_has_one_row_an_epoch(finished: tuple[Path, Any]) -> None:

@@ -16,10 +16,10 @@ Table = list[tuple[str, list[str]]]
 
 
 def differences(runs: Sequence[RunRecord]) -> Table:
-    """The settings that are not the same in all runs, with `–` where a run does not have them."""
+    """The settings whose values are not the same in all runs, with `–` where a run has none, or null."""
     settings = [flattened(run.config) for run in runs]
     keys = dict.fromkeys(key for flat in settings for key in flat)
-    rows = [(key, [flat.get(key, "–") for flat in settings]) for key in keys]
+    rows = [(key, [str(flat.get(key, "–")) for flat in settings]) for key in keys]
     for key in ("commit", "dirty"):
         cells = [str((run.provenance.get("git") or {}).get(key, "–"))[:12] for run in runs]
         rows.append((f"git {key}", cells))

@@ -248,7 +248,7 @@ def _limit(axes: Axes, curves: Sequence[Curve], captions: list[str]) -> None:
     values = np.concatenate([curve.values for curve in curves])
     values = values[np.isfinite(values)]
     starts = [curve.values[0] for curve in curves if len(curve) and np.isfinite(curve.values[0])]
-    top = CUT * max(starts, default=np.inf)
+    top = CUT * float(np.median(starts)) if starts else np.inf
     if len(values) and values.max() > top > 0:
         axes.set_ylim(min(0.0, values.min()), top)
         captions.append(f"Cut off at {number(top)}; the highest is {number(values.max())}.")

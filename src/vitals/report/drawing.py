@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from vitals.report.numbers import number, power_of_ten
 
@@ -123,9 +123,26 @@ def drawn(name: str, label: str, plan: Plan) -> Markup:
             left / WIDTH, bottom / plan.height, 1 - right / WIDTH, 1 - top / plan.height, hspace=0.16
         )
         plan.paint(figure)
+        for axes in figure.axes:
+            _label_twice(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return Markup(_themed(buffer.getvalue(), label))
+
+
+def _label_twice(axes: Axes) -> None:
+    """See to it that an axis of numbers bears two labels at least: one alone gives no scale."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if isinstance(axis.get_major_locator(), FixedLocator | NullLocator):
+            continue  # names, or none on purpose
+        low, high = sorted((low, high))
+        for bins in range(3, 9):
+            places = [place for place in axis.get_majorticklocs() if low <= place <= high]
+            if len({axis.get_major_formatter()(place) for place in places}) > 1:
+                break
+            axis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]))
+            if axis.get_scale() == "log" or len(places) > 1:
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.7g}".replace("-", "−")))
 
 
 def _themed(svg: str, label: str) -> str:

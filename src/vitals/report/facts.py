@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import yaml
 
 from vitals.files import chose_average
+from vitals.measures.healthy import UPDATE_RATIO
 from vitals.report.curves import final_gap
 from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
@@ -31,39 +32,55 @@ def key_figures(run: RunRecord) -> Rows:
     metrics = run.status.get("metrics") or {}
     rows: Rows = []
     if "test/accuracy" in metrics:
-        rows.append(("test accuracy", percent(float(metrics["test/accuracy"]))))
+        said = f"test accuracy{_against_chance(run, 'accuracy', percent)}"
+        rows.append((said, percent(float(metrics["test/accuracy"]))))
     val = run.curve("accuracy/val", "accuracy/val_eval")
     averaged = run.curve("val_average/accuracy") if chose_average(run.status) else run.curve()
     if len(averaged):
         rows.append(("validation accuracy of the averaged weights, chosen", percent(averaged.last)))
     elif np.isfinite(val.values).any():
-        rows.append(("best validation accuracy", percent(float(np.nanmax(val.values)))))
+        best = int(np.nanargmax(val.values))
+        said = f"best validation accuracy, of epoch {number(round(float(val.epochs[best]), 2))}"
+        rows.append((said, percent(float(val.values[best]))))
     else:
         logged = (*other_metrics(run), "loss")
         ends = [(f"last validation {name}", run.curve(f"{name}/val", f"{name}/val_eval")) for name in logged]
         rows += [(title, number(curve.last)) for title, curve in ends[-3:] if len(curve)]
     loss = run.curve("loss/train", "loss/train_eval", "loss/train_step")
     if len(loss):
-        rows.append(("last training loss", number(float(loss.values[-1]))))
-    if len(val):
-        rows.append(("points of gap between training and validation", points(final_gap(run))))
+        said = f"last training loss{_against_chance(run, 'loss', number)}"
+        rows.append((said, number(float(loss.values[-1]))))
+    if np.isfinite(gap := final_gap(run)):
+        rows.append(("points of gap, training less validation accuracy", points(gap)))
     epochs, steps = _length(run)
     if steps:
         whole = int(epochs) if epochs == int(epochs) else round(epochs, 2)
-        rows.append((f"epochs · {steps:,} steps", number(whole)))
+        rows.append((f"{'epoch' if whole == 1 else 'epochs'}, {count(steps, 'step')}", number(whole)))
     if seconds := run.status.get("training_seconds"):
-        rows.append(("training time", duration(float(seconds))))
+        each = f", {duration(seconds / epochs)} an epoch" if epochs else ""
+        rows.append((f"training time{each}", duration(float(seconds))))
     speed = run.curve("images_per_second")
-    if len(speed):
-        rows.append(("images a second", number(float(np.nanmedian(speed.values)))))
+    if np.isfinite(speed.values).any():
+        images = float(np.nanmedian(speed.values))
+        batch = run.history.last("facts/batch_size")
+        each = f", a batch of {batch:g} in {duration(batch / images)}" if batch and images > 0 else ""
+        rows.append((f"images a second{each}", number(images)))
     return rows
+
+
+def _against_chance(run: RunRecord, quantity: str, write: Callable[[float], str]) -> str:
+    """What guessing would give, to compare with; empty where the run does not say."""
+    chance = run.history.last(f"facts/chance_{quantity}")
+    return f"; chance is {write(float(chance))}" if chance and np.isfinite(chance) else ""
 
 
 def other_metrics(run: RunRecord) -> list[str]:
     """What the module logs of training or validation besides loss and accuracy, such as `iou`."""
     tags = [tag for tag in run.tags("") if tag.endswith(("/train", "/val"))]
     names = dict.fromkeys(tag.rpartition("/")[0] for tag in tags)
-    return [name for name in names if name.removesuffix("_eval") not in ("loss", "accuracy")]
+    averaged = {f"average_{tag.partition('/')[2]}" for tag in run.tags("val_average/")}
+    own = [name for name in names if name not in averaged]  # which have a station of their own
+    return [name for name in own if name.removesuffix("_eval") not in ("loss", "accuracy")]
 
 
 def has_accuracy(run: RunRecord) -> bool:
@@ -145,15 +162,37 @@ def configuration(run: RunRecord) -> str:
     return yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"optimizer.lr": "0.1", …}` of nested settings."""
-    flat: dict[str, str] = {}
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optimizer.lr": 0.1, …}` of nested settings; what is null or an empty group is not there."""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+        elif (said := plain(value)) is not None:
+            flat[f"{prefix}{key}"] = said
     return flat
+
+
+def plain(value: Any) -> Any:
+    """A setting as the value that it stands for, however it is spelled: `1e-1` and `"0.10"` are 0.1.
+
+    YAML's rules for words leave `1e-1` a text, while Hydra and OmegaConf read a number.
+    """
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, str):
+        words = {"true": True, "false": False, "null": None, "none": None, "~": None, "": None}
+        if (word := value.strip().lower()) in words:
+            return words[word]
+        for kind in (int, float):
+            try:
+                value = kind(word)
+                break
+            except ValueError:
+                continue
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _gradients(run: RunRecord) -> str:
@@ -177,7 +216,9 @@ def _loss(run: RunRecord) -> str:
         raise LeftOut("no loss was recorded")
     noise = run.curve("loss_noise")
     if len(noise):
-        sentences.append(f"wiggle {percent(noise.last)} of the loss")
+        sentences.append(f"noise from batch to batch {percent(noise.last)} of it")
+    if chance := _against_chance(run, "loss", number):
+        sentences.append(chance.removeprefix("; "))
     return _joined(sentences)
 
 
@@ -198,7 +239,9 @@ def _accuracy(run: RunRecord) -> str:
         return _joined(["no accuracy was recorded that could be judged", *ends])
     best = int(np.nanargmax(val.values))
     epoch = number(round(float(val.epochs[best]), 2))
-    sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}"]
+    chance = _against_chance(run, "accuracy", percent).removeprefix("; ")
+    chance = f" ({chance})" if chance else ""
+    sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}{chance}"]
     gap = final_gap(run)
     if np.isfinite(gap):
         sentences.append(f"the last gap is {points(gap)} points")
@@ -214,18 +257,18 @@ def _updates(run: RunRecord) -> str:
         return "The median update ratio was never finite."
     # Of the whole run and not of its end alone, where a schedule may have taken the rate to zero.
     low, middle, high = (number(float(value)) for value in np.quantile(finite, (0.0, 0.5, 1.0)))
-    seen = f"The median update ratio was around {middle}, between {low} and {high}"
-    return f"{seen}; {number(median.last)} at the end."
+    seen = f"The median update ratio was around {middle}, between {low} and {high}; {number(median.last)} at"
+    return f"{seen} the end (healthy: {number(UPDATE_RATIO[0])} to {number(UPDATE_RATIO[1])})."
 
 
 def _first_layer(run: RunRecord) -> str:
     sentences = []
     if len(moved := run.curve("first_layer/moved")):
-        sentences.append(f"Filters are {number(moved.last)} away from where they began (1 − cosine)")
+        sentences.append(f"Filters have turned by {number(moved.last)} (0: not at all, 1: at a right angle)")
     if len(smooth := run.curve("first_layer/smoothness")) and np.isfinite(smooth.last):
-        sentences.append(f"smoothness {number(smooth.last)}")
-    if len(twins := run.curve("first_layer/duplicates")):
-        sentences.append(f"{number(twins.last)} duplicates")
+        sentences.append(f"smoothness {number(smooth.last)} (0: noise, 1: flat)")
+    if len(twins := run.curve("first_layer/duplicates")) and np.isfinite(twins.last):
+        sentences.append(f"{percent(twins.last)} of them have a twin")
     if not sentences and not run.tags("filters/"):
         raise LeftOut(run.missing.get("history.jsonl", "no filters were recorded"))
     return _joined(sentences) if sentences else "Its filters are drawn below."
@@ -271,7 +314,7 @@ def _search(run: RunRecord) -> str:
         return f"One job of a sweep: {run.folder.absolute().name}."
     if not run.config:
         raise LeftOut("the folder does not say whether the run belongs to a search")
-    return "A single run, not one of a search."
+    raise LeftOut("a single run, not one of a search")
 
 
 def _averages(run: RunRecord) -> str:

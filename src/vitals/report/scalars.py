@@ -88,6 +88,7 @@ def single_chart(
             plain_numbers(axes, write)
         epochs_below(axes, runs[0].axis)
 
+    caption = caption or (_ends(curves[0]) if len(runs) == 1 else "")
     svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
     return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
 
@@ -116,6 +117,12 @@ def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
         epochs_below(axes, runs[0].axis)
 
     title = "Norm of all weights"
-    return Chart(
-        title, drawn("weight-norm", title, Plan(paint, 200)), run_keys(runs) if len(runs) > 1 else []
-    )
+    svg = drawn("weight-norm", title, Plan(paint, 200))
+    single = len(runs) == 1
+    return Chart(title, svg, [] if single else run_keys(runs), _ends(curves[0]) if single else "")
+
+
+def _ends(curve: Curve) -> str:
+    """Its first and its last value in words."""
+    known = curve.values[np.isfinite(curve.values)]
+    return f"At the start {number(float(known[0]))}, at the end {number(curve.last)}." if len(known) else ""

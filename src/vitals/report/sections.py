@@ -15,7 +15,7 @@ from vitals.report.curves import accuracy_chart, gap_chart, loss_chart, metric_c
 from vitals.report.drawing import Chart
 from vitals.report.histograms import histogram_chart
 from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lines, variance_chart
-from vitals.report.numbers import percent
+from vitals.report.numbers import count, percent
 from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
 from vitals.report.record import LeftOut, RunRecord
 from vitals.report.scalars import averages_chart, single_chart, weight_norm_chart
@@ -23,6 +23,13 @@ from vitals.report.stations import STATIONS, Light, Station, light_of, station_o
 
 LETTERS = "ABCDEF"
 """Names of the runs where there are several."""
+LEAD = {"loss": 3, "accuracy": 3, "updates": 3, "first-layer": 3}
+"""Blocks of a station that are seen at first sight."""
+GLOSSARY = {
+    "decade": "A decade is a factor of ten.",
+    "kink": "A kink is a place where the loss has no slope, as where a ReLU begins to let its input through.",
+}
+"""Words of findings, each explained where it comes first."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,10 +52,31 @@ class Section:
     key: str
     title: str
     advice: str = ""
+    number: int = 0
+    """In the course's summary; 0 for the parts after it."""
     verdicts: list[Verdict] = field(default_factory=list)
     """One for each run; none for the parts after the stations."""
+    summary: str = ""
+    """In place of verdicts, where there are none."""
+    lead: int = 0
+    """The first so many blocks are what to see at first sight; the others are shown on demand."""
     blocks: list[Chart | Mistakes | Pictures] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def applies(self) -> bool:
+        """Whether any run has something to say of it."""
+        if not self.verdicts:
+            return bool(self.blocks)
+        return any(verdict.light != "absent" for verdict in self.verdicts)
+
+    @property
+    def more(self) -> str:
+        """What is shown on demand, in words."""
+        pictures = len(self.blocks) - self.lead
+        checks = sum(len(verdict.findings) for verdict in self.verdicts)
+        parts = [count(n, noun) for n, noun in ((pictures, "more picture"), (checks, "finding")) if n > 0]
+        return " and ".join(parts) or "What the course says"
 
     def add(self, what: str, draw: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
         """Put the block or blocks that `draw` makes in, or say why they are not there."""
@@ -91,15 +119,22 @@ class Section:
 def sections(runs: Sequence[RunRecord]) -> list[Section]:
     """All parts of the page about one run, or about several side by side."""
     found = [_station(station, runs) for station in STATIONS]
+    for word, meaning in GLOSSARY.items():
+        for section in found:
+            if any(word in finding.message for verdict in section.verdicts for finding in verdict.findings):
+                section.advice += f" {meaning}"
+                break
     return found if all(run.unjudged for run in runs) else [*found, _mistakes(runs)]
 
 
 def _station(station: Station, runs: Sequence[RunRecord]) -> Section:
     advice = f'{station.advice} More in docs/course.md, "{station.course}".'
-    section = Section(station.key, station.title, advice, [_verdict(station, run) for run in runs])
+    number = STATIONS.index(station) + 1
+    section = Section(station.key, station.title, advice, number, [_verdict(station, run) for run in runs])
     draw = _CHARTS.get(station.key)
     if draw is not None:
         draw(section, runs)
+        section.lead = min(LEAD.get(station.key, 0), len(section.blocks))
         without = [run.missing["history.jsonl"] for run in runs if "history.jsonl" in run.missing]
         if not section.blocks and len(section.left_out) > 1 and len(without) == len(runs):
             section.left_out = [f"Charts: {without[0]}."]
@@ -146,12 +181,23 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss", loss_chart, runs, "linear")
     section.add("Loss, logarithmic", loss_chart, runs, "log")
-    wiggle, noise = "Wiggle from batch to batch, share of the loss", "Gradient noise scale, in examples"
+    noise, share = (
+        "Noise of the loss from batch to batch",
+        "How far it is from its moving average, as a share.",
+    )
+    section.add("Noise of the loss", single_chart, runs, ["loss_noise"], noise, percent, caption=share)
     names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
     for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):
         section.add(tag, single_chart, runs, [tag], tag)
-    section.add("Wiggle", single_chart, runs, ["loss_noise"], wiggle, percent)
-    section.add("Gradient noise", single_chart, runs, ["gradient_noise/scale"], noise, log=True)
+    section.add(
+        "Gradient noise",
+        single_chart,
+        runs,
+        ["gradient_noise/scale"],
+        "Gradient noise scale, in examples",
+        log=True,
+        caption="Batches much larger than that teach little more a step than one of that size.",
+    )
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
@@ -163,14 +209,10 @@ def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Update ratio", update_ratio_chart, runs)
-    single = len(runs) == 1
-    lines = ("Update ratio of every parameter", runs, update_ratio_lines)
-    if single:
-        section.add_each(*lines, name="update-ratio-lines")
     section.add("Variance of the activations", variance_chart, runs, "activation_variance")
     section.add("Variance of the gradients", variance_chart, runs, "gradient_variance")
-    if not single:  # what is side by side comes after what is in one chart
-        section.add_each(*lines, name="update-ratio-lines")
+    every = "Update ratio of every parameter"
+    section.add_each(every, runs, update_ratio_lines, name="update-ratio-lines")
     for kind in ("dead", "saturated"):
         name = f"{kind}_units"
         section.add_each(f"{kind.capitalize()} units", runs, share_map, name, name=name)
@@ -196,11 +238,22 @@ def _averages(section: Section, runs: Sequence[RunRecord]) -> None:
 
 
 def _mistakes(runs: Sequence[RunRecord]) -> Section:
-    section = Section("mistakes", "What it gets wrong")
+    section = Section("mistakes", "What it gets wrong", summary=_most_frequent(runs))
     section.add_each("Confusion matrix", runs, confusion_chart, name="confusion")
     section.add_each("Frequent mistakes", runs, frequent_mistakes)
     section.add_each("Worst-classified images", runs, worst_pictures)
     return section
+
+
+def _most_frequent(runs: Sequence[RunRecord]) -> str:
+    """The most frequent mistake of one run in a sentence."""
+    if len(runs) > 1:
+        return "Of the test images, class by class."
+    try:
+        label, guess, images, share = frequent_mistakes(runs[0]).rows[0]
+    except LeftOut as reason:
+        return f"{str(reason)[:1].upper()}{str(reason)[1:]}."
+    return f"Most often {label} is taken for {guess}: {images} of the test images, {share} of that class."
 
 
 _CHARTS: dict[str, Callable[[Section, Sequence[RunRecord]], None]] = {

@@ -52,7 +52,10 @@ STATIONS = (
         "Before learning",
     ),
     Station(
-        "loss", "Loss", "It falls fast at first, then slowly, and wiggles little from batch to batch.", "Loss"
+        "loss",
+        "Loss",
+        "It falls fast at first, then slowly, with little noise from batch to batch.",
+        "Loss",
     ),
     Station(
         "accuracy",

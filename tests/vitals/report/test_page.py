@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from made_runs import (
     write_predictions,
     write_run,
 )
+from matplotlib.figure import Figure
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
+from vitals.report.comparison import differences
+from vitals.report.drawing import Plan, drawn, epochs_below, log_numbers, plain_numbers
 from vitals.report.page import comparison_name, make_report, write_runs
 from vitals.report.record import RunRecord
 
@@ -238,6 +242,42 @@ def test_a_comparison_tells_what_differs_and_how_both_ended(run: Path, tmp_path:
     ]
     assert "test accuracy 83.1% 79.9%" in said
     assert "could not be drawn" not in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        ({"lr": 0.1, "betas": [0.9, 1]}, {"lr": "1e-1", "betas": ["9e-1", 1.0]}, []),
+        ({"nesterov": True}, {"nesterov": "true"}, []),
+        ({"epochs": 10, "momentum": None, "groups": {}}, {"epochs": "10.0"}, []),
+        ({"lr": ".10", "name": "null"}, {"lr": 1e-1, "name": None}, []),
+        ({"lr": 0.1, "name": "a"}, {"lr": 0.01, "name": "b"}, ["lr", "name"]),
+        ({"nesterov": True, "depth": 1}, {"nesterov": 1, "depth": True}, ["nesterov", "depth"]),
+        ({"momentum": 0}, {}, ["momentum"]),
+    ],
+)  # fmt: skip
+def test_a_comparison_compares_values_and_not_how_they_are_spelled(
+    one: dict[str, object], other: dict[str, object], differs: list[str], tmp_path: Path
+) -> None:
+    records = [replace(RunRecord.read(tmp_path), config=config) for config in (one, other)]
+    assert [key for key, _ in differences(records)] == differs
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("least", [3e-9, 1.0, 418.0, 7e5])
+@pytest.mark.parametrize("times", [1.0, 1.0002, 1.5, 4.0, 1e6])
+def test_an_axis_of_numbers_bears_two_labels_at_least(scale: str, least: float, times: float) -> None:
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0.0, 0.05], [least, least * times])
+        (plain_numbers if scale == "linear" else log_numbers)(axes)
+        epochs_below(axes, "")
+
+    svg = drawn("chart", "", Plan(paint))
+    texts = re.findall(r"<text [^>]*>([^<]+)</text>", svg)
+    anchors = re.findall(r"text-anchor: (\w+)", svg)
+    assert len({text for text, anchor in zip(texts, anchors, strict=True) if anchor == "middle"}) >= 2
+    assert len({text for text, anchor in zip(texts, anchors, strict=True) if anchor == "end"}) >= 2
 
 
 def test_a_comparison_with_a_foreign_run_goes_on_without_what_that_lacks(run: Path, tmp_path: Path) -> None:

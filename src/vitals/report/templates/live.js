@@ -35,12 +35,13 @@
   };
 
   const renew = (fresh) => {
-    const parts = [...document.querySelectorAll("main [id]")];
-    const seen = scrollY > 0 && parts.find((part) => part.getBoundingClientRect().bottom > 0);
-    const before = seen && seen.getBoundingClientRect().top;
+    const top = (part) => part.getBoundingClientRect().top;
+    const parts = scrollY > 0 ? [...document.querySelectorAll("main :is(section, header, figure, p, tr, pre)")] : [];
+    const seen = parts.filter((part) => part.checkVisibility() && top(part) >= 0).map((part) => [part, top(part)]);
     document.title = fresh.title;
     patch(document.body, fresh.body);
-    if (seen && seen.isConnected) scrollBy(0, seen.getBoundingClientRect().top - before);
+    const [first, before] = seen.find(([part]) => part.isConnected && part.checkVisibility()) || [];
+    if (first) scrollBy(0, top(first) - before);
     document.dispatchEvent(new Event("renewed"));
   };
 

@@ -62,6 +62,10 @@ def check_report(config: DictConfig) -> None:
     if (report.run is None) == (report.runs is None):
         said = "give either run or runs, not both" if report.run else "there is no run to report on"
         raise UserError(f"{said}: write run=<run folder>, or runs=[<run folder>,<another run folder>].")
+    if report.watch and report.out is not None:
+        raise UserError("--watch serves the page and writes none: leave out=… or --watch out.")
+    if report.port is not None and not report.watch:
+        raise UserError("port=… is that of a page that is served: add --watch, or leave it out.")
 
 
 def _key(model: Any, location: tuple[int | str, ...]) -> str:

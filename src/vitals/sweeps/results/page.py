@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ def _page(
     return render(
         "sweep.html",
         live,
+        "sort.js",
         source="the folders of the jobs",
         title=f"Sweep {results.folder.path.name}",
         counts=_counts(results),
@@ -84,6 +86,9 @@ def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
         best = results.ranked[0]
         averaged = ", averaged weights" if best.weights == "average" else ""
         what = f"best {results.metric.name}, job {best.number}{averaged}"
+        if len(results.ranked) > 2:
+            median = statistics.median(job.score for job in results.ranked if job.score is not None)
+            what += f"; half of the jobs reach {results.metric.text(median)}"
         figures.append((what, results.metric.text(best.score)))
         if best.best_epoch is not None and best.weights == "best":
             figures.append(("reached after", count(best.best_epoch, "epoch")))

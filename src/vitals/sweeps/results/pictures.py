@@ -193,7 +193,7 @@ def importance_chart(shares: dict[str, float]) -> Chart | None:
 
     title = "Importance"
     svg = drawn("importance", title, Plan(paint, 60 + 30 * len(shares), (150, 14, 8, 26)))
-    return Chart(title, svg, (), "The share of the variance of the score (fANOVA).")
+    return Chart(title, svg, (), "How much of the spread of the scores each explains (fANOVA).")
 
 
 def _curve(job: JobResult, metric: Metric) -> Curve:
