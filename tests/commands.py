@@ -58,11 +58,12 @@ def _lies_in(module: object, folder: Path) -> bool:
 
 
 class Started:
-    """`scripts/<name>.py` in a process of its own, in `folder`, where its logs go."""
+    """`scripts/<name>.py`, or a script by its path, in its own process, in `folder`, where its logs go."""
 
-    def __init__(self, name: str, *words: str, folder: Path) -> None:
+    def __init__(self, name: str | Path, *words: str, folder: Path) -> None:
         place = Path(tempfile.mkdtemp())
-        job = Job(0, [], place, [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words])
+        script = name if isinstance(name, Path) else ROOT / "scripts" / f"{name}.py"
+        job = Job(0, [], place, [sys.executable, str(script), *words])
         self.log = job.log
         with chdir(folder):
             self.process = ForkServer().start(job, {"COLUMNS": "200"})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from blobs import WORDS
+from commands import Started
 from foreign import Foreign, Manual, NoisyDigits, convnet, fit, mlp
 from monitoring import Events, Trained, monitors, same, some, watched
 from torch import Tensor, nn
@@ -135,7 +134,7 @@ def test_a_training_is_the_same_to_the_bit_with_all_monitors_each_alone_and_a_br
     run: Callable[..., list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = run(tmp_path)
-    assert same(alone, run(tmp_path, *monitors(), Diagnosis()))
+    assert same(alone, run(tmp_path, *monitors(), Diagnosis(report=False)))
     for monitor in monitors() if run is foreign else []:
         assert same(alone, run(tmp_path, monitor)), type(monitor).__name__
     monkeypatch.setattr(histograms, "probe", breaks)
@@ -239,10 +238,8 @@ def test_one_measurement_reads_the_device_once(
 
 def test_two_processes_do_not_wait_for_one_another_and_the_first_alone_measures(tmp_path: Path) -> None:
     script = Path(__file__).parent / "two_processes.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    process = Started(script, str(tmp_path), folder=tmp_path)
+    assert process.wait() == 0, process.output
     assert len(list(tmp_path.rglob("events*"))) == 1
     events = Events(tmp_path)
     for tag in ("update_ratio/net.0.weight", "activation_variance/net.0", "loss/train_step"):
