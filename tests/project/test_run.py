@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,14 @@ def assert_same(one: Any, other: Any) -> None:
 
 END_OF_PART = (2, 4, 6)
 """Optimizer steps in two epochs: of LBFGS, where two batches make a step, and where each does."""
-WAYS = [f"optimizer={name}" for name in OPTIMIZERS] + [f"schedule={name}" for name in SCHEDULES]
-WAYS += ["momentum_schedule=ramp momentum_schedule.epochs=3", "schedule=plateau schedule.warmup_epochs=3"]
-WAYS += ["network.dropout=0.5", "trainer.accumulate_grad_batches=2"]
+WAYS = [
+    f"optimizer={optimizer} schedule={schedule}"
+    for optimizer, schedule in zip(OPTIMIZERS, cycle(SCHEDULES), strict=False)
+]
+WAYS += [f"schedule={name}" for name in SCHEDULES[len(OPTIMIZERS) :]]
+WAYS += ["momentum_schedule=ramp momentum_schedule.epochs=3 trainer.accumulate_grad_batches=2"]
+WAYS += ["schedule=plateau schedule.warmup_epochs=3 network.dropout=0.5"]
+"""Each optimizer and each schedule at least once."""
 
 
 @pytest.mark.parametrize("way", WAYS)
