@@ -59,15 +59,8 @@ def test_a_sweep_runs_where_a_process_cannot_ask_for_its_processors(
     assert len(list(tmp_path.rglob("best.ckpt"))) == 2
 
 
-def test_a_command_starts_without_what_windows_lacks(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WINDOWS, str(ROOT / "scripts" / "train.py"), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "optimizer: " in done.stdout
-
-
 def test_a_sweep_runs_without_what_windows_lacks(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WINDOWS, str(ROOT / "scripts" / "train.py"), "-m", *TINY]
-    done = subprocess.run([*command, "average=none,swa"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "average=none"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.rglob("best.ckpt"))) == 2
+    assert len(list(tmp_path.rglob("best.ckpt"))) == 1
