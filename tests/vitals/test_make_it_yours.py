@@ -89,6 +89,7 @@ def test_a_rule_of_ones_own_is_heard(place: Path) -> None:
         "schedule.warmup_epochs=0",
         "checks=none",
         "average=none",
+        "diagnosis.report=false",
     ]
     assert command("train", *MINE, *words, "hydra.run.dir=loud") == 0
     causes = {found["cause"] for found in json.loads((place / "loud" / "findings.json").read_text())}
@@ -113,7 +114,9 @@ def test_it_evaluates_from_its_folder(run: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_it_stops_and_resumes_bit_for_bit(run: Path, place: Path) -> None:
+    # The checks and the page, which the whole run has, take longer than all else and change nothing.
     words = ["trainer.max_epochs=2", "schedule.epochs=4", "hydra.run.dir=parts"]
+    words += ["checks=none", "diagnosis.report=false"]
     assert command("train", *MINE, *words) == 0
     assert command("train", "resume=parts", "trainer.max_epochs=4") == 0
     whole, parts = (
