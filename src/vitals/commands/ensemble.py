@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, answers_mistakes, run_command
+from vitals.command_line import CONFIGS, answers_mistakes, importing_torch, run_command
 from vitals.ensembles.selection import select
 from vitals.runs.config import validation
 from vitals.runs.config.schema import Ensemble
@@ -20,7 +20,8 @@ def main(script: str | None = None) -> None:
     project = ProjectFolder.around(script)
 
     def ensemble(config: DictConfig) -> None:
-        from vitals.ensembles.run import ensemble
+        with importing_torch():
+            from vitals.ensembles.run import ensemble
 
         config.trust = project.trusts(config.trust)
         ensemble(config, project.module("build"))

@@ -4,7 +4,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, answers_mistakes, run_command
+from vitals.command_line import CONFIGS, answers_mistakes, importing_torch, run_command
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check
 from vitals.runs.project import ProjectFolder
@@ -18,7 +18,8 @@ def main(script: str | None = None) -> None:
 
     def evaluate(config: DictConfig) -> None:
         RunFolder.existing(config.run, "run")  # said before torch is imported
-        from vitals.runs.evaluate import evaluate  # imports torch, which the checks before do without
+        with importing_torch():  # which the checks before do without
+            from vitals.runs.evaluate import evaluate
 
         config.trust = project.trusts(config.trust)
         evaluate(config, project.module("build"))

@@ -1,14 +1,11 @@
 """Train as configured: `vitals train optimizer=rmsprop data=digits`. `--help` says more."""
 
-import atexit
-import gc
-import sys
 from collections.abc import Callable
 from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import answers_mistakes, run_command
+from vitals.command_line import answers_mistakes, importing_torch, run_command
 from vitals.runs.config.validation import check_run
 from vitals.runs.project import ProjectFolder
 from vitals.runs.run_folder import RunFolder
@@ -18,15 +15,8 @@ def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
     """What is built once on trial before a run, of its configuration."""
 
     def prepare(config: DictConfig) -> None:
-        first = "torch" not in sys.modules
-        gc.disable()  # to look for garbage in a million objects that stay took 1.3 of 5.8 seconds
-        try:
-            from vitals.runs.run import prepare  # imports torch, which the checks before do without
-        finally:
-            gc.enable()
-        if first:  # nor is it looked for there later
-            gc.freeze()
-            atexit.register(gc.unfreeze)  # or what a library lets go of last counts as a leak
+        with importing_torch():  # which the checks before do without
+            from vitals.runs.run import prepare
 
         prepare(config, project.module("build"), project.trusts(config.get("trust")))
 

@@ -25,6 +25,7 @@ PRELOADED = (
     "vitals.runs.run",
     "vitals.command_line",
     "vitals.runs.config.validation",
+    "vitals.report.page",
     "hydra.core.plugins",
     "sklearn.datasets",
     "torch.utils.tensorboard",
