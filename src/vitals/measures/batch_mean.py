@@ -28,8 +28,8 @@ class BatchMean(Metric):
     def update(self, mean: Tensor, samples: int) -> None:
         """Add a batch of so many samples, by its `mean`, a scalar."""
         known = ~mean.isnan()
-        self.total += torch.where(known, mean, 0.0) * samples
-        self.samples += known * samples
+        self.total.add_(torch.where(known, mean, 0.0) * samples)  # `+=` would set an attribute of a module
+        self.samples.add_(known * samples)
 
     def compute(self) -> Tensor:
         """NaN where no batch had a figure."""

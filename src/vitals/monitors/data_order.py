@@ -57,6 +57,8 @@ class DataOrder(Monitor):
         """A number for each sample that hardly any other has."""
         self.before: Tensor | None = None
         """The same of the epoch before."""
+        self.weights: Tensor | None = None
+        """Of the values that make such a number."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -89,8 +91,9 @@ class DataOrder(Monitor):
         if large is not None:
             values = large.detach().flatten(1)
             values = values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES].float()
-            weights = torch.arange(1, values.shape[1] + 1, device=values.device).float().sqrt().cos()
-            prints.append(values @ weights)
+            if self.weights is None or len(self.weights) != values.shape[1]:
+                self.weights = torch.arange(1, values.shape[1] + 1, device=values.device).float().sqrt().cos()
+            prints.append(values @ self.weights)
         self.coming = labels, prints, len(rows[0]) if rows else 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

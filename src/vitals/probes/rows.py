@@ -33,7 +33,7 @@ class Rows:
 
     def of(self, batch: Any) -> tuple[Tensor, ...]:
         """The tensors of `batch` that have a row for each of its samples, in their order."""
-        size = Rows(batch).size
+        size = self.size if batch is self.example else Rows(batch).size
         found: list[Tensor] = []
         replaced(batch, lambda leaf: found.append(leaf) if _has_rows(leaf, size) else None)
         return tuple(found)

@@ -7,6 +7,7 @@ import logging
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,12 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    PassThroughProfiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -32,6 +38,16 @@ from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.run_folder import RunFolder
 
 T = TypeVar("T")
+
+
+class Unprofiled(PassThroughProfiler):
+    """Times nothing, and makes no object for it: Lightning asks it around every hook of every callback."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
+        return self.nothing
+
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 OF_RESUMED = ("resumed_as",)
@@ -148,6 +164,8 @@ def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
     if folder and profiler:
         options["profiler"] = profiler(dirpath=folder, filename="profile")
     trainer: L.Trainer = made("trainer", options, **further)
+    if type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
+        trainer.profiler = Unprofiled()  # type: ignore[attr-defined]
     # Where algorithms are to be deterministic, torch writes NaN over all memory that it takes, for programs
     # that read what they have not written: 3% of a training, and no number of a sound one differs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
