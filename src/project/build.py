@@ -23,7 +23,6 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from project.networks.initialization import whiten
 from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError
@@ -157,6 +156,8 @@ def _network_for(config: DictConfig, known: Any) -> nn.Module:
     if config.network.get("whiten", False):
         if not hasattr(known(), "sample"):
             raise UserError("network.whiten=true needs data with a function sample(count): set it to false.")
+        from project.networks.initialization import whiten  # here: a project need not have our networks
+
         attempt("network", whiten, network, known().sample(WHITENED))
     return network
 

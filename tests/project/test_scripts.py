@@ -85,6 +85,8 @@ def test_the_commands_of_the_readme_work_on_digits(
         words = [word.replace(name, str(folder)) for word in words]
     if path == "scripts/sweep_report.py" or any(word.startswith("resume_sweep=") for word in words):
         pytest.skip("sweeps are run in tests/vitals/sweeps/test_sweep_commands.py")
+    if "--watch" in words:
+        pytest.skip("it is served in tests/vitals/report/test_live.py")
     if "trainer=ddp" in words:
         pytest.skip("it is run in test_ddp_on_two_cpu_processes_trains_in_one_folder")
     if "-m" in words:  # many jobs: here only that every one of them is a valid run
@@ -172,7 +174,10 @@ def test_a_mistake_found_in_the_images_names_the_file_and_leaves_no_folder(tmp_p
 def test_help_shows_groups_choices_and_three_examples_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "train.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert "optimizer: adadelta, adagrad, adam, adamw, lbfgs, momentum, nesterov, rmsprop, sgd" in done.stdout
+    assert (
+        "optimizer: adadelta, adagrad, adam, adamw, lbfgs, momentum, muon, nesterov, rmsprop, sgd"
+        in done.stdout
+    )
     train = os.path.relpath(ROOT / "scripts" / "train.py", tmp_path)  # each can be pasted here
     assert len(re.findall(rf"^  python {train} \S", done.stdout, re.MULTILINE)) >= 3
     assert not re.search(r"\| torch$", done.stderr, re.MULTILINE)
