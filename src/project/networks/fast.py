@@ -47,7 +47,6 @@ class Fast(nn.Sequential):
                 f"{stride}: too often for {image_size} pixels"
             )
         block = partial(conv_block, norm=norm, activation=activation)
-        convolution = nn.Conv2d(in_channels, stem, kernel_size, stride)
         blocks = nn.Sequential()
         for before, width in pairwise([stem, *widths]):
             first = block(before, width)
@@ -55,6 +54,6 @@ class Fast(nn.Sequential):
             blocks.append(nn.Sequential(first, *[block(width, width) for _ in range(depth - 1)]))
         head = nn.Linear(widths[-1], num_classes)
         end = mean_and_head(dropout, head) | {"pool": nn.AdaptiveMaxPool2d(1)}
-        activated = nn.Sequential(convolution, ACTIVATIONS[activation]())
-        super().__init__(OrderedDict(stem=activated, blocks=blocks, **end))
+        start = nn.Sequential(nn.Conv2d(in_channels, stem, kernel_size, stride), ACTIVATIONS[activation]())
+        super().__init__(OrderedDict(stem=start, blocks=blocks, **end))
         initialization(self, head=head, activation=activation)
