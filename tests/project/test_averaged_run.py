@@ -17,7 +17,9 @@ from test_run import assert_same, checkpoint, config, curves, resumed
 from test_scripts import TINY, run_folders, status
 
 from project import build as project
+from project.data.data_module import ImageData
 from project.train import train
+from vitals.report.predictions import Predictions
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import run
 from vitals.runs.run_folder import RunFolder
@@ -71,7 +73,7 @@ def test_the_better_weights_on_validation_are_tested(finished: tuple[Path, dict[
 def test_whichever_is_better_is_chosen(sign: int, tmp_path: Path) -> None:
     """At a rate that makes the raw weights jump the average is better; where they still climb it is worse."""
     words = ["optimizer.lr=1.0", "average.start=2"] if sign > 0 else ["optimizer.lr=0.01", "average.start=0"]
-    words += ["trainer.max_epochs=6", "schedule=constant", "data.limit=600", *SMALL]
+    words += ["trainer.max_epochs=6", "schedule=constant", "data.limit=600", "callbacks=none"]
     metrics = run(config(*words), RunFolder(tmp_path), train)
     gain = metrics["average/accuracy_val"] - metrics["best/accuracy_val"]
     assert gain * sign > 0
@@ -126,18 +128,18 @@ def test_the_raw_run_is_the_same_to_the_bit_without_the_average(tmp_path: Path) 
     }
 
 
-def test_two_processes_keep_one_average(tmp_path: Path) -> None:
-    words = [
-        *TINY,
-        *SMALL,
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-    ]
-    words += ["trainer.max_epochs=2", "average.start=0.0", "schedule.warmup_epochs=0"]
-    process = commands.Started("train", *words, folder=tmp_path)
+def test_two_processes_train_in_one_folder_and_keep_one_average(tmp_path: Path) -> None:
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=2"]
+    words += ["average.start=0.0", "schedule.warmup_epochs=0"]
+    process = commands.Started("train", *TINY, *words, folder=tmp_path)
     assert process.wait() == 0, process.output
     [folder] = run_folders(tmp_path)
+    # 100 images, 50 a process, one batch of 32 each: one step an epoch
+    assert [(row["epoch"], row["step"]) for row in rows(folder)] == [("1", "1"), ("2", "2")]
+    images = ImageData("digits")
+    images.setup()
+    kept = Predictions.load(folder / "predictions.npz")  # of both processes, in the order of the test images
+    assert kept.labels.tolist() == images.test.labels.tolist()
     last = rows(folder)[-1]
     found = evaluated(folder, "average", "val")
     assert found["accuracy/val"] == pytest.approx(float(last["val_average/accuracy"]), abs=1e-6)
@@ -153,6 +155,7 @@ def test_a_terminated_run_keeps_the_average_of_its_whole_epochs_and_goes_on(tmp_
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
     [folder] = run_folders(tmp_path)
+    assert f"scripts/train.py resume={folder.relative_to(tmp_path)}" in process.output
     last = checkpoint(folder)
     whole = last["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]  # epochs
     assert last["callbacks"]["WeightAverage"]["average"]["count"] == whole
