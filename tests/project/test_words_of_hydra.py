@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -79,9 +77,10 @@ def test_every_command_that_is_printed_can_be_pasted(key: str, tmp_path: Path) -
     done = run("train", *TINY, f"{key}={ODD}", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith("evaluate:")]
-    words = shlex.split(line.removeprefix("evaluate:"))
-
-    pasted = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+    python, script, *words = shlex.split(line.removeprefix("evaluate:"))
+    assert python == "python"
+    assert (tmp_path / script).is_file()
+    pasted = run(Path(script).stem, *words, folder=tmp_path)
     assert pasted.returncode == 0, pasted.stderr
     assert "accuracy" in pasted.stdout
     assert (pasted.stderr, "GPU available" in pasted.stdout) == ("", False)
