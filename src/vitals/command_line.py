@@ -16,10 +16,13 @@ import os
 import secrets
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -67,6 +70,7 @@ def answers_mistakes() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     complains, logging.raiseExceptions = logging.raiseExceptions, False  # of a log that cannot be written
+    of_threads, threading.excepthook = threading.excepthook, partial(_in_thread, threading.excepthook)
     try:
         with Signals():
             yield
@@ -87,7 +91,14 @@ def answers_mistakes() -> Iterator[None]:
         print(f"\n{problem}", file=sys.stderr)
         sys.exit(problem.code)
     finally:
-        logging.raiseExceptions = complains
+        logging.raiseExceptions, threading.excepthook = complains, of_threads
+
+
+def _in_thread(tell: Callable[[Any], object], raised: Any) -> None:
+    """Say nothing of a write that failed in a thread of TensorBoard's: its next call raises that again."""
+    system = raised.exc_value
+    if not (isinstance(system, OSError) and system.errno in FAILURES):
+        tell(raised)
 
 
 @contextmanager
