@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from project.build import build_data, build_module
+from project.build import build_data, build_module, prepare
 from project.optim.optimizers import set_momentum
 from project.schema import Experiment
 from vitals.errors import UserError
@@ -127,6 +127,14 @@ def test_a_network_of_any_images_takes_those_that_are_not_square(tmp_path, compo
     classifier = build_module(config, build_data(config))
     assert classifier.training
     assert classifier(torch.zeros(2, 3, 32, 48)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("group", ["data", "module", "network", "optimizer", "schedule"])
+def test_what_must_be_built_names_what_builds_it(compose, group):
+    config = compose("data=digits")
+    config[group]._target_ = None
+    with pytest.raises(UserError, match=rf"^{group}\._target_=null is not allowed: it must be a dotted name"):
+        prepare(config)
 
 
 def test_lbfgs_refuses_a_large_image_folder(tmp_path, compose, write_tree):

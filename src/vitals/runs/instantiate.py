@@ -107,6 +107,11 @@ def locate(where: str, name: str) -> Any:
     Raises:
         UserError: if there is no such thing.
     """
+    if not isinstance(name, str):
+        value = "null" if name is None else name
+        raise UserError(
+            f"{where}._target_={value} is not allowed: it must be a dotted name, package.module.Name."
+        )
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
