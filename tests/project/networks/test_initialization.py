@@ -125,3 +125,8 @@ def test_what_has_no_filters_to_whiten_is_told_so(compose):
     for words in (["network=mlp"], ["network=convnet", "network.widths=[7,8]"]):
         with pytest.raises(ValueError, match="first convolution with an even number of filters"):
             whiten(build_network(compose(*words), 10, (3, 32, 32)), torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"mlp"}))
+def test_every_network_with_a_convolution_can_be_whitened(compose, name):
+    assert compose(f"network={name}", "network.whiten=true").network.whiten
