@@ -52,14 +52,14 @@ def prepare(config: DictConfig) -> None:
         require_target(group, config[group], OF_ANY_NETWORK if group == "network" else ())
 
 
-def read_data(config: DictConfig) -> None:
+def read_data(config: DictConfig) -> L.LightningDataModule | None:
     """Read the images, and build on trial the network for them; say what of a folder was passed over.
 
     Raises:
         UserError: if they cannot be read, or memory is too small for the network.
     """
     if config.data._target_ != IMAGE_DATA:
-        return
+        return None
     data = build_data(config)
     data.setup()
     with torch.device("meta"):
@@ -72,6 +72,7 @@ def read_data(config: DictConfig) -> None:
     )
     if data.note:
         print(data.note)
+    return data
 
 
 def build(config: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -145,10 +145,46 @@ def run_command(
         sys.path.append(here)  # so that a `_target_` may lie in the working folder
     if (copy := str(copied(Path(here)))) != here:
         sys.path.insert(sys.path.index(here), copy)
+    if not _is_worker():
+        gather_words(config_dir, config_name)
     config_dir, config_name = primary_configuration(config_dir, config_name)
     if not _is_worker():
         check_command_line(config_dir, config_name, check, prepare, read_data, trains)
     _hand_over(task, config_dir, config_name, check)
+
+
+def gather_words(config_dir: Path, config_name: str) -> None:
+    """Put what Hydra's parser takes for the end of the `key=value` words, as in `a=1 -m b=2`, behind them.
+
+    Raises:
+        UserError: for an option that Hydra does not have, with the words that are probably meant, or a wrong
+            value of one.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign, assignment]
+    _, lost = parser.parse_known_args()
+    if not lost:
+        return
+    arguments, unknown = parser.parse_known_intermixed_args()
+    option = next((word for word in unknown if word.startswith("-")), None)
+    if option is not None:
+        following = sys.argv[sys.argv.index(option) + 1 :][:1]
+        key, equals, value = option.lstrip("-").partition("=")
+        if not equals:
+            value = next((word for word in following if "=" not in word and word[0] not in "-~"), "true")
+        refused = f"there is no option {option}: values are given as key=value"
+        try:
+            Overrides(config_dir, config_name, [f"{key}={value}"])
+        except UserError as error:
+            raise UserError(f"{refused}. {error}") from None
+        raise UserError(f"{refused}: write {key}={value}.")
+    for word in arguments.overrides:
+        sys.argv.remove(word)
+    sys.argv[1:1] = arguments.overrides
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise UserError(f"the command line cannot be read: {problem}.")
 
 
 def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str]:

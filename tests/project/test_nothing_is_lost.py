@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
+from vitals.runs.run_folder import RunFolder
 
 TINY = ["data=digits", "data.limit=100", "network.widths=[4,4]", "trainer.max_epochs=1", "checks=none"]
 TINY += ["callbacks=none", "diagnosis.report=false", "seed=0"]
@@ -58,6 +60,18 @@ def test_overwrite_moves_nothing_where_the_new_run_is_refused(tmp_path: Path) ->
     words = ["hydra.run.dir=first", "overwrite=true", "data=image_folder", "data.root=nowhere"]
     assert run("train", *words, folder=tmp_path).returncode == 2
     assert (tmp_path / "first" / "config.yaml").exists()
+
+
+def test_data_named_relative_to_where_a_run_was_started_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (began := tmp_path / "began" / "images").mkdir(parents=True)
+    recorded = {"data": {"root": "images"}, "provenance": {"working_folder": str(began.parent)}}
+    (tmp_path / "config.yaml").write_text(json.dumps(recorded))
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder(tmp_path).read_config().data.root == str(began)
+    (tmp_path / "images").mkdir()
+    assert RunFolder(tmp_path).read_config().data.root == "images"
 
 
 INTERRUPT = """

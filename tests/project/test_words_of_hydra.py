@@ -29,6 +29,32 @@ def test_a_group_that_is_taken_out_is_its_choice_none(word: str, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--lr", "0.1"],
+            "no option --lr: values are given as key=value. lr: there is no key or group 'lr'; did "
+            "you mean optimizer.lr=0.1?",
+        ),
+        (["--trainer.max_epochs=3"], "values are given as key=value: write trainer.max_epochs=3."),
+        (["--overwrite", "seed=0"], "values are given as key=value: write overwrite=true."),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+    ],
+)
+def test_options_that_hydra_does_not_have_are_answered_with_the_words_that_are_meant(
+    words: list[str], sentence: str, tmp_path: Path
+) -> None:
+    said = run("train", "data=digits", *words, folder=tmp_path)
+    assert said.returncode == 2
+    assert sentence in said.stderr
+
+
+def test_options_may_stand_between_the_words(tmp_path: Path) -> None:
+    said = run("train", "data=digits", "--cfg", "job", "seed=7", folder=tmp_path)
+    assert yaml.safe_load(said.stdout)["seed"] == 7
+
+
 @pytest.mark.parametrize("flags", [[], ["-m"]])
 def test_hydras_launchers_are_answered_with_ours(flags: list[str], tmp_path: Path) -> None:
     said = run("train", *flags, "hydra/launcher=joblib", folder=tmp_path)

@@ -243,10 +243,16 @@ def test_arguments_that_shorten_or_look_are_right_in_table_and_status(tmp_path: 
     same = Trained(tmp_path, *words, "network.norm=none", place="same")
     assert math.isclose(*(float(row["loss/train"]) for row in same.rows), rel_tol=1e-6)
 
-    too_large = run("train", *TINY, "trainer.val_check_interval=1000", folder=tmp_path)
-    assert too_large.returncode == 2
-    assert "Traceback" not in too_large.stderr
-    assert "val_check_interval" in too_large.stderr
+    before = sorted(tmp_path.iterdir())
+    for word, sentence in {
+        "val_check_interval=1000": "is more than the 9 training batches of an epoch: take 9 or less",
+        "limit_train_batches=0.1": "leaves none of the 9 batches of train: take a share of at least 0.12",
+        "val_check_interval=0": "is not allowed: it must be a whole number of batches of 1 or more, a share",
+    }.items():
+        refused = run("train", *TINY, f"trainer.{word}", folder=tmp_path)
+        assert refused.returncode == 2
+        assert f"trainer.{word} {sentence}" in refused.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_early_stopping_says_that_it_stopped(tmp_path: Path) -> None:

@@ -85,9 +85,7 @@ class ImageData(L.LightningDataModule):
         self.train = train if self.limit is None else train.limited(self.limit, self.split_seed)
         self.validation, self.test = validation, test
         if self.crop_padding >= (size := min(self.image_shape[1:])):
-            raise UserError(
-                f"data.crop_padding={self.crop_padding} must be smaller than the images' {size} pixels."
-            )
+            raise UserError(f"data.crop_padding={self.crop_padding} must be below the images' {size} pixels.")
         self.mean, self.std = self.train.channel_statistics()
 
     @property

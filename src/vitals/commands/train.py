@@ -27,7 +27,11 @@ def reading(project: ProjectFolder) -> Callable[[DictConfig], None]:
     """What looks at the data of a configuration, where the project has such a function."""
 
     def read_data(config: DictConfig) -> None:
-        getattr(project.module("build"), "read_data", lambda config: None)(config)
+        from vitals.runs.prerequisites import require_batches
+
+        data = getattr(project.module("build"), "read_data", lambda config: None)(config)
+        if data is not None:
+            require_batches(config, data)
 
     return read_data
 

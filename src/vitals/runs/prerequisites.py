@@ -1,13 +1,20 @@
 """What a run needs from the machine it starts on: packages, a GPU, perhaps the network."""
 
+from __future__ import annotations
+
+import math
 import threading
 import urllib.request
 from contextlib import suppress
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
+
+if TYPE_CHECKING:
+    import lightning as L
 
 
 def require_prerequisites(config: DictConfig) -> None:
@@ -37,6 +44,44 @@ def require_prerequisites(config: DictConfig) -> None:
                 f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
                 f"take trainer=cpu or trainer=auto."
             )
+
+
+def require_batches(config: DictConfig, data: L.LightningDataModule) -> None:
+    """Make sure that the trainer's shares and intervals are not below or beyond the batches that there are.
+
+    Args:
+        config: of the run.
+        data: its data, set up for training; loaders of unknown length, or several, are left to Lightning.
+
+    Raises:
+        UserError: saying which value is wrong, of how many batches, and what would be right.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    trainer = config.trainer
+    counts: dict[str, int] = {}
+    for split in ("train", "val"):
+        try:
+            counts[split] = len(getattr(data, f"{split}_dataloader")())
+        except (TypeError, NotImplementedError, MisconfigurationException):
+            continue
+        share = trainer.get(f"limit_{split}_batches")
+        if isinstance(share, float) and counts[split]:
+            if int(share * counts[split]) < 1:
+                raise UserError(
+                    f"trainer.limit_{split}_batches={share} leaves none of the {counts[split]} batches of "
+                    f"{split}: take a share of at least {math.ceil(100 / counts[split]) / 100}."
+                )
+            counts[split] = int(share * counts[split])
+        elif share is not None:
+            counts[split] = min(share, counts[split])
+    interval, batches = trainer.get("val_check_interval"), counts.get("train")
+    within = isinstance(interval, int) and trainer.get("check_val_every_n_epoch", 1) is not None
+    if within and batches is not None and interval > batches and trainer.limit_val_batches != 0:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is more than the {batches} training batches of an epoch: "
+            f"take {batches} or less, or trainer.check_val_every_n_epoch=null, which counts across epochs."
+        )
 
 
 def answers(url: str, seconds: float = 6) -> bool:

@@ -27,7 +27,8 @@ class Project(Protocol):
     """The owner's side of a run.
 
     It may also have `read_data(config)`, which looks at the data themselves, before anything is written, and
-    raises a `UserError` for what is wrong with them.
+    raises a `UserError` for what is wrong with them; what is said in shares of an epoch, or in batches, is
+    compared with the data that it returns, a LightningDataModule that is set up, or None.
     """
 
     def prepare(self, config: DictConfig) -> None:

@@ -23,6 +23,7 @@ def provenance() -> dict[str, Any]:
 
     return {
         "command": shlex.join([*program(), *sys.argv[1:]]),
+        "working_folder": os.getcwd(),
         "git": git_state(Path(__file__).parent),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {

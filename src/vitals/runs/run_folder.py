@@ -200,6 +200,8 @@ class RunFolder:
     def read_config(self) -> DictConfig:
         """The run's configuration, without the provenance that stands beside it in the file.
 
+        A relative `data.root` that is not here is looked for where the run was started.
+
         It is written with its values resolved. One that stands for another plain value of the same file may
         be left; nothing is asked of the environment, or of what else a resolver knows.
 
@@ -207,11 +209,15 @@ class RunFolder:
             UserError: if the file is damaged, or no configuration of a run.
         """
         content = self._read()
-        content.pop("provenance", None)
+        facts = content.pop("provenance", None)
         if key := _interpolation_in(content, content):
             raise UserError(f"{self.config}: {key} is no plain value, as all in the folder of a run are.")
         try:
-            return OmegaConf.create(content)
+            config = OmegaConf.create(content)
+            root, began = OmegaConf.select(config, "data.root"), (facts or {}).get("working_folder")
+            if root and began and not Path(root).exists() and (there := Path(began) / root).exists():
+                config.data.root = str(there)
+            return config
         except Exception as error:
             raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
 

@@ -133,7 +133,7 @@ def test_classes_too_small_to_be_split_are_answered_by_a_sentence(tmp_path, writ
 
 def test_padding_as_large_as_images_whose_size_was_found_is_refused(tmp_path, write_tree):
     write_tree(tmp_path, size=8)
-    with pytest.raises(UserError, match=r"data\.crop_padding=8 must be smaller than the images' 8 pixels"):
+    with pytest.raises(UserError, match=r"data\.crop_padding=8 must be below the images' 8 pixels"):
         read("image_folder", root=str(tmp_path), crop_padding=8, validation_fraction=0.5)
 
 

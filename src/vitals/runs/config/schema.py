@@ -45,6 +45,13 @@ BatchLimitOrZero = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)],
     Field(description="a whole number of batches, a share of them from 0 to 1.0, or 0 for none"),
 ]
+Interval = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | str | dict[str, Any],
+    Field(
+        description="a whole number of batches of 1 or more, a share of an epoch greater than 0 and up to "
+        "1.0, or a time, DD:HH:MM:SS"
+    ),
+]
 Epochs = Annotated[
     Annotated[int, Field(ge=1)] | Literal[-1] | None,
     Field(description="a whole number of 1 or more, or -1 or null where max_steps or max_time ends the run"),
@@ -165,6 +172,7 @@ class Trainer(Component):
     max_epochs: Epochs
     max_steps: Steps = -1
     check_val_every_n_epoch: Count | None = 1
+    val_check_interval: Interval | None = None
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Devices
     strategy: Text
