@@ -19,7 +19,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
-from vitals.probes.trial import ADAPTIVE, Inputs, Trial, trial
+from vitals.probes.trial import Inputs, Trial, ignores_scale, trial
 from vitals.writers.writer import Writer
 
 STEEP, VERY_STEEP = 0.3, 0.8
@@ -240,7 +240,8 @@ def check_layer_variance(
         scale = math.sqrt(layers[0].variance)
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
-    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, isinstance(optimizer, ADAPTIVE))
+    adaptive = optimizer is not None and ignores_scale(optimizer)
+    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive)
 
 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:

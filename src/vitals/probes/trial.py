@@ -27,17 +27,6 @@ Clipping = Callable[[Optimizer], None]
 """Changes the gradients of an optimizer's parameters in place, as the training does before each step. The
 copy of an optimizer has it as its attribute `clipping` where it stands for such a training."""
 
-ADAPTIVE = (
-    torch.optim.Adadelta,
-    torch.optim.Adagrad,
-    torch.optim.Adam,  # and AdamW, which is one
-    torch.optim.Adamax,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-    torch.optim.RMSprop,
-)
-"""Optimizers whose step does not depend on the scale of the gradient."""
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -216,6 +205,30 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
     fastest = max(group["lr"] for group in optimizer.param_groups)
     for group in optimizer.param_groups:
         group["lr"] = rate * (group["lr"] / fastest)
+
+
+def ignores_scale(optimizer: Optimizer) -> bool:
+    """Whether the first step of `optimizer` is as long after gradients a hundred times as large.
+
+    Tried with copies of the corners of its parameters. One that cannot step so, as LBFGS, does not.
+    """
+    moved = []
+    for scale in (0.01, 1.0):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        corners = [nn.Parameter(p.detach()[(slice(8),) * p.ndim].clone()) for p in parameters]
+        try:
+            with isolated_rng(0), torch.no_grad():
+                own = _copied_optimizer(optimizer, dict(zip(map(id, parameters), corners, strict=True)))
+                own.state.clear()
+                before = [corner.clone() for corner in corners]
+                for corner in corners:
+                    corner.grad = scale * torch.randn_like(corner)
+                own.step()
+        except Exception:  # an optimizer of somebody's own may want anything
+            return False
+        lengths = [(corner.detach() - old).norm() for corner, old in zip(corners, before, strict=True)]
+        moved.append(float(torch.stack(lengths).norm()))
+    return moved[1] < 10 * moved[0]
 
 
 def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:

@@ -178,7 +178,7 @@ def test_sick_networks_are_named(net, inputs, cause):
 
 def test_adam_bears_a_collapse_that_sgd_does_not():
     net = mlp(*[128] * 7)
-    for make, alarms in ((torch.optim.SGD, 1), (torch.optim.Adam, 0)):
+    for make, alarms in ((torch.optim.SGD, 1), (torch.optim.Adam, 0), (torch.optim.Rprop, 0)):
         optimizer = make(net.parameters(), lr=0.01)
         assert len(named(check_layer_variance(net, batch(64)[0], optimizer))) == alarms
 
