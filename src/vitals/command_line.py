@@ -288,6 +288,7 @@ def check_command_line(
         folder = RunFolder.existing(resume, "resume")
         if trains and not _is_further():
             folder.require_free()
+            print(f"going on with {shown(folder.path)}", flush=True)
         config = resumed_config(folder, overrides.arguments, list(overrides.groups))
         check(config)
         sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
@@ -303,6 +304,9 @@ def check_command_line(
             old.require_free()
             if not config.get("overwrite"):
                 old.require_new("hydra.run.dir")
+        if resume is None and not _is_further():  # at once, for what comes next takes seconds
+            choices = overrides.choices().items()
+            print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)
         with status_line("importing torch, and building everything once on trial"):
             prepare(config)
     if read_data is not None:
@@ -338,7 +342,6 @@ def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
         folder.move_aside()  # none of its trainings can be gone on with
         sys.argv[1:] = words
         return
-    print(f"going on with {shown(folder.path)}", flush=True)
     ours = [word for word in words if word.lstrip("+~").startswith(("-", "hydra")) and word not in places]
     ours += [word for word in words if word.startswith("trust=")]
     if names := names_to_trust(config, folder.path):  # that this command names itself
@@ -351,7 +354,7 @@ def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
 def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
     overrides = Overrides(config_dir, config_name, words)
-    known, config = overrides.groups, overrides.with_hydra()
+    known, config = overrides.groups, overrides.with_hydra
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     parts = {
         file.stem.upper(): shlex.join(program(command=file.stem)) for file in COMMANDS.glob("[a-z]*.py")

@@ -124,6 +124,7 @@ def test_a_run_in_a_new_interpreter_ends_with_a_table_and_the_tensorboard_comman
     assert (done.returncode, done.stderr) == (0, "")
     assert "GPU available" not in done.stdout
     (folder,) = run_folders(tmp_path)
+    assert "data=digits" in done.stdout.splitlines()[0]  # what is chosen, at once
     table, _, after = done.stdout.partition("└")
     assert [word for word in ("best", "last", "test", "validation") if word not in table] == []
     assert f"tensorboard --logdir {folder.relative_to(tmp_path)}" in after

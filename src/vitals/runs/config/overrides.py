@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,15 @@ class Overrides:
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
 
+    def choices(self) -> dict[str, str]:
+        """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
+        chosen = self.with_hydra.hydra.runtime.choices
+        return {group: chosen[group] for group in self.groups if chosen.get(group)}
+
     def run_folder(self) -> Path:
         """The folder that Hydra is going to make for a single run of these words."""
         setup_globals()  # for `${now:…}`
-        config = self.with_hydra()
+        config = self.with_hydra
         try:
             with open_dict(config):
                 config.hydra.runtime.cwd = os.getcwd()
@@ -265,6 +271,7 @@ class Overrides:
             if node is not None and node._is_interpolation():
                 return
 
+    @cached_property
     def with_hydra(self) -> DictConfig:
         """The configuration that these words ask for, with Hydra's own part."""
         return self._compose(self.arguments, return_hydra_config=True)
