@@ -160,7 +160,7 @@ _FAULTS = (
         "learning-rate-too-high",
         "steps are so large that the loss diverges, bounces or stays at chance",
         "loss",
-        ("exploding-gradients", "underfitting", "labels-random"),
+        ("exploding-gradients", "underfitting", "labels-random", "learning-rate-too-low"),
         symptom=True,
     ),
     Cause(

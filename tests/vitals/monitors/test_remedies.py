@@ -123,10 +123,17 @@ def test_findings_of_before_have_no_setting(tmp_path: Path) -> None:
     assert read_findings(path)[0].setting is None
 
 
-def test_a_rate_that_another_cause_brings_with_it_is_no_remedy() -> None:
-    root = Finding("input-not-normalized", "fail", "Pixels reach from 0 to 255.", "Normalize them.")
-    rate = Finding("learning-rate-too-high", "warn", "It rose.", "Lower it to 0.03.", setting={"lr": 0.03})
-    assert without_consequences([rate]) == [rate]
-    first, second = without_consequences([root, rate])
+@pytest.mark.parametrize(
+    ("cause", "rate"),
+    [
+        ("input-not-normalized", "learning-rate-too-high"),
+        ("learning-rate-too-high", "learning-rate-too-low"),  # what large steps have killed moves no more
+    ],
+)
+def test_a_rate_that_another_cause_brings_with_it_is_no_remedy(cause: str, rate: str) -> None:
+    root = Finding(cause, "fail", "It is seen.", "Mend it.")
+    follows = Finding(rate, "warn", "It is seen, too.", "Take 0.03.", setting={"lr": 0.03})
+    assert without_consequences([follows]) == [follows]
+    first, second = without_consequences([root, follows])
     assert first == root
     assert (second.level, second.remedy, second.setting) == ("note", "", None)
