@@ -1,4 +1,4 @@
-"""Do to runs whatever can be done to them, and count what they did not survive: a table for the README.
+"""Do to runs whatever can be done to them, and count what they did not survive: a table for docs/figures.md.
 
     python -m benchmarks.faults                       # the whole campaign, for hours
     python -m benchmarks.faults kills --kills 100     # runs killed anywhere, continued, and compared

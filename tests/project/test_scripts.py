@@ -36,11 +36,14 @@ def status(folder: Path) -> dict[str, object]:
     return content
 
 
-def readme_commands() -> list[str]:
-    """The lines of the README's shell blocks that run a script."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def documented_commands() -> list[str]:
+    """The lines of the shell blocks of the README and of the pages in docs/ that run a script, each once."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line[line.index("python scripts/") :] for line in lines if "python scripts/" in line]
+    commands = [line[line.index("python scripts/") :] for line in lines if "python scripts/" in line]
+    return list(dict.fromkeys(commands))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,8 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_the_commands_of_the_readme_work_on_digits(
+@pytest.mark.parametrize("command", documented_commands())
+def test_the_commands_of_the_pages_work_on_digits(
     command: str,
     run_folder: Path,
     tmp_path: Path,
@@ -102,7 +105,7 @@ def test_the_commands_of_the_readme_work_on_digits(
         replaced = ("data=", "data.root=", "trainer.max_epochs=", "schedule.warmup_epochs=")
         about_checks = path == "scripts/check.py" or any(word.startswith("checks") for word in words)
         words = [word for word in words if not word.startswith(replaced)] + ["data=digits", "debug=fast"]
-        if command != readme_commands()[0]:  # checks and page take longer than all else here
+        if command != documented_commands()[0]:  # checks and page take longer than all else here
             words += ["diagnosis.report=false", "checks.samples=128" if about_checks else "checks=none"]
         if not any(word.startswith("network=") for word in words):
             words.append("network.widths=[8,8]")
