@@ -65,7 +65,7 @@ def working_rate(
 
 def rate_remedy(higher: bool, rate: float, works: float) -> str:
     """What to do about a learning rate, too low where `higher`; `works` is what `working_rate` found."""
-    remedy = f"{'Raise' if higher else 'Lower'} the learning rate from {rate:g}"
+    remedy = f"{'Raise' if higher else 'Lower'} the learning rate from {rate:.3g}"
     if not math.isfinite(works):
         return f"{remedy} until the first steps lower the loss."
     return f"{remedy} to about {works:g}: from the same start, {STEPS} steps at it lower the loss."
