@@ -34,7 +34,9 @@ def steps_per_epoch(trainer: L.Trainer) -> float:
 def total_epochs(trainer: L.Trainer) -> float:
     """Epochs of the whole training, with their fraction; see `total_steps`."""
     steps = steps_per_epoch(trainer)
-    return total_steps(trainer) / steps if math.isfinite(steps) else float(trainer.max_epochs or math.inf)
+    if math.isfinite(steps):
+        return total_steps(trainer) / steps
+    return float(trainer.max_epochs) if (trainer.max_epochs or -1) > 0 else math.inf  # type: ignore[arg-type]
 
 
 def is_timed(trainer: L.Trainer) -> bool:

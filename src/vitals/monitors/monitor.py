@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, ClassVar
 
 import lightning as L
@@ -68,8 +68,8 @@ class Monitor(L.Callback):
     """Measures after some optimizer steps, in the first process alone, and never ends a training.
 
     What it measures goes to the loggers of the trainer and to its `Recorder`, where it has one. A monitor
-    that fails says why in a finding `skipped` and is silent from then on. Subclasses measure in the hooks of
-    Lightning, between `self.active` and `self.due(step)`.
+    that fails, in any of its hooks, says why in a finding `skipped` and is silent from then on. Subclasses
+    measure in the hooks of Lightning, between `self.active` and `self.due(step)`.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
@@ -81,6 +81,15 @@ class Monitor(L.Callback):
     """Station of the course to which it belongs."""
     kept: ClassVar[tuple[str, ...]] = ()
     """Attributes, plain values and tensors, with which a resumed run goes on as if it had never stopped."""
+
+    broken = False
+    """Whether a hook of it has failed."""
+
+    def __init_subclass__(cls, **further: Any) -> None:
+        super().__init_subclass__(**further)
+        for name, hook in list(vars(cls).items()):
+            if name.startswith("on_") and callable(hook):
+                setattr(cls, name, _harmless(hook))
 
     def __init__(
         self,
@@ -102,7 +111,7 @@ class Monitor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._measure_length(trainer, pl_module)
         self.paced = partial(self._measure_length, trainer, pl_module) if is_timed(trainer) else None
-        self.active, self.failures = trainer.is_global_zero, []
+        self.active, self.failures, self.broken = trainer.is_global_zero, [], False
         self.guarded(self.start, trainer, pl_module)
         if self.loaded is not None:
             self.active = self.active and self.loaded["active"]
@@ -201,6 +210,24 @@ class Monitor(L.Callback):
             writer.scalars(scalars, step)
         if recorder := recorder_of(trainer):
             recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
+
+
+def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
+    """`hook` of a monitor, which falls silent where it fails; a full disk ends the training all the same."""
+
+    @wraps(hook)
+    def harmless(self: Monitor, *arguments: Any, **named: Any) -> None:
+        if self.broken and hook.__name__ != "on_train_start":
+            return
+        try:
+            hook(self, *arguments, **named)
+        except Exception as error:
+            if cannot_write(error):
+                raise
+            self.active, self.broken = False, True
+            self.skip(error)
+
+    return harmless
 
 
 def epoch_of(trainer: L.Trainer) -> float:
