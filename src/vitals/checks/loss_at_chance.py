@@ -271,6 +271,8 @@ class LossAtChanceCheck(Check):
         size = options.size or 512
         inputs, targets = setup.inputs[:size], setup.targets[:size]
         result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, setup.optimizer_or_none())
+        if result.deviation < 0 or result.chance <= 0:  # as with rewards for drawn actions
+            setup.require_fixed_loss()
         low, high = result.expected
         return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)
 

@@ -14,6 +14,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.training_step import StepModel
 from vitals.probes.trial import check_rows, trial
 
 SAMPLES = 64
@@ -96,8 +97,11 @@ def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
         with torch.enable_grad():
             known = {id(parameter) for parameter in copies.model.parameters()}
             leaves = graph_leaves(copies.outputs(one[:2]).sum())
-        # Layers that are made in the forward pass differ from pass to pass; that is no noise.
-        anew = any(isinstance(leaf, nn.Parameter) and id(leaf) not in known for leaf in leaves)
+        # Layers that are made in the forward pass differ from pass to pass; that is no noise. Nor is what a
+        # training step draws around its networks.
+        anew = isinstance(model, StepModel) or any(
+            isinstance(leaf, nn.Parameter) and id(leaf) not in known for leaf in leaves
+        )
         if inputs.is_floating_point():
             mixed = copies.outputs(FIRST * one + SECOND * other)
             straight = [_unsquashed(outputs) for outputs in (first, second, mixed)]

@@ -31,7 +31,7 @@ from vitals.probes.loaders import (
 )
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
-from vitals.probes.stand_in import BatchPreparation, mute, stand_in
+from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
 from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept
 from vitals.probes.trial import Loss, copies_of
@@ -214,7 +214,8 @@ def training_setup(
     with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         owner, optimizers = copies_of(module, trainer.optimizers)
         mute(owner)
-        facts = stand_in(trainer, training=True)
+        facts: Any = stand_in(trainer, training=True)
+        attach(owner, facts)
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         step = _first_step(owner, facts, source)
         for optimizer in optimizers:

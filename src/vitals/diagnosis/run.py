@@ -210,11 +210,11 @@ class Run:
         return list(self.by_name("activation_variance"))[:-1]
 
     def has_moved(self, finding: Finding) -> bool:
-        """Whether the weights of the layer that a check found frozen have changed since."""
+        """Whether the layer or parameter that a check found frozen has changed since."""
         if finding.cause != "frozen-parameters" or not finding.check:
             return False
-        weight = f"{finding.where}.weight"
-        names = [name for name in self.by_name("update_ratio") if f".{name}".endswith(f".{weight}")]
+        ends = (f".{finding.where}", f".{finding.where}.weight")
+        names = [name for name in self.by_name("update_ratio") if f".{name}".endswith(ends)]
         return any(any(self.values(f"update_ratio/{name}")) for name in names)
 
     @property

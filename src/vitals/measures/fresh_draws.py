@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.normalization import GroupNorm, LayerNorm
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
 
 from vitals.measures.batch_norm import has_statistics
+from vitals.measures.parametrized import as_kept
 
 FEWEST = 64
 """Weights below which nothing can be said of how they were drawn."""
@@ -76,7 +75,7 @@ def looks_drawn(weight: Tensor) -> bool:
 
 
 def _drawn_as_usual(layer: nn.Linear | _ConvNd) -> bool:
-    weight, bias = _as_kept(layer, "weight"), _as_kept(layer, "bias")
+    weight, bias = as_kept(layer, "weight"), as_kept(layer, "bias")
     if not isinstance(weight, Tensor) or not looks_drawn(weight):
         return False
     if not isinstance(bias, Tensor):
@@ -84,14 +83,6 @@ def _drawn_as_usual(layer: nn.Linear | _ConvNd) -> bool:
     bound = 1 / math.sqrt(weight[0].numel())
     bias = bias.detach()
     return bool((bias == bias[0]).all()) or float(bias.abs().max()) <= bound * (1 + 1e-6)
-
-
-def _as_kept(layer: nn.Module, name: str) -> Any:
-    """What `name` is made of, where it is parametrized: to ask for it may change what makes it, as the power
-    iteration of a spectral norm does."""
-    if is_parametrized(layer, name):
-        return getattr(layer.parametrizations[name], "original", None)  # type: ignore[index]
-    return getattr(layer, name)
 
 
 def _untouched(norm: nn.Module) -> bool:

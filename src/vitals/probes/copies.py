@@ -110,11 +110,24 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     memo = {} if memo is None else memo
     kept = _prepare(original, memo)
     try:
-        return copy.deepcopy(original, memo)
+        copied = copy.deepcopy(original, memo)
+        if isinstance(original, nn.Module):
+            _give_stand_ins(original, copied)
+        return copied
     except Exception as error:
         raise UserError(f"{type(original).__name__} cannot be copied: something in it refuses.") from error
     finally:
         del kept  # the states gone through had to live as long as their identities stand in the memo
+
+
+def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
+    """Let LightningModules in a copy of a copy ask the trainer that the first copy asks, which `deepcopy`
+    leaves out."""
+    for mine, its in zip(copied.modules(), original.modules(), strict=False):
+        if isinstance(its, L.LightningModule) and isinstance(mine, L.LightningModule):
+            trainer: Any = its._trainer
+            if trainer is not None and not isinstance(trainer, L.Trainer):
+                mine._trainer = trainer
 
 
 def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:

@@ -63,7 +63,7 @@ class FixedSubsets:
         self.batch_size = max(samples_in(batch), 1)
         few = first_samples(batch, 8)
         self.twin.rehearse(few)
-        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
             self.evaluating = stand_in(trainer, training=False)
             self.twin.attach(self.evaluating)
             self.preparation = BatchPreparation(trainer, self.twin.module, self.evaluating)
@@ -101,7 +101,7 @@ class FixedSubsets:
             return None
         twin.refresh()
         twin.attach(self.evaluating)
-        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        with isolated_rng(seed=0), torch.enable_grad(), twin.as_in_training():
             try:
                 prepared = map(self.preparation, random_batches(loader, self.samples))
                 return self._kept(prepared, self.samples, twin.module.validation_step)

@@ -81,6 +81,9 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         num_training_batches=trainer.num_training_batches,
+        num_val_batches=trainer.num_val_batches,
+        train_dataloader=loader_facts(trainer.train_dataloader),
+        val_dataloaders=loader_facts(trainer.val_dataloaders),
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         estimated_stepping_batches=trainer.estimated_stepping_batches,
         world_size=1,
@@ -106,6 +109,33 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],
         strategy=StandIn(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
     )
+
+
+class LoaderFacts:
+    """What a step may ask of a loader: how long it is, its data set and its batch size; it gives no batch."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.dataset, self.batch_size = (getattr(loader, name, None) for name in ("dataset", "batch_size"))
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+def loader_facts(loaders: Any) -> Any:
+    """The same for one loader, a list or a dict of them."""
+    if isinstance(loaders, list | tuple):
+        return [LoaderFacts(loader) for loader in loaders]
+    if isinstance(loaders, dict):
+        return {name: LoaderFacts(loader) for name, loader in loaders.items()}
+    return None if loaders is None else LoaderFacts(loaders)
+
+
+def attach(module: nn.Module, trainer: Any) -> None:
+    """Make `trainer`, from `stand_in`, the trainer of `module`, a copy, and of the modules in it."""
+    for part in module.modules():
+        if isinstance(part, L.LightningModule):
+            part._trainer = trainer
 
 
 MUTED = ("log", "log_dict", "print", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")

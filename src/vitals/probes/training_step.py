@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
 from vitals.probes.rows import Rows
+from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
     EVERY_THIRD,
     NoLoss,
@@ -208,7 +209,7 @@ class TrainingStep:
         try:
             for number in range(EVERY_THIRD):
                 with suppress(Reached), unchanged_but_modes(self.owner), torch.no_grad():
-                    self._attach()
+                    attach(self.owner, self.trainer)
                     call_step(step, batch, number)
                 if reached:
                     break
@@ -268,11 +269,6 @@ class TrainingStep:
                 self.parts = [self.owner, *others]
         return self.parts
 
-    def _attach(self) -> None:
-        for part in self.owner.modules():
-            if isinstance(part, L.LightningModule):
-                part._trainer = self.trainer
-
     def _watched(self, batch: Any) -> tuple[list[Call], list[StepLoss]]:
         """The outermost calls of modules with parameters in one run of the step, and its losses."""
         calls: list[Call] = []
@@ -330,13 +326,17 @@ class StepModel(nn.Module):
         return step_losses(owner, self.facts, batch)[self.number].value
 
     def reached(self, batch: Any, number: int) -> list[nn.Parameter]:
-        """The parameters on which some loss of this batch, the one of this number, depends."""
+        """The parameters on which some loss of this batch, the one of this number, depends, after as many
+        optimizer steps."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         owner: Any = self.owner
+        self.facts.global_step += number
         try:
             value = torch.stack([loss.value for loss in step_losses(owner, self.facts, batch, number)]).sum()
         except NoLoss:
             return []
+        finally:
+            self.facts.global_step -= number
         found = torch.autograd.grad(value, parameters, allow_unused=True) if value.requires_grad else ()
         return [each for each, gradient in zip(parameters, found, strict=False) if gradient is not None]
 
