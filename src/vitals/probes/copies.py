@@ -111,8 +111,10 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     kept = _prepare(original, memo)
     try:
         copied = copy.deepcopy(original, memo)
-        if isinstance(original, nn.Module):
-            _give_stand_ins(original, copied)
+        several = isinstance(original, tuple)
+        for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
+            if isinstance(its, nn.Module):
+                _give_stand_ins(its, mine)
         return copied
     except Exception as error:
         raise UserError(f"{type(original).__name__} cannot be copied: something in it refuses.") from error
