@@ -29,7 +29,8 @@ class Recorder(L.Callback):
     Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
-    step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule,
+    step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule
+    or that one cycle is to reach,
     `fresh_layers`, the share of layers as they were drawn, `batches_per_step`, for how many batches a step
     waits, and what monitors add. Where a module waits for several by hand, `first_losses` is the sum of what
     was given to `backward` before the first step.
@@ -81,7 +82,8 @@ class Recorder(L.Callback):
             known = {"batch_size": float(size), "total_steps": total}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
             known["fresh_layers"] = fresh_share(pl_module)
-            known["base_lr"] = max([float(g.get("initial_lr", g["lr"])) for g in groups], default=math.nan)
+            based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
+            known["base_lr"] = max(based, default=math.nan)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
         if self.batches is not None:
             self.batches += 1

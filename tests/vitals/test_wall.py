@@ -11,7 +11,7 @@ FILES = {".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file
 
 # Each imports only from those above it; a line is one floor, whose rooms do not know each other.
 FLOORS = [
-    ["bounded_yaml", "errors", "status_line"],
+    ["bounded_yaml", "errors", "own_time", "status_line"],
     ["causes", "files", "folder_lock"],
     ["findings"],
     ["history", "length", "measures"],

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
+from vitals.own_time import own_time
 from vitals.probes.trial import trial
 
 SHARE, MOST, LEAST = 0.1, 30.0, 10.0
@@ -71,7 +72,7 @@ class Pace:
 
 
 class Budget:
-    """Seconds from now on that may be spent.
+    """Seconds from now on that may be spent, by `own_time`.
 
     Args:
         seconds: infinite for no limit.
@@ -80,12 +81,12 @@ class Budget:
     """
 
     def __init__(self, seconds: float = math.inf, pace: Pace | None = None, spent: float = 0.0) -> None:
-        self.seconds, self.pace, self._start = seconds, pace or Pace(), time.perf_counter() - spent
+        self.seconds, self.pace, self._start = seconds, pace or Pace(), own_time() - spent
 
     @property
     def spent(self) -> float:
         """Seconds since it began."""
-        return time.perf_counter() - self._start
+        return own_time() - self._start
 
     @property
     def left(self) -> float:
@@ -98,9 +99,11 @@ class Budget:
         if math.isinf(self.seconds):
             yield
             return
+        latest = time.perf_counter() + self.left
 
         def look(module: object, arguments: object) -> None:
-            if self.left < 0:
+            # The usual clock runs no slower, and is asked for less.
+            if time.perf_counter() > latest and self.left < 0:
                 raise BudgetSpent
 
         handle = register_module_forward_pre_hook(look)
@@ -134,16 +137,16 @@ def require_budget(seconds: float | None) -> float | None:
 
 def measured_pace(setup: TrainingSetup) -> Pace:
     """The cost of a copy, and of training steps of a few and of many samples on it."""
-    setup, start = next(setup.each_loss()), time.perf_counter()
+    setup, start = next(setup.each_loss()), own_time()
     with trial(setup.model, setup.loss, setup.optimizer_or_none()) as copies:
-        copying = time.perf_counter() - start
+        copying = own_time() - start
 
         def seconds(call: Callable[..., object], *arguments: Any) -> float:
             least = math.inf
             for _ in range(2):
-                start = time.perf_counter()
+                start = own_time()
                 call(*arguments)
-                least = min(least, time.perf_counter() - start)
+                least = min(least, own_time() - start)
                 if least > QUICK:
                     break
             return least

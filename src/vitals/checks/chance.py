@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitals.errors import UserError
 from vitals.probes.trial import Loss
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]
@@ -20,6 +21,12 @@ ROW_SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from 1 in sum: float16 carries three digits."""
 SHIFT = 3.0
 """Added to all outputs: a loss that applies softmax itself does not notice (ln Σ exp is shifted alike)."""
+
+SURE_LOGIT = 20.0
+"""A logit past which a sigmoid is 0 or 1."""
+ALMOST_NONE, SOME = 0.05, 0.3
+"""Shares of the loss of logits of zero that a sure and right answer costs, and that probabilities cost which
+are taken for logits: 0.45 at least for binary cross-entropy."""
 
 
 def kind_of(outputs: Tensor) -> Kind:
@@ -131,6 +138,25 @@ def applies_softmax_twice(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
         answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
         return _ignores_shift(loss, outputs, targets) and float(loss(answer, targets)) > 0.5 * floor
     return kind == "logits" and abs(perfect_loss(loss, outputs, targets) - floor) < 0.02 * floor
+
+
+def sigmoid_floor(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The least loss that probabilities can have, where `loss` takes them for logits: 0.31 to 0.69 for binary
+    cross-entropy, by how common ones are. 0 where it does not, or where `outputs` are no probabilities.
+
+    `outputs` and `targets`, ones and zeros, have as many numbers. A loss of probabilities is near zero, or
+    fails, where these are the targets themselves or far outside of 0 to 1; one of logits is the other way
+    round.
+    """
+    if not bool(((outputs > 0) & (outputs < 1)).all()) or not bool(((targets == 0) | (targets == 1)).all()):
+        return 0.0
+    answer = targets.reshape(outputs.shape).to(outputs.dtype)
+    try:
+        sure = float(loss((2 * answer - 1) * SURE_LOGIT, targets))
+        given, guess = (float(loss(each, targets)) for each in (answer, torch.zeros_like(answer)))
+    except (RuntimeError, UserError):  # binary cross-entropy of numbers that are no probabilities
+        return 0.0
+    return given if sure < ALMOST_NONE * guess and given > SOME * guess else 0.0
 
 
 def softmax_over_batch(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_word
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level, without_consequences, worst_level
+from vitals.own_time import own_time
 from vitals.writers.writer import Writer
 
 
@@ -167,7 +167,7 @@ def run_checks(
 
 
 def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
-    budget, start = options.budget, time.perf_counter()
+    budget, start = options.budget, own_time()
     outcome: Outcome | None = None
     whole, cut = 0.0, ""
     try:
@@ -183,14 +183,14 @@ def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
             outcome = check.run(setup, replace(options, size=size))
         found = list(outcome.findings)
     except BudgetSpent:
-        taken = time.perf_counter() - start
+        taken = own_time() - start
         whole, cut = max(costs[0], taken), ""
         found = [skipped(check.name, _left_out(whole, taken, budget.seconds))]
     except Exception as error:  # a check must never end a training
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         found = [skipped(check.name, str(error) if isinstance(error, UserError) else reason)]
     signed = tuple(_signed(finding, check) for finding in found)
-    return Row(check, outcome, signed, time.perf_counter() - start, whole, cut)
+    return Row(check, outcome, signed, own_time() - start, whole, cut)
 
 
 def _left_out(whole: float, taken: float, budget: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from vitals.checks.chance import (
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.fresh_draws import fresh_share
@@ -176,9 +177,16 @@ class LossAtChance:
 
 
 def check_loss_at_chance(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer | None = None
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Any,
+    optimizer: Optimizer | None = None,
+    classes: int = 0,
 ) -> LossAtChance:
     """Compare the loss of the untrained `model` on real samples with that of a uniform guess.
+
+    Where `targets` are no class numbers (N,), `classes` says that the loss is a cross-entropy of so many.
 
     `inputs` (N, ...) and class numbers `targets` (N,) are training samples without augmentation; at least
     128, better 256, or the mean is too uncertain (of 32 it spreads by 0.13). The copy runs in training mode,
@@ -187,6 +195,8 @@ def check_loss_at_chance(
     weights matter, and whether its first step makes a loss above chance good. Raises `UserError` where
     inputs, targets, outputs (N, C) and loss do not fit together.
     """
+    if classes:
+        return _of_tokens(model, loss, inputs, targets, optimizer, classes)
     check_batch(inputs, targets, minimum=FEWEST)
     with trial(model, loss) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
@@ -223,11 +233,31 @@ def check_loss_at_chance(
     return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
 
 
+def _of_tokens(
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Any, optimizer: Optimizer | None, classes: int
+) -> LossAtChance:
+    """The same for a cross-entropy of which only the number of classes is known; a loss below chance is fine
+    there, as of weights that were trained before."""
+    with trial(model, loss) as copies, torch.no_grad():
+        outputs = copies.outputs(inputs)
+        value, chance = float(copies.loss_of(outputs, targets)), math.log(classes)
+        sd = float(outputs.float().std())
+    result = LossAtChance(
+        value, chance, 0.0, 0.0, sd, len(inputs), "wrong-initial-loss", math.nan, constant=0.0
+    )
+    recovers = (
+        result.deviation > FAR
+        and optimizer is not None
+        and _recovers(model, loss, inputs, targets, optimizer, chance)
+    )
+    return replace(result, recovers=recovers)
+
+
 def _recovers(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer, chance: float
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Any, optimizer: Optimizer, chance: float
 ) -> bool:
     """Whether one step of `optimizer` on a batch brings the loss back to chance, and further ones below."""
-    x, y = inputs[:RECOVERY_BATCH], targets[:RECOVERY_BATCH]
+    x, y = cut(inputs, RECOVERY_BATCH), cut(targets, RECOVERY_BATCH)
     with trial(model, loss, optimizer) as copies:
         before = float(copies.step(x, y)[0])
         if not float(copies.gradients(x, y)[0]) - chance <= EXCESS_LEFT * (before - chance):
@@ -264,13 +294,15 @@ class LossAtChanceCheck(Check):
     """Logs the scalar `checks/loss_at_chance`, the loss before training."""
 
     name = "loss_at_chance"
-    needs = "class numbers"
+    needs = "cross-entropy"
     fewest = 2
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         size = options.size or 512
-        inputs, targets = setup.inputs[:size], setup.targets[:size]
-        result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, setup.optimizer_or_none())
+        inputs, targets = cut(setup.inputs, size), cut(setup.targets, size)
+        classes = setup.step.classes() if setup.step and setup.gives == "cross-entropy" else 0
+        optimizer = setup.optimizer_or_none()
+        result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, optimizer, classes)
         if result.deviation < 0 or result.chance <= 0:  # as with rewards for drawn actions
             setup.require_fixed_loss()
         low, high = result.expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
 from vitals.measures.update_ratio import median_ratio, update_ratio
+from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
 from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, set_rate, trial
@@ -239,7 +239,7 @@ def _over(
                 torch.manual_seed(0)
                 return copies.loss_of(copies.outputs(inputs), targets)
 
-            found = curvature(value, copies.optimizer, end=time.monotonic() + seconds / 2)
+            found = curvature(value, copies.optimizer, end=own_time() + seconds / 2)
     except (BudgetSpent, RuntimeError):  # or there is no second derivative
         return math.nan
     return found.over if found else math.nan
@@ -260,7 +260,7 @@ def _working_rate(
             set_rate(copies.optimizer, rate)
             for step in range(STEPS if rate else 0):
                 present, _ = copies.step(*batches[step % len(batches)])
-                if not math.isfinite(float(present)) or time.monotonic() > end:
+                if not math.isfinite(float(present)) or own_time() > end:
                     return math.nan
             with torch.no_grad():
                 judged = [copies.loss_of(copies.outputs(inputs), targets) for inputs, targets in batches]

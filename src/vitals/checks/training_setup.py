@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.loaders import (
     drawn_places,
@@ -50,9 +50,10 @@ FURTHER = 3
 SECONDS = 5.0
 """Spent on drawing batches, once there is one: a stream may be slow."""
 
-Needs = Literal["losses", "loss", "network", "class numbers"]
+Needs = Literal["losses", "loss", "network", "cross-entropy", "class numbers"]
 """What a check needs of a training step: any number of losses; one loss; one network that is called once with
-one tensor; and one class number for each input, too."""
+one tensor; a cross-entropy of its outputs, of a sequence's tokens or an image's pixels, too; and one class
+number for each input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +269,7 @@ def training_setup(
             validation_inputs=validation_inputs,
             training_layers_in_validation=training_mode,
             loss_is_random=_is_random(step),
-            gives="class numbers" if step.class_numbers else "network",
+            gives="class numbers" if step.class_numbers else "cross-entropy" if step.classes() else "network",
         )
 
 
@@ -349,8 +350,8 @@ class _Source:
             prepared = self.preparation(batch)
             count += max(Rows(prepared).size, 1)
             yield prepared
-            end = min(end, time.monotonic() + SECONDS)
-            if count >= samples or time.monotonic() > end:
+            end = min(end, own_time() + SECONDS)
+            if count >= samples or own_time() > end:
                 return
 
 

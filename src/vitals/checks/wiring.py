@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, kind_of
+from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, kind_of, sigmoid_floor
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.inputs import standardized
@@ -30,6 +30,8 @@ from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
 NAMES_SHOWN = 3
+LARGE = 30.0
+"""Times the inputs that take outputs without a sigmoid out of 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Wiring:
     """Parameters of whole networks that are none of the optimizer's business."""
     over_batch: bool = False
     """Whether the outputs are a softmax over the batch."""
+    binary_floor: float = 0.0
+    """The least loss of outputs that went through a sigmoid, where the loss applies one, too; else 0."""
     matter: tuple[bool, bool] = (False, False)
     """Whether the outputs change with the weights of `unreached`; whether they do with those of
     `zero_gradient`, though their gradient is zero at other weights, too."""
@@ -100,6 +104,13 @@ class Wiring:
         return found
 
     def _softmax(self) -> list[Finding]:
+        if self.binary_floor:
+            seen = (
+                f"The network ends in a sigmoid, and the loss applies one itself: it cannot fall below "
+                f"{self.binary_floor:.3f}."
+            )
+            remedy = "Remove the sigmoid at the end of the network, or take the loss of probabilities."
+            return [Finding("double-softmax", "fail", seen, remedy, "outputs", self.binary_floor, 0.0)]
         if not self.softmax_twice:
             return []
         floor = double_softmax_floor(self.classes)
@@ -243,11 +254,13 @@ def check_wiring(
     missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
-        classes, twice, over_batch = 0, False, False
+        classes, twice, over_batch, floor = 0, False, False, 0.0
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies.loss_of, outputs, targets)
             over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
+        elif isinstance(targets, Tensor) and targets.numel() == outputs.numel() and _bounded(copies, inputs):
+            floor = sigmoid_floor(copies.loss_of, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
         flow = gradient_flow(copies, inputs, targets)
     # Inputs that are all the same silence the first layers, and are the fault of the data.
@@ -282,6 +295,7 @@ def check_wiring(
         tuple(eval_layers),
         tuple(frozen_layers),
         over_batch=over_batch,
+        binary_floor=floor,
         matter=(
             _matter(model, inputs, [name for name in flow.unreached if name not in apart]),
             dead is None and _matter(model, inputs, zero) and _steps(model, loss, inputs, targets, zero),
@@ -330,6 +344,17 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
     meant = len(frozen) < 2 or 2 * len(frozen) <= len(layers) or any(name in left_out for name in weights)
     fresh = set() if meant else set(fresh_layers(model))
     return frozen if fresh >= set(frozen) and not meant and _matter(model, inputs, weights) else []
+
+
+def _bounded(copies: Trial, inputs: Inputs) -> bool:
+    """Whether the outputs stay between 0 and 1 for inputs that are far larger."""
+    large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
+    modes = [(part, part.training) for part in copies.model.modules()]
+    copies.model.eval()
+    outputs = copies.outputs(large)
+    for part, mode in modes:
+        part.training = mode
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:
@@ -397,6 +422,8 @@ class WiringCheck(Check):
             cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
             learn, total = learn + len(names - cut), total + len(names)
         found = [finding for result, _ in results for finding in result.findings()]
+        if setup.step is not None and (shapes := setup.step.every_output_with_every_target()):
+            found.append(_paired(*shapes))
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(
@@ -409,6 +436,16 @@ class WiringCheck(Check):
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
         return 3 * pace.copy + pace.steps(size, count=3.5) + pace.passes(4, count=5)
+
+
+def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
+    seen = (
+        f"The loss compares each output with the targets of all samples, and stays the same when these are "
+        f"exchanged: outputs have the shape {outputs} and targets {targets}, which are broadcast to each "
+        f"other."
+    )
+    remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
+    return Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)
 
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:

@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     modes.evaluating_in_training,
     modes.training_in_validation,
     modes.statistics_apart,
+    modes.evaluation_at_chance,
     capacity.regularization_too_strong,
     learning_rate.too_high,
     learning_rate.batch_too_small,

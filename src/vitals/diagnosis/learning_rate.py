@@ -40,12 +40,15 @@ LARGE_STEPS = 1e-2
 is worse yet, and the loss has hardly fallen, it bounces."""
 MILD = 0.02
 """The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
-PROPORTIONAL = 1e-3
-"""The same where the gain is in proportion to the rate."""
+PROPORTIONAL = 1e-4
+"""The same where the gain is in proportion to the rate, far above rounding: losses of probes are of the same
+batches and random numbers."""
 UNFINISHED, LONG = 0.5, 100
 """Share of the rate before any schedule at which a run of so many steps ends while the rate still rises."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
+IDLE = 0.25
+"""Share of the steps, at the end of a run with much left to learn, that a schedule may leave so."""
 
 
 @needs("loss/train_step", verdict="learning rate too high")
@@ -98,10 +101,9 @@ def too_low(run: Run) -> Iterator[Finding]:
     """The weights hardly move, and more speed would help; or the schedule has ended the training early."""
     rates = run.values("lr/0") or next((run.values(tag) for tag in run.history.tags("lr/")), [])
     peak = max(rates, default=math.nan)
+    vanished = 1.01 * VANISHED_RATE * peak
     early = run.history.series(next(iter(run.history.tags("lr/")), ""))
-    gone = next(
-        (step for step, _, rate in early if rate < VANISHED_RATE * peak and step > early.steps[0]), None
-    )
+    gone = next((step for step, _, rate in early if rate < vanished and step > early.steps[0]), None)
     early_end = gone is not None and gone < 0.5 * run.steps and rates[-1] < peak
     if early_end and run.barely_learns and run.finished:
         message = (
@@ -110,6 +112,16 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
         remedy = "Let the rate decay over the whole run."
         yield Finding("learning-rate-too-low", "fail", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
+        return
+    idle = 1 - gone / run.steps if gone is not None and rates[-1] < vanished else 0.0
+    if run.finished and run.steps >= LONG and idle > IDLE and run.last_loss > FAR_LEFT * run.first_loss:
+        message = (
+            f"The schedule took the learning rate from {peak:g} to {rates[-1]:.1g}: the last {idle:.0%} of "
+            f"the steps trained next to nothing, and the loss, {run.first_loss:.3g} at first, stayed at "
+            f"{run.last_loss:.3g}."
+        )
+        remedy = "Let the rate decay over the whole run; of a loss, ReduceLROnPlateau wants mode='min'."
+        yield Finding("learning-rate-too-low", "warn", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
     base = run.fact("base_lr")
     if run.finished and run.steps >= LONG and rates and rates[0] < rates[-1] == peak < UNFINISHED * base:

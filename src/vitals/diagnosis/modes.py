@@ -13,6 +13,8 @@ MANY = 0.5
 SURE, LOST, HALF = 4.0, 0.1, 0.6
 """Standard errors and accuracy that evaluation mode loses, and the share of it that is left, from which the
 running statistics are said to be apart. It is a note: in healthy runs they lag behind the weights, too."""
+KNOWN, LEARNED = 0.15, 0.9
+"""Accuracy above chance, and share of the loss of a guess, of a network that has learned in training mode."""
 WHOLE = 0.8
 """Share of the modules that are in the wrong mode where the whole network is, in validation. In training all
 of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
@@ -63,6 +65,24 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         "anew after the training (torch.optim.swa_utils.update_bn)."
     )
     yield Finding("train-val-mismatch", "note", message, remedy, "modes", evaluated, HALF * batches)
+
+
+@needs("accuracy/train", "accuracy/train_eval", verdict="evaluation mode")
+def evaluation_at_chance(run: Run) -> Iterator[Finding]:
+    """The network knows the training images in training mode, and in evaluation mode it knows nothing."""
+    live = next(reversed(run.values("accuracy/train")), math.nan)
+    learned = live - run.chance_accuracy > KNOWN and 0 < run.last_loss < LEARNED * run.chance_loss
+    if not run.finished or run.steps < ENOUGH or not learned or not run.at_chance("train"):
+        return
+    message = (
+        f"{live:.0%} of the training images were right while training, and {run.accuracy('train'):.0%} are "
+        f"in evaluation mode, no better than chance: what is evaluated is not what was trained."
+    )
+    remedy = (
+        "Look at what forward() does in evaluation mode alone: an average of the weights that is too slow "
+        "for so few steps, running statistics, another branch."
+    )
+    yield Finding("train-val-mismatch", "warn", message, remedy, "modes", run.accuracy("train"), live)
 
 
 @needs("modes/training_in_validation")

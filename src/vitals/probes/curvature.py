@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
+
+from vitals.own_time import own_time
 
 ITERATIONS = 10
 """Products with the Hessian: 10 bring the largest eigenvalue to a few percent (measured)."""
@@ -45,7 +46,7 @@ def curvature(
         loss: the same at each call, with its graph.
         optimizer: of whose parameters; the second moments of Adam are those of its state.
         iterations: at most.
-        end: of `time.monotonic`, from which no other is begun.
+        end: of `own_time`, from which no other is begun.
     """
     groups = optimizer.param_groups
     fastest = max(groups, key=lambda group: float(group["lr"]))
@@ -69,7 +70,7 @@ def curvature(
     value = math.nan
     for _ in range(iterations):
         length = _norm(direction)
-        if not 0 < length < math.inf or time.monotonic() > end:
+        if not 0 < length < math.inf or own_time() > end:
             break
         direction = [part / length for part in direction]
         scaled = [scale * part for scale, part in zip(scales, direction, strict=True)]

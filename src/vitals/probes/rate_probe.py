@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitals.errors import UserError
+from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
 from vitals.probes.loaders import successive_batches
@@ -83,7 +83,7 @@ def probe_curvature(
     """
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
-    end = time.monotonic() + seconds
+    end = own_time() + seconds
     with isolated_rng(seed=0), torch.enable_grad():
         [batch] = _batches(trainer, shared, count=1)
         own, [optimizer] = copies_of(module, trainer.optimizers)
@@ -98,8 +98,8 @@ def timed_probe(
     trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None
 ) -> tuple[dict[float, float], float]:
     """`probe_rates`, and the seconds it took."""
-    start = time.perf_counter()
-    return probe_rates(trainer, module, shared=shared), time.perf_counter() - start
+    start = own_time()
+    return probe_rates(trainer, module, shared=shared), own_time() - start
 
 
 def rate_from_start(
@@ -158,7 +158,7 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
     losses: list[float] = []
     for batch in batches[:-JUDGED]:
         optimizer.step(lambda batch=batch: step(batch))
-        if not math.isfinite(losses[-1]) or time.monotonic() > end:
+        if not math.isfinite(losses[-1]) or own_time() > end:
             return math.nan
     with torch.no_grad():
         return float(torch.stack([twin.training_loss(batch).float() for batch in batches[-JUDGED:]]).mean())

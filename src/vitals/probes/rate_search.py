@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
+
+from vitals.own_time import own_time
 
 STEPS = 20
 """Of each trial."""
@@ -32,19 +33,19 @@ def working_rate(
 
     Args:
         loss_after: the loss after `STEPS` steps at a rate, always from the same start on the same batches;
-            NaN or infinite where it diverges, or where `time.monotonic` comes to the second argument.
+            NaN or infinite where it diverges, or where `own_time` comes to the second argument.
         start: the loss before them.
         rate: that the training has, above 0.
         higher: whether to look above it, else below.
         seconds: that all of it may take.
     """
-    end = time.monotonic() + seconds
+    end = own_time() + seconds
     losses: dict[int, float] = {}
     enough = start - LOWERED * abs(start)
 
     def loss(place: int) -> float:
         if place not in losses:
-            found = loss_after(_rate(place), end) if time.monotonic() < end else math.inf
+            found = loss_after(_rate(place), end) if own_time() < end else math.inf
             losses[place] = found if math.isfinite(found) else math.inf
         return losses[place]
 

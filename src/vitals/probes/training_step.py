@@ -8,6 +8,7 @@ step calls several modules, or one in another way than with one tensor, it is lo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -173,6 +174,43 @@ class TrainingStep:
         torch.manual_seed(0)
         assert outputs is not None
         return float(self._loss(outputs, rows, factor))
+
+    def classes(self) -> int:
+        """C where the loss is a cross-entropy of outputs (N, ..., C) or (N, C, ...): where all of them are
+        zero, or one, it is ln C; else 0."""
+        if self.network is None or self.outputs is None or self.outputs.ndim < 2:
+            return 0
+        rows = self.rows.of(self.rows.example)
+        with torch.no_grad(), suppress(UserError):
+            levels = [self._value(torch.full_like(self.outputs, at), rows) for at in (0.0, 1.0)]
+            for count in {self.outputs.shape[1], self.outputs.shape[-1]} - {1}:
+                if all(math.isclose(level, math.log(count), rel_tol=1e-4) for level in levels):
+                    return count
+        return 0
+
+    def every_output_with_every_target(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The shapes of the outputs and of a tensor of the batch, as (N, 1) and (N,), where broadcasting
+        makes the loss compare all of one with all of the other; None where it does not.
+
+        Then it stays the same when samples are exchanged in one of them, and no longer does where both have
+        one shape.
+        """
+        rows = self.rows.of(self.rows.example)
+        if self.network is None or self.outputs is None or self.class_numbers:
+            return None
+        outputs, size = self.outputs, self.rows.size
+        for place, row in enumerate(rows):
+            if row.numel() != size or outputs.numel() != size or row.shape == outputs.shape:
+                continue
+            alike = [*rows[:place], row.reshape(outputs.shape), *rows[place + 1 :]]
+            with torch.no_grad(), suppress(UserError):
+                as_they_are, of_one_shape = (
+                    [self._value(each, given) for each in (outputs, outputs.roll(1, 0))]
+                    for given in (rows, alike)
+                )
+                if math.isclose(*as_they_are, rel_tol=1e-5) and not math.isclose(*of_one_shape, rel_tol=1e-3):
+                    return tuple(outputs.shape), tuple(row.shape)
+        return None
 
     def targets(self, batch: Any) -> Tensor | tuple[Tensor, ...]:
         """What the loss needs of `batch` beside the outputs: class numbers (N,) where they are, else the one

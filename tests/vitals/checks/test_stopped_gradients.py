@@ -110,3 +110,12 @@ def test_a_loss_that_keeps_a_baseline_cannot_be_compared_and_is_no_fault() -> No
     x, y = torch.randn(32, 8), torch.randint(4, (32,))
     check = check_gradients(Net(torch.tanh), KeepsMean(), x, y, elements=2, stops_are_meant=True)
     assert [finding.cause for finding in check.findings()] == ["skipped"]
+
+
+def test_the_padding_of_an_embedding_gets_no_gradient_on_purpose():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(6, 4, padding_idx=0), nn.Flatten(), nn.Linear(12, 3))
+    nn.init.normal_(net[0].weight)
+    tokens = torch.arange(24).reshape(8, 3) % 6
+    result = check_gradients(net, F.cross_entropy, tokens, torch.arange(8) % 3)
+    assert not any(finding.alarming for finding in result.findings())

@@ -186,6 +186,14 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-low",
         record(level(), measured={"lr/0": [0.1, 1e-3, 1e-5, *[1e-8] * 7]}, **STUCK),
     ),
+    "schedule that lets go of a loss half-way": (
+        "learning-rate-too-low",
+        record(falling(2.3, 1.6), measured={"lr/0": [0.1, 0.1, 0.1, 0.01, 1e-3, *[1e-4] * 5]}),
+    ),
+    "an average of the weights that stays at the first": (
+        "train-val-mismatch",
+        record(train=0.1, val=0.1, measured={"accuracy/train": [0.3, 0.4, 0.45]}),
+    ),
     "noise of two samples": ("batch-too-small", record(level(2.5), batch_size=2, **STUCK)),
     "weights shrink away": (
         "regularization-too-strong",

@@ -195,6 +195,7 @@ class Sparing(Foreign):
 ALL = [name for name in GROUPS["default"] if name != "gradients_after_burn_in"]
 NETWORK = [name for name in ALL if name not in ("outputs", "loss_at_chance", "informative_inputs")]
 LOSS = [name for name in NETWORK if name != "inputs"]
+PARTS = [*NETWORK, "loss_at_chance"]  # a class for each token or pixel
 LOSSES = ["wiring", "validation_mode", "gradients"]
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
@@ -251,9 +252,9 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
             net=nn.Conv2d(1, 2, 3, padding=1),
         ),
         lambda: loaded(lambda x, y, i: (x, (x[0] > 0).long())),
-        NETWORK,
+        PARTS,
     ),
-    "tokens": (lambda: Step(next_token, net=Tokens()), lambda: loaded(lambda x, y, i: (ids(x),)), NETWORK),
+    "tokens": (lambda: Step(next_token, net=Tokens()), lambda: loaded(lambda x, y, i: (ids(x),)), PARTS),
     "keywords": (
         lambda: Step(lambda module, batch: module.net(**batch)["loss"], net=Keywords()),
         lambda: loaded(lambda x, y, i: {"ids": ids(x), "mask": torch.ones(12), "labels": y}),
@@ -390,3 +391,66 @@ def test_random_labels_are_found_in_dicts_as_well(tmp_path: Path) -> None:
     checks = quick(checks=["informative_inputs"], samples=512)
     fit(cross_entropy("image", "label")(), tmp_path, checks, train=DataLoader(data, 32), limit_val_batches=0)
     assert alarms(checks.findings) == ["labels-random"]
+
+
+def squared_prices(module: Any, batch: Any) -> Tensor:
+    return F.mse_loss(module.net(batch[0]), batch[1].float())
+
+
+def squashed_tags(module: Any, batch: Any) -> Tensor:
+    return F.binary_cross_entropy_with_logits(module.net(batch[0]), batch[1])
+
+
+def tokens(spread: float) -> nn.Module:
+    head = nn.Linear(16, 8, bias=False)
+    nn.init.normal_(head.weight, std=spread)
+    return nn.Sequential(nn.Embedding(8, 16), nn.Linear(16, 16), nn.LayerNorm(16), head)
+
+
+SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], Any, str, str]] = {
+    "a column against a row": (
+        squared_prices,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 1)),
+        lambda x, y, i: (x, y),
+        "wiring",
+        "labels-random",
+    ),
+    "a sigmoid before the loss that applies one": (
+        squashed_tags,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3), nn.Sigmoid()),
+        lambda x, y, i: (x, torch.tensor([y % 2, y > 4, y > 6]).float()),
+        "wiring",
+        "double-softmax",
+    ),
+    "loud outputs for each token": (
+        next_token,
+        lambda: tokens(3.0),
+        lambda x, y, i: ((torch.arange(6) + y) % 8,),
+        "loss_at_chance",
+        "wrong-initial-loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SLIPS)
+def test_slips_of_losses_that_take_no_class_number_are_found(kind: str, tmp_path: Path) -> None:
+    loss, net, make, check, cause = SLIPS[kind]
+    checks = quick(checks=[check])
+    fit(Step(loss, net=net()), tmp_path, checks, train=loaded(make), limit_val_batches=0)
+    assert alarms(checks.findings) == [cause]
+
+
+def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
+    _, prices, numbers, *_ = SLIPS["a column against a row"]
+    _, tags, several, *_ = SLIPS["a sigmoid before the loss that applies one"]
+    _, _, places, *_ = SLIPS["loud outputs for each token"]
+    right: list[tuple[Any, nn.Module, Any]] = [
+        (lambda module, batch: F.mse_loss(module.net(batch[0])[:, 0], batch[1].float()), prices(), numbers),
+        (squashed_tags, tags()[:-1], several),
+        (lambda module, batch: F.binary_cross_entropy(module.net(batch[0]), batch[1]), tags(), several),
+        (next_token, tokens(0.1), places),
+    ]
+    for loss, net, make in right:
+        checks = quick(checks=["wiring", "loss_at_chance"])
+        fit(Step(loss, net=net), tmp_path, checks, train=loaded(make), limit_val_batches=0)
+        assert alarms(checks.findings) == []

@@ -121,6 +121,7 @@ class FunctionalLoss:
             self.device = torch.device("cpu")  # MPS has no float64
         self.model = _converted(model.to(self.device), dtype)
         _fix_spectral_norms(self.model)
+        _whole_gradients(self.model)
         self.loss = _converted(loss.to(self.device), dtype) if isinstance(loss, nn.Module) else loss
         self.penalty = penalty
         if isinstance(penalty, Mapping):
@@ -334,6 +335,13 @@ def _named_inputs(inputs: Any) -> Iterable[tuple[str, Tensor]]:
 def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     # Unlike `.to(dtype)`, these leave complex buffers alone.
     return module.double() if dtype == torch.float64 else module.float()
+
+
+def _whole_gradients(model: nn.Module) -> None:
+    """Embeddings leave the padding's gradient out, or divide by how often a row is used: that is meant."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx, module.scale_grad_by_freq = None, False
 
 
 def _fix_spectral_norms(model: nn.Module) -> None:
