@@ -80,7 +80,8 @@ def test_every_file_and_program_that_is_named_exists(name: str) -> None:
 
 def test_the_faults_that_a_link_can_have_are_seen() -> None:
     page = ROOT / "docs" / "page.md"
-    lines = ("# 一页 `a_b` and [more](course.md)", "## Twice", "## Twice", "```", "# none", "[x](none.md)", "```")
+    title = "# 一页 `a_b` and [more](course.md)"
+    lines = (title, "## Twice", "## Twice", "```", "# none", "[x](none.md)", "```")
     text = "\n".join((*lines, '[y](z.md "t")'))
     assert anchors(text) == {"一页-a_b-and-more", "twice", "twice-1"}
     assert links(text) == ["course.md", "z.md"]
