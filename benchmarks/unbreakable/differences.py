@@ -15,7 +15,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SPEEDS = ("images_per_second", "memory_gib")
+SPEEDS = tuple(f"{group}{name}" for group in ("", "run/") for name in ("images_per_second", "memory_gib"))
 OF_THE_MOMENT = ("started", "ended", "updated", "host", "process", "process_started", "training_seconds")
 """In `status.json`: times of day, machine and speed."""
 LOGS = ("train.log", "output.log", "job.json")

@@ -60,7 +60,7 @@ class Series:
 
 
 class History:
-    """Series by their tags, which are those of TensorBoard.
+    """Series by their tags; `vitals.writers.groups` has the names under which loggers show them.
 
     Values are numbers, or for pictures and histograms what their monitor says; `vitals.monitors` tells which
     tags there are.

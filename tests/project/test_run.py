@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from itertools import cycle
@@ -16,6 +17,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from project import build as project
 from project.module import ImageClassifier
@@ -26,6 +29,7 @@ from vitals.findings import read_findings
 from vitals.runs.evaluate import evaluate
 from vitals.runs.run import prepare, run
 from vitals.runs.run_folder import RunFolder
+from vitals.writers.groups import CATEGORIES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "~callbacks.progress"]
@@ -50,8 +54,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The scalars without the final figures, which the first part of an interrupted run has of its own, and
     without speed and memory, which no two runs have alike."""
-    left_out = ("best/", "last/", "average/", "test/", "images_per_second", "memory_gib")
-    return {tag: points for tag, points in scalars(folder).items() if not tag.startswith(left_out)}
+    found = scalars(folder)
+    return {tag: found[tag] for tag in found if tag == "run/epoch" or not tag.startswith("run/")}
 
 
 def measured(folder: Path) -> list[Any]:
@@ -303,18 +307,54 @@ def test_tensorboard_has_the_tags_of_the_design_at_the_right_steps(finished: tup
     steps = {tag: [step for step, _ in points] for tag, points in scalars(finished[0]).items()}
     for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val"):
         assert steps[tag] == [1, 2], tag
-    for tag in ("loss/train_step", "epoch", "lr/decay", "lr/no_decay", "momentum/decay"):
+    for tag in ("loss/train_step", "run/epoch", "lr/decay", "lr/no_decay", "momentum/decay"):
         assert steps[tag] == [1, 2, 3, 4, 5, 6], tag
 
 
-def test_tensorboard_has_hparams_with_results_a_config_card_and_joint_charts(
+def charts(events: EventAccumulator) -> dict[str, dict[str, list[str]]]:
+    """TensorBoard's custom scalars: by category and chart, the patterns of the tags."""
+    [event] = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    return {
+        category.title: {
+            chart.title: [*chart.multiline.tag, *(series.value for series in chart.margin.series)]
+            for chart in category.chart
+        }
+        for category in layout.category
+    }
+
+
+def test_tensorboard_has_twelve_groups_and_a_chart_for_each_quantity_in_the_order_of_the_course(
+    finished: tuple[Path, Any],
+) -> None:
+    events = EventAccumulator(str(finished[0])).Reload()
+    tags = events.Tags()
+    assert (
+        len({tag.partition("/")[0] for kind in ("scalars", "images", "histograms") for tag in tags[kind]})
+        <= 12
+    )
+    shown = charts(events)
+    assert list(shown) == [category for category in CATEGORIES if category != "before learning"]
+    patterns = [pattern for named in shown.values() for tags in named.values() for pattern in tags]
+    alone = {tag for tag in tags["scalars"] if not any(re.match(pattern, tag) for pattern in patterns)}
+    assert {tag for tag in alone if not tag.startswith("run/")} == set()
+
+
+def test_hparams_begin_with_optimizer_rate_schedule_and_the_metric_and_the_config_is_a_card(
     finished: tuple[Path, Any],
 ) -> None:
     events = EventAccumulator(str(finished[0])).Reload()
     content = events.summary_metadata
-    assert {"_hparams_/experiment", "_hparams_/session_start_info", "config/text_summary"} <= content.keys()
-    assert "custom_scalars__config__" in content
-    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(finished[1]["test/accuracy"])
+    assert {"_hparams_/session_start_info", "config/text_summary"} <= content.keys()
+    found = HParamsPluginData.FromString(content["_hparams_/experiment"].plugin_data.content).experiment
+    shown = sorted(found.hparam_infos, key=lambda column: (not column.differs, column.name))
+    assert [column.name for column in shown[:3]] == ["optimizer", "optimizer.lr", "schedule"]
+    assert [column.display_name for column in found.metric_infos[:2]] == [
+        "best/accuracy_val",
+        "last/accuracy_val",
+    ]
+    assert all(events.Scalars(column.name.tag) for column in found.metric_infos)
+    assert events.Scalars("run/test/accuracy")[-1].value == pytest.approx(finished[1]["test/accuracy"])
 
 
 def test_checkpoints_are_plain_and_the_best_has_its_score_in_its_name(

@@ -21,6 +21,7 @@ from vitals.length import is_timed, total_steps
 from vitals.measures.finite import first_non_finite
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
+from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
 WORSE = 0.002
@@ -87,7 +88,7 @@ class WeightAverage(L.Callback):
         self.options = {"kind": kind, "decay": decay, "last": last}
         self.start, self.every, self.epochs = start, every, epochs
         self.batch_norm_batches, self.monitor, self.mode = batch_norm_batches, monitor, mode
-        self.charts = {"weight average": _charts(monitor)}
+        self.charts: Charts = {"weight average": _charts(monitor)}
         self._forget()
 
     def _forget(self) -> None:
@@ -134,8 +135,11 @@ class WeightAverage(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        self.logs_itself = not any(isinstance(other, LearningCurves) for other in _callbacks(trainer))
-        if self.logs_itself and trainer.is_global_zero and not trainer.global_step:
+        callbacks = _callbacks(trainer)
+        curves = [place for place, other in enumerate(callbacks) if isinstance(other, LearningCurves)]
+        # One that comes before has written the epoch when the average is evaluated.
+        self.logs_itself = not any(place > callbacks.index(self) for place in curves)
+        if not curves and trainer.is_global_zero and not trainer.global_step:
             for writer in writers(trainer):
                 writer.charts(self.charts)
 
@@ -300,11 +304,12 @@ def averaged_name(name: str) -> str:
 
 
 def _charts(monitor: str) -> dict[str, list[Any]]:
-    """Raw and averaged weights on one chart, with the gain."""
-    names = dict.fromkeys([monitor, "loss/val"])
-    charts = {name: [f"{name}$", f"{averaged_name(name)}$"] for name in names}
-    charts[monitor].append("val_average/gain$")
-    return {averaged_name(name).partition("/")[2]: ["Multiline", tags] for name, tags in charts.items()}
+    """Raw and averaged weights on one chart; the gain, a fraction of either, on its own."""
+    charts = {
+        averaged_name(name).partition("/")[2]: ["Multiline", [f"{name}$", f"{averaged_name(name)}$"]]
+        for name in (monitor, "loss/val")
+    }
+    return charts | {"gain": ["Multiline", ["val_average/gain$"]]}
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

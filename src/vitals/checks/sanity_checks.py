@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -28,6 +28,7 @@ from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import first_samples, samples_in
 from vitals.status_line import status_line
+from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
 LATER = "informative_inputs"
@@ -59,6 +60,16 @@ class SanityChecks(L.Callback):
     Raises:
         UserError: if there is no check of a name, two are called the same, or the budget is not above 0.
     """
+
+    charts: ClassVar[Charts] = {
+        "before learning": {
+            "loss: at chance, with the penalty, of the tiny subset": [
+                "Multiline",
+                ["checks/.*_(chance|loss)$"],
+            ],
+            "error of the gradient": ["Multiline", ["checks/gradient_error$"]],
+        }
+    }
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ _FILLERS = {
     "lr": {"learning", "rate"},
     "gradient_norm": {"grad", "gradient", "norm", "total", "global", "2", "0", "l2"},
 }
-_EVERYWHERE = {"metrics", "metric", "scalars", "scalar", "logs", "model"}
+_EVERYWHERE = {"metrics", "metric", "scalars", "scalar", "logs", "model", "run"}
 
 
 def tag_of_foreign(name: str) -> tuple[str, str, str] | None:
@@ -67,7 +67,8 @@ def tag_of_foreign(name: str) -> tuple[str, str, str] | None:
     the name does not say; grains `step`, `epoch`, or empty. What is of a test is left out.
     """
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    words = [{"acc1": "acc", "losses": "loss", "epochs": "epoch"}.get(word, word) for word in words if word]
+    singular = {"acc1": "acc", "losses": "loss", "epochs": "epoch", "gradients": "gradient"}
+    words = [singular.get(word, word) for word in words if word]
     words = [word for word in words if word not in _EVERYWHERE]
     if [word for word in words if word not in _PARTS] == ["epoch"]:
         return "epoch", "", ""

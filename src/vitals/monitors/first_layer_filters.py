@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -24,6 +24,7 @@ from vitals.probes.random_states import isolated_rng
 from vitals.probes.training_step import Reached
 from vitals.probes.twin import Twin, first_samples
 from vitals.recorder import shared_twin
+from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
 
@@ -45,6 +46,14 @@ class FirstLayerFilters(Monitor):
     """
 
     station = "first-layer"
+
+    charts: ClassVar[Charts] = {
+        "first layer": {
+            "moved, 1 - cosine to the start": ["Multiline", ["filters/moved$"]],
+            "smoothness": ["Multiline", ["filters/smoothness$"]],
+            "share of duplicates and of dead ones": ["Multiline", ["filters/(duplicates|dead)$"]],
+        }
+    }
 
     def __init__(
         self,

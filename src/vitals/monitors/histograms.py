@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.fabric.utilities.apply_func import move_data_to_device
@@ -21,6 +21,7 @@ from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin, first_samples, in_halves, joined, samples_in
 from vitals.recorder import shared_twin
+from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
 
@@ -52,6 +53,21 @@ class Histograms(Monitor):
     """
 
     station = "updates"
+
+    charts: ClassVar[Charts] = {
+        "activations": {
+            "variance over samples, the signal": ["Multiline", ["activations/variance/"]],
+            "share of dead units": ["Multiline", ["activations/dead_units/"]],
+            "share of saturated units": ["Multiline", ["activations/saturated_units/"]],
+            "mean": ["Multiline", ["activations/mean/"]],
+            "standard deviation": ["Multiline", ["activations/std/"]],
+        },
+        "gradients": {
+            "variance": ["Multiline", ["gradients/variance/"]],
+            "noise scale, in samples": ["Multiline", ["gradients/noise/scale$"]],
+            "signal and variance of the noise": ["Multiline", ["gradients/noise/(signal|variance)$"]],
+        },
+    }
 
     def __init__(
         self,

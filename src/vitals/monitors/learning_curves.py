@@ -24,6 +24,7 @@ from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import FixedSubsets
 from vitals.probes.twin import samples_in
 from vitals.recorder import recorder_of, shared_twin
+from vitals.writers.groups import Charts, in_groups, joined
 from vitals.writers.registry import writers
 
 WINDOW = 15
@@ -169,12 +170,24 @@ class LearningCurves(Monitor):
         table: whether to write `metrics.csv`.
     """
 
-    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
-        "learning curves": {
-            "loss": ["Multiline", ["loss/train$", "loss/val$"]],
-            "accuracy": ["Multiline", ["accuracy/train$", "accuracy/val$"]],
-            "accuracy without augmentation": ["Multiline", ["accuracy/train_eval$", "accuracy/val"]],
-        }
+    charts: ClassVar[Charts] = {
+        "loss": {
+            "training and validation": ["Multiline", ["loss/(train|val)(_eval)?$"]],
+            "each step": ["Multiline", ["loss/train_step$"]],
+            "noise, as a share of the loss": ["Multiline", ["loss/noise$"]],
+        },
+        "accuracy": {
+            "training and validation": ["Multiline", ["accuracy/(train|val)(_eval)?$"]],
+            "gap between them": ["Multiline", ["accuracy/gap$"]],
+        },
+        "learning rate and momentum": {
+            "learning rate": ["Multiline", ["lr/"]],
+            "momentum": ["Multiline", ["momentum/"]],
+        },
+        "speed": {
+            "images per second": ["Multiline", ["run/images_per_second$"]],
+            "memory in GiB": ["Multiline", ["run/memory_gib$"]],
+        },
     }
 
     kept = ("losses", "of_step", "recent", "of_epoch", "of_steps", "evaluates")
@@ -228,9 +241,8 @@ class LearningCurves(Monitor):
         self.of_epoch: list[float] = []
         self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.global_step)
         if not trainer.global_step:
-            charts: dict[str, Any] = {}
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                charts |= getattr(callback, "charts", {})
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            charts = joined(getattr(callback, "charts", {}) for callback in callbacks)
             for writer in writers(trainer):
                 writer.charts(charts)
 
@@ -293,7 +305,7 @@ class LearningCurves(Monitor):
         epoch = epoch_of(trainer)
         of_module = {} if trainer.lightning_module.automatic_optimization else self._logged_losses(trainer)
         for writer in writers(trainer):
-            writer.scalars({"epoch": epoch, **scalars}, step)
+            writer.scalars({"epoch": epoch, **{in_groups(tag): scalars[tag] for tag in scalars}}, step)
         if recorder := recorder_of(trainer):
             scalars.pop("loss/train_step", None)
             recorder.history.add(step, epoch, of_module | scalars)

@@ -17,6 +17,7 @@ from vitals.files import cannot_write
 from vitals.findings import Finding
 from vitals.length import is_timed, total_steps
 from vitals.recorder import recorder_of
+from vitals.writers.groups import Charts, in_groups
 from vitals.writers.registry import writers
 
 
@@ -67,16 +68,17 @@ TRIES = 3
 class Monitor(L.Callback):
     """Measures after some optimizer steps, in the first process alone, and never ends a training.
 
-    What it measures goes to the loggers of the trainer and to its `Recorder`, where it has one. A monitor
-    that fails, in any of its hooks, says why in a finding `skipped` and is silent from then on. Subclasses
-    measure in the hooks of Lightning, between `self.active` and `self.due(step)`.
+    What it measures goes to the loggers of the trainer, in the groups of `vitals.writers.groups`, and to its
+    `Recorder`, where it has one, under the tags that the tables of the monitors list. A monitor that fails,
+    in any of its hooks, says why in a finding `skipped` and is silent from then on. Subclasses measure in the
+    hooks of Lightning, between `self.active` and `self.due(step)`.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
     """
 
-    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {}
-    """Curves that stand on one chart, as TensorBoard's custom scalars: category, chart, kind and tags."""
+    charts: ClassVar[Charts] = {}
+    """Curves that stand on one chart, one for each quantity; by the names that loggers show."""
     station: ClassVar[StationKey] = "loss"
     """Station of the course to which it belongs."""
     kept: ClassVar[tuple[str, ...]] = ()
@@ -206,8 +208,9 @@ class Monitor(L.Callback):
     ) -> None:
         """Write numbers to loggers and history, at the present step; `further` to the history alone."""
         step = trainer.global_step
+        shown = {in_groups(tag): value for tag, value in scalars.items()}
         for writer in writers(trainer):
-            writer.scalars(scalars, step)
+            writer.scalars(shown, step)
         if recorder := recorder_of(trainer):
             recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -20,6 +20,7 @@ from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin
 from vitals.recorder import recorder_of
+from vitals.writers.groups import Charts, in_groups
 from vitals.writers.registry import writers
 
 HUGE = 1e8
@@ -43,6 +44,8 @@ class NonFinite(Monitor):
     Args:
         every_n_steps, times_per_run, times_per_epoch: of bringing the figures to the host; see `Interval`.
     """
+
+    charts: ClassVar[Charts] = {"gradients": {"norm": ["Multiline", ["gradients/norm$"]]}}
 
     kept = ("waiting", "left_out", "losses", "found", "flushed")
 
@@ -138,7 +141,7 @@ class NonFinite(Monitor):
             norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
         first, last = min(norm_of), max(norm_of)
         for writer in writers(trainer):
-            writer.scalars({"gradient_norm": norm_of[last]}, last)
+            writer.scalars({in_groups("gradient_norm"): norm_of[last]}, last)
         if recorder := recorder_of(trainer):
             block = [norm_of.get(step, math.nan) for step in range(first, last + 1)]
             recorder.history.add_steps(last, epoch_of(trainer), {"gradient_norm": block})

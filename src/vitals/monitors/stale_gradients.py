@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -14,6 +14,7 @@ from vitals.errors import UserError
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
 from vitals.recorder import shared_twin
+from vitals.writers.groups import Charts
 
 
 @torch.no_grad()
@@ -46,6 +47,10 @@ class StaleGradients(Monitor):
     gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
     measured under gradient accumulation or a gradient scaler, where the two differ for good reasons.
     """
+
+    charts: ClassVar[Charts] = {
+        "gradients": {"share of the old gradient in the new": ["Multiline", ["gradients/old$"]]}
+    }
 
     kept = ("before", "first")
 

@@ -14,6 +14,7 @@ from vitals.measures.healthy import UPDATE_RATIO
 from vitals.measures.norms import to_host
 from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
 from vitals.monitors.monitor import Monitor
+from vitals.writers.groups import Charts
 
 
 class UpdateRatio(Monitor):
@@ -40,14 +41,14 @@ class UpdateRatio(Monitor):
 
     station = "updates"
 
-    charts: ClassVar[dict[str, dict[str, list[Any]]]] = {
+    charts: ClassVar[Charts] = {
         "update ratio": {
             "median, and the band it should lie in": [
                 "Margin",
-                ["update_ratio_summary/median", "update_ratio_band/low", "update_ratio_band/high"],
+                ["update_ratio/_median", "update_ratio/_band_low", "update_ratio/_band_high"],
             ],
-            "smallest, median, largest": ["Multiline", ["update_ratio_summary/", "update_ratio_band/"]],
-            "each parameter": ["Multiline", ["update_ratio/", "update_ratio_band/"]],
+            "each parameter, smallest, median and largest": ["Multiline", ["update_ratio/"]],
+            "norm of each parameter": ["Multiline", ["weights/norm/"]],
         }
     }
 

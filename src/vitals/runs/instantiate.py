@@ -35,7 +35,9 @@ from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError, did_you_mean, one_line
 from vitals.on_nonfinite import OnNonFinite
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
+from vitals.runs.metric import bare_name
 from vitals.runs.run_folder import RunFolder
+from vitals.writers.groups import in_groups
 
 T = TypeVar("T")
 
@@ -250,7 +252,11 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
 
 
 def log_results(loggers: Sequence[Logger], config: DictConfig, metrics: dict[str, float], step: int) -> None:
-    """Give every logger the final metrics, and TensorBoard the configuration beside them."""
+    """Give every logger the final metrics, those of the metric that judges the run first, and TensorBoard the
+    configuration beside them."""
+    judging = bare_name(config.metric.name)
+    first = sorted(metrics, key=lambda name: bare_name(name.partition("/")[2]) != judging)
+    metrics = {in_groups(name): metrics[name] for name in first}
     for logger in loggers:
         if isinstance(logger, RunTensorBoard):
             logger.log_results(plain(config), metrics)

@@ -32,7 +32,9 @@ class TensorBoardWriter(Writer):
     """Every curve over its own axis; several numbers as one event; no tables, whose cells its card breaks."""
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: float | None = None) -> None:
-        entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        # Others have an axis `epoch` by this very name; here it would be a group by itself.
+        named = {"run/epoch" if tag == "epoch" else tag: value for tag, value in values.items()}
+        entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in named.items()]
         event = Summary(value=entries)
         self.logger.experiment._get_file_writer().add_summary(event, step if epoch is None else int(epoch))
 

@@ -64,13 +64,13 @@ def test_the_picture_is_that_of_the_first_layer_executed_from_before_the_first_s
     for step, filters in ((0, begin), (4, end)):
         shown = np.asarray(Image.open(io.BytesIO(images[step])))
         assert np.array_equal(shown, filter_grid(filters).permute(1, 2, 0).numpy())
-    moved = events.scalars("first_layer/moved")
+    moved = events.scalars("filters/moved")
     assert list(moved) == [0, 1, 2, 4]
     assert moved[0] == pytest.approx(0, abs=1e-6)
     cosine = float((begin * end).sum() / begin.norm() / end.norm())
     assert moved[4] == pytest.approx(1 - cosine, rel=1e-3, abs=1e-6)
     assert moved[4] > 1e-5
-    assert bool(events.tags(prefix="first_layer/smoothness")) == (end.shape[-1] >= 5)
+    assert bool(events.tags(prefix="filters/smoothness")) == (end.shape[-1] >= 5)
     assert diagnosis.recorder.history.series(f"filters/{layer}").steps == [0, 1, 2, 4]
 
 
@@ -93,5 +93,5 @@ def test_the_beginning_survives_a_resume(tmp_path: Path) -> None:
     )
     assert second.beginning is not None
     assert torch.equal(second.beginning, begin)
-    assert list(later.scalars("first_layer/moved")) == [5, 6, 7, 8]
-    assert later.scalars("first_layer/moved")[5] >= 0.5 * events.scalars("first_layer/moved")[4]
+    assert list(later.scalars("filters/moved")) == [5, 6, 7, 8]
+    assert later.scalars("filters/moved")[5] >= 0.5 * events.scalars("filters/moved")[4]

@@ -58,7 +58,7 @@ def test_entries_stand_at_these_steps_and_no_others(
 ) -> None:
     both = UpdateRatio(**interval), Histograms(**interval, histograms_every=1)
     _, events, _ = watched(Foreign(mlp()), tmp_path, *both, train=some(5), max_epochs=2, **options)
-    for tag in ("update_ratio/net.1.weight", "activation_variance/net.1"):
+    for tag in ("update_ratio/net.1.weight", "activations/variance/net.1"):
         assert list(events.scalars(tag)) == steps
     assert list(events.histograms("weights/net.1.weight")) == steps
 
@@ -68,7 +68,7 @@ def test_a_stream_of_unknown_length_is_measured(tmp_path: Path) -> None:
     both = UpdateRatio(None, times_per_run=10), Histograms(4, None)
     _, events, _ = watched(Foreign(mlp()), tmp_path, *both, train=stream)
     assert list(events.scalars("update_ratio/net.1.weight")) == [1]
-    assert list(events.scalars("activation_variance/net.1")) == [1, 4, 8]
+    assert list(events.scalars("activations/variance/net.1")) == [1, 4, 8]
 
 
 def test_two_optimizers_do_not_step_over_the_interval(tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_two_optimizers_do_not_step_over_the_interval(tmp_path: Path) -> None:
 def test_histograms_come_with_every_so_many_statistics(tmp_path: Path) -> None:
     look = Histograms(2, None, histograms_every=2)
     _, events, _ = watched(Foreign(mlp()), tmp_path, look, train=some(11))
-    assert list(events.scalars("activation_variance/net.1")) == [1, 2, 4, 6, 8, 10, 11]
+    assert list(events.scalars("activations/variance/net.1")) == [1, 2, 4, 6, 8, 10, 11]
     assert list(events.histograms("weights/net.1.weight")) == [1, 4, 8, 11]

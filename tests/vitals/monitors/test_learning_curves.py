@@ -67,8 +67,8 @@ def test_rate_momentum_speed_and_epoch_are_those_of_the_next_step(tmp_path: Path
     assert list(events.scalars("lr/1").values()) == pytest.approx([0.25, 0.125, 0.0625, 0.03125])
     assert list(events.scalars("momentum/body").values()) == pytest.approx([0.9] * 4)
     assert diagnosis.recorder.history.series("lr/body").epochs == [0.25, 0.5, 0.75, 1.0]
-    assert min(events.scalars("images_per_second").values()) > 0
-    assert min(events.scalars("memory_gib").values()) > 0.01
+    assert min(events.scalars("run/images_per_second").values()) > 0
+    assert min(events.scalars("run/memory_gib").values()) > 0.01
 
 
 class ByHand(Callback):
@@ -129,8 +129,8 @@ def test_subsets_come_so_many_times_a_run_and_at_its_end(tmp_path: Path) -> None
 def test_noise_of_the_loss_and_charts_are_written(tmp_path: Path) -> None:
     curves = LearningCurves(10, None, subset_samples=0)
     _, events, _ = watched(Foreign(mlp()), tmp_path, curves, train=some(32, 8))
-    assert list(events.scalars("loss_noise")) == [30]
-    assert 0 < events.scalars("loss_noise")[30] < 2
+    assert list(events.scalars("loss/noise")) == [30]
+    assert 0 < events.scalars("loss/noise")[30] < 2
     assert "custom_scalars__config__" in events.tags("tensors")
 
 

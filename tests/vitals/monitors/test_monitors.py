@@ -242,7 +242,7 @@ def test_two_processes_do_not_wait_for_one_another_and_the_first_alone_measures(
     assert process.wait() == 0, process.output
     assert len(list(tmp_path.rglob("events*"))) == 1
     events = Events(tmp_path)
-    for tag in ("update_ratio/net.0.weight", "activation_variance/net.0", "loss/train_step"):
+    for tag in ("update_ratio/net.0.weight", "activations/variance/net.0", "loss/train_step"):
         assert list(events.scalars(tag)) == list(range(1, 9))
     assert list(events.scalars("loss/train")) == [1, 2]
     assert list(events.scalars("accuracy/train_eval")) == [1, 2]

@@ -67,7 +67,7 @@ def test_it_is_named_with_its_step_and_place_and_everything_can_be_read(case: st
     assert "in step 3" in found[0].message
     assert (found[0].where == where) or case == "loss"
     assert read_findings(diagnosis.recorder.folder / "findings.json") == [*found, *diagnosis.looks]
-    norms = events.scalars("gradient_norm")
+    norms = events.scalars("gradients/norm")
     assert list(norms) == [1, 2, 3, 4]
     assert [math.isfinite(norm) for norm in norms.values()][:3] == [True, True, False]
     assert list(events.scalars("loss/train_step")) == [1, 2, 3, 4]
@@ -143,7 +143,7 @@ def test_a_sound_training_has_norms_before_clipping_and_no_finding(tmp_path: Pat
     watch = NonFinite(3)
     _, events, diagnosis = watched(Notes(mlp()), tmp_path, watch, train=some(7), gradient_clip_val=0.01)
     assert watch.findings == []
-    found = events.scalars("gradient_norm")
+    found = events.scalars("gradients/norm")
     assert list(found) == [1, 3, 6, 7]
     assert [found[step] for step in found] == pytest.approx([expected[step - 1] for step in found], rel=1e-4)
     history = diagnosis.recorder.history.series("gradient_norm")

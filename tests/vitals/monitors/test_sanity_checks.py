@@ -193,9 +193,11 @@ def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
     scalars = {"loss_at_chance", "regularised_loss", "tiny_subset_loss", "gradient_error"}
     assert {f"checks/{name}" for name in scalars} <= set(events.Tags()["scalars"])
     images = {"inputs", "tiny_subset", "step_size", "layer_variance"}
-    assert {f"checks/{name}" for name in images} | {"gradcheck/h_curve"} == set(events.Tags()["images"])
+    assert {f"checks/{name}" for name in images} | {"checks/gradcheck/h_curve"} == set(
+        events.Tags()["images"]
+    )
     assert "findings/text_summary" in events.Tags()["tensors"]
-    [errors] = events.Histograms("gradcheck/rel_error")
+    [errors] = events.Histograms("checks/gradcheck/rel_error")
     gradients = next(row.result for row in checks.rows if row.name == "gradients")
     assert errors.histogram_value.num == len(gradients.relative_errors)
     assert 10**errors.histogram_value.max == pytest.approx(max(gradients.relative_errors), rel=1e-3)

@@ -63,7 +63,7 @@ def test_ratios_are_those_of_brute_force(way: str, tmp_path: Path) -> None:
     assert len(names) >= 3
     for name in names:
         found = events.scalars(f"update_ratio/{name}")
-        norms = events.scalars(f"weight_norm/{name}")
+        norms = events.scalars(f"weights/norm/{name}")
         assert list(norms) == steps
         for step, value in found.items():
             change, weight = brute.norms[step][name]
@@ -72,15 +72,15 @@ def test_ratios_are_those_of_brute_force(way: str, tmp_path: Path) -> None:
     weights = [name for name, p in trainer.lightning_module.named_parameters() if p.ndim > 1]
     of_weights = sorted(change / norm for change, norm in (brute.norms[2][name] for name in weights))
     for which, place in (("min", 0), ("median", (len(of_weights) - 1) // 2), ("max", -1)):
-        summary = events.scalars(f"update_ratio_summary/{which}")
+        summary = events.scalars(f"update_ratio/_{which}")
         assert summary[2] == pytest.approx(of_weights[place], rel=2e-4)
-    assert events.scalars("update_ratio_band/low")[2] == pytest.approx(1e-4)
+    assert events.scalars("update_ratio/_band_low")[2] == pytest.approx(1e-4)
     if way == "warm-up":
-        values = list(events.scalars("update_ratio_summary/median").values())
+        values = list(events.scalars("update_ratio/_median").values())
         assert values[-1] > 3 * values[0]
     if way == "groups":
         for group, name in (("body", "net.0.weight"), ("head", "net.5.weight")):
-            assert events.scalars(f"update_ratio_summary/{group}") == events.scalars(f"update_ratio/{name}")
+            assert events.scalars(f"update_ratio/_{group}") == events.scalars(f"update_ratio/{name}")
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vitals.averaging.weight_average import WeightAverage
 from vitals.errors import UserError
+from vitals.monitors.learning_curves import LearningCurves
 
 
 class Validated(Foreign):
@@ -144,9 +145,12 @@ def test_last_k_is_the_mean_of_the_last_checkpoints(tmp_path: Path) -> None:
     assert close(saved_weights(tmp_path), mean(trajectory.epochs[2:]))
 
 
-def test_both_are_evaluated_every_epoch_once_averaging_has_begun_and_never_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("curves", [[], [LearningCurves(subset_samples=0, table=False)]], ids=["", "curves"])
+def test_both_are_evaluated_every_epoch_once_averaging_has_begun_and_never_before(
+    curves: list[L.Callback], tmp_path: Path
+) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit(Validated(convnet()), tmp_path, averager(start=2), logger=logger, max_epochs=5)
+    fit(Validated(convnet()), tmp_path, *curves, averager(start=2), logger=logger, max_epochs=5)
     events = EventAccumulator(str(tmp_path)).Reload()
     for tag in ("val_average/loss", "val_average/accuracy", "val_average/gain"):
         assert [event.step for event in events.Scalars(tag)] == [3, 4, 5], tag

@@ -209,7 +209,7 @@ def test_every_value_arrives_over_its_own_axis(written: tuple[Any, ...]) -> None
     assert [x for x, _ in content.curves["accuracy/train_eval"]] == [1, 2]
     assert [x for x, _ in content.curves["lr/0"]] == [2, 4, 6, 8, 10, 12, 14, 16] or "epoch" in content.curves
     assert len(content.curves["lr/0"]) == 8
-    assert [x for x, _ in content.curves["first_layer/dead"]] == [0, 1, 8, 16]
+    assert [x for x, _ in content.curves["filters/dead"]] == [0, 1, 8, 16]
     assert len(content.curves["checks/loss_at_chance"]) == 1
 
 

@@ -383,7 +383,7 @@ def _decay_ratios(function: FunctionalLoss) -> tuple[tuple[str, float], ...]:
 
 class GradientsCheck(Check):
     """Logs the scalar `checks/gradient_error`, the largest relative error, and the histogram
-    `gradcheck/rel_error` of log10 of all of them; exact ones are at -17."""
+    `checks/gradcheck/rel_error` of log10 of all of them; exact ones are at -17."""
 
     name = "gradients"
     needs = "losses"
@@ -436,7 +436,7 @@ class GradientsCheck(Check):
         writer.scalars({"checks/gradient_error": outcome.result.max_error}, 0)
         errors = torch.tensor([error for error in outcome.result.relative_errors if math.isfinite(error)])
         if len(errors) and (found := Histogram.of(histogram(errors.clamp_min(1e-17).log10()).tolist())):
-            writer.histogram("gradcheck/rel_error", found, 0)
+            writer.histogram("checks/gradcheck/rel_error", found, 0)
 
 
 class GradientsAfterBurnInCheck(GradientsCheck):

@@ -154,7 +154,7 @@ def difference_step_figure(result: StepSizeStudy) -> Figure:
 
 
 class DifferenceStepCheck(Check):
-    """Draws the curve `gradcheck/h_curve`, the error of the differences over their step."""
+    """Draws the curve `checks/gradcheck/h_curve`, the error of the differences over their step."""
 
     name = "difference_step"
     needs = "loss"
@@ -167,4 +167,4 @@ class DifferenceStepCheck(Check):
         return Outcome(result.findings(), seen, "between 1e-4 and 1e-6", result)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.figure("gradcheck/h_curve", difference_step_figure(outcome.result), 0)
+        writer.figure("checks/gradcheck/h_curve", difference_step_figure(outcome.result), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,14 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard.summary import hparams
 
 from vitals.runs.config.schema import RunSchema
+
+FIRST = ("optimizer", "optimizer.lr", "schedule")
+"""Columns of the hparams tab that come first: it has five of them, what differs before what does not, and
+else by the alphabet."""
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -55,12 +60,22 @@ class RunTensorBoard(TensorBoardLogger):
 
         Args:
             config: of the run.
-            metrics: final figures, `last/epoch` among them: the step they stand at.
+            metrics: final figures in the order of their columns, `run/last/epoch` among them: the step they
+                stand at.
         """
-        # Older versions of Lightning know no step, and enter the figures at 0.
-        known = "step" in inspect.signature(TensorBoardLogger.log_hyperparams).parameters
-        at = {"step": int(metrics["last/epoch"])} if known else {}
-        self.log_hyperparams(hyperparameters(config), metrics, **at)
+        step = int(metrics["run/last/epoch"])
+        self.log_metrics(metrics, step)
+        found = self._sanitize_params(hyperparameters(config))
+        experiment, *session = hparams(found, metrics)
+        plugin = experiment.value[0].metadata.plugin_data
+        columns = HParamsPluginData.FromString(plugin.content)
+        for column in columns.experiment.hparam_infos:
+            column.differs = column.name in FIRST
+        for column in columns.experiment.metric_infos:
+            column.display_name = column.name.tag.removeprefix("run/")
+        plugin.content = columns.SerializeToString()
+        for summary in (experiment, *session):
+            self.experiment._get_file_writer().add_summary(summary, step)
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
