@@ -288,6 +288,13 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         LOSS,
     ),
     "tasks in turns": (lambda: Turns(), lambda: loaded(lambda x, y, i: (x, y)), ALL),
+    "tasks in turns of steps": (lambda: TurnsOfSteps(), lambda: loaded(lambda x, y, i: (x, y)), ALL),
+    "teacher that follows later": (lambda: Follows(), lambda: loaded(lambda x, y, i: (x, y)), LOSS),
+    "spectral norm": (
+        lambda: Step(cross_entropy_of, net=spectral()),
+        lambda: loaded(lambda x, y, i: (x, y)),
+        ALL,
+    ),
     "GAN": (GAN, lambda: loaded(lambda x, y, i: (x, y)), LOSSES),
     "losses kept": (Outputs, lambda: loaded(lambda x, y, i: (x, y)), ALL),
     "belongings": (Belongings, lambda: loaded(lambda x, y, i: (x, y)), ALL),
@@ -308,6 +315,45 @@ class Taught(Step):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.net.parameters(), 1e-2)
+
+
+class Follows(Taught):
+    """Moves its teacher in the training step itself, after some steps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_step > 1:
+            with torch.no_grad():
+                for its, mine in zip(self.teacher.parameters(), self.net.parameters(), strict=False):
+                    its.lerp_(mine, 0.1) if its.shape == mine.shape else None
+        return super().training_step(batch, batch_idx)
+
+
+class TurnsOfSteps(Foreign):
+    """Trains one of two heads, and asks its trainer in `forward` which."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp(), 0.01)
+        self.heads = nn.ModuleList(nn.Linear(10, 10) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads[self.trainer.global_step % 2](self.net(x).relu()) * len(
+            self.trainer.train_dataloader
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def spectral() -> nn.Sequential:
+    """A first convolution whose weight changes when it is asked for."""
+    layers = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    for layer in (layers[0], layers[3]):
+        nn.utils.parametrizations.spectral_norm(layer)
+    return layers
+
+
+def cross_entropy_of(module: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(module.net(batch[0]), batch[1])
 
 
 class Turns(Step):

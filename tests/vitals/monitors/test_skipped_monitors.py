@@ -10,12 +10,13 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, Manual, Stream, convnet, digits, mlp
+from foreign import Foreign, Manual, Stream, convnet, digits, fit, mlp
 from monitoring import GAN, monitors, same, skipped, some, watched
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from vitals.diagnosis.callback import Diagnosis
+from vitals.monitors.monitor import Monitor
 
 
 class Dicts(Dataset):
@@ -157,3 +158,26 @@ def test_what_cannot_be_measured_is_skipped_with_the_reason_and_the_training_goe
         assert reason in found[monitor]
     assert trainer.global_step >= 4
     assert same(bare, end)
+
+
+class Failing(Monitor):
+    """Fails in a hook without asking for anything to be guarded."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        raise ZeroDivisionError("by nothing")
+
+
+def test_a_monitor_that_fails_in_any_hook_ends_itself_and_not_the_training(tmp_path: Path) -> None:
+    monitor = Failing(every_n_steps=1)
+    trainer = fit(Foreign(mlp()), tmp_path, monitor, max_epochs=2)
+    assert trainer.current_epoch == 2
+    assert [finding.message for finding in monitor.findings] == ["Failing: ZeroDivisionError: by nothing"]
+
+
+def test_a_stream_without_end_and_a_number_of_steps(tmp_path: Path) -> None:
+    found = monitors()
+    trainer = fit(
+        Foreign(mlp()), tmp_path, *found, train=DataLoader(Stream(), 32), max_epochs=-1, max_steps=12
+    )
+    assert trainer.global_step == 12
+    assert not [each.message for monitor in found for each in monitor.findings if "Error" in each.message]
