@@ -45,7 +45,8 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
         rules: to apply; own ones stand after those in `RULES`.
     """
     step, epoch = _now(run)
-    found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for rule in rules for f in rule(run)]
+    judged = [finding for rule in rules for finding in _judged(rule, run)]
+    found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for f in judged]
     later = _once([*others, *found])
     rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
     if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
@@ -86,9 +87,18 @@ def needs_probe(run: Run, rules: Sequence[Rule] = RULES) -> bool:
     """Whether the record is ambiguous: too little was learned or in small steps, and nothing explains it."""
     if not run.long_enough or not run.finite or any(finding.alarming for finding in run.checks):
         return False
-    explained = any(finding.level == "fail" for rule in rules for finding in rule(run))
+    explained = any(finding.level == "fail" for rule in rules for finding in _judged(rule, run))
     doubtful = not run.learns or run.barely_learns or learning_rate.slow_but_learning(run)
     return doubtful and not explained
+
+
+def _judged(rule: Rule, run: Run) -> list[Finding]:
+    """What a rule finds; where it fails, it says so, and the others go on."""
+    try:
+        return list(rule(run))
+    except Exception as error:
+        name = getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule").replace("_", " ")
+        return [Finding("skipped", "note", f"{name}: {type(error).__name__}: {error}", where="diagnosis")]
 
 
 def _borne_out(root: Finding, later: Finding) -> Finding:

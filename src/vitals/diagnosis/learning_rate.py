@@ -113,7 +113,7 @@ def too_low(run: Run) -> Iterator[Finding]:
         remedy = "Let the rate decay over the whole run."
         yield Finding("learning-rate-too-low", "fail", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
-    idle = 1 - gone / run.steps if gone is not None and rates[-1] < vanished else 0.0
+    idle = 1 - gone / max(run.steps, 1) if gone is not None and rates[-1] < vanished else 0.0
     if run.finished and run.steps >= LONG and idle > IDLE and run.last_loss > FAR_LEFT * run.first_loss:
         message = (
             f"The schedule took the learning rate from {peak:g} to {rates[-1]:.1g}: the last {idle:.0%} of "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitals.measures.image_grid import image_grid
-from vitals.measures.parametrized import as_kept
+from vitals.measures.parametrized import as_made
 
 SMALLEST_SMOOTH = 5
 """Kernels of fewer pixels a side have too few neighbours to tell smooth from noisy."""
@@ -45,7 +45,7 @@ def as_filters(module: nn.Module, image_shape: tuple[int, ...] | None) -> Tensor
     Returns:
         None for any other module.
     """
-    weight = as_kept(module, "weight")
+    weight = as_made(module, "weight")
     if not isinstance(weight, Tensor):
         return None
     if isinstance(module, nn.Conv2d) and weight.shape[1] in (1, 3):
