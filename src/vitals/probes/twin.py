@@ -67,8 +67,10 @@ class Twin:
         """Take over buffers, modes and plain attributes, such as counters, as the original has them now."""
         shared, present = list(self.module.parameters()), list(self.original.parameters())
         same = len(shared) == len(present) and all(map(operator.is_, shared, present))
-        if not same or len(list(self.module.modules())) != len(list(self.original.modules())):
-            raise UserError("the module has got other layers since its training began.")
+        for parts in (nn.Module.modules, nn.Module.buffers):
+            same = same and len(list(parts(self.module))) == len(list(parts(self.original)))
+        if not same:
+            raise UserError("the module has got other layers or buffers since its training began.")
         with torch.no_grad():
             for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):
                 mine.copy_(its)
