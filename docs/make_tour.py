@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import where_and_when
-from docs.tour import learning_rates
+from docs.tour import batches, decays, filters, learning_rates, overfitting, search, together
 from docs.tour.runs import Runs
 from docs.tour.stop import Stop, styled, write_pictures
 from vitals.command_line import answers_mistakes
@@ -32,7 +32,21 @@ from vitals.errors import UserError, did_you_mean
 PICTURES = Path(__file__).parent / "tour"
 FIGURES = PICTURES / "figures.json"
 PAGE = Path(__file__).parent / "tour.md"
-STOPS: dict[str, Callable[[Runs], Stop]] = {stop.__name__: stop for stop in (learning_rates.learning_rates,)}
+STOPS: dict[str, Callable[[Runs], Stop]] = {
+    stop.__name__: stop
+    for stop in (
+        learning_rates.learning_rates,
+        batches.two_batches,
+        overfitting.overfitting,
+        learning_rates.update_ratios,
+        filters.first_layer,
+        decays.decays,
+        search.random_and_grid,
+        search.edge_of_range,
+        together.averaging,
+        together.ensemble,
+    )
+}
 """In the order of the course."""
 
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 BLUE, ORANGE, GREEN, RED, GREY = "#1f6fb4", "#d9730d", "#2e8b57", "#c0392b", "#777777"
@@ -61,6 +63,13 @@ def drawing(columns: int = 1, rows: int = 1, height: float = 4.0, **options: Any
     figure = Figure(figsize=(8, height), layout="constrained")
     axes: Axes | Any = figure.subplots(rows, columns, **options)
     return figure, axes
+
+
+def smoothed(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The mean of each value and its neighbours, `width` of them in all; of fewer at the ends."""
+    ones = np.ones(width)
+    near = np.convolve(np.ones(len(values)), ones, mode="same")
+    return np.asarray(np.convolve(values, ones, mode="same") / near)
 
 
 def image_of(figure: Figure) -> Image.Image:
