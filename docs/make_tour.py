@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import where_and_when
-from docs.tour import batches, decays, filters, learning_rates, overfitting, search, together
+from docs.tour import (
+    batches,
+    decays,
+    filters,
+    learning_rates,
+    optimizers,
+    overfitting,
+    search,
+    together,
+)
 from docs.tour.runs import Runs
 from docs.tour.stop import Stop, styled, write_pictures
 from vitals.command_line import answers_mistakes
@@ -40,6 +49,7 @@ STOPS: dict[str, Callable[[Runs], Stop]] = {
         overfitting.overfitting,
         learning_rates.update_ratios,
         filters.first_layer,
+        optimizers.optimizers,
         decays.decays,
         search.random_and_grid,
         search.edge_of_range,
@@ -58,7 +68,8 @@ def make(name: str, runs: Runs, measured: str) -> None:
     with styled():
         stop = STOPS[name](runs)
     known = read_figures()
-    old = known.get(name, {}).get("figures", {})
+    before = known.get(name, {})
+    old = before.get("figures", {})
     new = {key: float(f"{value:.3g}") for key, value in stop.figures.items()}
     if lost := [key for key, value in new.items() if not math.isfinite(value)]:
         raise UserError(f"{name}: not finite, so no figure to write: {'; '.join(lost)}.")
@@ -68,10 +79,12 @@ def make(name: str, runs: Runs, measured: str) -> None:
     for key in dict.fromkeys([*old, *new]):
         was, is_ = (f"{side[key]:g}" if key in side else "nothing" for side in (old, new))
         print(f"  {key}: {f'{is_}, the same' if was == is_ else f'{was} → {is_}'}")
-    if picture == "the same" and old == new:
+    if picture == "the same" and old == new and stop.text == before.get("text", ""):
         return
     seconds = round(time.process_time() - start + sum(runs.asked.values()))
     known[name] = {"figures": new, "runs": list(runs.asked), "cpu_seconds": seconds, "measured": measured}
+    if stop.text:
+        known[name]["text"] = stop.text
     in_order = {stop: known[stop] for stop in STOPS if stop in known}
     FIGURES.write_text(json.dumps(in_order, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(with_block(PAGE.read_text(encoding="utf-8"), name, in_order[name]), encoding="utf-8")
@@ -97,6 +110,7 @@ def block(name: str, entry: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             *pictures,
+            *([f"```text\n{entry['text']}\n```"] if "text" in entry else []),
             f"Measured: {told}.",
             f"```bash\npython -m docs.make_tour {name}{images}  # {entry['cpu_seconds']} CPU seconds\n```",
             *([f"<details><summary>its runs</summary>\n\n```bash\n{runs}\n```\n</details>"] if runs else []),

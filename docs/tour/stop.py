@@ -56,6 +56,8 @@ class Stop:
     """Pictures of equal size one after the other: `<stop>.gif` beside `<stop>.png`."""
     milliseconds: int = 80
     """That each of them stands."""
+    text: str = ""
+    """A table in plain text, for below the picture."""
 
 
 def drawing(columns: int = 1, rows: int = 1, height: float = 4.0, **options: Any) -> tuple[Figure, Any]:
