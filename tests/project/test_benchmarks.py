@@ -14,7 +14,7 @@ import pytest
 from benchmarks.compare import synthetic_images
 from benchmarks.machine import ROOT, figure, where_and_when
 from benchmarks.monitors import shares
-from benchmarks.optimizers import race, saddle_path
+from benchmarks.optimizers import SADDLE, VALLEY, descent, on_surface, race, steps_until_over
 from benchmarks.scale import LIMIT, SET, Case, Cost, cache_of, cost_of, exponent, print_growth
 from benchmarks.unbreakable.commands import Commands
 from project.optim.optimizers import OptimizerFactory, optimizer_factory
@@ -31,16 +31,42 @@ def factory_of(compose):
     return factory
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"), [("rmsprop", 5), ("adam", 43), ("momentum", 132), ("adagrad", 321), ("sgd", 662)]
-)
-def test_adaptive_rates_leave_a_saddle_sooner(factory_of, name, steps):
-    """x² − y² from (−1, 10⁻⁶) at rate 0.01: so many steps stay within |y| ≤ 0.5, and the next does not.
+OFF_THE_SADDLE = [
+    ("rmsprop", 5),
+    ("adadelta", 29),
+    ("adam", 43),
+    ("nesterov", 124),
+    ("momentum", 132),
+    ("adagrad", 321),
+    ("sgd", 662),
+]
+DOWN_THE_VALLEY = [
+    ("rmsprop", 36),
+    ("nesterov", 40),
+    ("momentum", 58),
+    ("adam", 99),
+    ("sgd", 198),
+    ("adadelta", 536),
+]
+
+
+@pytest.mark.parametrize(("name", "steps"), OFF_THE_SADDLE)
+def test_adaptive_rates_leave_a_saddle_sooner(name, steps):
+    """x² − y² from (−1, 10⁻⁶) at rate 0.01: after so many steps |y| ≤ 0.5, and after the next no more.
 
     For SGD that is ln(0.5 / 10⁻⁶) / ln 1.02 = 662.7.
     """
-    heights = saddle_path(factory_of(name, lr=0.01, weight_decay=0.0))[:, 1].abs()
-    assert (heights > 0.5).tolist() == [False] * (steps + 1) + [True]
+    path = descent(optimizer_factory(on_surface(name, SADDLE)), SADDLE, steps + 1)
+    assert SADDLE.over(path).tolist() == [False] * (steps + 1) + [True]
+    assert steps_until_over(path, SADDLE) == steps
+
+
+@pytest.mark.parametrize(("name", "steps"), DOWN_THE_VALLEY)
+def test_momentum_arrives_in_a_long_valley_long_before_plain_descent(name, steps):
+    """So many steps until they stay within 0.1 of the bottom, at a rate of 0.03; momentum runs past it."""
+    path = descent(optimizer_factory(on_surface(name, VALLEY)), VALLEY, steps + 50)
+    assert steps_until_over(path, VALLEY) == steps
+    assert (path[:, 0].max() > 0.3) == (name in ("momentum", "nesterov"))
 
 
 def test_the_race_tells_arriving_from_crawling_and_from_diverging(factory_of):
