@@ -13,7 +13,7 @@ class UserError(Exception):
     code = 2
 
 
-class _Ended(SystemExit):
+class Ended(SystemExit):
     """Findings end the program.
 
     Args:
@@ -30,19 +30,19 @@ class _Ended(SystemExit):
         return self.reason
 
 
-class ChecksFailed(_Ended):
+class ChecksFailed(Ended):
     """The checks before learning found what makes a training pointless: exit code 3."""
 
     code = 3
 
 
-class Diverged(_Ended):
+class Diverged(Ended):
     """A training met a number that is not finite, and ends there: exit code 4."""
 
     code = 4
 
 
-class FaultsFound(_Ended):
+class FaultsFound(Ended):
     """A run ended with a finding at level `fail`, and `diagnosis.exit_code=true`: exit code 4."""
 
     code = 4

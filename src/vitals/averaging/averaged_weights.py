@@ -42,8 +42,7 @@ def ema_decay(count: int, decay: float) -> float:
 class AveragedWeights(AveragedModel):
     """torch's `AveragedModel` with one multi-tensor update and no wait for the device.
 
-    `module` is a copy of the model that becomes the average when `finish` is called, and not before. Weights
-    in 16 bits are averaged in 32: a small step towards them would be rounded away.
+    Weights in 16 bits are averaged in 32: a small step towards them would be rounded away.
 
     Args:
         model: to be copied.
@@ -54,6 +53,9 @@ class AveragedWeights(AveragedModel):
     Raises:
         UserError: if there is no such kind, or a value is out of range.
     """
+
+    module: nn.Module
+    """A copy of the model that becomes the average when `finish` is called, and not before."""
 
     def __init__(self, model: nn.Module, kind: Kind = "swa", decay: float = 0.999, last: int = 5) -> None:
         if kind not in KINDS:

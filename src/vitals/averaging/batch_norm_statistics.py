@@ -24,6 +24,8 @@ def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches:
     training step of `owner`; the statistics of several processes are pooled.
 
     Args:
+        trainer: that trains the module.
+        owner: whose layers get the statistics.
         batches: training batches of each process, at most an epoch.
 
     Raises:

@@ -108,6 +108,7 @@ class WeightAverage(L.Callback):
         self.loaded: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin anew; raises `UserError` as the class says."""
         if stage != "fit":
             return
         self._forget()

@@ -52,6 +52,8 @@ RIDGE = 0.1
 
 @dataclass(frozen=True)
 class InformativeInputs:
+    """What a short training found of the inputs; losses are means over samples, shares 0 to 1."""
+
     real_loss: float
     """Loss after training on real inputs, on the samples trained on."""
     zero_loss: float
@@ -86,6 +88,7 @@ class InformativeInputs:
         return max(self.held_out_score, self.probe_score) >= CHANCE_SCORE
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `inputs-informative` where nothing is."""
         seen = (
             f"After {STEPS} steps the loss is {self.real_loss:.3f} with real inputs and {self.zero_loss:.3f} "
             f"with zeros; {self.held_out_accuracy:.0%} of held-out samples are right, "

@@ -85,6 +85,8 @@ class Channels:
 
 @dataclass(frozen=True)
 class Inputs:
+    """What the network is given: of the inputs by channel, of the labels by class."""
+
     train: Channels
     validation: Channels | None
     finite: bool
@@ -118,6 +120,7 @@ class Inputs:
         return prior_entropy(present) / math.log(self.classes) if len(present) else 1.0
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `inputs-prepared` where nothing is."""
         if not self.finite:
             remedy = "Look for divisions by a standard deviation of zero and for broken files."
             return [

@@ -114,6 +114,7 @@ class LayerVariance:
         )
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `variance-level` where nothing is."""
         if self.layers[0].signal_variance == 0:
             message = "The inputs are all the same, so that there is no signal to follow."
             return [Finding("skipped", "note", message, where="layer variance")]

@@ -51,6 +51,8 @@ fault rather than the last one."""
 
 @dataclass(frozen=True)
 class LossAtChance:
+    """The loss before learning, and what it is compared with; losses are means over samples."""
+
     loss: float
     """Mean over the samples, in training mode."""
     chance: float
@@ -105,6 +107,7 @@ class LossAtChance:
         return min(self.chance, self.prior_entropy, self.constant)
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `loss-at-chance` where nothing is."""
         if self.over_batch:
             seen = (
                 f"The loss before training is {self.loss:.4g}, and does not change when all outputs of a "

@@ -31,6 +31,8 @@ CUT_OFF = 0.05
 
 @dataclass(frozen=True)
 class Outputs:
+    """What the network gives before learning, over N samples and C outputs."""
+
     bend: float
     """Root mean square of f(0.3a + 0.7b) − 0.3f(a) − 0.7f(b), over the spread of the outputs, in evaluation
     mode; softmax or sigmoid at the end are undone first. NaN where that cannot be told."""
@@ -49,6 +51,7 @@ class Outputs:
         return self.bend < AFFINE and len(self.layers) > 1
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `wiring-correct` where nothing is."""
         found = []
         if self.affine:
             seen = (

@@ -101,6 +101,8 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True)
 class Regularization:
+    """The loss before learning and what the penalties of the weights add to it."""
+
     data_loss: float
     groups: tuple[GroupPenalty, ...]
     in_loss: LossPenalty | None = None
@@ -115,6 +117,7 @@ class Regularization:
         return self.data_loss + factor * self.penalty
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `regularization-raises-loss` where nothing is."""
         decayed = [(i, group) for i, group in enumerate(self.groups) if group.weight_decay > 0]
         in_loss = self.in_loss.findings() if self.in_loss else []
         if not decayed and in_loss:

@@ -26,6 +26,8 @@ half."""
 
 @dataclass(frozen=True)
 class RunningStatistics:
+    """What BatchNorm's statistics will rest on; layers by their names."""
+
     stale: dict[str, float]
     """BatchNorm layers that start without statistics, and the share that will be left of their first ones at
     the end of the training: (1 − momentum)^batches."""
@@ -35,6 +37,7 @@ class RunningStatistics:
     """Of the layers that train: over how many values they take mean and variance of a channel."""
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `wiring-correct` where nothing is."""
         pairs = [name for name, count in self.values.items() if count <= PAIR]
         if pairs:
             seen = (

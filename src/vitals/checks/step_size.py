@@ -58,6 +58,8 @@ USUAL_STEPS = 1000
 
 @dataclass(frozen=True)
 class StepSize:
+    """The loss of one batch, a mean over its samples, after steps of several lengths."""
+
     factors: tuple[float, ...]
     """Multiples of the configured learning rate, ascending."""
     losses: tuple[float, ...]
@@ -98,9 +100,11 @@ class StepSize:
 
     @property
     def best_improvement(self) -> float:
+        """By how much the best of the steps lowers the loss; NaN where none is finite."""
         return self.start - min((loss for loss in self.losses if loss == loss), default=math.nan)
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `step-size-sensible` where nothing is."""
         rate = max(self.learning_rates)
         seen = (
             f"At learning rate {rate:g} the first update changes the loss from {self.start:.4g} to "

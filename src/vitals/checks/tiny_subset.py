@@ -105,6 +105,8 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class TinySubset:
+    """Whether a few examples could be learned by heart; losses are means over them."""
+
     attempts: tuple[Attempt, ...]
     """The run's own optimizer first, then Adam where that did not do."""
     indices: Tensor
@@ -129,6 +131,7 @@ class TinySubset:
 
     @property
     def fits(self) -> bool:
+        """Whether an attempt has all examples right at a loss that is all but perfect."""
         return not self.softmax_twice and any(self._fits(attempt) for attempt in self.attempts)
 
     def _fits(self, attempt: Attempt) -> bool:
@@ -137,6 +140,7 @@ class TinySubset:
         return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < attempt.perfect + ZERO)
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `tiny-subset-fits` where nothing is."""
         final, loss = self.final, self.final.losses[-1]
         where, steps = "tiny subset", len(final.losses) - 1
         seen = (
@@ -272,6 +276,7 @@ class FewSamples:
         return min(self.attempts, key=lambda attempt: _or_infinite(attempt[1][-1]))
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `tiny-subset-fits` where nothing is."""
         name, losses = self.final
         start, end, where = losses[0], losses[-1], "tiny subset"
         seen = (

@@ -83,11 +83,14 @@ class _Watch(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class ValidationMode:
+    """In which mode the validation step calls the network."""
+
     training: bool
     dropout: tuple[str, ...]
     """Functions that drop values in evaluation mode too."""
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `wiring-correct` where nothing is."""
         if self.dropout and not self.training:
             seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values."
             remedy = "Give it training=self.training (a rate of 0 in attention), or use nn.Dropout."

@@ -83,6 +83,7 @@ class Wiring:
     `zero_gradient`, though their gradient is zero at other weights, too."""
 
     def findings(self) -> list[Finding]:
+        """What is wrong, the most important first; `wiring-correct` where nothing is."""
         found = [*self._softmax(), *self._modes(), *self._optimizer(), *self._gradients(), *self._leak()]
         if not found:
             seen = "Every parameter gets a gradient and a step"

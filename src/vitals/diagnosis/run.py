@@ -139,15 +139,15 @@ class Run:
         return self.fact("chance_accuracy")
 
     def accuracy(self, part: str) -> float:
-        """Latest accuracy on training or validation images (`train`, `val`), without augmentation and in
-        evaluation mode; NaN where that was not measured."""
+        """Latest accuracy, 0 to 1, on training or validation images (`part` is `train` or `val`), without
+        augmentation and in evaluation mode; NaN where that was not measured."""
         for tag in (f"accuracy/{part}_eval", f"accuracy/{part}"):
             if len(series := self.history.series(tag)):
                 return float(series.values[-1])
         return math.nan
 
     def above_chance(self, part: str) -> float:
-        """Accuracy less that of always giving the commonest class."""
+        """The same less the accuracy of always giving the commonest class: −1 to 1."""
         return self.accuracy(part) - self.chance_accuracy
 
     def at_chance(self, part: str, best: bool = False) -> bool:
@@ -166,7 +166,8 @@ class Run:
         return self.fact(f"{part}_subset", 100.0)
 
     def share_right(self, part: str, errors: float = 2.0) -> tuple[float, float]:
-        """The least and the largest accuracy on `part` that go with what was measured."""
+        """The least and the largest accuracy on `part` that go with what was measured, give or take so many
+        standard `errors`."""
         samples = self.samples(part)
         return share_between(self.accuracy(part) * samples, samples, errors)
 

@@ -64,7 +64,8 @@ def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None =
 
 
 def is_sorted(alike: float, score: float) -> bool:
-    """Whether what `class_order` gives is an order that goes with the label."""
+    """Whether what `class_order` gives, `alike` from 0 to 1 and a `score` in standard deviations, is an order
+    that goes with the label."""
     return alike > ALIKE and score > ALIKE_SCORE
 
 

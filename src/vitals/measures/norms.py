@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
-    """The values of each part as a flat list, in a single transfer. Parts must be on one device."""
+    """The values of each part, of any shape, as a flat list, in a single transfer; all on one device."""
     if not parts:
         return []
     flat = torch.cat([part.detach().reshape(-1).float() for part in parts]).tolist()

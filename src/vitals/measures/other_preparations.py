@@ -13,6 +13,9 @@ def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor
     Args:
         training: inputs (N, ...), of which the scale is taken.
         validation: inputs.
+
+    Returns:
+        Inputs (M, ...) by what was done to them.
     """
     if not validation.is_floating_point() or not training.is_floating_point():
         return {}

@@ -64,7 +64,8 @@ class UpdateMeter:
 
 
 def update_ratio(change: float, weight: float) -> float | None:
-    """‖Δw‖ / ‖w‖; None where the parameter is too small to be compared with. NaN and infinity pass."""
+    """‖Δw‖ / ‖w‖ of the norms `change` and `weight`; None where the latter is below `SMALLEST_NORM`. NaN and
+    infinity pass."""
     return None if weight < SMALLEST_NORM else change / weight
 
 

@@ -19,12 +19,12 @@ Network = Callable[[Tensor], Tensor]
 
 
 def flipped(network: Network, images: Tensor) -> Tensor:
-    """The mean over the images and their mirrors, left to right: two passes."""
+    """The mean, N×…, over the `images` N×C×H×W and their mirrors, left to right: two passes of `network`."""
     return (network(images) + network(images.flip(-1))) / 2
 
 
 def shifted(network: Network, images: Tensor) -> Tensor:
-    """The mean over the images moved by a pixel, up and left or down and right, mirrored or not: four passes.
+    """The same over the images moved by a pixel, up and left or down and right, mirrored or not: four passes.
 
     What the move leaves open is reflected, for which the images need two pixels a side.
     """
@@ -36,12 +36,13 @@ def shifted(network: Network, images: Tensor) -> Tensor:
 
 
 def six_views(network: Network, images: Tensor) -> Tensor:
-    """The mean over the images unmoved and moved, mirrored or not: the two weigh as much as the four."""
+    """The same over the images unmoved and moved, mirrored or not: the two weigh as much as the four."""
     return (flipped(network, images) + shifted(network, images)) / 2
 
 
 def least_sure(logits: Tensor, share: float = UNSURE) -> Tensor:
-    """Which images, bool N, have the smallest difference between their two largest logits, of N×classes.
+    """Which images, bool N, have the smallest difference between their two largest `logits`, of N×classes; a
+    `share` of 0 to 1 of all.
 
     A further view changes the answer where it overcomes this difference, whatever the probabilities are.
     """

@@ -44,10 +44,12 @@ class GradientCheck:
 
     @property
     def median_error(self) -> float | None:
+        """Relative, 0 to 2, over the rows that count; None where none does."""
         return median(self.relative_errors) if self.relative_errors else None
 
     @property
     def max_error(self) -> float | None:
+        """Relative, 0 to 2, over the rows that count; None where none does."""
         return max(self.relative_errors, default=None)
 
     @property
