@@ -38,8 +38,8 @@ SMALL_SD, LARGE_SD = 0.2, 5.0
 """|mean| over sd, and sd, of a channel. Only noted, since pixels from 0 to 1 (mean 0.47, sd 0.25)
 train as well as normalized ones."""
 TINY_SCALE, HUGE_SCALE = 0.02, 10.0
-"""Root mean square that is wrong for a network without normalization: pixels divided by 255 twice (0.002),
-from 0 to 255 (135)."""
+"""Spread and root mean square that are wrong for a network without normalization: pixels divided by 255 twice
+(0.002), or of 0 to 1 by means and deviations of bytes (0.004 about -2); from 0 to 255 (135)."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network. BatchNorm behind the first layer makes it 1; pixels from 0 to 255 make it
@@ -71,6 +71,11 @@ class Channels:
     sd: tuple[float, ...]
     low: float
     high: float
+
+    @property
+    def spread(self) -> float:
+        """Root mean square of what is about the channels' means."""
+        return math.sqrt(sum(sd**2 for sd in self.sd) / len(self.sd))
 
     @property
     def scale(self) -> float:
@@ -166,17 +171,17 @@ class Inputs:
         return []
 
     def _scale(self) -> list[Finding]:
-        scale, seen = self.train.scale, f"Inputs have {self.train}"
+        scale, spread, seen = self.train.scale, self.train.spread, f"Inputs have {self.train}"
         remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
-        far = not TINY_SCALE <= scale <= HUGE_SCALE
+        far = spread < TINY_SCALE or scale > HUGE_SCALE
         matters = math.isnan(self.sensitivity) or not 1 / SENSITIVE <= self.sensitivity <= SENSITIVE
         if far and matters:
             if not math.isnan(self.sensitivity):
                 seen += (
                     f", and the outputs spread {self.sensitivity:.3g} times as far as with normalized ones"
                 )
-            limit = HUGE_SCALE if scale > HUGE_SCALE else TINY_SCALE
-            return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", scale, limit)]
+            value, limit = (scale, HUGE_SCALE) if scale > HUGE_SCALE else (spread, TINY_SCALE)
+            return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", value, limit)]
         statistics = zip(self.train.mean, self.train.sd, strict=True)
         if any(abs(mean) > OFF_CENTRE * sd or not SMALL_SD <= sd <= LARGE_SD for mean, sd in statistics):
             message = f"{seen}, which is not mean 0 and sd 1, though this network can bear it."

@@ -364,4 +364,5 @@ class LayerVarianceCheck(Check):
         return options.budget.pace.copy + options.budget.pace.passes(size, count=2)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)
+        if writer.pictures:
+            writer.figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)

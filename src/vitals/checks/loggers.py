@@ -28,7 +28,7 @@ def log_checks(
         for row in rows:
             if row.outcome is not None:
                 row.check.log(writer, row.outcome, setup)
-        if are_images(setup.inputs):
+        if writer.pictures and are_images(setup.inputs):
             writer.image("checks/inputs", input_grid(setup.inputs), 0)
         writer.table("checks/verdicts", ("check", "seen", "expected", "verdict"), verdicts, 0)
         writer.text("findings", markdown(findings), 0)

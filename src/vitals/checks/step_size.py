@@ -334,4 +334,5 @@ class StepSizeCheck(Check):
         return pace.copy + pace.steps(size) + pace.passes(size, count=len(FACTORS))
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        writer.figure("checks/step_size", step_size_figure(outcome.result), 0)
+        if writer.pictures:
+            writer.figure("checks/step_size", step_size_figure(outcome.result), 0)

@@ -513,5 +513,5 @@ class TinySubsetCheck(Check):
         losses = outcome.result.final[1] if few else outcome.result.final.losses
         for step, loss in enumerate(losses):
             writer.scalars({"checks/tiny_subset_loss": loss}, step)
-        if not few and are_images(setup.inputs):
+        if writer.pictures and not few and are_images(setup.inputs):
             writer.figure("checks/tiny_subset", tiny_subset_figure(outcome.result, setup.inputs), 0)

@@ -131,6 +131,9 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
 
 GAP, ABOVE = 0.15, 0.02
 """Accuracy of training above validation, and below it, from which the validation subset is looked at, too."""
+BEHIND = 0.05
+"""Accuracy of training above validation from which other preparations of validation are tried: a finding of
+them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
@@ -412,7 +415,7 @@ class LearningCurves(Monitor):
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
         if not logged or (known is not None and not -ABOVE < reached - known < GAP):
-            named |= self._validated(trainer, self.subsets, logged)
+            named |= self._validated(trainer, self.subsets, logged, reached)
         modes = {f"modes/{name}": value for name, value in self.subsets.by_batch_statistics().items()}
         if modes and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
@@ -422,8 +425,11 @@ class LearningCurves(Monitor):
         return named
 
     @staticmethod
-    def _validated(trainer: L.Trainer, subsets: FixedSubsets, logged: bool) -> dict[str, float]:
-        """What the validation subset says beside what the module logs itself."""
+    def _validated(
+        trainer: L.Trainer, subsets: FixedSubsets, logged: bool, reached: float
+    ) -> dict[str, float]:
+        """What the validation subset says beside what the module logs itself; `reached` is the accuracy on
+        training images."""
         if subsets.validation is None:
             return {}
         found = subsets.evaluate(*subsets.validation)
@@ -435,7 +441,9 @@ class LearningCurves(Monitor):
                 both = {"relabelled": relabelled, "reweighed": reweighed, **found}
                 epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in both.items()}
-                for name, inputs in other_preparations(subsets.training[0], subsets.validation[0]).items():
+                behind = reached - found["accuracy"] > BEHIND
+                others = other_preparations(subsets.training[0], subsets.validation[0]) if behind else {}
+                for name, inputs in others.items():
                     changed = subsets.evaluate(inputs[:GLANCE], subsets.validation[1][:GLANCE])
                     if changed["accuracy"] > found["accuracy"]:  # else all of them would not say more
                         changed = subsets.evaluate(inputs, subsets.validation[1])

@@ -55,9 +55,20 @@ def test_good_data_raise_no_alarm(change):
         (lambda x: x / 0, {"non-finite-loss": "fail"}),
         (lambda x: 255 * from_0_to_1(x), {"input-not-normalized": "warn"}),
         (lambda x: from_0_to_1(x) / 255, {"input-not-normalized": "warn"}),
+        (lambda x: (from_0_to_1(x) - 125) / 63, {"input-not-normalized": "warn"}),
         (from_0_to_1, {}),
     ],
-    ids=["zero", "all alike", "a third blank", "blank", "infinite", "to 255", "divided twice", "to 1"],
+    ids=[
+        "zero",
+        "all alike",
+        "a third blank",
+        "blank",
+        "infinite",
+        "to 255",
+        "divided twice",
+        "by means of bytes",
+        "to 1",
+    ],
 )
 def test_inputs(change, causes):
     images, labels = batch(256)
