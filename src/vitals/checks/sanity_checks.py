@@ -63,10 +63,7 @@ class SanityChecks(L.Callback):
 
     charts: ClassVar[Charts] = {
         "before learning": {
-            "loss: at chance, with the penalty, of the tiny subset": [
-                "Multiline",
-                ["checks/.*_(chance|loss)$"],
-            ],
+            "loss: at chance, with penalty, of a tiny subset": ["Multiline", ["checks/.*_(chance|loss)$"]],
             "error of the gradient": ["Multiline", ["checks/gradient_error$"]],
         }
     }

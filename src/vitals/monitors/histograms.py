@@ -65,7 +65,7 @@ class Histograms(Monitor):
         "gradients": {
             "variance": ["Multiline", ["gradients/variance/"]],
             "noise scale, in samples": ["Multiline", ["gradients/noise/scale$"]],
-            "signal and variance of the noise": ["Multiline", ["gradients/noise/(signal|variance)$"]],
+            "signal and noise": ["Multiline", ["gradients/noise/(signal|variance)$"]],
         },
     }
 
