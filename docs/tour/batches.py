@@ -18,6 +18,7 @@ def two_batches(runs: Runs) -> Stop:
     for size, colour in ((8, ORANGE), (256, BLUE)):
         length = (
             f"data.batch_size={size}",
+            "trainer.limit_test_batches=1",
             f"trainer.limit_train_batches={20_480 // size}",
             "trainer.max_epochs=1",
         )

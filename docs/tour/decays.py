@@ -25,7 +25,7 @@ def decays(runs: Runs) -> Stop:
         "data.batch_size=64",
     )
     for name, (colour, words) in SCHEDULES.items():
-        record = RunRecord.read(runs.train(*fixed, *words, "callbacks=light"))
+        record = RunRecord.read(runs.train(*fixed, *words, "callbacks=light", "trainer.limit_test_batches=1"))
         rate, loss = record.curve("lr/decay"), record.curve("loss/val")
         rates.semilogy(rate.epochs, rate.values, color=colour, label=name)
         losses.plot(loss.epochs, loss.values, color=colour, marker=".", label=name)

@@ -31,6 +31,7 @@ def overfitting(runs: Runs) -> Stop:
         plot.plot(validation.epochs, 100 * validation.values, color=colour, label="validation")
         gap = 100 * (training.last - validation.last)
         plot.set(xlabel="epochs", title=f"{name}: gap {gap:.0f} points", ylim=(0, 103))
+        plot.locator_params(axis="x", integer=True)
         plot.legend(loc="lower right")
         figures[f"{name}: training [%]"] = 100 * training.last
         figures[f"{name}: validation [%]"] = 100 * validation.last

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from docs.tour.runs import Runs
-from docs.tour.stop import BLUE, GREY, ORANGE, Stop, drawing
+from docs.tour.stop import BLUE, GREEN, GREY, ORANGE, Stop, drawing
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.borders import borders
 from vitals.sweeps.results.importance import importance
@@ -50,22 +50,21 @@ def random_and_grid(runs: Runs) -> Stop:
 def edge_of_range(runs: Runs) -> Stop:
     """The best value at the edge of its range"""
     figure, axes = drawing()
-    first = _results(runs.sweep(*SMALL, f"{RATE}=0.0001,0.0003,0.001,0.003"))
-    [edge] = borders(first)
-    further = _results(runs.sweep(*SMALL, edge.word))
-    figures = {}
-    for name, results, colour in (
-        ("first range", first, BLUE),
-        ("range that the warning proposes", further, ORANGE),
-    ):
+    figures, word = {}, f"{RATE}=0.0001,0.0003,0.001,0.003"
+    for number, colour in enumerate((BLUE, ORANGE, GREEN), 1):
+        results = _results(runs.sweep(*SMALL, word))
         points = sorted((rate, 100 * float(job.score or 0)) for rate, job in results.numbers(RATE))
-        axes.semilogx(*zip(*points, strict=True), "o-", color=colour, label=name)
         best = max(points, key=lambda point: point[1])
+        axes.semilogx(*zip(*points, strict=True), "o-", color=colour, label=f"sweep {number}")
         axes.plot(*best, "*", color=colour, ms=15)
-        figures[f"best rate, {name}"], figures[f"its validation accuracy, {name} [%]"] = best
-    axes.axvline(edge.edge, color=GREY, ls="--", lw=1)
-    axes.set(xlabel="learning rate", ylabel="validation accuracy [%]", title=edge.message)
-    axes.legend()
+        figures[f"best rate, sweep {number}"], figures[f"its accuracy [%], sweep {number}"] = best
+        edges = borders(results)
+        if not edges:
+            break
+        word = edges[0].word
+        axes.axvline(edges[0].edge, color=colour, ls="--", lw=1)
+    axes.set(xlabel="learning rate", ylabel="validation accuracy [%]")
+    axes.legend(title="★ best, dashed: at the edge")
     return Stop(figure, figures)
 
 

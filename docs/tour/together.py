@@ -20,12 +20,15 @@ def averaging(runs: Runs) -> Stop:
     figures = {}
     length = ("trainer.limit_train_batches=60", "trainer.max_epochs=16", "average=swa", "average.start=0.5")
     for plot, name, schedule in ((axes[0], "held", "constant"), (axes[1], "decayed", "cosine")):
-        record = RunRecord.read(runs.train(*SMALL, *length, f"schedule={schedule}"))
+        record = RunRecord.read(
+            runs.train(*SMALL, *length, f"schedule={schedule}", "trainer.limit_test_batches=1")
+        )
         raw, averaged = record.curve("accuracy/val"), record.curve("val_average/accuracy")
         plot.plot(raw.epochs, 100 * raw.values, color=BLUE, label="raw weights")
         plot.plot(averaged.epochs, 100 * averaged.values, color=ORANGE, label="their average")
         gain = 100 * (averaged.last - raw.last)
         plot.set(xlabel="epochs", title=f"rate {name}: {gain:+.1f} points")
+        plot.locator_params(axis="x", integer=True)
         plot.legend(loc="lower right")
         figures[f"rate {name}: raw [%]"] = 100 * raw.last
         figures[f"rate {name}: averaged [%]"] = 100 * averaged.last
