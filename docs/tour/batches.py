@@ -24,5 +24,5 @@ def two_batches(runs: Runs) -> Stop:
         plot.set(xlabel="optimizer steps", title=f"batches of {size}")
         plot.legend()
         figures[f"noise of the loss, batches of {size}"] = float(np.median(noise.values))
-    axes[0].set(ylabel="loss of training", ylim=(0.5, 4))
+    axes[0].set(ylabel="loss of training", ylim=(1, 3.4))
     return Stop(figure, figures)
