@@ -5,27 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from docs.tour.runs import Runs
-from docs.tour.stop import BLUE, ORANGE, Stop, drawing
+from docs.tour.stop import BLUE, ORANGE, Stop, drawing, smoothed
 from vitals.report.record import RunRecord
 
 
 def two_batches(runs: Runs) -> Stop:
     """A small and a large batch"""
-    figure, axes = drawing()
+    figure, axes = drawing(2, sharey=True)
     figures = {}
-    network = ("network=mlp", "network.depth=2", "network.width=64")
-    rates = ("optimizer=sgd", "optimizer.lr=0.01", "schedule=constant", "callbacks=light")
-    for size, colour in ((8, ORANGE), (256, BLUE)):
-        length = (
-            f"data.batch_size={size}",
-            "trainer.limit_test_batches=1",
-            f"trainer.limit_train_batches={20_480 // size}",
-            "trainer.max_epochs=1",
-        )
-        record = RunRecord.read(runs.train(*network, *rates, *length))
-        loss = record.curve("loss/train_step")
-        axes.plot(loss.steps * size, loss.values, color=colour, lw=0.8, label=f"batch of {size}")
-        figures[f"noise of the loss, batch {size}"] = float(np.median(record.curve("loss_noise").values))
-    axes.set(xlabel="images seen", ylabel="loss of one batch", ylim=(0, 4))
-    axes.legend()
+    network = ("network=mlp", "network.depth=1", "network.width=64", "network.activation=tanh")
+    fixed = ("optimizer=sgd", "optimizer.lr=0.05", "schedule=constant", "callbacks=light")
+    length = ("trainer.max_steps=400", "trainer.limit_test_batches=1")
+    for plot, size, colour in ((axes[0], 8, ORANGE), (axes[1], 256, BLUE)):
+        record = RunRecord.read(runs.train(*network, *fixed, *length, f"data.batch_size={size}"))
+        loss, noise = record.curve("loss/train_step"), record.curve("loss_noise")
+        plot.plot(loss.steps, loss.values, color=colour, lw=0.9, label="each batch")
+        plot.plot(loss.steps, smoothed(loss.values, 40), color="black", lw=1.2, label="mean of 40")
+        plot.set(xlabel="optimizer steps", title=f"batches of {size}")
+        plot.legend()
+        figures[f"noise of the loss, batches of {size}"] = float(np.median(noise.values))
+    axes[0].set(ylabel="loss of training", ylim=(1, 3.4))
     return Stop(figure, figures)

@@ -27,7 +27,8 @@ def decays(runs: Runs) -> Stop:
     for name, (colour, words) in SCHEDULES.items():
         record = RunRecord.read(runs.train(*fixed, *words, "callbacks=light", "trainer.limit_test_batches=1"))
         rate, loss = record.curve("lr/decay"), record.curve("loss/val")
-        rates.semilogy(rate.epochs, rate.values, color=colour, label=name)
+        drawn = "steps-post" if name == "step" else "default"  # between the moments at which it was measured
+        rates.semilogy(rate.epochs, rate.values, color=colour, drawstyle=drawn)
         losses.plot(loss.epochs, loss.values, color=colour, marker=".", label=name)
         figures[f"validation loss at the end, {name}"] = loss.last
     rates.set(xlabel="epochs", title="learning rate")

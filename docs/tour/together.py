@@ -61,5 +61,5 @@ def ensemble(runs: Runs) -> Stop:
     axes.plot(counts, [100 * size.vote_accuracy for size in sizes], "s--", color=GREEN, label="majority vote")
     axes.set(xlabel="members", ylabel="test accuracy [%]")
     axes.legend(loc="lower right")
-    figures = {f"test accuracy, {size.members} members [%]": 100 * size.accuracy for size in sizes}
+    figures = {f"test accuracy, members: {size.members} [%]": 100 * size.accuracy for size in sizes}
     return Stop(figure, {key: figures[key] for key in list(figures)[:3] + list(figures)[-1:]})
