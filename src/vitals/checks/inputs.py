@@ -56,6 +56,8 @@ UNBALANCED = 0.4
 """H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
+FEWEST_DISPUTED = 4
+"""Images with different labels that are no slip of a few: of 4000 of CIFAR-10's none is there twice."""
 SHIFTED = 0.75
 """Difference of the channel means of train and validation over the larger sd. Dark against bright classes
 differ by 0.3, cutout, noise and colour jitter by less."""
@@ -113,6 +115,8 @@ class Inputs:
     """The same in standard deviations."""
     whole: bool
     """Whether the label counts are those of the whole training set."""
+    repeated: tuple[int, int] = (0, 0)
+    """Images that are there more than once, and those of them that have different labels."""
     draws: tuple[int, int, int] = (0, 0, 0)
     """What the sampler draws first, how much of that is different, and how many samples there are."""
 
@@ -194,6 +198,11 @@ class Inputs:
             seen = f"{self.out_of_range} labels are not among the {self.classes} class numbers from 0."
             remedy = "Number the classes from 0 and give the network one output for each."
             found.append(Finding("labels-random", "fail", seen, remedy, "labels", self.out_of_range, 0))
+        repeated, disputed = self.repeated
+        if disputed >= FEWEST_DISPUTED and 2 * disputed > repeated:
+            seen = f"{disputed} of {repeated} images that are there more than once have different labels."
+            remedy = "Look for a set that was joined from two, which number their classes differently."
+            found.append(Finding("labels-random", "warn", seen, remedy, "labels", disputed, FEWEST_DISPUTED))
         count = sum(self.label_counts)
         if is_sorted(self.alike, self.alike_score):
             found.append(not_shuffled(self.alike))
@@ -287,8 +296,19 @@ def check_inputs(
         alike,
         score,
         all_targets is not None,
+        _repeated(inputs, targets),
         draws,
     )
+
+
+def _repeated(inputs: Tensor, targets: Tensor) -> tuple[int, int]:
+    if inputs.ndim != 4 or not len(targets):
+        return 0, 0
+    labels: dict[bytes, list[int]] = {}
+    for image, label in zip(inputs.float().cpu().numpy(), targets.tolist(), strict=True):
+        labels.setdefault(image.tobytes(), []).append(label)
+    several = [each for each in labels.values() if len(each) > 1]
+    return len(several), sum(len(set(each)) > 1 for each in several)
 
 
 IGNORED = -100

@@ -177,6 +177,14 @@ def test_labels_out_of_range_are_found_but_not_ignored_ones():
     assert named(check_inputs(images, ignored, 10)) == {}
 
 
+def test_images_that_are_there_twice_with_two_labels_are_found():
+    images, labels = batch(64)
+    twice = torch.cat([images, images[:8]])
+    assert named(check_inputs(twice, torch.cat([labels, labels[:8]]), 10)) == {}
+    other = (labels[:8] + 1) % 10
+    assert named(check_inputs(twice, torch.cat([labels, other]), 10)) == {"labels-random": "warn"}
+
+
 def test_statistics_are_those_of_each_channel():
     images, labels = batch(64)
     shifted = images + torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1)
