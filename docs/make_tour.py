@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.machine import where_and_when
 from docs.tour import (
     batches,
+    before_learning,
     decays,
     filters,
     learning_rates,
@@ -44,10 +45,14 @@ PAGE = Path(__file__).parent / "tour.md"
 STOPS: dict[str, Callable[[Runs], Stop]] = {
     stop.__name__: stop
     for stop in (
+        before_learning.difference_steps,
+        before_learning.planted_bug,
+        before_learning.loss_at_chance,
         learning_rates.learning_rates,
         batches.two_batches,
         overfitting.overfitting,
         learning_rates.update_ratios,
+        before_learning.initializations,
         filters.first_layer,
         optimizers.optimizers,
         decays.decays,
