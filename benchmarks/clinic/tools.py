@@ -10,6 +10,7 @@ theirs is scored by the cause code that is nearest to its words, and by its own 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,9 +51,7 @@ class Torchmortem(Callback):
         return [self]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        from torchmortem import Autopsy
-
-        self.autopsy = Autopsy(pl_module, optimizer=trainer.optimizers[0])
+        self.autopsy = import_module("torchmortem").Autopsy(pl_module, optimizer=trainer.optimizers[0])
         self.autopsy.attach()
 
     def on_train_batch_end(
@@ -124,8 +123,7 @@ class Gradsnitch(Curves):
     }
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        import gradsnitch
-
+        gradsnitch = import_module("gradsnitch")
         self.lint = gradsnitch.lint
         self.monitor = gradsnitch.watch(pl_module, trainer.optimizers[0])
         self.rows = self.monitor.rows
@@ -155,12 +153,12 @@ class Runmedic(Curves):
     }
 
     def findings(self, trainer: L.Trainer) -> list[Finding]:
-        from runmedic import loaders, roles
-        from runmedic.checks import run_checks
-
+        loaders, roles, checks = (
+            import_module(f"runmedic.{name}") for name in ("loaders", "roles", "checks")
+        )
         log = Path(trainer.default_root_dir) / "log.jsonl"
         log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        found = [each for run in loaders.load(str(log)) for each in run_checks(run, roles.detect(run))]
+        found = [each for run in loaders.load(str(log)) for each in checks.run_checks(run, roles.detect(run))]
         return [Finding(self.checks.get(f.check, f.check), LEVELS[f.severity], f.title) for f in found]
 
 

@@ -53,7 +53,8 @@ FEW_DISTINCT = 0.1
 """Share of different inputs below which they are called identical: oversampling repeats a few, not nine in
 ten."""
 UNBALANCED = 0.4
-"""H(y) / ln C below which a few classes make up nearly all: two classes at 92 to 8, ten with one at 81%."""
+"""H(y) / ln of the classes that occur, below which a few make up nearly all: two classes at 92 to 8, ten with
+one at 81%."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
 FEWEST_DISPUTED = 4
@@ -122,11 +123,17 @@ class Inputs:
 
     @property
     def balance(self) -> float:
-        """H(y) / ln C: 1 if all classes are equally common, 0 if there is one."""
-        if self.classes < 2:
+        """H(y) / ln of the classes that occur: 1 if these are equally common, 0 if there is one. A head may
+        have the outputs of another data set."""
+        if self.classes < 2 or not sum(self.label_counts):
             return 1.0
-        present = torch.arange(self.classes).repeat_interleave(torch.tensor(self.label_counts))
-        return prior_entropy(present) / math.log(self.classes) if len(present) else 1.0
+        occurring = sum(count > 0 for count in self.label_counts)
+        return self.spread_of_labels / math.log(occurring) if occurring > 1 else 0.0
+
+    @property
+    def spread_of_labels(self) -> float:
+        """H(y) in nats."""
+        return prior_entropy(torch.arange(self.classes).repeat_interleave(torch.tensor(self.label_counts)))
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `inputs-prepared` where nothing is."""
@@ -208,7 +215,7 @@ class Inputs:
             found.append(not_shuffled(self.alike))
             if not self.whole:
                 return found  # a few sorted batches say nothing about how common classes are
-        few = self.classes >= MANY and self.classes**self.balance < FEW
+        few = self.classes >= MANY and count > 0 and math.exp(self.spread_of_labels) < FEW
         if count >= FEWEST_LABELS and (self.balance < UNBALANCED or few):
             most = max(self.label_counts)
             seen = f"Class {self.label_counts.index(most)} has {most} of {count} labels ({most / count:.0%})."

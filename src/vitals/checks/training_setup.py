@@ -47,6 +47,8 @@ TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
 """Batches after the first, which may train what that one leaves alone."""
+DRAWS = 4
+"""Times that these are looked at, with other random numbers: a block may be left out of half of the steps."""
 SECONDS = 5.0
 """Spent on drawing batches, once there is one: a stream may be slow."""
 
@@ -109,13 +111,15 @@ class TrainingSetup:
 
     def reached_later(self) -> set[str]:
         """Names of parameters on which the losses of further batches depend, as with several tasks or
-        networks in turns."""
+        networks in turns, or with blocks that are left out at random."""
         if self.step is None:
             return set()
         whole = self.model if isinstance(self.model, StepModel) else StepModel(self.step)
-        with isolated_rng(seed=0), torch.enable_grad(), buffers_kept(whole):
-            numbered = enumerate(self.further, 1)
-            found = {id(each) for number, batch in numbered for each in whole.reached(batch, number)}
+        found: set[int] = set()
+        for seed in range(DRAWS):
+            with isolated_rng(seed=seed), torch.enable_grad(), buffers_kept(whole):
+                for number, batch in enumerate(self.further, 1):
+                    found |= {id(each) for each in whole.reached(batch, number)}
         return {name for name, parameter in self.model.named_parameters() if id(parameter) in found}
 
     def batch(self, limit: int) -> tuple[Any, Any]:

@@ -177,6 +177,11 @@ def test_labels_out_of_range_are_found_but_not_ignored_ones():
     assert named(check_inputs(images, ignored, 10)) == {}
 
 
+def test_a_head_with_the_outputs_of_another_data_set_is_no_imbalance():
+    images, labels = batch(256)
+    assert named(check_inputs(images, labels, 1000)) == {}
+
+
 def test_images_that_are_there_twice_with_two_labels_are_found():
     images, labels = batch(64)
     twice = torch.cat([images, images[:8]])
@@ -196,9 +201,10 @@ def test_statistics_are_those_of_each_channel():
 def test_balance_is_one_for_even_classes_and_the_share_of_entropy_otherwise():
     images, labels = batch(64)
     assert check_inputs(images, labels, 10, all_targets=torch.arange(1000) % 10).balance == pytest.approx(1)
-    assert check_inputs(images, labels, 10, all_targets=torch.arange(1000) % 2).balance == pytest.approx(
-        math.log(2) / math.log(10)
-    )
+    uneven = (torch.arange(1000) % 10 == 0).long()
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    found = check_inputs(images, labels, 10, all_targets=uneven)
+    assert found.balance == pytest.approx(entropy / math.log(2))
 
 
 def test_a_single_class_is_an_error():

@@ -486,6 +486,26 @@ def test_slips_of_losses_that_take_no_class_number_are_found(kind: str, tmp_path
     assert alarms(checks.findings) == [cause]
 
 
+class Skipped(nn.Module):
+    """A residual block that half of the steps leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x).relu() if not self.training or torch.rand(()) < 0.5 else x
+
+
+def test_blocks_left_out_at_random_are_not_frozen(tmp_path: Path) -> None:
+    blocks = [Skipped() for _ in range(8)]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *blocks, nn.Linear(16, 10))
+    checks = quick(checks=["wiring"])
+    module = Step(lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]), net=net)
+    fit(module, tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
+    assert alarms(checks.findings) == []
+
+
 def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
     _, prices, numbers, *_ = SLIPS["a column against a row"]
     _, tags, several, *_ = SLIPS["a sigmoid before the loss that applies one"]
