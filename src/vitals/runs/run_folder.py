@@ -215,7 +215,8 @@ class RunFolder:
         try:
             config = OmegaConf.create(content)
             root, began = OmegaConf.select(config, "data.root"), (facts or {}).get("working_folder")
-            if root and began and not Path(root).exists() and (there := Path(began) / root).exists():
+            there = Path(began) / root if isinstance(root, str) and began else None  # else refused later
+            if there and there.exists() and not Path(root).exists():
                 config.data.root = str(there)
             return config
         except Exception as error:
