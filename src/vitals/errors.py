@@ -48,6 +48,14 @@ class FaultsFound(Ended):
     code = 4
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something could not be done: the message of a `UserError` alone, else with its kind."""
+    kind, said = type(error).__name__, one_line(error)
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{kind}: {said}" if said else f"it failed with {kind}, which says nothing more."
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, without line breaks, and cut off where it goes on and on."""
     return " ".join(str(error).split())[:300]

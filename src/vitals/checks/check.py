@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from torch import nn
+
 from vitals.causes import StationKey
 from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_words, largest_that_fits
 from vitals.checks.training_setup import Needs, TrainingSetup
-from vitals.errors import UserError
+from vitals.errors import UserError, listed, reason_of
 from vitals.findings import Finding, Level, without_consequences, worst_level
 from vitals.own_time import own_time
 from vitals.writers.writer import Writer
@@ -187,10 +189,20 @@ def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
         whole, cut = max(costs[0], taken), ""
         found = [skipped(check.name, _left_out(whole, taken, budget.seconds))]
     except Exception as error:  # a check must never end a training
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        found = [skipped(check.name, str(error) if isinstance(error, UserError) else reason)]
+        found = [skipped(check.name, _reason(error, setup.model))]
     signed = tuple(_signed(finding, check) for finding in found)
     return Row(check, outcome, signed, own_time() - start, whole, cut)
+
+
+def _reason(error: Exception, model: nn.Module) -> str:
+    """Why a check failed: what torch says of parameters with which it cannot calculate is of no use."""
+    if not isinstance(error, UserError):
+        complex_ones = [f"'{name}'" for name, each in model.named_parameters() if each.is_complex()]
+        if complex_ones:
+            return f"your module has complex parameters, {listed(complex_ones)}, which it cannot look at."
+        if "sparse" in str(error).lower():
+            return "your module has sparse gradients, which it cannot look at."
+    return reason_of(error)
 
 
 def _left_out(whole: float, taken: float, budget: float) -> str:

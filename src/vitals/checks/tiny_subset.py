@@ -20,6 +20,7 @@ from vitals.checks.pictures import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.norms import real
 from vitals.probes.trial import (
     Inputs,
     Loss,
@@ -430,7 +431,9 @@ def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:
 
 def _gradient_ratio(gradients: dict[str, Tensor | None]) -> float:
     """Of the first weight tensor to the last in order of registration; 1 for fewer than two."""
-    sizes = [float(g.square().mean().sqrt()) for g in gradients.values() if g is not None and g.ndim > 1]
+    sizes = [
+        float(real(g).square().mean().sqrt()) for g in gradients.values() if g is not None and g.ndim > 1
+    ]
     return sizes[0] / sizes[-1] if len(sizes) > 1 and sizes[-1] > 0 else 1.0
 
 

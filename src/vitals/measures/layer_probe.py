@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitals.measures.layer_outputs import LayerOutput, layer_outputs
+from vitals.measures.norms import dense
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Probe:
     layer_gradients: list[Tensor | None]
     """Of the loss with respect to the layers' values."""
     gradients: dict[str, Tensor]
-    """By parameter; without those that the loss does not reach."""
+    """By parameter, dense; without those that the loss does not reach."""
 
 
 def probe(model: nn.Module, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> Probe:
@@ -45,5 +46,5 @@ def probe(model: nn.Module, loss: Callable[[], Tensor], parameters: Mapping[str,
     of_layers = iter(gradients[: len(reached)])
     by_layer = [next(of_layers, None) if layer.values.requires_grad else None for layer in layers]
     of_parameters = zip(trained, gradients[len(reached) :], strict=False)
-    by_parameter = {name: gradient for name, gradient in of_parameters if gradient is not None}
+    by_parameter = {name: dense(gradient) for name, gradient in of_parameters if gradient is not None}
     return Probe(value.detach(), layers, by_layer, by_parameter)

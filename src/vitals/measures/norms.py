@@ -22,13 +22,28 @@ def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of each of `tensors`, of any real precisions; (n,), float32, on the device of the
-    first."""
+    """The Euclidean norm of each of `tensors`, of any precisions, complex or sparse; (n,), float32, on the
+    device of the first."""
     if not tensors:
         return torch.zeros(0)
-    listed = list(tensors)
+    listed = [_values(tensor) for tensor in tensors]
     try:  # half precision would overflow in the sum of squares
         return torch.stack(torch._foreach_norm(listed, 2, torch.float32))
     except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
         found = torch._foreach_norm([tensor.double() for tensor in listed], 2)
         return torch.stack([norm.to(found[0].device) for norm in found]).float()
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The same with all its zeros: that of an embedding may be sparse."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
+
+
+def real(values: Tensor) -> Tensor:
+    """The same numbers, real and imaginary parts side by side where `values` are complex."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """Real and dense values of the same norm."""
+    return real(tensor.coalesce().values() if tensor.is_sparse else dense(tensor))

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.graph_leaves import graph_leaves
+from vitals.measures.norms import dense
 from vitals.monitors.monitor import Monitor, epoch_of
 
 EARLY = 4
@@ -103,7 +104,7 @@ class LossParameters(Monitor):
             given = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
-            self.empty = self.empty and not any(bool(gradient.any()) for gradient in given)
+            self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
 
     def _standing_still(self, trainer: L.Trainer) -> None:
         """Say that a step by hand moves nothing: it is not taken, or without a gradient."""

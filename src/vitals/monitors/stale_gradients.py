@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.norms import dense, real
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
 from vitals.recorder import shared_twin
@@ -27,6 +28,7 @@ def stale_share(new: Sequence[Tensor], fresh: Sequence[Tensor], old: Sequence[Te
         fresh: those of the same batch alone, at the same weights.
         old: those that the optimizer got in the step before.
     """
+    new, fresh, old = ([real(dense(each)) for each in those] for those in (new, fresh, old))
     overlap = sum(((n - f) * o).sum(dtype=torch.float64) for n, f, o in zip(new, fresh, old, strict=True))
     size = sum(o.square().sum(dtype=torch.float64) for o in old)
     return torch.as_tensor(overlap / torch.as_tensor(size).clamp_min(1e-30))

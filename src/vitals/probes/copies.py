@@ -107,6 +107,11 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     Raises:
         UserError: if it cannot be copied all the same.
     """
+    if isinstance(original, nn.Module):
+        for name, part in original.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                where = f"self.{name}" if name else "the module"
+                raise UserError(f"{where} is made by torch.jit, of which there is no copy to measure on.")
     memo = {} if memo is None else memo
     kept = _prepare(original, memo)
     try:

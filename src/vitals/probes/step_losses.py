@@ -47,7 +47,8 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
         raise
     except Exception as error:
         name = getattr(step, "__name__", "step")
-        raise UserError(f"your {name} raised {type(error).__name__}: {one_line(error)}") from error
+        said = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+        raise UserError(f"your {name} raised {said}") from error
 
 
 def step_losses(

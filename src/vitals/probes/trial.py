@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from vitals.errors import UserError
+from vitals.measures.norms import dense
 from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
 
@@ -61,7 +62,8 @@ class Trial:
         return loss.reshape(())
 
     def gradients(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The loss, and its gradient by parameter name; None for a parameter that the loss does not reach.
+        """The loss, and its gradient by parameter name, dense; None for a parameter that the loss does not
+        reach.
 
         Frozen parameters (`requires_grad=False`) are left out.
         """
@@ -71,7 +73,8 @@ class Trial:
             return loss.detach(), dict.fromkeys(parameters)
         # Not backward(): a loss that refers to the original model would leave gradients there.
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return loss.detach(), dict(zip(parameters, gradients, strict=True))
+        found = zip(parameters, gradients, strict=True)
+        return loss.detach(), {name: None if each is None else dense(each) for name, each in found}
 
     def step(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
         """One optimizer step on the batch; the loss and the gradients before it."""
@@ -82,7 +85,10 @@ class Trial:
         def closure() -> float:
             loss, gradients = self.gradients(inputs, targets)
             for name, parameter in self.model.named_parameters():
-                parameter.grad = gradients.get(name)
+                gradient = gradients.get(name)
+                if gradient is not None and isinstance(self.optimizer, SparseAdam):  # which takes no other
+                    gradient = gradient.to_sparse(1)
+                parameter.grad = gradient
             clip(self.optimizer)
             results.append((loss, gradients))
             return float(loss)
