@@ -19,7 +19,8 @@ from vitals.findings import COLOURS, Finding, sentence
 from vitals.history import History, rounded
 from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share
-from vitals.probes.twin import Twin, samples_in
+from vitals.probes.rows import samples_in
+from vitals.probes.twin import Twin
 from vitals.writers.registry import writers
 
 

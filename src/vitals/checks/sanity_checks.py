@@ -26,7 +26,7 @@ from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.twin import first_samples, samples_in
+from vitals.probes.rows import first_samples, samples_in
 from vitals.status_line import status_line
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers

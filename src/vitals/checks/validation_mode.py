@@ -5,6 +5,7 @@ Dropout may not care for the mode of the network, such as `F.dropout(x, 0.5)` in
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,11 @@ class ValidationModeCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         if setup.training_layers_in_validation is None:
             raise UserError("no validation_step calls the network of the training_step.")
-        with trial(setup.model) as copies:
+        dropout: list[str] = []
+        with (
+            suppress(UserError),
+            trial(setup.model) as copies,
+        ):  # some steps have a loss in training mode alone
             dropout = dropout_left_on(copies.model, cut(setup.inputs, 4))
         result = ValidationMode(setup.training_layers_in_validation, tuple(dropout))
         seen = "training" if result.training else "evaluation"

@@ -13,10 +13,9 @@ from vitals.findings import Finding
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.monitors.monitor import Monitor, epoch_of
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows
+from vitals.probes.rows import Rows, first_samples
 from vitals.probes.stand_in import stand_in
 from vitals.probes.training_step import TrainingStep
-from vitals.probes.twin import first_samples
 from vitals.recorder import recorder_of, shared_twin
 
 EPOCHS, MOST = 2, 2**16
@@ -81,9 +80,12 @@ class DataOrder(Monitor):
     def _note(self, batch: Any) -> None:
         if self.batch is None:
             self.batch = first_samples(batch, 8)
-        rows = Rows(batch).of(batch)
+        made = Rows(batch)
+        rows, listed = made.of(batch), made.listed
         labels, prints = dict[int, Tensor](), list[Tensor]()
         for place, row in enumerate(rows):
+            if place in listed:  # that has its labels within
+                continue
             whole = not row.is_floating_point() and not row.is_complex() and row.dtype != torch.bool
             if whole and row.numel() == len(row):
                 labels[place] = row.detach().flatten().clone()

@@ -22,7 +22,7 @@ from vitals.monitors.monitor import Monitor
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.training_step import Reached
-from vitals.probes.twin import Twin, first_samples
+from vitals.probes.twin import Twin
 from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
@@ -80,8 +80,7 @@ class FirstLayerFilters(Monitor):
         """Find the first layer in a pass of two samples through a copy, and draw it."""
         twin = shared_twin(trainer, module)
         twin.refresh()
-        twin.rehearse(first_samples(batch, 2))
-        name, inputs = _first_layer(twin, batch)
+        name, inputs = _first_layer(twin, twin.few(batch, 2))
         layer, shape = module.get_submodule(name), tuple(inputs[1:])
         filters = as_filters(layer, shape)
         if filters is None:
@@ -160,7 +159,7 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
             hooks.append(part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs)))
     try:
         with isolated_rng(seed=0), torch.compiler.set_stance("force_eager"):
-            twin.training_loss(first_samples(batch, 2))
+            twin.training_loss(batch)
     except Reached:
         pass
     finally:

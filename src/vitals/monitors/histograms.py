@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,10 +17,11 @@ from vitals.measures.histogram import Histogram, histogram
 from vitals.measures.layer_probe import Probe, probe
 from vitals.measures.layer_statistics import LayerStatistics, layer_statistics
 from vitals.measures.norms import to_host
-from vitals.monitors.monitor import Monitor
+from vitals.monitors.monitor import Monitor, is_plain
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.twin import Twin, first_samples, in_halves, joined, samples_in
+from vitals.probes.rows import first_samples, in_halves, samples_in, together
+from vitals.probes.twin import Twin
 from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
@@ -84,6 +86,8 @@ class Histograms(Monitor):
             raise UserError(f"samples={samples} must be a whole number of 2 or more.")
         self.histograms_every, self.samples = histograms_every, samples
         self.batch: Any = None
+        self.whole = False
+        """Whether `batch` is one as the training step gets it, since that cannot do with a part of it."""
         self.before: int | None = None
         """Samples of `batch` without those of the batch that is being trained on, until it has been."""
         self.twin: Twin | None = None
@@ -98,11 +102,11 @@ class Histograms(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.batch is None or samples_in(self.batch) < self.samples:
+        if self.batch is None or (not self.whole and samples_in(self.batch) < self.samples):
             self.before = 0 if self.batch is None else samples_in(self.batch)
             self.guarded(self._keep, batch)
-        if self.active and not self.rehearsed and not self.retried(self._rehearse, trainer, pl_module):
-            self.batch = None  # the next one may do
+        if self.active and not self.rehearsed and not self.retried(self._rehearse, trainer, pl_module, batch):
+            self.batch, self.whole = None, False  # the next one may do
 
     def _keep(self, batch: Any) -> None:
         """Take as many samples as are wanted, from several batches where these are small."""
@@ -111,14 +115,22 @@ class Histograms(Monitor):
         else:
             missing = self.samples - samples_in(self.batch)
             try:
-                self.batch = joined(self.batch, first_samples(batch, missing))
+                self.batch = together(self.batch, first_samples(batch, missing))
             except (RuntimeError, ValueError):  # as with sequences of different lengths
                 self.samples = samples_in(self.batch)
 
-    def _rehearse(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _rehearse(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> None:
         self.twin = shared_twin(trainer, module)
         self.twin.refresh()
-        self.twin.rehearse(self.batch)
+        try:
+            self.twin.rehearse(self.batch)
+        except UserError as error:
+            if self.whole:
+                raise
+            whole = first_samples(batch, sys.maxsize)
+            self.twin.rehearse(whole)
+            self.batch, self.whole = whole, True
+            self.skip(UserError(f"gradient noise: the batch cannot be cut into samples: {error}"))
         self.rehearsed = True
 
     def on_train_batch_end(
@@ -148,6 +160,7 @@ class Histograms(Monitor):
         }
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
+        values = {tag: each for tag, each in values.items() if not each.is_complex()}  # which have no order
         pictures = [histogram(each) for each in values.values()]
         tags = list(values)
         sizes = [squared_norm(whole.gradients.values())] if whole.gradients else []
@@ -162,7 +175,7 @@ class Histograms(Monitor):
 
     def _norms_of_halves(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
         """Squared norms of the gradients of two halves of the batch, one after the other."""
-        if samples_in(self.batch) < 4:  # BatchNorm needs two samples
+        if self.whole or samples_in(self.batch) < 4:  # BatchNorm needs two samples
             return []
         halves = in_halves(self.batch)
         return [squared_norm(self._pass(half, parameters).gradients.values()) for half in halves]
@@ -205,14 +218,14 @@ class Histograms(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The fixed batch, so that a resumed run measures on; what of it comes again is left out."""
-        batch = self.batch if _is_plain(self.batch) else None
+        batch = self.batch if is_plain(self.batch) else None
         if self.before is not None and batch is not None:
             batch = first_samples(batch, self.before) if self.before else None
-        return {**super().state_dict(), "batch": batch}
+        return {**super().state_dict(), "batch": batch, "whole": self.whole and batch is not None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.batch = state_dict["batch"]
+        self.batch, self.whole = state_dict["batch"], state_dict.get("whole", False)
 
 
 def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -234,12 +247,3 @@ def _unique(names: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names)
         else [f"{name}:{place}" for place, name in enumerate(names)]
     )
-
-
-def _is_plain(batch: Any) -> bool:
-    """Whether a checkpoint that holds `batch` can be read without running code."""
-    if isinstance(batch, list | tuple):
-        return type(batch) in (list, tuple) and all(map(_is_plain, batch))
-    if isinstance(batch, dict):
-        return type(batch) is dict and all(map(_is_plain, batch.values()))
-    return type(batch) in (Tensor, int, float, str, bool, type(None))

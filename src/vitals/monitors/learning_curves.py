@@ -22,7 +22,7 @@ from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import FixedSubsets
-from vitals.probes.twin import samples_in
+from vitals.probes.rows import samples_in
 from vitals.recorder import recorder_of, shared_twin
 from vitals.writers.groups import Charts, in_groups, joined
 from vitals.writers.registry import writers

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import lightning as L
 from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
 
 from vitals.causes import StationKey
-from vitals.errors import UserError
+from vitals.errors import UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding
 from vitals.length import is_timed, total_steps
@@ -119,12 +120,16 @@ class Monitor(L.Callback):
             self.active = self.active and self.loaded["active"]
             self.findings = [Finding(**finding) for finding in self.loaded["findings"]]
             for name in self.kept:
-                setattr(self, name, move_data_to_device(self.loaded[name], trainer.strategy.root_device))
+                if self.loaded[name] is not None:  # else it was never known, or could not be saved
+                    value = move_data_to_device(self.loaded[name], trainer.strategy.root_device)
+                    setattr(self, name, value)
             self.loaded = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Findings, and what is `kept`."""
+        """Findings, and what is `kept`, but for what holds objects of the user's, such as a batch of a class
+        of his own, which could be neither saved nor read everywhere; a resumed run takes that anew."""
         kept = {name: getattr(self, name, None) for name in self.kept}  # the first process alone has all
+        kept = {name: value if is_plain(value) else None for name, value in kept.items()}
         return {"active": self.active, "findings": [asdict(each) for each in self.findings], **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -194,11 +199,9 @@ class Monitor(L.Callback):
 
     def skip(self, error: Exception) -> None:
         """Say in a finding why something is not measured."""
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        name, reason = type(self).__name__, str(error) if isinstance(error, UserError) else reason
-        self.findings.append(
-            Finding("skipped", "note", f"{name}: {reason}", where=name, station=self.station)
-        )
+        name = type(self).__name__
+        message = f"{name}: {reason_of(error)}"
+        self.findings.append(Finding("skipped", "note", message, where=name, station=self.station))
 
     def record(
         self,
@@ -213,6 +216,15 @@ class Monitor(L.Callback):
             writer.scalars(shown, step)
         if recorder := recorder_of(trainer):
             recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a checkpoint that holds `value` can be read without running code."""
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(is_plain, value))
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(is_plain, value)) and all(map(is_plain, value.values()))
+    return type(value) in (Tensor, int, float, str, bool, type(None))
 
 
 def _harmless(hook: Callable[..., None]) -> Callable[..., None]:

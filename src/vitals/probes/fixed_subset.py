@@ -21,12 +21,12 @@ from vitals.probes.loaders import (
     validation_loader,
 )
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows, joined
+from vitals.probes.rows import Rows, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import switch_off_dropout
-from vitals.probes.twin import Twin, first_samples, samples_in
+from vitals.probes.twin import Twin
 
 MOST_BYTES = 2**26
 """Inputs are kept on the device as they are: 64 MiB are 5,000 images of CIFAR and 100 of ImageNet."""
@@ -61,8 +61,7 @@ class FixedSubsets:
         self.twin, self.samples, trainer = twin, samples, twin.trainer
         self.twin.refresh()
         self.batch_size = max(samples_in(batch), 1)
-        few = first_samples(batch, 8)
-        self.twin.rehearse(few)
+        few = self.twin.few(batch, 8)
         with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
             self.evaluating = stand_in(trainer, training=False)
             self.twin.attach(self.evaluating)
@@ -191,10 +190,15 @@ class FixedSubsets:
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()
-        losses = [
-            only_loss(step_losses(self.twin.module, self.evaluating, batch)).float() * size
-            for batch, size in zip(batches, sizes, strict=True)
-        ]
+        try:
+            losses = [
+                only_loss(step_losses(self.twin.module, self.evaluating, batch)).float() * size
+                for batch, size in zip(batches, sizes, strict=True)
+            ]
+        except UserError as error:  # as of torchvision's detectors
+            raise UserError(
+                "your training_step gives no loss in evaluation mode, in which samples would be seen."
+            ) from error
         return {"loss": float(torch.stack(losses).sum()) / sum(sizes)}
 
     def _of_network(self, inputs: Tensor, targets: Any) -> dict[str, float]:

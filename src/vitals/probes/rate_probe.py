@@ -19,9 +19,10 @@ from vitals.probes.curvature import Curvature, curvature
 from vitals.probes.loaders import successive_batches
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
+from vitals.probes.rows import samples_in, together
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.trial import clip, copies_of, restore_configured_rates, set_rate
-from vitals.probes.twin import Twin, joined, samples_in
+from vitals.probes.twin import Twin
 
 JUDGED = 8
 """Batches after the steps on which each rate is judged."""
@@ -181,4 +182,4 @@ def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1, count: int = STEP
                 break
         if len(taken) == before:
             raise UserError("the training loader gives no batch.")
-    return [reduce(joined, taken[place : place + each]) for place in range(0, wanted, each)]
+    return [reduce(together, taken[place : place + each]) for place in range(0, wanted, each)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -14,44 +14,70 @@ from torch.nn.utils.rnn import PackedSequence
 VALUES = (str, bytes, int, float, type(None))
 
 
+FEW = 4
+"""Entries up to which a list without anything beside it is taken for parts of a batch, such as two views of
+it or the batches of several loaders, and not for its samples."""
+
+
 class Rows:
     """The make of a batch: tuples, dicts, named tuples, dataclasses, nested, with anything else in them.
 
+    A list of its samples, such as sequences of different lengths or a dict for each image, has the numbers of
+    these samples for a row.
+
     Args:
-        batch: an example, whose first tensor that is no scalar has a row for each sample.
+        batch: an example. Its samples are the entries of such a list, and without one the rows of the first
+            tensor that is no scalar.
     """
 
     def __init__(self, batch: Any) -> None:
         self.example = batch
-        sizes: list[int] = []
-        replaced(batch, lambda leaf: sizes.append(len(leaf)) if isinstance(leaf, Tensor) and leaf.ndim else 0)
-        self.size = sizes[0] if sizes else 0
-        """Samples in the example; 0 where there is no tensor."""
+        self.lists = sample_lists(batch)
+        """The lists of samples in it, by identity."""
+        self.size = _size(batch, self.lists)
+        """Samples in the example; 0 where there is no tensor, or none that could be cut, as in a graph."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
         return self  # nothing in it is ever written to
 
     def of(self, batch: Any) -> tuple[Tensor, ...]:
-        """The tensors of `batch` that have a row for each of its samples, in their order."""
-        size = self.size if batch is self.example else Rows(batch).size
-        found: list[Tensor] = []
-        replaced(batch, lambda leaf: found.append(leaf) if _has_rows(leaf, size) else None)
-        return tuple(found)
+        """The tensors of `batch` that have a row for each of its samples, in their order, and the numbers of
+        its samples for each list of these."""
+        made = self if batch is self.example else Rows(batch)
+        leaves = [leaf for leaf in leaves_of(batch, 0, made.lists) if made._has_rows(leaf)]
+        return tuple(_numbers(leaf) if isinstance(leaf, list | tuple) else leaf for leaf in leaves)
+
+    @property
+    def listed(self) -> set[int]:
+        """Which of the rows of the example are numbers of samples in a list."""
+        leaves = [leaf for leaf in leaves_of(self.example, 0, self.lists) if self._has_rows(leaf)]
+        return {place for place, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
 
     def batch(self, rows: Sequence[Tensor]) -> Any:
         """A batch of this make with these rows, as `of` gives them; lists of values that are no tensors, such
-        as paths, are cut or repeated to their number, and all else is that of the example."""
+        as paths, are cut or repeated to their number, and all else is that of the example. Without rows, the
+        whole example."""
         left = iter(rows)
         count = len(rows[0]) if rows else self.size
 
         def other(leaf: Any) -> Any:
-            if _has_rows(leaf, self.size):
-                return next(left)
+            if rows and self._has_rows(leaf):
+                row = next(left)
+                return row if isinstance(leaf, Tensor) else type(leaf)(leaf[place] for place in row.tolist())
             if isinstance(leaf, list | tuple):
                 return type(leaf)(leaf[place % self.size] for place in range(count))
             return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
-        return replaced(self.example, other, self.size)
+        return replaced(self.example, other, self.size, self.lists)
+
+    def _has_rows(self, leaf: Any) -> bool:
+        return id(leaf) in self.lists or (
+            isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == self.size > 0
+        )
+
+    def counts(self, leaf: Any) -> bool:
+        """Whether this leaf of the batch has a value for each sample."""
+        return self._has_rows(leaf) or (isinstance(leaf, list | tuple) and len(leaf) == self.size > 0)
 
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
         """The first row of each of `rows`, `count` times."""
@@ -66,17 +92,15 @@ def joined(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return batches[0]
 
 
-def _has_rows(leaf: Any, size: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == size > 0
-
-
-def replaced(batch: Any, other: Callable[[Any], Any], size: int = 0) -> Any:
-    """`batch` with `other(leaf)` for each leaf: a tensor, a value, or a list of `size` values without
-    tensors."""
-    if isinstance(batch, Tensor | PackedSequence | str | bytes):
+def replaced(
+    batch: Any, other: Callable[[Any], Any], size: int = 0, lists: Container[int] = frozenset()
+) -> Any:
+    """`batch` with `other(leaf)` for each leaf: a tensor, a value, a list of `size` values without tensors,
+    or one of the `lists`, which are known by identity."""
+    if isinstance(batch, Tensor | PackedSequence | str | bytes) or id(batch) in lists:
         return other(batch)
     if isinstance(batch, Mapping):
-        entries = {key: replaced(value, other, size) for key, value in batch.items()}
+        entries = {key: replaced(value, other, size, lists) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return entries
         table: Any = copy.copy(batch)
@@ -85,12 +109,177 @@ def replaced(batch: Any, other: Callable[[Any], Any], size: int = 0) -> Any:
     if isinstance(batch, list | tuple):
         if len(batch) == size > 0 and all(isinstance(entry, VALUES) for entry in batch):
             return other(batch)
-        parts = [replaced(entry, other, size) for entry in batch]
+        parts = [replaced(entry, other, size, lists) for entry in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         like: Any = copy.copy(batch)
         for field in dataclasses.fields(batch):
             if hasattr(batch, field.name):
-                object.__setattr__(like, field.name, replaced(getattr(batch, field.name), other, size))
+                object.__setattr__(like, field.name, replaced(getattr(batch, field.name), other, size, lists))
         return like
     return other(batch)
+
+
+def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
+    """The leaves of `batch`, as `replaced` meets them."""
+    found: list[Any] = []
+    replaced(batch, found.append, size, lists)
+    return found
+
+
+def sample_lists(batch: Any) -> frozenset[int]:
+    """The lists and tuples in `batch` whose entries are its samples, by identity: N tensors that are not the
+    parts of a batch, N dicts or N pairs, as long as others of them or as the tensors (N, ...) beside them.
+
+    A list (inputs, targets), views of the same images and batches of several loaders are none: there the
+    entries are tensors of the same length, or made of such.
+    """
+    if isinstance(batch, Tensor) or _is_usual(batch):
+        return frozenset()
+    candidates: list[Any] = []
+    beside: list[Any] = []
+    _look(batch, candidates, beside)
+    lengths = {len(leaf) for leaf in beside if isinstance(leaf, list) or leaf.ndim}
+    by_length: dict[int, list[Any]] = {}
+    for each in candidates:
+        by_length.setdefault(len(each), []).append(each)
+    for count, those in by_length.items():
+        tables = [each for each in those if not isinstance(each[0], Tensor)]
+        tensors = [each for each in those if isinstance(each[0], Tensor)]
+        uneven = [each for each in tensors if _lengths(each) != {len(each[0]) if each[0].ndim else -1}]
+        known = bool(tables and tensors) or (tables and (count in lengths or _alone(tables[0])))
+        known = known or (bool(uneven) and (count > FEW or count in lengths))
+        if known:
+            return frozenset(map(id, those))
+        if count in lengths and (others := [each for each in tensors if _lengths(each) != {count}]):
+            return frozenset(map(id, others))
+    return frozenset()
+
+
+def _is_usual(batch: Any) -> bool:
+    """Whether `batch` is a pair of tensors with as many rows, as nearly all are."""
+    pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(type(each) is Tensor for each in batch)
+    return pair and all(each.ndim for each in batch) and len(batch[0]) == len(batch[1])
+
+
+def _look(batch: Any, candidates: list[Any], beside: list[Any]) -> None:
+    """Collect what may be a list of samples, and the tensors and long lists of values outside of these."""
+    if isinstance(batch, Tensor):
+        beside.append(batch)
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            _look(value, candidates, beside)
+    elif isinstance(batch, list | tuple):
+        if not hasattr(batch, "_fields") and _may_be_samples(batch):
+            candidates.append(batch)
+        elif len(batch) > FEW and all(isinstance(entry, VALUES) for entry in batch):
+            beside.append(list(batch))
+        else:
+            for entry in batch:
+                _look(entry, candidates, beside)
+    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        for field in dataclasses.fields(batch):
+            _look(getattr(batch, field.name, None), candidates, beside)
+
+
+def _may_be_samples(batch: Sequence[Any]) -> bool:
+    if not batch:
+        return False
+    if all(isinstance(entry, Tensor) for entry in batch):
+        if len({(entry.dtype, entry.ndim) for entry in batch}) > 1:
+            return False
+        return len(_lengths(batch)) == 1 or len({entry.shape[1:] for entry in batch}) == 1
+    if all(isinstance(entry, Mapping) for entry in batch):
+        return True
+    # Pairs as a data set gives them have a scalar in them; those of loaders have none.
+    pairs = all(isinstance(entry, list | tuple) and len(entry) > 1 for entry in batch)
+    return pairs and len(set(map(_signature, batch))) == 1 and _alone(batch)
+
+
+def _signature(entry: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple((each.dtype, each.ndim) if isinstance(each, Tensor) else type(each) for each in entry)
+
+
+def _alone(tables: Sequence[Any]) -> bool:
+    """Whether dicts or pairs are samples though nothing beside them says so: many, and not made of tensors of
+    the same length like the batch of a loader."""
+    entries = tables[0].values() if isinstance(tables[0], Mapping) else tables[0]
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    like_batch = len(_lengths(tensors)) == 1 and all(each.ndim for each in tensors)
+    like_batch = like_batch and any(each.ndim > 1 for each in tensors) and len(tensors) > 1
+    scalars = any(isinstance(entry, int | float) for entry in entries)
+    return len(tables) > FEW and bool(tensors) and (scalars or not like_batch)
+
+
+def _lengths(tensors: Sequence[Tensor]) -> set[int]:
+    return {len(each) if each.ndim else 0 for each in tensors}
+
+
+def _size(batch: Any, lists: Container[int]) -> int:
+    leaves = leaves_of(batch, 0, lists)
+    given = [len(leaf) for leaf in leaves if id(leaf) in lists]
+    given += [len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+    if not lists and any(map(_are_edges, leaves)) and set(given) != {2}:  # they would point beyond the rest
+        return 0
+    return given[0] if given else 0
+
+
+def _are_edges(leaf: Any) -> bool:
+    """Whether this is a graph: (2, E), two places for each edge, or an adjacency that is not dense."""
+    if not isinstance(leaf, Tensor) or leaf.layout != torch.strided:
+        return isinstance(leaf, Tensor)
+    return leaf.dtype in (torch.int32, torch.int64) and leaf.ndim == 2 and len(leaf) == 2 < leaf.shape[1]
+
+
+def _numbers(samples: Sequence[Any]) -> Tensor:
+    """The places in a list of samples, where their tensors are."""
+    device = next((leaf.device for leaf in leaves_of(samples[0]) if isinstance(leaf, Tensor)), None)
+    return torch.arange(len(samples), device=device)
+
+
+def samples_in(batch: Any) -> int:
+    """Samples in `batch`, whatever it is made of; 0 where they cannot be counted."""
+    return len(batch[0]) if _is_usual(batch) else Rows(batch).size
+
+
+def taken(batch: Any, first: int, count: int) -> Any:
+    """`batch` with the samples from `first` on alone, `count` of them at most; tensors are shared."""
+    rows = Rows(batch)
+
+    def some(leaf: Any) -> Any:
+        return leaf[first : first + count] if rows.counts(leaf) else leaf
+
+    return replaced(batch, some, rows.size, rows.lists)
+
+
+def first_samples(batch: Any, count: int) -> Any:
+    """A copy of the first `count` samples of `batch`."""
+    rows = taken(batch, 0, count)
+    return replaced(rows, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def in_halves(batch: Any) -> tuple[Any, Any]:
+    """The first and the second half of the samples of `batch`, of the same size."""
+    half = samples_in(batch) // 2
+    return taken(batch, 0, half), taken(batch, half, half)
+
+
+def together(one: Any, other: Any) -> Any:
+    """The samples of two batches of the same making.
+
+    Raises:
+        ValueError, RuntimeError: if they are not of the same.
+    """
+    mine, its = Rows(one), Rows(other)
+    its_leaves = leaves_of(other, its.size, its.lists)
+    left = iter(its_leaves)
+
+    def join(leaf: Any) -> Any:
+        beside: Any = next(left, None)
+        if not (mine.counts(leaf) and its.counts(beside)):
+            return leaf
+        return torch.cat([leaf, beside]) if isinstance(leaf, Tensor) else type(leaf)([*leaf, *beside])
+
+    if len(leaves_of(one, mine.size, mine.lists)) != len(its_leaves):
+        raise ValueError("the batches are not made alike")
+    return replaced(one, join, mine.size, mine.lists)

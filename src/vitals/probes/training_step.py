@@ -85,6 +85,8 @@ class TrainingStep:
         if len(shown) == 1:
             call = self.calls[0]
             tensors = [isinstance(each, Tensor) for each in (*call.arguments, call.outputs)]
+            if self.rows.listed:
+                return f"your batches are lists of samples, and {shown[0]} gets what is made of these"
             if tensors == [True, True] and not call.options:
                 return f"your training_step calls {shown[0]} with other rows than one for each sample"
             return f"your training_step calls {shown[0]}, but not from one tensor to one tensor"
@@ -143,6 +145,9 @@ class TrainingStep:
             value = self._value(self.outputs, rows)
             found = [place for place in range(len(rows)) if self._matters(rows, place, value)]
         except UserError:  # the rest of the step wants more than the outputs
+            self.network = None
+            return
+        if self.rows.listed & set(found):  # the loss reads from the samples what no row of numbers has
             self.network = None
             return
         labels = [place for place in found if self._are_class_numbers(rows, place, value)]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from vitals.errors import UserError
 from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.rows import first_samples
 from vitals.probes.stand_in import attach, mute, stand_in
 from vitals.probes.step_losses import only_loss, step_losses
 from vitals.probes.untouched import untouched
@@ -49,6 +48,8 @@ class Twin:
             raise UserError("the parameters are spread over processes.")
         self.trainer, self.original = trainer, module
         self.rehearsed = False
+        self.cuts: bool | None = None
+        """Whether the training step can do with a part of a batch; None where that is not known yet."""
         if any(map(is_lazy, module.parameters())):
             raise UserError("the module has lazy layers, which have no weights before the first batch.")
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
@@ -131,41 +132,20 @@ class Twin:
         with self.as_in_training():
             return only_loss(step_losses(self.module, stand_in(self.trainer, training=True), batch))
 
+    def few(self, batch: Any, count: int) -> Any:
+        """The first `count` samples of `batch`, on which the training step has been rehearsed, or the whole
+        where it cannot do with a part.
 
-def first_samples(batch: Any, count: int) -> Any:
-    """A copy of the first `count` samples of `batch`, whatever it is made of."""
-    return _each(batch, lambda values: values[:count].detach().clone())
-
-
-def joined(one: Any, other: Any) -> Any:
-    """The samples of two batches of the same making."""
-    mine, its = samples_in(one), samples_in(other)
-
-    def join(left: Any, right: Any) -> Any:
-        each = isinstance(left, Tensor) and left.ndim and len(left) == mine and len(right) == its
-        return torch.cat([left, right]) if each else left
-
-    return tree_map(join, one, other)
-
-
-def in_halves(batch: Any) -> tuple[Any, Any]:
-    """The first and the second half of the samples of `batch`, of the same size."""
-    half = samples_in(batch) // 2
-    return _each(batch, lambda values: values[:half]), _each(batch, lambda values: values[half : 2 * half])
-
-
-def samples_in(batch: Any) -> int:
-    """Samples in `batch`: the length of the first tensor in it; 0 where there is none."""
-    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):  # the usual case, at once
-        return len(batch[0]) if batch[0].ndim else 0
-    sizes: list[int] = []
-    apply_to_collection(batch, Tensor, lambda values: sizes.append(len(values) if values.ndim else 0))
-    return sizes[0] if sizes else 0
-
-
-def _each(batch: Any, cut: Callable[[Tensor], Tensor]) -> Any:
-    """`batch` with every tensor cut that has a value for each sample."""
-    size = samples_in(batch)
-    return apply_to_collection(
-        batch, Tensor, lambda values: cut(values) if values.ndim and len(values) == size else values
-    )
+        Raises:
+            UserError: as `rehearse`.
+        """
+        if self.cuts is None:
+            self.rehearsed = False
+            try:
+                self.rehearse(first_samples(batch, count))
+            except UserError:
+                self.rehearse(batch)
+                self.cuts = False
+            else:
+                self.cuts = True
+        return first_samples(batch, count) if self.cuts else batch

@@ -1,0 +1,179 @@
+"""Batches that are lists of samples, or objects of somebody's own; parameters of rare kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, digits, fit, mlp, quick
+from lightning.pytorch.callbacks import LambdaCallback
+from monitoring import monitors, same
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from vitals.probes.rows import Rows, first_samples, in_halves, samples_in, together
+
+Z = torch.zeros
+BATCHES: dict[str, tuple[Any, int]] = {
+    "images and boxes": (
+        (
+            [Z(3, 20 + k, 30) for k in range(6)],
+            [{"boxes": Z(k, 4), "labels": Z(k)} for k in range(6)],
+        ),
+        6,
+    ),
+    "images of one size, and boxes": (
+        (tuple(Z(3, 8, 8) for _ in range(3)), tuple({"boxes": Z(3, 4)} for _ in range(3))),
+        3,
+    ),
+    "sequences and labels": (([Z(3 + k, 8) for k in range(8)], Z(8).long()), 8),
+    "sequences alone": ([Z(3 + k, 8) for k in range(8)], 8),
+    "dicts": ([{"ids": Z(5 + k), "mask": Z(5 + k)} for k in range(16)], 16),
+    "pairs": ([(Z(64), k) for k in range(16)], 16),
+    "a pair": ([Z(32, 64), Z(32).long()], 32),
+    "batches of loaders": ([(Z(32, 64), Z(32, 1)), (Z(64, 64), Z(64, 1))], 32),
+    "dicts of loaders": ([{"x": Z(32, 64), "y": Z(32)}, {"x": Z(64, 64), "y": Z(64)}], 32),
+    "views": (([Z(32, 64), Z(32, 64)], Z(32)), 32),
+    "two views of two": (([Z(2, 64), Z(2, 64)], Z(2)), 2),
+    "two texts": ((Z(2, 64).long(), Z(2)), 2),
+    "a graph": ((Z(64, 8), Z(2, 100).long(), Z(64).long(), Z(8)), 0),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_samples_are_counted_and_cut_as_their_batch_is_made(kind: str) -> None:
+    batch, size = BATCHES[kind]
+    assert samples_in(batch) == Rows(batch).size == size
+    assert type(first_samples(batch, 1)) is type(batch)
+    if size > 10:
+        assert samples_in(together(*in_halves(batch))) == size
+    rows = Rows(batch)
+    assert same(rows.batch(rows.of(batch)), batch)
+
+
+class Graph:
+    """A batch that can be moved, and not cut."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def to(self, *place: Any, **options: Any) -> Graph:
+        return self
+
+
+class OfGraphs(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch.x), batch.y)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_batch_of_ones_own_stays_out_of_checkpoints_and_resuming_goes_on(
+    local: bool, tmp_path: Path
+) -> None:
+    class Local(Graph):  # which cannot even be pickled
+        pass
+
+    made = Local if local else Graph
+
+    def collate(samples: list[Any]) -> Any:
+        return made(torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples]))
+
+    def train(*callbacks: Any, **options: Any) -> list[Tensor]:
+        module = OfGraphs(mlp())
+        loader = DataLoader(TensorDataset(*digits(64)), 16, collate_fn=collate)
+        quiet = {"train": loader, "limit_val_batches": 0, "max_epochs": 2, **options}
+        fit(module, tmp_path, *monitors(), *callbacks, **quiet)
+        return [parameter.detach() for parameter in module.parameters()]
+
+    def save(trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(tmp_path / "first.ckpt")
+
+    whole = train(LambdaCallback(on_train_epoch_end=save))
+    torch.load(tmp_path / "first.ckpt", weights_only=True)
+    assert same(train(ckpt_path=tmp_path / "first.ckpt"), whole)
+
+
+class OfLists(Foreign):
+    """Takes images and targets as torchvision's detectors do, and has a loss in training mode alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, targets = batch
+        outputs = self.net(torch.stack(images))
+        return F.cross_entropy(outputs, torch.stack([target["label"] for target in targets]))
+
+
+class OfSequences(Foreign):
+    def __init__(self) -> None:
+        super().__init__(nn.GRU(8, 16, batch_first=True))
+        self.head = nn.Linear(16, 10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        packed = nn.utils.rnn.pack_sequence(batch[0], enforce_sorted=False)
+        return F.cross_entropy(self.head(self.net(packed)[1][0]), batch[1])
+
+
+class Sparse(Foreign):
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.EmbeddingBag(17, 16, sparse=True), nn.Linear(16, 10)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net((batch[0].flatten(1) * 4 + 4).long().clamp(0, 16)), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Complex(Foreign):
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.w = nn.Parameter(torch.randn(64, 64, dtype=torch.cfloat) * 0.05)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net((batch[0].flatten(1).cfloat() @ self.w).abs()), batch[1])
+
+
+def as_lists(samples: list[Any]) -> Any:
+    return tuple(x for x, _ in samples), tuple({"label": y} for _, y in samples)
+
+
+def as_sequences(samples: list[Any]) -> Any:
+    return [x[0, : 5 + int(y) % 3] for x, y in samples], torch.stack([y for _, y in samples])
+
+
+RARE: dict[str, tuple[Callable[[], Any], Any]] = {
+    "lists of images and targets": (lambda: OfLists(mlp()), as_lists),
+    "sequences": (OfSequences, as_sequences),
+    "sparse gradients": (Sparse, None),
+    "complex parameters": (Complex, None),
+    "torch.jit": (lambda: Foreign(torch.jit.script(mlp())), None),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", RARE)
+def test_the_rare_is_looked_at_or_has_a_reason_in_plain_words(kind: str, tmp_path: Path) -> None:
+    make, collate = RARE[kind]
+    made = partial(DataLoader, TensorDataset(*digits(64)), 16, collate_fn=collate)
+    checks = quick(checks=["wiring", "tiny_subset"], tiny_subset_steps=20)
+
+    def weights(*callbacks: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        module = make()
+        fit(module, tmp_path, *callbacks, train=made(), limit_val_batches=0)
+        return [parameter.detach() for parameter in module.parameters()]
+
+    watching = monitors()
+    assert same(weights(), weights(checks, *watching))
+    said = [each.message for callback in (checks, *watching) for each in callback.findings]
+    assert not [message for message in said if "Error" in message or "StopIteration" in message], said
+    made_ones = [row.name for row in checks.rows if row.verdict != "skipped"]
+    assert made_ones == ([] if kind == "torch.jit" else ["wiring", "tiny_subset"])
+    if kind == "torch.jit":
+        assert "Checks: self.net is made by torch.jit, of which there is no copy to measure on." in said
