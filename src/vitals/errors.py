@@ -68,10 +68,10 @@ def listed(names: Iterable[str], at_most: int = 4) -> str:
     return ", ".join(names[:at_most]) + more
 
 
-def nearest(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` of the `valid` names that look most like `name`, the most alike first."""
+def nearest(name: str, valid: Iterable[str]) -> list[str]:
+    """Up to three of the `valid` names that look most like `name`, the most alike first."""
     choices = {choice.lower(): choice for choice in valid}
-    return [choices[match] for match in get_close_matches(name.lower(), choices, n=count, cutoff=0.51)]
+    return [choices[match] for match in get_close_matches(name.lower(), choices, cutoff=0.51)]
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

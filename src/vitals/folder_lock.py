@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 from vitals.errors import UserError
 
 LOCK = ".lock"
+PATIENCE = 1.0
+"""Seconds to wait for another process to end."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
@@ -30,20 +32,19 @@ def this_process() -> dict[str, Any]:
 
 
 @contextmanager
-def held(folder: Path, record: Mapping[str, Any], patience: float = 1.0) -> Iterator[bool]:
+def held(folder: Path, record: Mapping[str, Any]) -> Iterator[bool]:
     """Within it, no other process is at work in `folder`; whether the file system has locks to make sure.
 
     Args:
         folder: must exist.
         record: what the folder's `status.json` says.
-        patience: seconds to wait for another process to end.
 
     Raises:
         UserError: naming the process, if there is one, or if the folder cannot be written to.
     """
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=PATIENCE)
     except (Timeout, RuntimeError) as error:
         if not isinstance(error, NotImplementedError):
             raise occupied(folder, record) from None

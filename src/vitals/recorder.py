@@ -30,11 +30,10 @@ class Recorder(L.Callback):
     Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
-    step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule
-    or that one cycle is to reach,
-    `fresh_layers`, the share of layers as they were drawn, `batches_per_step`, for how many batches a step
-    waits, and what monitors add. Where a module waits for several by hand, `first_losses` is the sum of what
-    was given to `backward` before the first step.
+    step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule or
+    that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `batches_per_step`,
+    for how many batches a step waits, and what monitors add. Where a module waits for several by hand,
+    `first_losses` is the sum of what was given to `backward` before the first step.
     """
 
     def __init__(self) -> None:

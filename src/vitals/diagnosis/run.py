@@ -165,11 +165,11 @@ class Run:
         """On how many samples the accuracy on `part` was measured; where that is not known, a hundred."""
         return self.fact(f"{part}_subset", 100.0)
 
-    def share_right(self, part: str, errors: float = 2.0) -> tuple[float, float]:
-        """The least and the largest accuracy on `part` that go with what was measured, give or take so many
-        standard `errors`."""
+    def share_right(self, part: str) -> tuple[float, float]:
+        """The least and the largest accuracy on `part` that go with what was measured, give or take two
+        standard errors."""
         samples = self.samples(part)
-        return share_between(self.accuracy(part) * samples, samples, errors)
+        return share_between(self.accuracy(part) * samples, samples, errors=2.0)
 
     @property
     def learns(self) -> bool:

@@ -40,12 +40,12 @@ def six_views(network: Network, images: Tensor) -> Tensor:
     return (flipped(network, images) + shifted(network, images)) / 2
 
 
-def least_sure(logits: Tensor, share: float = UNSURE) -> Tensor:
-    """Which images, bool N, have the smallest difference between their two largest `logits`, of N×classes; a
-    `share` of 0 to 1 of all.
+def least_sure(logits: Tensor) -> Tensor:
+    """Which images, bool N, have the smallest difference between their two largest `logits`, of N×classes:
+    the share `UNSURE` of all.
 
     A further view changes the answer where it overcomes this difference, whatever the probabilities are.
     """
     first, second = logits.topk(2).values.unbind(-1)
-    chosen = (first - second).argsort(stable=True)[: round(share * len(logits))]
+    chosen = (first - second).argsort(stable=True)[: round(UNSURE * len(logits))]
     return first.new_zeros(len(logits)).bool().index_fill(0, chosen, True)

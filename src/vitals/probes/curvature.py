@@ -34,9 +34,7 @@ class Curvature:
         return self.largest / self.bearable
 
 
-def curvature(
-    loss: Callable[[], Tensor], optimizer: Optimizer, iterations: int = ITERATIONS, end: float = math.inf
-) -> Curvature | None:
+def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = math.inf) -> Curvature | None:
     """The largest curvature of `loss` in the parameters of `optimizer`, by power iterations; None for
     optimizers but SGD and Adam, whose steps nobody has a rule for.
 
@@ -45,7 +43,6 @@ def curvature(
     Args:
         loss: the same at each call, with its graph.
         optimizer: of whose parameters; the second moments of Adam are those of its state.
-        iterations: at most.
         end: of `own_time`, from which no other is begun.
     """
     groups = optimizer.param_groups
@@ -68,7 +65,7 @@ def curvature(
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator).to(p) for p in parameters]
     value = math.nan
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         length = _norm(direction)
         if not 0 < length < math.inf or own_time() > end:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -27,16 +27,15 @@ from vitals.probes.twin import Twin
 JUDGED = 8
 """Batches after the steps on which each rate is judged."""
 FACTORS = (0.1, 1.0, 3.0, 10.0)
+"""Of the rate of every parameter group, as it was configured, before any schedule."""
 CURVATURE_SECONDS = 5.0
+"""After which no further product with the Hessian is begun."""
 
 
 def probe_rates(
-    trainer: L.Trainer,
-    module: L.LightningModule,
-    factors: Sequence[float] = FACTORS,
-    shared: Twin | None = None,
+    trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None
 ) -> dict[float, float]:
-    """The loss after 20 steps at each multiple of the learning rate, on the same batches.
+    """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches.
 
     The steps are taken on copies of module and optimizer, with batches from a copy of the loader, so that
     nothing has to be put back: the training is the same bit for bit as without the probe. The loss is the
@@ -45,7 +44,6 @@ def probe_rates(
     Args:
         trainer: while or just after it trains.
         module: that trains, with one optimizer.
-        factors: of the rate of every parameter group, as it was configured, before any schedule.
         shared: a copy of `module`, whose hooks prepare the batches; None makes one.
 
     Raises:
@@ -56,7 +54,7 @@ def probe_rates(
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, shared or Twin(trainer, module))
-        for factor in factors:  # each trains a copy of its own, parameters and all
+        for factor in FACTORS:  # each trains a copy of its own, parameters and all
             own, [optimizer] = copies_of(module, trainer.optimizers)
             optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
             restore_configured_rates(optimizer)
@@ -69,22 +67,19 @@ def probe_rates(
     return losses
 
 
-def probe_curvature(
-    trainer: L.Trainer, module: L.LightningModule, shared: Twin, seconds: float = CURVATURE_SECONDS
-) -> Curvature | None:
+def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin) -> Curvature | None:
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
     optimizer was configured with; None where its steps are of another kind.
 
     Args:
         trainer, module, shared: as in `probe_rates`, of which it takes copies, too.
-        seconds: after which no further product with the Hessian is begun.
 
     Raises:
         UserError: if module, optimizer or loader cannot be copied.
     """
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
-    end = own_time() + seconds
+    end = own_time() + CURVATURE_SECONDS
     with isolated_rng(seed=0), torch.enable_grad():
         [batch] = _batches(trainer, shared, count=1)
         own, [optimizer] = copies_of(module, trainer.optimizers)
@@ -100,7 +95,7 @@ def timed_probe(
 ) -> tuple[dict[float, float], float]:
     """`probe_rates`, and the seconds it took."""
     start = own_time()
-    return probe_rates(trainer, module, shared=shared), own_time() - start
+    return probe_rates(trainer, module, shared), own_time() - start
 
 
 def rate_from_start(

@@ -110,7 +110,6 @@ def trial(
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
     *,
-    seed: int = 0,
     dropout: bool = True,
 ) -> Iterator[Trial]:
     """Copies of `model`, `loss` and `optimizer` to try things out on, with gradients on and random numbers
@@ -120,7 +119,7 @@ def trial(
     in evaluation mode is switched to training as a whole. With `dropout=False`, dropout layers let everything
     through. A compiled model is copied as it was before compilation. Raises `UserError` where a copy fails.
     """
-    with isolated_rng(seed), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with isolated_rng(0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         memo: dict[int, Any] = {}
         model_copy = copied(getattr(model, "_orig_mod", model), memo)
         # A plain function holds nothing of the model that a copy could replace.

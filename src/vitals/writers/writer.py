@@ -18,8 +18,8 @@ class Writer:
     """Writes to one of Lightning's loggers. This one writes numbers alone, which every logger takes.
 
     A `tag` is the name under which something is shown, a `step` the optimizer steps taken. For a logger that
-    takes more, derive from it and write what the logger can do; the rest does nothing. Then
-    say which loggers it is for: `vitals.writers.registry.writer_of.register(MyLogger, MyWriter)`.
+    takes more, derive from it and write what the logger can do; the rest does nothing. Then say
+    which loggers it is for: `vitals.writers.registry.writer_of.register(MyLogger, MyWriter)`.
 
     Args:
         logger: to write to.
