@@ -28,14 +28,11 @@ class LiveTable:
         done: of them, how many need not be run.
         at_once: jobs that can run side by side.
         metric: by which they are judged.
-        console: where to draw.
     """
 
-    def __init__(
-        self, total: int | None, done: int, at_once: int, metric: Metric, console: Console | None = None
-    ) -> None:
+    def __init__(self, total: int | None, done: int, at_once: int, metric: Metric) -> None:
         self.total, self.at_once, self.metric = total, at_once, metric
-        self.console = console or Console()
+        self.console = Console()
         self.running: dict[int, tuple[Job, list[str], float]] = {}
         self.ended_jobs: list[tuple[Job, str, float, float | None]] = []
         self.already_done = done
