@@ -50,6 +50,8 @@ NOISES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 """What happens to the gradient: standard normal noise added or multiplied, Cauchy noise, 9 of 10 masked."""
 
+COPIES = 100
+"""Independent runs of each, with noise of their own."""
 ENOUGH = 0.9
 """Share of the way from the start to the goal that counts as arriving."""
 
@@ -67,8 +69,6 @@ def race(
     noises: Sequence[str] = tuple(NOISES),
     shapes: Sequence[str] = tuple(SHAPES),
     steps: int = 500,
-    copies: int = 100,
-    seed: int = 0,
 ) -> dict[str, dict[str, Verdict]]:
     """How an optimizer fares on every shape under each kind of noise, at the rate it is configured with.
 
@@ -80,15 +80,13 @@ def race(
         noises: some of `NOISES`.
         shapes: some of `SHAPES`.
         steps: how many to take.
-        copies: independent runs of each, with noise of their own.
-        seed: of the noise.
 
     Returns:
         By noise and shape: `pass` where the median run has come `ENOUGH` of the way down, `diverged` where
         it ends above its start or not finite, else `slow`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    point = Point(torch.ones(len(noises), len(shapes), copies, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    point = Point(torch.ones(len(noises), len(shapes), COPIES, dtype=torch.float64))
     optimizer = factory(point)
     problems = [SHAPES[shape] for shape in shapes]
 

@@ -137,10 +137,7 @@ def _to_disk(path: Path, flags: int) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # a file system that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # those of a file system that cannot
             raise
     finally:
         os.close(number)
@@ -200,10 +197,7 @@ def save_checkpoint(trainer: Any, path: Path, weights_only: bool = False, **chan
             try:
                 with temporary.open("wb") as file:
                     torch.save(content, file)
-            except (
-                AttributeError,
-                pickle.PicklingError,
-            ):  # hyper-parameters: it leaves them out
+            except (AttributeError, pickle.PicklingError):  # hyper-parameters: it leaves them out
                 strategy.save_checkpoint(content, temporary)
     strategy.barrier()
 

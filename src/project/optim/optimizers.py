@@ -16,7 +16,7 @@ from vitals.runs.instantiate import bound, locate
 
 
 def parameter_groups(
-    network: nn.Module, weight_decay: float, decay_bias_and_norm: bool = False
+    network: nn.Module, weight_decay: float, decay_bias_and_norm: bool
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer: `decay`, and `no_decay` for biases and norm scales.
 

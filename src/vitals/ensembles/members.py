@@ -43,7 +43,7 @@ def load_members(
     split: Split,
     data_root: str | None,
     project: Project,
-    trust: Sequence[str] = (),
+    trust: Sequence[str],
 ) -> tuple[list[Member], list[str]]:
     """The members that belong together, and a sentence for each candidate that is left out.
 

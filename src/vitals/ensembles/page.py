@@ -122,7 +122,7 @@ def _disagreement(result: EnsembleResult) -> Chart:
             ["" if row == column else f"{100 * shares[row, column]:.3g}" for column in range(count)]
             for row in range(count)
         ]
-        axes = paint_matrix(figure, shares / max(float(shares.max()), 1e-9), cells, 9.0)
+        axes = paint_matrix(figure, shares / max(float(shares.max()), 1e-9), cells)
         places = np.arange(0, count, max(1, count // 12))
         for setting in (axes.set_xticks, axes.set_yticks):
             setting(places, [str(place + 1) for place in places])

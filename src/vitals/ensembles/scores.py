@@ -12,6 +12,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15
 """Bins of the expected calibration error (Guo et al., 2017)."""
+SUBSETS = 50
+"""Choices of members of each number at most; where there are more they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Size:
-    """What ensembles of so many members reach: over all choices of the members, or `subsets` drawn ones."""
+    """What ensembles of so many members reach: over all choices of the members, or `SUBSETS` drawn ones."""
 
     members: int
     subsets: int
@@ -71,23 +73,21 @@ def disagreement(probabilities: Tensor) -> Tensor:
     return (classes[:, None] != classes[None]).float().mean(2)
 
 
-def by_size(probabilities: Tensor, labels: Tensor, subsets: int = 50, seed: int = 0) -> list[Size]:
+def by_size(probabilities: Tensor, labels: Tensor) -> list[Size]:
     """Accuracy against the number of members, from 1 to M.
 
     Args:
         probabilities: of the members (M, N, C).
         labels: int64, N.
-        subsets: choices of members of each number at most; where there are more they are drawn.
-        seed: of the draw.
     """
     count = len(probabilities)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     sizes = []
     for size in range(1, count + 1):
-        if comb(count, size) <= subsets:
+        if comb(count, size) <= SUBSETS:
             chosen = [list(subset) for subset in combinations(range(count), size)]
         else:
-            chosen = [torch.randperm(count, generator=generator)[:size].tolist() for _ in range(subsets)]
+            chosen = [torch.randperm(count, generator=generator)[:size].tolist() for _ in range(SUBSETS)]
         means = [probabilities[subset].mean(0) for subset in chosen]
         accuracies = [_share_right(mean.argmax(1), labels) for mean in means]
         votes = [vote_accuracy(probabilities[subset], labels) for subset in chosen]

@@ -19,14 +19,13 @@ COUNTED = 12
 """Rows up to which every cell bears its number."""
 
 
-def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[str]], size: float) -> Axes:
+def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[str]]) -> Axes:
     """Draw the matrix over the whole figure, and return its axes without labels.
 
     Args:
         figure: to draw on.
         shades: of the cells, H×W, from 0 (none) to 1.
         cells: what stands in them, where there are few.
-        size: of these letters.
     """
     axes = figure.add_subplot()
     axes.imshow(blend("heat", 0.85 * shades), aspect="auto", interpolation="none")
@@ -36,7 +35,7 @@ def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[st
         for row, texts in enumerate(cells):
             for column, text in enumerate(texts):
                 if text:
-                    style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": size}
+                    style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 9.0}
                     axes.text(column, row, text, color=color("ink"), **style)
     return axes
 
@@ -71,7 +70,7 @@ def confusion_chart(run: RunRecord, name: str) -> Chart:
     def paint(figure: Figure) -> None:
         # Mistakes are rare where it matters: the root of a share makes them visible.
         cells = [[f"{count:,}" if count else "" for count in row] for row in matrix]
-        axes = paint_matrix(figure, np.sqrt(shares), cells, 9.0)
+        axes = paint_matrix(figure, np.sqrt(shares), cells)
         axes.set_xlabel("taken for", loc="right", labelpad=3)
         if named:
             size = 9.5 if len(classes) <= COUNTED else 7.5

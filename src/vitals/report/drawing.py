@@ -193,9 +193,9 @@ def plain_numbers(axes: Axes, write: Callable[[float], str] = number, ticks: int
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
 
 
-def percentages(axes: Axes, ticks: int = 5) -> None:
+def percentages(axes: Axes) -> None:
     """A linear y-axis of shares, as percentages."""
-    plain_numbers(axes, lambda value: f"{100 * value:g}%", ticks)
+    plain_numbers(axes, lambda value: f"{100 * value:g}%")
 
 
 def log_numbers(axes: Axes, decades: float = 0.2, along: Literal["x", "y"] = "y") -> None:

@@ -145,7 +145,7 @@ def answering_for(folder: RunFolder) -> Iterator[None]:
         raise UserError(f"{folder.config} is not the configuration of a run: {said}") from error
 
 
-def config_to_rebuild(folder: RunFolder, data_root: str | None, trust: Sequence[str] = ()) -> DictConfig:
+def config_to_rebuild(folder: RunFolder, data_root: str | None, trust: Sequence[str]) -> DictConfig:
     """The configuration of a run, with its data where they are now.
 
     Args:

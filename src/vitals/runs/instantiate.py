@@ -142,7 +142,7 @@ def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in parameters and name not in config]
 
 
-def require_target(where: str, config: DictConfig, apart: Sequence[str] = ()) -> None:
+def require_target(where: str, config: DictConfig, apart: Sequence[str]) -> None:
     """Make sure that `config._target_` can be imported, and has a parameter for each key of `config` that is
     not `apart`.
 

@@ -84,14 +84,14 @@ def require_batches(config: DictConfig, data: L.LightningDataModule) -> None:
         )
 
 
-def answers(url: str, seconds: float = 6) -> bool:
-    """Whether `url` can be reached. In a thread, for a name look-up has no time limit of its own."""
+def answers(url: str) -> bool:
+    """Whether `url` answers in 6 seconds. In a thread, for a name look-up has no time limit of its own."""
     reached = threading.Event()
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
-        with suppress(OSError), urllib.request.urlopen(request, timeout=seconds):
+        with suppress(OSError), urllib.request.urlopen(request, timeout=6):
             reached.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    return reached.wait(seconds)
+    return reached.wait(6)

@@ -116,12 +116,8 @@ def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, fl
     atexit.register(_leave_process_group)
     try:
         return road(recorded, folder)
-    except (
-        Interrupted,
-        ChecksFailed,
-        Diverged,
-    ):  # Lightning would kill the first process if this one did not end well
-        sys.exit()
+    except (Interrupted, ChecksFailed, Diverged):
+        sys.exit()  # Lightning would kill the first process if this one did not end well
 
 
 def _walk(

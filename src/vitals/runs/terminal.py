@@ -155,7 +155,7 @@ def print_unfinished(folder: RunFolder) -> None:
 
 
 def print_evaluation(
-    checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float], tta: str = "none"
+    checkpoint: Path, split: str, metric: Metric, metrics: dict[str, float], tta: str
 ) -> None:
     """The metrics of one checkpoint on one split, and with which views of the images."""
     table = Table()

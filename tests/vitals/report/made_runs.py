@@ -107,7 +107,7 @@ def png(random: np.random.Generator, share: float = 0.0) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_metrics(folder: Path, epochs: int = 6, averaged: bool = True) -> None:
+def write_metrics(folder: Path, epochs: int = 6) -> None:
     """`metrics.csv`, whose averaged weights come with the second epoch."""
     rows: list[dict[str, Any]] = []
     for epoch in range(1, epochs + 1):
@@ -120,7 +120,7 @@ def write_metrics(folder: Path, epochs: int = 6, averaged: bool = True) -> None:
             "accuracy/train": 0.88 - 0.75 * np.exp(-4 * share),
             "accuracy/val": 0.84 - 0.7 * np.exp(-4 * share) + 0.01 * (-1) ** epoch,
         }
-        if averaged and epoch > 1:
+        if epoch > 1:
             row |= {
                 "val_average/loss": row["loss/val"] - 0.05,
                 "val_average/accuracy": row["accuracy/val"] + 0.012,

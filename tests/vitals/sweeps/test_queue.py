@@ -62,9 +62,9 @@ def statuses(jobs: list[Job]) -> list[str]:
     return [RunFolder(job.folder).read_status()["status"] for job in jobs]
 
 
-def ended(process: int, patience: float = 5.0) -> bool:
+def ended(process: int) -> bool:
     """Whether the process is gone, or is soon."""
-    state, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + patience
+    state, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + 5
     while state.exists() and state.read_text().split()[2] != "Z":
         if time.monotonic() > deadline:
             return False

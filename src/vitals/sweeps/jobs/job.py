@@ -92,13 +92,13 @@ def is_finished(folder: Path) -> bool:
     return run.read_status().get("status") == "finished" or run.diverged
 
 
-def settle(job: Job, code: int, reason: str | None = None) -> str:
+def settle(job: Job, code: int, reason: str | None) -> str:
     """Record how the job ended, and return its status.
 
     Args:
         job: that has ended.
         code: its exit code; negative for the signal that killed it.
-        reason: why it was ended from outside; `interrupted` where the whole sweep was.
+        reason: why it was ended from outside; `interrupted` where the whole sweep was; None for neither.
 
     A job that ended by itself has written its own status; one that was killed, or never came to train, has
     it written here.

@@ -24,18 +24,15 @@ class LiveTable:
     """Running jobs, those that ended last, counts, the best so far and the time left.
 
     Args:
-        total: jobs of the sweep; None where it is not known.
+        total: jobs of the sweep.
         done: of them, how many need not be run.
         at_once: jobs that can run side by side.
         metric: by which they are judged.
-        console: where to draw.
     """
 
-    def __init__(
-        self, total: int | None, done: int, at_once: int, metric: Metric, console: Console | None = None
-    ) -> None:
+    def __init__(self, total: int, done: int, at_once: int, metric: Metric) -> None:
         self.total, self.at_once, self.metric = total, at_once, metric
-        self.console = console or Console()
+        self.console = Console()
         self.running: dict[int, tuple[Job, list[str], float]] = {}
         self.ended_jobs: list[tuple[Job, str, float, float | None]] = []
         self.already_done = done
@@ -102,8 +99,8 @@ class LiveTable:
         states = [status for _, status, _, _ in self.ended_jobs]
         finished = states.count("finished") + self.already_done
         failed = len(states) - states.count("finished")
-        waiting = "" if self.total is None else f", {self.total - finished - failed - len(self.running)} wait"
-        parts = [f"{len(self.running)} running, {finished} finished, {failed} failed{waiting}"]
+        waiting = self.total - finished - failed - len(self.running)
+        parts = [f"{len(self.running)} running, {finished} finished, {failed} failed, {waiting} wait"]
         if self.best is not None:
             parts.append(f"best {self.metric.text(self.best[0])} (job {self.best[1].number})")
         if left := self._time_left():
@@ -124,7 +121,7 @@ class LiveTable:
     def _time_left(self) -> str:
         """By the mean time of the jobs that have finished; empty before the first, or where none is left."""
         times = [seconds for _, status, seconds, _ in self.ended_jobs if status == "finished"]
-        if not times or self.total is None:
+        if not times:
             return ""
         mean = sum(times) / len(times)
         waiting = self.total - self.already_done - len(self.ended_jobs) - len(self.running)

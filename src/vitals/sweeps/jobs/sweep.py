@@ -194,7 +194,7 @@ class Sweep:
     def run(
         self,
         jobs: Iterable[tuple[int, list[str]]],
-        total: int | None,
+        total: int,
         ended: Ended = lambda job, status: None,
         numbers: range | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ class Sweep:
 
         Args:
             jobs: number and words of each, taken one by one as devices become free.
-            total: how many there are; None where that is not known.
+            total: how many there are.
             ended: called with each job that was run, and its status.
             numbers: of these jobs, where the sweep has others beside them.
 

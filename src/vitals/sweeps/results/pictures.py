@@ -207,7 +207,7 @@ def _scores(axes: Axes, metric: Metric) -> None:
     if metric.is_share:
         percentages(axes)
     else:
-        plain_numbers(axes, lambda value: f"{value:g}", 5)
+        plain_numbers(axes, lambda value: f"{value:g}")
 
 
 def _places(jobs: Sequence[JobResult], key: str) -> tuple[list[float], list[str]]:

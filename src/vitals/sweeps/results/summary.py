@@ -21,7 +21,7 @@ DISPENSABLE = ("epoch", "minutes", "last")
 
 
 def print_summary(
-    results: SweepResults, steps: list[Step], shares: dict[str, float], console: Console | None = None
+    results: SweepResults, steps: list[Step], shares: dict[str, float], console: Console | None
 ) -> None:
     """The tables, what the jobs said, importance, and what can be typed next.
 
@@ -29,7 +29,7 @@ def print_summary(
         results: of the sweep.
         steps: warnings and what to do about them.
         shares: importance by key.
-        console: where to print; the terminal by default.
+        console: where to print; None for the terminal.
     """
     console = console or Console()
     _print_table(console, "Jobs", job_table(results), DISPENSABLE)
