@@ -65,7 +65,7 @@ def test_it_is_named_with_its_step_and_place_and_everything_can_be_read(case: st
     assert (found[0].step, found[0].level) == (2, "fail")
     assert message in found[0].message
     assert "in step 3" in found[0].message
-    assert (found[0].where == where) or case == "loss"
+    assert found[0].where == where
     assert read_findings(diagnosis.recorder.folder / "findings.json") == [*found, *diagnosis.looks]
     norms = events.scalars("gradients/norm")
     assert list(norms) == [1, 2, 3, 4]
