@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from vitals.causes import Cause, register
 from vitals.diagnosis.diagnose import RULES, Rule, diagnose
 from vitals.diagnosis.generalization import overfitting
-from vitals.diagnosis.run import CERTAIN, Run
+from vitals.diagnosis.run import Run
 from vitals.findings import Finding
 from vitals.history import History
+from vitals.measures.counts import CERTAIN
 
 Numbers = NDArray[np.float64]
 

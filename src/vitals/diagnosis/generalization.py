@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import CERTAIN, Run, needs
+from vitals.diagnosis.run import Run, needs
 from vitals.findings import Finding
-from vitals.measures.counts import share_between
+from vitals.measures.counts import CERTAIN, share_between
 
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 RENAMED = 0.1
-"""Share of the validation images, by two standard errors, that other numbers of the classes put right."""
+"""Share of the validation images, by three standard errors, that other numbers of the classes put right."""
 GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
@@ -156,26 +156,11 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
         f"{run.chance_accuracy + most:.0%} at most, by two standard errors)"
     )
     if run.passed("inputs-informative"):
+        cause = "train-val-mismatch"
         message = f"{seen}, though a short trial generalized to training images that were held out."
         remedy = "Prepare both alike: normalization, order of channels and of classes, orientation, size."
-        yield Finding(
-            "train-val-mismatch",
-            "fail",
-            message,
-            remedy,
-            "accuracy/val_eval",
-            run.accuracy("val"),
-            run.chance_accuracy,
-        )
     else:
-        message = f"{seen}: the labels are learned by heart."
+        cause, message = "labels-random", f"{seen}: the labels are learned by heart."
         remedy = "Look at images with their labels, and at the code that pairs them."
-        yield Finding(
-            "labels-random",
-            "fail",
-            message,
-            remedy,
-            "accuracy/val_eval",
-            run.accuracy("val"),
-            run.chance_accuracy,
-        )
+    value, chance = run.accuracy("val"), run.chance_accuracy
+    yield Finding(cause, "fail", message, remedy, "accuracy/val_eval", value, chance)

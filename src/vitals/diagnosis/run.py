@@ -9,10 +9,7 @@ from functools import cached_property
 
 from vitals.findings import Finding
 from vitals.history import History
-from vitals.measures.counts import share_between
-
-CERTAIN = 3.0
-"""Standard errors by which an accuracy must differ from chance to count as different."""
+from vitals.measures.counts import CERTAIN, share_between
 
 Rule = Callable[["Run"], Iterator[Finding]]
 
