@@ -20,7 +20,8 @@ from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
-from vitals.probes.rate_probe import probe_curvature, rate_from_start, timed_probe
+from vitals.own_time import own_time
+from vitals.probes.rate_probe import probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
@@ -190,14 +191,15 @@ class Diagnosis(L.Callback):
 
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.probes, self.probed = self.probes + 1, trainer.global_step
+        start = own_time()
         try:
-            losses, seconds = timed_probe(trainer, module, self.recorder.twin(trainer, module))
+            losses = probe_rates(trainer, module, self.recorder.twin(trainer, module))
         except Exception:  # without a probe the rules say less, and nothing wrong
             self.probes = 2
             return
         step, epoch = trainer.global_step, float(trainer.current_epoch)
         found = {f"rate_probe/{factor:g}": loss for factor, loss in losses.items()}
-        found |= {"rate_probe/seconds": seconds}
+        found |= {"rate_probe/seconds": own_time() - start}
         with suppress(Exception):  # some losses have no second derivative
             if (curved := probe_curvature(trainer, module, self.recorder.twin(trainer, module))) is not None:
                 found |= {"curvature/largest": curved.largest, "curvature/bearable": curved.bearable}

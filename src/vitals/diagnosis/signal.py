@@ -66,13 +66,11 @@ def largest_update(run: Run, until: int | None) -> float:
 
     A weight that starts at zero, as that of an adapter or a residual branch, grows by any share at first.
     """
-    tag = "update_ratio_summary/max"
+    tags = ["update_ratio_summary/max"]
     from_zero = {name for name, norms in run.by_name("weight_norm").items() if norms and norms[0] < FROM_ZERO}
     if from_zero:
         weights = [tag for tag in run.history.tags("update_ratio/") if tag.endswith("weight")]
         tags = [tag for tag in weights if tag.removeprefix("update_ratio/") not in from_zero]
-    else:
-        tags = [tag]
     found = [point for tag in tags for point in run.history.series(tag)]
     ratios = [ratio for step, _, ratio in found if until is None or step <= until]
     return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)

@@ -317,7 +317,7 @@ class LearningCurves(Monitor):
         logged = trainer.callback_metrics
         names = [name for name in sorted(self.of_steps or ()) if "loss" in name.lower() and name in logged]
         device = trainer.strategy.root_device
-        values = to_host([logged[name].detach().reshape(1).to(device) for name in names]) if names else []
+        values = to_host([logged[name].detach().reshape(1).to(device) for name in names])
         return {name: value for name, [value] in zip(names, values, strict=True)}
 
     def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:

@@ -90,14 +90,6 @@ def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin)
         return curvature(lambda: twin.training_loss(batch), optimizer, end=end)
 
 
-def timed_probe(
-    trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None
-) -> tuple[dict[float, float], float]:
-    """`probe_rates`, and the seconds it took."""
-    start = own_time()
-    return probe_rates(trainer, module, shared), own_time() - start
-
-
 def rate_from_start(
     trainer: L.Trainer,
     module: L.LightningModule,
