@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "acc": "accuracy"}
 PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("val", "valid", "validation"), "val")
-
-
 ERRORS = ("mse", "rmse", "mae", "nll", "bce", "ce", "error")
 """What is as good as a loss where a module logs none by that name: less is better."""
 
