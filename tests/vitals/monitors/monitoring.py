@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, digits, fit
+from foreign import Foreign, digits, fit, loader
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -118,6 +119,26 @@ class GAN(Foreign):
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.SGD(net.parameters(), 0.1) for net in (self.net, self.critic)]
+
+
+def train(
+    module: L.LightningModule, folder: Path, callbacks: Sequence[L.Callback] = (), **options: object
+) -> dict[str, Tensor]:
+    """Train on 256 digits; the state of the module at the end, and that of the random numbers."""
+    torch.manual_seed(0)
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_epochs": 8, **options},
+    )
+    trainer.fit(module, loader(), loader(shuffle=False))
+    return {**module.state_dict(), "random": torch.get_rng_state()}
 
 
 def same(one: Any, other: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from foreign import Foreign, loader, mlp
 from lightning.pytorch.loggers import TensorBoardLogger
+from monitoring import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small, shufflenet_v2_x0_5
@@ -196,25 +197,6 @@ def test_findings_are_a_text_card_in_tensorboard_and_a_file_with_its_schema(tmp_
     assert levels == sorted(levels, reverse=True)
 
 
-def weights_after(callbacks: list[L.Callback], folder: Path) -> dict[str, Tensor]:
-    module = Foreign(deep())
-    torch.manual_seed(0)
-    watch_folder = folder / str(len(callbacks))
-    trainer = L.Trainer(
-        default_root_dir=watch_folder,
-        callbacks=callbacks,
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, loader(), loader(shuffle=False))
-    return {**module.state_dict(), "random": torch.get_rng_state()}
-
-
 class Probes(L.Callback):
     """Probes the rate after every epoch."""
 
@@ -224,7 +206,7 @@ class Probes(L.Callback):
 
 def test_a_probe_of_the_rate_leaves_everything_as_it_was(tmp_path: Path) -> None:
     probes = Probes()
-    bare, probed = weights_after([], tmp_path), weights_after([probes], tmp_path)
+    bare, probed = (train(Foreign(deep()), tmp_path, each, max_epochs=3) for each in ([], [probes]))
     assert all(torch.equal(bare[name], probed[name]) for name in bare)
     assert set(probes.losses) == {0.1, 1.0, 3.0, 10.0}
     assert probes.losses[10.0] > probes.losses[0.1]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from foreign import Foreign, loader, mlp
-from torch import Tensor
+from monitoring import train
 
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
@@ -39,26 +38,6 @@ def test_no_rate_is_named_where_none_lowers_the_loss(loss: float) -> None:
 
 def test_no_rate_is_named_that_there_was_no_time_to_try() -> None:
     assert math.isnan(working_rate(on_a_parabola(1.0), 0.5, 30.0, higher=False, seconds=0))
-
-
-def train(
-    module: L.LightningModule, folder: Path, callbacks: Sequence[L.Callback] = (), **options: object
-) -> dict[str, Tensor]:
-    """Train on 256 digits; the state of the module at the end, and that of the random numbers."""
-    torch.manual_seed(0)
-    trainer = L.Trainer(
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **{"max_epochs": 8, **options},
-    )
-    trainer.fit(module, loader(), loader(shuffle=False))
-    return {**module.state_dict(), "random": torch.get_rng_state()}
 
 
 def right(module: Foreign) -> float:
