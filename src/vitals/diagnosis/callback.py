@@ -191,17 +191,19 @@ class Diagnosis(L.Callback):
 
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.probes, self.probed = self.probes + 1, trainer.global_step
-        start = own_time()
         try:
-            losses = probe_rates(trainer, module, self.recorder.twin(trainer, module))
+            twin = self.recorder.twin(trainer, module)
+            start = own_time()
+            losses = probe_rates(trainer, module, twin)
+            seconds = own_time() - start
         except Exception:  # without a probe the rules say less, and nothing wrong
             self.probes = 2
             return
         step, epoch = trainer.global_step, float(trainer.current_epoch)
         found = {f"rate_probe/{factor:g}": loss for factor, loss in losses.items()}
-        found |= {"rate_probe/seconds": own_time() - start}
+        found |= {"rate_probe/seconds": seconds}
         with suppress(Exception):  # some losses have no second derivative
-            if (curved := probe_curvature(trainer, module, self.recorder.twin(trainer, module))) is not None:
+            if (curved := probe_curvature(trainer, module, twin)) is not None:
                 found |= {"curvature/largest": curved.largest, "curvature/bearable": curved.bearable}
         self.recorder.history.add(step, epoch, found)
 
