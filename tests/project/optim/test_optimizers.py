@@ -133,14 +133,15 @@ def test_full_batch_sgd_with_a_small_rate_never_raises_the_loss(settings_of, see
     steepest = torch.linalg.eigvalsh(hessian)[-1].item()
     point = nn.ParameterList([torch.randn(6, dtype=torch.double)])
     optimizer = optimizer_factory(settings_of("sgd", lr=1.9 / steepest, weight_decay=0.0))(point)
-    before = float("inf")
+    losses = []
     for _ in range(100):
         loss = point[0] @ hessian @ point[0] / 2
-        assert loss.item() <= before
-        before = loss.item()
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
 
 
 def test_lbfgs_finds_the_minimum_of_a_quadratic_in_one_step(settings_of):

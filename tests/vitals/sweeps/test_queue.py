@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from no_view import NoView
 
 from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
@@ -32,12 +33,6 @@ exec(sys.argv[1])
 seen["end"] = time.time()
 print(json.dumps(seen))
 """
-
-
-class NoView:
-    def started(self, job: Job, devices: list[str]) -> None: ...
-    def ended(self, job: Job, status: str) -> None: ...
-    def refresh(self) -> None: ...
 
 
 @pytest.fixture

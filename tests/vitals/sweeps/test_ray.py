@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
 
 import pytest
+from no_view import NoView
 from omegaconf import OmegaConf
 
 from vitals.errors import UserError
@@ -36,12 +37,6 @@ seen["node"] = os.environ.get("NODE")
 exec(sys.argv[1])
 print(json.dumps(seen | {"end": time.time()}))
 """
-
-
-class NoView:
-    def started(self, job: Job, devices: list[str]) -> None: ...
-    def ended(self, job: Job, status: str) -> None: ...
-    def refresh(self) -> None: ...
 
 
 @pytest.fixture

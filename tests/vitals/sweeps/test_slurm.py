@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from no_view import NoView
 from omegaconf import OmegaConf
 
 from vitals.errors import UserError
@@ -27,12 +28,6 @@ open(os.path.join(sys.argv[-1].split("'")[1], "config.yaml"), "w").close()  # fu
 exec(sys.argv[1])
 print(json.dumps(seen | {"end": time.time()}))
 """
-
-
-class NoView:
-    def started(self, job: Job, devices: list[str]) -> None: ...
-    def ended(self, job: Job, status: str) -> None: ...
-    def refresh(self) -> None: ...
 
 
 @pytest.mark.slurm

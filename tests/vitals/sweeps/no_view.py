@@ -1,0 +1,9 @@
+"""What a queue is given to show its jobs on where nobody looks."""
+
+from vitals.sweeps.jobs.job import Job
+
+
+class NoView:
+    def started(self, job: Job, devices: list[str]) -> None: ...
+    def ended(self, job: Job, status: str) -> None: ...
+    def refresh(self) -> None: ...
