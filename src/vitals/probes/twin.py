@@ -140,9 +140,12 @@ class Twin:
             UserError: as `rehearse`.
         """
         if self.cuts is None:
-            self.rehearsed = False
+            part = first_samples(batch, count)
             try:
-                self.rehearse(first_samples(batch, count))
+                if self.rehearsed:
+                    with isolated_rng(seed=0), torch.enable_grad():
+                        self.training_loss(part)
+                self.rehearse(part)
             except UserError:
                 self.rehearse(batch)
                 self.cuts = False
