@@ -8,6 +8,7 @@ from dataclasses import replace
 from vitals.causes import CAUSES
 from vitals.diagnosis import capacity, generalization, learning_rate, modes, signal, updates
 from vitals.diagnosis.run import Rule, Run
+from vitals.errors import reason_of
 from vitals.findings import Finding, consequence, looks, ranked, without_consequences
 
 RULES: tuple[Rule, ...] = (
@@ -78,9 +79,7 @@ def looked_at(run: Run, made: int, left_out: Sequence[str], rules: Sequence[Rule
         rules: that were applied.
     """
     blind = [rule for rule in rules if not run.can_judge(rule)]
-    own = [getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule") for rule in blind]
-    names = [name.replace("_", " ") for name in own]
-    return looks(made + len(rules) - len(blind), [*left_out, *names])
+    return looks(made + len(rules) - len(blind), [*left_out, *map(_name, blind)])
 
 
 def needs_probe(run: Run, rules: Sequence[Rule] = RULES) -> bool:
@@ -97,8 +96,11 @@ def _judged(rule: Rule, run: Run) -> list[Finding]:
     try:
         return list(rule(run))
     except Exception as error:
-        name = getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule").replace("_", " ")
-        return [Finding("skipped", "note", f"{name}: {type(error).__name__}: {error}", where="diagnosis")]
+        return [Finding("skipped", "note", f"{_name(rule)}: {reason_of(error)}", where="diagnosis")]
+
+
+def _name(rule: Rule) -> str:
+    return str(getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule")).replace("_", " ")
 
 
 def _borne_out(root: Finding, later: Finding) -> Finding:

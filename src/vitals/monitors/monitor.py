@@ -164,12 +164,16 @@ class Monitor(L.Callback):
             return None
         try:
             return measure(*arguments)
-        except Exception as error:  # a monitor must never end a training, a full disk does
-            if cannot_write(error):
-                raise
-            self.active = False
-            self.skip(error)
+        except Exception as error:
+            self._fall_silent(error)
         return None
+
+    def _fall_silent(self, error: Exception) -> None:
+        """A monitor must never end a training; a full disk does."""
+        if cannot_write(error):
+            raise error
+        self.active = False
+        self.skip(error)
 
     def retried(self, measure: Callable[..., Any], *arguments: Any) -> bool:
         """Whether `measure(*arguments)` went well; the monitor ends only where it has failed for `TRIES`
@@ -237,10 +241,8 @@ def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *arguments, **named)
         except Exception as error:
-            if cannot_write(error):
-                raise
-            self.active, self.broken = False, True
-            self.skip(error)
+            self._fall_silent(error)
+            self.broken = True
 
     return harmless
 
