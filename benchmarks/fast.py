@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("words", nargs="+", help="of the command line, data.root=<images> among them")
     parser.add_argument("--experiment", default="fast_cpu")
     parser.add_argument("--seeds", type=int, default=3, help="runs, with the seeds 0, 1, …")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     words = [f"experiment={arguments.experiment}", "~callbacks.progress", *arguments.words]
     with tempfile.TemporaryDirectory() as place:
         runs = [run(words, seed, Path(place) / str(seed)) for seed in range(arguments.seeds)]

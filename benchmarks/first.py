@@ -102,7 +102,7 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="*", default=FIRST, help=f"of the training; {' '.join(FIRST)}")
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     rounds = [watched(arguments.words) for _ in range(arguments.rounds)]
     table = Table(title=f"scripts/train.py {' '.join(arguments.words)}", title_justify="left")
     for column in ("to where", "seconds by the clock", "seconds of CPU"):

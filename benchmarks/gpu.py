@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--script", default="airbench94_muon.py", help="in it: also airbench96_faster.py")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu needs a GPU that torch can use, and there is none here.")
     if arguments.airbench and not (Path(arguments.airbench) / arguments.script).is_file():
