@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from vitals.files import existing_folder
 from vitals.runs.config import schema as types
 
 OURS = "project."
@@ -181,8 +182,9 @@ class Experiment(types.RunSchema):
         if data.target == IMAGE_DATA:
             if data.source != "digits" and data.root is None:
                 yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
-            size = data.image_size or 32
-            if data.source != "image_folder" and data.crop_padding >= size:
+            elif data.source == "image_folder":
+                existing_folder(str(data.root), "data.root", "the folder of the images")
+            elif data.crop_padding >= (size := data.image_size or 32):
                 yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
         yield from super().clashes()
 
@@ -193,8 +195,7 @@ class Experiment(types.RunSchema):
         if self.schedule.class_name == "ReduceLROnPlateau":
             yield "schedule.late cannot go with schedule=plateau, whose rate follows a metric: leave it out."
         if (late.low is None) != (late.cycle_epochs is None):
-            missing = "low" if late.low is None else "cycle_epochs"
-            yield f"schedule.late in cycles needs low and cycle_epochs: set schedule.late.{missing}, too."
+            yield "schedule.late in cycles needs both: set schedule.late.low and schedule.late.cycle_epochs."
 
     def _lbfgs_clashes(self) -> Iterator[str]:
         data, trainer = self.data, self.trainer  # an image folder is counted when it is read

@@ -402,23 +402,23 @@ def _numbers(row: dict[Any, Any]) -> dict[str, float]:
     return numbers
 
 
-def existing_folder(path: Path | str, key: str, what: str) -> Path:
+def existing_folder(path: Path | str, key: str, what: str, or_file: bool = False) -> Path:
     """The folder at `path`, which the user gave as `key`.
 
     Args:
         path: as it was given; `~` is the home folder.
         key: of the command line.
-        what: should be there, such as `run`.
+        what: should be named, such as `the folder of a run, as in logs/<name>/`.
+        or_file: whether it may be a file.
 
     Raises:
         UserError: if there is none, with the nearest names beside it.
     """
     folder = Path(str(path)).expanduser()  # Hydra reads [a] as a list, and 2026 as a number
-    if folder.is_dir():
+    if folder.is_dir() or (or_file and folder.is_file()):
         return folder
-    above = folder.parent
-    others = {child.name: child for child in above.iterdir() if child.is_dir()} if above.is_dir() else {}
+    children = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    others = {child.name: child for child in children if or_file or child.is_dir()}
     near = " or ".join(str(others[name]) for name in nearest(folder.name, others))
-    where = "logs/<name>/sweeps/" if what == "sweep" else "logs/<name>/"
-    hint = f"did you mean {near}?" if near else f"name the folder of a {what}, as in {where}."
-    raise UserError(f"{key}={path} is not a folder: {hint}")
+    hint = f"did you mean {near}?" if near else f"name {what}."
+    raise UserError(f"{key}={path} is not a folder{' or a file' * or_file}: {hint}")

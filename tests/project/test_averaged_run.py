@@ -171,11 +171,11 @@ def test_a_terminated_run_keeps_the_average_of_its_whole_epochs_and_goes_on(tmp_
 CLASHES = {
     "average.start=20": "average.start=20 begins after the run's end: it must be less than",
     "average.start=1.5": "it must be a share of the run from 0",
-    "average.kind=mean": "average.kind=mean does not exist: did you mean ema?",
+    "average.kind=mean": "average.kind=mean does not exist: valid are ema, last_k, swa",
     "average.batch_norm_batches=0": "it must be a whole number of 1 or more",
     "average=ema average.decay=2.0": "it must be between 0 and 1, both excluded",
     "schedule=plateau schedule.late.start=0.5": "schedule.late cannot go with schedule=plateau",
-    "schedule.late.start=0.5 schedule.late.low=0.1": "set schedule.late.cycle_epochs, too",
+    "schedule.late.start=0.5 schedule.late.low=0.1": "set schedule.late.low and schedule.late.cycle_epochs",
     "schedule.late.start=25": "schedule.late.start=25 begins after the run's end",
     "average=swaa": "did you mean swa?",
 }

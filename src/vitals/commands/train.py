@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from vitals.command_line import answers_mistakes, importing_torch, run_command
 from vitals.runs.config.validation import check_run
+from vitals.runs.prerequisites import require_batches, require_packages
 from vitals.runs.project import ProjectFolder
 from vitals.runs.run_folder import RunFolder
 
@@ -15,6 +16,7 @@ def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
     """What is built once on trial before a run, of its configuration."""
 
     def prepare(config: DictConfig) -> None:
+        require_packages(config)
         with importing_torch():  # which the checks before do without
             from vitals.runs.run import prepare
 
@@ -27,8 +29,6 @@ def reading(project: ProjectFolder) -> Callable[[DictConfig], None]:
     """What looks at the data of a configuration, where the project has such a function."""
 
     def read_data(config: DictConfig) -> None:
-        from vitals.runs.prerequisites import require_batches
-
         data = getattr(project.module("build"), "read_data", lambda config: None)(config)
         if data is not None:
             require_batches(config, data)

@@ -75,7 +75,10 @@ def key_of(files: Iterable[Path | str], *settings: object) -> str:
 
 
 def made_of_files(
-    files: Sequence[str], read: Callable[[str], np.ndarray | str], row_shape: tuple[int, ...]
+    files: Sequence[str],
+    read: Callable[[str], np.ndarray | str],
+    row_shape: tuple[int, ...],
+    judge: Callable[[dict[str, str], int], object],
 ) -> Made:
     """One row of each file, read by several threads; zeros of those that cannot be read.
 
@@ -83,6 +86,7 @@ def made_of_files(
         files: in the order of the rows.
         read: the row of a file, or why it cannot be read; the fact `unreadable` has these, by file.
         row_shape: of each row.
+        judge: gets `unreadable` and the number of files read so far, to raise what ends the reading.
     """
     unreadable: dict[str, str] = {}
     at_once = min(1000, 1 + BYTES_AT_ONCE // math.prod(row_shape))
@@ -93,10 +97,14 @@ def made_of_files(
             for start in range(0, len(files), at_once):
                 say(f"reading files: {start:,} of {len(files):,}")
                 several = files[start : start + at_once]
-                for file, row in zip(several, pool.map(read, several), strict=True):
-                    if isinstance(row, str):
-                        unreadable[file] = row
-                    yield np.zeros(row_shape, np.uint8) if isinstance(row, str) else row
+                read_rows = list(pool.map(read, several))
+                unreadable.update(
+                    (f, row) for f, row in zip(several, read_rows, strict=True) if isinstance(row, str)
+                )
+                judge(unreadable, start + len(several))
+                yield from (
+                    np.zeros(row_shape, np.uint8) if isinstance(row, str) else row for row in read_rows
+                )
 
     return Made((len(files), *row_shape), rows(), {"unreadable": unreadable})
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitals.errors import UserError, listed
+from vitals.files import existing_folder
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
-"""Which split a folder of this name holds, in small or capital letters."""
+SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation")
+"""Which split a folder of this name holds, or of `Training_Set` and the like."""
 HIDDEN = (".", "__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
 """How the names begin of what file managers leave behind, in small letters."""
 
@@ -34,7 +36,7 @@ class ClassFolders:
 
 def folders_of_splits(root: Path) -> dict[str, Path]:
     """The folders in `root` named after splits; none unless that of training has class folders in it."""
-    places = {SPLITS[name]: place for place in _folders(root) if (name := place.name.lower()) in SPLITS}
+    places = {split: place for place in _folders(root) if (split := _split_of(place.name))}
     return places if "train" in places and _folders(places["train"]) else {}
 
 
@@ -47,10 +49,11 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
     Raises:
         UserError: if `root` is no folder, or has fewer than two classes, or some that training does not know.
     """
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder: name the folder that holds the data.")
+    existing_folder(root, "data.root", "the folder that holds the data")
     places = folders_of_splits(root) or {"train": root}
     train, noticed = places["train"], Counter[str]()
+    if train != root:
+        noticed[f"folders beside {train.name} passed over"] = len(_folders(root)) - len(places)
     found: dict[str, dict[str, list[str]]] = {}
     for split, place in places.items():
         found[split] = {folder.name: [] for folder in _folders(place)}
@@ -67,8 +70,10 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
         noticed[f"classes without {split} files"] += sum(not of_class.get(name) for name in classes)
     said = ", ".join(f"{what} ({count:,})" for what, count in noticed.items() if count)
     note = f"noticed in {root}: {said}" if said else ""
-    if len(classes) < 2 or {name.lower() for name in classes} <= set(SPLITS):
-        inner = [folder for folder in _folders(train) if len(_folders(folder)) > 1]
+    if len(classes) < 2 or all(map(_split_of, classes)):
+        inner = [
+            folder for folder in _folders(train) if len(_folders(folder)) > 1 and not _split_of(folder.name)
+        ]
         raise UserError(
             f"{train} does not have two classes or more, as <class>/* or train/<class>/*; it has "
             f"{f'{len(classes)} ({listed(classes)})' if classes else 'none'}{f'; {note}' if note else ''}: "
@@ -88,6 +93,10 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
     # Bytes that are no UTF-8 are a name on disk, and can be written nowhere else.
     classes = [os.fsencode(name).decode(errors="replace") for name in classes]
     return ClassFolders(classes, {split: files for split, files in files_of.items() if files}, note)
+
+
+def _split_of(name: str) -> str | None:
+    return SPLITS.get(re.sub(r"[ _-]?(set|data|images)$", "", name.lower()))
 
 
 def _hidden(name: str) -> bool:

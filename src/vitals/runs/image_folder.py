@@ -41,17 +41,22 @@ def read_tree(
         f"a batch of {batch:,} images of {shape[2]}×{shape[1]} pixels",
         "set a smaller data.image_size or data.batch_size",
     )
-    decode = partial(made_of_files, files, partial(_decode, size=image_size, shape=shape), shape)
-    source = f"{root.absolute()} {image_size}"
-    pixels, facts, mapped = cached(source, key_of(files, image_size), decode, mapped)
-    note = tree.note
-    if bad := facts["unreadable"]:
-        if not skip_unreadable or len(bad) == len(files):
+
+    def judge(bad: dict[str, str], read: int) -> None:
+        if bad and (not skip_unreadable or len(bad) == len(files)):
             file, reason = next(iter(bad.items()))
+            among = "" if read == len(files) else f" that were read so far, and there are {len(files):,}"
             raise UserError(
-                f"{file} is not a readable image ({reason}), one of {len(bad):,} of {len(files):,}: "
+                f"{file} is not a readable image ({reason}), one of {len(bad):,} of {read:,}{among}: "
                 f"mend or delete them, or set data.skip_unreadable=true to do without them."
             )
+
+    decode = partial(made_of_files, files, partial(_decode, size=image_size, shape=shape), shape, judge)
+    source = f"{root.absolute()} {image_size}"
+    pixels, facts, mapped = cached(source, key_of(files, image_size), decode, mapped)
+    note, bad = tree.note, facts["unreadable"]
+    judge(bad, len(files))
+    if bad:
         note += f"{', ' if note else f'noticed in {root}: '}unreadable files passed over ({len(bad):,})"
     whole = ImageSet(pixels, torch.tensor(labels), tree.classes, mapped=mapped)
     parts, start = {}, 0

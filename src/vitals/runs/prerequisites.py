@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import lightning as L
 
 
-def require_prerequisites(config: DictConfig) -> None:
-    """Make sure that what the configuration asks for is there; torch is imported only to look for a GPU.
+def require_packages(config: DictConfig) -> None:
+    """Make sure that the packages are there that the configuration asks for, without importing any.
 
     Raises:
-        UserError: saying what is missing and what to do.
+        UserError: saying which is missing and what to do.
     """
     for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
         if find_spec(name) is None:
@@ -29,6 +29,15 @@ def require_prerequisites(config: DictConfig) -> None:
     sampler = (config.get("search") or {}).get("sampler")
     if sampler and find_spec("optuna") is None:
         raise UserError(f"search={sampler} needs the package optuna: pip install optuna")
+
+
+def require_prerequisites(config: DictConfig) -> None:
+    """Make sure that what the configuration asks for is there; torch is imported only to look for a GPU.
+
+    Raises:
+        UserError: saying what is missing and what to do.
+    """
+    require_packages(config)
     if config.trainer.accelerator == "mps":
         from torch.backends import mps
 

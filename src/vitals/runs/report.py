@@ -15,6 +15,7 @@ from vitals.findings import print_findings
 from vitals.report.foreign import is_foreign, read_foreign
 from vitals.report.page import FILE, comparison_name, write_runs
 from vitals.report.record import FILES, MATERIAL, RunRecord
+from vitals.runs.run_folder import A_RUN
 
 OURS = "Made by Vitals from"
 """In the footer of every page."""
@@ -71,9 +72,7 @@ def record(name: str, key: str, begun: bool = False) -> RunRecord:
     Raises:
         UserError: if there is none, or nothing in it to report.
     """
-    path = Path(name).expanduser()
-    if not path.is_file():
-        path = existing_folder(name, key, "run")
+    path = existing_folder(name, key, f"{A_RUN}, or a CSV file with a row an epoch or a step", or_file=True)
     if is_foreign(path) and all(map(is_foreign, _runs_in(path))):
         found = read_foreign(path, f"{key}={name}")
         if found is not None:
@@ -87,7 +86,7 @@ def run_folder(name: str, key: str, begun: bool = False) -> Path:
     Raises:
         UserError: if there is none, or nothing in it to report.
     """
-    folder = existing_folder(name, key, "run")
+    folder = existing_folder(name, key, A_RUN)
     if any((folder / file).is_file() for file in FILES if begun or file in MATERIAL):
         return folder
     if inside := _runs_in(folder):

@@ -40,6 +40,7 @@ Weights = Literal["best", "last", "average"]
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 
+A_RUN = "the folder of a run, as in logs/<name>/"
 SWEEP = "sweep.json"
 """Lies in the folder of a sweep, whose jobs have their folders beside it."""
 
@@ -83,7 +84,7 @@ class RunFolder:
         Raises:
             UserError: if there is no folder, or it holds no run.
         """
-        folder = cls(existing_folder(path, key, "run"))
+        folder = cls(existing_folder(path, key, A_RUN))
         if not folder.config.is_file():
             raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
         return folder

@@ -57,8 +57,8 @@ def refused(root, **settings):
     return str(error.value)
 
 
-@pytest.mark.parametrize("train", ["train", "Training"])
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("train", ["train", "Training_Set"])
+@pytest.mark.parametrize("val", ["valid", "Validation", "val-images", "dev"])
 def test_a_folder_of_validation_images_is_the_validation_split(tmp_path, write, train, val):
     write(train, 6), write(val, 3), write("TEST", 2)
     data = read(tmp_path)
@@ -101,7 +101,7 @@ def test_what_file_managers_leave_behind_is_passed_over_without_a_word(write):
 
 
 def test_what_else_is_passed_over_is_counted(write):
-    write("train"), write("test", 2, ("ant",))
+    write("train"), write("test", 2, ("ant",)), write("unlabelled")
     tree = write("val", 2)
     (tree / "train" / "cow").mkdir()
     (tree / "train" / "ant" / "notes.txt").write_text("")
@@ -111,6 +111,7 @@ def test_what_else_is_passed_over_is_counted(write):
     data = read(tree)
     assert data.classes == ["ant", "bee"]
     for said in (
+        "folders beside train passed over (1)",
         ".txt files passed over (1)",
         ".heic files passed over (3)",
         "files outside of class folders passed over (3)",
@@ -174,6 +175,14 @@ def test_one_class_or_a_folder_too_high_or_too_low_is_answered(tmp_path, write):
     assert "two classes or more" in message
     assert "files outside of class folders passed over (3)" in message
     assert "is not a folder" in refused(tmp_path / "nowhere")
+
+
+def test_the_many_files_after_an_unreadable_one_are_not_read_first(write):
+    tree = write(count=1)
+    (tree / "ant" / "1.png").write_bytes(b"")
+    for number in range(2, 1100):
+        (tree / "ant" / f"{number}.png").hardlink_to(tree / "ant" / "0.png")
+    assert "one of 1 of 1,000 that were read so far, and there are 1,101: mend" in refused(tree)
 
 
 def test_split_folders_without_class_folders_are_no_classes(tmp_path):

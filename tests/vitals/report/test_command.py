@@ -41,7 +41,7 @@ def test_a_run_gets_its_page_and_two_get_one_together(runs: Path) -> None:
     ("name", "words"),
     [
         ("frist", ("run=", "is not a folder", "did you mean", "/first?")),
-        ("xyz", ("is not a folder", "as in logs/<name>/")),
+        ("xyz.csv", ("is not a folder or a file", "as in logs/<name>/, or a CSV file")),
         ("pictures", ("is not the folder of a run", "findings.json")),
         ("begun", ("has nothing to report yet", "history.jsonl")),
         ("", ("holds 2 runs", "name one of them")),
@@ -90,4 +90,4 @@ def test_the_script_needs_no_torch_and_ends_with_the_path(runs: Path) -> None:
 def test_a_mistake_ends_the_script_with_code_2_and_one_sentence(runs: Path) -> None:
     done = commands.run("report", "run=frist", folder=runs)
     assert done.returncode == 2
-    assert done.stderr.strip() == "run=frist is not a folder: did you mean first?"
+    assert done.stderr.strip() == "run=frist is not a folder or a file: did you mean first?"

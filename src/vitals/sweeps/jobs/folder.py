@@ -48,7 +48,7 @@ class SweepFolder:
         Raises:
             UserError: if there is no folder, or it holds no sweep.
         """
-        folder = cls(existing_folder(path, key, "sweep"))
+        folder = cls(existing_folder(path, key, "the folder of a sweep, as in logs/<name>/sweeps/"))
         if not folder.record.is_file() and not folder.jobs():
             raise UserError(f"{key}={path} is not the folder of a sweep: it has no sweep.json and no jobs.")
         return folder
