@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,13 @@ class Recorder(L.Callback):
         if finding.cause not in self.announced:
             self.announced.add(finding.cause)
             tell(trainer, finding)
+
+    def withdraw(self, trainer: L.Trainer, found: Collection[str]) -> None:
+        """Say in the terminal of what was announced that it has passed, where its cause is found no more."""
+        for cause in sorted(self.announced.difference(found)):
+            self.announced.remove(cause)
+            said = f"{cause}, which was said before, has passed: nothing shows it any more."
+            Console().print(f"[bold green]ok[/] step {trainer.global_step}: {said}", highlight=False)
 
     def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
         """The one copy of `module` in this run, made when first asked for; refresh it before each use.

@@ -36,10 +36,11 @@ class Diagnosis(L.Callback):
     It judges what the trainer's `Recorder` has kept, and adds one where there is none. In the trainer's log
     folder it writes `findings.json`, most important first; the same goes to the loggers as the text
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
-    certain, and is an alert of the loggers that have such. Where a curve can mean several things, the
-    learning rate is probed (see `probe_rates`), at most twice a run; what that took is the figure
-    `rate_probe/seconds` of the history. Where the rate turns out to be wrong, others are tried once from the
-    weights of the start, which are kept in a temporary file, and the remedy names one that lowers the loss.
+    certain, and is an alert of the loggers that have such; that it has passed is said where it is found
+    no more. Where a curve can mean several things, the learning rate is probed (see `probe_rates`), at most
+    twice a run; what that took is the figure `rate_probe/seconds` of the history. Where the rate turns out to
+    be wrong, others are tried once from the weights of the start, which are kept in a temporary file, and the
+    remedy names one that lowers the loss.
 
     Args:
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
@@ -156,6 +157,7 @@ class Diagnosis(L.Callback):
                 run = Run(self.recorder.history, checks, finished, facts)
                 found = diagnose(run, others, self.rules)
             self.findings, self.looks = found, [self._looks(run, callbacks)]
+            self.recorder.withdraw(trainer, {finding.cause for finding in found})
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {type(error).__name__}: {error}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]

@@ -82,8 +82,6 @@ def dead_layer(run: Run) -> Iterator[Finding]:
     died = death(run)
     if died is None or run.learns or not died.dead > MOSTLY_DEAD or run.steps < 10:
         return
-    if died.later and largest_update(run, died.step) > LARGE_UPDATE:  # `too_high` says why
-        return
     message = f"{died.sentence}, and no gradient passes it."
     remedy = "Lower the learning rate, start biases at zero, or use LeakyReLU."
     yield Finding("dead-relu", "fail", message, remedy, died.layer, died.dead, MOSTLY_DEAD, died.step)

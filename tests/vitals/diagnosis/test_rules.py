@@ -321,6 +321,13 @@ def test_what_was_wrong_before_learning_explains_what_went_wrong_after() -> None
     assert "bad-initialization" in consequence.message
 
 
+def test_a_layer_that_the_rate_has_killed_is_noted_beside_it() -> None:
+    found = diagnose(SICK["died after huge updates"][1], [])
+    [note] = [finding for finding in found if finding.cause == "dead-relu"]
+    assert (note.level, note.station) == ("note", "updates")
+    assert "learning-rate-too-high" in note.message
+
+
 def test_weights_that_a_penalty_takes_away_are_why_a_few_examples_were_not_fitted() -> None:
     run = SICK["weights shrink away"][1]
     later = Run(run.history, [Finding("underfitting", "fail", "20 examples are not fitted.")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
+from vitals.diagnosis.run import Run
 from vitals.errors import UserError
 from vitals.findings import Finding, read_findings
 from vitals.history import History
@@ -185,8 +186,24 @@ def test_a_hopeless_run_is_ended_at_the_end_of_the_epoch_in_which_that_is_certai
     assert "zero_grad" in capsys.readouterr().out
 
 
-def test_findings_are_a_text_card_in_tensorboard_and_a_file_with_its_schema(tmp_path: Path) -> None:
-    watch(NeverClears(mlp()), tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
+def in_the_first_epoch(run: Run) -> Iterator[Finding]:
+    if run.steps <= 8:
+        yield Finding("class-imbalance", "fail", "Most are of one class.", step=8)
+
+
+def test_findings_are_a_text_card_in_tensorboard_and_a_file_with_its_schema(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = [*diagnostics()[:-1], Diagnosis(report=False, rules=[in_the_first_epoch])]
+    watch(
+        NeverClears(mlp()),
+        tmp_path,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(tmp_path, name="", version=""),
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Most are of one class.") == 1
+    assert "ok step 16: class-imbalance, which was said before, has passed" in said
     events = EventAccumulator(str(tmp_path)).Reload()
     [*_, card] = events.Tensors("findings/text_summary")
     assert b"gradients-accumulate" in card.tensor_proto.string_val[0]
