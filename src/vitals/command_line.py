@@ -53,6 +53,8 @@ from vitals.sweeps.jobs.resume import words_of_sweep
 
 CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""
+OF_HYDRA = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
+"""How words for Hydra's own launchers and sweepers begin."""
 Task = Callable[[DictConfig], None]
 Check = Callable[[DictConfig], object]
 
@@ -161,6 +163,7 @@ def gather_words(config_dir: Path, config_name: str) -> None:
             value of one.
     """
     parser = get_args_parser()
+    parser.allow_abbrev = False  # or --config, which others have, is three of Hydra's options
     parser.error = _refuse  # type: ignore[method-assign, assignment]
     _, lost = parser.parse_known_args()
     if not lost:
@@ -263,8 +266,12 @@ def check_command_line(
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
         arguments.overrides += further
+    if "hydra.mode=MULTIRUN" in arguments.overrides:
+        sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word != "hydra.mode=MULTIRUN")]
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
+        return
     for word in arguments.overrides:
-        of_hydra = word.startswith(("hydra/launcher=", "hydra/sweeper="))
+        of_hydra = word.startswith(OF_HYDRA)
         if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
             raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)
@@ -272,10 +279,20 @@ def check_command_line(
     sys.argv[1:] = [word for word in spelled if word is not None]
     if arguments.cfg or arguments.info:
         return
+    if not arguments.multirun and (several := overrides.several()):
+        key, _, values = several.partition("=")
+        said = f"{several} names several values: add -m (--multirun) for a run of each"
+        one = f"; a list is {key}=[{values}], text with a comma \"{key}='{values}'\"" * ("(" not in values)
+        raise UserError(f"{said}{one}.")
     for key in ("zip", "repeats"):
         if overrides.value(key) is not None and not arguments.multirun:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
     resume = overrides.value("resume")
+    if str(resume).lower() in ("true", "last", "latest") and not Path(str(resume)).exists():
+        raise UserError(
+            f"resume={resume} names no run: resume=auto goes on with the newest one of the same "
+            f"configuration, resume=<run folder> with any."
+        )
     if resume is not None and arguments.multirun:
         raise UserError(
             "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."

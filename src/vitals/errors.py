@@ -69,9 +69,11 @@ def listed(names: Iterable[str], at_most: int = 4) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> list[str]:
-    """Up to three of the `valid` names that look most like `name`, the most alike first."""
-    choices = {choice.lower(): choice for choice in valid}
-    return [choices[match] for match in get_close_matches(name.lower(), choices, cutoff=0.51)]
+    """Up to three of the `valid` names that look like `name`, the most alike first, or are a part of it."""
+    choices, name = {choice.lower(): choice for choice in valid}, name.lower()
+    near = [name] if name in choices else get_close_matches(name, choices, cutoff=0.66)
+    near += [choice for choice in choices if len(choice) > 3 and choice in name and choice not in near]
+    return [choices[match] for match in near[:3]]
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ SCRIPTS = {"sweep": "sweep_report.py"}
 def hydra_value(text: object) -> str:
     """`text` as the value of an override: in quotes where Hydra would read more into it."""
     value = str(text)
-    if re.fullmatch(r"[\w/.:+-]+", value):
+    if re.fullmatch(r"[\w/.:+-]+", value, re.ASCII):
         return value
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
 

@@ -39,19 +39,28 @@ SEED = "a whole number from 0 to 4294967295"
 WRONG_NAMES = {
     # groups, choices and keys: what was written, and what is nearest
     "optimizer=rmspropp": ("optimizer=rmspropp", "did you mean rmsprop?"),
-    "optimizer=Adam": ("optimizer=Adam", "did you mean adam or"),
+    "optimizer=Adam": ("optimizer=Adam", "did you mean adam?"),
     "data=cifar": ("data=cifar ", "did you mean cifar10 or cifar100?"),
     "network=resnet": ("network=resnet ", "did you mean resnet18?"),
     "optimizer=xyz": ("optimizer=xyz", "valid are adadelta, adagrad, adam"),
     "debug=fats": ("debug=fats", "did you mean fast?"),
     "network.initialization=gausian": ("initialization=gausian", "did you mean gaussian?"),
     "optimizer.lrr=1": ("optimizer.lrr", "did you mean lr?"),
-    "optimizer=adam optimizer.momentum=0.9": ("optimizer.momentum", "valid are betas"),
+    "optimizer=adam optimizer.momentum=0.9": (
+        "optimizer.momentum",
+        "optimizer=momentum optimizer.momentum=0.9 or",
+    ),
     "optimizer.lr.x=1": ("optimizer.lr.x", "'optimizer.lr'"),
     "network.initialization=kaiming network.initialization.std=1": (
         "network.initialization.std",
-        "'network.initialization'",
+        "network/initialization=gaussian network.initialization.std=1?",
     ),
+    "width=64": ("width", "did you mean network=mlp network.width=64?"),
+    "logger.wandb.project=x": ("'logger' has no", "did you mean logger=wandb logger.wandb.project=x?"),
+    "schedule=none": ("schedule=none", "did you mean constant?"),
+    "data=/tmp/x": ("data=/tmp/x", "data.root=<folder>"),
+    "pretrained=true": ("pretrained", "leave it out"),
+    "trainer.track_grad_norm=2": ("trainer.track_grad_norm", "nor has Lightning's Trainer"),
     "optimzer=adam": ("optimzer", "did you mean optimizer"),
     "sed=0": ("sed", "did you mean seed"),
     "optimizr.lr=0.1": ("optimizr", "did you mean optimizer"),
@@ -60,7 +69,7 @@ WRONG_NAMES = {
     "optimizer=nesterov ~optimizer.momentun": ("optimizer.momentun", "did you mean momentum?"),
     "optimizer=adam,rmspropp": ("optimizer=rmspropp", "did you mean rmsprop?"),
     "rmsprop": ("'rmsprop'", "optimizer=rmsprop"),
-    "hello": ("'hello' is no key=value", "optimizer=adam"),
+    "hello": ("'hello' is no key=value", "optimizer.lr=0.01"),
     "optimizer.lr=0.1)": ("optimizer.lr=0.1)",),
 }
 
@@ -70,9 +79,13 @@ WRONG_COMMANDS = {
     "optimizer.lr=${nothing}": ("optimizer.lr", "nothing"),
     "~optimizer.lr": ("optimizer.lr is missing",),
     "optimizer=null": ("optimizer=null", "adam"),
-    "debug=null": ("debug", "fast"),
     "trainer.max_epochs=ten": ("trainer.max_epochs=ten", COUNT),
     "trainer.max_epochs=0": ("trainer.max_epochs=0", COUNT),
+    "trainer.max_epochs=1e1": ("trainer.max_epochs=10.0", "write trainer.max_epochs=10."),
+    "trainer.max_time=60": ("trainer.max_time=60", "DD:HH:MM:SS"),
+    "name=1": ("name=1", "write \"name='1'\"."),
+    "seed=[0,1]": ("seed=[0, 1]", "with -m several: seed=0,1."),
+    "data=image_folder data.root=/x/y": ("data.root=/x/y is not a folder",),
     "data.batch_size=0": ("data.batch_size=0", COUNT),
     "seed=-1": ("seed=-1", SEED, "or null"),
     "network=convnet network.dropout=1.5": ("network.dropout=1.5", BELOW_ONE),
@@ -97,7 +110,7 @@ WRONG_VALUES = {
     "optimizer=adam optimizer.betas=[0.9]": ("optimizer.betas=[0.9]", "two numbers from 0 up to"),
     "optimizer=adam optimizer.betas=[0.9,1.0]": ("optimizer.betas[1]=1.0", "but not including, 1"),
     "trainer.max_epochs=2.5": ("trainer.max_epochs=2.5", COUNT),
-    "trainer.accelerator=gpuu": ("trainer.accelerator=gpuu", "did you mean gpu or"),
+    "trainer.accelerator=gpuu": ("trainer.accelerator=gpuu", "did you mean gpu?"),
     "trainer.precision=fp16": ("trainer.precision=fp16", "bf16-mixed"),
     "trainer.devices=0": ("trainer.devices=0", COUNT),
     "trainer.limit_train_batches=1.5": (
@@ -222,7 +235,7 @@ def test_a_wrong_value_is_answered_by_a_sentence_with_key_value_and_range(config
         "momentum_schedule=ramp optimizer=adam",
         "optimizer=lbfgs data=digits",
         "optimizer=lbfgs data.limit=5000",
-        "data=image_folder data.root=somewhere data.crop_padding=40",  # the size is found in the images
+        "data=image_folder data.root=. data.crop_padding=40",  # the size is found in the images
         "trainer=cpu trainer.precision=bf16-mixed",
         "debug=fast momentum_schedule=ramp",
     ],
@@ -241,6 +254,9 @@ def test_good_values_pass(configured, command):
         ("+optimizer.amsgrad=true optimizer=adam", 1),
         ("experiment=resnet18 optimizer.lr=0.1", 1),
         ("~logger.tensorboard", 1),
+        ("name=größe data.root=/tmp/é", 1),
+        ("debug=null +experiment=resnet18", 1),
+        ("trainer.precision=16 trainer.devices='\"0,1\"'", 1),
         ("hydra.run.dir=somewhere", 1),
         ("optimizer=adam,rmsprop seed=0,1,2", 6),
         ("optimizer=adam,rmsprop seed=range(40)", 41),  # too many jobs: each value beside the others' first

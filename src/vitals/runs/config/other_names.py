@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -13,11 +14,11 @@ from vitals.errors import did_you_mean, nearest
 from vitals.runs.config.trainer_arguments import trainer_arguments
 
 SAME = {
-    "optimizer.lr": "lr learning_rate base_lr initial_lr init_lr max_lr",
+    "optimizer.lr": "lr learning_rate base_lr initial_lr init_lr max_lr lr_base blr lr0",
     "optimizer.weight_decay": "wd decay l2 weight_decay",
     "data.batch_size": "bs batch batch_size train_batch_size batch_size_per_device "
-    "per_device_train_batch_size",
-    "data.root": "root data_dir data_path data_root dataroot datadir dataset_path dataset_dir",
+    "per_device_train_batch_size mini_batch_size minibatch_size",
+    "data.root": "root data_dir data_path data_root dataroot datadir dataset_path dataset_dir dataset_root",
     "data_root": "data_dir data_path root",
     "data.image_size": "img_size resolution input_size",
     "data.limit": "subset num_samples max_samples train_size",
@@ -34,7 +35,8 @@ SAME = {
     "trainer.max_epochs": "epochs epoch num_epochs n_epochs nepochs max_epoch total_epochs num_train_epochs",
     "trainer.max_steps": "steps num_steps max_iters iters iterations num_iterations train_steps "
     "max_train_steps",
-    "trainer.devices": "gpus num_gpus n_gpus ngpus devices num_devices",
+    "trainer.devices": "gpus num_gpus n_gpus ngpus devices num_devices num_processes "
+    "nproc_per_node tpu_cores",
     "trainer.accelerator": "device",
     "trainer.gradient_clip_val": "clip grad_clip clip_grad gradient_clip clip_grad_norm "
     "max_grad_norm clip_norm",
@@ -46,12 +48,28 @@ SAME = {
     "trainer=gpu": "gpu cuda use_gpu use_cuda",
     "callbacks=early_stopping": "early_stopping early_stop use_early_stopping",
     "callbacks=early_stopping callbacks.early_stopping.patience": "patience early_stopping_patience",
-    "average=ema": "ema use_ema",
-    "average=swa": "swa use_swa",
+    "average=ema": "ema use_ema model_ema",
+    "average=swa": "swa use_swa stochastic_weight_avg",
     "logger=wandb": "wandb use_wandb",
     "debug=fast": "dry_run smoke_test fast",
-    "metric.name": "monitor",
+    "metric.name": "monitor metric_for_best_model best_metric",
     "name": "task_name exp_name experiment_name run_name exp",
+    "data.flip": "augment augmentation hflip random_flip",
+    "logger": "report_to loggers tracker",
+    "logger=wandb logger.wandb.project": "project wandb_project project_name",
+    "trainer.strategy": "distributed_backend dist_backend",
+    "trainer.use_distributed_sampler": "replace_sampler_ddp",
+    "trainer.enable_progress_bar=false": "progress_bar_refresh_rate disable_tqdm",
+    "trainer.enable_model_summary": "weights_summary",
+    "trainer.limit_train_batches": "train_percent_check",
+    "trainer.limit_val_batches": "val_percent_check",
+    "trainer.max_time": "time_limit max_duration",
+    "checkpoint.every_n_steps": "save_steps save_every_n_steps save_freq",
+    "on_nonfinite=stop": "terminate_on_nan detect_nan",
+    "search=random": "auto_lr_find lr_find hparams_search sweep",
+    "threads": "num_threads n_threads",
+    "launcher.jobs_per_device": "n_jobs",
+    "search.trials": "n_trials num_trials max_trials",
     "seed": "random_seed manual_seed rng_seed seed seed_everything",
     "hydra.run.dir": "output_dir out_dir output log_dir logdir save_dir save_path work_dir run_dir",
 }
@@ -63,14 +81,48 @@ WITHOUT = {
     "num_workers workers n_workers pin_memory persistent_workers prefetch_factor": "batches are made on the "
     "device that trains, without workers: leave it out.",
     "train do_train": "this command always trains: leave it out, or evaluate a run that there is.",
-    "test do_test": "the best weights are tested at the end of every run: leave it out, or evaluate a "
-    "run that there is.",
+    "test do_test do_eval": "the best weights are tested at the end of every run: leave it out, or evaluate "
+    "a run that there is.",
+    "save_top_k save_total_limit save_last save_best save_best_only load_best_model_at_end "
+    "checkpoint_callback save_every save_strategy": "the best and the last weights are always kept: leave it "
+    "out.",
+    "num_classes n_classes num_labels in_channels in_chans input_channels": "it is that of the data: leave "
+    "it out.",
+    "config config_file cfg": "name the primary configuration with --config-name=<name>, its folder with "
+    "--config-path=<folder>.",
+    "extras paths local hydra print_config ignore_warnings tags pretrained": "there is nothing like it here: "
+    "leave it out.",
 }
 """Names of what there is no key for, and why."""
+CHOICES = {
+    "constant": "none null fixed off",
+    "kaiming": "he msra",
+    "xavier": "glorot",
+    "silu": "swish",
+    "one_cycle": "onecyclelr",
+    "auto": "default",
+    "fast": "default fdr limit overfit",
+    "image_folder": "imagenet",
+    "nesterov": "sgd_momentum",
+    "local": "joblib submitit_local basic",
+    "slurm": "submitit submitit_slurm",
+    "tpe": "optuna",
+}
+"""Other names of what can be chosen."""
+
+
+def did_you_mean_choice(name: str, choices: Sequence[str]) -> str:
+    """A clause with what `name` probably stands for among the `choices`."""
+    known = [choice for choice in choices if name.lower() in CHOICES.get(choice, "").split()]
+    return f"did you mean {known[0]}?" if known else did_you_mean(name, choices)
 
 
 def did_you_mean_key(
-    key: str, value: str | None, config: DictConfig, groups: Mapping[str, Sequence[str]]
+    key: str,
+    value: str | None,
+    config: DictConfig,
+    groups: Mapping[str, Sequence[str]],
+    elsewhere: Iterable[str] = (),
 ) -> str:
     """A clause with the words that `key=value` probably stands for, or else the nearest names on its level.
 
@@ -79,20 +131,26 @@ def did_you_mean_key(
         value: as it was typed, or None.
         config: the composed configuration.
         groups: its config groups with their choices.
+        elsewhere: words that choose what has the key, and set it.
     """
     parts = key.replace("/", ".").split(".")
     name = parts[-1].lower().replace("-", "_")
     for names, sentence in WITHOUT.items():
         if name in names.split() and "trainer" in config:
             return sentence
-    if words := list(dict.fromkeys(_words(name, value, config, groups)))[:3]:
+    if words := [*dict.fromkeys(_words(name, value, config, groups))][:3] or [
+        *itertools.islice(elsewhere, 3)
+    ]:
         return f"did you mean {' or '.join(words)}?"
     level: Any = config
     while len(parts) > 1 and OmegaConf.is_dict(level) and parts[0] in level:
         level = level[parts.pop(0)]
     inside = {str(each) for each in level} if OmegaConf.is_dict(level) else set()
     inside |= {group for group in groups if "/" not in group} if level is config else set()
-    inside |= set(trainer_arguments()) if key.startswith("trainer.") else set()
+    if key.startswith("trainer."):
+        inside |= set(trainer_arguments())
+        if not nearest(parts[0], inside):
+            return "nor has Lightning's Trainer an argument of that name."
     return did_you_mean(parts[0], [each for each in inside if not each.startswith("_")])
 
 
@@ -118,7 +176,7 @@ def _is_known(words: str, keys: Sequence[str], groups: Mapping[str, Any], trains
     """Whether the configuration has what `words` name: a key, or in a command that trains a group."""
     key, chooses, _ = words.rpartition(" ")[2].partition("=")
     return key in keys or (
-        trains and (key in groups or bool(chooses) or key.startswith(("hydra.", "callbacks.")))
+        trains and (key in groups or bool(chooses) or key.startswith(("hydra.", "callbacks.", "logger.")))
     )
 
 

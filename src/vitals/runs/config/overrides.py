@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -25,9 +26,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vitals.errors import UserError, did_you_mean, one_line
+from vitals.errors import UserError, one_line
 from vitals.runs.config.combinations import axes
-from vitals.runs.config.other_names import did_you_mean_key
+from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.trainer_arguments import trainer_arguments
 from vitals.runs.half_precision import half_precision
 from vitals.runs.quoting import hydra_value
@@ -60,7 +61,10 @@ class Overrides:
         self.config_dir, self.config_name = config_dir, config_name
         self.folders = search_path(config_dir, config_name, arguments)
         self.groups = groups(self.folders)
-        spelled = self._together([self._as_hydra_has_it(argument) for argument in arguments])
+        nothing = [argument for argument in arguments if self._chooses_nothing(argument)]
+        kept = [argument for argument in arguments if argument not in nothing]
+        found = iter(self._together([self._as_hydra_has_it(argument) for argument in kept]))
+        spelled = [None if argument in nothing else next(found) for argument in arguments]
         self.arguments = [word for word in spelled if word is not None]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
@@ -105,6 +109,10 @@ class Overrides:
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
 
+    def several(self) -> str | None:
+        """The first word that names several values, for a sweep; None where none does."""
+        return next((str(each.input_line) for each in self.parsed if each.is_sweep_override()), None)
+
     def choices(self) -> dict[str, str]:
         """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
         chosen = self.with_hydra.hydra.runtime.choices
@@ -135,16 +143,27 @@ class Overrides:
         for group, choices in self.groups.items():
             if word in choices:
                 return f"did you mean {group}={word}?"
-        return "write for example optimizer=adam or optimizer.lr=0.01."
+        return (
+            "write for example optimizer.lr=0.01, without spaces around =, or where a value has spaces "
+            "\"name='my run'\"."
+        )
+
+    def _chooses_nothing(self, argument: str) -> bool:
+        """Whether it is `search=null`, of a group of which nothing is chosen anyway: Hydra refuses that."""
+        group, _, value = argument.partition("=")
+        return value == "null" and self._defaults.get(group, "") is None
 
     def _as_hydra_has_it(self, argument: str) -> str:
         """What people write and Hydra does not read, in its own spelling.
 
         `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger` and `logger=null`
-        are `logger=none`, where there is that choice; a value that Hydra cannot read, such as a path with a
+        are `logger=none`, where there is that choice; `+experiment=…` has no `+`, where there is a choice
+        already that it takes the place of; a value that Hydra cannot read, such as a path with a
         space or a parenthesis, is quoted.
         """
         key, equals, value = argument.partition("=")
+        if key.startswith("+") and key[1:] in self._defaults and key[1:] not in SEVERAL:
+            key, argument = key[1:], argument[1:]
         group = key.removeprefix("~").replace(".", "/")
         choices = self.groups.get(group, [])
         if "none" in choices and (value.lower() == "null" or (key.startswith("~") and not equals)):
@@ -188,9 +207,15 @@ class Overrides:
 
     def _default_choices(self, group: str) -> list[str]:
         """What the primary configuration chooses from `group`."""
+        chosen = self._defaults.get(group)
+        return [chosen] if isinstance(chosen, str) else list(chosen or ())
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """What the primary configuration chooses from each group that it speaks of, or null."""
         config: Any = OmegaConf.load(self.config_dir / f"{self.config_name}.yaml")
-        chosen: Any = next((entry[group] for entry in config.get("defaults", []) if group in entry), [])
-        return [chosen] if isinstance(chosen, str) else list(chosen)
+        entries = (entry for entry in config.get("defaults", []) if OmegaConf.is_dict(entry))
+        return {str(group): chosen for entry in entries for group, chosen in entry.items()}
 
     def _adds(self, choice: str) -> bool:
         """Whether `choice` of the callbacks is no preset, but brings something for one."""
@@ -237,7 +262,13 @@ class Overrides:
             several = chosen[1:-1].split(",") if group in SEVERAL and chosen.startswith("[") else [chosen]
             for choice in (each.strip(" '\"") for each in several):
                 if choice not in choices and chosen != "[]":
-                    raise UserError(f"{group}={choice} does not exist: {did_you_mean(choice, choices)}")
+                    a_path = (
+                        f"a folder is named with {group}.root=<folder>; "
+                        if "/" in choice or "\\" in choice
+                        else ""
+                    )
+                    meant = did_you_mean_choice(choice, choices)
+                    raise UserError(f"{group}={choice} does not exist: {a_path}{meant}")
 
     def _words(self, override: Override) -> list[str]:
         """The override as words without a sweep: each of its values, or the ends of an interval."""
@@ -265,11 +296,23 @@ class Overrides:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
                 value = None if override.is_delete() else str(override.get_value_string())
-                meant = did_you_mean_key(key, value, base, self.groups)
+                meant = did_you_mean_key(key, value, base, self.groups, self._of_other_choices(key, value))
                 raise UserError(f"{key}: {inside}; {meant}")
             node = node._get_node(part)
             if node is not None and node._is_interpolation():
                 return
+
+    def _of_other_choices(self, key: str, value: str | None) -> Iterator[str]:
+        """Words that choose what has `key`, which the present choices have not, and set it."""
+        for group, choices in self.groups.items():
+            place = group.replace("/", ".")
+            inner = key.removeprefix(f"{place}.")
+            for choice in choices if inner != key or "." not in key else ():
+                files = (folder / group / f"{choice}.yaml" for folder in self.folders)
+                text = next(filter(Path.is_file, files)).read_text(encoding="utf-8")
+                if "@package" not in text and inner.partition(".")[0] in (OmegaConf.create(text) or {}):
+                    given = "<value>" if value is None else shlex.quote(value)
+                    yield f"{group}={choice} {place}.{inner}={given}"
 
     @cached_property
     def with_hydra(self) -> DictConfig:
@@ -281,7 +324,8 @@ class Overrides:
             with initialize_config_dir(str(self.config_dir), version_base="1.3"):
                 return compose(self.config_name, list(arguments), **options)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"the configuration cannot be composed: {one_line(error)}") from error
+            said = one_line(error).partition(" Config search path:")[0]
+            raise UserError(f"the configuration cannot be composed: {said}") from error
 
 
 def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = ()) -> list[Path]:

@@ -61,8 +61,11 @@ Steps = Annotated[
     Field(description="a whole number of optimizer steps of 1 or more, or -1 for no such end"),
 ]
 Devices = Annotated[
-    Annotated[int, Field(ge=1)] | list[int] | Literal["auto", -1],
-    Field(description="a whole number of 1 or more, a list of device numbers, or auto"),
+    Annotated[int, Field(ge=1)]
+    | list[int]
+    | Literal["auto", -1]
+    | Annotated[str, Field(pattern=r"^\d+(,\d+)*,?$")],
+    Field(description="a whole number of 1 or more, a list of device numbers such as [0,1], or auto"),
 ]
 RunFolders = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -85,11 +88,25 @@ def _check_name(name: str) -> str:
 
 CheckName = Annotated[str, AfterValidator(_check_name)]
 PRECISIONS = Literal[
-    "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64", "bf16", 32, 64
+    "32-true",
+    "bf16-mixed",
+    "16-mixed",
+    "bf16-true",
+    "16-true",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+    "32",
+    "64",
+    "bf16",
+    "16",
+    32,
+    64,
+    16,
 ]
 SweepDevices = Annotated[
     Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
-    Field(description="auto, cpu or a list of numbers of GPUs"),
+    Field(description="auto, cpu or a list of numbers of GPUs such as [0,1]"),
 ]
 
 

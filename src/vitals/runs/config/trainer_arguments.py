@@ -24,6 +24,8 @@ OF_A_RUN = {
     "barebones": "it allows no record of a run; the least is callbacks=none checks=none average=none",
 }
 """Arguments that a run gives itself, and what takes their place."""
+FORMS = {"max_time": "a time, DD:HH:MM:SS, or keys such as {hours: 1}, or null"}
+"""What is said of those whose types say too little."""
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 WORDS |= {dict: "keys with values", list: "a list"}
 
@@ -66,7 +68,8 @@ def complaint(name: str, value: Any) -> str | None:
         TypeAdapter(arguments[name], config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError:
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value
-        return f"trainer.{name}={shown} is not allowed: it must be {_in_words(arguments[name])}."
+        allowed = FORMS.get(name) or _in_words(arguments[name])
+        return f"trainer.{name}={shown} is not allowed: it must be {allowed}."
     return None
 
 

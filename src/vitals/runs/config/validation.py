@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,8 +13,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from vitals.errors import UserError, did_you_mean
-from vitals.runs.config.other_names import did_you_mean_key
+from vitals.errors import UserError
+from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.schema import Report, RunSchema
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -116,12 +117,24 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     if problem["type"] == "extra_forbidden" or field is None:
         return f"{key} is not a key of this configuration; {_key_meant(key, value, config)}"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+(e-?\d+)?|true|false|null", value):
+        shown = repr(value)  # it is text: of ${oc.env:…}, or in quotes
     if problem["type"] == "value_error":  # a validator of ours says it better
         return f"{key}={shown}: {problem['ctx']['error']}"
     choices = _choices(field.annotation)
     if problem["type"] == "literal_error" and not _allowed(field):
-        return f"{key}={shown} is not one of {', '.join(choices)}: {did_you_mean(str(value), choices)}"
-    return f"{key}={shown} is not allowed: it must be {_allowed(field) or problem['msg']}."
+        meant = did_you_mean_choice(str(value), choices)
+        end = f": {meant}" if meant.startswith("did") else "."  # the others are named already
+        return f"{key}={shown} is not one of {', '.join(choices)}{end}"
+    allowed = _allowed(field) or problem["msg"]
+    instead = ""
+    if "whole number" in allowed and isinstance(value, float) and value.is_integer():
+        instead = f": write {key}={value:.0f}"
+    elif allowed.startswith("text") and isinstance(value, int | float):
+        instead = f": write \"{key}='{shown}'\""
+    elif isinstance(value, list) and "list" not in allowed:
+        instead = f", or with -m several: {key}={','.join(map(str, value))}"
+    return f"{key}={shown} is not allowed: it must be {allowed}{instead}."
 
 
 def _choices(kind: Any) -> list[str]:
