@@ -279,11 +279,8 @@ def check_command_line(
     sys.argv[1:] = [word for word in spelled if word is not None]
     if arguments.cfg or arguments.info:
         return
-    if not arguments.multirun and (several := overrides.several()):
-        key, _, values = several.partition("=")
-        said = f"{several} names several values: add -m (--multirun) for a run of each"
-        one = f"; a list is {key}=[{values}], text with a comma \"{key}='{values}'\"" * ("(" not in values)
-        raise UserError(f"{said}{one}.")
+    if not arguments.multirun:
+        overrides.require_one_run()
     for key in ("zip", "repeats"):
         if overrides.value(key) is not None and not arguments.multirun:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")

@@ -54,6 +54,7 @@ SAME = {
     "debug=fast": "dry_run smoke_test fast",
     "metric.name": "monitor metric_for_best_model best_metric",
     "name": "task_name exp_name experiment_name run_name exp",
+    "data.crop_padding": "crop random_crop",
     "data.flip": "augment augmentation hflip random_flip",
     "logger": "report_to loggers tracker",
     "logger=wandb logger.wandb.project": "project wandb_project project_name",
@@ -78,22 +79,25 @@ CHECKPOINTS = (
     "ckpt ckpt_path checkpoint checkpoint_path resume_from resume_path resume_from_checkpoint load_from"
 )
 WITHOUT = {
-    "num_workers workers n_workers pin_memory persistent_workers prefetch_factor": "batches are made on the "
-    "device that trains, without workers: leave it out.",
-    "train do_train": "this command always trains: leave it out, or evaluate a run that there is.",
-    "test do_test do_eval": "the best weights are tested at the end of every run: leave it out, or evaluate "
-    "a run that there is.",
-    "save_top_k save_total_limit save_last save_best save_best_only load_best_model_at_end "
-    "checkpoint_callback save_every save_strategy": "the best and the last weights are always kept: leave it "
-    "out.",
-    "num_classes n_classes num_labels in_channels in_chans input_channels": "it is that of the data: leave "
-    "it out.",
-    "config config_file cfg": "name the primary configuration with --config-name=<name>, its folder with "
-    "--config-path=<folder>.",
-    "extras paths local hydra print_config ignore_warnings tags pretrained": "there is nothing like it here: "
-    "leave it out.",
+    "batches are made on the device that trains, without workers: leave it out.": "num_workers workers "
+    "n_workers dataloader_num_workers pin_memory persistent_workers prefetch_factor",
+    "this command always trains: leave it out, or evaluate a run that there is.": "train do_train",
+    "the best weights are tested at the end of every run: leave it out, or evaluate a run that there "
+    "is.": "test do_test do_eval",
+    "the best and the last weights are always kept: leave it out.": "save_top_k save_total_limit save_last "
+    "save_best save_best_only load_best_model_at_end checkpoint_callback save_every save_strategy",
+    "it is that of the data: leave it out.": "num_classes n_classes num_labels in_channels in_chans",
+    "a warm-up is given in epochs, schedule.warmup_epochs=1.": "warmup_steps num_warmup_steps warmup_ratio",
+    "Adam has both in one key: optimizer=adam optimizer.betas=[0.9,0.999].": "beta1 beta2 adam_beta1 "
+    "adam_beta2",
+    "the loss is that of the module, group module.": "loss criterion loss_fn loss_function",
+    "name the primary configuration with --config-name=<name>, its folder with "
+    "--config-path=<folder>.": "config config_file cfg",
+    "there is nothing like it here: leave it out.": "extras paths local hydra print_config ignore_warnings "
+    "tags pretrained mixup cutmix aa auto_augment randaugment color_jitter drop_path eval_batch_size "
+    "val_batch_size test_batch_size",
 }
-"""Names of what there is no key for, and why."""
+"""What is said of names that there is no key for."""
 CHOICES = {
     "constant": "none null fixed off",
     "kaiming": "he msra",
@@ -135,13 +139,14 @@ def did_you_mean_key(
     """
     parts = key.replace("/", ".").split(".")
     name = parts[-1].lower().replace("-", "_")
-    for names, sentence in WITHOUT.items():
+    for sentence, names in WITHOUT.items():
         if name in names.split() and "trainer" in config:
             return sentence
-    if words := [*dict.fromkeys(_words(name, value, config, groups))][:3] or [
-        *itertools.islice(elsewhere, 3)
-    ]:
-        return f"did you mean {' or '.join(words)}?"
+    found = [elsewhere, _words(name, value, config, groups)]
+    # A key with its group is probably one of it, and any other may be anybody's.
+    for words in found if "." in key else reversed(found):
+        if several := list(dict.fromkeys(itertools.islice(words, 3))):
+            return f"did you mean {' or '.join(several)}?"
     level: Any = config
     while len(parts) > 1 and OmegaConf.is_dict(level) and parts[0] in level:
         level = level[parts.pop(0)]

@@ -41,6 +41,8 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver("half_precision", half_precision, replace=True)
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
+NOTHING = ("null", "[]", "false")
+"""What people write for none of a group."""
 SEVERAL = ("logger", "callbacks")
 """Groups of which several choices stand together, `logger=[tensorboard,csv]`."""
 
@@ -109,9 +111,20 @@ class Overrides:
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
 
-    def several(self) -> str | None:
-        """The first word that names several values, for a sweep; None where none does."""
-        return next((str(each.input_line) for each in self.parsed if each.is_sweep_override()), None)
+    def require_one_run(self) -> None:
+        """Make sure that no key has several values, which are those of a sweep.
+
+        Raises:
+            UserError: with the words that make a sweep of them, or one value.
+        """
+        for override in filter(Override.is_sweep_override, self.parsed):
+            key, values = override.key_or_group, str(override.get_value_string())
+            said = f"{key}={values} names several values: add -m (--multirun) for a run of each"
+            if "(" not in values and (key in SEVERAL or key not in self.groups):
+                said += f"; a list is {key}=[{values}]"
+            if "(" not in values and key not in self.groups:
+                said += f", text with a comma \"{key}='{values}'\""
+            raise UserError(f"{said}.")
 
     def choices(self) -> dict[str, str]:
         """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
@@ -156,17 +169,16 @@ class Overrides:
     def _as_hydra_has_it(self, argument: str) -> str:
         """What people write and Hydra does not read, in its own spelling.
 
-        `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger` and `logger=null`
-        are `logger=none`, where there is that choice; `+experiment=…` has no `+`, where there is a choice
-        already that it takes the place of; a value that Hydra cannot read, such as a path with a
-        space or a parenthesis, is quoted.
+        `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger`, `logger=null` and
+        the like are `logger=none`, where there is that choice; `+experiment=…` takes the place of the choice
+        that there is; a value that Hydra cannot read, as a path with a space or a parenthesis, is quoted.
         """
         key, equals, value = argument.partition("=")
         if key.startswith("+") and key[1:] in self._defaults and key[1:] not in SEVERAL:
             key, argument = key[1:], argument[1:]
         group = key.removeprefix("~").replace(".", "/")
         choices = self.groups.get(group, [])
-        if "none" in choices and (value.lower() == "null" or (key.startswith("~") and not equals)):
+        if "none" in choices and (value.lower() in NOTHING or (key.startswith("~") and not equals)):
             return f"{group}=none"
         if equals and choices and not key.startswith("~"):
             argument = f"{group}={value}"
@@ -296,21 +308,25 @@ class Overrides:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
                 value = None if override.is_delete() else str(override.get_value_string())
-                meant = did_you_mean_key(key, value, base, self.groups, self._of_other_choices(key, value))
+                meant = did_you_mean_key(
+                    key, value, base, self.groups, self._of_other_choices(key, value, base)
+                )
                 raise UserError(f"{key}: {inside}; {meant}")
             node = node._get_node(part)
             if node is not None and node._is_interpolation():
                 return
 
-    def _of_other_choices(self, key: str, value: str | None) -> Iterator[str]:
+    def _of_other_choices(self, key: str, value: str | None, base: DictConfig) -> Iterator[str]:
         """Words that choose what has `key`, which the present choices have not, and set it."""
         for group, choices in self.groups.items():
             place = group.replace("/", ".")
             inner = key.removeprefix(f"{place}.")
-            for choice in choices if inner != key or "." not in key else ():
+            first = inner.partition(".")[0]
+            there = first in (OmegaConf.select(base, place) or ())
+            for choice in choices if not there and (inner != key or "." not in key) else ():
                 files = (folder / group / f"{choice}.yaml" for folder in self.folders)
                 text = next(filter(Path.is_file, files)).read_text(encoding="utf-8")
-                if "@package" not in text and inner.partition(".")[0] in (OmegaConf.create(text) or {}):
+                if "@package" not in text and first in (OmegaConf.create(text) or ()):
                     given = "<value>" if value is None else shlex.quote(value)
                     yield f"{group}={choice} {place}.{inner}={given}"
 

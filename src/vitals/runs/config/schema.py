@@ -192,7 +192,9 @@ class Trainer(Component):
     val_check_interval: Interval | None = None
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Devices
-    strategy: Text
+    strategy: Annotated[
+        str | dict[str, Any], Field(description="text, or keys with a _target_", min_length=1)
+    ]
     precision: PRECISIONS
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
@@ -305,7 +307,7 @@ class RunSchema(Strict):
                 "callbacks has no learning_curves, which write the record of a run: take callbacks=none, or "
                 "in a list, such as [default,early_stopping], one of the presets."
             )
-        if self.average.target and self.trainer.strategy.startswith(("fsdp", "deepspeed")):
+        if self.average.target and str(self.trainer.strategy).startswith(("fsdp", "deepspeed")):
             yield (
                 f"average needs whole weights on every device, and trainer.strategy="
                 f"{self.trainer.strategy} shards them: take average=none."

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.schema import Report, RunSchema
 
@@ -126,7 +126,10 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
         meant = did_you_mean_choice(str(value), choices)
         end = f": {meant}" if meant.startswith("did") else "."  # the others are named already
         return f"{key}={shown} is not one of {', '.join(choices)}{end}"
-    allowed = _allowed(field) or problem["msg"]
+    if problem["type"] == "model_type" and (inner := _inner_model(field)):
+        keys = listed(f"{key}.{name}" for name in inner.model_fields)
+        return f"{key}={shown} is not allowed: it has keys of its own, {keys}."
+    allowed = _allowed(field) or problem["msg"].removeprefix("Input should be ")
     instead = ""
     if "whole number" in allowed and isinstance(value, float) and value.is_integer():
         instead = f": write {key}={value:.0f}"
