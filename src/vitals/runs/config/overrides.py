@@ -156,6 +156,8 @@ class Overrides:
         for group, choices in self.groups.items():
             if word in choices:
                 return f"did you mean {group}={word}?"
+        if "trainer" not in self._defaults:
+            return f"write for example run={shlex.quote(word)}."
         return (
             "write for example optimizer.lr=0.01, without spaces around =, or where a value has spaces "
             "\"name='my run'\"."
@@ -260,6 +262,9 @@ class Overrides:
             and "trainer" in base
             and not override.is_delete()
         ):
+            value = "" if override.is_sweep_override() else str(override.value())
+            if name == "devices" and re.fullmatch(r"\d+,[\d,]*", value):  # Lightning's "0,1"
+                word = f"{override.key_or_group}=[{value.strip(',')}]"
             plus = "++" if deeper else "" if name in base.trainer else "+"
             return plus + word.lstrip("+")
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) or top not in base:

@@ -61,10 +61,7 @@ Steps = Annotated[
     Field(description="a whole number of optimizer steps of 1 or more, or -1 for no such end"),
 ]
 Devices = Annotated[
-    Annotated[int, Field(ge=1)]
-    | list[int]
-    | Literal["auto", -1]
-    | Annotated[str, Field(pattern=r"^\d+(,\d+)*,?$")],
+    Annotated[int, Field(ge=1)] | list[int] | Literal["auto", -1],
     Field(description="a whole number of 1 or more, a list of device numbers such as [0,1], or auto"),
 ]
 RunFolders = Annotated[
