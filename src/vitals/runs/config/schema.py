@@ -84,23 +84,8 @@ def _check_name(name: str) -> str:
 
 
 CheckName = Annotated[str, AfterValidator(_check_name)]
-PRECISIONS = Literal[
-    "32-true",
-    "bf16-mixed",
-    "16-mixed",
-    "bf16-true",
-    "16-true",
-    "64-true",
-    "transformer-engine",
-    "transformer-engine-float16",
-    "32",
-    "64",
-    "bf16",
-    "16",
-    32,
-    64,
-    16,
-]
+SHORT = Literal["32", "64", "bf16", "16", 32, 64, 16]
+PRECISIONS = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", SHORT]
 SweepDevices = Annotated[
     Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
     Field(description="auto, cpu or a list of numbers of GPUs such as [0,1]"),
@@ -189,9 +174,7 @@ class Trainer(Component):
     val_check_interval: Interval | None = None
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Devices
-    strategy: Annotated[
-        str | dict[str, Any], Field(description="text, or keys with a _target_", min_length=1)
-    ]
+    strategy: Annotated[str | dict[str, Any], Field(description="text or keys with a _target_", min_length=1)]
     precision: PRECISIONS
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
@@ -304,7 +287,8 @@ class RunSchema(Strict):
                 "callbacks has no learning_curves, which write the record of a run: take callbacks=none, or "
                 "in a list, such as [default,early_stopping], one of the presets."
             )
-        if self.average.target and str(self.trainer.strategy).startswith(("fsdp", "deepspeed")):
+        strategy = str(self.trainer.strategy).lower()
+        if self.average.target and ("fsdp" in strategy or "deepspeed" in strategy):
             yield (
                 f"average needs whole weights on every device, and trainer.strategy="
                 f"{self.trainer.strategy} shards them: take average=none."
