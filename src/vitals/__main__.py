@@ -6,6 +6,7 @@ same training, which Lightning starts from `__main__`, is the same command.
 
 import runpy
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from vitals.errors import did_you_mean
@@ -31,6 +32,9 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h"):
         print(USAGE)
+        return
+    if command in ("--version", "-V"):
+        print(f"vitals {version('vitals')}")
         return
     if command not in COMMANDS:
         print(f"\nvitals has no command '{command}': {did_you_mean(command, COMMANDS)}", file=sys.stderr)

@@ -166,7 +166,7 @@ class Overrides:
     def _chooses_nothing(self, argument: str) -> bool:
         """Whether it is `search=null`, of a group of which nothing is chosen anyway: Hydra refuses that."""
         group, _, value = argument.partition("=")
-        return value == "null" and self._defaults.get(group, "") is None
+        return value.lower() in NOTHING and self._defaults.get(group, "") is None
 
     def _as_hydra_has_it(self, argument: str) -> str:
         """What people write and Hydra does not read, in its own spelling.
@@ -279,13 +279,10 @@ class Overrides:
             several = chosen[1:-1].split(",") if group in SEVERAL and chosen.startswith("[") else [chosen]
             for choice in (each.strip(" '\"") for each in several):
                 if choice not in choices and chosen != "[]":
-                    a_path = (
-                        f"a folder is named with {group}.root=<folder>; "
-                        if "/" in choice or "\\" in choice
-                        else ""
-                    )
                     meant = did_you_mean_choice(choice, choices)
-                    raise UserError(f"{group}={choice} does not exist: {a_path}{meant}")
+                    if "/" in choice or "\\" in choice:
+                        meant = f"a folder is named with {group}.root=<folder>; {meant}"
+                    raise UserError(f"{group}={choice} does not exist: {meant}")
 
     def _words(self, override: Override) -> list[str]:
         """The override as words without a sweep: each of its values, or the ends of an interval."""
