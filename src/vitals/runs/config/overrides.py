@@ -280,7 +280,8 @@ class Overrides:
             for choice in (each.strip(" '\"") for each in several):
                 if choice not in choices and chosen != "[]":
                     meant = did_you_mean_choice(choice, choices)
-                    if "/" in choice or "\\" in choice:
+                    a_path = "/" in choice or "\\" in choice
+                    if a_path and any("root" in self._own_keys(group, each) for each in choices):
                         meant = f"a folder is named with {group}.root=<folder>; {meant}"
                     raise UserError(f"{group}={choice} does not exist: {meant}")
 
@@ -326,11 +327,15 @@ class Overrides:
             first = inner.partition(".")[0]
             there = first in (OmegaConf.select(base, place) or ())
             for choice in choices if not there and (inner != key or "." not in key) else ():
-                files = (folder / group / f"{choice}.yaml" for folder in self.folders)
-                text = next(filter(Path.is_file, files)).read_text(encoding="utf-8")
-                if "@package" not in text and first in (OmegaConf.create(text) or ()):
+                if first in self._own_keys(group, choice):
                     given = "<value>" if value is None else shlex.quote(value)
                     yield f"{group}={choice} {place}.{inner}={given}"
+
+    def _own_keys(self, group: str, choice: str) -> list[str]:
+        """The keys that the file of a choice gives its group."""
+        files = (folder / group / f"{choice}.yaml" for folder in self.folders)
+        text = next(filter(Path.is_file, files)).read_text(encoding="utf-8")
+        return [] if "@package" in text else [str(key) for key in OmegaConf.create(text) or ()]
 
     @cached_property
     def with_hydra(self) -> DictConfig:
