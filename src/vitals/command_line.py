@@ -163,7 +163,6 @@ def gather_words(config_dir: Path, config_name: str) -> None:
             value of one.
     """
     parser = get_args_parser()
-    parser.allow_abbrev = False  # or --config, which others have, is three of Hydra's options
     parser.error = _refuse  # type: ignore[method-assign, assignment]
     _, lost = parser.parse_known_args()
     if not lost:
@@ -187,6 +186,8 @@ def gather_words(config_dir: Path, config_name: str) -> None:
 
 
 def _refuse(problem: str) -> NoReturn:
+    if problem.startswith(("ambiguous option: --config ", "ambiguous option: --config=")):  # of others
+        problem += " (the primary configuration is --config-name=<name>, its folder --config-path=<folder>)"
     raise UserError(f"the command line cannot be read: {problem}.")
 
 

@@ -91,8 +91,7 @@ WITHOUT = {
     "Adam has both in one key: optimizer=adam optimizer.betas=[0.9,0.999].": "beta1 beta2 adam_beta1 "
     "adam_beta2",
     "the loss is that of the module, group module.": "loss criterion loss_fn loss_function",
-    "name the primary configuration with --config-name=<name>, its folder with "
-    "--config-path=<folder>.": "config config_file cfg",
+    "the primary configuration is --config-name=<name>, its folder --config-path=<folder>.": "config cfg",
     "there is nothing like it here: leave it out.": "extras paths local hydra print_config ignore_warnings "
     "tags pretrained mixup cutmix aa auto_augment randaugment color_jitter drop_path eval_batch_size "
     "val_batch_size test_batch_size",
