@@ -44,7 +44,7 @@ from vitals.runs.config.resume import resumed_config
 from vitals.runs.config.same_run import OF_SWEEPS, PATIENCE, same_run
 from vitals.runs.kept_code import copied
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
-from vitals.runs.run_folder import RunFolder, shown
+from vitals.runs.run_folder import SWEEP, RunFolder, shown
 from vitals.runs.signals import Interrupted, Signals
 from vitals.status_line import status_line
 from vitals.sweeps.jobs.backends import not_of_hydra
@@ -236,8 +236,13 @@ def check_command_line(
     prepare: Check | None = None,
     read_data: Check | None = None,
     trains: bool = True,
+    goes_on: bool = False,
 ) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
+
+    Args:
+        config_dir, config_name, check, prepare, read_data, trains: see `run_command`.
+        goes_on: whether they are those of a sweep that is continued.
 
     Raises:
         UserError: if a word, or a configuration that the words ask for, is wrong.
@@ -261,7 +266,7 @@ def check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains, goes_on=True)
         return
     if arguments.multirun and _needs_a_search(arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
@@ -269,7 +274,7 @@ def check_command_line(
         arguments.overrides += further
     if "hydra.mode=MULTIRUN" in arguments.overrides:
         sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word != "hydra.mode=MULTIRUN")]
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
+        check_command_line(config_dir, config_name, check, prepare, read_data, trains, goes_on)
         return
     for word in arguments.overrides:
         of_hydra = word.startswith(OF_HYDRA)
@@ -282,6 +287,11 @@ def check_command_line(
         return
     if not arguments.multirun:
         overrides.require_one_run()
+    elif not goes_on and (place := overrides.value("hydra.sweep.dir")) and Path(str(place), SWEEP).exists():
+        raise UserError(
+            f"hydra.sweep.dir={place} holds a sweep already: -m resume_sweep={shlex.quote(str(place))} goes "
+            f"on with it, any other folder leaves it alone."
+        )
     for key in ("zip", "repeats"):
         if overrides.value(key) is not None and not arguments.multirun:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
@@ -306,7 +316,7 @@ def check_command_line(
             print(f"going on with {shown(folder.path)}", flush=True)
         config = resumed_config(folder, overrides.arguments, list(overrides.groups))
         check(config)
-        sys.argv.append(f"hydra.run.dir='{folder.path.absolute()}'")
+        sys.argv.append(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
         configs = [config]
     else:
         configs = list(overrides.composed())
@@ -314,11 +324,14 @@ def check_command_line(
             check(config)
     old = None
     if prepare is not None and not arguments.multirun:
-        if resume is None and trains and (folder := RunFolder(overrides.run_folder())).config.exists():
-            old = folder
-            old.require_free()
-            if not config.get("overwrite"):
-                old.require_new("hydra.run.dir")
+        if resume is None and trains:
+            folder = RunFolder(overrides.run_folder())
+            folder.require_no_sweep("hydra.run.dir")
+            if folder.config.exists():
+                old = folder
+                old.require_free()
+                if not config.get("overwrite"):
+                    old.require_new("hydra.run.dir")
         if resume is None and not _is_further():  # at once, for what comes next takes seconds
             choices = overrides.choices().items()
             print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)

@@ -6,10 +6,12 @@ import io
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from vitals.errors import UserError
@@ -17,6 +19,7 @@ from vitals.findings import Finding, print_findings
 from vitals.report.predictions import Predictions
 from vitals.report.record import RunRecord
 from vitals.runs.allowed_targets import names_to_trust, require_allowed
+from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import RunFolder
 from vitals.status_line import status_line
 from vitals.sweeps.jobs.folder import SweepFolder
@@ -222,6 +225,16 @@ def test_the_words_of_ones_own_sweep_are_taken(tmp_path: Path) -> None:
     assert set(words) - set(taken) == {"trust=[os]"}
     assert "trust=[joblib]" in taken
     assert SweepFolder(tmp_path).record.is_file()
+
+
+@pytest.mark.parametrize("shown", [str, hydra_value])
+def test_a_sweep_in_a_folder_of_any_name_is_found(tmp_path: Path, shown: Callable[[Path], str]) -> None:
+    folder = tmp_path / "größe [1] 50%=x, it's"
+    folder.mkdir()
+    (folder / "sweep.json").write_text('{"words": ["seed=0,1"]}')
+    *words, place = words_of_sweep([f"resume_sweep={shown(folder)}"], CONFIGS)
+    assert words == ["seed=0,1"]
+    assert OverridesParser.create().parse_override(place).value() == str(folder)
 
 
 def predictions(**parts: object) -> dict[str, object]:

@@ -45,6 +45,15 @@ def require_prerequisites(config: DictConfig) -> None:
             raise UserError(
                 "trainer.accelerator=mps asks for a Mac's GPU, and torch sees none here: take trainer=cpu."
             )
+    if config.trainer.accelerator == "auto" and str(config.trainer.precision).startswith("16"):
+        from torch.backends import mps
+        from torch.cuda import is_available
+
+        if not (is_available() or mps.is_available()):
+            raise UserError(
+                f"trainer.precision={config.trainer.precision} needs a GPU, and torch sees none here: take "
+                f"32-true or bf16-mixed."
+            )
     if config.trainer.accelerator in ("gpu", "cuda"):
         from torch import cuda
 

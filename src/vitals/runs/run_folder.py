@@ -85,9 +85,22 @@ class RunFolder:
             UserError: if there is no folder, or it holds no run.
         """
         folder = cls(existing_folder(path, key, A_RUN))
+        folder.require_no_sweep(key)
         if not folder.config.is_file():
             raise UserError(f"{key}={path} is not the folder of a run: it has no config.yaml.")
         return folder
+
+    def require_no_sweep(self, key: str) -> None:
+        """Make sure that this is not the folder of a sweep, which the user gave as `key`.
+
+        Raises:
+            UserError: if it is.
+        """
+        if (self.path / SWEEP).is_file():
+            raise UserError(
+                f"{key}={shown(self.path)} is the folder of a sweep: its jobs have theirs in it, and "
+                f"-m resume_sweep=<this folder> goes on with it."
+            )
 
     def require_new(self, key: str) -> None:
         """Make sure that a run which begins here destroys no other.

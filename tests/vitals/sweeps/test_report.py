@@ -114,10 +114,23 @@ def test_a_best_value_within_5_percent_of_an_edge_is_a_warning_with_a_wider_rang
         assert found[0].command == (f"python scripts/train.py -m search=random data=digits '{new}'")
 
 
-def test_a_list_of_rates_with_the_best_at_its_end_is_continued(sweep) -> None:
-    jobs = {"optimizer.lr=0.001": [0.2], "optimizer.lr=0.01": [0.3], "optimizer.lr=0.1": [0.4]}
-    (border,) = borders(read_results(sweep(jobs, ("optimizer.lr=0.001,0.01,0.1",))))
-    assert border.word == "optimizer.lr=0.01,0.1,1"
+@pytest.mark.parametrize(
+    ("best_last", "word"),
+    [
+        ("optimizer.lr=0.001,0.01,0.1", "optimizer.lr=0.01,0.1,1"),
+        ("optimizer.lr=0.1,0.05,0.02", "optimizer.lr=0.01,0.02,0.03"),
+        ("network.dropout=0.5,0.7,0.9", "network.dropout=0.85,0.9,0.95"),
+        ("data.batch_size=128,64,32", "data.batch_size=16,32,48"),
+        ("network.depth=9,5,2", "network.depth=1,2,3"),
+    ],
+)
+def test_a_list_of_values_with_the_best_at_its_end_is_continued_with_what_may_be(
+    sweep, best_last: str, word: str
+) -> None:
+    key, _, values = best_last.partition("=")
+    jobs = {f"{key}={value}": [0.2 + 0.1 * place] for place, value in enumerate(values.split(","))}
+    (border,) = borders(read_results(sweep(jobs, (best_last,))))
+    assert border.word == word
 
 
 def test_a_dropout_of_zero_is_no_edge(sweep) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from blobs import WORDS
 
+from vitals.errors import UserError
 from vitals.runs.provenance import usable_cpus
 from vitals.runs.run_folder import RunFolder
 
@@ -67,6 +68,9 @@ def test_an_interrupted_sweep_is_continued_where_its_jobs_were_and_a_failed_one_
     assert command[0] == "env"
     assert "train.py" in [Path(word).name for word in command]
     assert "would change the jobs" in sweep(tmp_path, "resume_sweep=sweep", "optimizer.lr=1").stderr
+    assert "holds a sweep already" in sweep(tmp_path, *TINY, "hydra.sweep.dir=sweep").stderr
+    with pytest.raises(UserError, match="is the folder of a sweep"):
+        RunFolder.existing(tmp_path / "sweep", "resume")
 
 
 def test_a_wrong_range_is_refused_before_anything_is_written(tmp_path: Path) -> None:

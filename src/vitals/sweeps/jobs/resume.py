@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 from vitals.errors import UserError
 from vitals.runs.allowed_targets import OwnCode, require_allowed
 from vitals.runs.config.overrides import places_in
+from vitals.runs.quoting import hydra_value
 from vitals.sweeps.jobs.folder import SweepFolder
 
 MAY_CHANGE = ("launcher", "search.trials=", "trust=")
@@ -32,7 +34,10 @@ def words_of_sweep(arguments: Sequence[str], configs: Path) -> list[str]:
             what is not the user's own.
     """
     given = [word for word in arguments if word.startswith("resume_sweep=")]
-    path = given[-1].partition("=")[2].strip("'\"")
+    path: Any = given[-1].partition("=")[2]
+    with suppress(HydraException):
+        if path.startswith(("'", '"')):  # as it is printed for copying
+            path = OverridesParser.create().parse_override(given[-1]).value()
     folder = SweepFolder.existing(path, "resume_sweep")
     words = folder.read_record().get("words")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -50,7 +55,7 @@ def words_of_sweep(arguments: Sequence[str], configs: Path) -> list[str]:
     if any(word.startswith("launcher.setup=") for word in further):
         words = [word for word in words if not word.startswith("launcher.setup=")]
     require_words_allowed(words, folder.record, configs, trusted_in(further))
-    return [*words, *further, f"hydra.sweep.dir='{os.path.abspath(folder.path)}'"]
+    return [*words, *further, f"hydra.sweep.dir={hydra_value(os.path.abspath(folder.path))}"]
 
 
 def trusted_in(words: Sequence[str]) -> list[str]:

@@ -182,7 +182,7 @@ class Sweep:
         self.folder.add_to_record(jobs=jobs, seed=self.seed)
         devices, needed = self.backend.devices, self._devices_needed(self.config.trainer.devices)
         done = sum(map(is_finished, self.folder.jobs()))
-        said = f"{jobs} jobs" + (f", {done} of them done" if done else "")
+        said = f"{jobs} job{'s' * (jobs != 1)}" + (f", {done} of them done" if done else "")
         said += f", {devices.at_once(needed)} at a time on {devices}"
         if self.repeats > 1:
             said += f", seeds {self.seed} to {self.seed + self.repeats - 1}"

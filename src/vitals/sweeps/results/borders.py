@@ -80,7 +80,7 @@ def _edge(searched: Dimension, top: Sequence[float]) -> bool | None:
     low, high = searched.scaled(searched.low), searched.scaled(searched.high)
     for upper in (False, True):
         end = searched.high if upper else searched.low
-        if not searched.log and end in (0, 1):  # nothing lies beyond, of a dropout say
+        if end in (0, 1) and (searched.whole or not searched.log):  # nothing lies beyond, of a dropout say
             continue
         scaled_end = high if upper else low
         near = [abs(searched.scaled(value) - scaled_end) <= NEAR * (high - low) for value in top]
@@ -90,10 +90,14 @@ def _edge(searched: Dimension, top: Sequence[float]) -> bool | None:
 
 
 def _beyond(searched: Dimension, upper: bool) -> Dimension:
-    """A range with the edge in its middle, as wide or four decades; on a linear scale not below zero."""
+    """A range with the edge in its middle, as wide or four decades; on a linear scale positive numbers stay
+    so, and shares, which all below 1 are but rates, below it."""
     low, high = searched.scaled(searched.low), searched.scaled(searched.high)
     middle, half = (high if upper else low), (high - low) / 2
     half = min(half, FARTHEST_DECADES) if searched.log else half
+    if not searched.log and searched.low > 0:
+        share = searched.high < 1 and not searched.key.endswith("lr")
+        half = min(half, middle / 2, (1 - middle) / 2 if share else half)
     ends = middle - half, middle + half
     if not searched.log and searched.low >= 0:
         ends = max(0.0, ends[0]), ends[1]

@@ -69,7 +69,9 @@ class Dimension:
     def between(self, low: float, high: float) -> Dimension:
         """The same with other ends, given as `scaled` has them."""
         ends = [10**end if self.log else end for end in (low, high)]
-        ends = [round(ends[0]), max(round(ends[1]), round(ends[0]) + 1)] if self.whole else ends
+        if self.whole:
+            first = max(round(ends[0]), 1 if self.low >= 1 else 0)
+            ends = [first, max(round(ends[1]), first + 1)]
         return replace(self, low=ends[0], high=ends[1])
 
     def narrowed(self, values: Sequence[Any]) -> Dimension:
