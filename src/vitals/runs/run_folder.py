@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +65,8 @@ class RunFolder:
     @property
     def to_go_on(self) -> str:
         """What to do when what ended the run is mended."""
-        return f"go on with resume={shown(self.path)}" if self.config.is_file() else "start again"
+        how = f"go on with resume={shlex.quote(shown(self.path))}"
+        return how if self.config.is_file() else "start again"
 
     @property
     def sweep(self) -> Path | None:
@@ -114,8 +116,8 @@ class RunFolder:
         if self.config.exists():
             status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
             raise UserError(
-                f"{key}={path} holds a run already ({status}): resume={path} goes on with it, overwrite=true "
-                f"moves it aside and begins anew, any other folder leaves it alone."
+                f"{key}={path} holds a run already ({status}): resume={shlex.quote(path)} goes on with it, "
+                f"overwrite=true moves it aside and begins anew, any other folder leaves it alone."
             )
 
     def require_free(self, patience: float = 0.0) -> None:

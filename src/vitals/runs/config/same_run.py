@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def _other(config: DictConfig, folder: RunFolder) -> UserError:
     keys = [key for key, value in sorted(here.items()) if value is not None and there.get(key) != value]
     return UserError(
         f"hydra.run.dir={shown(folder.path)} holds a run of another configuration ({listed(keys)}): "
-        f"resume={shown(folder.path)} goes on with it, overwrite=true moves it aside and begins anew."
+        f"resume={shlex.quote(shown(folder.path))} goes on with it, overwrite=true moves it aside and begins "
+        f"anew."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import ExitStack
 
@@ -33,7 +34,7 @@ def run_sweep(sweep: Sweep) -> None:
         except SweepInterrupted as stop:
             stopped = 128 + stop.number
         except Exception as error:
-            go_on = f"go on with -m resume_sweep={shown(sweep.folder.path)}"
+            go_on = f"go on with -m resume_sweep={shlex.quote(shown(sweep.folder.path))}"
             if problem := cannot_write(error, sweep.folder.path, go_on):
                 raise problem from error
             raise
