@@ -1,7 +1,13 @@
 """What ends a command: a user's mistake, with the nearest valid name, or checks that failed."""
 
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<frozen")
+"""Where code is from that nobody wrote for their own training, besides packages that were installed."""
 
 
 class UserError(Exception):
@@ -48,12 +54,41 @@ class FaultsFound(Ended):
     code = 4
 
 
+TORCH_SAYS = {
+    "does not require grad": "the loss depends on no parameter that trains.",
+    "modified by an inplace operation": "something that the gradient of your loss needs is changed in place "
+    "before it is taken.",
+    "out of memory": "there is not enough memory for it.",
+    "not enough memory": "there is not enough memory for it.",
+    "is not implemented": "torch has no such operation, or no gradient of it, for your tensors.",
+}
+"""What it comes to where torch refuses outside of anybody's lines, by a part of what it says."""
+
+
 def reason_of(error: BaseException) -> str:
-    """Why something could not be done: the message of a `UserError` alone, else with its kind."""
-    kind, said = type(error).__name__, one_line(error)
+    """Why something could not be done, in the words of those who wrote the code: the message of a
+    `UserError`, else the line of theirs that failed; what the exception says itself means little to them."""
     if isinstance(error, UserError):
         return str(error)
-    return f"{kind}: {said}" if said else f"it failed with {kind}, which says nothing more."
+    kind, place = type(error).__name__, failed_at(error)
+    if place:
+        return f"your code fails with {kind} at {place}."
+    known = next((text for part, text in TORCH_SAYS.items() if part in str(error).lower()), "")
+    return known or f"it failed on your module with {kind}, which is a fault of ours, not of yours."
+
+
+def failed_at(error: BaseException) -> str:
+    """The innermost line in a traceback that is nobody's library, "`the line` (file.py, line 3)"; empty where
+    there is none."""
+    lines = traceback.extract_tb(error.__traceback__)
+    theirs = [line for line in lines if not line.filename.startswith(LIBRARIES)]
+    theirs = [line for line in theirs if "-packages" not in line.filename]
+    if not theirs:
+        return ""
+    last = theirs[-1]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    code = (last.line or "").strip()
+    return f"`{code[:100]}` ({where})" if code else where
 
 
 def one_line(error: BaseException) -> str:

@@ -87,6 +87,7 @@ def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
             rows = gradient.flatten(1) if name in duplicates else None
             if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:
                 del duplicates[name]
+        del gradients, reached  # room for the next ones
     unreached = [name for name in parameters if name not in largest]
     zero = [name for name, size in largest.items() if size == 0 and parameters[name].ndim > 1]
     # Units that start at zero and get no gradient are duplicates only if nothing could ever give them one.

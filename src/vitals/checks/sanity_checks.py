@@ -21,7 +21,7 @@ from vitals.checks.loggers import log_checks
 from vitals.checks.page import print_page
 from vitals.checks.registry import load_checks
 from vitals.checks.training_setup import TrainingSetup, lack, training_setup
-from vitals.errors import ChecksFailed, UserError
+from vitals.errors import ChecksFailed, reason_of
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.loaders import StreamOnly
@@ -182,6 +182,7 @@ class SanityChecks(L.Callback):
                     self.rows = run_checks(setup, options, checks, lambda name: show(_words(name)))
                 left = options.budget.left
                 if batch is not None and setup.gives == "class numbers" and left > 0:
+                    setup.own_parameters()
                     self.first = setup, options.budget.pace, left
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
                 print_page(self.rows, self.findings, console)
@@ -193,10 +194,7 @@ class SanityChecks(L.Callback):
             self.waiting = True
             return ""
         except Exception as error:  # the checks must never end a training themselves
-            kind = type(error).__name__
-            own = f"they failed on this module with {kind}, which is a fault of theirs, not of yours."
-            reason = str(error) if isinstance(error, UserError) else own
-            self.findings.append(skipped("checks", " ".join(reason.split())[:300]))
+            self.findings.append(skipped("checks", " ".join(reason_of(error).split())[:300]))
             console.print(self.findings[-1].message, style="dim", highlight=False, markup=False)
         self._sum_up()
         if folder is not None:

@@ -190,17 +190,21 @@ def check_step_size(
         if max(configured) <= 0:
             raise UserError("optimizer: its learning rate is 0.")
         parameters = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
-        before = [parameter.detach().clone() for parameter in parameters]
+        before = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
-        start, _ = copies.step(inputs, targets)
+        start = copies.step(inputs, targets)[0]
+        copies.optimizer.state.clear()
         with torch.no_grad():
-            update = [parameter - old for parameter, old in zip(parameters, before, strict=True)]
+            update = []
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.grad = None  # the update takes its place in memory
+                update.append(parameter - old)
             if not any(bool(change.any()) for change in update):
                 raise UserError("optimizer: its first step changes no parameter.")
             losses = []
             for factor in FACTORS:
                 for parameter, old, change in zip(parameters, before, update, strict=True):
-                    parameter.copy_(old + factor * change)
+                    torch.add(old, change, alpha=factor, out=parameter)
                 for name, buffer in copies.model.named_buffers():
                     buffer.copy_(buffers[name])
                 torch.manual_seed(0)  # the same dropout as before the update

@@ -401,6 +401,7 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
         losses.append(float(value))
         if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
             ratio = max(ratio, _gradient_ratio(gradients))
+        del gradients  # room for the next ones
         if losses[-1] < perfect + ZERO and step >= due:
             perfect, due = _perfect_now(copies, x, y, perfect), 2 * step + 1  # it costs as much as many steps
             if losses[-1] < perfect + ZERO:

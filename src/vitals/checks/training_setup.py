@@ -35,6 +35,7 @@ from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
 from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept
 from vitals.probes.trial import Loss, copies_of
+from vitals.probes.untouched import ChangesParameters
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
@@ -122,6 +123,12 @@ class TrainingSetup:
                     found |= {id(each) for each in whole.reached(batch, number)}
         return {name for name, parameter in self.model.named_parameters() if id(parameter) in found}
 
+    def own_parameters(self) -> None:
+        """Take a copy of the parameters that are those of the training, which is about to change them."""
+        assert self.step is not None
+        for parameter in self.step.owner.parameters():
+            parameter.data = parameter.data.clone()
+
     def batch(self, limit: int) -> tuple[Any, Any]:
         """Inputs and targets of one training batch, of at most `limit` samples."""
         size = min(self.batch_size, limit)
@@ -135,7 +142,7 @@ class TrainingSetup:
         assert self.step is not None
         names = [name for name, _ in self.model.named_parameters()]
         for number, minimisers in enumerate(self.step.optimizers):
-            model, optimizers = copies_of(StepModel(self.step, number), self.optimizers)
+            model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared=True)
             mute(model.owner)
             own = tuple(optimizers[place] for place in minimisers)
             held = {id(p) for optimizer in own for group in optimizer.param_groups for p in group["params"]}
@@ -201,8 +208,9 @@ def training_setup(
 ) -> TrainingSetup:
     """Network, loss, optimizers and samples of the training that `trainer` is about to begin.
 
-    All are copies; the trainer, the module, the data loaders and all random states stay as they are. Inputs
-    are taken just before they enter the network, and so are layers' modes.
+    All are copies; the trainer, the module, the data loaders and all random states stay as they are. The
+    parameters lie where those of `module` do, unless the step writes to them; `own_parameters` copies them.
+    Inputs are taken just before they enter the network, and so are layers' modes.
 
     Args:
         trainer: with its loaders and optimizers set up, as in `on_train_start`.
@@ -216,8 +224,17 @@ def training_setup(
     """
     if any(map(is_lazy, module.parameters())):
         raise UserError("the module has lazy layers; run a batch through it before the training begins.")
+    try:
+        return _setup(trainer, module, samples, batch, shared=True)
+    except ChangesParameters:
+        return _setup(trainer, module, samples, batch, shared=False)
+
+
+def _setup(
+    trainer: L.Trainer, module: L.LightningModule, samples: int, batch: Any, shared: bool
+) -> TrainingSetup:
     with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        owner, optimizers = copies_of(module, trainer.optimizers)
+        owner, optimizers = copies_of(module, trainer.optimizers, shared)
         mute(owner)
         facts: Any = stand_in(trainer, training=True)
         attach(owner, facts)
@@ -465,6 +482,9 @@ def _is_random(step: TrainingStep) -> bool:
     """Whether the loss of the same outputs differs from call to call."""
     assert step.outputs is not None
     targets = step.targets(step.rows.example)
-    with torch.no_grad():
-        first, second = (float(step.loss(step.outputs, targets)) for _ in range(2))
+    values: list[float] = []
+    for _ in range(2):
+        with torch.no_grad(), buffers_kept(step.owner):
+            values.append(float(step.loss(step.outputs, targets)))
+    first, second = values
     return first != second and math.isfinite(first)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Container, Mapping, MutableMapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Rows:
     """The make of a batch: tuples, dicts, named tuples, dataclasses, nested, with anything else in them.
 
     A list of its samples, such as sequences of different lengths or a dict for each image, has the numbers of
-    these samples for a row.
+    these samples for a row, and one more for each whole number that all of them have, such as a label.
 
     Args:
         batch: an example. Its samples are the entries of such a list, and without one the rows of the first
@@ -36,6 +37,8 @@ class Rows:
         """The lists of samples in it, by identity."""
         self.size = _size(batch, self.lists)
         """Samples in the example; 0 where there is no tensor, or none that could be cut, as in a graph."""
+        self.exact = False
+        """Whether the step takes no other number of samples than that of the example."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
         return self  # nothing in it is ever written to
@@ -45,13 +48,23 @@ class Rows:
         its samples for each list of these."""
         made = self if batch is self.example else Rows(batch)
         leaves = [leaf for leaf in leaves_of(batch, 0, made.lists) if made._has_rows(leaf)]
-        return tuple(_numbers(leaf) if isinstance(leaf, list | tuple) else leaf for leaf in leaves)
+        rows: list[Tensor] = []
+        for leaf in leaves:
+            rows += [leaf] if isinstance(leaf, Tensor) else [_numbers(leaf), *_whole_numbers(leaf).values()]
+        return tuple(rows)
 
     @property
     def listed(self) -> set[int]:
         """Which of the rows of the example are numbers of samples in a list."""
-        leaves = [leaf for leaf in leaves_of(self.example, 0, self.lists) if self._has_rows(leaf)]
-        return {place for place, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)}
+        places: set[int] = set()
+        count = 0
+        for leaf in leaves_of(self.example, 0, self.lists):
+            if self._has_rows(leaf):
+                if not isinstance(leaf, Tensor):
+                    places.add(count)
+                    count += len(_whole_numbers(leaf))
+                count += 1
+        return places
 
     def batch(self, rows: Sequence[Tensor]) -> Any:
         """A batch of this make with these rows, as `of` gives them; lists of values that are no tensors, such
@@ -63,7 +76,13 @@ class Rows:
         def other(leaf: Any) -> Any:
             if rows and self._has_rows(leaf):
                 row = next(left)
-                return row if isinstance(leaf, Tensor) else type(leaf)(leaf[place] for place in row.tolist())
+                if isinstance(leaf, Tensor):
+                    return row
+                samples = [leaf[place] for place in row.tolist()]
+                given = {place: next(left) for place in _whole_numbers(leaf)}
+                for number, sample in enumerate(samples) if given else ():
+                    samples[number] = _with(sample, {place: its[number] for place, its in given.items()})
+                return type(leaf)(samples)
             if isinstance(leaf, list | tuple):
                 return type(leaf)(leaf[place % self.size] for place in range(count))
             return leaf.clone() if isinstance(leaf, Tensor) else leaf
@@ -78,6 +97,17 @@ class Rows:
     def counts(self, leaf: Any) -> bool:
         """Whether this leaf of the batch has a value for each sample."""
         return self._has_rows(leaf) or (isinstance(leaf, list | tuple) and len(leaf) == self.size > 0)
+
+    def filled(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """`rows` in parts of as many samples as the step takes, the last one filled up from the first on; all
+        at once where it takes any number."""
+        size, count = self.size, len(rows[0]) if rows else 0
+        if not self.exact or count in (0, size):
+            yield rows
+            return
+        for first in range(0, count, size):
+            places = torch.arange(first, first + size, device=rows[0].device) % count
+            yield tuple(row[places] for row in rows)
 
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
         """The first row of each of `rows`, `count` times."""
@@ -233,8 +263,46 @@ def _are_edges(leaf: Any) -> bool:
 
 def _numbers(samples: Sequence[Any]) -> Tensor:
     """The places in a list of samples, where their tensors are."""
-    device = next((leaf.device for leaf in leaves_of(samples[0]) if isinstance(leaf, Tensor)), None)
-    return torch.arange(len(samples), device=device)
+    return torch.arange(len(samples), device=_device(samples))
+
+
+def _device(samples: Sequence[Any]) -> torch.device | None:
+    return next((leaf.device for leaf in leaves_of(samples[0]) if isinstance(leaf, Tensor)), None)
+
+
+def _whole_numbers(samples: Sequence[Any]) -> dict[int, Tensor]:
+    """What stands in the same place of each of `samples`, dicts or pairs, as one whole number: by its place
+    among the leaves, (N,)."""
+    if isinstance(samples[0], Tensor):
+        return {}
+    leaves = [leaves_of(sample) for sample in samples]
+    if len(set(map(len, leaves))) > 1:
+        return {}
+    found: dict[int, Tensor] = {}
+    for place, column in enumerate(zip(*leaves, strict=True)):
+        if all(map(_is_whole_number, column)) and len({type(each) for each in column}) == 1:
+            numbers = [torch.as_tensor(each, device=_device(samples)).reshape(()) for each in column]
+            found[place] = torch.stack(numbers)
+    return found if len(found) <= FEW else {}  # more are what the sample is made of
+
+
+def _is_whole_number(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf.numel() == 1 and leaf.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
+    return type(leaf) is int
+
+
+def _with(sample: Any, values: Mapping[int, Tensor]) -> Any:
+    """`sample` with these whole numbers at these places of its leaves."""
+    places = itertools.count()
+
+    def other(leaf: Any) -> Any:
+        value = values.get(next(places))
+        if value is None:
+            return leaf
+        return value.reshape(leaf.shape).to(leaf) if isinstance(leaf, Tensor) else int(value)
+
+    return replaced(sample, other)
 
 
 def samples_in(batch: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from vitals.errors import UserError, one_line
+from vitals.errors import UserError, failed_at
 from vitals.probes.copies import unchanged
+from vitals.probes.untouched import GUARDED, untouched
 
 EVERY_THIRD = 3
 """Numbers under which a batch is given to a step that does nothing in some of them."""
@@ -36,19 +38,22 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number.
 
     Raises:
+        ChangesParameters: if it writes to those that its module shares with the training.
         UserError: if it takes its batches itself, or fails.
     """
     if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
     where = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
+    shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
-        return step(batch, *where)
+        with untouched(shared.tensors) if shared and shared.tensors else nullcontext():
+            return step(batch, *where)
     except UserError:
         raise
     except Exception as error:
         name = getattr(step, "__name__", "step")
-        said = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-        raise UserError(f"your {name} raised {said}") from error
+        place = failed_at(error)
+        raise UserError(f"your {name} fails with {type(error).__name__}{place and ' at '}{place}.") from error
 
 
 def step_losses(

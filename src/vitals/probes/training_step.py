@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
+from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
@@ -72,16 +73,32 @@ class TrainingStep:
         """Whether these are one class number for each sample."""
         if len(losses) == 1:
             with torch.no_grad():
-                if self._calls_one_network():
+                self.rows.exact = self._is_exact()
+                if self._calls_one_network() and not self.rows.exact:
                     self._find_targets()
                 elif self._ends_in_outputs():
                     self._find_path()
+
+    def _is_exact(self) -> bool:
+        """Whether the step takes as many samples as there are, and no others, such as a queue that they fill
+        or a state that is kept from batch to batch."""
+        model, rows = StepModel(self), self.rows.of(self.rows.example)
+        if len(rows) < 1 or self.rows.size < 2:
+            return False
+        for exact in (False, True):
+            self.rows.exact = exact
+            with suppress(UserError), buffers_kept(self.owner), isolated_rng():
+                model(*(row[: max(2, self.rows.size // 2)] for row in rows))
+                return exact
+        return False
 
     def called(self) -> str:
         """Which networks the step calls, in words of those who wrote it."""
         names = {id(part): name for name, part in self.owner.named_modules()}
         shown = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+        if self.rows.exact:
+            return f"your training_step takes batches of {self.rows.size} samples alone"
         if len(shown) == 1:
             call = self.calls[0]
             tensors = [isinstance(each, Tensor) for each in (*call.arguments, call.outputs)]
@@ -178,7 +195,8 @@ class TrainingStep:
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
         torch.manual_seed(0)
         assert outputs is not None
-        return float(self._loss(outputs, rows, factor))
+        with buffers_kept(self.owner):  # a queue in one of them would make it another loss each time
+            return float(self._loss(outputs, rows, factor))
 
     def classes(self) -> int:
         """C where the loss is a cross-entropy of outputs (N, ..., C) or (N, C, ...): where all of them are
@@ -275,7 +293,8 @@ class TrainingStep:
             if self.class_numbers:  # as they stand in the batch, which may be (N, 1) or of another type
                 target = target.reshape(count, *like.shape[1:]).to(like.dtype)
             rows[place] = target
-        return self._loss(outputs, rows)
+        parts = [self._loss(part, its) for part, *its in self.rows.filled(outputs, *rows)]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).mean()
 
     def _loss(self, outputs: Tensor, rows: Sequence[Tensor], factor: float = 1.0) -> Tensor:
         """The loss where the last call gives `outputs`, and calls before it what they gave for the first
@@ -365,8 +384,11 @@ class StepModel(nn.Module):
         """The loss for a batch with these rows; without any, for the batch that it was made with."""
         owner: Any = self.owner
         owner.training = self.training
-        batch = self.rows.batch([row.clone() for row in rows])
-        return step_losses(owner, self.facts, batch)[self.number].value
+        losses = [
+            step_losses(owner, self.facts, self.rows.batch([row.clone() for row in part]))[self.number].value
+            for part in self.rows.filled(*rows)
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def reached(self, batch: Any, number: int) -> list[nn.Parameter]:
         """The parameters on which some loss of this batch, the one of this number, depends, after as many
@@ -397,9 +419,12 @@ class Path(StepModel):
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """The outputs (N, C) for these inputs (N, ...), all else as in the first sample of the example."""
-        rows = self.rows.repeated(self.rows.of(self.rows.example), len(inputs))
-        rows[self.place] = inputs
-        return self.outputs(rows)
+        outputs: list[Tensor] = []
+        for [part] in self.rows.filled(inputs):
+            rows = self.rows.repeated(self.rows.of(self.rows.example), len(part))
+            rows[self.place] = part
+            outputs.append(self.outputs(rows))
+        return outputs[0] if len(inputs) == len(outputs[0]) else torch.cat(outputs)[: len(inputs)]
 
     def outputs(self, rows: Sequence[Tensor]) -> Tensor:
         """The same for a whole batch with these rows."""

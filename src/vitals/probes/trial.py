@@ -17,6 +17,7 @@ from vitals.errors import UserError
 from vitals.measures.norms import dense
 from vitals.probes.copies import copied
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.untouched import GUARDED, Shared
 
 Loss = Callable[[Any, Any], Tensor]
 """From outputs and targets to a scalar: tensors (N, ...) as a rule, targets a tuple where a loss needs
@@ -83,6 +84,8 @@ class Trial:
 
         @torch.enable_grad()
         def closure() -> float:
+            for parameter in self.model.parameters():
+                parameter.grad = None  # room for the next ones
             loss, gradients = self.gradients(inputs, targets)
             for name, parameter in self.model.named_parameters():
                 gradient = gradients.get(name)
@@ -117,7 +120,8 @@ def trial(
 
     A model in training mode keeps the mode of each layer, so that layers frozen on purpose stay frozen; one
     in evaluation mode is switched to training as a whole. With `dropout=False`, dropout layers let everything
-    through. A compiled model is copied as it was before compilation. Raises `UserError` where a copy fails.
+    through. A compiled model is copied as it was before compilation. Behind the block the copy's parameters
+    are empty. Raises `UserError` where a copy fails.
     """
     with isolated_rng(0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         memo: dict[int, Any] = {}
@@ -130,16 +134,31 @@ def trial(
             model_copy.train()
         if not dropout:
             switch_off_dropout(model_copy)
-        yield Trial(model_copy, loss_copy, optimizer_copy)
+        try:
+            yield Trial(model_copy, loss_copy, optimizer_copy)
+        finally:  # a name for it may outlive the block, and the next copy needs the room
+            kept = set(map(id, model.parameters()))  # parts of theirs may be their own copies
+            for parameter in model_copy.parameters():
+                if id(parameter) not in kept and type(parameter.data) is Tensor:
+                    parameter.data, parameter.grad = parameter.data.new_empty(0), None
 
 
-def copies_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[Any, tuple[Optimizer, ...]]:
+def copies_of(
+    model: nn.Module, optimizers: Sequence[Optimizer], shared: bool = False
+) -> tuple[Any, tuple[Optimizer, ...]]:
     """Copies of `model`, in its modes, and of its optimizers, whose parameters are those of the copy.
 
-    Raises `UserError` where a copy fails.
+    With `shared` they take no memory for parameters: those of the copy lie where those of `model` do, and
+    `call_step` refuses a step of the copy that writes to them. Raises `UserError` where a copy fails.
     """
     memo: dict[int, Any] = {}
+    if shared:
+        usual = [each for each in model.parameters() if type(each) is nn.Parameter]
+        memo |= {id(each): nn.Parameter(each.data, each.requires_grad) for each in usual}
+    mine = list(memo.values())
     model_copy = copied(model, memo)
+    if mine:
+        model_copy.__dict__[GUARDED] = Shared(mine)
     return model_copy, tuple(_copied_optimizer(optimizer, memo) for optimizer in optimizers)
 
 

@@ -12,7 +12,27 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 
-CHANGES = "the training step changes parameters itself."
+GUARDED = "_parameters_of_the_training"
+"""Name under which a copy that shares parameters with the training has what keeps them."""
+
+
+class ChangesParameters(UserError):
+    """What runs on a copy writes to parameters that it shares with the training."""
+
+    def __init__(self) -> None:
+        super().__init__("the training step changes parameters itself.")
+
+
+class Shared:
+    """Parameters of a copy that lie where those of the training do. A copy of that copy guards those that it
+    shares in its turn, and none where it has its own."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list(tensors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        pairs = [(each, memo[id(each)]) for each in self.tensors if id(each) in memo]
+        return Shared(mine for its, mine in pairs if _storage(mine) == _storage(its))
 
 
 class _Refusing(TorchDispatchMode):
@@ -31,7 +51,7 @@ class _Refusing(TorchDispatchMode):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     given = args[place] if place < len(args) else kwargs.get(argument.name)
                     if any(_storage(leaf) in self.storages for leaf in tree_leaves(given)):
-                        raise UserError(CHANGES)
+                        raise ChangesParameters
         return func(*args, **kwargs)
 
 
@@ -40,7 +60,7 @@ def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place.
 
     Raises:
-        UserError: if it is tried.
+        ChangesParameters: if it is tried.
     """
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
     with _Refusing({storage for _, _, storage in before if storage}):
@@ -49,7 +69,7 @@ def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
         if _storage(tensor) != storage:
             for each, old, _ in before:
                 each.data = old
-            raise UserError(CHANGES)
+            raise ChangesParameters
 
 
 def _storage(value: Any) -> int:

@@ -416,7 +416,10 @@ def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
     checks = quick()
     with pytest.raises(KeyError):
         fit(Step(loss), tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
-    assert checks.findings[0].message == "Checks: your training_step raised KeyError: 'label'"
+    assert checks.findings[0].message == (
+        'Checks: your training_step fails with KeyError at `raise KeyError("label")` '
+        f"(test_any_step.py, line {loss.__code__.co_firstlineno + 2})."
+    )
 
 
 def test_a_detached_network_is_found_in_a_step_of_two(tmp_path: Path) -> None:

@@ -142,7 +142,10 @@ def test_a_training_is_the_same_to_the_bit_with_all_monitors_each_alone_and_a_br
     assert same(alone, run(tmp_path, *broken))
     [finding] = [finding for monitor in broken for finding in monitor.findings if "ink" in finding.message]
     assert (finding.cause, finding.level, finding.where) == ("skipped", "note", "Histograms")
-    assert finding.message == "Histograms: RuntimeError: out of ink"
+    assert finding.message == (
+        'Histograms: your code fails with RuntimeError at `raise RuntimeError("out of ink")` '
+        f"(test_monitors.py, line {breaks.__code__.co_firstlineno + 3})."
+    )
 
 
 class Reads(TorchDispatchMode):

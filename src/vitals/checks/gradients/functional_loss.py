@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
-from vitals.errors import UserError, did_you_mean
+from vitals.errors import UserError, did_you_mean, reason_of
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.probes.copies import copied as deep_copy
 from vitals.probes.random_states import isolated_rng
@@ -160,7 +160,7 @@ class FunctionalLoss:
                 with _Precision(self.dtype):
                     found = torch.autograd.grad(value, list(self.tensors.values()), allow_unused=True)
             except RuntimeError as error:
-                raise UserError(f"loss has no gradient that can be computed: {error}") from error
+                raise UserError(f"loss has no gradient: {reason_of(error)}") from error
             gradients |= {
                 n: g.detach().to_dense() for n, g in zip(gradients, found, strict=True) if g is not None
             }
