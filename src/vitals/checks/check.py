@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from torch import nn
-
 from vitals.causes import StationKey
 from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_words, largest_that_fits
 from vitals.checks.training_setup import Needs, TrainingSetup
-from vitals.errors import UserError, listed, reason_of
+from vitals.errors import UserError, failed_at, listed, reason_of
 from vitals.findings import Finding, Level, without_consequences, worst_level
 from vitals.own_time import own_time
+from vitals.probes.untouched import ChangesParameters
 from vitals.writers.writer import Writer
 
 
@@ -182,22 +181,30 @@ def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
         if size is None or budget.left <= 0:
             raise BudgetSpent
         with budget.stopping():
-            outcome = check.run(setup, replace(options, size=size))
+            try:
+                outcome = check.run(setup, replace(options, size=size))
+            except ChangesParameters:  # as a step may do in some of its batches alone
+                if not setup.own_parameters():
+                    raise
+                outcome = check.run(setup, replace(options, size=size))
         found = list(outcome.findings)
     except BudgetSpent:
         taken = own_time() - start
         whole, cut = max(costs[0], taken), ""
         found = [skipped(check.name, _left_out(whole, taken, budget.seconds))]
     except Exception as error:  # a check must never end a training
-        found = [skipped(check.name, _reason(error, setup.model))]
+        found = [skipped(check.name, _reason(error, setup))]
     signed = tuple(_signed(finding, check) for finding in found)
     return Row(check, outcome, signed, own_time() - start, whole, cut)
 
 
-def _reason(error: Exception, model: nn.Module) -> str:
+def _reason(error: Exception, setup: TrainingSetup) -> str:
     """Why a check failed: what torch says of parameters with which it cannot calculate is of no use."""
     if not isinstance(error, UserError):
-        complex_ones = [f"'{name}'" for name, each in model.named_parameters() if each.is_complex()]
+        if setup.writes and not failed_at(error):  # torch minds that, once it comes to the gradient
+            return str(ChangesParameters())
+        parameters = setup.model.named_parameters()
+        complex_ones = [f"'{name}'" for name, each in parameters if each.is_complex()]
         if complex_ones:
             return f"your module has complex parameters, {listed(complex_ones)}, which it cannot look at."
         if "sparse" in str(error).lower():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -35,7 +35,7 @@ from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
 from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept
 from vitals.probes.trial import Loss, copies_of
-from vitals.probes.untouched import ChangesParameters
+from vitals.probes.untouched import GUARDED, ChangesParameters
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
@@ -89,6 +89,8 @@ class TrainingSetup:
     """Whether the loss draws random numbers, as with mixup; then it has no least value to compare with."""
     gives: Needs = "class numbers"
     """The most that checks can ask for."""
+    writes: bool = False
+    """Whether the step itself changes parameters, as one that normalizes or clips them."""
     left_out: tuple[str, ...] = ()
     """Parameters of whole networks that no optimizer has, such as a teacher's; frozen in the copy."""
     step: TrainingStep | None = None
@@ -123,11 +125,14 @@ class TrainingSetup:
                     found |= {id(each) for each in whole.reached(batch, number)}
         return {name for name, parameter in self.model.named_parameters() if id(parameter) in found}
 
-    def own_parameters(self) -> None:
-        """Take a copy of the parameters that are those of the training, which is about to change them."""
-        assert self.step is not None
+    def own_parameters(self) -> bool:
+        """Take a copy of the parameters where they lie with those of the training, as before a step that
+        changes them; whether they did."""
+        if self.step is None or vars(self.step.owner).pop(GUARDED, None) is None:
+            return False
         for parameter in self.step.owner.parameters():
             parameter.data = parameter.data.clone()
+        return True
 
     def batch(self, limit: int) -> tuple[Any, Any]:
         """Inputs and targets of one training batch, of at most `limit` samples."""
@@ -227,7 +232,7 @@ def training_setup(
     try:
         return _setup(trainer, module, samples, batch, shared=True)
     except ChangesParameters:
-        return _setup(trainer, module, samples, batch, shared=False)
+        return replace(_setup(trainer, module, samples, batch, shared=False), writes=True)
 
 
 def _setup(
@@ -269,7 +274,10 @@ def _setup(
             [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
         )
         drawn = list(source.random(samples))
-        taken = [(step.network_inputs(each, owner.training_step), step.targets(each)) for each in drawn]
+        taken: list[tuple[Tensor, Any]] = []
+        for each in drawn:
+            with suppress(UserError) if taken else nullcontext():  # a last batch of one may be left out
+                taken.append((step.network_inputs(each, owner.training_step), step.targets(each)))
         inputs, *targets = joined([_flat(*each) for each in taken])
         validation_inputs, training_mode = _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
@@ -482,9 +490,6 @@ def _is_random(step: TrainingStep) -> bool:
     """Whether the loss of the same outputs differs from call to call."""
     assert step.outputs is not None
     targets = step.targets(step.rows.example)
-    values: list[float] = []
-    for _ in range(2):
-        with torch.no_grad(), buffers_kept(step.owner):
-            values.append(float(step.loss(step.outputs, targets)))
-    first, second = values
+    with torch.no_grad():
+        first, second = (float(step.loss(step.outputs, targets)) for _ in range(2))
     return first != second and math.isfinite(first)

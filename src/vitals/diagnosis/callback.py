@@ -16,6 +16,7 @@ from rich.console import Console
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
+from vitals.diagnosis.metrics import judged, logged_metrics
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError
 from vitals.files import cannot_write
@@ -62,7 +63,7 @@ class Diagnosis(L.Callback):
         if stop_on not in ("fail", "never"):
             raise UserError(f"stop_on={stop_on!r} must be 'fail' or 'never'.")
         self.stop_on, self.probe, self.report, self.summary = stop_on, probe, report, summary
-        self.rules = (*RULES, *rules)
+        self.rules = (*RULES, logged_metrics, *rules)
         self.findings: list[Finding] = []
         self.looks: list[Finding] = []
         """In how many verdicts, once that is known; the last in `findings.json`."""
@@ -175,7 +176,8 @@ class Diagnosis(L.Callback):
             if isinstance(callback, SanityChecks):
                 made += callback.made
                 missing += callback.missing
-        return looked_at(run, made, missing, self.rules)
+        rules = [rule for rule in self.rules if rule is not logged_metrics or judged(run)]
+        return looked_at(run, made, missing, rules)
 
     def _say(self, page: Path | None) -> None:
         """Tell somebody who has no other summary what was found, and where more of it is."""

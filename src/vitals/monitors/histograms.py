@@ -26,6 +26,9 @@ from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
+FEW = 8
+"""Samples on which it is tried whether the step can do with a part of a batch."""
+
 
 class Histograms(Monitor):
     """Looks into the network with a pass of its own over a fixed batch, and logs what it sees.
@@ -122,15 +125,13 @@ class Histograms(Monitor):
     def _rehearse(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> None:
         self.twin = shared_twin(trainer, module)
         self.twin.refresh()
-        try:
+        if self.whole:
             self.twin.rehearse(self.batch)
-        except UserError as error:
-            if self.whole:
-                raise
-            whole = first_samples(batch, sys.maxsize)
-            self.twin.rehearse(whole)
-            self.batch, self.whole = whole, True
-            self.skip(UserError(f"gradient noise: the batch cannot be cut into samples: {error}"))
+        else:
+            self.twin.few(batch, min(FEW, self.samples))
+        if not self.whole and not self.twin.cuts:
+            self.batch, self.whole = first_samples(batch, sys.maxsize), True
+            self.skip(UserError("gradient noise: your training_step takes whole batches alone."))
         self.rehearsed = True
 
     def on_train_batch_end(

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from vitals.errors import UserError
+from vitals.errors import UserError, failed_at
 
 LIVE: tuple[type, ...] = (
     threading.Thread,
@@ -119,12 +119,28 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
         several = isinstance(original, tuple)
         for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
             if isinstance(its, nn.Module):
+                _require_apart(its, mine)
                 _give_stand_ins(its, mine)
         return copied
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{type(original).__name__} cannot be copied: something in it refuses.") from error
+        place = failed_at(error)
+        why = f"your code fails at {place}." if place else "something in it refuses."
+        raise UserError(f"{type(original).__name__} cannot be copied: {why}") from error
     finally:
         del kept  # the states gone through had to live as long as their identities stand in the memo
+
+
+def _require_apart(original: nn.Module, copied: nn.Module) -> None:
+    """Refuse a copy in which modules are those of the original, as one whose `__deepcopy__` gives itself."""
+    parts = set(map(id, copied.modules()))
+    for name, part in original.named_modules():
+        if id(part) in parts:
+            where = f"self.{name}" if name else "the module"
+            raise UserError(
+                f"{where} gives itself for a copy (__deepcopy__), so that there is none to measure on."
+            )
 
 
 def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:

@@ -119,8 +119,13 @@ class FixedSubsets:
                 kept.append(prepared)
                 sizes.append(max(Rows(prepared).size, 1))
             else:
-                targets = self.step.targets(prepared)
-                inputs = self.step.network_inputs(prepared, step)
+                try:
+                    targets = self.step.targets(prepared)
+                    inputs = self.step.network_inputs(prepared, step)
+                except UserError:
+                    if not kept:
+                        raise
+                    continue  # a last batch of one may be left out
                 kept.append((inputs, *targets) if isinstance(targets, tuple) else (inputs, targets))
                 sizes.append(len(inputs))
             tensors = [leaf for leaf in tree_leaves(kept[0]) if isinstance(leaf, Tensor)]

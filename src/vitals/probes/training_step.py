@@ -32,6 +32,7 @@ from vitals.probes.step_losses import (
     only_loss,
     step_losses,
 )
+from vitals.probes.untouched import ChangesParameters
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,19 @@ class TrainingStep:
         """Which of the batch's rows the loss depends on, given the outputs."""
         self.class_numbers = False
         """Whether these are one class number for each sample."""
+        with torch.no_grad():
+            self.rows.exact = self._is_exact()
         if len(losses) == 1:
             with torch.no_grad():
-                self.rows.exact = self._is_exact()
-                if self._calls_one_network() and not self.rows.exact:
-                    self._find_targets()
-                elif self._ends_in_outputs():
-                    self._find_path()
+                try:
+                    if self._calls_one_network() and not self.rows.exact:
+                        self._find_targets()
+                    elif self._ends_in_outputs():
+                        self._find_path()
+                except ChangesParameters:
+                    raise
+                except Exception:  # of what they call may come tensors that can neither be cut nor repeated
+                    self.network, self.class_numbers, self.target_rows = None, False, ()
 
     def _is_exact(self) -> bool:
         """Whether the step takes as many samples as there are, and no others, such as a queue that they fill
@@ -97,8 +104,6 @@ class TrainingStep:
         names = {id(part): name for name, part in self.owner.named_modules()}
         shown = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-        if self.rows.exact:
-            return f"your training_step takes batches of {self.rows.size} samples alone"
         if len(shown) == 1:
             call = self.calls[0]
             tensors = [isinstance(each, Tensor) for each in (*call.arguments, call.outputs)]
@@ -107,7 +112,8 @@ class TrainingStep:
             if tensors == [True, True] and not call.options:
                 return f"your training_step calls {shown[0]} with other rows than one for each sample"
             return f"your training_step calls {shown[0]}, but not from one tensor to one tensor"
-        return f"your training_step calls {', '.join(shown[:3]) or 'no network'}{more}"
+        takes = f"takes batches of {self.rows.size} samples alone, and " if self.rows.exact else ""
+        return f"your training_step {takes}calls {', '.join(shown[:3]) or 'no network'}{more}"
 
     def _calls_one_network(self) -> bool:
         if len(self.calls) != 1:
@@ -195,8 +201,7 @@ class TrainingStep:
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
         torch.manual_seed(0)
         assert outputs is not None
-        with buffers_kept(self.owner):  # a queue in one of them would make it another loss each time
-            return float(self._loss(outputs, rows, factor))
+        return float(self._loss(outputs, rows, factor))
 
     def classes(self) -> int:
         """C where the loss is a cross-entropy of outputs (N, ..., C) or (N, C, ...): where all of them are
@@ -313,6 +318,8 @@ class TrainingStep:
             answers.setdefault(call.module, []).append(tree_map(first, call.outputs))
         answers.setdefault(self.calls[-1].module, []).append(outputs)
         with ExitStack() as stack:
+            for part in self._around():  # a queue in one of them would make it another loss each time
+                stack.enter_context(buffers_kept(part, recurse=False))
             for module, given in answers.items():
                 stack.enter_context(replaced(module, "forward", _Answers(given)))
             return only_loss(
@@ -489,15 +496,15 @@ def replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Put the values of all buffers back as they were before the block."""
-    buffers = {buffer: buffer.clone() for buffer in module.buffers()}
+def buffers_kept(module: nn.Module, recurse: bool = True) -> Iterator[None]:
+    """Put the values of all buffers back as they were before the block; without `recurse` those of `module`
+    itself alone. Graphs that were made in it stay as good as they were."""
+    buffers = {buffer: buffer.clone() for buffer in module.buffers(recurse)}
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
+        for buffer, value in buffers.items():
+            buffer.data.copy_(value)
 
 
 @contextmanager

@@ -137,9 +137,8 @@ def trial(
         try:
             yield Trial(model_copy, loss_copy, optimizer_copy)
         finally:  # a name for it may outlive the block, and the next copy needs the room
-            kept = set(map(id, model.parameters()))  # parts of theirs may be their own copies
             for parameter in model_copy.parameters():
-                if id(parameter) not in kept and type(parameter.data) is Tensor:
+                if type(parameter.data) is Tensor:
                     parameter.data, parameter.grad = parameter.data.new_empty(0), None
 
 

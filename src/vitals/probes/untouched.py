@@ -20,7 +20,7 @@ class ChangesParameters(UserError):
     """What runs on a copy writes to parameters that it shares with the training."""
 
     def __init__(self) -> None:
-        super().__init__("the training step changes parameters itself.")
+        super().__init__("your training_step changes parameters itself.")
 
 
 class Shared:

@@ -87,6 +87,32 @@ def as_dataclass(samples: list[Any]) -> Sample:
     return Sample(torch.stack([s.image for s in samples]), torch.stack([s.label for s in samples]))
 
 
+def of_a_list(module: Any, batch: list[Any]) -> Tensor:
+    labels = torch.tensor([sample["label"] for sample in batch])
+    return F.cross_entropy(module.net(torch.stack([sample["image"] for sample in batch])), labels)
+
+
+def normalized(module: Any, batch: Any) -> Tensor:
+    with torch.no_grad():
+        weight = module.net[-1].weight
+        weight.copy_(F.normalize(weight, dim=1))
+    return F.cross_entropy(module.net(batch[0]), batch[1])
+
+
+class Banked(Foreign):
+    """Compares its outputs with those of the batch before, of as many samples."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp(), 0.01)
+        self.register_buffer("bank", torch.zeros(32, 10))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self.net(batch[0].view(32, 1, 8, 8))
+        loss = F.cross_entropy(outputs, batch[1]) + 0.01 * F.mse_loss(outputs, self.bank.clone())
+        self.bank[:] = outputs.detach()
+        return loss
+
+
 class Stream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         return iter(zip(*digits(128), strict=True))
@@ -209,6 +235,21 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: Step(of_attributes),
         lambda: loaded(lambda x, y, i: Sample(x, y), collate_fn=as_dataclass),
         ALL,
+    ),
+    "dicts in a list": (
+        lambda: Step(of_a_list),
+        lambda: loaded(lambda x, y, i: {"image": x, "label": int(y), "path": f"{i}.png"}, collate_fn=list),
+        ALL,
+    ),
+    "batches of one size, and a bank of the last outputs": (
+        lambda: Banked(),
+        lambda: loaded(lambda x, y, i: (x, y), drop_last=True),
+        ALL,
+    ),
+    "weights normalized in the step": (
+        lambda: Step(normalized),
+        lambda: loaded(lambda x, y, i: (x, y)),
+        [name for name in ALL if name != "gradients"],
     ),
     "with indices": (cross_entropy(0, 2), lambda: loaded(lambda x, y, i: (x, i % 10, y)), ALL),
     "stream": (cross_entropy(0, 1), lambda: DataLoader(Stream(), 32), ALL),

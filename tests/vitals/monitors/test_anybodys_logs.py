@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitals
+from vitals.diagnosis.metrics import logged_metrics
+from vitals.diagnosis.run import Run
 from vitals.findings import read_findings
 from vitals.history import History
 from vitals.measures.names import in_pairs, parted
+from vitals.monitors.learning_curves import epoch_metrics
 
 
 class Regression(L.LightningModule):
@@ -78,6 +82,36 @@ def test_an_error_stands_for_the_loss_where_there_is_none() -> None:
         "loss/val": 2.0,
     }
     assert "loss/val" not in in_pairs({"loss/val": 3.0, "val_mse": 2.0})
+
+
+UP = [0.2 + 0.06 * epoch + 0.01 * (epoch % 2) for epoch in range(10)]
+TURNED = [*UP[:5], *reversed(UP[:5])]
+
+
+@pytest.mark.parametrize(
+    ("curves", "expected"),
+    [
+        ({"val_iou": TURNED, "train_iou": UP}, ["overfitting"]),
+        ({"val/BinaryF1Score": TURNED, "train_loss": [1 - value for value in UP]}, ["overfitting"]),
+        ({"val_perplexity": [9 - value for value in TURNED], "train_loss": [1 - u for u in UP]}, []),
+        (
+            {"val_perplexity": [2 - 2 * value for value in TURNED], "train_perplexity": UP[::-1]},
+            ["overfitting"],
+        ),
+        ({"val_f1": [0.0] * 10, "train_f1": UP}, ["accuracy-constant"]),
+        ({"val_auc": [0.5] * 3 + [math.nan] * 7}, ["non-finite-loss"]),
+        ({"val_g_loss": TURNED, "val_d_loss": [1.4] * 10, "val_threshold": [0.5] * 10, "val_f1": UP}, []),
+        ({"val_map": [0.3 - 0.1 * u + 0.1 * (e % 3) for e, u in enumerate(UP)], "train_loss": UP[::-1]}, []),
+        ({"val_iou": [1.0] * 10, "val_bleu": TURNED[:5]}, []),
+    ],
+)
+def test_a_metric_is_judged_by_its_name(curves: dict[str, list[float]], expected: list[str]) -> None:
+    history = History()
+    for epoch in range(1, 11):
+        logged = {name: values[epoch - 1] for name, values in curves.items() if len(values) >= epoch}
+        metrics = epoch_metrics(logged)
+        history.add(9 * epoch, epoch, metrics | in_pairs(metrics))
+    assert [finding.cause for finding in logged_metrics(Run(history))] == expected
 
 
 def test_a_regression_that_learns_by_heart_is_called_overfitted(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def test_a_monitor_that_fails_in_any_hook_ends_itself_and_not_the_training(tmp_p
     monitor = Failing(every_n_steps=1)
     trainer = fit(Foreign(mlp()), tmp_path, monitor, max_epochs=2)
     assert trainer.current_epoch == 2
-    assert [finding.message for finding in monitor.findings] == ["Failing: ZeroDivisionError: by nothing"]
+    [finding] = monitor.findings
+    assert finding.message.startswith("Failing: your code fails with ZeroDivisionError at `raise Zero")
 
 
 def test_a_stream_without_end_and_a_number_of_steps(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from vitals.checks.gradients.result import GradientCheck
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.measures.histogram import Histogram, histogram
+from vitals.probes.untouched import ChangesParameters
 from vitals.writers.writer import Writer
 
 ENOUGH_FALL = 0.1
@@ -405,6 +406,8 @@ class GradientsCheck(Check):
     def _compared(self, setup: TrainingSetup, options: Options, burn_in_steps: int) -> Outcome:
         # Stopped on purpose: targets, baselines, the other of two views. In a classifier nothing is.
         meant = setup.gives != "class numbers"
+        if setup.writes:  # a difference would be overwritten before the loss sees it
+            raise ChangesParameters
         results = [
             check_gradients(
                 each.model,

@@ -58,7 +58,7 @@ def finite_value(function: FunctionalLoss, part: Part = "data") -> float:
     try:
         value = function.value(part).item()
     except RuntimeError as error:
-        raise UserError(f"model or {name} cannot be evaluated in {function.dtype}: {error}") from error
+        raise UserError(f"model or {name} cannot be evaluated in {function.dtype}.") from error
     if not math.isfinite(value):
         raise UserError(f"{name} must be finite, but it is {value}.")
     return value

@@ -1,0 +1,100 @@
+"""What metrics that a module logs by name say, besides loss and accuracy: IoU, F1, AUC, BLEU, perplexity.
+
+Nothing is known of them but their names and how they scatter, so that a metric whose better way is not known
+by its name is not judged, and neither are losses of a GAN, which mean nothing alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from vitals.diagnosis.curves import points, scatter
+from vitals.diagnosis.run import Run
+from vitals.findings import Finding
+from vitals.measures.counts import CERTAIN
+from vitals.measures.names import ERRORS, parted
+
+HIGHER = frozenset(
+    {"accuracy", "acc", "iou", "miou", "jaccard", "dice", "f1", "fbeta", "auc", "auroc", "auprc", "ap", "map"}
+    | {"precision", "averageprecision", "recall", "sensitivity", "bleu", "rouge", "rougel", "meteor", "r2"}
+    | {"mcc", "kappa", "cohenkappa", "psnr", "ssim", "ndcg", "mrr", "spearman", "pearson", "em"}
+)
+"""Words of a name by which more is better."""
+LOWER = {*ERRORS, "perplexity", "ppl", "wer", "cer", "mape", "brier", "eer", "fid"}
+FEWEST = 6
+"""Measurements without which no metric is judged."""
+LOST = 0.15
+"""Share of its best value that a metric of validation must have lost."""
+
+
+def better(quantity: str) -> int:
+    """1 where more of a metric is better by its name, -1 where less is, 0 where the name does not say."""
+    plain = re.sub(r"binary|multiclass|multilabel|score|index|rate", "", quantity)  # of torchmetrics
+    words = set(re.split(r"[_@\d]+", plain)) | set(plain.split("_"))
+    lower = words & LOWER or any(word.endswith("error") for word in words)
+    return bool(words & HIGHER) - bool(lower)
+
+
+def judged(run: Run) -> dict[str, int]:
+    """The metrics of validation that can be judged: their tags, and which way is better."""
+    tags = [tag for tag in run.history.tags() if tag.endswith("/val") and tag.count("/") == 1]
+    ways = {tag: better(parted(tag)[0]) for tag in tags if not tag.startswith(("loss/", "accuracy/"))}
+    return {tag: way for tag, way in ways.items() if way and len(run.history.series(tag)) >= FEWEST}
+
+
+def logged_metrics(run: Run) -> Iterator[Finding]:
+    """A metric of validation that is no number, never changes, or turns while training gets better."""
+    for tag, way in judged(run).items():
+        series, name = run.history.series(tag), tag.removesuffix("/val")
+        epochs, values = points(run, tag)
+        missing = len(series) - len(values)
+        if missing * 2 > len(series) and not math.isfinite(series.values[-1]):
+            message = f"{name} of validation is no number in {missing} of {len(series)} measurements."
+            remedy = "Look for a division by zero in the metric, as for a class that does not occur."
+            yield Finding("non-finite-loss", "warn", message, remedy, tag, missing, len(series) / 2)
+        if len(values) < FEWEST:
+            continue
+        if np.ptp(values) == 0 and (values[0] != 1 if way > 0 else values[0] != 0):
+            message = (
+                f"{name} of validation is {values[0]:.4g} in all of its {len(values)} measurements, as of a "
+                f"network that gives the same answer for every input."
+            )
+            remedy = "Look at the predictions, and at what the metric is given: logits, thresholds, classes."
+            yield Finding("accuracy-constant", "warn", message, remedy, tag, float(values[0]))
+            continue
+        window = max(2, len(values) // 8)
+        smooth = way * np.convolve(values, np.ones(window) / window, "valid")
+        best, end = int(smooth.argmax()), float(smooth[-1])
+        lost = float(smooth[best]) - end
+        error = scatter(values) * math.sqrt(2 / window)
+        at = epochs[min(best + window // 2, len(epochs) - 1)]
+        certain = lost > LOST * abs(smooth[best]) and lost > CERTAIN * error and best < len(smooth) - 2
+        if certain and (what := _training_gets_better(run, name, way, at)):
+            message = (
+                f"{name} of validation was best around epoch {at:.2g}, {way * smooth[best]:.3g}, and is "
+                f"{way * end:.3g} at the end, while {what}."
+            )
+            remedy = (
+                f"Stop around epoch {at:.2g}, take more or augmented data, weight decay or dropout, or a "
+                f"smaller network."
+            )
+            yield Finding("overfitting", "warn", message, remedy, tag, way * end, way * float(smooth[best]))
+
+
+def _training_gets_better(run: Run, name: str, way: int, since: float) -> str:
+    """By which curve the training has gone on to get better since that epoch; empty where by none."""
+    for tag, direction in ((f"{name}/train", way), ("loss/train", -1)):
+        epochs, values = points(run, tag)
+        later = direction * values[epochs >= since]
+        if len(later) >= 3:
+            third = max(1, len(later) // 3)
+            gained = float(later[-third:].mean() - later[:third].mean())
+            error = scatter(later) * math.sqrt(2 / third)
+            if gained > CERTAIN * error and gained > 0.02 * abs(later[0]):
+                return f"{tag.removesuffix('/train')} of training went on getting better"
+            return ""
+    return ""
