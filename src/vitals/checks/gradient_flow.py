@@ -20,7 +20,9 @@ def rows_alike(weight: Tensor) -> bool:
     if weight.ndim < 2 or len(weight) < 2 or weight[0].numel() < 1:
         return False
     rows = weight.detach().flatten(1)
-    return float((rows - rows[:1]).abs().max()) <= ALIKE * float(rows.abs().max())
+    limit = ALIKE * max(map(abs, map(float, rows.aminmax())))
+    # Two rows say it of nearly all layers, and take no memory.
+    return all(float((some - rows[:1]).abs().max()) <= limit for some in (rows[:2], rows))
 
 
 def duplicate_unit_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
                 return GradientFlow([], [], [], [])
             break
         for name, gradient in reached.items():
-            size = float(gradient.abs().max())
+            size = max(map(abs, map(float, gradient.aminmax())))
             largest[name] = max(largest.get(name, 0.0), size)
             rows = gradient.flatten(1) if name in duplicates else None
             if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from vitals.checks.chance import prior_entropy, uniform_loss
 from vitals.checks.check import Check, Options, Outcome
@@ -17,12 +16,12 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.counts import share_between
-from vitals.probes.trial import Loss, Trial, check_batch, check_classes, trial
+from vitals.probes.trial import Loss, Trial, check_batch, check_classes, quick_optimizer, trial
 
 SAMPLES = 512
 """Samples to train on and as many held out; of fewer, half each."""
 FEWEST = 128
-STEPS, BATCH_SIZE, LEARNING_RATE = 50, 64, 1e-3
+STEPS, BATCH_SIZE = 50, 64
 """Enough to learn something, with Adam's own default rate: what is tested is the data, not the run's
 optimizer."""
 ZERO_BATCH_SIZE = 16
@@ -229,10 +228,7 @@ def _trained(
     that evaluation mode would mislead.
     """
     with trial(model, loss, dropout=False) as copies:
-        trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError("model: it has no parameter that trains.")
-        copies = Trial(copies.model, copies.loss, Adam(trained, lr=LEARNING_RATE))
+        copies = Trial(copies.model, copies.loss, quick_optimizer(copies.model))
         batches = torch.cat([torch.randperm(len(x)) for _ in range(1 + STEPS * batch_size // len(x))])
         for batch in batches.split(batch_size)[:STEPS]:
             copies.step(x[batch], y[batch])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
 from vitals.checks.check import Check, Options, Outcome
@@ -28,6 +28,7 @@ from vitals.probes.trial import (
     check_batch,
     check_classes,
     check_rows,
+    quick_optimizer,
     restore_configured_rates,
     trial,
 )
@@ -70,8 +71,6 @@ MAX_STEPS = 300
 """Healthy networks need 18 to 223, dropout left on included (measured)."""
 ZERO = 0.01
 """Loss above that of a perfect answer that counts as zero."""
-FALLBACK_RATE = 1e-3
-"""Adam's own default: 39 to 114 steps with and without BatchNorm (measured)."""
 AT_CHANCE = 0.05
 """Share of ln C within which a loss has not moved from chance."""
 MOSTLY_LEARNED = 0.5
@@ -368,10 +367,7 @@ def _with_configured_rate(copies: Trial) -> Optimizer:
     """The optimizer of `copies`, at the rate before any schedule and without weight decay; else Adam."""
     optimizer = copies.optimizer
     if optimizer is None:
-        trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError("model: it has no parameter that trains.")
-        optimizer = Adam(trained, lr=FALLBACK_RATE)
+        optimizer = quick_optimizer(copies.model)
     restore_configured_rates(optimizer)
     for group in optimizer.param_groups:
         if "weight_decay" in group:

@@ -245,6 +245,8 @@ def _setup(
         attach(owner, facts)
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         step = _first_step(owner, facts, source)
+        if not shared and step.network is not None and not _comes_apart(step):
+            step.network, step.class_numbers, step.target_rows = None, False, ()
         for optimizer in optimizers:
             optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
         if not owner.automatic_optimization and len(optimizers) == 1:
@@ -300,6 +302,21 @@ def _setup(
             loss_is_random=_is_random(step),
             gives="class numbers" if step.class_numbers else "cross-entropy" if step.classes() else "network",
         )
+
+
+def _comes_apart(step: TrainingStep) -> bool:
+    """Whether a step that changes parameters leaves alone those that its network has just been called with,
+    so that there is a gradient if the network is called ahead of it."""
+    assert step.network is not None
+    inputs = step.network_inputs(step.rows.example, step.owner.training_step)
+    loss = step.loss(step.network(inputs), step.targets(step.rows.example))
+    try:
+        torch.autograd.grad(
+            loss, [p for p in step.network.parameters() if p.requires_grad], allow_unused=True
+        )
+    except RuntimeError:
+        return False
+    return True
 
 
 def _draws(loader: Any) -> tuple[int, int, int]:

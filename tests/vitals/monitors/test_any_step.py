@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vitals.checks.registry import GROUPS
+from vitals.checks.training_setup import training_setup
 from vitals.diagnosis.callback import Diagnosis
 from vitals.probes.twin import Twin
 
@@ -249,7 +250,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
     "weights normalized in the step": (
         lambda: Step(normalized),
         lambda: loaded(lambda x, y, i: (x, y)),
-        [name for name in ALL if name != "gradients"],
+        [name for name in LOSS if name != "gradients"],
     ),
     "with indices": (cross_entropy(0, 2), lambda: loaded(lambda x, y, i: (x, i % 10, y)), ALL),
     "stream": (cross_entropy(0, 1), lambda: DataLoader(Stream(), 32), ALL),
@@ -461,6 +462,33 @@ def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
         'Checks: your training_step fails with KeyError at `raise KeyError("label")` '
         f"(test_any_step.py, line {loss.__code__.co_firstlineno + 2})."
     )
+
+
+def test_a_module_that_gives_itself_for_a_copy_is_left_alone(tmp_path: Path) -> None:
+    class Selfish(nn.Linear):
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
+    checks, module = quick(), Foreign(nn.Sequential(nn.Flatten(), Selfish(64, 10)))
+    fit(module, tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert checks.findings[0].message.startswith("Checks: self.net.1 gives itself for a copy")
+    assert module.net[1].weight.dtype == torch.float32  # gradients are compared in float64
+
+
+@pytest.mark.parametrize(("loss", "shared"), [(cross_entropy_of, True), (normalized, False)])
+def test_parameters_are_shared_with_the_training_unless_the_step_writes_to_them(
+    loss: Callable[[Any, Any], Any], shared: bool, tmp_path: Path
+) -> None:
+    class Look(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            setup = training_setup(trainer, pl_module, 32)
+            pairs = zip(setup.step.owner.parameters(), pl_module.parameters(), strict=True)
+            seen.extend(mine.data_ptr() == its.data_ptr() for mine, its in pairs)
+
+    seen: list[bool] = []
+    data = loaded(lambda x, y, i: (x, y))
+    fit(Step(loss), tmp_path, Look(), train=data, limit_val_batches=0, limit_train_batches=1)
+    assert set(seen) == {shared}
 
 
 def test_a_detached_network_is_found_in_a_step_of_two(tmp_path: Path) -> None:
