@@ -331,12 +331,14 @@ def _channels(inputs: Tensor) -> Channels:
 def _sensitivity(model: nn.Module, inputs: Tensor) -> float:
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
     the network takes no such inputs, as of whole numbers in floats."""
-    spread = []
+    spread: list[float] = []
     for version in (inputs, standardized(inputs)):
         try:
             with trial(model, dropout=False) as copies, torch.no_grad():
                 outputs = copies.outputs(version).reshape(len(version), -1)
         except (IndexError, RuntimeError):
+            if not spread:
+                raise
             return math.nan
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan

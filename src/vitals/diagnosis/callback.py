@@ -18,7 +18,7 @@ from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.metrics import judged, logged_metrics
 from vitals.diagnosis.run import Rule, Run
-from vitals.errors import Diverged, UserError
+from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.own_time import own_time
@@ -160,7 +160,7 @@ class Diagnosis(L.Callback):
             self.findings, self.looks = found, [self._looks(run, callbacks)]
             self.recorder.withdraw(trainer, {finding.cause for finding in found})
         except Exception as error:  # rules must never end a training
-            reason = f"Diagnosis: {type(error).__name__}: {error}"
+            reason = f"Diagnosis: {reason_of(error)}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
         if (folder := self.recorder.folder) is not None:
             if not self.recorder.history.lines:  # which has made it otherwise
