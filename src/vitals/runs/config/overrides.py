@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,7 +78,7 @@ class Overrides:
             named = override.value_type is None or isinstance(override.value(), str)
             if override.is_delete() and group in self.groups and not named:
                 raise UserError(f"{override.input_line} names no choice of {group}: write ~{group}.")
-        if any(map(self._is_config_key, self.parsed)):
+        if any(map(self._is_config_key, self.parsed)) and not self._hydra_takes_them():
             where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
             base = self._compose([*where, *(self._words(choice)[0] for choice in choices)])
             checked = iter([self._checked(override, base) for override in self.parsed])
@@ -94,7 +95,13 @@ class Overrides:
         first values: a clash of two later values is then found by the job itself.
         """
         fixed = [str(override.input_line) for override in self.parsed if not override.is_sweep_override()]
-        zipped = self._compose(fixed).get("zip") if len(fixed) < len(self.parsed) else None
+        if len(fixed) == len(self.parsed):
+            config = self.with_hydra.copy()
+            with open_dict(config):
+                del config["hydra"]
+            yield config
+            return
+        zipped = self._compose(fixed).get("zip")
         ways = axes(self.parsed, self._words, zipped)
         if math.prod(map(len, ways)) <= MOST_JOBS:
             steps: Iterable[Sequence[tuple[str, ...]]] = itertools.product(*ways)
@@ -242,6 +249,15 @@ class Overrides:
 
     def _is_config_key(self, override: Override) -> bool:
         return not self._is_group(override) and not override.key_or_group.startswith("hydra")
+
+    def _hydra_takes_them(self) -> bool:
+        """Whether Hydra composes the words as they are, and none adds a key: then every key is there."""
+        added = any(override.is_add() or override.is_force_add() for override in self.parsed)
+        if added or any(override.is_sweep_override() for override in self.parsed):
+            return False
+        with suppress(UserError):
+            return bool(self.with_hydra)
+        return False
 
     def _checked(self, override: Override, base: DictConfig) -> str:
         """The word of `override`, in the spelling that Hydra has for it.
