@@ -15,11 +15,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
 from vitals.runs.config.overrides import Overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+# OmegaConf reads with PyYAML's parser in Python, and the tests compose a thousand configurations: this is its
+# parser in C, libyaml. Processes that tests start keep to the one in Python.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and the programs that tests start and
 # interrupt would inherit that.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def links(text: str) -> list[Path]:
     return [(COURSE.parent / link).resolve() for link in found if "://" not in link]
 
 
+@cache
 def constants(file: Path) -> dict[str, object]:
     """The numbers among a module's constants, by name."""
     found: dict[str, object] = {}

@@ -20,7 +20,7 @@ from vitals.runs.run_folder import RunFolder
 
 WORDS = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
 WORDS += ["trainer.max_epochs=2", "~callbacks.progress", "checks.which=[loss_at_chance]"]
-WORDS += ["diagnosis.report=false"]
+WORDS += ["diagnosis.report=false", "callbacks=light"]
 STATIONS = """
 import os, signal, time
 from pathlib import Path

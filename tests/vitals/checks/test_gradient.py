@@ -113,7 +113,7 @@ def test_a_forward_that_differs_from_call_to_call_fails() -> None:
     assert "Non-deterministic" in finding.message
 
 
-@pytest.mark.parametrize("samples", [2, 20, 100])
+@pytest.mark.parametrize("samples", [2, 100])
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_gradient_raises_no_alarm(name: str, samples: int) -> None:
     check = check_gradients(*RIGHT[name].arguments(samples, seed=samples), samples=samples, elements=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from vitals.checks.gradients.comparison import BurnIn, Comparison, ParameterSummary
 from vitals.checks.gradients.findings import findings_of
@@ -43,19 +42,9 @@ class GradientCheck:
         return [row.relative_error for row in self.rows if row.counts]
 
     @property
-    def median_error(self) -> float | None:
-        """Relative, 0 to 2, over the rows that count; None where none does."""
-        return median(self.relative_errors) if self.relative_errors else None
-
-    @property
     def max_error(self) -> float | None:
         """Relative, 0 to 2, over the rows that count; None where none does."""
         return max(self.relative_errors, default=None)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found to be wrong."""
-        return not any(finding.alarming for finding in self.findings())
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `gradients-correct` where nothing is."""
