@@ -117,8 +117,9 @@ class Budget:
 
 
 def by_what_they_tell(name: str) -> int:
-    """Place of a check in the order in which they are made; all that are not `LATE` have the same."""
-    return LATE.index(name) + 1 if name in LATE else 0
+    """Place of a check in the order in which they are made: the wiring, without which nothing else says much,
+    then all that are not `LATE`."""
+    return LATE.index(name) + 1 if name in LATE else -int(name == "wiring")
 
 
 def require_budget(seconds: float | None) -> float | None:
