@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
+from vitals.measures.norms import real
 from vitals.probes.trial import Inputs, Trial
 
 ALIKE = 1e-6
@@ -20,9 +22,15 @@ def rows_alike(weight: Tensor) -> bool:
     if weight.ndim < 2 or len(weight) < 2 or weight[0].numel() < 1:
         return False
     rows = weight.detach().flatten(1)
-    limit = ALIKE * max(map(abs, map(float, rows.aminmax())))
+    limit = ALIKE * _largest(rows)
     # Two rows say it of nearly all layers, and take no memory.
     return all(float((some - rows[:1]).abs().max()) <= limit for some in (rows[:2], rows))
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest absolute value, without memory of its own; NaN where one is."""
+    lowest, highest = map(float, real(tensor).aminmax())
+    return lowest if math.isnan(lowest) else max(-lowest, highest)
 
 
 def duplicate_unit_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -76,7 +84,8 @@ def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
     for step in range(STEPS):
         value, gradients = copies.step(x, y)
         reached = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-        bad = [name for name, gradient in reached.items() if not bool(gradient.isfinite().all())]
+        sizes = {name: _largest(gradient) for name, gradient in reached.items()}
+        bad = [name for name, size in sizes.items() if not math.isfinite(size)]
         if bad and step == 0 and bool(value.isfinite()):
             return GradientFlow([], [], bad, [])
         if bad or not bool(value.isfinite()):
@@ -84,7 +93,7 @@ def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
                 return GradientFlow([], [], [], [])
             break
         for name, gradient in reached.items():
-            size = max(map(abs, map(float, gradient.aminmax())))
+            size = sizes[name]
             largest[name] = max(largest.get(name, 0.0), size)
             rows = gradient.flatten(1) if name in duplicates else None
             if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:

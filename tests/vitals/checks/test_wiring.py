@@ -48,6 +48,19 @@ class Attention(nn.Module):
         return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
 
+class Spectrum(nn.Module):
+    """Weights that are complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.filter = nn.Parameter(torch.randn(3, 32, 17, dtype=torch.cfloat, generator=draw))
+        self.head = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        return self.head(torch.fft.irfft2(torch.fft.rfft2(x) * self.filter).flatten(1))
+
+
 def pretrained_norm():
     """BatchNorm that keeps the statistics of an earlier training."""
     net = convnet(norm=True)
@@ -68,6 +81,7 @@ HEALTHY = {
     "zero head": zero_head,
     "zero branch": ZeroBranch,
     "attention": Attention,
+    "complex weights": Spectrum,
     "torchvision": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
     "log-softmax": lambda: nn.Sequential(convnet(), nn.LogSoftmax(1)),
     "ReLU at the end": lambda: nn.Sequential(convnet(), nn.ReLU()),
