@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,11 +23,13 @@ from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.own_time import own_time
-from vitals.probes.rate_probe import probe_curvature, probe_rates, rate_from_start
+from vitals.probes.rate_probe import PASSES, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
 
+PROBE_SECONDS, PROBE_SHARE = 30.0, 0.1
+"""What a probe of the rate may take, unless its batches are but so small a share of the training's."""
 KEPT = 10**8
 """Numbers in a state, at most, that is kept on disk: 400 MB in single precision."""
 
@@ -39,9 +42,10 @@ class Diagnosis(L.Callback):
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
     certain, and is an alert of the loggers that have such; that it has passed is said where it is found
     no more. Where a curve can mean several things, the learning rate is probed (see `probe_rates`), at most
-    twice a run; what that took is the figure `rate_probe/seconds` of the history. Where the rate turns out to
-    be wrong, others are tried once from the weights of the start, which are kept in a temporary file, and the
-    remedy names one that lowers the loss.
+    twice a run, and for 30 seconds at most unless the training has had ten times as many batches; what that
+    took is the figure `rate_probe/seconds` of the history. Where the rate turns out to be wrong, others are
+    tried once from the weights of the start, which are kept in a temporary file, and the remedy names one
+    that lowers the loss.
 
     Args:
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
@@ -198,7 +202,8 @@ class Diagnosis(L.Callback):
         try:
             twin = self.recorder.twin(trainer, module)
             start = own_time()
-            losses = probe_rates(trainer, module, twin)
+            short = trainer.fit_loop.epoch_loop.total_batch_idx < PASSES / PROBE_SHARE
+            losses = probe_rates(trainer, module, twin, PROBE_SECONDS if short else math.inf)
             seconds = own_time() - start
         except Exception:  # without a probe the rules say less, and nothing wrong
             self.probes = 2

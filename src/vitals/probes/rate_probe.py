@@ -28,12 +28,14 @@ JUDGED = 8
 """Batches after the steps on which each rate is judged."""
 FACTORS = (0.1, 1.0, 3.0, 10.0)
 """Of the rate of every parameter group, as it was configured, before any schedule."""
+PASSES = len(FACTORS) * (STEPS + JUDGED)
+"""Batches of a whole probe."""
 CURVATURE_SECONDS = 5.0
 """After which no further product with the Hessian is begun."""
 
 
 def probe_rates(
-    trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None
+    trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None, seconds: float = math.inf
 ) -> dict[float, float]:
     """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches.
 
@@ -45,12 +47,14 @@ def probe_rates(
         trainer: while or just after it trains.
         module: that trains, with one optimizer.
         shared: a copy of `module`, whose hooks prepare the batches; None makes one.
+        seconds: that it may take.
 
     Raises:
-        UserError: if module, optimizer or loader cannot be copied.
+        UserError: if module, optimizer or loader cannot be copied, or time runs out.
     """
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
+    end = own_time() + seconds
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, shared or Twin(trainer, module))
@@ -63,7 +67,9 @@ def probe_rates(
             twin = Twin(trainer, own)
             twin.original = own
             torch.manual_seed(0)
-            losses[factor] = _loss_after(twin, optimizer, batches)
+            losses[factor] = _loss_after(twin, optimizer, batches, end)
+            if own_time() > end:
+                raise UserError("the rate takes too long to probe.")
     return losses
 
 

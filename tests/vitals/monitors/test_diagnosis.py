@@ -219,6 +219,8 @@ class Probes(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.losses = probe_rates(trainer, pl_module)
+        with pytest.raises(UserError, match="too long"):
+            probe_rates(trainer, pl_module, seconds=0)
 
 
 def test_a_probe_of_the_rate_leaves_everything_as_it_was(tmp_path: Path) -> None:
