@@ -183,6 +183,8 @@ class Overrides:
         that there is; a value that Hydra cannot read, as a path with a space or a parenthesis, is quoted.
         """
         key, equals, value = argument.partition("=")
+        if key.lstrip("+") == "trainer.devices" and re.fullmatch(r"(['\"])\d+,[\d,]*\1", value):
+            return f"{key}=[{value[1:-1].strip(',')}]"  # Lightning's "0,1"
         if key.startswith("+") and key[1:] in self._defaults and key[1:] not in SEVERAL:
             key, argument = key[1:], argument[1:]
         group = key.removeprefix("~").replace(".", "/")
@@ -278,9 +280,6 @@ class Overrides:
             and "trainer" in base
             and not override.is_delete()
         ):
-            value = "" if override.is_sweep_override() else str(override.value())
-            if name == "devices" and re.fullmatch(r"\d+,[\d,]*", value):  # Lightning's "0,1"
-                word = f"{override.key_or_group}=[{value.strip(',')}]"
             plus = "++" if deeper else "" if name in base.trainer else "+"
             return plus + word.lstrip("+")
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) or top not in base:
