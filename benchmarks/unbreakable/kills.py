@@ -69,7 +69,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
 }
-KILLED = (-signal.SIGKILL, -signal.SIGALRM)
+KILLED = (-signal.SIGKILL, -signal.SIGALRM, 128 + signal.SIGTERM)
 
 
 @dataclass
@@ -131,17 +131,19 @@ class Kills:
         return found
 
     def fates(self, chance: random.Random) -> Callable[[int], list[Fate]]:
-        """A function that draws what befalls the n-th run: at a named place, each in its turn; in a step of
-        the optimizer; at any time. Every fourth is killed once more as it goes on."""
+        """A function that draws what befalls the n-th run: a kill, or SIGTERM, at a named place, each in its
+        turn; a kill in a step of the optimizer, or at any time. Every fourth is killed once more as it goes
+        on."""
         by_name = self.by_name()
         names = list(by_name)
         chance.shuffle(names)
 
         def draw(number: int) -> list[Fate]:
-            kind = ("place", "place", "step", "time")[number % 4]
-            if kind == "place":
-                name = names[number % len(names)]
-                first = Fate(chance.choice(by_name[name]), chance.choice([0.0, chance.uniform(0, 0.003)]))
+            kind = ("place", "signal", "step", "time")[number % 4]
+            if kind in ("place", "signal"):
+                name, what = names[number % len(names)], "kill" if kind == "place" else "end"
+                later = chance.choice([0.0, chance.uniform(0, 0.003)])
+                first = Fate(chance.choice(by_name[name]), later * (kind == "place"), what)
             elif kind == "step":
                 first = Fate(chance.choice(by_name["after step"]), chance.uniform(0, 0.05))
             else:

@@ -36,8 +36,8 @@ class Fate:
     Args:
         at: name and number of a moment, such as `after step 7`, or `seconds 1.5`; empty for never.
         later: seconds after it.
-        what: `kill`, as SIGKILL does; `fill`, which leaves no room on the disk of the run's folder; or
-            `delete`, which takes the folder away.
+        what: `kill`, as SIGKILL does; `end`, which is SIGTERM; `fill`, which leaves no room on the disk of
+            the run's folder; or `delete`, which takes the folder away.
     """
 
     at: str = ""
@@ -45,7 +45,11 @@ class Fate:
     what: str = "kill"
 
     def __str__(self) -> str:
-        return self.at + (f" + {1000 * self.later:.1f} ms" if self.later else "")
+        return (
+            "SIGTERM " * (self.what == "end")
+            + self.at
+            + (f" + {1000 * self.later:.1f} ms" if self.later else "")
+        )
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Watched:
                 fill_disk(Path(self.folder).parent)
             elif self.fate.what == "delete":
                 shutil.rmtree(self.folder)
+            elif self.fate.what == "end":
+                os.kill(os.getpid(), signal.SIGTERM)
             else:
                 kill_self(self.fate.later)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
@@ -83,6 +84,12 @@ class OnNonFinite(L.Callback):
         self.action = action
         self.skipped = self.rollbacks = 0
         self.findings: list[Finding] = []
+        self.loaded: dict[str, Any] | None = None
+        self.in_a_row: Counter[int] = Counter()
+        """Steps that have just been left out, of each optimizer in their order."""
+        self.batches: list[tuple[Any, int, bool | Tensor]] = []
+        """Since the last step, their numbers in the epoch, and whether the loss of each is finite."""
+        self.good: list[_State] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trainer, self.module = trainer, pl_module
@@ -94,10 +101,7 @@ class OnNonFinite(L.Callback):
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         # With DDP every process has the same gradients.
         self.asks = trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy)
-        self.in_a_row: Counter[int] = Counter()
-        """Steps that have just been left out, of each optimizer."""
-        self.batches: list[tuple[Any, int, bool | Tensor]] = []
-        """Since the last step, their numbers in the epoch, and whether the loss of each is finite."""
+        self.in_a_row, self.batches = Counter({id(optimizer): 0 for optimizer in trainer.optimizers}), []
         self.stepped = True
         self.looked_at = trainer.global_step
         """Steps after which the weights were looked at."""
@@ -105,6 +109,9 @@ class OnNonFinite(L.Callback):
         """Why the training goes back at the end of this batch."""
         self.buffers = _Buffers(pl_module)
         self.good = [_State(trainer, pl_module)] if self.action == "rollback" else []
+        if self.loaded is not None:
+            self._go_on(self.loaded)
+            self.loaded = None
         self.search: dict[int, _Search] = {}
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, LBFGS):
@@ -173,12 +180,32 @@ class OnNonFinite(L.Callback):
         self._weights_are_good()
 
     def state_dict(self) -> dict[str, Any]:
+        """What was done so far, and what it goes back to."""
         said = [asdict(finding) for finding in self.findings]
-        return {"skipped": self.skipped, "rollbacks": self.rollbacks, "findings": said}
+        return {
+            "skipped": self.skipped,
+            "rollbacks": self.rollbacks,
+            "findings": said,
+            "in_a_row": list(self.in_a_row.values()),
+            "good": [state.plain() for state in self.good],
+            "buffers": self.buffers.kept if self.batches else None,  # amid an accumulation
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
         self.findings = [Finding(**finding) for finding in state_dict["findings"]]
+        self.loaded = state_dict
+
+    def _go_on(self, loaded: dict[str, Any]) -> None:
+        """Take up what `state_dict` has of the states of the training; an older one has nothing of them."""
+        self.in_a_row.update(dict(zip(self.in_a_row, loaded.get("in_a_row", ()), strict=False)))
+        if self.good and loaded.get("good"):
+            self.good = [_State(self.trainer, self.module) for _ in loaded["good"]]
+            for state, plain in zip(self.good, loaded["good"], strict=True):
+                state.become(plain, self.trainer)
+        if (kept := loaded.get("buffers")) is not None:
+            self.buffers.kept = move_data_to_device(kept, self.trainer.strategy.root_device)
+            self.stepped = False
 
     def _weights_are_good(self) -> bool:
         """Whether the steps since last time left them finite; else what is to be done has been done."""
@@ -354,6 +381,28 @@ class _State:
         self.buffers = _Buffers(module)
         self.of_optimizers = [_state_of(optimizer) for optimizer in trainer.optimizers]
 
+    def plain(self) -> dict[str, Any]:
+        """It in plain types and tensors."""
+        state = {"step": self.step, "weights": self.weights, "buffers": self.buffers.kept}
+        return state | {"optimizers": self.of_optimizers}
+
+    def become(self, plain: dict[str, Any], trainer: L.Trainer) -> None:
+        """Be what another said of itself, on the devices of this one."""
+        device = trainer.strategy.root_device
+        self.step = plain["step"]
+        self.weights = move_data_to_device(plain["weights"], device)
+        self.buffers.kept = move_data_to_device(plain["buffers"], device)
+        self.of_optimizers = [
+            {
+                key: {
+                    name: move_data_to_device(value, getattr(live.get(key, {}).get(name), "device", device))
+                    for name, value in state.items()
+                }
+                for key, state in states.items()
+            }
+            for states, live in zip(plain["optimizers"], self.of_optimizers, strict=True)
+        ]
+
     @torch.no_grad()
     def restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         for parameter, kept in zip(module.parameters(), self.weights, strict=True):
@@ -368,7 +417,7 @@ class _Search:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.parameters = _parameters(optimizer)
         self.weights = [parameter.detach().clone() for parameter in self.parameters]
         self.state = _state_of(optimizer)
         self.evaluations, self.finite, self.sizes = 0, True, torch.zeros(0)
@@ -380,14 +429,21 @@ class _Search:
         _set_state(self.optimizer, self.state)
 
 
-def _state_of(optimizer: Optimizer) -> dict[Tensor, Any]:
-    return {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _set_state(optimizer: Optimizer, state: dict[Tensor, Any]) -> None:
+def _state_of(optimizer: Optimizer) -> dict[Any, Any]:
+    """Of each parameter, by its number."""
+    numbers = {parameter: number for number, parameter in enumerate(_parameters(optimizer))}
+    return {numbers.get(key, key): copy.deepcopy(state) for key, state in optimizer.state.items()}
+
+
+def _set_state(optimizer: Optimizer, states: dict[Any, Any]) -> None:
+    parameters: dict[Any, Tensor] = dict(enumerate(_parameters(optimizer)))
     # Within the same dictionary, for others may refer to it.
     optimizer.state.clear()
-    optimizer.state.update(state)
+    optimizer.state.update({parameters.get(key, key): state for key, state in states.items()})
 
 
 def _copied(values: Tensor | None) -> Tensor | None:

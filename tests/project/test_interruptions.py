@@ -31,18 +31,20 @@ class Stations(L.Callback):
     "At the first of `names` at which no signal was sent yet, send one to this process."
 
     def __init__(self, names=()):
-        self.names = list(names)
+        self.names, self.here = list(names), []
 
     def _at(self, name, trainer):
         sent = Path(trainer.default_root_dir, "sent")
         done = sent.read_text().split() if sent.exists() else []
         if self.names[len(done):][:1] == [name]:
             sent.write_text(" ".join([*done, name]))
+            self.here.append(name)
             os.kill(os.getpid(), signal.SIGTERM if len(done) % 2 else signal.SIGINT)
 
     def on_train_start(self, trainer, *_): self._at("checks", trainer)
     def on_train_batch_end(self, trainer, *_): self._at("training", trainer)
     def on_validation_start(self, trainer, *_): self._at("validation", trainer)
+    def on_validation_end(self, trainer, *_): assert "validation" not in self.here
     def on_train_end(self, trainer, *_): self._at("end", trainer)
     def on_test_batch_end(self, trainer, *_): self._at("test", trainer)
 

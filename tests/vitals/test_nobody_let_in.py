@@ -202,6 +202,8 @@ def test_aliases_of_a_plain_file_are_read(tmp_path: Path) -> None:
         "hydra.job.env_set.X=1",
         "hydra.searchpath=[file://FOLDER]",
         "--config-path=FOLDER",
+        "--config-name=../FOLDER/evil",
+        "diagnosis.rules=[antigravity]",
         "--experimental-rerun=FOLDER/x.pickle",
         "name=${oc.env:HOME}",
     ],

@@ -150,9 +150,11 @@ class OwnCode:
                     yield source
 
     def holds_folder(self, folder: Path) -> bool:
-        """Whether a folder lies in one of the user's own."""
-        inside = any(folder.resolve().is_relative_to(root.resolve()) for root in self.roots)
-        return inside and folder.is_dir() and not self._is_from_elsewhere(folder)
+        """Whether a folder lies in one of the user's own, and in none there with what is from elsewhere."""
+        path, roots = folder.resolve(), [root.resolve() for root in self.roots]
+        below = [(root, path.relative_to(root).parts[:1]) for root in roots if path.is_relative_to(root)]
+        own = any(not self._is_from_elsewhere(root.joinpath(*first)) for root, first in below)
+        return own and folder.is_dir()
 
     def _is_from_elsewhere(self, path: Path) -> bool:
         path = path.resolve()
@@ -215,7 +217,8 @@ def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             else:
                 if last in LISTS_OF_NAMES and isinstance(part, str | Sequence):
                     for one in [part] if isinstance(part, str) else part:
-                        if isinstance(one, str) and not one.isidentifier():
+                        # One word is a check of ours, but for a rule a module.
+                        if isinstance(one, str) and (last == "rules" or not one.isidentifier()):
                             yield place, one
                 yield from _named(part, place)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import ZipFile, is_zipfile
 
 import lightning as L
 import torch
@@ -277,6 +279,11 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         UserError: if the file is damaged or no checkpoint.
     """
     try:
+        if is_zipfile(path):  # as torch writes it, uncompressed
+            with ZipFile(path) as archive:
+                unpacked = sum(part.file_size for part in archive.infolist())
+            if unpacked > os.path.getsize(path):
+                raise ValueError(f"it unpacks to {unpacked:,} bytes")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         parts = {**NEEDED, **{name: kind for name, kind in STATES.items() if name in checkpoint}}
         of_kinds = [(name, checkpoint[name], kind) for name, kind in parts.items()]

@@ -21,6 +21,9 @@ OF_EPOCH = re.compile(r"best_epoch\d{3}[\d.]*_.*\.ckpt")
 """Names of the best; a file that the user has given another name is his."""
 BATCHES = 50
 """Batches after which several processes ask the first for the time."""
+BEFORE_VALIDATION = 0.1
+"""Share of `every_minutes` after which the state is saved just before a validation, too: a signal may cut it
+off, and what was trained since is trained again."""
 
 
 class Checkpoints(Checkpoint):
@@ -153,11 +156,14 @@ class Checkpoints(Checkpoint):
             return True
         if self.every_seconds is None:
             return False
-        due = time.monotonic() - self.saved_at >= self.every_seconds
+        loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
+        coming = loop.batch_progress.current.ready + 1
+        validated = coming == trainer.num_training_batches or bool(every and coming % every == 0)
+        share = BEFORE_VALIDATION if validated else 1.0
+        due = time.monotonic() - self.saved_at >= share * self.every_seconds
         if trainer.world_size == 1:
             return due
-        batches = trainer.fit_loop.epoch_loop.total_batch_idx
-        return batches % BATCHES == 0 and bool(trainer.strategy.broadcast(due))
+        return (validated or loop.total_batch_idx % BATCHES == 0) and bool(trainer.strategy.broadcast(due))
 
     def save_state(self, trainer: L.Trainer) -> bool:
         """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all

@@ -1,7 +1,8 @@
-"""A signal ends a training after the present optimizer step, with its state saved."""
+"""A signal ends a training after the present optimizer step, with its state saved, or amid a validation."""
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Any
 
@@ -16,13 +17,17 @@ class StopAtSignal(L.Callback):
     or after SIGUSR1 goes on.
 
     What comes before the first epoch and after the last can be done again, and ends where the signal arrives.
-    Several processes end together, whichever of them the signal has reached. It comes after the monitors, so
-    that they have written what belongs to the batches before.
+    So does a validation, however long it takes, with what the end of its epoch asks of other callbacks: a run
+    that goes on does the whole of it, from the state that was saved shortly before. Several processes end
+    together, whichever of them the signal has reached, at a batch that all of them have. It comes after the
+    monitors, so that they have written what belongs to the batches before.
     """
 
     def __init__(self) -> None:
         self.together = False
         """Whether all processes end, each by itself."""
+        self.shared_batches: list[int] = []
+        """Of each loader of a validation, the batches that every process has."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.signals = Signals.current() or Signals()
@@ -51,6 +56,32 @@ class StopAtSignal(L.Callback):
         if number:
             self.together = True
             raise Interrupted(number)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size == 1:
+            self.signals.deferring = False
+            self.signals.check()
+        else:
+            counts = [-count if math.isfinite(count) else 0 for count in trainer.num_val_batches]
+            fewest = torch.tensor(counts, device=trainer.strategy.root_device)
+            self.shared_batches = (-trainer.strategy.reduce(fewest, reduce_op="max")).tolist()
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.world_size > 1 and batch_idx < self.shared_batches[dataloader_idx]:
+            number, _ = self._asked(trainer)
+            if number:
+                self.together = True
+                raise Interrupted(number)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.deferring = True  # until the checkpoint of the epoch is saved
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.deferring = False

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import UserError, listed
+from vitals.files import text_of
 from vitals.runs.run_folder import RunFolder, shown
 
 OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
@@ -75,10 +76,12 @@ def _values(config: DictConfig) -> dict[str, Any]:
 
 def _recorded(path: Path) -> str | None:
     """The fingerprint in a `config.yaml`, found without reading the rest of it; empty where it has none, and
-    None where there is no such file."""
-    if not path.is_file():
+    None where there is no such file, or it may not be read."""
+    try:
+        text = text_of(path, "replace")
+    except OSError:
         return None
-    found = re.search(r"^  fingerprint: '?(\w+)'?$", path.read_text(encoding="utf-8", errors="replace"), re.M)
+    found = re.search(r"^  fingerprint: '?(\w+)'?$", text, re.M)
     return found[1] if found else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -88,7 +88,10 @@ def require_words_allowed(words: Sequence[str], file: Path, configs: Path, trust
         elif key == "hydra.searchpath":
             places = [place for place in places_in(word) if not place.startswith("pkg://vitals.")]
             places = [place.removeprefix("file://") for place in places]
-        elif word.startswith("--config-name=") or word.startswith(OF_HYDRA):
+        elif word.startswith("--config-name="):  # a file in that folder, or below it
+            name = PurePath(word.partition("=")[2])
+            places = [str(configs / name)] if name.is_absolute() or ".." in name.parts else []
+        elif word.startswith(OF_HYDRA):
             continue
         elif word.startswith("-") or key.startswith("hydra") or key == "launcher.setup" or "${" in word:
             places = [key]  # settings of the process, lines of a shell, the environment
@@ -98,7 +101,7 @@ def require_words_allowed(words: Sequence[str], file: Path, configs: Path, trust
                     f"{file}: the word {word} is not taken from a folder, for it may run code that is not "
                     f"yours; if you know what it does, add trust={place}"
                 )
-        if not places:
+        if not places and not word.startswith("-"):
             for value in _values(word):
                 require_allowed(_nested(key, value), file, trust)
 

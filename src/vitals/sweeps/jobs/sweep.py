@@ -237,7 +237,9 @@ class Sweep:
                 words = [*words, f"seed={self.seed}"]
             if config.get("threads", 0) is None:  # so that the command gives the same numbers by itself
                 threads = [f"threads={self.backend.devices.threads}"]
-        folder = self.folder.path / name
+        folder = Path(os.path.normpath(self.folder.path / name))
+        if folder.parent != self.folder.path:  # where nobody would find it, or it would write over others
+            raise UserError(f"hydra.sweep.subdir={name} is no name of a folder in {self.folder.path}.")
         ours = [self._in_copy(word) for word in (*self.flags, *self.hydra_words)]
         command = command_for(self.code.copied(self.script), [*ours, *words, *threads], folder)
         job = Job(number, list(words), folder, command, needed, epochs, self.code.environment())
