@@ -155,7 +155,7 @@ def folders(run: Path, mark: Path, bag: Path) -> Iterator[tuple[str, Callable[[P
 
     def with_file(name: str, write: Callable[[Path], Any]) -> Callable[[Path], object]:
         def harm(copy: Path) -> None:
-            (copy / name).unlink()
+            (copy / name).unlink(missing_ok=True)
             write(copy / name)
 
         return harm
@@ -196,6 +196,15 @@ def folders(run: Path, mark: Path, bag: Path) -> Iterator[tuple[str, Callable[[P
                 part.write(bytes(2**20))
 
     yield "predictions.npz of 32 GB", with_file("predictions.npz", inflated)
+    for name in (
+        "train.log",
+        ".lock",
+        "history.jsonl",
+        "metrics.csv",
+        "status.json",
+        "checkpoints/last.ckpt",
+    ):
+        yield f"{name} leads elsewhere", with_file(name, lambda path: path.symlink_to(mark))
     nested = "[" * 50_000 + "]" * 50_000
     yield "brackets within brackets", lambda copy: (copy / "config.yaml").write_text(f"a: {nested}")
     yield "findings within findings", lambda copy: (copy / "findings.json").write_text(nested)

@@ -402,6 +402,23 @@ def _numbers(row: dict[Any, Any]) -> dict[str, float]:
     return numbers
 
 
+def require_inside(folder: Path, paths: Iterable[Path]) -> None:
+    """Make sure that none of `paths` in `folder` leads out of it, as in one from elsewhere: what is written
+    there would go over something else.
+
+    Raises:
+        UserError: naming the first that does.
+    """
+    here = folder.resolve()
+    for path in paths:
+        target = Path(os.path.realpath(path)) if path.is_symlink() else here
+        if not target.is_relative_to(here):
+            raise UserError(
+                f"{path} leads out of its folder, to {target}, where nothing is written: put the file itself "
+                f"in its place."
+            )
+
+
 def existing_folder(path: Path | str, key: str, what: str, or_file: bool = False) -> Path:
     """The folder at `path`, which the user gave as `key`.
 

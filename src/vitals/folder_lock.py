@@ -73,8 +73,9 @@ def is_at_work(folder: Path, record: Mapping[str, Any]) -> bool | None:
     """
     if record.get("status") != "running":
         return False
-    if record.get("locked") is not False and (folder / LOCK).exists():
-        lock = FileLock(folder / LOCK)
+    file = folder / LOCK
+    if record.get("locked") is not False and file.exists() and not file.is_symlink():  # which it would empty
+        lock = FileLock(file)
         try:
             lock.acquire(timeout=0)
         except Timeout:

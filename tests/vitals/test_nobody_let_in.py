@@ -239,6 +239,21 @@ def test_a_sweep_in_a_folder_of_any_name_is_found(tmp_path: Path, shown: Callabl
     assert OverridesParser.create().parse_override(place).value() == str(folder)
 
 
+def test_nothing_is_written_through_a_link_of_a_folder_from_elsewhere(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    mine.write_text("mine")
+    (run / "config.yaml").write_text("a: 1\n")
+    (run / "status.json").write_text('{"status": "running"}')
+    (run / "checkpoints" / "best.ckpt").symlink_to("last.ckpt")
+    RunFolder(run).require_free()
+    (run / ".lock").symlink_to(mine)
+    assert RunFolder(run).read_status()["status"] == "running"  # nobody can know
+    with pytest.raises(UserError, match="lock leads out of its folder, to "):
+        RunFolder(run).require_free()
+    assert mine.read_text() == "mine"
+
+
 def predictions(**parts: object) -> dict[str, object]:
     images = np.zeros((1, 3, 4, 4), np.uint8)
     whole = {"probabilities": np.full((3, 2), 0.5, np.float16), "labels": np.array([0, 1, 0])}

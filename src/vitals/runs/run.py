@@ -48,6 +48,9 @@ from vitals.runs.threads import set_threads
 
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
+RESTORING = ("checkpoint_to_resume", "_restore", "_go_on", "load_averaging_state", "resume")
+"""Functions of ours that take up what a checkpoint holds, some of it when Lightning has loaded the rest."""
+
 Road = Callable[[DictConfig, RunFolder], dict[str, float]]
 """Trains and tests as configured in a folder, and returns the final metrics."""
 
@@ -78,7 +81,12 @@ def prepare(config: DictConfig, project: Project, trust: Sequence[str] = ()) -> 
         build_checks(config)
         build_diagnosis(config)
     if config.resume:
-        require_unfinished(config)
+        try:
+            require_unfinished(config)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged checkpoint makes of its reader
+            raise _of_checkpoint(folder, error) from error
 
 
 def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
@@ -160,8 +168,7 @@ def _walk(
         if _said_by_trainer(error):
             raise UserError(f"trainer: {one_line(error)}") from error
         if _said_of_checkpoint(error):
-            said = f"{folder.last_checkpoint} is damaged, or of another training: {one_line(error)}"
-            raise UserError(said) from error
+            raise _of_checkpoint(folder, error) from error
         raise
     gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
     if config.diagnosis.exit_code and gravest is not None:
@@ -178,12 +185,19 @@ def _said_by_trainer(error: BaseException) -> bool:
 
 def _said_of_checkpoint(error: BaseException) -> bool:
     """Whether the checkpoint to resume holds something else than Lightning and our callbacks have saved."""
-    restoring = [
-        frame.f_code.co_name
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__") == "lightning.pytorch.trainer.connectors.checkpoint_connector"
-    ]
-    return isinstance(error, Exception) and any(name.startswith(("restore", "resume")) for name in restoring)
+    if not isinstance(error, Exception):
+        return False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if module.endswith(".connectors.checkpoint_connector") and name.startswith(("restore", "resume")):
+            return True
+        if module.startswith("vitals.") and name in RESTORING and not isinstance(error, UserError):
+            return True
+    return False
+
+
+def _of_checkpoint(folder: RunFolder, error: BaseException) -> UserError:
+    return UserError(f"{folder.last_checkpoint} is damaged, or of another training: {one_line(error)}")
 
 
 def _leave_process_group() -> None:

@@ -22,7 +22,15 @@ from omegaconf.errors import ConfigAttributeError
 
 from vitals.bounded_yaml import bounded_text
 from vitals.errors import UserError, one_line
-from vitals.files import chose_average, existing_folder, read_json, read_metrics, read_status, write_json
+from vitals.files import (
+    chose_average,
+    existing_folder,
+    read_json,
+    read_metrics,
+    read_status,
+    require_inside,
+    write_json,
+)
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
 from vitals.runs.metric import Metric, bare_name, epoch_in
 
@@ -121,14 +129,15 @@ class RunFolder:
             )
 
     def require_free(self, patience: float = 0.0) -> None:
-        """Make sure that no other process trains here.
+        """Make sure that no other process trains here, and that what is written here stays here.
 
         Args:
             patience: seconds to wait for it to end.
 
         Raises:
-            UserError: naming the process.
+            UserError: naming the process, or the link that leads elsewhere.
         """
+        require_inside(self.path, self.path.rglob("*"))
         deadline = time.monotonic() + patience
         while is_at_work(self.path, record := read_json(self.status)):
             if time.monotonic() > deadline:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from vitals.errors import UserError
+from vitals.files import require_inside
 from vitals.runs.allowed_targets import OwnCode, require_allowed
 from vitals.runs.config.overrides import places_in
 from vitals.runs.quoting import hydra_value
@@ -39,6 +40,7 @@ def words_of_sweep(arguments: Sequence[str], configs: Path) -> list[str]:
         if path.startswith(("'", '"')):  # as it is printed for copying
             path = OverridesParser.create().parse_override(given[-1]).value()
     folder = SweepFolder.existing(path, "resume_sweep")
+    require_inside(folder.path, folder.path.iterdir())
     words = folder.read_record().get("words")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(
