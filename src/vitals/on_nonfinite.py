@@ -60,9 +60,9 @@ class OnNonFinite(L.Callback):
 
     A step that is left out changes neither weights nor optimizer, and the running statistics of BatchNorm and
     all other buffers become what they were before its batches. A training goes back by `KEPT_EVERY` to twice
-    as many steps: weights, buffers and the optimizer's state, of which two copies are in memory. The batches
-    go on, and the schedule with them, so that it ends with the training. The step that makes the weights
-    themselves infinite has been taken when that shows: then `skip` stops, too.
+    as many steps: weights, buffers and the optimizer's state, of which two copies are in memory, and in every
+    checkpoint. The batches go on, and the schedule with them, so that it ends with the training. The step
+    that makes the weights themselves infinite has been taken when that shows: then `skip` stops, too.
 
     Steps that a gradient scaler leaves out are left to it, up to `LEFT_OUT` in a row. LBFGS, which looks
     further along its way, is judged by where it ends.
