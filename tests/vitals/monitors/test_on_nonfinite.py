@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,9 +156,33 @@ def test_it_goes_back_to_a_good_state_at_a_lower_rate(
     [finding] = guard.findings
     assert finding.level == "warn"
     assert "its state after step 10, and goes on with 0.5 times" in finding.message
-    after = OnNonFinite("rollback")
-    after.load_state_dict(guard.state_dict())
-    assert (after.rollbacks, after.findings) == (1, [finding])
+
+
+class SavesAfterAnEpoch(L.Callback):
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "one.ckpt")
+
+
+def test_a_resumed_training_goes_back_to_the_state_that_it_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitals.on_nonfinite.KEPT_EVERY", 5)
+
+    class LaterSpoilt(Adam):
+        def on_train_epoch_start(self) -> None:
+            self.spoilt = (1,) if self.current_epoch else ()
+
+    def trained(**options: Any) -> tuple[Any, OnNonFinite]:
+        module, guard = LaterSpoilt(convnet()), OnNonFinite("rollback")
+        further = {"limit_val_batches": 0, "max_epochs": 2, "train": some(8, size=2), **options}
+        fit(module, tmp_path, guard, SavesAfterAnEpoch(), **further)
+        return module.states[-7], guard  # after the spoilt step
+
+    (straight, first), (resumed, second) = trained(), trained(ckpt_path=tmp_path / "one.ckpt")
+    assert same(resumed, straight)
+    assert (second.rollbacks, second.findings) == (1, first.findings)
+    assert "its state after step 0" in first.findings[0].message
 
 
 def test_a_rate_too_high_is_lowered_until_it_trains_or_often_enough(tmp_path: Path) -> None:
