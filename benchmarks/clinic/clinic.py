@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,7 @@ NUM_CLASSES = 10
 TRAIN_PER_CLASS = 400
 VAL_PER_CLASS = 100
 TIME_LIMIT = 300.0
+FIRST_SEED = 20
 PRELOADED = ["torch", "torch._dynamo", "lightning", "lightning.pytorch.loggers"]
 
 ALARMS = frozenset({"warn", "fail"})
@@ -309,6 +311,7 @@ class Job:
     tool_file: str | None
     data: str
     twin: bool = False
+    seed: int = FIRST_SEED
     folder: str | None = None
     """Where the run's files stay; None throws them away."""
     setting: dict[str, float] | None = None
@@ -338,7 +341,7 @@ def make_tool(name: str, tool_file: str | None) -> Tool:
 
 def run_case(case: Case, tool: Tool, images: Images, job: Job, folder: str) -> Outcome:
     """Train the case once with the tool watching. Must run in a process of its own."""
-    L.seed_everything(20, verbose=False)
+    L.seed_everything(job.seed, verbose=False)
     outcome = Outcome(case.name, [] if job.twin else sorted(case.causes))
     session = changed(case.build(images, not job.twin), job.setting or {})
     trainer = L.Trainer(
@@ -464,12 +467,13 @@ def figures(outcome: Outcome) -> str:
 def examine(arguments: argparse.Namespace, cases: Sequence[Case], case_file: Path) -> list[Outcome]:
     """Run every case under the tool, its twin where asked, and no tool where the overhead needs it."""
 
-    def run(case: Case, tool: str, twin: bool = False) -> Outcome:
+    def run(case: Case, tool: str, seed: int, twin: bool = False) -> Outcome:
         tool_file = str(arguments.tools) if arguments.tools and tool != "none" else None
         folder = None
         if arguments.keep and tool != "none":
-            folder = str(arguments.keep / (f"{case.name}-twin" if twin else case.name))
-        job = Job(str(case_file), case.name, tool, tool_file, str(arguments.data), twin, folder)
+            name = case.name + "-twin" * twin + f"-{seed}" * (arguments.seeds > 1)
+            folder = str(arguments.keep / name)
+        job = Job(str(case_file), case.name, tool, tool_file, str(arguments.data), twin, seed, folder)
         return run_in_process(job, () if twin else case.causes, arguments.time_limit)
 
     baseline = {}
@@ -478,13 +482,14 @@ def examine(arguments: argparse.Namespace, cases: Sequence[Case], case_file: Pat
             entry["name"]: entry["seconds"] for entry in json.loads(arguments.baseline.read_text())["cases"]
         }
     outcomes = []
-    for case in cases:
-        outcome = run(case, arguments.tool)
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    for case, seed in product(cases, seeds):
+        outcome = run(case, arguments.tool, seed)
         if arguments.twins and case.sick:
-            outcome.twin = run(case, arguments.tool, twin=True)
+            outcome.twin = run(case, arguments.tool, seed, twin=True)
         if arguments.tool != "none":
             if case.name not in baseline:
-                baseline[case.name] = run(case, "none").seconds
+                baseline[case.name] = run(case, "none", seed).seconds
             outcome.overhead = outcome.seconds - baseline[case.name]
         outcomes.append(outcome)
         print(line(outcome), flush=True)
@@ -508,6 +513,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write the outcomes and the score here as JSON")
     parser.add_argument(
         "--keep", type=Path, help="keep what each run writes in a folder of its own in this one"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="run each case with N seeds, from 20 on"
     )
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT, help="seconds a case may take")
     parser.add_argument("--twins", action="store_true", help="run each sick case's healthy twin as well")
