@@ -181,7 +181,7 @@ _FAULTS = (
         "data-not-shuffled",
         "batches follow an order that goes with the label",
         "before",
-        ("labels-random", "class-imbalance"),
+        ("labels-random", "class-imbalance", "train-val-mismatch"),
     ),
     Cause(
         "class-imbalance",

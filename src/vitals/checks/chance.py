@@ -159,14 +159,18 @@ def sigmoid_floor(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return given if sure < ALMOST_NONE * guess and given > SOME * guess else 0.0
 
 
-def softmax_over_batch(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
-    """Whether the loss applies softmax over the samples of the batch instead of the classes: it stays the
-    same when the outputs (N, C) of each class are raised by a number of its own, which no right loss does."""
-    if kind_of(outputs) != "logits":
+def softmax_elsewhere(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the loss applies softmax over the samples of the batch, or over places, instead of the classes:
+    it stays the same when the outputs (N, C), (N, C, ...) or (N, ..., C) of each class are raised by a number
+    of its own, which no right loss of class numbers (N,) or (N, ...) does."""
+    fits = (outputs.shape[:dim] + outputs.shape[dim + 1 :] == targets.shape for dim in (1, outputs.ndim - 1))
+    dims = {dim for dim, fit in zip((1, outputs.ndim - 1), fits, strict=True) if fit}
+    if len(dims) != 1 or kind_of(outputs) != "logits":
         return False
     outputs = outputs / outputs.abs().max().clamp_min(1e-30)  # beside huge ones a shift is lost in rounding
-    shift = SHIFT * torch.arange(outputs.shape[1], device=outputs.device).to(outputs.dtype)
-    plain, shifted = float(loss(outputs, targets)), float(loss(outputs + shift, targets))
+    shift = SHIFT * torch.arange(outputs.shape[dim := dims.pop()], device=outputs.device).to(outputs.dtype)
+    shifted_outputs = outputs + shift.reshape([-1 if each == dim else 1 for each in range(outputs.ndim)])
+    plain, shifted = float(loss(outputs, targets)), float(loss(shifted_outputs, targets))
     return abs(shifted - plain) < 1e-3 * max(1.0, abs(plain))
 
 

@@ -14,7 +14,7 @@ from vitals.checks.chance import (
     constant_loss,
     perfect_loss,
     prior_entropy,
-    softmax_over_batch,
+    softmax_elsewhere,
     uniform_loss,
     without_log,
 )
@@ -208,7 +208,7 @@ def check_loss_at_chance(
         chance = uniform_loss(copies.loss_of, outputs, targets)
         perfect = perfect_loss(copies.loss_of, outputs, targets)
         without = without_log(copies.loss_of, outputs, targets)
-        over_batch = softmax_over_batch(copies.loss_of, outputs, targets)
+        over_batch = softmax_elsewhere(copies.loss_of, outputs, targets)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,

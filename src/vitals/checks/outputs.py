@@ -1,11 +1,14 @@
-"""Can the outputs of the network be what the loss wants: bent, signed, and the same twice?"""
+"""Can the outputs of the network be what the loss wants: bent, far enough, and the same twice?"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitals.checks.chance import kind_of
@@ -15,7 +18,7 @@ from vitals.findings import Finding
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.training_step import StepModel, buffers_kept
-from vitals.probes.trial import check_rows, trial
+from vitals.probes.trial import Loss, Trial, check_rows, constant_guess, is_class_numbers, trial
 
 SAMPLES = 64
 FIRST, SECOND = 0.3, 0.7
@@ -27,6 +30,14 @@ RANDOM = 1e-3
 """The same of two passes over the same samples."""
 CUT_OFF = 0.05
 """Share of outputs that are exactly zero, where none is below."""
+LARGE, ENDS = 1000.0, 0.9
+"""Times the inputs and all parameters that take outputs to the ends of what they can be, and how near to one
+they then come."""
+OUT_OF_REACH = 0.1
+"""Share of the loss of the best guess that is one for all, that is left to outputs that cannot go further:
+0.35 of a cross-entropy past a tanh, 0.5 of a squared loss past a ReLU where half of the targets are below."""
+AGREES = 1e-2
+"""Share of the loss of the guess that outputs equal to the targets cost where they are what is to be hit."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,12 @@ class Outputs:
     lowest: float
     zeros: float
     """Share of the outputs that are exactly zero."""
+    ends: tuple[float, float] = (-math.inf, math.inf)
+    """Between which all outputs lie, however large inputs and weights are: 0 and 1 behind a sigmoid."""
+    floor: float = 0.0
+    """The least loss that outputs within these ends can have."""
+    guess: float = math.inf
+    """The loss of the best guess that is one for all."""
 
     @property
     def affine(self) -> bool:
@@ -60,7 +77,19 @@ class Outputs:
             )
             remedy = "Put a nonlinearity, such as ReLU, between the layers."
             found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
-        if self.lowest >= 0 and CUT_OFF < self.zeros < 1:  # a last layer of zeros gives nothing else
+        if self.floor > OUT_OF_REACH * self.guess:
+            low, high = self.ends
+            end, cause = ("a ReLU", "dead-relu") if high == math.inf else ("a tanh", "saturated-activations")
+            end = "a sigmoid" if high == 1 and low == 0 else end
+            between = f"are never below {low:g}" if high == math.inf else f"lie between {low:g} and {high:g}"
+            seen = (
+                f"The outputs {between}, as behind {end}, and the loss wants them to go further: it cannot "
+                f"fall below {self.floor:.3g}, where one guess for all has {self.guess:.3g}."
+            )
+            remedy = "Let the network end in its last linear layer, or scale the targets to what it can give."
+            limit = OUT_OF_REACH * self.guess
+            found.append(Finding(cause, "warn", seen, remedy, "outputs", self.floor, limit, exact=True))
+        elif self.lowest >= 0 and CUT_OFF < self.zeros < 1:  # a last layer of zeros gives nothing else
             seen = (
                 f"The outputs are never negative, and {self.zeros:.0%} of them are exactly zero: they end in "
                 f"a ReLU, past which no gradient reaches what it has set to zero."
@@ -82,8 +111,9 @@ class Outputs:
         return found
 
 
-def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
-    """Look at `model` as a function of `inputs` (N, ...), floats, N ≥ 4, in evaluation mode.
+def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, targets: Any = None) -> Outputs:
+    """Look at `model` as a function of `inputs` (N, ...), floats, N ≥ 4, in evaluation mode; with `loss`, and
+    `targets` that are class numbers (N,) or what the outputs are to be, at what it can reach.
 
     A composition of affine functions is one (cs231n "Neural Networks Part 1": without a nonlinearity the
     matrices collapse to a single one). Raises `UserError` where the model does not give one tensor.
@@ -106,7 +136,7 @@ def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
         anew = isinstance(model, StepModel) or any(
             isinstance(leaf, nn.Parameter) and id(leaf) not in known for leaf in leaves
         )
-        if inputs.is_floating_point():
+        if inputs.is_floating_point() and first.shape != one.shape:  # an autoencoder may be linear
             mixed = copies.outputs(FIRST * one + SECOND * other)
             straight = [_unsquashed(outputs) for outputs in (first, second, mixed)]
             bend = _share(straight[2] - FIRST * straight[0] - SECOND * straight[1], straight[0])
@@ -116,9 +146,57 @@ def check_outputs(model: nn.Module, inputs: Tensor) -> Outputs:
         for name, module in model.named_modules()
         if isinstance(module, WEIGHTED) and module.weight.requires_grad
     )
-    zeros = float((both == 0).float().mean())
-    noise = math.nan if anew else _share(again - first, first)
-    return Outputs(bend, layers, noise, float(both.min()), zeros)
+    classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
+    zeros = float((both == 0).float().mean()) if classes else 0.0
+    noise = _share(again - first, first) if classes and not anew else math.nan
+    result = Outputs(bend, layers, noise, float(both.min()), zeros)
+    if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():
+        return result
+    with trial(model, loss, dropout=False) as copies, torch.no_grad():
+        copies.model.eval()
+        with suppress(RuntimeError, ValueError):  # not every network takes such weights
+            return _reach(result, copies, both, inputs, targets[: len(both)])
+    return result
+
+
+def _reach(result: Outputs, copies: Trial, outputs: Tensor, inputs: Tensor, targets: Tensor) -> Outputs:
+    """The result with what the loss can come to, where outputs have ends."""
+    ends = _ends(copies, inputs)
+    if ends is None:
+        return result
+    low, high = ends
+    if is_class_numbers(targets) and outputs.ndim == 2:
+        if (low, high) != (-1, 1):  # probabilities, and logits behind a ReLU, are judged for themselves
+            return result
+        wanted = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype) * 2 - 1
+    elif targets.numel() == outputs.numel() and targets.is_floating_point():
+        aims = targets.reshape(outputs.shape).to(outputs.dtype)
+        wanted = aims.clamp(low, high)
+    else:
+        return result
+    guess = constant_guess(copies.loss_of, outputs, targets)
+    if not is_class_numbers(targets) and not float(copies.loss_of(aims, targets)) < AGREES * guess:
+        return result  # it is not the targets themselves that the outputs are to be
+    return replace(result, ends=ends, floor=float(copies.loss_of(wanted, targets)), guess=guess)
+
+
+def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
+    """Between which the outputs stay, whatever is done to inputs and parameters, which this changes; None
+    where that is not known."""
+    found = []
+    for factor in (LARGE, -1.0):  # outputs behind a ReLU may all be above 0 for one sign
+        for parameter in copies.model.parameters():
+            if parameter.is_floating_point():
+                parameter.mul_(factor)
+        found.append(copies.outputs(inputs[:SAMPLES] * LARGE).float())
+    values = torch.cat(found)
+    low, high = (float(value) for value in values.aminmax())
+    if not math.isfinite(low) or not math.isfinite(high) or low == high:
+        return None
+    if low >= 0:
+        zeros = float((values == 0).float().mean())
+        return (0.0, 1.0) if ENDS < high <= 1 else (0.0, math.inf) if high > 1 and zeros > CUT_OFF else None
+    return (-1.0, 1.0) if low < -ENDS and high > ENDS and low >= -1 and high <= 1 else None
 
 
 def _unsquashed(outputs: Tensor) -> Tensor:
@@ -144,11 +222,12 @@ def _share(difference: Tensor, outputs: Tensor) -> float:
 
 class OutputsCheck(Check):
     name = "outputs"
-    needs = "class numbers"
+    needs = "network"
     fewest = 8
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_outputs(setup.model, setup.inputs[:SAMPLES])
+        targets = setup.targets[:SAMPLES] if isinstance(setup.targets, Tensor) else None
+        result = check_outputs(setup.model, setup.inputs[:SAMPLES], setup.loss, targets)
         seen = f"bent by {result.bend:.2g} of their spread, lowest {result.lowest:.2g}"
         return Outcome(result.findings(), seen, "bent, signed, repeatable", result)
 

@@ -28,6 +28,7 @@ from vitals.probes.trial import (
     check_batch,
     check_classes,
     check_rows,
+    constant_guess,
     quick_optimizer,
     restore_configured_rates,
     trial,
@@ -256,6 +257,8 @@ def check_tiny_subset(
 
 FALLEN = 0.5
 """Share of its first value to which a loss without a known least value must fall to be called low."""
+FAR = 1e4
+"""Times the loss of the best guess that is one for all at which no network starts whose signal is level."""
 STILL = 0.01
 """Share of its level by which a loss falls over the last quarter of the steps that is standing still."""
 
@@ -269,6 +272,8 @@ class FewSamples:
     samples: int
     constant: float
     """The loss of the best guess that is the same for all samples; NaN where that is not known."""
+    zero: float = math.nan
+    """The loss of outputs that are all zero."""
 
     @property
     def final(self) -> tuple[str, tuple[float, ...]]:
@@ -286,6 +291,14 @@ class FewSamples:
         if not math.isfinite(end):
             remedy = "Look for a division by zero, or a logarithm or square root of zero, in your step."
             return [Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, end)]
+        if start > FAR * max(self.constant, self.zero) > 0:
+            seen += f", and one best guess for all has {self.constant:.4g}: the outputs start far too large."
+            remedy = "Draw the weights at He's or Xavier's scale, those of a recurrence orthogonal."
+            return [Finding("bad-initialization", "fail", seen, remedy, where, start, self.zero)]
+        if self._far_off:
+            seen += f", though one best guess for all has {self.constant:.4g}: the targets are out of reach."
+            remedy = "Scale the targets to mean 0 and deviation 1, or start the last bias at their mean."
+            return [Finding("wrong-initial-loss", "warn", seen, remedy, where, start, self.constant)]
         if all(map(self._stays_at_the_guess, self.attempts)):
             seen += f", where it stays: no better than the one best guess for all, {self.constant:.4g}."
             remedy = "Look for a layer that passes nothing on, and for inputs that are all alike."
@@ -294,6 +307,14 @@ class FewSamples:
             return [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, end, FALLEN * start)]
         seen += "; what is low for this loss nobody has said." if end < start else ": it does not fall."
         return [Finding("tiny-subset-fits", "note", seen, "", where, end)]
+
+    @property
+    def _far_off(self) -> bool:
+        """Whether the loss falls at an even pace that does not bring it near the guess."""
+        _, losses = self.final
+        quarter = len(losses) // 4
+        first, last = losses[0] - losses[quarter], losses[-1 - quarter] - losses[-1]
+        return losses[-1] > max(FALLEN * losses[0], 2 * self.constant) > 0 and 2 * last > first > 0
 
     def _stays_at_the_guess(self, attempt: tuple[str, tuple[float, ...]]) -> bool:
         _, losses = attempt
@@ -317,10 +338,12 @@ def check_few_samples(
     that only one that stays at the best constant guess is a fault.
     """
     check_rows(inputs, targets)
-    constant = math.nan
+    constant = zero = math.nan
     if isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1:
-        with trial(model, loss, dropout=False) as copies:
-            constant = _constant_guess(copies, inputs, targets)
+        with trial(model, loss, dropout=False) as copies, torch.no_grad():
+            outputs = copies.outputs(inputs)
+            constant = constant_guess(copies.loss_of, outputs, targets)
+            zero = float(copies.loss_of(torch.zeros_like(outputs), targets))
     attempts = []
     for candidate in (optimizer, None) if optimizer is not None else (None,):
         with trial(model, loss, candidate, dropout=False) as copies:
@@ -338,29 +361,7 @@ def check_few_samples(
         if losses[-1] < FALLEN * losses[0]:
             break
     samples = len(inputs) if isinstance(inputs, Tensor) else len(inputs[0]) if inputs else 1
-    return FewSamples(tuple(attempts), samples, constant)
-
-
-def _constant_guess(copies: Trial, inputs: Tensor, targets: Any) -> float:
-    """The loss of the best outputs that are the same for all samples; NaN but for outputs (N,) or (N, D)."""
-    with torch.no_grad():
-        outputs = copies.outputs(inputs)
-    if outputs.ndim > 2:
-        return math.nan
-    guess = outputs.mean(dim=0, keepdim=True).detach().requires_grad_()
-    search = torch.optim.LBFGS([guess], max_iter=50, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        search.zero_grad()
-        loss = copies.loss_of(guess.expand_as(outputs), targets)
-        (guess.grad,) = torch.autograd.grad(loss, guess)
-        return loss.detach()
-
-    try:
-        search.step(closure)
-        return float(copies.loss_of(guess.detach().expand_as(outputs), targets))
-    except RuntimeError:  # the loss does not depend on it smoothly
-        return math.nan
+    return FewSamples(tuple(attempts), samples, constant, zero)
 
 
 def _with_configured_rate(copies: Trial) -> Optimizer:

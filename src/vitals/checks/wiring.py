@@ -14,7 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, kind_of, sigmoid_floor
+from vitals.checks.chance import (
+    applies_softmax_twice,
+    double_softmax_floor,
+    kind_of,
+    sigmoid_floor,
+    softmax_elsewhere,
+)
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.inputs import standardized
@@ -29,6 +35,10 @@ from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, 
 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
+ROUNDING = 1e-4
+"""Share of the outputs by which other samples in the batch may change them through rounding."""
+UNHEARD = 0.1
+"""Share of a batch below which it is not the hardest samples that a loss has picked."""
 NAMES_SHOWN = 3
 LARGE = 30.0
 """Times the inputs that take outputs without a sigmoid out of 0 to 1."""
@@ -76,6 +86,10 @@ class Wiring:
     """Parameters of whole networks that are none of the optimizer's business."""
     over_batch: bool = False
     """Whether the outputs are a softmax over the batch."""
+    over_places: bool = False
+    """Whether the loss applies softmax over places, such as the rows of an image, instead of the classes."""
+    heard: float = 1.0
+    """Share of the samples of a batch on whose outputs the loss depends."""
     binary_floor: float = 0.0
     """The least loss of outputs that went through a sigmoid, where the loss applies one, too; else 0."""
     matter: tuple[bool, bool] = (False, False)
@@ -85,9 +99,21 @@ class Wiring:
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
         found = [*self._softmax(), *self._modes(), *self._optimizer(), *self._gradients(), *self._leak()]
+        if self.over_places:
+            seen = (
+                "The loss does not change when all outputs of a class are raised: its softmax runs over "
+                "places or samples, not over the classes."
+            )
+            remedy = "Give softmax, or log_softmax, the dimension of the classes."
+            found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "loss", exact=True))
+        if self.heard < UNHEARD:
+            seen = f"The loss depends on the outputs of {self.heard:.1%} of the samples of a batch alone."
+            remedy = "Take the loss of the outputs of the whole batch, not of what a loop has left last."
+            fault = ("batch-too-small", "fail", seen, remedy, "loss", self.heard, UNHEARD)
+            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
         if not found:
             seen = "Every parameter gets a gradient and a step"
-            seen += "." if math.isnan(self.leak) else ", and no image's output depends on the others."
+            seen += "." if math.isnan(self.leak) else ", and no sample's output depends on the others."
             found.append(Finding("wiring-correct", "ok", seen))
         noted = [
             (self.frozen, "Frozen, as requires_grad=False says"),
@@ -207,7 +233,7 @@ class Wiring:
         if not self.leak > LEAK or (self.over_batch and self.softmax_twice):
             return []
         seen = (
-            "In evaluation mode an image's output depends on the other images, "
+            "In evaluation mode a sample's output depends on the other samples, "
             f"{self.leak:.2g} times as much as on itself"
         )
         if self.batch_statistics:
@@ -255,11 +281,14 @@ def check_wiring(
     missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
-        classes, twice, over_batch, floor = 0, False, False, 0.0
+        classes, twice, over_batch, over_places, floor, heard = 0, False, False, False, 0.0, 1.0
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies.loss_of, outputs, targets)
+            heard = _heard(copies, outputs, targets)
             over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
+        elif isinstance(targets, Tensor) and outputs.ndim > 2 and not targets.is_floating_point():
+            over_places = softmax_elsewhere(copies.loss_of, outputs, targets)
         elif isinstance(targets, Tensor) and targets.numel() == outputs.numel() and _bounded(copies, inputs):
             floor = sigmoid_floor(copies.loss_of, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
@@ -296,12 +325,25 @@ def check_wiring(
         tuple(eval_layers),
         tuple(frozen_layers),
         over_batch=over_batch,
+        over_places=over_places,
+        heard=heard,
         binary_floor=floor,
         matter=(
             _matter(model, inputs, [name for name in flow.unreached if name not in apart]),
             dead is None and _matter(model, inputs, zero) and _steps(model, loss, inputs, targets, zero),
         ),
     )
+
+
+@torch.enable_grad()
+def _heard(copies: Trial, outputs: Tensor, targets: Tensor) -> float:
+    """Share of the samples on whose outputs (N, C) the loss depends."""
+    outputs = outputs.detach().requires_grad_()
+    loss = copies.loss_of(outputs, targets)
+    if not loss.requires_grad:
+        return 1.0
+    (gradient,) = torch.autograd.grad(loss, outputs, allow_unused=True)
+    return 1.0 if gradient is None else float((gradient != 0).any(dim=1).float().mean())
 
 
 def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
@@ -359,10 +401,23 @@ def _bounded(copies: Trial, inputs: Inputs) -> bool:
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:
-    """How much output i depends on input j in the model's present mode; NaN for inputs that are not
-    floats."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+    """How much output i depends on input j in the model's present mode, as a share of how much on itself: by
+    derivatives, and of inputs that are no floats by putting other samples in their places."""
+    if not isinstance(inputs, Tensor):
         return float("nan")
+    if not inputs.is_floating_point():
+        some, largest, largest_other = inputs[:4], 0.0, 0.0
+        with torch.no_grad():
+            before = copies.outputs(some)
+            for i in (0, len(some) - 1):
+                mixed = some.roll(1, 0)
+                mixed[i] = some[i]
+                changes = (copies.outputs(mixed) - before).abs().reshape(len(some), -1).amax(dim=1)
+                largest_other = max(largest_other, float(changes[i]))
+                changes[i] = 0
+                largest = max(largest, float(changes.max()))
+            rounding = ROUNDING * float(before.abs().max())
+        return largest_other / max(largest, rounding) if largest_other > rounding else 0.0
     x = inputs[:4].detach().clone().requires_grad_()
     outputs = copies.outputs(x).reshape(len(x), -1)
     largest, largest_other = 0.0, 0.0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
+from vitals.diagnosis.run import ENOUGH, Run, needs
+from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding
 from vitals.measures.counts import CERTAIN, share_between
 
@@ -13,10 +15,15 @@ RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 RENAMED = 0.1
 """Share of the validation images, by three standard errors, that other numbers of the classes put right."""
+UNSHOWN = 0.05
+"""Share of the validation images of classes that were never shown."""
 GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
 """Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
+AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
+"""Share of the loss of a guess; different samples of which something is learned by any network that can; and
+passes through them after which a network has begun to learn them by heart."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
@@ -79,6 +86,21 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     )
 
 
+@needs("validation/unshown")
+def classes_never_shown(run: Run) -> Iterator[Finding]:
+    """Validation has classes that the training set lacks."""
+    share = run.history.last("validation/unshown", 0.0)
+    if not share > UNSHOWN:
+        return
+    message = (
+        f"{share:.0%} of {run.samples('val'):.0f} validation images are of classes of which the training set "
+        f"has none."
+    )
+    remedy = "Draw training and validation images at random, or class by class, from one list of all."
+    fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
+    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+
+
 @needs(
     "accuracy/train|accuracy/train_eval",
     "accuracy/val|accuracy/val_eval",
@@ -138,6 +160,29 @@ def _standard_errors(run: Run, training: float, validation: float) -> float:
     parts = ((training, run.samples("train")), (validation, run.samples("val")))
     variance = sum(max(share * (1 - share), 1e-3) / max(samples, 1.0) for share, samples in parts)
     return (validation - training) / math.sqrt(variance)
+
+
+@needs("facts/chance_loss", "facts/samples_different", verdict="labels of many samples")
+def nothing_to_learn(run: Run) -> Iterator[Finding]:
+    """A network that learns twenty samples by heart learns nothing at all from many that are new to it."""
+    different = run.fact("samples_different")
+    seen = run.steps * run.batch_size
+    at_chance = run.at_chance("train") and run.last_loss > AT_CHANCE * run.chance_loss > 0
+    if not run.finished or run.steps < ENOUGH or different < max(MANY, seen / PASSES) or not at_chance:
+        return
+    able = run.passed("tiny-subset-fits") and run.passed("step-size-sensible")
+    moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN
+    if not able or not moves or death(run) or any(finding.alarming for finding in run.checks):
+        return
+    message = (
+        f"From {different:.0f} different samples nothing was learned: the loss is {run.last_loss:.3g}, that "
+        f"of a guess {run.chance_loss:.3g}, though the network learns twenty by heart and its steps are as "
+        f"they should be."
+    )
+    remedy = "Look at samples with their labels, and at the code that pairs them: two readers, two orders."
+    yield Finding(
+        "labels-random", "warn", message, remedy, "labels", run.last_loss, AT_CHANCE * run.chance_loss
+    )
 
 
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")

@@ -17,6 +17,8 @@ ENOUGH = 100
 """Steps in which a run can be expected to do as well as a trial of fifty."""
 BARELY = 0.85
 """Share of the first loss above which hardly anything was learned."""
+GUESSED = 0.97
+"""Share of the loss of the best guess that is one for all above which nothing was learned of the inputs."""
 
 
 def needs(*tags: str, verdict: str = "") -> Callable[[Rule], Rule]:
@@ -137,10 +139,10 @@ class Run:
 
     def accuracy(self, part: str) -> float:
         """Latest accuracy, 0 to 1, on training or validation images (`part` is `train` or `val`), without
-        augmentation and in evaluation mode; NaN where that was not measured."""
+        augmentation and in evaluation mode; NaN where that was not measured, or is no share."""
         for tag in (f"accuracy/{part}_eval", f"accuracy/{part}"):
-            if len(series := self.history.series(tag)):
-                return float(series.values[-1])
+            if values := self.values(tag):
+                return values[-1] if all(0 <= value <= 1 for value in values) else math.nan
         return math.nan
 
     def above_chance(self, part: str) -> float:
@@ -173,12 +175,19 @@ class Run:
         """Whether the run has learned something of its training set."""
         if math.isfinite(self.above_chance("train")):
             return not self.at_chance("train")
-        return self.last_loss < 0.9 * self.first_loss
+        return self.last_loss < 0.9 * self.first_loss and not self.guesses
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the training loss, in evaluation mode, too, is no better than that of the best guess that
+        is one for all, where that is known of targets other than class numbers."""
+        evaluated = self.history.last("loss/train_eval", self.last_loss)
+        return min(self.last_loss, evaluated) > GUESSED * self.fact("guess_loss") > 0
 
     @property
     def barely_learns(self) -> bool:
         """Whether the training loss has hardly fallen, or the run got no further than a short trial."""
-        return self.last_loss > BARELY * self.first_loss or self.falls_short
+        return self.last_loss > BARELY * self.first_loss or self.falls_short or self.guesses
 
     @property
     def falls_short(self) -> bool:

@@ -409,7 +409,7 @@ class LearningCurves(Monitor):
             if recorder := recorder_of(trainer):
                 recorder.add_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
-        for name in ("relabelled", "reweighed"):
+        for name in ("relabelled", "reweighed", "unshown"):
             found.pop(name, None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
@@ -432,14 +432,13 @@ class LearningCurves(Monitor):
         if subsets.validation is None:
             return {}
         found = subsets.evaluate(*subsets.validation)
-        relabelled, reweighed = found.pop("relabelled", None), found.pop("reweighed", math.nan)
+        of_classes = {n: found.pop(n) for n in ("relabelled", "reweighed", "unshown") if n in found}
         if recorder := recorder_of(trainer):
             if not recorder.history.tags("facts/val_subset"):
                 recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
-            if relabelled is not None:
-                both = {"relabelled": relabelled, "reweighed": reweighed, **found}
+            if of_classes:
                 epoch = trainer.current_epoch + 1
-                measured = {f"validation/{name}": value for name, value in both.items()}
+                measured = {f"validation/{name}": value for name, value in (of_classes | found).items()}
                 behind = reached - found["accuracy"] > BEHIND
                 others = other_preparations(subsets.training[0], subsets.validation[0]) if behind else {}
                 for name, inputs in others.items():

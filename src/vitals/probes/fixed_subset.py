@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +26,7 @@ from vitals.probes.rows import Rows, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
-from vitals.probes.trial import switch_off_dropout
+from vitals.probes.trial import constant_guess, switch_off_dropout
 from vitals.probes.twin import Twin
 
 MOST_BYTES = 2**26
@@ -36,6 +37,8 @@ FEW = 8
 """Samples that are drawn two times."""
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
+EXPECTED = 10.0
+"""Samples of a class whose absence is no accident: once in 20,000 looks."""
 AT_ONCE = 250
 """Samples in one forward pass."""
 
@@ -142,8 +145,9 @@ class FixedSubsets:
         return first, rest[0] if len(rest) == 1 else tuple(rest)
 
     def facts(self) -> dict[str, float]:
-        """What guessing gives, `chance_loss` in nats and `chance_accuracy`, for class numbers; how many
-        samples the training subset has, and `train_as_is`, whether it was drawn evenly and never changes."""
+        """What guessing gives, `chance_loss` in nats and `chance_accuracy` for class numbers, and for others
+        `guess_loss`, that of the best outputs that are the same for all samples; how many samples the
+        training subset has, and `train_as_is`, whether it was drawn evenly and never changes."""
         inputs, labels = self.training
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
         found["train_as_is"] = float(self.as_they_are)
@@ -151,15 +155,21 @@ class FixedSubsets:
             shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
             found["chance_accuracy"] = float(shares.max())
+        elif isinstance(labels, Tensor) and self.step.outputs is not None:
+            shape = (len(labels), *self.step.outputs.shape[1:])
+            with isolated_rng(seed=0), suppress(UserError):
+                outputs = self.step.outputs.mean(dim=0).expand(shape)
+                found["guess_loss"] = constant_guess(self.step.loss, outputs, labels, self.step.classes())
         return found
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and for class numbers `accuracy`, `relabelled` and `reweighed`, of the present weights in
-        evaluation mode.
+        """Loss, and for class numbers `accuracy`, `relabelled`, `reweighed` and `unshown`, of the present
+        weights in evaluation mode.
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
         most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
-        of them is missing.
+        of them is missing. `unshown` is the share of samples of classes that the training subset lacks,
+        though it would have `EXPECTED` samples of them were they as common there.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -231,6 +241,9 @@ class FixedSubsets:
             recalls = torch.where(shares > 0, shares * matrix.diagonal() / matrix.sum(dim=0), 0.0)
             sums[2] = matrix.amax(dim=1).sum()
             sums.append(len(inputs) * recalls.sum() / shares.sum())
-        names = ("loss", "accuracy", "relabelled", "reweighed")
+            theirs = matrix.sum(dim=0)
+            expected = theirs * len(self.training[1]) / len(inputs)
+            sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
+        names = ("loss", "accuracy", "relabelled", "reweighed", "unshown")
         totals = torch.stack([each.float() for each in sums]).tolist()
         return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -235,6 +236,38 @@ def quick_optimizer(model: nn.Module) -> Optimizer:
         raise UserError("model: it has no parameter that trains.")
     large = sum(parameter.numel() for parameter in trained) > LARGE
     return Adafactor(trained, lr=0.03) if large else Adam(trained, lr=FALLBACK_RATE)
+
+
+def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) -> float:
+    """The loss of the best outputs that are the same for all samples, (N,) or (N, D), or for all places of
+    all samples, (N, classes, ...) or (N, ..., classes); NaN for others, and where it does not depend on them
+    smoothly."""
+    dims = [0]
+    if outputs.ndim > 2:
+        kept = next((dim for dim in (1, outputs.ndim - 1) if outputs.shape[dim] == classes), None)
+        if kept is None:
+            return math.nan
+        dims = [dim for dim in range(outputs.ndim) if dim != kept]
+    mean = outputs.detach().mean(dim=dims, keepdim=True)
+
+    def value(of: Tensor) -> Tensor:
+        return loss(of.expand_as(outputs), targets)
+
+    def closure() -> Tensor:
+        present = value(guess)
+        (guess.grad,) = torch.autograd.grad(present, guess)
+        return present.detach()
+
+    try:
+        with torch.no_grad():  # from the nearer of the two, as outputs may be beyond all measure
+            guess = min((mean, torch.zeros_like(mean)), key=lambda each: float(value(each)))
+        search = torch.optim.LBFGS([guess.requires_grad_()], max_iter=50, line_search_fn="strong_wolfe")
+        with torch.enable_grad():
+            search.step(closure)
+        with torch.no_grad():
+            return float(value(guess))
+    except (RuntimeError, UserError):
+        return math.nan
 
 
 def restore_configured_rates(optimizer: Optimizer) -> None:

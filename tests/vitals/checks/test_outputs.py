@@ -68,6 +68,32 @@ def test_what_is_free_is_right(name: str) -> None:
     assert finding.level == "ok"
 
 
+def ended(end: nn.Module, outputs: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 32), nn.ReLU(), nn.Linear(32, outputs), end)
+
+
+@pytest.mark.parametrize(
+    ("end", "targets", "cause"),
+    [
+        (nn.Sigmoid(), torch.linspace(-1, 5, 64), "saturated-activations"),
+        (nn.ReLU(), torch.linspace(-3, 3, 64), "dead-relu"),
+        (nn.Sigmoid(), torch.linspace(0, 1, 64), ""),
+        (nn.ReLU(), torch.linspace(0, 6, 64), ""),
+        (nn.LayerNorm(1), torch.linspace(-3, 3, 64), ""),
+        (nn.Identity(), torch.linspace(-3, 3, 64), ""),
+    ],
+)
+def test_targets_that_the_outputs_cannot_reach_are_named(end: nn.Module, targets: Tensor, cause: str) -> None:
+    found = check_outputs(ended(end), batch(64)[0], F.mse_loss, targets.unsqueeze(1)).findings()
+    assert [finding.cause for finding in found if finding.alarming] == [cause] * bool(cause)
+
+
+def test_logits_behind_a_tanh_are_named() -> None:
+    found = check_outputs(ended(nn.Tanh(), 10), batch(64)[0], F.cross_entropy, batch(64)[1]).findings()
+    assert [finding.cause for finding in found] == ["saturated-activations"]
+
+
 def test_a_linear_head_on_a_frozen_trunk_is_no_fault() -> None:
     model = Deep(nn.Identity(), nn.Identity())
     model.net[1].requires_grad_(False)

@@ -311,3 +311,38 @@ def test_what_cuts_the_gradient_off_is_described(name, words):
     model = SICK[name][0]()
     found = check_wiring(model, F.cross_entropy, *batch(32), Adam(model.parameters())).findings()
     assert any(words in finding.message for finding in found)
+
+
+def test_a_loss_of_the_last_sample_alone_is_named():
+    def of_the_last(outputs, targets):
+        return F.cross_entropy(outputs[-1:], targets[-1:])
+
+    assert named(check_wiring(mlp(16), of_the_last, *batch(32))) == {"batch-too-small": "fail"}
+
+
+class Reads(nn.Module):
+    """Token ids through a GRU."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 4)
+        self.recur = nn.GRU(8, 8, batch_first=batch_first)
+
+    def forward(self, tokens):
+        return self.head(self.recur(self.embed(tokens))[0][:, -1])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_sequences_that_run_over_the_batch_are_named(batch_first):
+    tokens, labels = torch.randint(20, (16, 6)), torch.arange(16) % 4
+    found = named(check_wiring(Reads(batch_first), F.cross_entropy, tokens, labels))
+    assert found == ({} if batch_first else {"labels-random": "fail"})
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_softmax_over_rows_is_named(dim):
+    def loss(outputs, targets):
+        return F.nll_loss(outputs.log_softmax(dim), targets)
+
+    found = named(check_wiring(nn.Conv2d(3, 4, 1), loss, batch(16)[0], torch.randint(4, (16, 32, 32))))
+    assert found == ({} if dim == 1 else {"wrong-initial-loss": "fail"})

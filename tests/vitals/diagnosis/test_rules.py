@@ -72,6 +72,25 @@ def alarms(run: Run, others: list[Finding] | None = None) -> list[str]:
     return [finding.cause for finding in diagnose(run, others or []) if finding.alarming]
 
 
+def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_samples() -> None:
+    able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
+    many, few = ({"facts/samples_different": [count]} for count in (5000.0, 300.0))
+    stuck = record(level(), measured=many, **STUCK)
+    assert alarms(Run(stuck.history, able)) == ["labels-random"]
+    assert alarms(Run(record(level(), measured=few, **STUCK).history, able)) == []
+    assert alarms(stuck) == []
+
+
+def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
+    measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_loss": [math.nan]}
+    for guess, learns in ((0.9, False), (2.0, True)):
+        given = measured | {"facts/guess_loss": [guess], "loss/train_eval": [2.0, 0.95]}
+        run = record(falling(4.0, 0.95), measured=given)
+        assert (run.learns, run.barely_learns) == (learns, not learns)
+    no_share = record(measured={"accuracy/train_eval": [-3.0, 0.5]})
+    assert math.isnan(no_share.accuracy("train"))
+
+
 def test_a_run_that_learns_is_silent() -> None:
     assert alarms(record()) == []
     assert not needs_probe(record())
@@ -141,6 +160,7 @@ SICK: dict[str, tuple[str, Run]] = {
         "train-val-mismatch",
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
+    "classes that were never shown": ("train-val-mismatch", record(measured={"validation/unshown": [0.5]})),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
     "stuck, better at a tenth of the rate": (
         "learning-rate-too-high",

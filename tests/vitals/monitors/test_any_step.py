@@ -220,8 +220,8 @@ class Sparing(Foreign):
 
 
 ALL = [name for name in GROUPS["default"] if name != "gradients_after_burn_in"]
-NETWORK = [name for name in ALL if name not in ("outputs", "loss_at_chance", "informative_inputs")]
-LOSS = [name for name in NETWORK if name != "inputs"]
+NETWORK = [name for name in ALL if name not in ("loss_at_chance", "informative_inputs")]
+LOSS = [name for name in NETWORK if name not in ("inputs", "outputs")]
 PARTS = [*NETWORK, "loss_at_chance"]  # a class for each token or pixel
 LOSSES = ["wiring", "validation_mode", "gradients"]
 
