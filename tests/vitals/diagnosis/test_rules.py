@@ -82,7 +82,7 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
 
 
 def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
-    measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_loss": [math.nan]}
+    measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     for guess, learns in ((0.9, False), (2.0, True)):
         given = measured | {"facts/guess_loss": [guess], "loss/train_eval": [2.0, 0.95]}
         run = record(falling(4.0, 0.95), measured=given)
