@@ -159,8 +159,15 @@ class FixedSubsets:
             shape = (len(labels), *self.step.outputs.shape[1:])
             with isolated_rng(seed=0), suppress(UserError):
                 outputs = self.step.outputs.mean(dim=0).expand(shape)
-                found["guess_loss"] = constant_guess(self.step.loss, outputs, labels, self.step.classes())
+                found["guess_loss"] = constant_guess(self._loss, outputs, labels, self.step.classes())
         return found
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of batches as the training has them: pairs or triplets of more samples cost far more,
+        and give another loss."""
+        whole = max(len(outputs) // self.batch_size, 1) * self.batch_size
+        parts = (each[:whole].split(self.batch_size) for each in (outputs, targets))
+        return torch.stack([self.step.loss(*pair) for pair in zip(*parts, strict=True)]).mean()
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
         """Loss, and for class numbers `accuracy`, `relabelled`, `reweighed` and `unshown`, of the present

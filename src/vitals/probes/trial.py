@@ -261,7 +261,9 @@ def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) 
     try:
         with torch.no_grad():  # from the nearer of the two, as outputs may be beyond all measure
             guess = min((mean, torch.zeros_like(mean)), key=lambda each: float(value(each)))
-        search = torch.optim.LBFGS([guess.requires_grad_()], max_iter=50, line_search_fn="strong_wolfe")
+        search = torch.optim.LBFGS(
+            [guess.requires_grad_()], max_iter=50, max_eval=100, line_search_fn="strong_wolfe"
+        )
         with torch.enable_grad():
             search.step(closure)
         with torch.no_grad():

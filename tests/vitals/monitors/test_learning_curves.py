@@ -145,11 +145,15 @@ def test_manual_steps_without_a_returned_loss_have_the_rest(tmp_path: Path) -> N
 def test_without_class_numbers_the_subsets_have_a_loss_alone(tmp_path: Path) -> None:
     class Regression(Foreign):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return F.mse_loss(self.net(batch[0])[:, 0], batch[1])
+            misses = self.net(batch[0])[:, 0] - batch[1]
+            return (misses - misses.unsqueeze(1)).square().sum(1).mean()  # grows with the batch
 
-    data = DataLoader(TensorDataset(digits(64)[0], torch.rand(64)), 16)
+    targets = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    data = DataLoader(TensorDataset(digits(64)[0], targets), 16)
     curves = LearningCurves(1)
-    _, events, _ = watched(Regression(mlp()), tmp_path, curves, train=data, max_epochs=3)
+    _, events, diagnosis = watched(Regression(mlp()), tmp_path, curves, train=data, max_epochs=3)
+    guess = diagnosis.recorder.history.last("facts/guess_loss")
+    assert guess == pytest.approx(2 * 16 * float(targets.var()), rel=0.1)
     assert curves.findings == []
     assert "loss/train_eval" in events.tags()
     assert "accuracy/train_eval" not in events.tags()
