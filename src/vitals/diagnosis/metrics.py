@@ -58,7 +58,8 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
             yield Finding("non-finite-loss", "warn", message, remedy, tag, missing, len(series) / 2)
         if len(values) < FEWEST:
             continue
-        if np.ptp(values) == 0 and (values[0] != 1 if way > 0 else values[0] != 0):
+        still = np.ptp(values) == 0 and (values[0] != 1 if way > 0 else values[0] != 0)
+        if still and run.finished:  # the mean precision of a detector may be 0 for some epochs
             message = (
                 f"{name} of validation is {values[0]:.4g} in all of its {len(values)} measurements, as of a "
                 f"network that gives the same answer for every input."
