@@ -86,7 +86,7 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     )
 
 
-@needs("validation/unshown")
+@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def classes_never_shown(run: Run) -> Iterator[Finding]:
     """Validation has classes that the training set lacks."""
     share = run.history.last("validation/unshown", 0.0)
