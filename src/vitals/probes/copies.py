@@ -114,12 +114,13 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
                 raise UserError(f"{where} is made by torch.jit, of which there is no copy to measure on.")
     memo = {} if memo is None else memo
     kept = _prepare(original, memo)
+    shared = set(map(id, memo.values()))  # on purpose
     try:
         copied = copy.deepcopy(original, memo)
         several = isinstance(original, tuple)
         for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
             if isinstance(its, nn.Module):
-                _require_apart(its, mine)
+                _require_apart(its, mine, shared)
                 _give_stand_ins(its, mine)
         return copied
     except UserError:
@@ -132,10 +133,11 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
         del kept  # the states gone through had to live as long as their identities stand in the memo
 
 
-def _require_apart(original: nn.Module, copied: nn.Module) -> None:
-    """Refuse a copy in which modules are those of the original, as one whose `__deepcopy__` gives itself."""
-    parts = set(map(id, copied.modules()))
-    for name, part in original.named_modules():
+def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> None:
+    """Refuse a copy in which modules, or parameters that are not `shared`, are those of the original, as one
+    whose `__deepcopy__` gives itself: what is done to the copy would be done to the training."""
+    parts = {*map(id, copied.modules()), *(set(map(id, copied.parameters())) - shared)}
+    for name, part in (*original.named_modules(), *original.named_parameters()):
         if id(part) in parts:
             where = f"self.{name}" if name else "the module"
             raise UserError(

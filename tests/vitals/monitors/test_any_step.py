@@ -464,15 +464,31 @@ def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
     )
 
 
-def test_a_module_that_gives_itself_for_a_copy_is_left_alone(tmp_path: Path) -> None:
-    class Selfish(nn.Linear):
-        def __deepcopy__(self, memo: Any) -> Any:
-            return self
+class Itself:
+    """What a deep copy gives back as it is."""
 
-    checks, module = quick(), Foreign(nn.Sequential(nn.Flatten(), Selfish(64, 10)))
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class SelfishLayer(Itself, nn.Linear):
+    pass
+
+
+class SelfishParameter(Itself, nn.Parameter):
+    pass
+
+
+@pytest.mark.parametrize("where", ["self.net.1", "self.net.1.weight"])
+def test_a_part_that_gives_itself_for_a_copy_is_left_alone(where: str, tmp_path: Path) -> None:
+    layer = SelfishLayer(64, 10) if where == "self.net.1" else nn.Linear(64, 10)
+    if where.endswith("weight"):
+        layer.weight = SelfishParameter(layer.weight.detach().clone())
+    checks, module = quick(), Foreign(nn.Sequential(nn.Flatten(), layer))
     fit(module, tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
-    assert checks.findings[0].message.startswith("Checks: self.net.1 gives itself for a copy")
+    assert checks.findings[0].message.startswith(f"Checks: {where} gives itself for a copy")
     assert module.net[1].weight.dtype == torch.float32  # gradients are compared in float64
+    assert module.net[1].weight.shape == (10, 64)
 
 
 @pytest.mark.parametrize(("loss", "shared"), [(cross_entropy_of, True), (normalized, False)])
