@@ -53,7 +53,7 @@ from vitals.sweeps.jobs.resume import words_of_sweep
 
 CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""
-OF_HYDRA = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
+HYDRAS_OWN = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 """How words for Hydra's own launchers and sweepers begin."""
 Task = Callable[[DictConfig], None]
 Check = Callable[[DictConfig], object]
@@ -277,7 +277,7 @@ def check_command_line(
         check_command_line(config_dir, config_name, check, prepare, read_data, trains, goes_on)
         return
     for word in arguments.overrides:
-        of_hydra = word.startswith(OF_HYDRA)
+        of_hydra = word.startswith(HYDRAS_OWN)
         if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
             raise not_of_hydra(word)
     overrides = Overrides(config_dir, config_name, arguments.overrides)

@@ -58,7 +58,7 @@ WRONG_NAMES = {
     "width=64": ("width", "did you mean network=mlp network.width=64?"),
     "logger.wandb.project=x": ("'logger' has no", "did you mean logger=wandb logger.wandb.project=x?"),
     "schedule=none": ("schedule=none", "did you mean constant?"),
-    "data=/tmp/x": ("data=/tmp/x", "data.root=<folder>"),
+    "data=images/x": ("data=images/x", "data.root=<folder>"),
     "pretrained=true": ("pretrained", "leave it out"),
     "trainer.track_grad_norm=2": ("trainer.track_grad_norm", "nor has Lightning's Trainer"),
     "optimzer=adam": ("optimzer", "did you mean optimizer"),
