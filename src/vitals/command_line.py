@@ -33,13 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vitals.errors import UserError, did_you_mean
 from vitals.files import FAILURES, CannotWrite, cannot_write
 from vitals.runs.allowed_targets import names_to_trust
-from vitals.runs.config.overrides import (
-    Overrides,
-    groups,
-    own_search_path,
-    places_in,
-    search_path,
-)
+from vitals.runs.config.overrides import Overrides, groups, own_search_path, places_in, search_path
 from vitals.runs.config.resume import resumed_config
 from vitals.runs.config.same_run import OF_SWEEPS, PATIENCE, same_run
 from vitals.runs.kept_code import copied

@@ -39,11 +39,7 @@ class Member:
 
 
 def load_members(
-    candidates: list[Candidate],
-    split: Split,
-    data_root: str | None,
-    project: Project,
-    trust: Sequence[str],
+    candidates: list[Candidate], split: Split, data_root: str | None, project: Project, trust: Sequence[str]
 ) -> tuple[list[Member], list[str]]:
     """The members that belong together, and a sentence for each candidate that is left out.
 

@@ -65,7 +65,7 @@ def _print_summary(network: nn.Module) -> None:
     name = escape(type(network).__name__)
     Console().print(
         f"[bold]{name}[/] with {parameters:,} parameters; a Hessian of them, as Newton's "
-        f"method needs it, would take {hessian_bytes(parameters) / 2**30:,.1f} GiB",
+        f"method needs it, would take {hessian_bytes(parameters) / 2**30:,.1f} GiB"
     )
 
 

@@ -35,9 +35,7 @@ from vitals.runs.half_precision import half_precision
 from vitals.runs.quoting import hydra_value
 
 OmegaConf.register_new_resolver(
-    "epochs_unless",
-    lambda epochs, steps, time: epochs if steps == -1 and time is None else -1,
-    replace=True,
+    "epochs_unless", lambda epochs, steps, time: epochs if steps == -1 and time is None else -1, replace=True
 )
 OmegaConf.register_new_resolver("half_precision", half_precision, replace=True)
 MOST_JOBS = 64

@@ -50,10 +50,7 @@ class Study:
         self.space, self.metric = list(space), metric
         self.sampler, self.seed, self.startup = sampler, seed, startup
         self.study = optuna.create_study(
-            storage=f"sqlite:///{file}",
-            study_name=name,
-            direction=metric.direction,
-            load_if_exists=True,
+            storage=f"sqlite:///{file}", study_name=name, direction=metric.direction, load_if_exists=True
         )
 
     def known(self, folders: dict[int, Path]) -> dict[int, list[str]]:
