@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from vitals.sweeps.jobs.fork_server import ForkServer
 from vitals.sweeps.jobs.job import Job
+from vitals.sweeps.jobs.processes import ForkServer
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 from benchmarks.unbreakable.moments import Fate
-from vitals.sweeps.jobs.fork_server import PRELOADED, ForkServer
 from vitals.sweeps.jobs.job import Job
+from vitals.sweeps.jobs.processes import PRELOADED, ForkServer
 
 OURS: tuple[str, ...] = ("benchmarks.compare", "vitals.commands.train", "vitals.runs.report", "project.train")
 OURS += ("project.schema", "project.data.data_module", "project.module", "project.networks.convnet", "optuna")

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.unbreakable.moments import TRAIN
-from vitals.command_line import answers_mistakes, check_command_line
+from vitals.command_line import Command, answers_mistakes, check_command_line
 from vitals.commands import train
 from vitals.runs.config.overrides import Overrides
 from vitals.runs.config.validation import check_run
@@ -197,7 +197,7 @@ def answered(project: ProjectFolder, words: list[str], whole: bool) -> Answer:
                 train.main(TRAIN)
             else:
                 with answers_mistakes():
-                    check_command_line(project.configs, "train", partial(check_run, Experiment))
+                    check_command_line(Command(project.configs, "train", partial(check_run, Experiment)))
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if code not in (0, 2):

@@ -7,8 +7,8 @@ from pathlib import Path
 from docs.tour.runs import Runs
 from docs.tour.stop import BLUE, GREEN, GREY, ORANGE, Stop, drawing
 from vitals.sweeps.jobs.folder import SweepFolder
-from vitals.sweeps.results.borders import borders
-from vitals.sweeps.results.importance import importance
+from vitals.sweeps.results.levels import importance
+from vitals.sweeps.results.next_steps import borders
 from vitals.sweeps.results.results import SweepResults, read_results
 
 SMALL = (

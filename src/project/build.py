@@ -12,8 +12,6 @@ asks for by the name of a parameter:
 `optimizer` is a function from a network to its optimizer, `schedule` a `Schedule`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The LightningModule of an image classifier: network, cross-entropy, optimizer and schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ A `_target_` of your own needs no line here: its keys are the arguments of its c
 torch, so that a wrong value is answered at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Road of a run: config → data → network → checks → fit → evaluate; around it stands `vitals.runs.run`."""
 
-from __future__ import annotations
-
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 

@@ -4,8 +4,6 @@ Aliases make 350 bytes into more than any memory holds: what they stand for is c
 built.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -4,8 +4,6 @@ The codes are a closed list, so that a tool that reads `findings.json` can rely 
 one's own adds its own with `register`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -5,8 +5,6 @@ Nothing is written before all of them have passed. A `UserError` ends the comman
 code 2, or 1 where the machine is at fault, without a traceback; `HYDRA_FULL_ERROR=1` shows one.
 """
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import gc
@@ -19,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -34,8 +33,7 @@ from vitals.errors import UserError, did_you_mean
 from vitals.files import FAILURES, CannotWrite, cannot_write
 from vitals.runs.allowed_targets import names_to_trust
 from vitals.runs.config.overrides import Overrides, groups, own_search_path, places_in, search_path
-from vitals.runs.config.resume import resumed_config
-from vitals.runs.config.same_run import OF_SWEEPS, PATIENCE, same_run
+from vitals.runs.config.resume import OF_SWEEPS, PATIENCE, resumed_config, same_run
 from vitals.runs.kept_code import copied
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import SWEEP, RunFolder, shown
@@ -49,7 +47,6 @@ CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""
 HYDRAS_OWN = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 """How words for Hydra's own launchers and sweepers begin."""
-Task = Callable[[DictConfig], None]
 Check = Callable[[DictConfig], object]
 
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -111,19 +108,11 @@ def importing_torch() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # or what a library lets go of last counts as a leak
 
 
-def run_command(
-    task: Task,
-    config_dir: Path,
-    config_name: str,
-    check: Check,
-    prepare: Check | None = None,
-    read_data: Check | None = None,
-    trains: bool = True,
-) -> None:
-    """Run `task` with the configuration that the command line asks for.
+@dataclass(frozen=True)
+class Command:
+    """What a command line is checked against.
 
-    Args:
-        task: gets the composed configuration.
+    Attributes:
         config_dir: folder of the YAML files.
         config_name: the primary configuration in it, without `.yaml`.
         check: the checks of one configuration that need no torch.
@@ -131,8 +120,19 @@ def run_command(
             anything is written, and not in a sweep.
         read_data: looks at the data themselves after all other checks, before anything is written; in a
             sweep, if they are in a folder, once for each of the `data` that its jobs have.
-        trains: whether `task` fills the folder that Hydra gives it.
+        trains: whether the command fills the folder that Hydra gives it.
     """
+
+    config_dir: Path
+    config_name: str
+    check: Check
+    prepare: Check | None = None
+    read_data: Check | None = None
+    trains: bool = True
+
+
+def run_command(task: Callable[[DictConfig], None], command: Command) -> None:
+    """Run `task` with the configuration that the command line asks for."""
     # Before torch is imported: its threads wait for each other in a loop that keeps a core busy, and where
     # others want the cores too a step took up to ten times as long, and as many CPU seconds, as with this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -142,14 +142,14 @@ def run_command(
     if (copy := str(copied(Path(here)))) != here:
         sys.path.insert(sys.path.index(here), copy)
     if not _is_worker():
-        gather_words(config_dir, config_name)
-    config_dir, config_name = primary_configuration(config_dir, config_name)
+        gather_words(command)
+    command = with_primary_configuration(command)
     if not _is_worker():
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
-    _hand_over(task, config_dir, config_name, check)
+        check_command_line(command)
+    _hand_over(task, command)
 
 
-def gather_words(config_dir: Path, config_name: str) -> None:
+def gather_words(command: Command) -> None:
     """Put what Hydra's parser takes for the end of the `key=value` words, as in `a=1 -m b=2`, behind them.
 
     Raises:
@@ -170,7 +170,7 @@ def gather_words(config_dir: Path, config_name: str) -> None:
             value = next((word for word in following if "=" not in word and word[0] not in "-~"), "true")
         refused = f"there is no option {option}: values are given as key=value"
         try:
-            Overrides(config_dir, config_name, [f"{key}={value}"])
+            Overrides(command.config_dir, command.config_name, [f"{key}={value}"])
         except UserError as error:
             raise UserError(f"{refused}. {error}") from None
         raise UserError(f"{refused}: write {key}={value}.")
@@ -185,8 +185,8 @@ def _refuse(problem: str) -> NoReturn:
     raise UserError(f"the command line cannot be read: {problem}.")
 
 
-def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str]:
-    """Folder and name of the primary configuration, as `--config-path` and `--config-name` have them.
+def with_primary_configuration(command: Command) -> Command:
+    """The same with folder and name of the configuration as `--config-path` and `--config-name` have them.
 
     A path that is not absolute begins in the folder of the script, as Hydra has it, or in the working folder;
     it becomes absolute in `sys.argv`, so that whatever starts the command again finds it.
@@ -194,7 +194,7 @@ def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str
     Raises:
         UserError: if there is no such folder, or no such file in it.
     """
-    flags = get_args_parser().parse_args()
+    flags, config_dir = get_args_parser().parse_args(), command.config_dir
     if flags.config_path is not None:
         given = Path(flags.config_path)
         places = [Path(this_program()).absolute().parent / given, given.absolute()]
@@ -202,15 +202,15 @@ def primary_configuration(config_dir: Path, config_name: str) -> tuple[Path, str
         if not config_dir.is_dir():
             raise UserError(f"--config-path={flags.config_path} is not a folder: name one of YAML files.")
         sys.argv[1:] = [*_without_flag(sys.argv[1:], "--config-path", "-cp"), f"--config-path={config_dir}"]
+    config_name = (flags.config_name or command.config_name).removesuffix(".yaml")
     if flags.config_name is not None:
-        config_name = flags.config_name.removesuffix(".yaml")
         if not (config_dir / f"{config_name}.yaml").is_file():
             near = did_you_mean(config_name, [file.stem for file in config_dir.glob("*.yaml")])
             raise UserError(
                 f"--config-name={config_name}: there is no {config_name}.yaml in {config_dir}; {near}"
             )
         sys.argv[1:] = [*_without_flag(sys.argv[1:], "--config-name", "-cn"), f"--config-name={config_name}"]
-    return config_dir, config_name
+    return replace(command, config_dir=config_dir, config_name=config_name)
 
 
 def _without_flag(words: list[str], *names: str) -> list[str]:
@@ -223,24 +223,17 @@ def _without_flag(words: list[str], *names: str) -> list[str]:
     return words
 
 
-def check_command_line(
-    config_dir: Path,
-    config_name: str,
-    check: Check,
-    prepare: Check | None = None,
-    read_data: Check | None = None,
-    trains: bool = True,
-    goes_on: bool = False,
-) -> None:
+def check_command_line(command: Command, goes_on: bool = False) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
 
     Args:
-        config_dir, config_name, check, prepare, read_data, trains: see `run_command`.
+        command: that they are for.
         goes_on: whether they are those of a sweep that is continued.
 
     Raises:
         UserError: if a word, or a configuration that the words ask for, is wrong.
     """
+    config_dir, config_name = command.config_dir, command.config_name
     arguments = get_args_parser().parse_args()
     flags = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
     if len(flags) > 1:
@@ -260,16 +253,15 @@ def check_command_line(
             raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains, goes_on=True)
-        return
-    if arguments.multirun and _needs_a_search(arguments.overrides):
+        return check_command_line(command, goes_on=True)
+    searched = any(word.startswith("search=") for word in arguments.overrides)
+    if arguments.multirun and not searched and any("interval(" in word for word in arguments.overrides):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
         arguments.overrides += further
     if "hydra.mode=MULTIRUN" in arguments.overrides:
         sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word != "hydra.mode=MULTIRUN")]
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains, goes_on)
-        return
+        return check_command_line(command, goes_on)
     for word in arguments.overrides:
         of_hydra = word.startswith(HYDRAS_OWN)
         if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
@@ -300,25 +292,22 @@ def check_command_line(
             "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."
         )
     if resume == "auto":
-        _find_same_run(overrides, check, trains)
-        check_command_line(config_dir, config_name, check, prepare, read_data, trains)
-        return
+        _find_same_run(overrides, command)
+        return check_command_line(command)
     if resume is not None:
         folder = RunFolder.existing(resume, "resume")
-        if trains and not _is_further():
+        if command.trains and not _is_further():
             folder.require_free()
             print(f"going on with {shown(folder.path)}", flush=True)
-        config = resumed_config(folder, overrides.arguments, list(overrides.groups))
-        check(config)
+        configs = [resumed_config(folder, overrides.arguments, list(overrides.groups))]
         sys.argv.append(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
-        configs = [config]
     else:
         configs = list(overrides.composed())
-        for config in configs:
-            check(config)
+    for config in configs:
+        command.check(config)
     old = None
-    if prepare is not None and not arguments.multirun:
-        if resume is None and trains:
+    if command.prepare is not None and not arguments.multirun:
+        if resume is None and command.trains:
             folder = RunFolder(overrides.run_folder())
             folder.require_no_sweep("hydra.run.dir")
             if folder.config.exists():
@@ -330,17 +319,17 @@ def check_command_line(
             choices = overrides.choices().items()
             print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)
         with status_line("importing torch, and building everything once on trial"):
-            prepare(config)
-    if read_data is not None:
+            command.prepare(config)
+    if command.read_data is not None:
         in_folders = [config for config in configs if OmegaConf.select(config, "data.root") is not None]
         different = {OmegaConf.to_yaml(config.data, resolve=True): config for config in in_folders}
         for config in different.values() if arguments.multirun else configs:
-            read_data(config)
+            command.read_data(config)
     if old is not None:
         print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
 
 
-def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
+def _find_same_run(overrides: Overrides, command: Command) -> None:
     """Put into `sys.argv`, for `resume=auto`, the run to go on with, or nothing where it is to be begun.
 
     Raises:
@@ -348,12 +337,12 @@ def _find_same_run(overrides: Overrides, check: Check, trains: bool) -> None:
         SystemExit: if the run has finished.
     """
     [config] = overrides.composed()
-    check(config)
+    command.check(config)
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     places = [word for word in words if word.startswith("hydra.run.dir=")]
     named = bool(places) and "${" not in places[-1]
     patience = None if _is_further() else PATIENCE
-    folder = same_run(config, RunFolder(overrides.run_folder()), named, patience) if trains else None
+    folder = same_run(config, RunFolder(overrides.run_folder()), named, patience) if command.trains else None
     if folder is None:
         sys.argv[1:] = words
         return
@@ -414,14 +403,9 @@ def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[st
     return [*words, f"hydra.searchpath=[{listed}]"]
 
 
-def _needs_a_search(words: list[str]) -> bool:
-    """Whether a key is given a range, and no search that could choose values in it."""
-    intervals = any("interval(" in word for word in words)
-    return intervals and not any(word.startswith("search=") for word in words)
-
-
-def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> None:
+def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
     """Give the command to Hydra, with its errors passed on to us instead of printed."""
+    config_dir, config_name = command.config_dir, command.config_name
     before = os.environ.get("HYDRA_FULL_ERROR")
     mistakes: list[UserError] = []
 
@@ -434,7 +418,7 @@ def _hand_over(task: Task, config_dir: Path, config_name: str, check: Check) -> 
                 words = HydraConfig.get().overrides.task
                 known = groups(search_path(config_dir, config_name, HydraConfig.get().overrides.hydra))
                 config = resumed_config(RunFolder(config.resume), words, list(known))
-            check(config)
+            command.check(config)
             with open_dict(config):
                 for key in OF_SWEEPS:
                     config.pop(key, None)

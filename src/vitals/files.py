@@ -1,7 +1,5 @@
 """Files as others find them: written in one step, read with a clear word on what is missing or damaged."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import io
@@ -35,7 +33,6 @@ FAILURES = {
     errno.EIO: ("the disk does not work (input/output error)", "mend it"),
 }
 """Of the errors of a system that say why nothing can be written: what they mean, and what helps."""
-
 
 LARGEST = 2**30
 """Bytes of a file that is read whole; the history of a thousand epochs has some ten million."""
@@ -305,15 +302,12 @@ def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         return {}
-    kinds = kinds or {}
-    return {
-        key: value
-        for key, value in content.items()
-        if key not in kinds or value is None or _is_of(kinds[key], value)
-    }
+    return {key: value for key, value in content.items() if _is_of((kinds or {}).get(key), value)}
 
 
-def _is_of(kind: type | tuple[type, ...], value: Any) -> bool:
+def _is_of(kind: type | tuple[type, ...] | None, value: Any) -> bool:
+    if kind is None or value is None:
+        return True
     if isinstance(value, list):
         return kind is list and all(isinstance(part, str) for part in value)
     return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
@@ -395,10 +389,8 @@ def chose_average(status: Mapping[str, Any]) -> bool:
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:
     numbers = {}
     for name, text in row.items():
-        try:
+        with suppress(TypeError, ValueError):
             numbers[name] = float(text)
-        except (TypeError, ValueError):
-            continue
     return numbers
 
 

@@ -3,8 +3,6 @@
 A check that passed speaks under a code of its own at level `ok`; one that could not run, under `skipped`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ The lock is `.lock` in the folder; the rest stands in its `status.json`, for the
 process, and for file systems without locks.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

@@ -1,7 +1,5 @@
 """How long a training is to be: in epochs, in optimizer steps or by the clock, whichever ends first."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

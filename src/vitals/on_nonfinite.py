@@ -1,7 +1,5 @@
 """What becomes of a training in which a number is no longer finite."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import Counter
@@ -160,9 +158,7 @@ class OnNonFinite(L.Callback):
             elif first_non_finite(pl_module):  # a batch with NaN in it, not the scale
                 self.buffers.bring_back()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.stepped:
             self.batch, self.batches = None, []
         if self.due is not None:

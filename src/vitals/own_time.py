@@ -1,7 +1,5 @@
 """A clock for limits of time: one that stands still while other programs have the processor."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

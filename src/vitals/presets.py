@@ -1,7 +1,5 @@
 """The callbacks that watch a training, for anybody's trainer, in four measures."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

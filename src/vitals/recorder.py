@@ -1,7 +1,5 @@
 """What is kept of a run while it trains: history, facts, and one copy of the module to measure on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,7 +10,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
-from torch.optim import Optimizer
 
 from vitals.files import log_folder
 from vitals.findings import COLOURS, Finding, sentence
@@ -92,17 +89,14 @@ class Recorder(L.Callback):
         if self.batches is not None:
             self.losses.append(loss.detach())
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         batches, self.batches = self.batches, None
         if batches is not None and batches > 1:
             size, steps = self.history.last("facts/batch_size"), self.history.last("facts/total_steps")
             given = float(torch.stack([loss.float().sum() for loss in self.losses]).sum())
             found = {"batches_per_step": float(batches), "first_losses": given}
-            self.add_facts(
-                trainer, found | {"batch_size": size * batches, "total_steps": -(-steps // batches)}
-            )
+            found |= {"batch_size": size * batches, "total_steps": -(-steps // batches)}
+            self.add_facts(trainer, found)
         self.losses = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,9 +137,7 @@ class Recorder(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._twin = None
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._twin = None
 
 

@@ -1,7 +1,5 @@
 """A line at the bottom of the terminal that says what is being done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

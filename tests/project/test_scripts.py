@@ -20,7 +20,7 @@ from commands import ROOT
 from test_platforms import WINDOWS
 
 from project.schema import Experiment
-from vitals.command_line import check_command_line
+from vitals.command_line import Command, check_command_line
 from vitals.runs.config.validation import check_run
 
 TINY = ["data=digits", "data.limit=100", "data.batch_size=32", "network.widths=[4,4]", "seed=0"]
@@ -92,7 +92,7 @@ def test_the_commands_of_the_pages_work_on_digits(
         pytest.skip("it is run in test_two_processes_train_in_one_folder_and_keep_one_average")
     if "-m" in words:  # many jobs: here only that every one of them is a valid run
         monkeypatch.setattr(sys, "argv", [path, *words])
-        check_command_line(ROOT / "configs", "train", partial(check_run, Experiment))
+        check_command_line(Command(ROOT / "configs", "train", partial(check_run, Experiment)))
         return
     folders = {"<run folder>": run_folder}
     if "<sweep folder>" in command or "<another>" in command:

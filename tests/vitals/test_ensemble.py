@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from project import build as project
 from project.train import train
-from vitals.ensembles.result import EnsembleResult
 from vitals.ensembles.run import ensemble
+from vitals.ensembles.scores import EnsembleResult
 from vitals.ensembles.selection import select
 from vitals.errors import UserError
 from vitals.runs.config.overrides import Overrides

@@ -13,8 +13,7 @@ from browser import needs_browser, show
 from rich.console import Console
 
 from vitals.ensembles.page import page as ensemble_page
-from vitals.ensembles.result import EnsembleResult
-from vitals.ensembles.scores import Scores, Size
+from vitals.ensembles.scores import EnsembleResult, Scores, Size
 from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder

@@ -1,7 +1,5 @@
 """The LightningDataModule of every `data=` choice: read, split, normalise, batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

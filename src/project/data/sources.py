@@ -1,7 +1,5 @@
 """The images of each `data=` choice."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +15,7 @@ from project.schema import SourceName
 from vitals.errors import UserError
 from vitals.runs.array_cache import Made, cached, key_of
 from vitals.runs.class_folders import folders_of_splits
-from vitals.runs.image_folder import read_tree
-from vitals.runs.image_set import ImageSet, ImageSplits
+from vitals.runs.image_set import ImageSet, ImageSplits, read_tree
 from vitals.runs.memory import require_memory
 from vitals.runs.prerequisites import answers
 

@@ -1,7 +1,5 @@
 """The default network: small, with BatchNorm, and quick on a CPU."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A network that learns much in little time, on a CPU, too."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ All but `gaussian` start the head so small that the logits are near 0 and the lo
 guess; the activations of the other layers keep their variance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Activations, normalisations and their combinations with a layer, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

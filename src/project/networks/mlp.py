@@ -1,7 +1,5 @@
 """A plain stack of linear layers, in which a wrong initialization shows at once."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 

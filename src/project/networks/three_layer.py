@@ -1,7 +1,5 @@
 """The course's convolutional network of three layers."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """A VGG for small images."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ Nothing is remembered between calls, so a resumed run has the same rates as one 
 cs231n "Neural Networks Part 3", section "Annealing the learning rate", unless said otherwise.
 """
 
-from __future__ import annotations
-
 import math
 
 ROUNDING = 1e-9

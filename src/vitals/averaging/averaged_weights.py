@@ -5,8 +5,6 @@ an exponentially decaying mean (cs231n "Neural Networks Part 3", section "Model 
 mean of the last few checkpoints (the same section).
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any, Literal, get_args
 

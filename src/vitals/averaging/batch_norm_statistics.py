@@ -1,7 +1,5 @@
 """BatchNorm's statistics for other weights than those that train."""
 
-from __future__ import annotations
-
 from itertools import islice
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Lightning's validation, run on a copy of the module so that module, trainer and loaders never notice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """An average of the weights beside those that train, of any LightningModule."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

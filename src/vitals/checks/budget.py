@@ -1,7 +1,5 @@
 """The time that the checks may take: how much of it there is, and what a pass through the network costs."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

@@ -3,8 +3,6 @@
 Asking the loss rather than a formula keeps margin losses, label smoothing and class weights right.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

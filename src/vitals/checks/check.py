@@ -1,7 +1,5 @@
 """A check before learning: what one is, and how several are made, one after the other."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Which parameters the gradient reaches, and which it leaves as they are or all alike."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

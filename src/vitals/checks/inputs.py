@@ -1,7 +1,5 @@
 """Are inputs, labels and batches prepared as they should be?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

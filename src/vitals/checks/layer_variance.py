@@ -1,7 +1,5 @@
 """The layer-variance table: does the signal stay level on its way through the network as initialised?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -155,10 +153,7 @@ class LayerVariance:
         level: Level = "fail" if worst.saturated > SATURATED_MOST else "warn"
         seen = f"After '{worst.name}' {worst.saturated:.0%} of the activations sit at their limits"
         if self.input_scale > LARGE_INPUT:
-            cause, seen = (
-                "input-not-normalized",
-                f"{seen}, as inputs are {self.input_scale:.3g} large.",
-            )
+            cause, seen = ("input-not-normalized", f"{seen}, as inputs are {self.input_scale:.3g} large.")
             remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
         else:
             cause, seen = "saturated-activations", f"{seen}, where the slope is zero."
@@ -225,9 +220,7 @@ def check_layer_variance(
         slope = _slope(layers)
         slope_at_he_scale, silent = slope, ""
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at
-            zeroed = {
-                name for name, module in _weighted(copies.model) if not bool((module.weight != 0).any())
-            }
+            zeroed = {name for name, part in _weighted(copies.model) if not bool((part.weight != 0).any())}
             _draw_at_he_scale(copies.model)
             at_he_scale = _signals(copies, inputs)
             slope_at_he_scale = _slope(at_he_scale)

@@ -1,7 +1,5 @@
 """Is the loss before training that of a uniform guess?"""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

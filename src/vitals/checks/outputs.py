@@ -1,7 +1,5 @@
 """Can the outputs of the network be what the loss wants: bent, far enough, and the same twice?"""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace

@@ -1,6 +1,4 @@
-"""The table of verdicts of the checks before learning, on the terminal."""
-
-from __future__ import annotations
+"""What is said of the checks before learning: the table of verdicts on the terminal, and what loggers get."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +9,10 @@ from rich.table import Table
 
 from vitals.checks.budget import MARGIN, in_words
 from vitals.checks.check import Row
-from vitals.findings import COLOURS, Finding, ranked, sentence
+from vitals.checks.training_setup import TrainingSetup
+from vitals.findings import COLOURS, Finding, markdown, ranked, sentence
+from vitals.measures.image_grid import are_images, input_grid
+from vitals.writers.writer import Writer
 
 
 def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None) -> None:
@@ -30,9 +31,7 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
         verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(escape(row.name.replace("_", " ")), *map(escape, row.said), verdict)
     console.print(table)
-    reasons = [
-        finding for row in rows if row.verdict == "skipped" and not row.whole for finding in row.findings
-    ]
+    reasons = [f for row in rows if row.verdict == "skipped" and not row.whole for f in row.findings]
     for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:
         colour = COLOURS[finding.level if finding.alarming else "skipped"]
         console.print(f"[{colour}]{escape(finding.cause)}[/]: {escape(sentence(finding))}", highlight=False)
@@ -58,3 +57,29 @@ def want_of_time(rows: Sequence[Row]) -> str:
         f"For want of time: {', '.join(said)}. checks.budget={enough}, or diagnostics(budget={enough}), "
         "makes them all."
     )
+
+
+def log_checks(
+    writers: Sequence[Writer], rows: Sequence[Row], findings: Sequence[Finding], setup: TrainingSetup
+) -> None:
+    """Write what each check has to log, the images `checks/inputs` as the network gets them, the table
+    `checks/verdicts`, and the text `findings`; those at level `fail` are alerts.
+
+    Args:
+        writers: of the trainer's loggers.
+        rows: of the checks made.
+        findings: of all of them.
+        setup: that was checked.
+    """
+    verdicts = [(row.name, *row.said, row.verdict) for row in rows]
+    for writer in writers:
+        for row in rows:
+            if row.outcome is not None:
+                row.check.log(writer, row.outcome, setup)
+        if writer.pictures and are_images(setup.inputs):
+            writer.image("checks/inputs", input_grid(setup.inputs), 0)
+        writer.table("checks/verdicts", ("check", "seen", "expected", "verdict"), verdicts, 0)
+        writer.text("findings", markdown(findings), 0)
+        for finding in findings:
+            if finding.level == "fail":
+                writer.alert(finding.cause, sentence(finding))

@@ -1,7 +1,5 @@
 """Does more weight decay raise the loss, and how does its pull compare with that of the data?"""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

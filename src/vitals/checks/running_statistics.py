@@ -1,7 +1,5 @@
 """Will BatchNorm know the training set by the time it is validated?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

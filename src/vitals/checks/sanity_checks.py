@@ -1,7 +1,5 @@
 """Checks before the first optimizer step of any LightningModule."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -17,8 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.checks.budget import Budget, Pace, default_budget, measured_pace, require_budget
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
-from vitals.checks.loggers import log_checks
-from vitals.checks.page import print_page
+from vitals.checks.page import log_checks, print_page
 from vitals.checks.registry import load_checks
 from vitals.checks.training_setup import TrainingSetup, lack, training_setup
 from vitals.errors import ChecksFailed, reason_of

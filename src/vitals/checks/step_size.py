@@ -1,7 +1,5 @@
 """How does the loss change along the optimizer's own first update, at smaller and larger learning rates?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -93,9 +91,7 @@ class StepSize:
     @property
     def best_factor(self) -> float:
         """Factor of the lowest loss."""
-        finite = [
-            (loss, factor) for loss, factor in zip(self.losses, self.factors, strict=True) if loss == loss
-        ]
+        finite = [(loss, by) for loss, by in zip(self.losses, self.factors, strict=True) if loss == loss]
         return min(finite, default=(math.nan, math.nan))[1]
 
     @property

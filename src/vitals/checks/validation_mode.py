@@ -3,8 +3,6 @@
 Dropout may not care for the mode of the network, such as `F.dropout(x, 0.5)` in a `forward`.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any

@@ -1,8 +1,6 @@
 """Is everything connected: parameters to the loss and the optimizer, each output to its own input, modes to
 the task?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace

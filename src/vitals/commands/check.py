@@ -5,7 +5,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import answers_mistakes, run_command
+from vitals.command_line import Command, answers_mistakes, run_command
 from vitals.commands.train import preparation, reading
 from vitals.runs.config.validation import check_run
 from vitals.runs.project import ProjectFolder
@@ -39,7 +39,9 @@ def main(script: str | None = None) -> None:
     given = {word.partition("=")[0] for word in sys.argv[1:]}
     sys.argv[1:1] = [word for word in WORDS if word.partition("=")[0] not in given]
     schema = partial(check_run, project.module("schema").Experiment)
-    run_command(check, project.configs, "train", schema, preparation(project), reading(project), trains=False)
+    run_command(
+        check, Command(project.configs, "train", schema, preparation(project), reading(project), trains=False)
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, answers_mistakes, importing_torch, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, importing_torch, run_command
 from vitals.ensembles.selection import select
 from vitals.runs.config import validation
 from vitals.runs.config.schema import Ensemble
@@ -26,7 +26,7 @@ def main(script: str | None = None) -> None:
         config.trust = project.trusts(config.trust)
         ensemble(config, project.module("build"))
 
-    run_command(ensemble, CONFIGS, "ensemble", check)
+    run_command(ensemble, Command(CONFIGS, "ensemble", check))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, answers_mistakes, importing_torch, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, importing_torch, run_command
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check
 from vitals.runs.project import ProjectFolder
@@ -24,7 +24,7 @@ def main(script: str | None = None) -> None:
         config.trust = project.trusts(config.trust)
         evaluate(config, project.module("build"))
 
-    run_command(evaluate, CONFIGS, "evaluate", partial(check, Evaluation))
+    run_command(evaluate, Command(CONFIGS, "evaluate", partial(check, Evaluation)))
 
 
 if __name__ == "__main__":

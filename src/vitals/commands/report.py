@@ -4,7 +4,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, answers_mistakes, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
 from vitals.runs.config.validation import check_report
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
             report(config)
 
-    run_command(report, CONFIGS, "report", check_report)
+    run_command(report, Command(CONFIGS, "report", check_report))
 
 
 if __name__ == "__main__":

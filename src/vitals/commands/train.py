@@ -5,7 +5,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import answers_mistakes, importing_torch, run_command
+from vitals.command_line import Command, answers_mistakes, importing_torch, run_command
 from vitals.runs.config.validation import check_run
 from vitals.runs.prerequisites import require_batches, require_packages
 from vitals.runs.project import ProjectFolder
@@ -47,7 +47,7 @@ def main(script: str | None = None) -> None:
         run(config, RunFolder.of_this_run(), project.module("train").train)
 
     check = partial(check_run, project.module("schema").Experiment)
-    run_command(train, project.configs, "train", check, preparation(project), reading(project))
+    run_command(train, Command(project.configs, "train", check, preparation(project), reading(project)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the record of a run says, while it trains and at its end."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Sequence

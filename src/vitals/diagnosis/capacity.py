@@ -1,7 +1,5 @@
 """Is the network given enough room to learn?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

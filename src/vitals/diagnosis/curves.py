@@ -4,8 +4,6 @@ These rules need no more than losses, accuracies and rates by epochs, with error
 points scatter; negative losses, as of a likelihood, are judged where their ratio does not matter.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """From the record of a run to ranked findings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

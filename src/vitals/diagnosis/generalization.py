@@ -1,7 +1,5 @@
 """Does what was learned hold for the validation images?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Is the learning rate too high or too low? And is the batch too small for it?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

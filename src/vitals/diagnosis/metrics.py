@@ -4,8 +4,6 @@ Nothing is known of them but their names and how they scatter, so that a metric 
 by its name is not judged, and neither are losses of a GAN, which mean nothing alone.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

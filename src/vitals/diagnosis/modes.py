@@ -1,7 +1,5 @@
 """Are layers in the right mode?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

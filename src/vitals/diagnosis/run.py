@@ -1,7 +1,5 @@
 """What the rules know of a run: its history, put into the terms in which they think."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence

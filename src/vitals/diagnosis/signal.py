@@ -1,7 +1,5 @@
 """Do activations and gradients still pass through the network?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

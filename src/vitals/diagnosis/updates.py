@@ -1,7 +1,5 @@
 """Does every parameter get the update that it should?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from vitals.diagnosis.learning_rate import too_high

@@ -1,7 +1,5 @@
 """From checkpoints to the networks of an ensemble that have seen the same data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """The page of an ensemble."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.ensembles.result import EnsembleResult
-from vitals.ensembles.scores import Scores
+from vitals.ensembles.scores import EnsembleResult, Scores
 from vitals.report.confusion import paint_matrix
 from vitals.report.drawing import Chart, Key, Plan, color, drawn, percentages
 from vitals.report.numbers import number, percent
@@ -25,13 +22,14 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
     """The members, the ensemble, what each further member adds, speed, and where the results are."""
     kind = "test" if result.split == "test" else "validation"
     table = Table(title=f"Ensemble on {result.images:,} {kind} images", title_justify="left")
-    for column in ("", "member", "accuracy", "negative log-likelihood", "calibration error"):
-        table.add_column(column, justify="left" if column == "member" else "right", overflow="fold")
-    for place, (name, of_member) in enumerate(zip(result.names, result.members, strict=True), start=1):
-        table.add_row(f"{place}", escape(name), *_figures(of_member))
+    for column in COLUMNS:
+        table.add_column(column.title, justify="right" if column.amount else "left", overflow="fold")
+    *members, mean, vote = _rows(result)
+    for row in members:
+        table.add_row(*map(escape, row))
     table.add_section()
-    table.add_row("", "[bold]mean of the probabilities[/]", *_figures(result.together))
-    table.add_row("", "majority vote", f"{result.vote_accuracy:.2%}", "", "")
+    table.add_row(*mean, style="bold")
+    table.add_row(*vote)
     console.print(table)
     steps = ", ".join(f"{size.members}: {size.accuracy:.2%}" for size in result.sizes)
     console.print(f"accuracy by number of members: {steps}", highlight=False)
@@ -65,12 +63,6 @@ def page(result: EnsembleResult) -> str:
     """The figures of `result` with the accuracy over the number of members and who disagrees with whom."""
     kind = "test" if result.split == "test" else "validation"
     together = result.together
-    rows = [
-        [str(place), name, *_figures(scores)]
-        for place, (name, scores) in enumerate(zip(result.names, result.members, strict=True), start=1)
-    ]
-    rows.append(["", "mean of the probabilities", *_figures(together)])
-    rows.append(["", "majority vote", percent(result.vote_accuracy, 2), "", ""])
     return render(
         "ensemble.html",
         source="the runs' checkpoints",
@@ -84,9 +76,17 @@ def page(result: EnsembleResult) -> str:
         warning=bool(result.warning),
         verdict=result.warning or f"{percent(result.gain, 2)} above the best member.",
         notes=[speed(result), *result.left_out],
-        members=(COLUMNS, rows),
+        members=(COLUMNS, _rows(result)),
         charts=[_sizes(result), _disagreement(result)],
     )
+
+
+def _rows(result: EnsembleResult) -> list[list[str]]:
+    """Of the table: a row a member, the mean of their probabilities, and the majority vote."""
+    names = zip(result.names, result.members, strict=True)
+    rows = [[str(place), name, *_figures(scores)] for place, (name, scores) in enumerate(names, start=1)]
+    rows.append(["", "mean of the probabilities", *_figures(result.together)])
+    return [*rows, ["", "majority vote", percent(result.vote_accuracy, 2), "", ""]]
 
 
 def _figures(scores: Scores) -> list[str]:

@@ -1,7 +1,5 @@
 """The road of an ensemble: checkpoints → networks → probabilities → figures → table, JSON, chart and page."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vitals.ensembles.members import Member, Split, load_members
 from vitals.ensembles.page import page, print_ensemble
-from vitals.ensembles.result import EnsembleResult
-from vitals.ensembles.scores import by_size, disagreement, scores, vote_accuracy
+from vitals.ensembles.scores import EnsembleResult, by_size, disagreement, scores, vote_accuracy
 from vitals.ensembles.selection import require_members, select
 from vitals.files import write_atomically, write_json
 from vitals.runs.instantiate import quiet_lightning

@@ -1,7 +1,5 @@
 """How good several classifiers are together: cs231n "Neural Networks Part 3", section "Model ensembles"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -9,6 +7,8 @@ from math import comb
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+from vitals.ensembles.members import Split
 
 BINS = 15
 """Bins of the expected calibration error (Guo et al., 2017)."""
@@ -113,3 +113,52 @@ def _nll(probabilities: Tensor, labels: Tensor) -> float:
 
 def _share_right(classes: Tensor, labels: Tensor) -> float:
     return float((classes == labels).double().mean())
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """What several networks reach together."""
+
+    split: Split
+    images: int
+    checkpoints: list[str]
+    """Of the members."""
+    names: list[str]
+    """What tells the checkpoints apart."""
+    left_out: list[str]
+    """A sentence for each checkpoint that is no member."""
+    members: list[Scores]
+    together: Scores
+    """Of the mean of the members' probabilities."""
+    vote_accuracy: float
+    sizes: list[Size]
+    disagreement: Tensor
+    """Share of the images (M, M) on which two members differ."""
+    images_per_second: float
+    """Through all members, one after the other."""
+
+    @property
+    def best_member(self) -> int:
+        """The place of the most accurate member."""
+        return max(range(len(self.members)), key=lambda number: self.members[number].accuracy)
+
+    @property
+    def gain(self) -> float:
+        """Accuracy above that of the best member."""
+        return self.together.accuracy - self.members[self.best_member].accuracy
+
+    @property
+    def mean_disagreement(self) -> float:
+        """Over all pairs of members."""
+        count = len(self.members)
+        return float(self.disagreement.sum()) / (count * (count - 1))
+
+    @property
+    def warning(self) -> str:
+        """Why the ensemble is no use; empty where it is."""
+        if self.gain >= 0:
+            return ""
+        return (
+            f"The ensemble is worse than its best member, {self.names[self.best_member]}, by "
+            f"{-self.gain:.2%}: leave weak members out, or use that one alone."
+        )

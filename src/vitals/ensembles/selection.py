@@ -1,7 +1,5 @@
 """Which checkpoints make an ensemble. Importable without torch: a wrong folder is answered at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,5 @@
 """A mean over samples, kept on the device batch by batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The statistics of BatchNorm layers, estimated anew for given weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

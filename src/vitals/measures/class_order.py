@@ -1,7 +1,5 @@
 """Do training batches follow an order that goes with the label?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

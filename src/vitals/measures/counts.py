@@ -1,7 +1,5 @@
 """What a count says of the share behind it: one of four right is not a quarter. Importable without torch."""
 
-from __future__ import annotations
-
 import math
 
 CERTAIN = 3.0

@@ -1,7 +1,5 @@
 """First-layer filters: a picture of them, and whether they look like those of a network that has learned."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Whether a network still holds numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

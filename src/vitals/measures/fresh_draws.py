@@ -1,7 +1,5 @@
 """Weights that are as an initialization drew them: never trained, nor loaded from a trained network."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """How much of a batch's gradient is noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

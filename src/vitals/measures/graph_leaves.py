@@ -1,7 +1,5 @@
 """The tensors that a loss is a function of: the leaves of its graph."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -1,7 +1,5 @@
 """What each layer gives in one forward pass, activation included, in the order of execution."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

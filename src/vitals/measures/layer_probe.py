@@ -1,7 +1,5 @@
 """One forward and backward pass for looking, that leaves parameters, gradients and random numbers alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

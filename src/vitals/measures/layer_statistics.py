@@ -1,7 +1,5 @@
 """Statistics of activations and of their gradients, one row of numbers a layer, made on the device."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

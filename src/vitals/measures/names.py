@@ -1,7 +1,5 @@
 """What a metric is, by the name that somebody gave it: people call one thing in many ways."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Norms of many tensors at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Validation inputs as they would be if they had been prepared in another way."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

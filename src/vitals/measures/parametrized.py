@@ -4,8 +4,6 @@ To ask such a layer for its weight may change the layer: a spectral norm takes a
 others draw random numbers.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How much an optimizer step really changes each parameter, beside how large the parameter is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

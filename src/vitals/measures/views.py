@@ -4,8 +4,6 @@ The mean is of the outputs as they are, so of a classifier's logits, not of its 
 cross-entropy as the logits of one view have, and outputs of any other meaning are averaged just as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """In what order the training data come, and whether they repeat: read off the batches of the training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -66,9 +64,7 @@ class DataOrder(Monitor):
         if self.active and self.samples < MOST:
             self.guarded(self._note, batch)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.coming is not None:
             labels, prints, count = self.coming
             for place, row in labels.items():

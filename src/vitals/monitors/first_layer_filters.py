@@ -1,7 +1,5 @@
 """Pictures of what the first layer looks for."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math
@@ -92,9 +90,7 @@ class FirstLayerFilters(Monitor):
             self._measure(trainer)
         self.beginning = self.beginning.to(filters.device)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if self.filters is not None and self.due(step, self.measured):
             self.measured = step

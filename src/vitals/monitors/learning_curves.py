@@ -1,7 +1,5 @@
 """Loss, accuracy, their gap and noise, learning rate, momentum and speed over the run."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import sys
@@ -367,11 +365,7 @@ class LearningCurves(Monitor):
         return epoch_metrics(numbers, self.of_steps or ())
 
     def _after_epoch(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        logged: dict[str, Tensor],
-        sent: set[str],
+        self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor], sent: set[str]
     ) -> None:
         self.guarded(self._bring_losses, trainer, trainer.global_step)
         epoch = epochs_done(trainer)

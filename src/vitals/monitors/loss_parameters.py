@@ -1,7 +1,5 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,9 +88,7 @@ class LossParameters(Monitor):
         if self._wanted():
             self.guarded(self._look, trainer, pl_module, loss)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.at_start and self.batches == PATIENCE:
             self.guarded(self._standing_still, trainer)
             self.at_start = []
@@ -101,9 +97,7 @@ class LossParameters(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         if self.at_start:
-            given = [
-                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-            ]
+            given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
 
     def _standing_still(self, trainer: L.Trainer) -> None:

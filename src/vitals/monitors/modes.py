@@ -1,7 +1,5 @@
 """Are layers in training mode when training, and in evaluation mode when validating?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

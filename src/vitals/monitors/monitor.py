@@ -1,7 +1,5 @@
 """What all monitors have in common: when they measure, where they write, and that they never do harm."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -208,10 +206,7 @@ class Monitor(L.Callback):
         self.findings.append(Finding("skipped", "note", message, where=name, station=self.station))
 
     def record(
-        self,
-        trainer: L.Trainer,
-        scalars: Mapping[str, float],
-        further: Mapping[str, Any] | None = None,
+        self, trainer: L.Trainer, scalars: Mapping[str, float], further: Mapping[str, Any] | None = None
     ) -> None:
         """Write numbers to loggers and history, at the present step; `further` to the history alone."""
         step = trainer.global_step

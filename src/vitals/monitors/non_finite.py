@@ -1,7 +1,5 @@
 """The first NaN or infinity, with its step and its layer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -111,9 +109,7 @@ class NonFinite(Monitor):
         if sizes.device.type == "cpu":
             self._examine(trainer, sizes.tolist(), names, step)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if self.due(step, self.flushed):
             self.flushed = step
@@ -126,9 +122,7 @@ class NonFinite(Monitor):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        parts = [
-            torch.stack([loss.float().reshape(()) for loss in losses]) for *_, losses in waiting if losses
-        ]
+        parts = [torch.stack([one.float().reshape(()) for one in losses]) for *_, losses in waiting if losses]
         rows = to_host([*(sizes for _, sizes, _, _ in waiting), *parts])
         of_losses = iter(rows[len(waiting) :])
         norm_of: dict[int, float] = {}

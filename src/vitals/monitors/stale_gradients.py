@@ -1,7 +1,5 @@
 """Are gradients cleared between steps?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -121,9 +119,7 @@ class StaleGradients(Monitor):
                 raise UserError("a gradient went away.")
             new.append(parameter.grad.detach())
         share = stale_share(
-            new,
-            [torch.zeros_like(p) if g is None else g for p, g in zip(known, fresh, strict=True)],
-            before,
+            new, [torch.zeros_like(p) if g is None else g for p, g in zip(known, fresh, strict=True)], before
         )
         self.record(trainer, {"old_gradient": float(share)})
 

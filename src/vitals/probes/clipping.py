@@ -1,7 +1,5 @@
 """What happens to gradients between the backward pass and the optimizer's step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack

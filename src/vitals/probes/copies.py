@@ -51,7 +51,6 @@ PLAIN += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 LARGE = 1000
 """Entries from which a list or table of plain values is taken for data, and not gone through."""
 
-
 INTERNAL = set(vars(nn.Module())) - {"_buffers"}
 """Tables that torch keeps in every module, which no step changes."""
 

@@ -1,7 +1,5 @@
 """How strongly the loss is curved along its steepest direction, and which rate its steps bear there."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

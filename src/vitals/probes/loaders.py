@@ -1,7 +1,5 @@
 """Batches from somebody's data loader, taken so that the loader never notices."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Experiments: would another learning rate do better from here, and which would have done from the start?"""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

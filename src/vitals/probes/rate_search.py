@@ -1,7 +1,5 @@
 """A learning rate that has been tried: of those on a grid, one at which short trainings lower the loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 VALUES = (str, bytes, int, float, type(None))
 
-
 FEW = 4
 """Entries up to which a list without anything beside it is taken for parts of a batch, such as two views of
 it or the batches of several loaders, and not for its samples."""

@@ -1,7 +1,5 @@
 """A stand-in for a module in training, with its parameters, on which anything can be run."""
 
-from __future__ import annotations
-
 import operator
 import types
 from collections.abc import Iterator
@@ -78,9 +76,7 @@ class Twin:
         for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
             part.training = other.training
             if not isinstance(part, Metric):  # which is told here not to wait for other processes
-                vars(part).update(
-                    {name: value for name, value in vars(other).items() if type(value) in PLAIN}
-                )
+                vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
 
     def rehearse(self, batch: Any) -> None:
         """Run the training step once on copies of the parameters too, to see that it leaves their gradients

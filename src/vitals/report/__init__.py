@@ -1,7 +1,5 @@
 """The page about a run, or about several side by side: see `vitals.report.page`."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

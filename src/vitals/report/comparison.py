@@ -1,7 +1,5 @@
 """Runs side by side: which settings differ, and how they ended."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

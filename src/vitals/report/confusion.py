@@ -1,7 +1,5 @@
 """Which classes the chosen weights mistake for which."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,11 +53,8 @@ def confusion_matrix(predictions: Predictions) -> np.ndarray:
 
 
 def confusion_chart(run: RunRecord, name: str) -> Chart:
-    """The confusion matrix of the test images, each row coloured by its shares.
-
-    Raises:
-        LeftOut: where the run kept no predictions.
-    """
+    """The confusion matrix of the test images, each row coloured by its shares; `LeftOut` where the run kept
+    no predictions."""
     predictions = _predictions(run)
     matrix = confusion_matrix(predictions)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -95,11 +90,8 @@ class Mistakes:
 
 
 def frequent_mistakes(run: RunRecord) -> Mistakes:
-    """The classes that are most often mistaken for one another.
-
-    Raises:
-        LeftOut: where the run kept no predictions, or made no mistake.
-    """
+    """The classes that are most often mistaken for one another; `LeftOut` where the run kept no predictions,
+    or made no mistake."""
     predictions = _predictions(run)
     matrix = confusion_matrix(predictions)
     totals = matrix.sum(axis=1)

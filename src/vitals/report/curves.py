@@ -1,11 +1,10 @@
-"""Charts of the learning curves: loss with the learning rate, accuracies, and the gap between them."""
+"""Charts over the epochs: loss with the learning rate, accuracies and their gap, and other numbers."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,14 +32,11 @@ CUT = 3.0
 
 
 def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
-    """Loss over epochs with the learning rate under it.
+    """Loss over epochs with the learning rate under it; `LeftOut` where no loss was recorded.
 
     Args:
         runs: one, or several to compare.
         scale: `linear` or `log`.
-
-    Raises:
-        LeftOut: where no loss was recorded.
     """
     losses = [
         (
@@ -59,7 +55,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     def paint(figure: Figure) -> None:
         upper, lower = _panels(figure, with_rates)
         for index, (step, train, val) in enumerate(losses):
-            train_colour, val_colour = _pair(index, len(runs))
+            train_colour, val_colour = ("c1", "c2") if len(runs) == 1 else (SERIES[index],) * 2
             if len(step) and len(runs) == 1:
                 band = bucketed(step)
                 upper.fill_between(band.x, band.low, band.high, color=color("c1"), alpha=0.2, linewidth=0)
@@ -100,71 +96,62 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
 
 
 def metric_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
-    """Any other quantity in training and validation, over epochs.
-
-    Raises:
-        LeftOut: where it was not recorded.
-    """
+    """Any other quantity in training and validation, over epochs; `LeftOut` where it was not recorded."""
     pairs = [(run.curve(f"{quantity}/train"), run.curve(f"{quantity}/val")) for run in runs]
     if not any(len(curve) for pair in pairs for curve in pair):
         raise LeftOut(f"no {quantity} was recorded")
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, (train, val) in enumerate(pairs):
-            train_colour, val_colour = _pair(index, len(runs))
-            line(axes, train, train_colour, dashed=len(runs) > 1)
-            line(axes, val, val_colour)
-        plain_numbers(axes)
-        epochs_below(axes)
-
-    svg = drawn(f"metric-{quantity}", f"{quantity} over the epochs", Plan(paint))
+    svg = _drawn_pairs(f"metric-{quantity}", f"{quantity} over the epochs", runs, pairs, plain_numbers)
     keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
     return Chart(quantity, svg, keys)
 
 
-def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Training and validation accuracy over epochs.
+def _drawn_pairs(
+    name: str,
+    label: str,
+    runs: Sequence[RunRecord],
+    pairs: Sequence[tuple[Curve, Curve]],
+    numbers: Callable[[Axes], None],
+    colours: tuple[str, str] = ("c1", "c2"),
+    dotted: Curve | None = None,
+) -> Markup:
+    """Two curves of each run over the epochs, the first of them dashed where there are several runs."""
 
-    Raises:
-        LeftOut: where no accuracy was recorded.
-    """
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (first, second) in enumerate(pairs):
+            own = colours if len(runs) == 1 else (SERIES[index], SERIES[index])
+            line(axes, first, own[0], dashed=len(runs) > 1)
+            line(axes, second, own[1])
+        if dotted is not None and len(dotted):
+            axes.plot(*thinned(dotted), color=color(colours[0]), linewidth=1.2, linestyle=(0, (1, 2)))
+        numbers(axes)
+        epochs_below(axes, runs[0].axis)
+
+    return drawn(name, label, Plan(paint))
+
+
+def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Training and validation accuracy over epochs; `LeftOut` where no accuracy was recorded."""
     pairs = [
         (run.curve("accuracy/train_eval", "accuracy/train"), run.curve("accuracy/val", "accuracy/val_eval"))
         for run in runs
     ]
     if not any(len(curve) for pair in pairs for curve in pair):
         raise LeftOut("no accuracy was recorded")
-    augmented = [
-        run.curve("accuracy/train") if len(run.curve("accuracy/train_eval")) else None for run in runs
-    ]
-
-    def paint(figure: Figure) -> None:
-        upper = figure.add_subplot()
-        for index, (train, val) in enumerate(pairs):
-            train_colour, val_colour = _pair(index, len(runs))
-            line(upper, train, train_colour, dashed=len(runs) > 1)
-            line(upper, val, val_colour)
-            during = augmented[index]
-            if during is not None and len(during) and len(runs) == 1:
-                x, y = thinned(during)
-                upper.plot(x, y, color=color("c1"), linewidth=1.2, linestyle=(0, (1, 2)))
-        percentages(upper)
-        epochs_below(upper, runs[0].axis)
-
-    svg = drawn("accuracy", "Accuracy over the epochs", Plan(paint))
+    augmented = None
+    if len(runs) == 1 and len(runs[0].curve("accuracy/train_eval")):
+        augmented = runs[0].curve("accuracy/train")
+    title = "Accuracy over the epochs"
+    svg = _drawn_pairs("accuracy", title, runs, pairs, percentages, dotted=augmented)
     keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
-    if len(runs) == 1 and augmented[0] is not None and len(augmented[0]):
+    if augmented is not None and len(augmented):
         keys.append(Key("c1", "while training", "dotted"))
     return Chart("Accuracy", svg, keys)
 
 
 def gap_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Training accuracy less validation accuracy over epochs, in percentage points.
-
-    Raises:
-        LeftOut: where not both were recorded.
-    """
+    """Training accuracy less validation accuracy over epochs, in percentage points; `LeftOut` where not both
+    were recorded."""
     gaps = [_gap_of(run) for run in runs]
     if not any(np.isfinite(gap.values).any() for gap in gaps):
         raise LeftOut("training and validation accuracy were not both recorded")
@@ -228,11 +215,6 @@ def _panels(figure: Figure, two: bool) -> tuple[Axes, Axes | None]:
     return upper, lower
 
 
-def _pair(index: int, runs: int) -> tuple[str, str]:
-    """The colours of training and validation of a run."""
-    return ("c1", "c2") if runs == 1 else (SERIES[index], SERIES[index])
-
-
 def line(axes: Axes, curve: Curve, colour: str, dashed: bool = False, marked: bool = True) -> None:
     """Draw the curve, thinned; where it has few measurements each is marked."""
     if not len(curve):
@@ -269,3 +251,90 @@ def _keys(runs: Sequence[RunRecord], train: Sequence[tuple[Curve, ...]], val: Se
         return [Key("c1", "training")] * trained + [Key("c2", "validation")] * validated
     shapes = [Key("muted", "validation")] * validated + [Key("muted", "training", "dashed")] * trained
     return [*run_keys(runs), *shapes]
+
+
+def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
+    """Validation of the raw weights against that of the averaged ones; `LeftOut` where no averaged weights
+    were evaluated.
+
+    Args:
+        runs: one, or several to compare.
+        quantity: `loss` or `accuracy`.
+    """
+    pairs = [(run.curve(f"{quantity}/val"), run.curve(f"val_average/{quantity}")) for run in runs]
+    if not any(len(averaged) for _, averaged in pairs):
+        raise LeftOut("the weights were not averaged")
+    title = f"Validation {quantity}, raw against averaged weights"
+    if len(runs) == 1:
+        keys = [Key("c2", "raw"), Key("c3", "averaged")]
+    else:
+        keys = [*run_keys(runs), Key("muted", "averaged"), Key("muted", "raw", "dashed")]
+    numbers = percentages if quantity == "accuracy" else plain_numbers
+    name = f"averages-{quantity}"
+    return Chart(title, _drawn_pairs(name, title, runs, pairs, numbers, ("c2", "c3")), keys)
+
+
+def single_chart(
+    runs: Sequence[RunRecord],
+    tags: Sequence[str],
+    title: str,
+    write: Callable[[float], str] = number,
+    log: bool = False,
+    caption: str = "",
+) -> Chart:
+    """The first of `tags` that was recorded over the epochs, in buckets where there are many measurements;
+    `LeftOut` where it was not recorded."""
+    curves = [run.curve(*tags) for run in runs]
+    if not any(drawable(curve, "log" if log else "linear") for curve in curves):
+        raise LeftOut("it was not recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            if not len(curve):
+                continue
+            band = bucketed(curve)
+            marker = "o" if len(band.x) <= FEW else None
+            axes.fill_between(band.x, band.low, band.high, color=color(SERIES[index]), alpha=0.2, linewidth=0)
+            axes.plot(band.x, band.mean, color=color(SERIES[index]), marker=marker)
+        if log:
+            log_numbers(axes)
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            plain_numbers(axes, write)
+        epochs_below(axes, runs[0].axis)
+
+    caption = caption or (_ends(curves[0]) if len(runs) == 1 else "")
+    svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
+    return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
+
+
+def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Norm of all weights together over the epochs; `LeftOut` where none was measured."""
+    curves = []
+    for run in runs:
+        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
+        norms = [curve for curve in norms if len(curve) == len(norms[0])]
+        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
+        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
+    if not any(np.isfinite(curve.values).any() for curve in curves):
+        raise LeftOut("no norm of the weights was recorded")
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            line(axes, curve, SERIES[index])
+        axes.set_ylim(bottom=0)
+        plain_numbers(axes)
+        epochs_below(axes, runs[0].axis)
+
+    title = "Norm of all weights"
+    svg = drawn("weight-norm", title, Plan(paint, 200))
+    single = len(runs) == 1
+    return Chart(title, svg, [] if single else run_keys(runs), _ends(curves[0]) if single else "")
+
+
+def _ends(curve: Curve) -> str:
+    """Its first and its last value in words."""
+    known = curve.values[np.isfinite(curve.values)]
+    return f"At the start {number(float(known[0]))}, at the end {number(curve.last)}." if len(known) else ""

@@ -4,13 +4,12 @@ Every colour in a figure is a token, a colour of no meaning that is replaced in 
 page's style sheet. Text stays text.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -35,7 +34,6 @@ TOKENS = {name: f"#0b{index:04x}" for index, name in enumerate((*_NAMES, *SERIES
 
 _TOKEN = re.compile("|".join(TOKENS.values()))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in TOKENS.items()}
-
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -156,12 +154,9 @@ def _themed(svg: str, label: str) -> str:
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     used = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in used else "", svg)
-    svg = re.sub(r"<(?:path|use|text) [^>]*>", _to_tenths, svg)
+    tenths = partial(re.sub, r"(?<=[\s\"(,-])(\d+\.\d)\d+", r"\1")
+    svg = re.sub(r"<(?:path|use|text) [^>]*>", lambda tag: tenths(tag.group()), svg)
     return re.sub(r"\s*\n\s*", "\n", svg)
-
-
-def _to_tenths(tag: re.Match[str]) -> str:
-    return re.sub(r"(?<=[\s\"(,-])(\d+\.\d)\d+", r"\1", tag.group())
 
 
 def color(name: str) -> str:

@@ -1,7 +1,5 @@
 """What the page says in words and tables: one sentence a station, key figures, how to reproduce the run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,15 +14,6 @@ from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
 
 Rows = list[tuple[str, str]]
-
-
-def headline(run: RunRecord, station: str) -> str:
-    """One sentence on what the run's folder says of a station.
-
-    Raises:
-        LeftOut: where it says nothing.
-    """
-    return _HEADLINES[station](run)
 
 
 def key_figures(run: RunRecord) -> Rows:
@@ -124,11 +113,7 @@ def progress(run: RunRecord) -> str:
 
 
 def reproduction(run: RunRecord) -> Rows:
-    """Command, commit, versions and machine.
-
-    Raises:
-        LeftOut: where the folder does not say where the run came from.
-    """
+    """Command, commit, versions and machine; `LeftOut` where the folder does not say where it came from."""
     facts = run.provenance
     if not facts:
         raise LeftOut(run.missing.get("config.yaml", "config.yaml does not say where the run came from"))
@@ -137,9 +122,8 @@ def reproduction(run: RunRecord) -> Rows:
         rows.append(("command", _with_seed(str(command), run.config.get("seed"))))
     git = facts.get("git") or {}
     if git.get("commit"):
-        rows.append(
-            ("git commit", str(git["commit"]) + (", with changes not committed" if git.get("dirty") else ""))
-        )
+        changed = ", with changes not committed" if git.get("dirty") else ""
+        rows.append(("git commit", f"{git['commit']}{changed}"))
     if versions := facts.get("versions"):
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if machine := facts.get("machine"):
@@ -152,11 +136,7 @@ def reproduction(run: RunRecord) -> Rows:
 
 
 def configuration(run: RunRecord) -> str:
-    """The configuration as YAML.
-
-    Raises:
-        LeftOut: where there is none.
-    """
+    """The configuration as YAML; `LeftOut` where there is none."""
     if not run.config:
         raise LeftOut(run.missing.get("config.yaml", "config.yaml is empty"))
     return yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
@@ -326,7 +306,7 @@ def _averages(run: RunRecord) -> str:
     return f"{seen}{'; the run chose them' if chose_average(run.status) else ''}."
 
 
-_HEADLINES = {
+HEADLINES: dict[str, Callable[[RunRecord], str]] = {
     "gradients": _gradients,
     "before": _before,
     "loss": _loss,
@@ -338,6 +318,7 @@ _HEADLINES = {
     "search": _search,
     "averages": _averages,
 }
+"""One sentence on what the run's folder says of a station; `LeftOut` where it says nothing."""
 
 
 def _joined(sentences: list[str]) -> str:

@@ -3,8 +3,6 @@
 Importable without torch.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import re
@@ -18,7 +16,7 @@ import numpy as np
 import yaml
 
 from vitals.bounded_yaml import bounded_text
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.history import History
 from vitals.measures.names import tag_of_foreign
 from vitals.report.record import Numbers, RunRecord
@@ -66,8 +64,8 @@ def read_foreign(path: Path, said: str) -> RunRecord | None:
         return None
     kept, others, axis = _curves(found)
     if not kept:
-        names = sorted({raw.name for raw in found})
-        has = f"it has {_some(names)}" if names else "it is empty"
+        names = sorted({raw.name[:60] for raw in found})
+        has = f"it has {listed(names, 5)}" if names else "it is empty"
         raise UserError(
             f"{said} holds no loss, accuracy or learning rate by its names: {has}; names such as train_loss, "
             f"val_loss, accuracy/val and lr are known."
@@ -87,12 +85,7 @@ def read_foreign(path: Path, said: str) -> RunRecord | None:
     return RunRecord(
         folder=folder,
         config=config,
-        provenance={},
-        status={},
-        metrics=[],
-        findings=[],
         history=history,
-        predictions=None,
         missing={"config.yaml": left},
         axis=axis,
         unjudged=_unjudged(kept, others),
@@ -111,7 +104,7 @@ def _unjudged(kept: dict[str, Raw], others: list[str]) -> str:
     }
     there = [name for name, tags in names.items() if any(tag.startswith(tags) for tag in kept)]
     missing = [name for name in list(names)[:-1] if name not in there]
-    more = f" Not known by name, and left out: {_some(others)}." if others else ""
+    more = f" Not known by name, and left out: {listed(others, 5)}." if others else ""
     return (
         f"Judged from {_listed(there)} alone. Not in this record, and so not judged: "
         f"{''.join(f'{name}, ' for name in missing)}gradients, updates, activations, inputs, labels, and "
@@ -121,11 +114,6 @@ def _unjudged(kept: dict[str, Raw], others: list[str]) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(name[:60] for name in names[:5]) + more
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -348,7 +336,7 @@ def _curves(found: list[Raw]) -> tuple[dict[str, Raw], list[str], str]:
     axes = [raw for raw, (quantity, *_) in known if quantity == "epoch"]
     known = [(raw, name) for raw, name in known if name[0] != "epoch"]
     others = sorted({raw.name for raw in found} - {raw.name for raw, _ in known} - {raw.name for raw in axes})
-    others = [name for name in others if name.lower().rpartition("/")[2] not in STEPS]
+    others = [name[:60] for name in others if name.lower().rpartition("/")[2] not in STEPS]
     counts = _put_on_epochs([raw for raw, _ in known], axes)
     explicit = {(quantity, part) for _, (quantity, part, _) in known}
     kept: dict[str, Raw] = {}
@@ -356,7 +344,7 @@ def _curves(found: list[Raw]) -> tuple[dict[str, Raw], list[str], str]:
         if quantity in ("lr", "gradient_norm"):
             tag = "gradient_norm" if quantity == "gradient_norm" else f"lr/{raw.name}"
         elif not part and (quantity, "train") in explicit:
-            others.append(raw.name)  # of what, nobody can tell
+            others.append(raw.name[:60])  # of what, nobody can tell
             continue
         else:
             tag = f"{quantity}/{part or 'train'}"

@@ -1,11 +1,11 @@
-"""Charts over the layers and parameters: update ratios, variance by depth, dead and saturated units."""
-
-from __future__ import annotations
+"""Charts over the layers: update ratios, variance by depth, dead and saturated units, histograms."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitals.measures.healthy import UPDATE_RATIO, UPDATE_RATIO_TARGET
 from vitals.report.curves import FEW, run_keys
@@ -36,11 +36,8 @@ TINY = 0.02
 
 
 def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Least, median and largest update ratio of all parameters over the epochs, and the band that is healthy.
-
-    Raises:
-        LeftOut: where none was measured.
-    """
+    """Least, median and largest update ratio of all parameters over the epochs, and the band that is healthy;
+    `LeftOut` where none was measured."""
     summaries = [_summary(run) for run in runs]
     if not any(len(x) for x, _ in summaries):
         raise LeftOut("no update ratio was recorded")
@@ -63,17 +60,13 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
     title = "Update ratio ‖Δw‖ / ‖w‖"
     band = Key("good", f"healthy, {number(UPDATE_RATIO[0])} to {number(UPDATE_RATIO[1])}", "band")
     keys = [Key("c1", "median"), Key("c1", "least to largest", "band"), band]
-    return Chart(
-        title, drawn("update-ratio", title, Plan(paint)), keys if len(runs) == 1 else [*run_keys(runs), band]
-    )
+    keys = keys if len(runs) == 1 else [*run_keys(runs), band]
+    return Chart(title, drawn("update-ratio", title, Plan(paint)), keys)
 
 
 def update_ratio_lines(run: RunRecord, name: str) -> Chart:
-    """The update ratio of every parameter over the epochs, from the first layer to the last.
-
-    Raises:
-        LeftOut: where none was measured.
-    """
+    """The update ratio of every parameter over the epochs, from the first layer to the last; `LeftOut` where
+    none was measured."""
     tags = [tag for tag in run.tags("update_ratio/") if _positive(run, tag)]
     if not tags:
         raise LeftOut("no update ratio of a single parameter was recorded")
@@ -103,14 +96,12 @@ def update_ratio_lines(run: RunRecord, name: str) -> Chart:
 
 
 def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
-    """log10 of a variance by depth: at several times of one run, at the start and the end of several.
+    """log10 of a variance by depth: at several times of one run, at the start and the end of several;
+    `LeftOut` where it was not measured.
 
     Args:
         runs: one, or several to compare.
         quantity: `activation_variance` or `gradient_variance`.
-
-    Raises:
-        LeftOut: where it was not measured.
     """
     what = {"activation_variance": "activations", "gradient_variance": "gradients"}[quantity]
     grids = [_by_depth(run, f"{quantity}/") for run in runs]
@@ -160,15 +151,13 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
 
 
 def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
-    """Share of dead or saturated units of every layer over the epochs, as a map.
+    """Share of dead or saturated units of every layer over the epochs, as a map; `LeftOut` where it was not
+    measured, or there is nothing to see.
 
     Args:
         run: whose history is drawn.
         quantity: `dead_units` or `saturated_units`.
         name: of the figure, unique on the page.
-
-    Raises:
-        LeftOut: where it was not measured, or there is nothing to see.
     """
     what = quantity.partition("_")[0]
     layers, epochs, grid = _by_depth(run, f"{quantity}/")
@@ -258,3 +247,96 @@ def short_name(name: str, names: Sequence[str], length: int = 17) -> str:
     head = name.partition(".")[0] + "."
     inside = all(other.startswith(head) for other in names)
     return shortened(printable(name.removeprefix(head) if inside else name), length)
+
+
+MAPS = 6
+"""Layers or parameters drawn, evenly spread over the depth."""
+MOMENTS = 120
+LEVELS = 56
+"""Rows of a map: bins of the values, the same at all times."""
+TAIL = 0.005
+"""Share of the values left out at either end of the axis."""
+
+
+def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
+    """Histograms over time as maps, one for each of a few layers; `LeftOut` where none was recorded.
+
+    Args:
+        run: whose history is drawn.
+        kind: `activations`, `gradients` or `weights`.
+        name: of the figure, unique on the page.
+    """
+    maps = {tag: found for tag in run.tags(f"{kind}/") if (found := _map(run, tag)) is not None}
+    if not maps:
+        raise LeftOut(f"no histogram of the {kind} was recorded")
+    shown = spread(list(maps), MAPS)
+    rows = -(-len(shown) // 2)
+    height = 36 + 96 * rows
+
+    names = [tag.partition("/")[2] for tag in shown]
+
+    def paint(figure: Figure) -> None:
+        for place, tag in enumerate(shown):
+            axes = figure.add_subplot(rows, 2, place + 1)
+            epochs, low, high, density = maps[tag]
+            end = epochs[-1] if epochs[-1] > epochs[0] else epochs[0] + 1
+            picture = blend("heat", np.sqrt(density)[::-1])
+            axes.imshow(picture, aspect="auto", extent=(epochs[0], end, low, high), interpolation="none")
+            axes.grid(visible=False)
+            if low < 0 < high:
+                axes.axhline(0, color=color("muted"), linewidth=0.6, alpha=0.6)
+            label = short_name(tag.partition("/")[2], names, 27)
+            axes.set_title(label, loc="left", fontsize=9.5, pad=4, color=color("ink"))
+            axes.tick_params(labelsize=9)
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12), 2)))
+            if place >= len(shown) - 2:
+                epochs_below(axes, "epochs" if place == len(shown) - 1 else "")
+                axes.xaxis.set_major_locator(MaxNLocator(3))
+            else:
+                axes.set_xticks([])
+        figure.subplots_adjust(wspace=0.36, hspace=0.42)
+
+    title = f"Histograms of the {kind}"
+    caption = "The stronger the colour, the more values; each moment on a scale of its own."
+    if len(shown) < len(maps):
+        caption = f"{len(shown)} of {len(maps)}, evenly spread over the depth. {caption}"
+    return Chart(title, drawn(name, title, Plan(paint, height, (46, 10, 20, 36))), (), caption)
+
+
+def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | None:
+    """Epochs, lowest and highest value, and the density at regular times (LEVELS×MOMENTS, from 0 to 1)."""
+    found = [(epoch, parts) for _, epoch, value in run.history.series(tag) if (parts := _parts(value))]
+    if not found:
+        return None
+    times = np.array([epoch for epoch, _ in found])
+    found = [found[place] for place in np.unique(at_regular_times(times, MOMENTS))]
+    times = np.array([epoch for epoch, _ in found])
+    bounds = [_bounds(edges, shares) for _, (edges, shares) in found]
+    low, high = min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
+    if not high > low:
+        low, high = low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2
+    grid = np.linspace(low, high, LEVELS + 1)
+    columns = [np.diff(np.interp(grid, edges, shares, left=0.0, right=1.0)) for _, (edges, shares) in found]
+    density = np.stack(columns, axis=1)
+    highest = density.max(axis=0)
+    density = (density / np.where(highest > 0, highest, 1.0))[:, at_regular_times(times, MOMENTS)]
+    return times, float(low), float(high), density
+
+
+def _parts(value: Any) -> tuple[Numbers, Numbers] | None:
+    """Edges (B+1) and the share of the values below each of them; None where that is no histogram."""
+    try:
+        edges, counts = (np.array(value[key], dtype=float) for key in ("edges", "counts"))
+    except (TypeError, KeyError, ValueError):
+        return None
+    usable = len(edges) == len(counts) + 1 and np.isfinite(edges).all() and np.isfinite(counts).all()
+    if not usable or counts.sum() <= 0 or (np.diff(edges) < 0).any():
+        return None
+    return edges, np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
+
+
+def _bounds(edges: Numbers, shares: Numbers) -> tuple[float, float]:
+    low = edges[np.searchsorted(shares, TAIL, side="right") - 1]
+    high = edges[min(int(np.searchsorted(shares, 1 - TAIL)), len(edges) - 1)]
+    return float(low), float(high)

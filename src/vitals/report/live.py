@@ -3,14 +3,13 @@
 Importable without matplotlib, which takes most of a second.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -150,11 +149,9 @@ def stamps(files: Iterable[Path]) -> dict[Path, tuple[int, int]]:
     """Of each of the files that is there, its size in bytes and the time it was written at in nanoseconds."""
     found = {}
     for file in files:
-        try:
+        with suppress(OSError):
             facts = file.stat()
-        except OSError:
-            continue
-        found[file] = (facts.st_size, facts.st_mtime_ns)
+            found[file] = (facts.st_size, facts.st_mtime_ns)
     return found
 
 

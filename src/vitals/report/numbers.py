@@ -1,7 +1,5 @@
 """Numbers made fit for a page: thinned before drawing, short when written."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

@@ -3,19 +3,18 @@
 Importable without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vitals.files import write_atomically
 from vitals.findings import in_how_many, ranked
 from vitals.report import facts
 from vitals.report.comparison import differences, results
 from vitals.report.live import Live
 from vitals.report.record import LeftOut, RunRecord
-from vitals.report.rendering import render, write_page
+from vitals.report.rendering import render
 from vitals.report.sections import sections
 
 FILE = "report.html"
@@ -51,7 +50,8 @@ def write_runs(runs: Sequence[RunRecord], path: Path) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    return write_page(page_of(runs), path)
+    write_atomically(path, page_of(runs))
+    return path
 
 
 def page_of(runs: Sequence[RunRecord], live: Live | None = None) -> str:

@@ -1,7 +1,5 @@
 """Pictures on the page: the first layer's filters, and the images that the network gets most wrong."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import io
@@ -47,16 +45,11 @@ class Pictures:
 
 
 def filter_pictures(run: RunRecord) -> list[Pictures]:
-    """The first layer's filters at the start and the end, for each layer that was drawn.
-
-    Raises:
-        LeftOut: where none was recorded.
-    """
+    """The first layer's filters at the start and the end, for each layer that was drawn; `LeftOut` where none
+    was recorded."""
     blocks = []
     for tag in run.tags("filters/"):
-        shown = [
-            (epoch, source) for _, epoch, value in run.history.series(tag) if (source := _data_uri(value))
-        ]
+        shown = [(epoch, uri) for _, epoch, value in run.history.series(tag) if (uri := _data_uri(value))]
         if not shown:
             continue
         moments = [shown[0], shown[-1]] if len(shown) > 1 else shown
@@ -72,11 +65,8 @@ def filter_pictures(run: RunRecord) -> list[Pictures]:
 
 
 def worst_pictures(run: RunRecord) -> Pictures:
-    """The test images of the highest loss, each with its label and what it was taken for.
-
-    Raises:
-        LeftOut: where the run kept none.
-    """
+    """The test images of the highest loss, each with its label and what it was taken for; `LeftOut` where the
+    run kept none."""
     predictions = run.predictions
     if predictions is None:
         raise LeftOut(run.missing.get("predictions.npz", "the run kept no predictions"))

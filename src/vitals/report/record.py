@@ -6,7 +6,7 @@ Importable without torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,15 +62,15 @@ class RunRecord:
 
     folder: Path
     config: dict[str, Any]
-    provenance: dict[str, Any]
-    status: dict[str, Any]
-    metrics: list[dict[str, float]]
-    """The rows of `metrics.csv`, without empty cells."""
-    findings: list[Finding]
     history: History
-    predictions: Predictions | None
     missing: dict[str, str]
     """File name to half a sentence on why it could not be used."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    """The rows of `metrics.csv`, without empty cells."""
+    findings: list[Finding] = field(default_factory=list)
+    predictions: Predictions | None = None
     axis: str = "epochs"
     """What the x-axis counts; `steps` in the record of another program that has no epochs."""
     unjudged: str = ""

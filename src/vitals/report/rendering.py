@@ -1,17 +1,13 @@
 """From a template to a page: one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vitals.files import write_atomically
 from vitals.report.live import Live
 from vitals.report.numbers import number
 from vitals.report.stations import WORDS, station_of
@@ -52,9 +48,3 @@ def render(template: str, live: Live | None = None, script: str = "", **values: 
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     page = environment.get_template(template)
     return page.render(style=source("page.css"), scripts=scripts, hashes=hashes, live=live, **values)
-
-
-def write_page(page: str, path: Path) -> Path:
-    """Put `page` at `path` in one step, so that a reader never sees half of it, and return the path."""
-    write_atomically(path, page)
-    return path

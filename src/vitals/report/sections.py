@@ -1,7 +1,5 @@
 """The parts of the page in their order: each station with its light, its words and its charts."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +9,26 @@ from vitals.errors import one_line
 from vitals.findings import NO_VERDICTS, Finding, ranked
 from vitals.report import facts
 from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
-from vitals.report.curves import accuracy_chart, gap_chart, loss_chart, metric_chart
+from vitals.report.curves import (
+    accuracy_chart,
+    averages_chart,
+    gap_chart,
+    loss_chart,
+    metric_chart,
+    single_chart,
+    weight_norm_chart,
+)
 from vitals.report.drawing import Chart
-from vitals.report.histograms import histogram_chart
-from vitals.report.layers import share_map, update_ratio_chart, update_ratio_lines, variance_chart
+from vitals.report.layers import (
+    histogram_chart,
+    share_map,
+    update_ratio_chart,
+    update_ratio_lines,
+    variance_chart,
+)
 from vitals.report.numbers import count, percent
 from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
 from vitals.report.record import LeftOut, RunRecord
-from vitals.report.scalars import averages_chart, single_chart, weight_norm_chart
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 
 LETTERS = "ABCDEF"
@@ -148,7 +158,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     findings = ranked(finding for finding in told if station_of(finding) == station.key)
     measured, why = "", ""
     try:
-        measured = facts.headline(run, station.key)
+        measured = facts.HEADLINES[station.key](run)
     except LeftOut as reason:
         why = "Not in this record." if run.unjudged else f"{str(reason)[:1].upper()}{str(reason)[1:]}."
     except Exception as error:  # a file that is not as it should be
@@ -158,9 +168,8 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
     diagnosed &= station.key != "accuracy" or facts.has_accuracy(run)
     light = light_of(findings, station, bool(measured), diagnosed)
-    return Verdict(
-        light, _summary(findings, measured) or why, measured or ("" if findings else why), findings
-    )
+    summary = _summary(findings, measured) or why
+    return Verdict(light, summary, measured or ("" if findings else why), findings)
 
 
 def _summary(findings: Sequence[Finding], measured: str) -> str:

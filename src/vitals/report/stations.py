@@ -1,7 +1,5 @@
 """The ten stations of the course's summary, in its order, and what light each of them shows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

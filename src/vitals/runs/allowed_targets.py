@@ -175,7 +175,8 @@ def require_allowed(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
     trusted = list(trust)
     own = OwnCode.beside(file.parent)
     for key, name in _named(_plain(config)):
-        if not isinstance(name, str) or not all(map(_is_word, name.split("."))):
+        words = name.split(".") if isinstance(name, str) else [""]
+        if not all(word.isidentifier() and not word.startswith("__") for word in words):
             raise UserError(f"{file}: {key}={str(name)[:100]} is not the dotted name of a class or function.")
         if not (_begins(name, (*PACKAGES, *trusted)) or own.may_hold(name)):
             raise _refused(file, key, name)
@@ -237,9 +238,8 @@ def _is_allowed(thing: Any, own: OwnCode, trusted: Sequence[str]) -> bool:
         return True
     if isinstance(thing, type):
         return _begins(module, PLACES) and issubclass(thing, _kinds())
-    return (
-        (module in FUNCTIONS or _begins(module, FUNCTIONS[3:])) and "." not in name
-    ) or thing in _builders()
+    named = module in FUNCTIONS or _begins(module, FUNCTIONS[3:])
+    return (named and "." not in name) or thing in _builders()
 
 
 @cache
@@ -268,7 +268,3 @@ def _refused(file: Path, key: str, name: str, thing: Any = None) -> UserError:
 
 def _begins(name: str, beginnings: Iterable[str]) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in beginnings)
-
-
-def _is_word(word: str) -> bool:
-    return word.isidentifier() and not word.startswith("__")

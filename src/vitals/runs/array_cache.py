@@ -8,8 +8,6 @@ Not `joblib.Memory`: it loads with pickle, which runs whatever code a file bring
 every earlier state of a folder, and ends the run where the cache folder cannot be made.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import json
@@ -98,13 +96,11 @@ def made_of_files(
                 say(f"reading files: {start:,} of {len(files):,}")
                 several = files[start : start + at_once]
                 read_rows = list(pool.map(read, several))
-                unreadable.update(
-                    (f, row) for f, row in zip(several, read_rows, strict=True) if isinstance(row, str)
-                )
+                bad = zip(several, read_rows, strict=True)
+                unreadable.update((file, why) for file, why in bad if isinstance(why, str))
                 judge(unreadable, start + len(several))
-                yield from (
-                    np.zeros(row_shape, np.uint8) if isinstance(row, str) else row for row in read_rows
-                )
+                nothing = np.zeros(row_shape, np.uint8)
+                yield from (nothing if isinstance(row, str) else row for row in read_rows)
 
     return Made((len(files), *row_shape), rows(), {"unreadable": unreadable})
 

@@ -1,7 +1,5 @@
 """The checks before learning alone: everything is built as for a run, and nothing is trained or written."""
 
-from __future__ import annotations
-
 import secrets
 import tempfile
 

@@ -1,7 +1,5 @@
 """Files in a folder for each class, as people have them: `train/<class>/*` and the like, or `<class>/*`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
@@ -71,9 +69,7 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
     said = ", ".join(f"{what} ({count:,})" for what, count in noticed.items() if count)
     note = f"noticed in {root}: {said}" if said else ""
     if len(classes) < 2 or all(map(_split_of, classes)):
-        inner = [
-            folder for folder in _folders(train) if len(_folders(folder)) > 1 and not _split_of(folder.name)
-        ]
+        inner = [one for one in _folders(train) if len(_folders(one)) > 1 and not _split_of(one.name)]
         raise UserError(
             f"{train} does not have two classes or more, as <class>/* or train/<class>/*; it has "
             f"{f'{len(classes)} ({listed(classes)})' if classes else 'none'}{f'; {note}' if note else ''}: "

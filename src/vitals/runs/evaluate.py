@@ -1,7 +1,5 @@
 """Evaluate the weights of a finished run, rebuilt from its folder alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

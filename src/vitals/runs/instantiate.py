@@ -1,7 +1,5 @@
 """From a configuration to the objects it names."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import os

@@ -1,7 +1,5 @@
 """The copy of the code that the jobs of a sweep run: where it lies, and where it came from."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

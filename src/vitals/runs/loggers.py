@@ -1,7 +1,5 @@
 """Lightning's loggers, told of the run: its folder, name and sweep, and what it was before it was resumed."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ class CurvesFile(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Lightning deletes an earlier file here."""
         self.path = Path(self.metrics_file_path)
-        self.metrics_keys = list(
-            dict.fromkeys(name for row in mended_table(self.path, "step") for name in row)
-        )
+        rows = mended_table(self.path, "step")
+        self.metrics_keys = list(dict.fromkeys(name for row in rows for name in row))
 
     def rows(self) -> list[dict[str, str]]:
         """Of the file as it is."""

@@ -1,7 +1,5 @@
 """How much memory there is, so that it can be estimated before it is asked for."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

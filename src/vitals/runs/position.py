@@ -1,7 +1,5 @@
 """Where in an epoch a training stands, and all that is needed to go on from there to the bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -38,30 +38,20 @@ def require_prerequisites(config: DictConfig) -> None:
         UserError: saying what is missing and what to do.
     """
     require_packages(config)
-    if config.trainer.accelerator == "mps":
-        from torch.backends import mps
+    accelerator, precision = config.trainer.accelerator, str(config.trainer.precision)
+    asks, instead = f"trainer.accelerator={accelerator} asks for a GPU", "trainer=cpu or trainer=auto"
+    if accelerator == "mps":
+        asks, instead = "trainer.accelerator=mps asks for a Mac's GPU", "trainer=cpu"
+    elif accelerator == "auto" and precision.startswith("16"):
+        asks, instead = f"trainer.precision={precision} needs a GPU", "32-true or bf16-mixed"
+    elif accelerator not in ("gpu", "cuda"):
+        return
+    from torch import cuda
+    from torch.backends import mps
 
-        if not mps.is_available():
-            raise UserError(
-                "trainer.accelerator=mps asks for a Mac's GPU, and torch sees none here: take trainer=cpu."
-            )
-    if config.trainer.accelerator == "auto" and str(config.trainer.precision).startswith("16"):
-        from torch.backends import mps
-        from torch.cuda import is_available
-
-        if not (is_available() or mps.is_available()):
-            raise UserError(
-                f"trainer.precision={config.trainer.precision} needs a GPU, and torch sees none here: take "
-                f"32-true or bf16-mixed."
-            )
-    if config.trainer.accelerator in ("gpu", "cuda"):
-        from torch import cuda
-
-        if not cuda.is_available():
-            raise UserError(
-                f"trainer.accelerator={config.trainer.accelerator} asks for a GPU, and torch sees none here: "
-                f"take trainer=cpu or trainer=auto."
-            )
+    kinds = {"mps": [mps], "auto": [cuda, mps]}.get(accelerator, [cuda])
+    if not any(kind.is_available() for kind in kinds):
+        raise UserError(f"{asks}, and torch sees none here: take {instead}.")
 
 
 def require_batches(config: DictConfig, data: L.LightningDataModule) -> None:

@@ -1,7 +1,5 @@
 """Where a run came from: code, packages, machine and command."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shlex

@@ -1,7 +1,5 @@
 """What is written for others to type: values as Hydra reads them, paths as they can be reached from here."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """What `scripts/report.py` does: find the records that were named, make the page, say where it is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Go on with a run: what must hold before its last checkpoint is loaded."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +14,7 @@ from omegaconf import DictConfig
 
 from vitals.errors import UserError
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
-from vitals.runs.config.same_run import fingerprint
+from vitals.runs.config.resume import fingerprint
 from vitals.runs.instantiate import load_checkpoint, plain, require_same_network
 from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder, shown

@@ -1,7 +1,5 @@
 """What stands around the road of a run: its folder, its status, where it came from, and how it ends."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os
@@ -14,6 +12,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import lightning as L
+import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,7 +27,7 @@ from vitals.folder_lock import held
 from vitals.report import write_report
 from vitals.runs import terminal
 from vitals.runs.allowed_targets import require_allowed
-from vitals.runs.config.same_run import fingerprint
+from vitals.runs.config.resume import fingerprint
 from vitals.runs.instantiate import (
     build_average,
     build_callbacks,
@@ -44,12 +43,11 @@ from vitals.runs.provenance import provenance
 from vitals.runs.resume import require_unfinished
 from vitals.runs.run_folder import RunFolder, now, shown
 from vitals.runs.signals import Interrupted, Signals, in_slurm, requeue
-from vitals.runs.threads import set_threads
 
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
-RESTORING = ("checkpoint_to_resume", "_restore", "_go_on", "load_averaging_state", "resume")
-"""Functions of ours that take up what a checkpoint holds, some of it when Lightning has loaded the rest."""
+RESTORING = ("checkpoint_to_resume", "on_fit_start", "on_train_start")
+"""Where we take up what a checkpoint holds, some of it in hooks, when Lightning has loaded the rest."""
 
 Road = Callable[[DictConfig, RunFolder], dict[str, float]]
 """Trains and tests as configured in a folder, and returns the final metrics."""
@@ -167,7 +165,7 @@ def _walk(
         _report(config, folder)
         if _said_by_trainer(error):
             raise UserError(f"trainer: {one_line(error)}") from error
-        if _said_of_checkpoint(error):
+        if config.resume and _said_of_checkpoint(error):
             raise _of_checkpoint(folder, error) from error
         raise
     gravest = next((f for f in read_findings(folder.findings) if f.level == "fail"), None)
@@ -185,14 +183,12 @@ def _said_by_trainer(error: BaseException) -> bool:
 
 def _said_of_checkpoint(error: BaseException) -> bool:
     """Whether the checkpoint to resume holds something else than Lightning and our callbacks have saved."""
-    if not isinstance(error, Exception):
-        return False
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if module.endswith(".connectors.checkpoint_connector") and name.startswith(("restore", "resume")):
             return True
-        if module.startswith("vitals.") and name in RESTORING and not isinstance(error, UserError):
-            return True
+        if module.startswith("vitals.") and name in RESTORING:
+            return not isinstance(error, UserError)
     return False
 
 
@@ -209,7 +205,7 @@ def _leave_process_group() -> None:
 def _report(config: DictConfig, folder: RunFolder, status: dict[str, Any] | None = None) -> None:
     """Write `report.html`, where it is wanted, and say where it is."""
     if config.diagnosis.report and (page := write_report(folder.path, status)):
-        terminal.print_report(page)
+        terminal.print_as_it_is(f"report:   {shown(page)}")
 
 
 def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictConfig:
@@ -219,9 +215,8 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
     earlier = folder.read_provenance() if config.resume else {}
     facts = provenance() | {"fingerprint": fingerprint(config)}
     if HydraConfig.initialized():
-        choices = {
-            key: value for key, value in HydraConfig.get().runtime.choices.items() if "hydra" not in key
-        }
+        every = HydraConfig.get().runtime.choices
+        choices = {key: value for key, value in every.items() if "hydra" not in key}
         facts["choices"] = choices
         config.name = config.name or choices.get("data")
     if earlier:
@@ -255,3 +250,23 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
 def _is_first_process() -> bool:
     rank: int = getattr(rank_zero_only, "rank", 0)
     return rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def set_threads(config: DictConfig) -> None:
+    """Give torch, in each process of the run, as many threads as `config.threads` says.
+
+    Where that is null, torch's own number is written into `config`: one for each core that the process may
+    use, or as many as OMP_NUM_THREADS says; several processes share the cores.
+    """
+    devices = config.trainer.devices
+    if isinstance(devices, str) or devices == -1:  # auto
+        processes = max(1, torch.cuda.device_count())
+    else:
+        processes = len(devices) if isinstance(devices, Sequence) else devices
+    if config.get("threads") is None:
+        given = "OMP_NUM_THREADS" in os.environ
+        number = torch.get_num_threads() if given else max(1, torch.get_num_threads() // processes)
+        OmegaConf.update(config, "threads", number, force_add=True)
+    torch.set_num_threads(config.threads)
+    if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning would choose another number

@@ -48,7 +48,6 @@ Weights = Literal["best", "last", "average"]
 """That a run ends with: of the best and of the last epoch, and the average of the later ones."""
 Status = Literal["running", "finished", "failed", "interrupted"]
 
-
 A_RUN = "the folder of a run, as in logs/<name>/"
 SWEEP = "sweep.json"
 """Lies in the folder of a sweep, whose jobs have their folders beside it."""

@@ -1,7 +1,5 @@
 """What a run tells the terminal: how it starts, and how it ended."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence, Sized
@@ -33,8 +31,9 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
         said.append(f"{escape(optimizer['_target_'].rpartition('.')[-1])} at lr {optimizer['lr']:g}")
     console = Console()
     console.print(", ".join([*said, f"seed {config.seed}"]))
-    parts = {"train": "train", "validation": "validate", "test": "test"}
-    counts = {words: len(getattr(data, part)) for part, words in parts.items() if _is_sized(data, part)}
+    parts = {"train": "train", "validate": "validation", "test": "test"}
+    sets = {words: getattr(data, part, None) for words, part in parts.items()}
+    counts = {words: len(part) for words, part in sets.items() if isinstance(part, Sized)}
     if counts:
         said = [
             f"{count:,}{' images' * (not place)} to {words}"
@@ -115,9 +114,8 @@ def print_results(
     if status.get("stopped_early"):
         console.print(f"stopped early: {status['stopped_early']}", highlight=False, markup=False)
     minutes = (status.get("training_seconds") or 0) / 60
-    console.print(
-        f"trained in {minutes:.1f} minutes" if minutes >= 1 else f"trained in {60 * minutes:.0f} seconds"
-    )
+    said = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    console.print(f"trained in {said}")
     for profile in sorted(folder.path.glob("*-profile*.txt")):
         print_as_it_is(f"profile:  {shown(profile)}")
     for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
@@ -128,11 +126,6 @@ def print_results(
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """What is wrong."""
     print_findings([*diagnosis.findings, *diagnosis.looks])
-
-
-def print_report(path: Path) -> None:
-    """Where the page about the run is."""
-    print_as_it_is(f"report:   {shown(path)}")
 
 
 def print_as_it_is(line: str) -> None:
@@ -180,7 +173,3 @@ def _flat(name: str) -> str:
 
 def _is_validation(name: str) -> bool:
     return bool(re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)) and not name.startswith("val_average/")
-
-
-def _is_sized(data: Any, part: str) -> bool:
-    return isinstance(getattr(data, part, None), Sized)

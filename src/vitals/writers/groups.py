@@ -1,7 +1,5 @@
 """What loggers show of a run: few groups of names, and TensorBoard's charts in the order of the course."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,19 +1,11 @@
 """Which writer is for which of the trainer's loggers."""
 
-from __future__ import annotations
-
 from functools import singledispatch
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from vitals.writers.trackers import (
-    CSVWriter,
-    MLFlowWriter,
-    TensorBoardWriter,
-    TrackioWriter,
-    WandbWriter,
-)
+from vitals.writers.trackers import CSVWriter, MLFlowWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 from vitals.writers.trackio import TrackioLogger
 from vitals.writers.writer import Writer
 

@@ -1,7 +1,5 @@
 """What TensorBoard, Weights & Biases, Trackio, MLflow and CSV files are given."""
 
-from __future__ import annotations
-
 import io
 import re
 import shlex

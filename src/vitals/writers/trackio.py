@@ -1,7 +1,5 @@
 """Trackio, a tracker with the calls of Weights & Biases whose data stay on this machine, for Lightning."""
 
-from __future__ import annotations
-
 import io
 from argparse import Namespace
 from collections.abc import Mapping

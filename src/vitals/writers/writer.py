@@ -1,7 +1,5 @@
 """What a logger can be given: numbers, pictures, distributions, text, tables and alerts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -19,9 +19,8 @@ from no_view import NoView
 from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.devices import Devices
-from vitals.sweeps.jobs.fork_server import ForkServer
 from vitals.sweeps.jobs.job import Job
-from vitals.sweeps.jobs.processes import NewInterpreters
+from vitals.sweeps.jobs.processes import ForkServer, NewInterpreters
 from vitals.sweeps.jobs.queue import JobQueue, SweepInterrupted
 
 STUB = """
@@ -142,7 +141,7 @@ def test_jobs_end_when_the_process_of_the_sweep_is_killed(job, starter: str, tmp
     one = job(0, "print(os.getpid(), flush=True); time.sleep(60)")
     code = f"""
         from pathlib import Path
-        from vitals.sweeps.jobs.fork_server import ForkServer
+        from vitals.sweeps.jobs.processes import ForkServer
         from vitals.sweeps.jobs.job import Job
         from vitals.sweeps.jobs.processes import NewInterpreters
         import time

@@ -14,9 +14,8 @@ from vitals.findings import Finding, write_findings
 from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
-from vitals.sweeps.results.borders import borders
-from vitals.sweeps.results.importance import importance
-from vitals.sweeps.results.levels import levels
+from vitals.sweeps.results.levels import importance, levels
+from vitals.sweeps.results.next_steps import borders
 from vitals.sweeps.results.report import report
 from vitals.sweeps.results.results import over_seeds, read_results
 

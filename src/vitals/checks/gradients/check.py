@@ -5,12 +5,10 @@ every element would take two forward passes per weight. A few elements of every 
 random direction through all elements of the tensor at once finds the one that touches a single row.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -273,27 +271,23 @@ def _without_leaps(function: FunctionalLoss, summaries: list[ParameterSummary]) 
     ]
 
 
+@dataclass
 class _TensorCheck:
     """The rows of one tensor."""
 
-    def __init__(
-        self,
-        name: str,
-        tensor: Tensor,
-        gradient: Tensor,
-        part: Part,
-        differences: Differences,
-        noise: Noise,
-        generator: torch.Generator,
-    ) -> None:
-        self._name, self._tensor, self._gradient, self._part = name, tensor, gradient, part
-        self._differences, self._noise, self._generator = differences, noise, generator
+    name: str
+    tensor: Tensor
+    gradient: Tensor
+    part: Part
+    differences: Differences
+    noise: Noise
+    generator: torch.Generator
 
     def rows(self, elements: int) -> list[Comparison]:
         """The largest element, `elements` others, more where kinks leave too few, and a random direction."""
-        count = self._tensor.numel()
-        largest = int(self._gradient.abs().nan_to_num(nan=math.inf).argmax())
-        seed = int(torch.randint(2**31, (), generator=self._generator))
+        count = self.tensor.numel()
+        largest = int(self.gradient.abs().nan_to_num(nan=math.inf).argmax())
+        seed = int(torch.randint(2**31, (), generator=self.generator))
         drawn = random.Random(seed).sample(range(count), min(count, _ROUNDS * elements + 1))
         others = [number for number in drawn if number != largest]
         rows = [self._row(largest), *(self._row(number) for number in others[:elements])]
@@ -303,7 +297,7 @@ class _TensorCheck:
             rows.append(self._row(number))
         if count > len(rows):
             rows.append(self._row_along(0, count))
-            limit = error_limit(self._differences.has_kinks)
+            limit = error_limit(self.differences.has_kinks)
             if rows[-1].unexplained > limit >= max(row.unexplained for row in rows[:-1]):
                 rows += self._find_wrong_element(count)
         return rows
@@ -322,18 +316,18 @@ class _TensorCheck:
         return [row] if row.unexplained else []
 
     def _row(self, number: int) -> Comparison:
-        return self._compared(Line.along_element(self._tensor, number))
+        return self._compared(Line.along_element(self.tensor, number))
 
     def _row_along(self, start: int, stop: int) -> Comparison:
-        direction = random_direction(self._tensor.shape, start, stop, self._generator).to(self._tensor)
-        return self._compared(Line(self._tensor, direction=direction))
+        direction = random_direction(self.tensor.shape, start, stop, self.generator).to(self.tensor)
+        return self._compared(Line(self.tensor, direction=direction))
 
     def _compared(self, line: Line) -> Comparison:
-        found: Estimate = self._differences.estimate(
-            line, line.derivative(self._gradient), self._noise.loss, self._noise.gradients[self._name]
+        found: Estimate = self.differences.estimate(
+            line, line.derivative(self.gradient), self.noise.loss, self.noise.gradients[self.name]
         )
         return Comparison(
-            self._name,
+            self.name,
             line.index,
             found.analytic,
             found.numeric,
@@ -342,7 +336,7 @@ class _TensorCheck:
             found.h,
             found.too_small,
             found.uncertainty,
-            self._part,
+            self.part,
         )
 
 
@@ -377,9 +371,7 @@ def _decay_ratios(function: FunctionalLoss) -> tuple[tuple[str, float], ...]:
         return math.sqrt(sum(gradients[name].square().sum().item() for name in names))
 
     ratios = ((group, norm(penalty, names), norm(data, names)) for group, names in groups.items())
-    return tuple(
-        (group, pulled / driven if driven else math.inf) for group, pulled, driven in ratios if pulled
-    )
+    return tuple((group, pull / drive if drive else math.inf) for group, pull, drive in ratios if pull)
 
 
 class GradientsCheck(Check):

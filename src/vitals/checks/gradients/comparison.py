@@ -1,7 +1,5 @@
 """The comparisons that a gradient check makes: of each element, and a summary of each parameter."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import prod
 from statistics import median

@@ -1,7 +1,5 @@
 """From the rows of a gradient check to its findings, each with the place nearest to the fault."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile

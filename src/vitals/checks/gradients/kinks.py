@@ -9,8 +9,6 @@ The winners are read below autograd, where `nn.ReLU`, `F.relu`, `torch.relu` and
 operation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType

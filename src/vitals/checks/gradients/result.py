@@ -1,7 +1,5 @@
 """What a gradient check found: figures, findings and a table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How the error of a difference depends on its step h: truncation to the right, rounding to the left."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,14 +63,6 @@ class StepSizeStudy:
             f"Centred differences are nearest to the gradient at h = {self.best_step:.0e}: error {error:.1e}."
         )
         return [Finding("difference-step", "ok", seen, where="gradients")]
-
-    def table(self) -> str:
-        """A line per step."""
-        lines = ["h        centred   forward   kinks"]
-        for error in self.errors:
-            centred, forward = (f"{e:.1e}" if e is not None else "-" for e in (error.centred, error.forward))
-            lines.append(f"{error.h:<8.0e} {centred:<9} {forward:<9} {error.kinks:.0%}")
-        return "\n".join(lines)
 
 
 def step_size_study(

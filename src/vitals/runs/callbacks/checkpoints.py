@@ -1,10 +1,10 @@
 """The last and the best weights of a run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,24 +240,26 @@ class Checkpoints(Checkpoint):
         if self.best_name != before:
             copy_atomically(new, self.folder / self.best_name)  # no link: damage to one spares the other
             self._link_best()
-        if last.exists():
-            _copy(last, self.folder / "previous.ckpt")
+        if last.exists():  # which is never written to again
+            with replacing(self.folder / "previous.ckpt") as copy:
+                _first_of(partial(copy.hardlink_to, last), partial(shutil.copyfile, last, copy))
         new.replace(last)
         self._let_go(before)
 
     def _link_best(self) -> None:
+        """Make `best.ckpt` a symbolic link to the best, or what the file system has instead of it."""
+        best = self.folder / self.best_name
         with replacing(self.folder / "best.ckpt") as link:
-            _link(link, self.folder / self.best_name)
+            copies = partial(link.hardlink_to, best), partial(shutil.copyfile, best, link)
+            _first_of(partial(link.symlink_to, best.name), *copies)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """How far the files of the loggers go, so that what comes after is written anew."""
         if self.place is not None:
-            found = {
-                type(each).__name__: each.position() for each in trainer.loggers if hasattr(each, "position")
-            }
-            checkpoint["logs"] = found
+            loggers = [each for each in trainer.loggers if hasattr(each, "position")]
+            checkpoint["logs"] = {type(each).__name__: each.position() for each in loggers}
             if self.place.get("loaders"):
                 checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self.place["loaders"]
 
@@ -272,29 +274,16 @@ class Checkpoints(Checkpoint):
         self.position.loaded = state_dict.get("place")
 
 
-def _copy(path: Path, target: Path) -> None:
-    """Make `target` the same file as `path`, which is never written to again, in one step."""
-    with replacing(target) as copy:
-        try:
-            copy.hardlink_to(path)
-        except (OSError, NotImplementedError):
-            shutil.copyfile(path, copy)
-
-
 def _lost(trainer: L.Trainer) -> bool:
     """Whether the weights are no longer finite, so that they must not take the place of good ones."""
     return bool(trainer.strategy.broadcast(first_non_finite(trainer.lightning_module)))
 
 
-def _link(path: Path, target: Path) -> None:
-    """Make `path` lead to `target` beside it: a symbolic link, or what the file system has instead of it."""
-    for attempt in (
-        lambda: path.symlink_to(target.name),
-        lambda: path.hardlink_to(target),
-        lambda: shutil.copyfile(target, path),
-    ):
+def _first_of(*ways: Callable[[], object]) -> None:
+    """Go the first of several ways to make a file that the file system knows."""
+    for way in ways:
         try:
-            attempt()
+            way()
             return
         except (OSError, NotImplementedError) as error:  # exFAT, SMB, gcsfuse; Windows without the right
             reason = error

@@ -1,7 +1,5 @@
 """The test probabilities of a run, kept in its folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +32,7 @@ class PredictionWriter(L.Callback):
         self.logits, self.labels = [], []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if isinstance(outputs, Tensor) and outputs.ndim == 2:
             self.logits.append(outputs.detach().float().cpu())

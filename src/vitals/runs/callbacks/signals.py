@@ -1,7 +1,5 @@
 """A signal ends a training after the present optimizer step, with its state saved, or amid a validation."""
 
-from __future__ import annotations
-
 import math
 import signal
 from typing import Any
@@ -42,9 +40,7 @@ class StopAtSignal(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.deferring = True
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.signals.deferring = True  # an epoch that is gone on with has no start
         number, save = self._asked(trainer)
         if number or save:

@@ -1,7 +1,5 @@
 """End a job of a search early when nothing is to be expected of it."""
 
-from __future__ import annotations
-
 import math
 import statistics
 

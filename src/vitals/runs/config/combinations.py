@@ -1,7 +1,5 @@
 """Which values of a command line come together: all with all, but those one by one that `zip=` names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

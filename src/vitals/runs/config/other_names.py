@@ -1,7 +1,5 @@
 """Keys as people type them from habit: the last word of one of ours, or another template's name for it."""
 
-from __future__ import annotations
-
 import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Hydra refuses wrong names too; here they are answered in one sentence that says 
 Importable without torch.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os
@@ -30,8 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vitals.errors import UserError, one_line
 from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
-from vitals.runs.config.trainer_arguments import trainer_arguments
-from vitals.runs.half_precision import half_precision
+from vitals.runs.config.trainer_arguments import half_precision, trainer_arguments
 from vitals.runs.quoting import hydra_value
 
 OmegaConf.register_new_resolver(
@@ -324,9 +321,8 @@ class Overrides:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
                 value = None if override.is_delete() else str(override.get_value_string())
-                meant = did_you_mean_key(
-                    key, value, base, self.groups, self._of_other_choices(key, value, base)
-                )
+                elsewhere = self._of_other_choices(key, value, base)
+                meant = did_you_mean_key(key, value, base, self.groups, elsewhere)
                 raise UserError(f"{key}: {inside}; {meant}")
             node = node._get_node(part)
             if node is not None and node._is_interpolation():

@@ -1,14 +1,25 @@
-"""The configuration of a run that is continued: its own, changed by what the command line says."""
+"""The configuration of a run that is continued, and which run `resume=auto` means.
 
-from __future__ import annotations
+`resume=auto` is the run that the same command has begun before, known by its configuration. Two commands are
+the same where they compose the same values, however they are spelled; what says only how jobs are run does
+not count. Every run has the fingerprint of its values in the provenance of its `config.yaml`. Where the
+command names its folder itself, that one is meant, and no other is looked at.
+"""
 
+import hashlib
+import json
+import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from vitals.errors import UserError, one_line
-from vitals.runs.run_folder import RunFolder
+from vitals.errors import UserError, listed, one_line
+from vitals.files import text_of
+from vitals.runs.run_folder import RunFolder, shown
 
 
 def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence[str]) -> DictConfig:
@@ -47,3 +58,86 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
             raise UserError(f"{key} cannot be set in a resumed run: {one_line(error)}") from None
     config.resume = str(folder.path)
     return config
+
+
+OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
+"""Keys that say how to run several jobs, and nothing of what one run does."""
+PATIENCE = 2.0
+"""Seconds that an earlier process has to end, as the one before it in a queue."""
+
+
+def fingerprint(config: DictConfig) -> str:
+    """The same for all configurations that train the same."""
+    text = json.dumps(_values(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def same_run(
+    config: DictConfig, folder: RunFolder, named: bool, patience: float | None = PATIENCE
+) -> RunFolder | None:
+    """The folder of the run of the same configuration; None where there is none, and it is to be begun.
+
+    Args:
+        config: that the command line composes, the seed not yet drawn.
+        folder: that Hydra would give to a new run.
+        named: whether the command line itself names this folder.
+        patience: seconds to wait for another process that trains it; None does not ask for one.
+
+    Raises:
+        UserError: if another process trains it now, or the named folder holds a run of another configuration.
+    """
+    mine = fingerprint(config)
+    named = named or folder.config.exists()
+    above = folder.path.parent
+    names = sorted((path.name for path in above.iterdir()), reverse=True) if above.is_dir() else []
+    found = [RunFolder(above / name) for name in names if not name.startswith("old")]
+    for run in [folder] if named else found:
+        recorded = _recorded(run.config)
+        if recorded is None or not (named or recorded == mine):
+            continue
+        if patience is not None:
+            run.require_free(patience)
+        if recorded in (mine, ""):
+            return run
+        if run.sweep is None:
+            raise _other(config, run)
+        if not run.begins_again:  # a job of a sweep goes on with the values that it began with
+            return run
+        run.clear_records()
+        run.config.unlink()
+    return None
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    left_out = ("resume", "overwrite", "trust", "provenance", *OF_SWEEPS)
+    return {str(key): value for key, value in values.items() if key not in left_out}
+
+
+def _recorded(path: Path) -> str | None:
+    """The fingerprint in a `config.yaml`, found without reading the rest of it; empty where it has none, and
+    None where there is no such file, or it may not be read."""
+    try:
+        text = text_of(path, "replace")
+    except OSError:
+        return None
+    found = re.search(r"^  fingerprint: '?(\w+)'?$", text, re.M)
+    return found[1] if found else ""
+
+
+def _other(config: DictConfig, folder: RunFolder) -> UserError:
+    """What is said where the run in the named folder had other values."""
+    there, here = _flat(_values(folder.read_config())), _flat(_values(config))
+    keys = [key for key, value in sorted(here.items()) if value is not None and there.get(key) != value]
+    return UserError(
+        f"hydra.run.dir={shown(folder.path)} holds a run of another configuration ({listed(keys)}): "
+        f"resume={shlex.quote(shown(folder.path))} goes on with it, overwrite=true moves it aside and begins "
+        f"anew."
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

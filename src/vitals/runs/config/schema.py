@@ -5,8 +5,6 @@ has are here, a project's own in its schema, a subclass of `RunSchema`. Importab
 wrong value is answered at once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -90,7 +88,6 @@ SweepDevices = Annotated[
     Literal["auto", "cpu"] | Annotated[list[CountOrZero], Field(min_length=1)],
     Field(description="auto, cpu or a list of numbers of GPUs such as [0,1]"),
 ]
-
 
 Trust = Annotated[
     Text | list[Text], Field(description="a dotted name or the beginning of one, or a list of them")

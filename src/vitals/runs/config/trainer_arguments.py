@@ -1,7 +1,5 @@
 """The arguments of Lightning's Trainer with their types, read off its source: importing it takes seconds."""
 
-from __future__ import annotations
-
 import ast
 import json
 import typing
@@ -44,9 +42,8 @@ def trainer_arguments() -> dict[str, Any]:
     source = (Path(str(package and package.origin)).parent / "pytorch" / "trainer" / "trainer.py").read_text(
         encoding="utf-8"
     )
-    [trainer] = (
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Trainer"
-    )
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    [trainer] = (node for node in classes if node.name == "Trainer")
     [init] = (node for node in trainer.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     names = _Names(vars(typing), int=int, float=float, str=str, bool=bool, list=list, dict=dict)
     names |= {"None": None, "Iterable": Iterable, "List": list, "Dict": dict}
@@ -81,3 +78,15 @@ def _in_words(kind: Any) -> str:
         parts = list(dict.fromkeys(_in_words(part) for part in get_args(kind)))
         return ", ".join(parts[:-1]) + f" or {parts[-1]}" if len(parts) > 1 else parts[0]
     return WORDS.get(origin or kind, "what Lightning's Trainer takes")
+
+
+def half_precision() -> str:
+    """Lightning's word for the 16 bits that this machine is fast in, `bf16-mixed` or `16-mixed`; `32-true`
+    where it is in none. A processor without instructions for bfloat16 would take several times as long."""
+    import torch  # here: a command line is read without it
+
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public words for it
+    fast = any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+    return "bf16-mixed" if fast else "32-true"

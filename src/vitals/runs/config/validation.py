@@ -1,7 +1,5 @@
 """Check a configuration against its schema, and say in one sentence what is wrong with each value."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json
@@ -151,9 +149,8 @@ def _allowed(field: FieldInfo) -> str:
     if field.description or type(None) not in get_args(field.annotation):
         return field.description or ""
     beside = [part for part in get_args(field.annotation) if part is not type(None)]
-    words = [
-        getattr(info, "description", None) for part in beside for info in getattr(part, "__metadata__", ())
-    ]
+    infos = (info for part in beside for info in getattr(part, "__metadata__", ()))
+    words = [getattr(info, "description", None) for info in infos]
     return f"{next(filter(None, words))}, or null" if any(words) else ""
 
 

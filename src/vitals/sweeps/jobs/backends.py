@@ -1,7 +1,5 @@
 """Where the jobs of a sweep run: this machine, Ray or Slurm, as `launcher=` says."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,8 +11,7 @@ from omegaconf import DictConfig
 
 from vitals.errors import UserError
 from vitals.sweeps.jobs.devices import Devices
-from vitals.sweeps.jobs.fork_server import starter_for
-from vitals.sweeps.jobs.processes import Starter
+from vitals.sweeps.jobs.processes import Starter, starter_for
 
 
 @dataclass

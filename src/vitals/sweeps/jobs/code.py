@@ -7,8 +7,6 @@ A mark in the user's cache says which copies were taken here. One without it cam
 elsewhere, and is not run.
 """
 
-from __future__ import annotations
-
 import filecmp
 import hashlib
 import os

@@ -55,9 +55,8 @@ class SweepFolder:
 
     def jobs(self) -> list[Path]:
         """The folders of its jobs, by their numbers."""
-        numbered = [
-            path for path in self.path.glob("*/") if re.match(r"\d+(_|$)", path.name) and path.is_dir()
-        ]
+        folders = (path for path in self.path.glob("*/") if path.is_dir())
+        numbered = [path for path in folders if re.match(r"\d+(_|$)", path.name)]
         return sorted(numbered, key=lambda path: int(path.name.partition("_")[0]))
 
     def read_record(self) -> dict[str, Any]:
@@ -82,14 +81,8 @@ class SweepFolder:
         """Write how the sweep was started, so that it can be started again; what is there already stays."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.record.exists():
-            content: dict[str, Any] = {
-                "words": list(words),
-                "script": script,
-                "folder": os.getcwd(),
-                "started": now(),
-            }
-            content["metric"] = asdict(metric)
-            write_json(self.record, content)
+            content = {"words": list(words), "script": script, "folder": os.getcwd(), "started": now()}
+            write_json(self.record, content | {"metric": asdict(metric)})
 
     def program(self, command: str = "") -> list[str]:
         """The words that start its own command, or another of the instrument's, from the working folder."""

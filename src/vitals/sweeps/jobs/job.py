@@ -3,8 +3,6 @@
 Whatever starts the job (this machine, Ray, Slurm) runs the same words, which anyone can copy and run alone.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import signal
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitals.files import write_json
-from vitals.runs.config.same_run import OF_SWEEPS
+from vitals.runs.config.resume import OF_SWEEPS
 from vitals.runs.quoting import command_of, hydra_value
 from vitals.runs.run_folder import RunFolder, now
 
@@ -58,10 +56,6 @@ class Job:
     def swept(self) -> str:
         """The folder's name without the number: what tells this job from the others."""
         return self.folder.name.partition("_")[2]
-
-    def command_now(self) -> list[str]:
-        """Its command, with the Python that runs here."""
-        return [sys.executable, *self.command[1:]]
 
     def record(self, **facts: Any) -> None:
         """Write `job.json`, with `facts` beside what was recorded before."""

@@ -64,9 +64,8 @@ class LiveTable:
             why = f": {error}" if error else ""
             line = f"#{job.number} {status}{shown} in {_clock(time.monotonic() - start)}, {job.swept}{why}"
             left = self._time_left()
-            self.console.print(
-                line + (f"; {left} left" if left else ""), soft_wrap=True, markup=False, highlight=False
-            )
+            line += f"; {left} left" if left else ""
+            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
         self.refresh(now=True)
 
     def refresh(self, now: bool = False) -> None:
@@ -113,9 +112,8 @@ class LiveTable:
         return None if scored is None else scored[0]
 
     def _take(self, job: Job, score: float | None) -> None:
-        if score is not None and (
-            self.best is None or self.metric.rank(score) < self.metric.rank(self.best[0])
-        ):
+        rank = self.metric.rank
+        if score is not None and (self.best is None or rank(score) < rank(self.best[0])):
             self.best = score, job
 
     def _time_left(self) -> str:

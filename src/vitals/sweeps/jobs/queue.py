@@ -1,11 +1,9 @@
 """The queue of a sweep's jobs: each starts as soon as its devices are free."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vitals.files import CannotWrite
@@ -44,6 +42,7 @@ class _Running:
     reason: str | None = None
 
 
+@dataclass
 class JobQueue:
     """Runs jobs on devices, one process a job.
 
@@ -55,17 +54,12 @@ class JobQueue:
         patience: seconds an interrupted job has to write its status before it is killed.
     """
 
-    def __init__(
-        self,
-        devices: Devices,
-        starter: Starter,
-        view: View,
-        time_limit: float | None = None,
-        patience: float = 60.0,
-    ) -> None:
-        self.devices, self.starter, self.view = devices, starter, view
-        self.time_limit, self.patience = time_limit, patience
-        self.running: list[_Running] = []
+    devices: Devices
+    starter: Starter
+    view: View
+    time_limit: float | None = None
+    patience: float = 60.0
+    running: list[_Running] = field(default_factory=list, init=False)
 
     def run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None] = lambda job, status: None) -> None:
         """Run all `jobs`; the next is asked for only when there is a device for it.
@@ -88,9 +82,8 @@ class JobQueue:
         waiting, coming = None, iter(jobs)
         while True:
             self._collect(ended)
-            if waiting is None and any(
-                count < self.devices.jobs_per_device for count in self.devices.jobs.values()
-            ):
+            free = any(count < self.devices.jobs_per_device for count in self.devices.jobs.values())
+            if waiting is None and free:
                 waiting = next(coming, None)
                 if waiting is None and not self.running:
                     return

@@ -8,8 +8,6 @@ the queue with it, and it needs cloudpickle < 3.)
 The nodes share a file system with the machine that runs the sweep, and have the same Python environment.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -82,9 +80,8 @@ class RayStarter:
         amount = job.devices_needed
         gpus = amount if self.share == 1 else self.share * amount
         task = self.remote.options(num_cpus=self.cpus * amount, num_gpus=gpus if self.gpus else 0)
-        return RayProcess(
-            task.remote(job.command[1:], str(job.log.absolute()), os.getcwd(), dict(environment))
-        )
+        log = str(job.log.absolute())
+        return RayProcess(task.remote(job.command[1:], log, os.getcwd(), dict(environment)))
 
 
 def run_command(words: list[str], log: str, folder: str, environment: dict[str, str]) -> int:

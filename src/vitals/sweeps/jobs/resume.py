@@ -1,7 +1,5 @@
 """Continue a sweep: its own command again, for what is missing or failed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -62,9 +60,8 @@ def words_of_sweep(arguments: Sequence[str], configs: Path) -> list[str]:
 
 def trusted_in(words: Sequence[str]) -> list[str]:
     """What the last `trust=` among `words` names."""
-    values = [
-        OverridesParser.create().parse_override(word).value() for word in words if word.startswith("trust=")
-    ]
+    parse = OverridesParser.create().parse_override
+    values = [parse(word).value() for word in words if word.startswith("trust=")]
     last: Any = values[-1] if values else []
     return list(map(str, last)) if isinstance(last, list) else [str(last)]
 

@@ -1,7 +1,5 @@
 """A sweep from its first job to its report."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from contextlib import ExitStack

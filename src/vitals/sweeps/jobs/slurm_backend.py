@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,7 +68,7 @@ class SlurmTask:
             time.sleep(0.5)
         with log.open("ab") as file:
             environment = {**os.environ, **self.job.environment}
-            command = self.job.command_now()
+            command = [sys.executable, *self.job.command[1:]]  # with the Python that runs here
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         while (code := self.process.poll()) is None:  # not `wait`, which `checkpoint` could not interrupt
             time.sleep(0.2)

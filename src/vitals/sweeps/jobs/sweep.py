@@ -1,7 +1,5 @@
 """Run a sweep: from its words to jobs, from jobs to the devices, and a report at the end."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets
@@ -20,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.runs.config.combinations import Axis, axes
 from vitals.runs.metric import Metric
 from vitals.runs.prerequisites import require_prerequisites
@@ -72,9 +70,10 @@ class Sweep:
         self.repeats: int = config.get("repeats", 1)
         """Jobs of the same settings."""
         if self.repeats > 1:  # each of them has a word for its own
-            self.overrides = [
+            kept = (
                 word for word in self.overrides if word.key_or_group != "seed" or word.is_sweep_override()
-            ]
+            )
+            self.overrides = list(kept)
         seed = config.get("seed")
         drawn = self.folder.read_record().get("seed")
         self.seed: int = next(n for n in (seed, drawn, secrets.randbelow(100_000)) if n is not None)
@@ -171,10 +170,9 @@ class Sweep:
                     f"{shown(self.code.from_elsewhere)}, and the jobs run the code as it is now"
                 )
             elif edited:
-                files = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
                 self.note = (
-                    f"edited since the sweep began: {files}; its jobs keep to the code of its start, in "
-                    f"{shown(self.code.path)}; without that folder they run the code as it is now"
+                    f"edited since the sweep began: {listed(edited, 3)}; its jobs keep to the code of its "
+                    f"start, in {shown(self.code.path)}; without that folder they run the code as it is now"
                 )
 
     def announce(self, jobs: int) -> None:

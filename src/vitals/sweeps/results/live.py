@@ -1,7 +1,5 @@
 """The live page of a run, of runs side by side, or of a sweep with its jobs, from their folders alone."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -22,9 +20,8 @@ from vitals.report.sections import LETTERS
 from vitals.runs.report import record
 from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.folder import SweepFolder
-from vitals.sweeps.results.borders import borders
-from vitals.sweeps.results.importance import importance
-from vitals.sweeps.results.next_steps import next_steps
+from vitals.sweeps.results.levels import importance
+from vitals.sweeps.results.next_steps import borders, next_steps
 from vitals.sweeps.results.page import live_sweep_page
 from vitals.sweeps.results.results import read_results
 
@@ -58,16 +55,14 @@ def pages(options: DictConfig) -> Callable[[str], LivePage | None]:
     Raises:
         UserError: as `watch`, but for the port.
     """
-    if options.run is not None and _is_sweep(sweep := SweepFolder(Path(options.run).expanduser())):
-        return _sweep_pages(sweep)
+    if options.run is not None:
+        sweep = SweepFolder(Path(options.run).expanduser())
+        if sweep.record.is_file() or any((job / "job.json").is_file() for job in sweep.jobs()):
+            return _sweep_pages(sweep)
     key = "run" if options.run is not None else "runs"
     page = _runs_page([options.run] if key == "run" else list(options.runs), key)
     page.current()  # what is wrong with a folder is told at once
     return {"/": page}.get
-
-
-def _is_sweep(folder: SweepFolder) -> bool:
-    return folder.record.is_file() or any((job / "job.json").is_file() for job in folder.jobs())
 
 
 def _runs_page(names: Sequence[str], key: str) -> LivePage:
@@ -86,7 +81,10 @@ def _runs_page(names: Sequence[str], key: str) -> LivePage:
 
 
 def _sweep_pages(folder: SweepFolder) -> Callable[[str], LivePage | None]:
-    own = LivePage(partial(_seen_of_sweep, folder), partial(_sweep_page, folder))
+    def seen() -> object:
+        return stamps([folder.record]), [_seen(job, _of_job(job)) for job in folder.jobs()]
+
+    own = LivePage(seen, partial(_sweep_page, folder))
     found: dict[str, LivePage] = {}
 
     def find(path: str) -> LivePage | None:
@@ -104,10 +102,6 @@ def _sweep_page(folder: SweepFolder) -> str:
     written = newest(stamps(file for job in folder.jobs() for file in _of_job(job)))
     results = read_results(folder)
     return live_sweep_page(results, next_steps(results, borders(results)), importance(results), written)
-
-
-def _seen_of_sweep(folder: SweepFolder) -> object:
-    return stamps([folder.record]), [_seen(job, _of_job(job)) for job in folder.jobs()]
 
 
 def _seen(path: Path, files: Sequence[Path]) -> object:

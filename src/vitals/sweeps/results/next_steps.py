@@ -1,15 +1,109 @@
-"""What can be typed after a sweep: a new range, the best jobs together, what is missing."""
-
-from __future__ import annotations
+"""What can be typed after a sweep: the best jobs together, what is missing, and a new range where the best
+values lie at the edge of the one that was searched: docs/course.md, "Search"."""
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import shown
-from vitals.sweeps.results.borders import Border
-from vitals.sweeps.results.results import SweepResults
+from vitals.sweeps.results.results import NOT_VARIED, SweepResults
+from vitals.sweeps.search.space import Dimension, dimension
+
+NEAR = 0.05
+"""Share of the range, on its scale, that counts as its edge."""
+FEWEST_VALUES = 3
+FARTHEST_DECADES = 2.0
+"""From an edge to the end of the next range."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """A best value at an edge, and the range to try next."""
+
+    key: str
+    edge: float
+    is_upper: bool
+    word: str
+    """The override that asks for the new range."""
+    command: str
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        side = "upper" if self.is_upper else "lower"
+        return (
+            f"the best values of {self.key} lie at the {side} edge of its range, {self.edge:g}: "
+            f"better ones may lie beyond."
+        )
+
+
+def borders(results: SweepResults) -> list[Border]:
+    """A border for each key whose best value, or two of the best three, lie within 5% of an edge."""
+    found = []
+    record = results.folder.read_record()
+    ranges = _searched(record.get("space") or [])
+    for key in results.varied:
+        pairs = [] if key in NOT_VARIED else results.numbers(key)
+        values = sorted({value for value, _ in pairs})
+        listed = key not in ranges
+        if len(values) < (FEWEST_VALUES if listed else 1):
+            continue
+        log = values[0] > 0 and values[-1] >= 10 * values[0]
+        whole = listed and all(float(value).is_integer() for value in values)
+        searched = ranges.get(key) or Dimension(key, values[0], values[-1], log, whole)
+        if searched.choices:
+            continue
+        upper = _edge(searched, [value for value, _ in pairs[:3]])
+        if upper is None:
+            continue
+        new = _beyond(searched, upper)
+        listing = ",".join(f"{value:.3g}" for value in new.evenly(len(values)))
+        word = f"{key}={listing}" if listed else new.sweep_word()
+        edge = searched.high if upper else searched.low
+        others = (f"{key}=", "hydra.sweep.dir=")
+        kept = [old for old in record.get("words") or [] if not old.startswith(others)]
+        command = shlex.join([*results.folder.program(), "-m", *kept, word])
+        found.append(Border(key, edge, upper, word, command))
+    return found
+
+
+def _searched(words: Sequence[str]) -> dict[str, Dimension]:
+    parser = OverridesParser.create()
+    return {part.key: part for part in (dimension(parser.parse_override(word)) for word in words)}
+
+
+def _edge(searched: Dimension, top: Sequence[float]) -> bool | None:
+    """Whether the `top` values, best first, crowd at the upper edge (True) or the lower one (False)."""
+    low, high = searched.scaled(searched.low), searched.scaled(searched.high)
+    for upper in (False, True):
+        end = searched.high if upper else searched.low
+        if end in (0, 1) and (searched.whole or not searched.log):  # nothing lies beyond, of a dropout say
+            continue
+        scaled_end = high if upper else low
+        near = [abs(searched.scaled(value) - scaled_end) <= NEAR * (high - low) for value in top]
+        if near and (near[0] or sum(near) >= 2):
+            return upper
+    return None
+
+
+def _beyond(searched: Dimension, upper: bool) -> Dimension:
+    """A range with the edge in its middle, as wide or four decades; on a linear scale positive numbers stay
+    so, and shares, which all below 1 are but rates, below it."""
+    low, high = searched.scaled(searched.low), searched.scaled(searched.high)
+    middle, half = (high if upper else low), (high - low) / 2
+    half = min(half, FARTHEST_DECADES) if searched.log else half
+    if not searched.log and searched.low > 0:
+        share = searched.high < 1 and not searched.key.endswith("lr")
+        half = min(half, middle / 2, (1 - middle) / 2 if share else half)
+    ends = middle - half, middle + half
+    if not searched.log and searched.low >= 0:
+        ends = max(0.0, ends[0]), ends[1]
+    return replace(searched.between(*ends), key=searched.key)
+
 
 TOP = 5
 """Jobs that are proposed as an ensemble."""

@@ -1,29 +1,27 @@
 """The page of a sweep."""
 
-from __future__ import annotations
-
 import statistics
-from pathlib import Path
 from urllib.parse import quote
 
+from vitals.files import write_atomically
 from vitals.report.live import Live
 from vitals.report.numbers import count, duration
-from vitals.report.rendering import render, write_page
+from vitals.report.rendering import render
 from vitals.sweeps.results.next_steps import Step
 from vitals.sweeps.results.pictures import importance_chart, key_charts, parallel_chart
 from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import job_table, ordered, remarks, seed_table
 
 
-def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> Path:
-    """Write `report.html` into the sweep's folder, and return its path.
+def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> None:
+    """Write `report.html` into the sweep's folder.
 
     Args:
         results: of the sweep.
         steps: what can be typed next.
         shares: importance by key.
     """
-    return write_page(_page(results, steps, shares), results.folder.path / "report.html")
+    write_atomically(results.folder.path / "report.html", _page(results, steps, shares))
 
 
 def live_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float], written: str) -> str:

@@ -3,8 +3,6 @@
 A colour is a value of the hyper-parameter that a chart is about: of numbers a shade, of names a hue.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -65,9 +63,8 @@ def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Lev
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         best = [(places[id(level.best[0])], level.score) for level in found]
-        own: dict[str, Any] = (
-            {"marker": "_", "linestyle": "", "markersize": 30} if names else {"linewidth": 1.2}
-        )
+        marks: dict[str, Any] = {"marker": "_", "linestyle": "", "markersize": 30}
+        own = marks if names else {"linewidth": 1.2}
         axes.plot(*zip(*best, strict=True), color=color("muted"), **own)
         for level in found:
             for job in level.jobs:
@@ -84,7 +81,9 @@ def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Lev
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
 
     title = f"Validation against {name}"
-    keys = [Key("muted", "best of each, other keys free"), *_stopped(results.ranked)]
+    keys = [Key("muted", "best of each, other keys free")]
+    if any(job.status != "finished" for job in results.ranked):
+        keys.append(Key("fail", "ended early or failed", "dot"))
     return Chart(title, drawn(f"value-{key}", title, Plan(paint, 262, (46, 10, 8, 26))), keys, new_row=True)
 
 
@@ -118,10 +117,6 @@ def _curves_chart(results: SweepResults, key: str, name: str, found: Sequence[Le
     caption = "Thin lines are the other jobs." if others else ""
     svg = drawn(f"curves-{key}", f"{results.metric.name} over the epochs", Plan(paint, 272))
     return Chart(title, svg, keys, caption)
-
-
-def _stopped(jobs: Sequence[JobResult]) -> list[Key]:
-    return [Key("fail", "ended early or failed", "dot")] * any(job.status != "finished" for job in jobs)
 
 
 def parallel_chart(results: SweepResults) -> Chart | None:
@@ -169,9 +164,8 @@ def parallel_chart(results: SweepResults) -> Chart | None:
             axes.text(place, -0.13 - step, shortened(printable(title), 16), va="top", **words)
 
     title = "Parallel coordinates"
-    svg = drawn(
-        "parallel", "Every job as a line through its hyper-parameters", Plan(paint, 290, (8, 8, 8, 44))
-    )
+    plan = Plan(paint, 290, (8, 8, 8, 44))
+    svg = drawn("parallel", "Every job as a line through its hyper-parameters", plan)
     keys = [Key(SEQUENCE[-1], "best score"), Key(SEQUENCE[0], "worst score")]
     return Chart(title, svg, keys, "A line is a job; categories stand in the order of the alphabet.")
 
@@ -219,9 +213,8 @@ def _places(jobs: Sequence[JobResult], key: str) -> tuple[list[float], list[str]
 def _name_places(axes: Axes, names: Sequence[str]) -> None:
     several = len(names) > 4
     labels = [shortened(printable(name), 14 if several else 24) for name in names]
-    axes.set_xticks(
-        range(len(names)), labels, rotation=30 if several else 0, ha="right" if several else "center"
-    )
+    turned: Any = {"rotation": 30, "ha": "right"} if several else {}
+    axes.set_xticks(range(len(names)), labels, **turned)
     axes.set_xlim(-0.5, len(names) - 0.5)
 
 

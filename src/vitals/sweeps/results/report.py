@@ -1,16 +1,20 @@
 """The report of a sweep: `results.csv`, `report.html`, and the tables on the terminal."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
 
+from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.folder import SweepFolder
-from vitals.sweeps.results.borders import borders
-from vitals.sweeps.results.importance import importance
-from vitals.sweeps.results.next_steps import next_steps
+from vitals.sweeps.jobs.live_table import COLOURS
+from vitals.sweeps.results.levels import importance
+from vitals.sweeps.results.next_steps import Step, borders, next_steps
 from vitals.sweeps.results.page import write_sweep_page
 from vitals.sweeps.results.results import SweepResults, read_results, write_csv
-from vitals.sweeps.results.summary import print_summary
+from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
 
 
 def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
@@ -21,3 +25,70 @@ def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
     write_sweep_page(results, steps, shares)
     print_summary(results, steps, shares, console)
     return results
+
+
+ROWS = 30
+DISPENSABLE = ("epoch", "minutes", "last")
+"""Columns that a narrow terminal does without, the first to go first."""
+
+
+def print_summary(
+    results: SweepResults, steps: list[Step], shares: dict[str, float], console: Console | None
+) -> None:
+    """The tables, what the jobs said, importance, and what can be typed next.
+
+    Args:
+        results: of the sweep.
+        steps: warnings and what to do about them.
+        shares: importance by key.
+        console: where to print; None for the terminal.
+    """
+    console = console or Console()
+    _print_table(console, "Jobs", job_table(results), DISPENSABLE)
+    for job, said in remarks(results)[:ROWS]:
+        state = f"[{COLOURS.get(job.status, 'yellow')}]{escape(job.status)}[/]"
+        console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
+    if len(results.jobs) > ROWS:
+        all_of_them = f"all of them are in {results.folder.results.name}"
+        console.print(f"… the best {ROWS} of {len(results.jobs)}; {all_of_them}")
+    if (seeds := seed_table(results)) is not None:
+        _print_table(console, "Over seeds: mean ± standard deviation", seeds)
+    if shares:
+        parts = [f"{key} {share:.0%}" for key, share in shares.items()]
+        said = escape(", ".join(parts))
+        console.print(f"importance (share of the variance explained): {said}", soft_wrap=True)
+    for step in steps:
+        mark = "[yellow]warning[/]: " if step.level == "warn" else ""
+        console.print(f"{mark}{escape(step.text)}", soft_wrap=True, highlight=False)
+        console.print(step.command, soft_wrap=True, highlight=False, markup=False)
+    folder = escape(shown(results.folder.path))
+    console.print(f"table and pictures: {folder}/results.csv, {folder}/report.html", soft_wrap=True)
+
+
+def _print_table(console: Console, title: str, content: TextTable, narrow: Sequence[str] = ()) -> None:
+    """Print the first rows, without what is in `narrow` as far as the terminal has no room for it."""
+    content = TextTable(content.columns, content.rows[:ROWS])
+    for dispensable in narrow:
+        if _width(content, with_titles=True) > console.width:
+            content = content.without(dispensable)
+    fold_titles = _width(content, with_titles=False) <= console.width < _width(content, with_titles=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column, width in zip(content.columns, _widths(content, with_titles=False), strict=True):
+        justify: JustifyMethod = "right" if column.amount else "left"
+        kept = width if fold_titles else None
+        table.add_column(escape(column.title), justify=justify, overflow="fold", width=kept)
+    for row in content.rows:
+        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else escape(cell) for cell in row))
+    console.print(table)
+
+
+def _width(content: TextTable, with_titles: bool) -> int:
+    return sum(_widths(content, with_titles)) + 2 * len(content.columns)
+
+
+def _widths(content: TextTable, with_titles: bool) -> list[int]:
+    """Of the columns, when no cell is folded, nor, if these count, a title."""
+    titles = [column.title if with_titles else column.title[:4] for column in content.columns]
+    return [max(map(len, column)) for column in zip(titles, *content.rows, strict=True)]

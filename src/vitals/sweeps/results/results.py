@@ -1,7 +1,5 @@
 """What the jobs of a sweep gave, read from their folders. Importable without torch."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re
@@ -78,9 +76,8 @@ class SweepResults:
     @property
     def ranked(self) -> list[JobResult]:
         """The jobs that have a score, the best first; of equals the earlier."""
-        return sorted(
-            (job for job in self.jobs if job.score is not None), key=lambda job: self.metric.rank(job.score)
-        )
+        scored = (job for job in self.jobs if job.score is not None)
+        return sorted(scored, key=lambda job: self.metric.rank(job.score))
 
     def is_logarithmic(self, key: str) -> bool:
         """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
@@ -188,9 +185,8 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     if (state == "finished" and status.get("stopped_early")) or RunFolder(path).diverged:
         state, _, said = str(status["stopped_early"]).partition(":")
     record = read_json(path / "job.json", {"words": list, "code": str})
-    job = JobResult(
-        int(path.name.partition("_")[0]), path, _words(record.get("words") or []), state, _seed(path)
-    )
+    number, words = int(path.name.partition("_")[0]), _words(record.get("words") or [])
+    job = JobResult(number, path, words, state, _seed(path))
     job.error = " ".join(said.split())
     job.code = record.get("code")
     job.curve = read_curve(path)
@@ -205,9 +201,8 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     if status.get("training_seconds") is not None:
         job.minutes = round(status["training_seconds"] / 60, 2)
     with contextlib.suppress(OSError, ValueError):
-        job.findings = [
-            finding.cause for finding in read_findings(path / "findings.json") if finding.alarming
-        ]
+        findings = read_findings(path / "findings.json")
+        job.findings = [finding.cause for finding in findings if finding.alarming]
     return job
 
 

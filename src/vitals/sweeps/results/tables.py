@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vitals.report.rendering import Column
 from vitals.runs.metric import Metric
 from vitals.sweeps.results.results import JobResult, SweepResults, over_seeds
 
 
-@dataclass(frozen=True)
-class TextTable:
+class TextTable(NamedTuple):
     """Columns, and rows of as many cells."""
 
     columns: list[Column]
     rows: list[list[str]]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter((self.columns, self.rows))
-
     def without(self, *titles: str) -> TextTable:
         """The same less the columns of these titles."""
         kept = [index for index, column in enumerate(self.columns) if column.title not in titles]
-        return TextTable(
-            [self.columns[index] for index in kept], [[row[index] for index in kept] for row in self.rows]
-        )
+        rows = [[row[index] for index in kept] for row in self.rows]
+        return TextTable([self.columns[index] for index in kept], rows)
 
 
 def ordered(results: SweepResults) -> list[JobResult]:

@@ -5,8 +5,6 @@ and dies on a NaN; the candidates for 1.4 mend that, but still wait for a whole 
 and propose the same points when continued, and know no pruning.
 """
 
-from __future__ import annotations
-
 import errno
 import sqlite3
 from collections.abc import Iterator

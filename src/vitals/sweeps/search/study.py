@@ -4,8 +4,6 @@ A trial belongs to a job by the user attribute `job`. Point `n` is drawn by a sa
 seed and `n`, so that a search that is continued does not draw the points of its beginning again.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence
@@ -105,7 +103,6 @@ class Study:
                 open_trial.report(row[self.metric.name], int(row["epoch"]))
         if stopped:
             open_trial.set_user_attr("stopped_early", stopped)
-        if stopped:
             self.study.tell(trial.number, state=TrialState.PRUNED)
         elif not finished:
             self.study.tell(trial.number, state=TrialState.FAIL)
