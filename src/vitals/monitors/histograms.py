@@ -1,5 +1,7 @@
 """Activations, gradients and weights: their statistics by layer, and their distributions."""
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,7 +134,9 @@ class Histograms(Monitor):
             self.skip(UserError("gradient noise: your training_step takes whole batches alone."))
         self.rehearsed = True
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.before, step = None, trainer.global_step
         if self.rehearsed and self.due(step, self.measured):
             first, self.measured = self.measured == 0, step
@@ -152,7 +156,9 @@ class Histograms(Monitor):
         if not fully:
             self.record(trainer, _scalars(names, to_host(rows)))
             return
-        values = {f"activations/{name}": part.values for name, part in zip(names, whole.layers, strict=True)}
+        values = {
+            f"activations/{name}": layer.values for name, layer in zip(names, whole.layers, strict=True)
+        }
         values |= {f"gradients/{name}": gradient for name, gradient in whole.gradients.items()}
         values |= {f"weights/{name}": p.detach() for name, p in parameters.items() if p.numel()}
         values = {tag: each for tag, each in values.items() if not each.is_complex()}  # which have no order

@@ -1,5 +1,7 @@
 """How large the updates are beside the weights."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, ClassVar
 
@@ -68,7 +70,9 @@ class UpdateRatio(Monitor):
         if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
             raise UserError("no optimizer has a parameter.")
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         # All optimizers that take a step with this batch are measured together.
         step = trainer.global_step
         self.wanted = self.due(step + max(len(trainer.optimizers), 1), step)
@@ -94,7 +98,9 @@ class UpdateRatio(Monitor):
             self.meters[id(optimizer)] = meter
         meter.before()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.begun and self.active:
             begun = [optimizer for optimizer in trainer.optimizers if id(optimizer) in self.begun]
             ended, self.begun, self.ended = self.ended, {}, {}

@@ -1,5 +1,7 @@
 """The same samples again and again, without augmentation and in evaluation mode."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -11,7 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 from vitals.measures.batch_norm import tracking_layers
-from vitals.probes.loaders import StreamOnly, is_even, random_batches, twice, unaugmented, validation_loader
+from vitals.probes.loaders import (
+    StreamOnly,
+    is_even,
+    random_batches,
+    twice,
+    unaugmented,
+    validation_loader,
+)
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in

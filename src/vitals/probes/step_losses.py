@@ -1,5 +1,7 @@
 """The losses that a training step is to minimise, under automatic and manual optimisation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -55,7 +57,11 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
 
 
 def step_losses(
-    owner: L.LightningModule, facts: Any, batch: Any, first: int = 0, parts: Sequence[nn.Module] | None = None
+    owner: L.LightningModule,
+    facts: Any,
+    batch: Any,
+    first: int = 0,
+    parts: Sequence[nn.Module] | None = None,
 ) -> list[StepLoss]:
     """What the training step of `owner`, a muted copy, is to minimise on `batch`.
 

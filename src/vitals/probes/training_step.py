@@ -5,6 +5,8 @@ assumed about names, so that softmax, penalties and calls of `eval()` hidden in 
 step calls several modules, or one in another way than with one tensor, it is looked at as a whole.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,14 @@ from vitals.probes.copies import unchanged
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows
 from vitals.probes.stand_in import attach
-from vitals.probes.step_losses import EVERY_THIRD, NoLoss, StepLoss, call_step, only_loss, step_losses
+from vitals.probes.step_losses import (
+    EVERY_THIRD,
+    NoLoss,
+    StepLoss,
+    call_step,
+    only_loss,
+    step_losses,
+)
 from vitals.probes.untouched import ChangesParameters
 
 
@@ -125,7 +134,9 @@ class TrainingStep:
         the loss takes class numbers and these outputs, and nothing else of what was called."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
-        given = [n for n in range(len(rows)) if n not in self.target_rows and rows[n].ndim > 1]
+        given = [
+            place for place in range(len(rows)) if place not in self.target_rows and rows[place].ndim > 1
+        ]
         if not self.class_numbers or len(given) != 1 or not self._needs_outputs_alone(rows):
             self.network = None
             self.class_numbers, self.target_rows = False, ()

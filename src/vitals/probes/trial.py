@@ -1,5 +1,7 @@
 """Try things out on copies of model, loss and optimizer, and leave the originals bit for bit as they were."""
 
+from __future__ import annotations
+
 import math
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -108,7 +110,11 @@ def clip(optimizer: Any) -> None:
 
 @contextmanager
 def trial(
-    model: nn.Module, loss: Loss | None = None, optimizer: Optimizer | None = None, *, dropout: bool = True
+    model: nn.Module,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    *,
+    dropout: bool = True,
 ) -> Iterator[Trial]:
     """Copies of `model`, `loss` and `optimizer` to try things out on, with gradients on and random numbers
     apart.
@@ -212,6 +218,7 @@ def check_classes(outputs: Tensor, targets: Tensor) -> int:
 
 LARGE = 2**24
 """Parameters from which a network is trained by an optimizer that keeps next to nothing for each of them."""
+
 
 FALLBACK_RATE = 1e-3
 """Adam's own default: twenty samples take 39 to 114 steps, with and without BatchNorm (measured)."""
