@@ -200,6 +200,12 @@ def test_a_moved_run_can_be_resumed_and_keeps_its_best(tmp_path: Path) -> None:
         torch.save(content | {"loops": {}}, tmp_path / "there" / "checkpoints" / name)
     with pytest.raises(UserError, match="is damaged, or of another training"):
         resumed(tmp_path / "there", "trainer.max_epochs=5")
+    for name in ("last.ckpt", "previous.ckpt"):
+        content = checkpoint(tmp_path / "there", name)
+        content["optimizer_states"][0]["param_groups"][0]["momentum"] = 1e30
+        torch.save(content, tmp_path / "there" / "checkpoints" / name)
+    with pytest.raises(UserError, match=r"its optimizer has momentum=1e\+30"):
+        resumed(tmp_path / "there", "trainer.max_epochs=5")
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:

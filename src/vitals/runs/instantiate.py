@@ -260,6 +260,8 @@ def log_results(loggers: Sequence[Logger], config: DictConfig, metrics: dict[str
             logger.save()
 
 
+LARGEST = 1e9
+"""Of the rates of an optimizer: beyond it they are no training's."""
 NEEDED = {"state_dict": dict, "epoch": int, "global_step": int}
 STATES = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
 """Which a checkpoint of weights alone lacks."""
@@ -285,6 +287,10 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         for name, part, kind in of_kinds:
             if not isinstance(part, kind):
                 raise TypeError(f"{name} in it is no {kind.__name__.lower()}")
+        for group in (g for state in checkpoint.get("optimizer_states", ()) for g in state["param_groups"]):
+            for key in ("lr", "momentum", "weight_decay"):
+                if not abs(float(group.get(key) or 0)) < LARGEST:
+                    raise ValueError(f"its optimizer has {key}={group[key]}")
     except Exception as error:  # whatever a damaged file makes of its reader
         said = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{path} is damaged or no checkpoint of a run: {said}") from None
