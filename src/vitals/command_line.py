@@ -314,7 +314,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
                 old = folder
                 old.require_free()
                 if not config.get("overwrite"):
-                    old.require_new("hydra.run.dir")
+                    old.require_new()
         if resume is None and not _is_further():  # at once, for what comes next takes seconds
             choices = overrides.choices().items()
             print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)

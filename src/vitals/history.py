@@ -8,15 +8,13 @@ In a run's folder it is `history.jsonl`, one measurement a line, which any tool 
 Numbers that JSON does not know are the strings "nan", "inf" and "-inf".
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vitals.files import NUMBER, append_line, mended_table, set_aside, text_of, write_atomically, write_table
 
@@ -125,7 +123,7 @@ class History:
             self._take(entry)
 
     @classmethod
-    def read(cls, path: Path) -> History:
+    def read(cls, path: Path) -> Self:
         """The history in the file at `path`, not bound to it; lines that are damaged are left out.
 
         Raises:

@@ -4,12 +4,10 @@ Small enough to keep with every run, and enough for a confusion matrix, an ensem
 mistakes without the network or the images.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zipfile import ZipFile
 
 import numpy as np
@@ -51,7 +49,7 @@ class Predictions:
         write_atomically(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Predictions:
+    def load(cls, path: Path) -> Self:
         """Read the file at `path`, without running any code that may be in it.
 
         Raises:

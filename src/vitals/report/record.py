@@ -3,12 +3,10 @@
 Importable without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import yaml
@@ -77,7 +75,7 @@ class RunRecord:
     """One sentence on what could not be judged from the record of another program; empty for our own."""
 
     @classmethod
-    def read(cls, folder: Path) -> RunRecord:
+    def read(cls, folder: Path) -> Self:
         """Read all that is there; nothing that is missing or damaged is an error."""
         missing: dict[str, str] = {}
 

@@ -15,8 +15,6 @@ It is judged by what a name leads to, wherever the name begins: `torch.nn.functi
 `torch.serialization`, and `load_from_checkpoint` of a class of one's own is Lightning's.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import pkgutil
@@ -29,7 +27,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, Self
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -87,7 +85,7 @@ class OwnCode:
     from_elsewhere: tuple[Path, ...]
 
     @classmethod
-    def beside(cls, folder: Path, *further: Path) -> OwnCode:
+    def beside(cls, folder: Path, *further: Path) -> Self:
         """What is the user's own where the folder of a run or a sweep is read.
 
         Args:

@@ -4,12 +4,10 @@ Checkpoints, averaging, plateau, early stopping, sweeps, searches, ensembles and
 nothing else knows the name of a metric. Importable without torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 Mode = Literal["max", "min"]
 Row = Mapping[str, float]
@@ -31,7 +29,7 @@ class Metric:
     tie_breaker: str | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Metric:
+    def of(cls, config: Mapping[str, Any]) -> Self:
         """The metric that the configuration of a run or of a sweep names.
 
         Raises:

@@ -109,7 +109,7 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         folder.path.mkdir(parents=True, exist_ok=True)
         locked = stack.enter_context(held(folder.path, read_json(folder.status)))
         if not config.resume:  # another may have begun, and ended, since the command was looked at
-            folder.require_new("hydra.run.dir")
+            folder.require_new()
         signals.last_words = lambda: folder.write_status("interrupted", ended=now(), error=None)
         stack.callback(setattr, signals, "last_words", lambda: None)
         return _walk(config, folder, road, signals, locked)

@@ -3,8 +3,6 @@
 Importable without torch, so that a wrong folder is answered at once.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -12,7 +10,7 @@ import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -82,12 +80,12 @@ class RunFolder:
         return folder if (folder / SWEEP).is_file() else None
 
     @classmethod
-    def of_this_run(cls) -> RunFolder:
+    def of_this_run(cls) -> Self:
         """The folder that Hydra has made for the run of this process."""
         return cls(HydraConfig.get().runtime.output_dir)
 
     @classmethod
-    def existing(cls, path: Path | str, key: str) -> RunFolder:
+    def existing(cls, path: Path | str, key: str) -> Self:
         """The run folder at `path`, which the user gave as `key`.
 
         Raises:
@@ -111,11 +109,8 @@ class RunFolder:
                 f"-m resume_sweep=<this folder> goes on with it."
             )
 
-    def require_new(self, key: str) -> None:
+    def require_new(self) -> None:
         """Make sure that a run which begins here destroys no other.
-
-        Args:
-            key: of the command line that names this folder.
 
         Raises:
             UserError: if there is a run in it.
@@ -123,8 +118,8 @@ class RunFolder:
         if self.config.exists():
             status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
             raise UserError(
-                f"{key}={path} holds a run already ({status}): resume={shlex.quote(path)} goes on with it, "
-                f"overwrite=true moves it aside and begins anew, any other folder leaves it alone."
+                f"hydra.run.dir={path} holds a run already ({status}): resume={shlex.quote(path)} goes on "
+                f"with it, overwrite=true moves it aside and begins anew, any other folder leaves it alone."
             )
 
     def require_free(self, patience: float = 0.0) -> None:

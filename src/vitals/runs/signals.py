@@ -5,8 +5,6 @@ makes a training save its state and go on; in a job of Slurm, which sends it bef
 ends it, too.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -15,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 ENDING = ("SIGINT", "SIGTERM")
 SAVING = ("SIGUSR1", "SIGUSR2")
@@ -55,13 +53,13 @@ class Signals:
         self.before: dict[int, Any] = {}
 
     @classmethod
-    def current(cls) -> Signals | None:
+    def current(cls) -> Self | None:
         """The one whose `with` block this is; None outside of any, or on a system without signals."""
         handlers = (signal.getsignal(number) for number in signal.valid_signals())
         owners = (getattr(handler, "__self__", None) for handler in handlers)
         return next((owner for owner in owners if isinstance(owner, cls)), None)
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             names = (*ENDING, *(SAVING if in_slurm() else SAVING[:1]))
             known = [getattr(signal, name) for name in names if hasattr(signal, name)]

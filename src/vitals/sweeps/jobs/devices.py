@@ -1,12 +1,11 @@
 """Which devices a machine has, and which job may use which of them. Importable without torch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from vitals.errors import UserError
 from vitals.runs.provenance import usable_cpus
@@ -51,7 +50,7 @@ class Devices:
         self.jobs = dict.fromkeys(self.names, 0)
 
     @classmethod
-    def found(cls, wanted: str | Sequence[int], jobs_per_device: int = 1) -> Devices:
+    def found(cls, wanted: str | Sequence[int], jobs_per_device: int = 1) -> Self:
         """The devices that `launcher.devices` asks for.
 
         Args:

@@ -1,14 +1,12 @@
 """The folder of a sweep: the command it was started with, and its jobs."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -42,7 +40,7 @@ class SweepFolder:
         self.results = self.path / "results.csv"
 
     @classmethod
-    def existing(cls, path: Path | str, key: str) -> SweepFolder:
+    def existing(cls, path: Path | str, key: str) -> Self:
         """The sweep folder at `path`, which the user gave as `key`.
 
         Raises:

@@ -1,9 +1,8 @@
 """The live table of a sweep's jobs; where the output is no terminal, a line for every job that ended."""
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -40,7 +39,7 @@ class LiveTable:
         self.drawn = 0.0
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> LiveTable:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.live.start()
         return self
