@@ -150,12 +150,9 @@ def run_command(task: Callable[[DictConfig], None], command: Command) -> None:
 
 
 def gather_words(command: Command) -> None:
-    """Put what Hydra's parser takes for the end of the `key=value` words, as in `a=1 -m b=2`, behind them.
-
-    Raises:
-        UserError: for an option that Hydra does not have, with the words that are probably meant, or a wrong
-            value of one.
-    """
+    """Put what Hydra's parser takes for the end of the `key=value` words, as in `a=1 -m b=2`, behind them;
+    `UserError` for an option that Hydra does not have, with the words that are probably meant, or a wrong
+    value of one."""
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign, assignment]
     _, lost = parser.parse_known_args()

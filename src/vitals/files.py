@@ -154,11 +154,8 @@ def copy_atomically(source: Path, path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add `line` and a line end to the text at `path`; its folder must be there.
-
-    Raises:
-        CannotWrite: if the system cannot.
-    """
+    """Add `line` and a line end to the text at `path`; its folder must be there. `CannotWrite` if the system
+    cannot."""
     with telling(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -396,11 +393,7 @@ def _numbers(row: dict[Any, Any]) -> dict[str, float]:
 
 def require_inside(folder: Path, paths: Iterable[Path]) -> None:
     """Make sure that none of `paths` in `folder` leads out of it, as in one from elsewhere: what is written
-    there would go over something else.
-
-    Raises:
-        UserError: naming the first that does.
-    """
+    there would go over something else; `UserError` naming the first that does."""
     here = folder.resolve()
     for path in paths:
         target = Path(os.path.realpath(path)) if path.is_symlink() else here

@@ -167,11 +167,7 @@ class History:
 
 def _entries(path: Path, count: int | None = None) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
     """Of the first `count` lines of the file, or all, those that are whole, as they are and as read, and
-    whether all but the last are.
-
-    Raises:
-        OSError: if there is no such file.
-    """
+    whether all but the last are; `OSError` if there is no such file."""
     lines = text_of(path, "replace").split("\n")[:count]
     read = [(line, _entry(line)) for line in lines if line]
     entries = [(line, entry) for line, entry in read if entry]

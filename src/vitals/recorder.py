@@ -126,10 +126,7 @@ class Recorder(L.Callback):
 
     def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
         """The one copy of `module` in this run, made when first asked for; refresh it before each use.
-
-        Raises:
-            UserError: if the module cannot be copied.
-        """
+        `UserError` if the module cannot be copied."""
         if self._twin is None or self._twin.original is not module:
             self._twin = Twin(trainer, module)
         return self._twin
@@ -156,10 +153,7 @@ def tell(trainer: L.Trainer, finding: Finding) -> None:
 
 
 def shared_twin(trainer: L.Trainer, module: L.LightningModule) -> Twin:
-    """The copy of `module` that the run's recorder keeps, or one's own where nothing is recorded.
-
-    Raises:
-        UserError: if the module cannot be copied.
-    """
+    """The copy of `module` that the run's recorder keeps, or one's own where nothing is recorded; `UserError`
+    if the module cannot be copied."""
     recorder = recorder_of(trainer)
     return recorder.twin(trainer, module) if recorder else Twin(trainer, module)

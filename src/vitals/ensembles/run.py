@@ -22,11 +22,8 @@ from vitals.runs.run_folder import shown
 
 
 def ensemble(options: DictConfig, project: Project) -> EnsembleResult:
-    """Evaluate an ensemble as `vitals/configs/ensemble.yaml` has it, and write the results to its folder.
-
-    Raises:
-        UserError: if fewer than two members can be used.
-    """
+    """Evaluate an ensemble as `vitals/configs/ensemble.yaml` has it, and write the results to its folder;
+    `UserError` if fewer than two members can be used."""
     quiet_lightning()
     selection = select(options)
     members, left_out = load_members(

@@ -29,11 +29,8 @@ class Selection:
 
 
 def select(options: DictConfig) -> Selection:
-    """The checkpoints that `options` ask for, as `vitals/configs/ensemble.yaml` describes them.
-
-    Raises:
-        UserError: if the folder that was named is none, or fewer than two members are found in all.
-    """
+    """The checkpoints that `options` ask for, as `vitals/configs/ensemble.yaml` describes them; `UserError`
+    if the folder that was named is none, or fewer than two members are found in all."""
     given = [way for way in WAYS if options[way]]
     if len(given) != 1:
         raise UserError(

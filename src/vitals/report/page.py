@@ -45,11 +45,8 @@ def comparison_name(folders: Sequence[Path]) -> str:
 
 
 def write_runs(runs: Sequence[RunRecord], path: Path) -> Path:
-    """Write the page about one run, or about several side by side, to `path`, and return it.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the page about one run, or about several side by side, to `path`, and return it; `OSError` if it
+    cannot be written."""
     write_atomically(path, page_of(runs))
     return path
 

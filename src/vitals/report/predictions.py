@@ -50,11 +50,8 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file at `path`, without running any code that may be in it.
-
-        Raises:
-            ValueError: if the file is damaged or its parts do not fit together.
-        """
+        """Read the file at `path`, without running any code that may be in it; `ValueError` if the file is
+        damaged or its parts do not fit together."""
         try:
             with ZipFile(path) as archive:  # which unpacks no more of a part than it says here
                 if sum(part.file_size for part in archive.infolist()) > LARGEST:

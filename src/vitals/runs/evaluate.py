@@ -129,11 +129,8 @@ class Views(L.Callback):
 
 @contextmanager
 def answering_for(folder: RunFolder) -> Iterator[None]:
-    """Within it, what is built of the configuration in `folder`: where that fails, it is none of a run.
-
-    Raises:
-        UserError: saying so.
-    """
+    """Within it, what is built of the configuration in `folder`: where that fails, it is none of a run;
+    `UserError` saying so."""
     try:
         yield
     except UserError:
@@ -164,11 +161,8 @@ def config_to_rebuild(folder: RunFolder, data_root: str | None, trust: Sequence[
 
 
 def load(module: L.LightningModule, data: Any, path: Any) -> None:
-    """Load the weights of the checkpoint at `path`, and let the data look at what they were trained on.
-
-    Raises:
-        UserError: if the file is damaged, or module or data are not those of the checkpoint.
-    """
+    """Load the weights of the checkpoint at `path`, and let the data look at what they were trained on;
+    `UserError` if the file is damaged, or module or data are not those of the checkpoint."""
     checkpoint = load_checkpoint(path)
     require_same_network(module, checkpoint, path)
     module.load_state_dict(checkpoint["state_dict"])

@@ -128,10 +128,7 @@ def read_tree(
     root: Path, image_size: int | None, batch_size: int | None, skip_unreadable: bool, mapped: bool | None
 ) -> ImageSplits:
     """The images of a tree, decoded the first time and then cached; the arguments are `ImageData`'s.
-
-    Raises:
-        UserError: if a file cannot be decoded or has another size than the first, or memory is too small.
-    """
+    `UserError` if a file cannot be decoded or has another size than the first, or memory is too small."""
     tree = list_files(root, ENDINGS)
     files, labels = zip(*(sample for members in tree.files.values() for sample in members), strict=True)
     images = (_decode(file, None) for file in files)

@@ -52,11 +52,8 @@ OF_RESUMED = ("resumed_as",)
 
 
 def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """`make(*arguments, **keywords)`, for the config group `where`.
-
-    Raises:
-        UserError: if the constructor refuses its arguments, with what it said.
-    """
+    """`make(*arguments, **keywords)`, for the config group `where`; `UserError` if the constructor refuses
+    its arguments, with what it said."""
     try:
         return make(*arguments, **keywords)
     except InstantiationException as error:
@@ -75,11 +72,8 @@ def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any
 
 
 def made(where: str, config: Any, **further: Any) -> Any:
-    """What `config._target_` makes of its keys and `further` arguments, for the config group `where`.
-
-    Raises:
-        UserError: as `attempt`.
-    """
+    """What `config._target_` makes of its keys and `further` arguments, for the config group `where`;
+    `UserError` as `attempt`."""
     # Bound first and called then: Hydra would turn dataclasses among its arguments into dictionaries.
     bound = attempt(where, instantiate, config, _convert_="all", _partial_=True)
     return attempt(where, bound, **further)
@@ -99,11 +93,8 @@ def bound(where: str, config: Mapping[str, Any], *positional: Any) -> partial[An
 
 
 def locate(where: str, name: str) -> Any:
-    """What the dotted `name` stands for, in the config group `where`.
-
-    Raises:
-        UserError: if there is no such thing.
-    """
+    """What the dotted `name` stands for, in the config group `where`; `UserError` if there is no such
+    thing."""
     if not isinstance(name, str):
         value = "null" if name is None else name
         raise UserError(
@@ -139,11 +130,7 @@ def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
 def require_target(where: str, config: DictConfig, apart: Sequence[str]) -> None:
     """Make sure that `config._target_` can be imported, and has a parameter for each key of `config` that is
-    not `apart`.
-
-    Raises:
-        UserError: naming the target, or the key with the nearest parameter.
-    """
+    not `apart`; `UserError` naming the target, or the key with the nearest parameter."""
     target = locate(where, config._target_)
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -156,11 +143,8 @@ def require_target(where: str, config: DictConfig, apart: Sequence[str]) -> None
 
 
 def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:
-    """The configured trainer; what a profiler finds goes to files in its `default_root_dir`.
-
-    Raises:
-        UserError: if Lightning refuses its arguments.
-    """
+    """The configured trainer; what a profiler finds goes to files in its `default_root_dir`. `UserError` if
+    Lightning refuses its arguments."""
     options = {"enable_model_summary": False, "num_sanity_val_steps": 0} | plain(config.trainer)
     folder, profiler = further.get("default_root_dir"), PROFILERS.get(str(options.get("profiler")))
     if folder and profiler:
@@ -268,11 +252,8 @@ STATES = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedu
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """The content of a checkpoint, read without running any code that may be in it.
-
-    Raises:
-        UserError: if the file is damaged or no checkpoint.
-    """
+    """The content of a checkpoint, read without running any code that may be in it; `UserError` if the file
+    is damaged or no checkpoint."""
     try:
         if is_zipfile(path):  # as torch writes it, uncompressed
             with ZipFile(path) as archive:
@@ -298,11 +279,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def require_same_network(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Make sure that the weights in `checkpoint`, read from `path`, fit `module`.
-
-    Raises:
-        UserError: naming the first parameter that differs.
-    """
+    """Make sure that the weights in `checkpoint`, read from `path`, fit `module`; `UserError` naming the
+    first parameter that differs."""
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     for name in dict.fromkeys([*expected, *found]):

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 
 def require_packages(config: DictConfig) -> None:
-    """Make sure that the packages are there that the configuration asks for, without importing any.
-
-    Raises:
-        UserError: saying which is missing and what to do.
-    """
+    """Make sure that the packages are there that the configuration asks for, without importing any;
+    `UserError` saying which is missing and what to do."""
     for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
         if find_spec(name) is None:
             raise UserError(f"logger={name} needs the package {name}: pip install {name}")
@@ -33,10 +30,7 @@ def require_packages(config: DictConfig) -> None:
 
 def require_prerequisites(config: DictConfig) -> None:
     """Make sure that what the configuration asks for is there; torch is imported only to look for a GPU.
-
-    Raises:
-        UserError: saying what is missing and what to do.
-    """
+    `UserError` saying what is missing and what to do."""
     require_packages(config)
     accelerator, precision = config.trainer.accelerator, str(config.trainer.precision)
     asks, instead = f"trainer.accelerator={accelerator} asks for a GPU", "trainer=cpu or trainer=auto"

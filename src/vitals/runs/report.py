@@ -79,11 +79,8 @@ def record(name: str, key: str, begun: bool = False) -> RunRecord:
 
 
 def run_folder(name: str, key: str, begun: bool = False) -> Path:
-    """The folder of a run that Vitals has watched, which the user gave as `key`.
-
-    Raises:
-        UserError: if there is none, or nothing in it to report.
-    """
+    """The folder of a run that Vitals has watched, which the user gave as `key`; `UserError` if there is
+    none, or nothing in it to report."""
     folder = existing_folder(name, key, A_RUN)
     if any((folder / file).is_file() for file in FILES if begun or file in MATERIAL):
         return folder

@@ -49,11 +49,8 @@ def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, di
 
 
 def require_unfinished(config: DictConfig) -> None:
-    """Make sure that something is left to do of the run to resume: training, or what comes after it.
-
-    Raises:
-        UserError: if nothing is, or its last checkpoint is missing or damaged.
-    """
+    """Make sure that something is left to do of the run to resume: training, or what comes after it;
+    `UserError` if nothing is, or its last checkpoint is missing or damaged."""
     folder = RunFolder(config.resume)
     status = folder.read_status()
     if folder.begins_again:
@@ -88,11 +85,7 @@ def checkpoint_to_resume(
     config: DictConfig, folder: RunFolder, module: L.LightningModule, loggers: Sequence[Logger]
 ) -> Path | None:
     """The last checkpoint of the run that is continued, whose later curves are dropped; None of a run that
-    begins.
-
-    Raises:
-        UserError: if its weights do not fit `module`.
-    """
+    begins. `UserError` if its weights do not fit `module`."""
     if not config.resume or not folder.has_checkpoints:
         return None
     path, checkpoint = last_checkpoint(folder)

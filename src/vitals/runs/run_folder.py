@@ -86,11 +86,8 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path | str, key: str) -> Self:
-        """The run folder at `path`, which the user gave as `key`.
-
-        Raises:
-            UserError: if there is no folder, or it holds no run.
-        """
+        """The run folder at `path`, which the user gave as `key`; `UserError` if there is no folder, or it
+        holds no run."""
         folder = cls(existing_folder(path, key, A_RUN))
         folder.require_no_sweep(key)
         if not folder.config.is_file():
@@ -98,11 +95,8 @@ class RunFolder:
         return folder
 
     def require_no_sweep(self, key: str) -> None:
-        """Make sure that this is not the folder of a sweep, which the user gave as `key`.
-
-        Raises:
-            UserError: if it is.
-        """
+        """Make sure that this is not the folder of a sweep, which the user gave as `key`; `UserError` if it
+        is."""
         if (self.path / SWEEP).is_file():
             raise UserError(
                 f"{key}={shown(self.path)} is the folder of a sweep: its jobs have theirs in it, and "
@@ -110,11 +104,7 @@ class RunFolder:
             )
 
     def require_new(self) -> None:
-        """Make sure that a run which begins here destroys no other.
-
-        Raises:
-            UserError: if there is a run in it.
-        """
+        """Make sure that a run which begins here destroys no other; `UserError` if there is a run in it."""
         if self.config.exists():
             status, path = self.read_status().get("status", "of unknown status"), shown(self.path)
             raise UserError(
@@ -159,10 +149,7 @@ class RunFolder:
 
     def move_aside(self) -> Path:
         """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path.
-
-        Raises:
-            UserError: if a process trains here.
-        """
+        `UserError` if a process trains here."""
         self.require_free()
         names = (f"old{number if number > 1 else ''}_{self.path.name}" for number in itertools.count(1))
         path = next(path for name in names if not (path := self.path.with_name(name)).exists())
@@ -203,11 +190,7 @@ class RunFolder:
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called `name`: `chosen`, `best`, `last`, `average`, or a file name in
-        `checkpoints/`.
-
-        Raises:
-            UserError: if there is none of that name.
-        """
+        `checkpoints/`; `UserError` if there is none of that name."""
         if name == "chosen":
             name = self.weights
         path = self.checkpoints / (name if name.endswith(".ckpt") else f"{name}.ckpt")

@@ -114,11 +114,8 @@ class Overrides:
         return values[-1] if values else None
 
     def require_one_run(self) -> None:
-        """Make sure that no key has several values, which are those of a sweep.
-
-        Raises:
-            UserError: with the words that make a sweep of them, or one value.
-        """
+        """Make sure that no key has several values, which are those of a sweep; `UserError` with the words
+        that make a sweep of them, or one value."""
         for override in filter(Override.is_sweep_override, self.parsed):
             key, values = override.key_or_group, str(override.get_value_string())
             said = f"{key}={values} names several values: add -m (--multirun) for a run of each"
@@ -383,11 +380,8 @@ def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = (
 
 
 def places_in(word: str) -> list[str]:
-    """The places that a word `hydra.searchpath=[…]` names.
-
-    Raises:
-        UserError: if it cannot be read, or is no list.
-    """
+    """The places that a word `hydra.searchpath=[…]` names; `UserError` if it cannot be read, or is no
+    list."""
     try:
         places: Any = OverridesParser.create().parse_override(word).value()
     except HydraException as error:

@@ -19,21 +19,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_run(schema: type[RunSchema], config: DictConfig) -> None:
-    """Check the configuration of a run: every value, then those that must fit together.
-
-    Raises:
-        UserError: with one sentence for each wrong value, naming its key, the value and what is allowed.
-    """
+    """Check the configuration of a run: every value, then those that must fit together; `UserError` with one
+    sentence for each wrong value, naming its key, the value and what is allowed."""
     if sentences := list(check(schema, config).clashes()):
         raise UserError("\n".join(sentences))
 
 
 def check(model: type[Model], config: DictConfig) -> Model:
-    """The values of `config` as its schema has them.
-
-    Raises:
-        UserError: as `check_run`.
-    """
+    """The values of `config` as its schema has them; `UserError` as `check_run`."""
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -52,11 +45,8 @@ def check(model: type[Model], config: DictConfig) -> Model:
 
 
 def check_report(config: DictConfig) -> None:
-    """Check the configuration of `scripts/report.py`.
-
-    Raises:
-        UserError: as `check`, and where not just one of `run` and `runs` is given.
-    """
+    """Check the configuration of `scripts/report.py`; `UserError` as `check`, and where not just one of `run`
+    and `runs` is given."""
     report = check(Report, config)
     if (report.run is None) == (report.runs is None):
         said = "give either run or runs, not both" if report.run else "there is no run to report on"

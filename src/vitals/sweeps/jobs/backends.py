@@ -23,11 +23,8 @@ class Backend:
 
 
 def backend(config: DictConfig, script: str) -> Backend:
-    """What `launcher=` asks for: its `_target_` makes it of the configuration of the sweep and its script.
-
-    Raises:
-        UserError: if there is no such thing, or the package, the cluster or the devices for it are missing.
-    """
+    """What `launcher=` asks for: its `_target_` makes it of the configuration of the sweep and its script;
+    `UserError` if there is no such thing, or the package, the cluster or the devices for it are missing."""
     target = config.launcher._target_
     try:
         made: Backend = resolve_name(target)(config, script)

@@ -74,11 +74,7 @@ class Devices:
         return len(self.names) * self.jobs_per_device // count
 
     def require(self, count: int) -> None:
-        """Make sure that a job can ever have `count` devices.
-
-        Raises:
-            UserError: if there are fewer.
-        """
+        """Make sure that a job can ever have `count` devices; `UserError` if there are fewer."""
         if count > len(self.names):
             what = "GPU" if self.are_gpus else "CPU slot"
             raise UserError(

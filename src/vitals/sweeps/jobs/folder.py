@@ -41,11 +41,8 @@ class SweepFolder:
 
     @classmethod
     def existing(cls, path: Path | str, key: str) -> Self:
-        """The sweep folder at `path`, which the user gave as `key`.
-
-        Raises:
-            UserError: if there is no folder, or it holds no sweep.
-        """
+        """The sweep folder at `path`, which the user gave as `key`; `UserError` if there is no folder, or it
+        holds no sweep."""
         folder = cls(existing_folder(path, key, "the folder of a sweep, as in logs/<name>/sweeps/"))
         if not folder.record.is_file() and not folder.jobs():
             raise UserError(f"{key}={path} is not the folder of a sweep: it has no sweep.json and no jobs.")
@@ -64,10 +61,7 @@ class SweepFolder:
     @property
     def metric(self) -> Metric:
         """The metric by which its jobs are judged; of a sweep of an earlier version, that of its first job.
-
-        Raises:
-            UserError: if neither says it.
-        """
+        `UserError` if neither says it."""
         with suppress(KeyError, TypeError, ValueError):
             return Metric.of(self.read_record())
         for folder in self.jobs():
@@ -94,11 +88,7 @@ class SweepFolder:
 
     @contextmanager
     def only_one(self) -> Iterator[None]:
-        """Within it, no other process runs this sweep.
-
-        Raises:
-            UserError: if one does.
-        """
+        """Within it, no other process runs this sweep; `UserError` if one does."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:

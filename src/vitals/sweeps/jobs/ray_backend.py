@@ -123,11 +123,8 @@ def _no_cluster(address: str, why: str) -> UserError:
 
 
 def _require_listener(address: str) -> None:
-    """Make sure that somebody listens at `host:port`; Ray would try for minutes.
-
-    Raises:
-        UserError: if nobody does.
-    """
+    """Make sure that somebody listens at `host:port`; Ray would try for minutes. `UserError` if nobody
+    does."""
     host, _, port = address.rpartition(":")
     if port.isdecimal():
         try:
@@ -137,11 +134,8 @@ def _require_listener(address: str) -> None:
 
 
 def connect(settings: DictConfig) -> Devices:
-    """Start Ray here, or join the cluster at `launcher.address`, and count what it has.
-
-    Raises:
-        UserError: if there is no cluster at the address.
-    """
+    """Start Ray here, or join the cluster at `launcher.address`, and count what it has; `UserError` if there
+    is no cluster at the address."""
     _require_listener(settings.address)
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)

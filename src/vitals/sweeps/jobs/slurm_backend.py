@@ -159,11 +159,7 @@ class SlurmStarter:
 
 
 def connect(settings: DictConfig) -> Devices:
-    """Make sure that Slurm's commands are here.
-
-    Raises:
-        UserError: if they are not.
-    """
+    """Make sure that Slurm's commands are here; `UserError` if they are not."""
     if shutil.which("sbatch") is None:
         raise UserError("launcher=slurm needs Slurm's commands, and there is no sbatch on this machine.")
     names = [f"slurm{number}" for number in range(settings.parallel)]

@@ -91,19 +91,13 @@ class Sweep:
         require_words_allowed(words, self.folder.study, configs, names)
 
     def axes(self) -> list[Axis]:
-        """The words that the listed values stand for, those that go together in one place.
-
-        Raises:
-            UserError: if the keys of `zip=` do not fit together.
-        """
+        """The words that the listed values stand for, those that go together in one place; `UserError` if the
+        keys of `zip=` do not fit together."""
         return axes(self.overrides, _listed, self.config.get("zip"))
 
     def product(self) -> list[list[str]]:
-        """The words of every job: all combinations of the listed values.
-
-        Raises:
-            UserError: as `axes`, or if a word gives a range and no values.
-        """
+        """The words of every job: all combinations of the listed values; `UserError` as `axes`, or if a word
+        gives a range and no values."""
         for override in self.overrides:
             if override.is_interval_sweep():
                 raise UserError(
@@ -125,11 +119,8 @@ class Sweep:
         return [str(override.input_line) for override in self.overrides if not override.is_sweep_override()]
 
     def require_prerequisites(self) -> None:
-        """Make sure, before anything is written, that the machine has what the jobs and the launcher need.
-
-        Raises:
-            UserError: saying what is missing.
-        """
+        """Make sure, before anything is written, that the machine has what the jobs and the launcher need;
+        `UserError` saying what is missing."""
         launcher = self.config.hydra.launcher._target_
         if not launcher.endswith(".BasicLauncher"):
             raise not_of_hydra(f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}")

@@ -50,11 +50,8 @@ def watch(options: DictConfig) -> None:
 
 
 def pages(options: DictConfig) -> Callable[[str], LivePage | None]:
-    """What finds a live page by its path; that of what `options` name is `/`.
-
-    Raises:
-        UserError: as `watch`, but for the port.
-    """
+    """What finds a live page by its path; that of what `options` name is `/`. `UserError` as `watch`, but for
+    the port."""
     if options.run is not None:
         sweep = SweepFolder(Path(options.run).expanduser())
         if sweep.record.is_file() or any((job / "job.json").is_file() for job in sweep.jobs()):

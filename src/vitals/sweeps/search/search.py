@@ -32,11 +32,8 @@ OF_THE_DISK = {
 
 
 def searched(sweep: Sweep) -> list[Dimension]:
-    """What the search varies; empty where there is none, and the listed values are combined.
-
-    Raises:
-        UserError: if a range is wrong, or the search has nothing to vary.
-    """
+    """What the search varies; empty where there is none, and the listed values are combined. `UserError` if a
+    range is wrong, or the search has nothing to vary."""
     search = sweep.config.get("search")
     ways, space = sweep.axes(), (search or {}).get("space") or {}
     return [] if search is None else search_space(space, sweep.overrides, sweep.config, ways)
@@ -67,11 +64,8 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
 
 @contextmanager
 def _telling_of(file: Path) -> Iterator[None]:
-    """Within it, what SQLite cannot do with the study in `file` is told in one sentence.
-
-    Raises:
-        UserError: if the file is damaged, or cannot be written to.
-    """
+    """Within it, what SQLite cannot do with the study in `file` is told in one sentence; `UserError` if the
+    file is damaged, or cannot be written to."""
     try:
         yield
     except Exception as error:

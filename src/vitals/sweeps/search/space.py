@@ -94,11 +94,8 @@ class Dimension:
 
 
 def dimension(override: Override) -> Dimension:
-    """The dimension that an override with several values asks for.
-
-    Raises:
-        UserError: if an interval is empty, or logarithmic and not above zero.
-    """
+    """The dimension that an override with several values asks for; `UserError` if an interval is empty, or
+    logarithmic and not above zero."""
     key = override.get_key_element()
     value: Any = override.value()
     if not isinstance(value, IntervalSweep):
