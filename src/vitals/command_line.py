@@ -34,7 +34,7 @@ from vitals.files import FAILURES, CannotWrite, cannot_write
 from vitals.runs.allowed_targets import names_to_trust
 from vitals.runs.config.overrides import Overrides, groups, own_search_path, places_in, search_path
 from vitals.runs.config.resume import OF_SWEEPS, PATIENCE, resumed_config, same_run
-from vitals.runs.kept_code import copied
+from vitals.runs.kept_code import copied, environment
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import SWEEP, RunFolder, shown
 from vitals.runs.signals import Interrupted, Signals
@@ -407,7 +407,6 @@ def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
     mistakes: list[UserError] = []
 
     def run(config: DictConfig) -> None:
-        _restore("HYDRA_FULL_ERROR", before)
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a sweeper of Hydra's that a file of theirs chose
             raise not_of_hydra("hydra/sweeper")
         try:
@@ -419,26 +418,15 @@ def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
             with open_dict(config):
                 for key in OF_SWEEPS:
                     config.pop(key, None)
-            task(config)
+            with environment("HYDRA_FULL_ERROR", before):
+                task(config)
         except UserError as error:
             mistakes.append(error)
-        finally:
-            os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
+    with environment("HYDRA_FULL_ERROR", "1"):
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(run)()
-    finally:
-        _restore("HYDRA_FULL_ERROR", before)
     if mistakes:
         raise mistakes[0]
-
-
-def _restore(variable: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(variable, None)
-    else:
-        os.environ[variable] = value
 
 
 def _is_further() -> bool:

@@ -1,6 +1,8 @@
 """The copy of the code that the jobs of a sweep run: where it lies, and where it came from."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,18 @@ ORIGIN = "origin.json"
 `dirty` at that time."""
 VARIABLE = "VITALS_CODE"
 """Of the environment of a job: the folder of the copy that it runs."""
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """Within it, the variable `name` of the environment has this value, or is not there."""
+    before = os.environ.pop(name, None)
+    os.environ.update({} if value is None else {name: value})
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        os.environ.update({} if before is None else {name: before})
 
 
 def origin_of(path: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from vitals.errors import UserError
 from vitals.files import cache_folder, read_json, write_atomically, write_json
-from vitals.runs.kept_code import ORIGIN, VARIABLE, copied
+from vitals.runs.kept_code import ORIGIN, VARIABLE, copied, environment
 from vitals.runs.provenance import git_state
 from vitals.runs.run_folder import SWEEP, now
 
@@ -127,18 +127,13 @@ class SweepCode:
     @contextmanager
     def imported_first(self) -> Iterator[None]:
         """Within it, what this process starts or imports anew imports the copy."""
-        before, paths = os.environ.get("PYTHONPATH"), sys.path[:]
-        environment = self.environment()
-        if environment:
-            os.environ["PYTHONPATH"] = environment["PYTHONPATH"]
-            sys.path[:0] = [path for path in environment["PYTHONPATH"].split(os.pathsep) if path not in paths]
+        paths, further = sys.path[:], self.environment().get("PYTHONPATH", "")
+        sys.path[:0] = [path for path in further.split(os.pathsep) if path and path not in paths]
         try:
-            yield
+            with environment("PYTHONPATH", further or os.environ.get("PYTHONPATH")):
+                yield
         finally:
             sys.path[:] = paths
-            os.environ.pop("PYTHONPATH", None)
-            if before is not None:
-                os.environ["PYTHONPATH"] = before
 
     def _files(self) -> list[Path]:
         files: dict[Path, None] = {}
