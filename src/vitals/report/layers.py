@@ -33,6 +33,13 @@ ROWS = 24
 """Layers up to which each row of a map bears its name."""
 TINY = 0.02
 """Share of dead or saturated units below which no map is drawn."""
+MAPS = 6
+"""Layers or parameters drawn, evenly spread over the depth."""
+MOMENTS = 120
+LEVELS = 56
+"""Rows of a map: bins of the values, the same at all times."""
+TAIL = 0.005
+"""Share of the values left out at either end of the axis."""
 
 
 def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -247,15 +254,6 @@ def short_name(name: str, names: Sequence[str], length: int = 17) -> str:
     head = name.partition(".")[0] + "."
     inside = all(other.startswith(head) for other in names)
     return shortened(printable(name.removeprefix(head) if inside else name), length)
-
-
-MAPS = 6
-"""Layers or parameters drawn, evenly spread over the depth."""
-MOMENTS = 120
-LEVELS = 56
-"""Rows of a map: bins of the values, the same at all times."""
-TAIL = 0.005
-"""Share of the values left out at either end of the axis."""
 
 
 def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:

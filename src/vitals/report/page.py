@@ -11,7 +11,6 @@ from typing import Any
 from vitals.files import write_atomically
 from vitals.findings import in_how_many, ranked
 from vitals.report import facts
-from vitals.report.comparison import differences, results
 from vitals.report.live import Live
 from vitals.report.record import LeftOut, RunRecord
 from vitals.report.rendering import render
@@ -71,8 +70,8 @@ def page_of(runs: Sequence[RunRecord], live: Live | None = None) -> str:
         subtitles=[facts.subtitle(run) for run in runs],
         states=[facts.state(run) for run in runs],
         key_figures=facts.key_figures(runs[0]) if len(runs) == 1 else [],
-        results=results(runs) if len(runs) > 1 else [],
-        differences=differences(runs) if len(runs) > 1 else [],
+        results=facts.results(runs) if len(runs) > 1 else [],
+        differences=facts.differences(runs) if len(runs) > 1 else [],
         configurations=[_or_reason(facts.configuration, run) for run in runs],
         reproductions=[_or_reason(facts.reproduction, run) for run in runs],
     )

@@ -17,6 +17,11 @@ from vitals.runs.array_cache import cached, key_of, made_of_files, will_need
 from vitals.runs.class_folders import list_files
 from vitals.runs.memory import require_memory
 
+Image.init()
+# Not those that start Ghostscript, unpack whatever they hold, or only name what they hold.
+FORMATS = tuple({*Image.OPEN} - {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -116,12 +121,6 @@ class ImageSplits:
     test: ImageSet | None = None
     validation: ImageSet | None = None
     note: str = ""
-
-
-Image.init()
-# Not those that start Ghostscript, unpack whatever they hold, or only name what they hold.
-FORMATS = tuple({*Image.OPEN} - {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
-ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 def read_tree(

@@ -253,7 +253,8 @@ def _is_first_process() -> bool:
 
 
 def set_threads(config: DictConfig) -> None:
-    """Give torch, in each process of the run, as many threads as `config.threads` says.
+    """Give torch, in each process of the run, as many threads as `config.threads` says: they share the terms
+    of a sum, and another number of parts is rounded otherwise.
 
     Where that is null, torch's own number is written into `config`: one for each core that the process may
     use, or as many as OMP_NUM_THREADS says; several processes share the cores.

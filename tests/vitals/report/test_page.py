@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
-from vitals.report.comparison import differences
 from vitals.report.drawing import Plan, drawn, epochs_below, log_numbers, plain_numbers
+from vitals.report.facts import differences
 from vitals.report.page import comparison_name, make_report, write_runs
 from vitals.report.record import RunRecord
 

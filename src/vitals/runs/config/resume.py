@@ -21,6 +21,11 @@ from vitals.errors import UserError, listed, one_line
 from vitals.files import text_of
 from vitals.runs.run_folder import RunFolder, shown
 
+OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
+"""Keys that say how to run several jobs, and nothing of what one run does."""
+PATIENCE = 2.0
+"""Seconds that an earlier process has to end, as the one before it in a queue."""
+
 
 def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence[str]) -> DictConfig:
     """The saved configuration of `folder`, with the values that `arguments` give anew.
@@ -58,12 +63,6 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
             raise UserError(f"{key} cannot be set in a resumed run: {one_line(error)}") from None
     config.resume = str(folder.path)
     return config
-
-
-OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
-"""Keys that say how to run several jobs, and nothing of what one run does."""
-PATIENCE = 2.0
-"""Seconds that an earlier process has to end, as the one before it in a queue."""
 
 
 def fingerprint(config: DictConfig) -> str:

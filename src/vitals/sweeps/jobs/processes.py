@@ -29,6 +29,15 @@ from vitals.sweeps.jobs.job import Job
 PR_SET_PDEATHSIG = 1
 KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 """The signal that no process outlives; on Windows every signal is one."""
+PRELOADED = (
+    "vitals.runs.run",
+    "vitals.command_line",
+    "vitals.runs.config.validation",
+    "vitals.report.page",
+    "hydra.core.plugins",
+    "sklearn.datasets",
+    "torch.utils.tensorboard",
+)
 
 
 class Process(Protocol):
@@ -126,17 +135,6 @@ def end_with_parent() -> None:
     """Ask the kernel for a SIGTERM when the process that runs the sweep is gone, however it went."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-PRELOADED = (
-    "vitals.runs.run",
-    "vitals.command_line",
-    "vitals.runs.config.validation",
-    "vitals.report.page",
-    "hydra.core.plugins",
-    "sklearn.datasets",
-    "torch.utils.tensorboard",
-)
 
 
 class ForkServer:

@@ -16,6 +16,7 @@ from vitals.sweeps.results.results import NOT_VARIED, JobResult, SweepResults
 
 MOST = 6
 """Values that have a colour of their own; of a number with more, equal parts of its range have."""
+FEWEST_JOBS = 8
 
 
 @dataclass
@@ -77,9 +78,6 @@ def _level(results: SweepResults, label: str, jobs: list[JobResult]) -> Level:
         settings.setdefault(tuple(job.words.get(key) for key in results.varied), []).append(job)
     best = min(settings.values(), key=lambda same: results.metric.rank(mean_score(same)))
     return Level(label, jobs, best)
-
-
-FEWEST_JOBS = 8
 
 
 def importance(results: SweepResults) -> dict[str, float]:

@@ -18,6 +18,8 @@ NEAR = 0.05
 FEWEST_VALUES = 3
 FARTHEST_DECADES = 2.0
 """From an edge to the end of the next range."""
+TOP = 5
+"""Jobs that are proposed as an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,6 @@ def _beyond(searched: Dimension, upper: bool) -> Dimension:
     if not searched.log and searched.low >= 0:
         ends = max(0.0, ends[0]), ends[1]
     return replace(searched.between(*ends), key=searched.key)
-
-
-TOP = 5
-"""Jobs that are proposed as an ensemble."""
 
 
 @dataclass(frozen=True)
