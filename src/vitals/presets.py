@@ -42,11 +42,7 @@ def diagnostics(
 
 def monitors(preset: str) -> list[L.Callback]:
     """The monitors of `preset`, without what belongs to a run: checkpoints, progress, and the table
-    `metrics.csv`, a name that CSVLogger uses, too.
-
-    Raises:
-        UserError: if there is no such preset.
-    """
+    `metrics.csv`, a name that CSVLogger uses, too; `UserError` if there is no such preset."""
     files = (file.stem for file in FOLDER.glob("*.yaml"))
     presets = sorted(name for name in files if "learning_curves" in _read(name))  # others bring one callback
     if preset not in presets:

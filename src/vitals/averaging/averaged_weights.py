@@ -110,11 +110,8 @@ class AveragedWeights(AveragedModel):
 
     @torch.no_grad()
     def load_averaging_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `averaging_state` was taken.
-
-        Raises:
-            UserError: if it was taken from another kind of average, or of another network.
-        """
+        """Go on from where `averaging_state` was taken; `UserError` if it was taken from another kind of
+        average, or of another network."""
         if state["kind"] != self.kind:
             raise UserError(
                 f"average.kind={self.kind} cannot continue an average of the kind {state['kind']}: leave "

@@ -121,11 +121,8 @@ def by_what_they_tell(name: str) -> int:
 
 
 def require_budget(seconds: float | None) -> float | None:
-    """`seconds`, if they can be a budget: above 0, infinite for no limit, None for the default.
-
-    Raises:
-        UserError: if they cannot.
-    """
+    """`seconds`, if they can be a budget: above 0, infinite for no limit, None for the default; `UserError`
+    if they cannot."""
     if seconds is not None and not seconds > 0:
         raise UserError(
             f"budget: seconds above 0 are needed, or inf for no limit, not {seconds:g}; "

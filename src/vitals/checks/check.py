@@ -64,11 +64,8 @@ class Check(ABC):
 
     @abstractmethod
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        """Look at the training that is about to begin.
-
-        Raises:
-            UserError: if the check cannot be made, with the reason; it is then `skipped`.
-        """
+        """Look at the training that is about to begin; `UserError` if the check cannot be made, with the
+        reason; it is then `skipped`."""
 
     def wanted(self, options: Options) -> bool:
         """Whether it is to be made with these options at all."""

@@ -242,11 +242,7 @@ class TrainingStep:
 
     def targets(self, batch: Any) -> Tensor | tuple[Tensor, ...]:
         """What the loss needs of `batch` beside the outputs: class numbers (N,) where they are, else the one
-        tensor (N, ...), or all of them.
-
-        Raises:
-            UserError: if `batch` is not made as that of the training step.
-        """
+        tensor (N, ...), or all of them; `UserError` if `batch` is not made as that of the training step."""
         rows, like = self.rows.of(batch), self.rows.of(self.rows.example)
         if [(row.ndim, row.dtype) for row in rows] != [(row.ndim, row.dtype) for row in like]:
             raise UserError("the batches of validation are not made as those of training.")
@@ -256,12 +252,8 @@ class TrainingStep:
         return found[0] if len(found) == 1 else found
 
     def network_inputs(self, batch: Any, step: Callable[..., Any]) -> Tensor:
-        """What the network gets in `step`, a step of the owner; (N, ...). Leaves the network in the modes
-        in which it is then.
-
-        Raises:
-            UserError: if it is not called with one tensor.
-        """
+        """What the network gets in `step`, a step of the owner; (N, ...). Leaves the network in the modes in
+        which it is then. `UserError` if it is not called with one tensor."""
         assert self.network is not None
         if isinstance(self.network, Path):
             return self.rows.of(batch)[self.network.place]

@@ -80,12 +80,8 @@ class Twin:
 
     def rehearse(self, batch: Any) -> None:
         """Run the training step once on copies of the parameters too, to see that it leaves their gradients
-        alone; it need not be seen again.
-
-        Raises:
-            UserError: if it writes to parameters or calls `backward` itself, both of which would disturb the
-                training.
-        """
+        alone; it need not be seen again. `UserError` if it writes to parameters or calls `backward` itself,
+        both of which would disturb the training."""
         if self.rehearsed:
             return
         shared = self.module
@@ -109,11 +105,7 @@ class Twin:
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
         """In the precision of the training, without compilation, and with the parameters out of reach, for a
-        step may change them later than at its rehearsal.
-
-        Raises:
-            UserError: if they are to be changed.
-        """
+        step may change them later than at its rehearsal; `UserError` if they are to be changed."""
         precision = self.trainer.precision_plugin.forward_context()
         with precision, torch.compiler.set_stance("force_eager"), untouched(self.module.parameters()):
             yield
@@ -130,11 +122,7 @@ class Twin:
 
     def few(self, batch: Any, count: int) -> Any:
         """The first `count` samples of `batch`, on which the training step has been rehearsed, or the whole
-        where it cannot do with a part.
-
-        Raises:
-            UserError: as `rehearse`.
-        """
+        where it cannot do with a part; `UserError` as `rehearse`."""
         if self.cuts is None:
             part = first_samples(batch, count)
             try:

@@ -57,11 +57,8 @@ class _Refusing(TorchDispatchMode):
 
 @contextmanager
 def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place.
-
-    Raises:
-        ChangesParameters: if it is tried.
-    """
+    """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place;
+    `ChangesParameters` if it is tried."""
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
     with _Refusing({storage for _, _, storage in before if storage}):
         yield
