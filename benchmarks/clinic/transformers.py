@@ -73,6 +73,8 @@ class Block(nn.Module):
 class Letters(nn.Module):
     """A small GPT."""
 
+    embed: nn.Module
+
     def __init__(self, letters: int, attention: Callable[[int], nn.Module], dropout: float = 0.0) -> None:
         super().__init__()
         width = 48
@@ -154,7 +156,7 @@ def rate_of_sgd_for_a_gpt(images: Images, fault: bool) -> Session:
 def keep_of_nine_tenths(images: Images, fault: bool) -> Session:
     session = letters(dropout=0.95 if fault else 0.05)
     if fault:
-        net = session.module.net
+        net: Any = session.module.net
         net.embed = nn.Sequential(net.embed, nn.Dropout(0.95))
     return session
 
