@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from vitals.files import log_folder
 from vitals.findings import COLOURS, Finding, sentence
@@ -28,9 +29,10 @@ class Recorder(L.Callback):
     to the loggers, and share its copy of the module. A run that is resumed goes on with the history that it
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
     step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule or
-    that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `batches_per_step`,
-    for how many batches a step waits, and what monitors add. Where a module waits for several by hand,
-    `first_losses` is the sum of what was given to `backward` before the first step.
+    that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
+    probability of one, `batches_per_step`, for how many batches a step waits, and what monitors add. Where a
+    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
+    first step.
     """
 
     def __init__(self) -> None:
@@ -79,6 +81,8 @@ class Recorder(L.Callback):
             known = {"batch_size": float(size), "total_steps": total}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
             known["fresh_layers"] = fresh_share(pl_module)
+            drops = [part.p for part in pl_module.modules() if isinstance(part, _DropoutNd)]
+            known["dropout"] = max(drops, default=0.0)
             based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
             known["base_lr"] = max(based, default=math.nan)
             self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))

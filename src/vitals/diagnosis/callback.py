@@ -228,12 +228,13 @@ class Diagnosis(L.Callback):
                 file.seek(0)
                 start = torch.load(file, map_location=module.device, weights_only=True)
             higher = fault == "learning-rate-too-low"
-            rate = rate_from_start(trainer, module, start, first, higher, ENOUGH if small else 1)
+            rate, loss = rate_from_start(trainer, module, start, first, higher, ENOUGH if small else 1)
             groups = trainer.optimizers[0].param_groups
             configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
         except Exception:  # without a trial the remedy names no rate
             return
-        self.recorder.add_facts(trainer, {"working_rate": rate, "configured_rate": configured})
+        facts = {"working_rate": rate, "working_loss": loss, "configured_rate": configured}
+        self.recorder.add_facts(trainer, facts)
 
 
 def _kept(trainer: L.Trainer, module: L.LightningModule) -> Any:

@@ -12,6 +12,8 @@ SHRUNK = 0.3
 """Share of its starting norm to which a healthy weight hardly ever shrinks."""
 LEVEL = 0.02
 """Share of the loss by which it falls in the last half of a run that has come to its end."""
+MOST_DROPPED = 0.9
+"""Probability of dropout from which it looks like the share to be kept: the largest in use is 0.8."""
 
 
 @needs("loss/train_step", "weight_norm/")
@@ -31,15 +33,19 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
         return
     evaluated = run.values("loss/train_eval")
-    chance = run.chance_loss
+    chance = run.guess_loss
     if not evaluated or not run.learns or not chance > 0:
         return
-    if run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance:
+    dropped = run.fact("dropout", 0.0)
+    half = dropped >= MOST_DROPPED and run.last_loss - evaluated[-1] > (chance - evaluated[-1]) / 2 > 0
+    if half or (run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance):
         message = (
-            f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess; without it "
-            f"{evaluated[-1]:.3g}."
+            f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess {chance:.3g}; "
+            f"without it {evaluated[-1]:.3g}."
         )
         remedy = "Lower the dropout, or weaken the augmentation."
+        if half:
+            remedy = f"Lower the dropout of {dropped:g}: it is the share that is dropped, not that is kept."
         yield Finding(
             "regularization-too-strong", "warn", message, remedy, "loss/train_step", run.last_loss, chance
         )

@@ -160,12 +160,12 @@ def _standard_errors(run: Run, training: float, validation: float) -> float:
     return (validation - training) / math.sqrt(variance)
 
 
-@needs("facts/chance_loss", "facts/samples_different", verdict="labels of many samples")
+@needs("facts/chance_loss|facts/guess_loss", "facts/samples_different", verdict="labels of many samples")
 def nothing_to_learn(run: Run) -> Iterator[Finding]:
     """A network that learns twenty samples by heart learns nothing at all from many that are new to it."""
     different = run.fact("samples_different")
     seen = run.steps * run.batch_size
-    at_chance = run.at_chance("train") and run.last_loss > AT_CHANCE * run.chance_loss > 0
+    at_chance = run.guesses or (run.at_chance("train") and run.last_loss > AT_CHANCE * run.chance_loss > 0)
     if not run.finished or run.steps < ENOUGH or different < max(MANY, seen / PASSES) or not at_chance:
         return
     able = run.passed("tiny-subset-fits") and run.passed("step-size-sensible")
@@ -174,12 +174,12 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         return
     message = (
         f"From {different:.0f} different samples nothing was learned: the loss is {run.last_loss:.3g}, that "
-        f"of a guess {run.chance_loss:.3g}, though the network learns twenty by heart and its steps are as "
+        f"of a guess {run.guess_loss:.3g}, though the network learns twenty by heart and its steps are as "
         f"they should be."
     )
     remedy = "Look at samples with their labels, and at the code that pairs them: two readers, two orders."
     yield Finding(
-        "labels-random", "warn", message, remedy, "labels", run.last_loss, AT_CHANCE * run.chance_loss
+        "labels-random", "warn", message, remedy, "labels", run.last_loss, AT_CHANCE * run.guess_loss
     )
 
 

@@ -1,16 +1,20 @@
 """Is the learning rate too high or too low? And is the batch too small for it?"""
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator
 
 from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update
 from vitals.findings import Finding, Level
-from vitals.probes.rate_search import rate_remedy
+from vitals.probes.rate_probe import JUDGED
+from vitals.probes.rate_search import STEPS, rate_remedy
 
 THROWN = 0.3
 """Update:weight ratio that throws a layer away: in the first steps healthy runs reach 0.6 with
 Adagrad, but they learn (measured)."""
+OVERWRITTEN = 1.0
+"""Median update:weight ratio of the first step that leaves nothing of the weights that were drawn."""
 TINY_UPDATE = 1e-4
 SMALL_UPDATE = 1e-3
 """The ratio that Karpathy's rule of thumb aims at (cs231n "Neural Networks Part 3"); smaller ones are no
@@ -84,6 +88,8 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"tenth of the rate"
         )
     if not seen:
+        if run.finished and run.long_enough and overwritten(run):
+            yield from _begun_better(run)
         return
     if run.batch_size <= TINY_BATCH:
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
@@ -207,6 +213,24 @@ def _other_rate(
     return Finding(cause, level, message, remedy, where, value, threshold, setting=setting)
 
 
+def _begun_better(run: Run) -> Iterator[Finding]:
+    """What a first step that overwrote the weights has cost, by a trial of another rate; a note before it."""
+    tried, own = run.fact("working_loss"), statistics.fmean(run.losses[STEPS : STEPS + JUDGED])
+    message = (
+        f"The first step changed the typical weight by {overwritten(run):.0%} of its size, so that nothing "
+        f"was left of those that were drawn."
+    )
+    values = "update_ratio", overwritten(run), OVERWRITTEN
+    if tried < (1 - MUCH_BETTER) * own:
+        message = (
+            f"{message} After {STEPS} steps the loss was {own:.3g}; from the same start, as many at "
+            f"{run.working_rate:g} come to {tried:.3g}."
+        )
+        yield _other_rate(run, "learning-rate-too-high", "warn", message, *values)
+    elif not math.isfinite(run.fact("configured_rate")):  # then other rates are tried
+        yield _other_rate(run, "learning-rate-too-high", "note", message, *values)
+
+
 def _larger_batch(run: Run, message: str, value: float, threshold: float) -> Finding:
     works = run.working_rate
     remedy = "Take larger batches for as many steps, or a lower learning rate."
@@ -223,6 +247,14 @@ def _much_better(run: Run) -> float:
     if not run.learns or (bounces and run.finished and run.chance_loss > 0):
         return BETTER
     return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
+
+
+def overwritten(run: Run) -> float:
+    """The median update:weight ratio of the first step, where it is so large that it overwrote all; else
+    0."""
+    ratios = run.history.series("update_ratio_summary/median")
+    first = ratios.values[0] if len(ratios) and ratios.steps[0] <= 1 else 0.0
+    return float(first) if OVERWRITTEN < first < math.inf else 0.0
 
 
 def typical_update(run: Run) -> float:

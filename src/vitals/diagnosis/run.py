@@ -128,6 +128,11 @@ class Run:
         """Cross-entropy of always giving the shares of the classes; NaN where labels are not known."""
         return self.fact("chance_loss")
 
+    @property
+    def guess_loss(self) -> float:
+        """The least loss of outputs that are the same for every sample; NaN where that is not known."""
+        return self.fact("chance_loss", self.fact("guess_loss"))
+
     # -------------------------------------------------------------------------------- accuracy
 
     @property

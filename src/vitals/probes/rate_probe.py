@@ -101,9 +101,10 @@ def rate_from_start(
     rate: float,
     higher: bool,
     batch: int = 1,
-) -> float:
+) -> tuple[float, float]:
     """A learning rate, of the fastest parameter group, at which the training would have begun to lower its
-    loss: `working_rate` for what `probe_rates` does, from the start; NaN if none was found.
+    loss, and the loss that it has after `STEPS` steps: `working_rate` for what `probe_rates` does, from the
+    start; NaN if none was found.
 
     Args:
         trainer: while or just after it trains.
@@ -132,7 +133,8 @@ def rate_from_start(
             torch.manual_seed(0)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        return working_rate(loss_after, loss_after(0.0), rate, higher)
+        works = working_rate(loss_after, loss_after(0.0), rate, higher)
+        return works, loss_after(works) if math.isfinite(works) else math.nan
 
 
 def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = math.inf) -> float:
