@@ -93,6 +93,8 @@ class Wiring:
     matter: tuple[bool, bool] = (False, False)
     """Whether the outputs change with the weights of `unreached`; whether they do with those of
     `zero_gradient`, though their gradient is zero at other weights, too."""
+    cut_off: bool = False
+    """Whether the outputs do not change with the weights of `zero_gradient`, whatever these are."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
@@ -220,6 +222,17 @@ class Wiring:
                 )
                 fault = ("vanishing-gradients", "fail", seen, remedy, self.zero_gradient[0], count, 0)
                 return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
+            if self.cut_off:
+                seen = (
+                    f"The outputs do not change with {count} weight(s), though forward() uses them: "
+                    f"{_listed(self.zero_gradient)}. What they give is masked, multiplied by zero, or left "
+                    f"behind."
+                )
+                remedy = (
+                    "Look at masks, at factors that are 0 and no parameters, and at what forward() returns."
+                )
+                fault = ("frozen-parameters", "fail", seen, remedy, self.zero_gradient[0], count, 0)
+                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
             seen = f"The gradient of {count} weight(s) is exactly zero: {_listed(self.zero_gradient)}."
             remedy = "Look for a layer behind them that passes no gradient: saturated, all zero, or rounding."
             found.append(
@@ -300,6 +313,8 @@ def check_wiring(
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     apart = [name for name in missing if name in flow.unreached]
+    without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
+    matters = without and _matter(model, inputs, zero)
     return Wiring(
         tuple(name for name in parameters if name not in wanting),
         tuple(apart),
@@ -326,10 +341,8 @@ def check_wiring(
         over_places=over_places,
         heard=heard,
         binary_floor=floor,
-        matter=(
-            _matter(model, inputs, [name for name in flow.unreached if name not in apart]),
-            dead is None and _matter(model, inputs, zero) and _steps(model, loss, inputs, targets, zero),
-        ),
+        matter=(_matter(model, inputs, [name for name in flow.unreached if name not in apart]), matters),
+        cut_off=without and not matters,
     )
 
 

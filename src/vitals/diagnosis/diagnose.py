@@ -55,7 +55,7 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     later = without_consequences(later)
     taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
     checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
-    checks = [_thawed(f) if f.alarming and run.has_moved(f) else f for f in checks]
+    checks = [_thawed(f) if f.alarming and not f.exact and run.has_moved(f) else f for f in checks]
     facts = [finding for finding in later if finding.exact]
     checks = without_consequences([*facts, *checks])[len(facts) :]
     root = next((finding for finding in checks if finding.alarming), None)

@@ -346,3 +346,29 @@ def test_a_softmax_over_rows_is_named(dim):
 
     found = named(check_wiring(nn.Conv2d(3, 4, 1), loss, batch(16)[0], torch.randint(4, (16, 32, 32))))
     assert found == ({} if dim == 1 else {"wrong-initial-loss": "fail"})
+
+
+class NeverHeard(nn.Module):
+    """A branch whose share is a buffer of 0, so that it never gets to the outputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.branch, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.register_buffer("share", torch.zeros(()))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(x + self.share * self.branch(x).relu())
+
+
+def test_layers_whose_results_never_get_to_the_outputs_are_frozen_not_vanishing():
+    net = NeverHeard()
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    [finding] = check_wiring(net, F.cross_entropy, x, y, SGD(net.parameters(), lr=0.1)).findings()
+    assert (finding.cause, finding.where) == ("frozen-parameters", "branch.weight")
+    assert finding.message.startswith("The outputs do not change with 1 weight(s)")
+    del net.share
+    net.share = nn.Parameter(torch.zeros(()))  # as in ReZero, which learns it
+    [finding] = check_wiring(net, F.cross_entropy, x, y, SGD(net.parameters(), lr=0.1)).findings()
+    assert finding.cause == "wiring-correct"

@@ -79,6 +79,19 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(stuck.history, able)) == ["labels-random"]
     assert alarms(Run(record(level(), measured=few, **STUCK).history, able)) == []
     assert alarms(stuck) == []
+    tokens = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    tokens |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [2.3], "loss/train_eval": [2.3]}
+    assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
+
+
+def test_a_first_step_that_overwrote_all_counts_where_another_rate_did_better() -> None:
+    for tried, found in ((1.2, ["learning-rate-too-high"]), (1.9, [])):
+        measured = {
+            "update_ratio_summary/median": [1.3, *[0.01] * (STEPS - 1)],
+            "facts/working_rate": [0.003],
+        }
+        measured |= {"facts/working_loss": [tried], "facts/configured_rate": [0.1]}
+        assert alarms(record(measured=measured)) == found
 
 
 def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
@@ -99,6 +112,10 @@ def test_a_run_that_learns_is_silent() -> None:
 STUCK = {"train": 0.1, "val": 0.1}
 DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
 SICK: dict[str, tuple[str, Run]] = {
+    "a dropout of what should be kept": (
+        "regularization-too-strong",
+        record(falling(2.3, 2.15), measured={"facts/dropout": [0.95], "loss/train_eval": [2.2, 1.8]}),
+    ),
     "diverged": (
         "learning-rate-too-high",
         record(level(2.3, 40) + [2.3 * 1.05**i for i in range(60)], **STUCK),
