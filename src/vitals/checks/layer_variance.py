@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
+from vitals.measures.fresh_draws import fresh_share
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import Inputs, Trial, ignores_scale, trial
@@ -42,6 +44,8 @@ SQUASHING = {"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "softmax"
 """Names of functions whose values can come to lie at their limits."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
 """Share of tanh or sigmoid values at their limits."""
+PEAKED, FEWEST_PLACES = 0.99, 4
+"""Share of an attention's row that one of at least so many places gets where its slope is zero."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45
@@ -81,6 +85,11 @@ class LayerVariance:
     """Root mean square of the inputs."""
     adaptive: bool
     """Whether the optimizer rescales gradients, as Adam does."""
+    peaked: float = 0.0
+    """Largest share of the rows of an attention that look at one place alone, in a network whose weights were
+    drawn: those that are trained may do so on purpose."""
+    attention: str = ""
+    """The layer before that attention."""
 
     @property
     def total(self) -> float:
@@ -147,6 +156,16 @@ class LayerVariance:
         ]
 
     def _saturated(self) -> list[Finding]:
+        if self.peaked > SATURATED_MOST:
+            seen = (
+                f"Behind '{self.attention}' {self.peaked:.0%} of the rows of a softmax give one place more "
+                f"than {PEAKED:.0%}, where the slope is zero."
+            )
+            remedy = (
+                "Divide the scores by the root of a head's width, and draw the weights at Xavier's scale."
+            )
+            fault = ("saturated-activations", "warn", seen, remedy, self.attention)
+            return [Finding(*fault, self.peaked, SATURATED_MOST)]  # type: ignore[arg-type]
         worst = max(self.layers[1:], key=lambda row: row.saturated, default=None)
         if worst is None or worst.saturated <= SATURATED_MANY:
             return []
@@ -214,7 +233,8 @@ def check_layer_variance(
     if isinstance(inputs, Tensor) and (inputs.ndim < 2 or len(inputs) < 2):
         raise UserError("inputs: one tensor (N, ...) of at least two samples is needed.")
     with trial(model) as copies, torch.no_grad():
-        layers = _signals(copies, inputs)
+        watch = _Squashing(any(isinstance(module, nn.RNNBase) for module in copies.model.modules()))
+        layers = _signals(copies, inputs, watch)
         if not layers:
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
         slope = _slope(layers)
@@ -222,7 +242,7 @@ def check_layer_variance(
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at
             zeroed = {name for name, part in _weighted(copies.model) if not bool((part.weight != 0).any())}
             _draw_at_he_scale(copies.model)
-            at_he_scale = _signals(copies, inputs)
+            at_he_scale = _signals(copies, inputs, _Squashing(watch.recurrent))
             slope_at_he_scale = _slope(at_he_scale)
             silenced = (
                 row.name
@@ -235,17 +255,41 @@ def check_layer_variance(
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
     adaptive = optimizer is not None and ignores_scale(optimizer)
-    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive)
+    drawn = watch.peaked > SATURATED_MOST and fresh_share(model) > 0.5
+    peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")
+    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked)
 
 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
 
 
-def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
+class _Squashing(TorchFunctionMode):
+    """Notes whether a function with limits, such as tanh, has been called, and how peaked attention is."""
+
+    def __init__(self, recurrent: bool) -> None:
+        super().__init__()
+        self.squashes = self.recurrent = recurrent
+        self.latest = self.attention = ""
+        self.peaked = 0.0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        self.squashes = self.squashes or name in SQUASHING
+        rows = result if name == "softmax" else None
+        if func is F.scaled_dot_product_attention and args[0].ndim > 2:
+            scale = (kwargs or {}).get("scale") or args[0].shape[-1] ** -0.5
+            rows = (scale * args[0] @ args[1].transpose(-2, -1)).softmax(-1)
+        if isinstance(rows, Tensor) and rows.ndim > 2 and rows.shape[-1] >= FEWEST_PLACES:
+            share = float((rows.amax(-1) > PEAKED).float().mean())
+            if share > self.peaked:
+                self.peaked, self.attention = share, self.latest
+        return result
+
+
+def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSignal, ...]:
     rows: list[LayerSignal] = []
     maker = "input"
-    watch = _Squashing(any(isinstance(module, nn.RNNBase) for module in copies.model.modules()))
     seen: set[str] = set()  # a network that is called twice is one network
     begin: list[int] = []
     """Where the inputs lie: what begins with them again, as a teacher, continues no layer before it."""
@@ -260,7 +304,7 @@ def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
                     values = arguments[0].detach().float()
                     rows.append(_signal(maker, values, isinstance(module, nn.Linear), watch.squashes))
                 begin[:] = begin or [place]
-                maker = name
+                maker = watch.latest = name
 
         return hook
 
@@ -272,18 +316,6 @@ def _signals(copies: Trial, inputs: Inputs) -> tuple[LayerSignal, ...]:
         for handle in handles:
             handle.remove()
     return tuple(rows)
-
-
-class _Squashing(TorchFunctionMode):
-    """Notes whether a function with limits, such as tanh, has been called."""
-
-    def __init__(self, recurrent: bool) -> None:
-        super().__init__()
-        self.squashes = recurrent
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.squashes = self.squashes or getattr(func, "__name__", "") in SQUASHING
-        return func(*args, **(kwargs or {}))
 
 
 def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool) -> LayerSignal:

@@ -20,6 +20,8 @@ ERRORS = 4.0
 """Standard errors by which the moments of a draw may be off."""
 EDGE = 10.0
 """The largest of n uniform numbers comes closer to the bound than this share 1/n of it but once in e^10."""
+FIXED = (1.0, 0.02)
+"""Standard deviations of normal draws of any layer: torch's `normal_`, and that of most transformers."""
 NORMS = (_BatchNorm, LayerNorm, GroupNorm)
 
 
@@ -47,8 +49,9 @@ def fresh_share(model: nn.Module) -> float:
 def looks_drawn(weight: Tensor) -> bool:
     """Whether `weight` (units, ...) has the distribution of one of the usual initializations.
 
-    torch's default, Kaiming's and Xavier's, uniform or normal (torch.nn.init). Training takes weights beyond
-    the bound of a uniform draw in its first steps, and changes scale and kurtosis of a normal one.
+    torch's default, Kaiming's and Xavier's, uniform or normal (torch.nn.init), and normal ones of `FIXED`.
+    Training takes weights beyond the bound of a uniform draw in its first steps, and changes scale and
+    kurtosis of a normal one.
     """
     if is_lazy(weight) or weight.ndim < 2 or weight.numel() < FEWEST:
         return False
@@ -69,7 +72,7 @@ def looks_drawn(weight: Tensor) -> bool:
             return abs(kurtosis - 1.8) < ERRORS / math.sqrt(count)
     normal = abs(kurtosis - 3) < ERRORS * math.sqrt(24 / count)
     scales = [math.sqrt(variance) for variance in (he_in, he_out, xavier, 1 / fan_in)]
-    return normal and any(abs(sd / scale - 1) < ERRORS / math.sqrt(2 * count) for scale in scales)
+    return normal and any(abs(sd / scale - 1) < ERRORS / math.sqrt(2 * count) for scale in (*scales, *FIXED))
 
 
 def _drawn_as_usual(layer: nn.Linear | _ConvNd) -> bool:

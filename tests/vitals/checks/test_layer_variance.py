@@ -220,3 +220,36 @@ def test_values_at_the_very_limits_of_tanh_are_saturated():
     assert set(net[:3](batch(64)[0]).unique().tolist()) == {-1.0, 1.0}
     found = check_layer_variance(net, batch(64)[0]).findings()
     assert "saturated-activations" in [finding.cause for finding in found if finding.alarming]
+
+
+class AttentionNet(nn.Module):
+    def __init__(self, scale, by_hand):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale, self.by_hand = scale, by_hand
+        self.embed, self.query, self.key = nn.Embedding(20, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.head = nn.Linear(32, 20)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        query, key = self.query(x), self.key(x)
+        if self.by_hand:
+            mixed = (self.scale * query @ key.transpose(1, 2)).softmax(-1) @ x
+        else:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, x, scale=self.scale)
+        return self.head(x + mixed)
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_an_attention_that_looks_at_one_place_alone_before_it_has_learned_is_saturated(by_hand):
+    tokens = torch.randint(20, (32, 16), generator=torch.Generator().manual_seed(0))
+    net = AttentionNet(32.0, by_hand)
+    result = check_layer_variance(net, tokens)
+    assert named(result) == {"saturated-activations": "warn"}
+    assert result.attention == "key"
+    assert named(check_layer_variance(AttentionNet(32**-0.5, by_hand), tokens)) == {}
+    with torch.no_grad():
+        net.query.weight *= 1.7  # as a trained one may be, on purpose
+        net.key.weight *= 0.6
+        net.head.weight *= 1.3
+    assert named(check_layer_variance(net, tokens)) == {}
