@@ -21,7 +21,7 @@ from vitals.checks.gradients.comparison import PROBABLY_WRONG
 from vitals.checks.gradients.step_study import step_size_study
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.loss_at_chance import check_loss_at_chance
-from vitals.measures.image_grid import in_range
+from vitals.checks.page import in_range
 
 
 def network_and_images(*words: str, count: int = 256) -> tuple[nn.Module, Tensor, Tensor]:

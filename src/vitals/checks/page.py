@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from vitals.checks.budget import MARGIN, in_words
 from vitals.checks.check import Row
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import COLOURS, Finding, markdown, ranked, sentence
-from vitals.measures.image_grid import are_images, input_grid
+from vitals.measures.image_grid import image_grid
 from vitals.writers.writer import Writer
+
+SHOWN = 64
+"""Images in the grid."""
 
 
 def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None) -> None:
@@ -83,3 +89,20 @@ def log_checks(
         for finding in findings:
             if finding.level == "fail":
                 writer.alert(finding.cause, sentence(finding))
+
+
+def are_images(inputs: Any) -> bool:
+    """Whether `inputs` are grey or colour images, (N, 1, H, W) or (N, 3, H, W)."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3)
+
+
+def in_range(images: Tensor) -> Tensor:
+    """`images` on a scale from 0 (their smallest value) to 1 (their largest), on the CPU; NaN is 0."""
+    values = images.detach().float().cpu().nan_to_num(posinf=0.0, neginf=0.0)
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def input_grid(inputs: Tensor) -> Tensor:
+    """The first images (N, C, H, W) as the network gets them, in one picture (3, H', W') from 0 to 1."""
+    return image_grid(in_range(inputs[:SHOWN]), columns=8, fill=0.0)

@@ -16,10 +16,10 @@ from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, pe
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import duplicate_unit_weights
 from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.measures.image_grid import are_images, in_range
 from vitals.measures.norms import real
 from vitals.probes.trial import (
     Inputs,
