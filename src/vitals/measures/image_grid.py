@@ -1,7 +1,5 @@
 """Many small pictures in one, as an instrument shows them that does without torchvision."""
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F
