@@ -268,10 +268,12 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         for name, part, kind in of_kinds:
             if not isinstance(part, kind):
                 raise TypeError(f"{name} in it is no {kind.__name__.lower()}")
-        for group in (g for state in checkpoint.get("optimizer_states", ()) for g in state["param_groups"]):
+        states = checkpoint.get("optimizer_states", ())
+        for group in (group for state in states for group in state.get("param_groups", ())):
             for key in ("lr", "momentum", "weight_decay"):
-                if not abs(float(group.get(key) or 0)) < LARGEST:
-                    raise ValueError(f"its optimizer has {key}={group[key]}")
+                value = group.get(key, 0.0)
+                if isinstance(value, str) or (isinstance(value, float) and not abs(value) < LARGEST):
+                    raise ValueError(f"its optimizer has {key}={value}")
     except Exception as error:  # whatever a damaged file makes of its reader
         said = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{path} is damaged or no checkpoint of a run: {said}") from None
