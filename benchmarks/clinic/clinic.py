@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -296,6 +297,13 @@ class Outcome:
     twin: Outcome | None = None
     """The same run without its fault, where it was asked for."""
 
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> Outcome:
+        """What `asdict` and JSON made of an outcome."""
+        findings = [Finding(**finding) for finding in entry["findings"]]
+        twin = cls.read(entry["twin"]) if entry["twin"] else None
+        return cls(**(entry | {"findings": findings, "twin": twin}))
+
     def alarms(self) -> list[str]:
         """The causes found at level warn or worse, in the tool's order, each once."""
         return list(dict.fromkeys(finding.cause for finding in self.findings if finding.level in ALARMS))
@@ -337,6 +345,14 @@ def make_tool(name: str, tool_file: str | None) -> Tool:
     if name not in tools:
         raise SystemExit(f"no tool {name!r}; there are {', '.join(tools)}")
     return tools[name]()
+
+
+def version_of(tool: str) -> str:
+    """Of the package that has the tool's name; empty where there is none."""
+    try:
+        return version(tool)
+    except PackageNotFoundError:
+        return ""
 
 
 def run_case(case: Case, tool: Tool, images: Images, job: Job, folder: str) -> Outcome:
@@ -400,9 +416,7 @@ def run_in_process(job: Job, causes: Iterable[str], time_limit: float) -> Outcom
             return Outcome(
                 job.case_name, sorted(causes), error=f"the process ended with code {process.exitcode}"
             )
-        entry = json.loads(result.read_text())
-        entry["findings"] = [Finding(**finding) for finding in entry["findings"]]
-        return Outcome(**entry)
+        return Outcome.read(json.loads(result.read_text()))
 
 
 @dataclass(frozen=True)
@@ -545,11 +559,19 @@ def main() -> None:
         + (f", overhead {total.overhead:.1f} s a run" if total.overhead is not None else "")
     )
     sys.path.insert(0, str(HERE.parents[1]))
-    from benchmarks.machine import print_where_and_when  # this file is run by its path, from any folder
+    from benchmarks.machine import where_and_when  # this file is run by its path, from any folder
 
-    print_where_and_when()
+    measured = where_and_when()
+    print(f"measured on {measured}")
     if arguments.out:
-        result = {"tool": arguments.tool, "score": asdict(total), "cases": [asdict(o) for o in outcomes]}
+        result = {
+            "tool": arguments.tool,
+            "version": version_of(arguments.tool),
+            "file": case_file.name,
+            "measured": measured,
+            "score": asdict(total),
+            "cases": [asdict(outcome) for outcome in outcomes],
+        }
         arguments.out.write_text(json.dumps(result, indent=1))
 
 

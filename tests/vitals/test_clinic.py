@@ -7,16 +7,21 @@ recorded, so that a tag which one side renames silences no rule unseen.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from cases import CASES
-from clinic import Images, Job, Session, Vitals, run_case
+from clinic import Finding, Images, Job, Outcome, Session, Vitals, run_case
 from lightning.pytorch.callbacks import Callback
 from sklearn.datasets import load_digits
+from table import confusion, read, scores
+from tools import TOOLS, LossOfBatch, Said
 
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
@@ -122,3 +127,90 @@ def test_they_are_silent_on_a_healthy_run(tmp_path: Path) -> None:
     assert outcome.error is None
     assert outcome.alarms() == []
     assert missing_tags(HEALTHY, tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_other_tools_watch_a_training_to_its_end(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name.replace("-", "_"))
+    [case] = [case for case in CASES if case.name == "no-zero-grad"]
+    job = Job("", case.name, "", None, "")
+    outcome = run_case(case, TOOLS[name](), digits(), job, str(tmp_path))
+    assert outcome.error is None
+    assert outcome.metrics["train/loss"] > 0
+
+
+class TriesTheStep(Callback):
+    """What an adapter does with the training step: asks for the loss of a batch and of some of its rows."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and not self.losses:
+            before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            self.losses = [float(LossOfBatch(trainer, pl_module)(batch))]
+            self.losses += [float(LossOfBatch(trainer, pl_module, batch)(torch.arange(n))) for n in (64, 8)]
+            assert all(torch.equal(before[name], value) for name, value in pl_module.state_dict().items())
+
+
+class Tries(Vitals):
+    def __init__(self) -> None:
+        self.tries = TriesTheStep()
+
+    def callbacks(self, session: Session) -> list[Callback]:
+        session.trainer_kwargs |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+        return [self.tries]
+
+    def findings(self, trainer: L.Trainer) -> list[Finding]:
+        return []
+
+
+def test_other_tools_get_the_loss_of_a_batch_from_a_copy(tmp_path: Path) -> None:
+    [case] = [case for case in CASES if case.name == HEALTHY]
+    tool = Tries()
+    outcome = run_case(case, tool, digits(), Job("", case.name, "", None, ""), str(tmp_path))
+    assert outcome.error is None
+    whole, rows, few = tool.tries.losses
+    assert rows == pytest.approx(whole)
+    assert few != pytest.approx(whole, rel=1e-3)
+
+
+def test_what_a_tool_says_at_few_of_its_looks_is_a_note() -> None:
+    said = Said()
+    for step in range(20):
+        often = [Finding("overfitting", "warn", "first" if step == 8 else "")] if step > 7 else []
+        said.look("steps", [*often, Finding("dead-relu", "fail")] if step == 19 else often)
+    said.look("once", [Finding("input-constant", "fail")])
+    found = [(each.cause, each.level, each.message) for each in said.findings()]
+    assert found == [
+        ("input-constant", "fail", ""),
+        ("overfitting", "warn", "first"),
+        ("dead-relu", "note", ""),
+    ]
+
+
+def test_the_table_has_a_row_for_each_tool_and_shows_what_is_mistaken_for_what(tmp_path: Path) -> None:
+    def found(*causes: str) -> list[Finding]:
+        return [Finding(cause, "warn") for cause in causes]
+
+    high = "learning-rate-too-high"
+    named = Outcome("a", [high], found(high), overhead=2.0, twin=Outcome("a", []))
+    mistaken = Outcome("b", ["dead-relu"], found(high, "overfitting"), overhead=4.0)
+    healthy = Outcome("c", [], found("overfitting"))
+    for number, (tool, outcomes) in enumerate(
+        [("other", [mistaken]), ("vitals", [named]), ("vitals", [mistaken, healthy])]
+    ):
+        entry = {"tool": tool, "version": "1.0", "file": "cases.py", "measured": "a machine"}
+        entry |= {"cases": [asdict(outcome) for outcome in outcomes]}
+        (tmp_path / f"{number}.json").write_text(json.dumps(entry))
+    results = read(sorted(tmp_path.glob("*.json")))
+    _, _, first, second = scores(results).splitlines()
+    assert first == "| vitals 1.0 | 2 of 2 | 1 of 2 | 1 of 2 | 1.00 | 1 of 1 | 0 of 1 | 3.0 |"
+    assert second == "| other 1.0 | 1 of 1 | 0 of 1 | 0 of 1 | 2.00 |  |  | 4.0 |"
+    assert confusion(results[1].outcomes).splitlines()[2:] == [
+        f"| dead-relu | 1 | {high} 1 |",
+        f"| {high} | 1 | **{high} 1** |",
+        "| no fault | 2 | overfitting 1, **none 1** |",
+    ]
