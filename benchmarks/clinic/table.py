@@ -95,19 +95,20 @@ def confusion(outcomes: Sequence[Outcome]) -> str:
     return markdown(rows)
 
 
-def report(results: Sequence[Results], title: str) -> str:
-    """The tables of all programs, each with what it was measured on."""
+def report(results: Sequence[Results], title: str, mistakes_of: str = "") -> str:
+    """The tables of all programs, each with what it was measured on, and what one tool took for what."""
     parts = []
     for program in dict.fromkeys(each.program for each in results):
         of_it = [each for each in results if each.program == program]
         measured = sorted({line for each in of_it for line in each.measured})
         parts += [f"{title}, `{program}`:", scores(of_it), *(f"measured on {line}" for line in measured)]
-    return "\n\n".join(parts)
+    outcomes = [outcome for each in results if each.tool == mistakes_of for outcome in each.outcomes]
+    return "\n\n".join([*parts, confusion(outcomes)] if outcomes else parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Lay the results of several tools side by side.")
-    parser.add_argument("files", nargs="+", type=Path, help="what clinic.py --out wrote")
+    parser.add_argument("files", nargs="*", type=Path, help="what clinic.py --out wrote")
     parser.add_argument(
         "--first-sight",
         nargs="+",
@@ -116,16 +117,13 @@ def main() -> None:
         metavar="FILE",
         help="those from before the tool's rules were changed for these cases",
     )
-    parser.add_argument("--confusion", metavar="TOOL", help="which cause this tool takes for which, as well")
+    parser.add_argument(
+        "--confusion", default="", metavar="TOOL", help="which cause this tool takes for which, as well"
+    )
     arguments = parser.parse_args()
-    tuned = read(arguments.files)
     if arguments.first_sight:
-        print(report(read(arguments.first_sight), "At first sight"), end="\n\n")
-    print(report(tuned, "With the rules as they are"))
-    if arguments.confusion:
-        print(
-            "\n" + confusion([o for each in tuned if each.tool == arguments.confusion for o in each.outcomes])
-        )
+        print(report(read(arguments.first_sight), "At first sight", arguments.confusion), end="\n\n")
+    print(report(read(arguments.files), "With the rules as they are", arguments.confusion))
 
 
 if __name__ == "__main__":

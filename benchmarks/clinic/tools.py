@@ -311,8 +311,9 @@ class Traintools(Callback):
             self.activations.reset_buffers()
             flags = [flag for layer in result.layers if layer.is_critical() for flag in layer.flags]
             self.hear("activations", flags)
-            with suppress(UserError, ValueError), self.activations.paused(), isolated_rng(0):
-                self.hear("noise", self.too_noisy(trainer, pl_module, batch), "note")  # advice on efficiency
+            # Its own tracker swallows what goes wrong there, too; and this is advice on efficiency.
+            with suppress(UserError, ValueError, RuntimeError), self.activations.paused(), isolated_rng(0):
+                self.hear("noise", self.too_noisy(trainer, pl_module, batch), "note")
 
     def too_noisy(self, trainer: L.Trainer, module: L.LightningModule, batch: Any) -> list[str]:
         inputs, _ = halves_of(batch)

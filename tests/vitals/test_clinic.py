@@ -139,29 +139,21 @@ def test_other_tools_watch_a_training_to_its_end(name: str, tmp_path: Path) -> N
     assert outcome.metrics["train/loss"] > 0
 
 
-class TriesTheStep(Callback):
-    """What an adapter does with the training step: asks for the loss of a batch and of some of its rows."""
+class AsksForTheLoss(Callback):
+    """An adapter that asks for the loss of a batch and of some of its rows, and finds nothing."""
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
+    def callbacks(self, session: Session) -> list[Callback]:
+        session.trainer_kwargs |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+        return [self]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if batch_idx == 0 and not self.losses:
-            before = {name: value.clone() for name, value in pl_module.state_dict().items()}
-            self.losses = [float(LossOfBatch(trainer, pl_module)(batch))]
-            self.losses += [float(LossOfBatch(trainer, pl_module, batch)(torch.arange(n))) for n in (64, 8)]
-            assert all(torch.equal(before[name], value) for name, value in pl_module.state_dict().items())
-
-
-class Tries(Vitals):
-    def __init__(self) -> None:
-        self.tries = TriesTheStep()
-
-    def callbacks(self, session: Session) -> list[Callback]:
-        session.trainer_kwargs |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
-        return [self.tries]
+        before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        rows = LossOfBatch(trainer, pl_module, batch)
+        self.whole = LossOfBatch(trainer, pl_module)(batch).item()
+        self.rows, self.few = (rows(torch.arange(count)).item() for count in (64, 8))
+        assert all(torch.equal(before[name], value) for name, value in pl_module.state_dict().items())
 
     def findings(self, trainer: L.Trainer) -> list[Finding]:
         return []
@@ -169,12 +161,11 @@ class Tries(Vitals):
 
 def test_other_tools_get_the_loss_of_a_batch_from_a_copy(tmp_path: Path) -> None:
     [case] = [case for case in CASES if case.name == HEALTHY]
-    tool = Tries()
+    tool = AsksForTheLoss()
     outcome = run_case(case, tool, digits(), Job("", case.name, "", None, ""), str(tmp_path))
     assert outcome.error is None
-    whole, rows, few = tool.tries.losses
-    assert rows == pytest.approx(whole)
-    assert few != pytest.approx(whole, rel=1e-3)
+    assert tool.rows == pytest.approx(tool.whole)
+    assert tool.few != pytest.approx(tool.whole, rel=1e-3)
 
 
 def test_what_a_tool_says_at_few_of_its_looks_is_a_note() -> None:
