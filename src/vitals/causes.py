@@ -174,7 +174,13 @@ _FAULTS = (
         ("overfitting",),
         symptom=True,
     ),
-    Cause("labels-random", "labels do not belong to their images", "before", ("overfitting",), symptom=True),
+    Cause(
+        "labels-random",
+        "labels do not belong to their images",
+        "before",
+        ("overfitting", "underfitting"),
+        symptom=True,
+    ),
     Cause(
         "data-not-shuffled",
         "batches follow an order that goes with the label",

@@ -79,6 +79,8 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(stuck.history, able)) == ["labels-random"]
     assert alarms(Run(record(level(), measured=few, **STUCK).history, able)) == []
     assert alarms(stuck) == []
+    by_heart = record(level(), measured=many, train=0.14, val=0.11)
+    assert alarms(Run(by_heart.history, able)) == ["labels-random"]
     tokens = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     tokens |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [2.3], "loss/train_eval": [2.3]}
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
