@@ -167,7 +167,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     seen = run.steps * run.batch_size
     # A few of the labels that were shown may be known by heart, where none of the others is.
     at_chance = run.at_chance("train") or (
-        run.above_chance("train") < 0.05 and run.at_chance("val", best=True)
+        run.above_chance("train") < 0.15 and run.at_chance("val", best=True)
     )
     at_chance = run.guesses or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
     if not run.finished or run.steps < ENOUGH or different < max(MANY, seen / PASSES) or not at_chance:
