@@ -199,8 +199,8 @@ def written(
             Diagnosis(probe=False, report=False),
         ]
         logger = make(folder)
-        # The rate is far too high, and every layer with a ReLU dies.
-        fit(NeverClears(convnet(), 0.5), folder, *callbacks, train=loader(), logger=logger, max_epochs=2)
+        # The rate is far too high, and every layer with a ReLU dies, or on an older torch the loss leaps.
+        fit(NeverClears(convnet(), 1.0), folder, *callbacks, train=loader(), logger=logger, max_epochs=2)
         yield request.param, read(folder, logger), folder, logger
 
 
@@ -220,7 +220,7 @@ def test_pictures_histograms_and_findings_arrive_wherever_they_can(written: tupl
         return
     assert {"checks/inputs", "checks/layer_variance", "filters/net.0"} <= content.images
     assert {"activations/net.0", "weights/net.5.bias"} <= content.histograms
-    assert "dead-relu" in content.texts["findings"]
+    assert "**fail**" in content.texts["findings"]
     assert content.tables == (set() if name == "tensorboard" else {"checks/verdicts"})
 
 
