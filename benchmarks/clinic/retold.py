@@ -1,5 +1,5 @@
-"""Faults and odd but healthy runs retold from public reports (threads of GitHub, named where there is one, and
-what forums ask again and again), of kinds that no other file here has; written before any rule was changed.
+"""Faults and odd but healthy runs retold from public reports, of kinds that no other file here has: threads
+of GitHub, named where there is one, and what forums ask again and again. Written before any rule was changed.
 """
 
 from __future__ import annotations
@@ -449,7 +449,7 @@ class NormsAsTheyCame(Classifier):
 @CASES.healthy("norms-as-they-came", story="Fine-tunes a pretrained net with BatchNorm's statistics kept.")
 def norms_as_they_came(images: Images) -> Session:
     (x, y), _ = standard(images)
-    net = pretrained(plain_cnn(norm="batch"), x[::2], y[::2], 3)
+    net: Any = pretrained(plain_cnn(norm="batch"), x[::2], y[::2], 3)
     net[-1] = nn.Linear(net[-1].in_features, NUM_CLASSES)
     module = NormsAsTheyCame(net, partial(Adam, lr=5e-4))
     module.train()
@@ -462,12 +462,10 @@ class SlowTrunk(Classifier):
         return AdamW([trunk, {"params": self.net[-1].parameters()}], lr=2e-3)
 
 
-@CASES.healthy(
-    "trunk-at-a-hundredth", story="A pretrained trunk at a hundredth of the head's rate."
-)
+@CASES.healthy("trunk-at-a-hundredth", story="A pretrained trunk at a hundredth of the head's rate.")
 def trunk_at_a_hundredth(images: Images) -> Session:
     (x, y), _ = standard(images)
-    net = pretrained(plain_cnn(norm="batch"), x[::2], y[::2], 3)
+    net: Any = pretrained(plain_cnn(norm="batch"), x[::2], y[::2], 3)
     net[-1] = nn.Linear(net[-1].in_features, NUM_CLASSES)
     return run(SlowTrunk(net, partial(Adam)), images, 4, train=(x[1::2], y[1::2]))
 
@@ -490,9 +488,7 @@ def rate_up_and_down(images: Images) -> Session:
     return run(module, images, 4)
 
 
-@CASES.healthy(
-    "drawn-with-replacement", story="A RandomSampler draws 2500 of 4000 images, with replacement."
-)
+@CASES.healthy("drawn-with-replacement", story="A RandomSampler draws 2500 of 4000 images, with replacement.")
 def drawn_with_replacement(images: Images) -> Session:
     session = run(Classifier(plain_cnn(norm="batch"), partial(Adam, lr=2e-3)), images, 6)
     data = session.train_loader.dataset
@@ -520,9 +516,7 @@ class Swa(Classifier):
         return [StochasticWeightAveraging(swa_lrs=5e-3, swa_epoch_start=2, annealing_epochs=1)]
 
 
-@CASES.healthy(
-    "averaged-by-the-framework", story="Lightning's StochasticWeightAveraging from epoch 2 on."
-)
+@CASES.healthy("averaged-by-the-framework", story="Lightning's StochasticWeightAveraging from epoch 2 on.")
 def averaged_by_the_framework(images: Images) -> Session:
     return run(Swa(plain_cnn(norm="batch"), partial(SGD, lr=0.03, momentum=0.9)), images, 5)
 

@@ -44,12 +44,33 @@ def prior_entropy(targets: Tensor) -> float:
     return float(torch.special.entr(shares).sum())
 
 
-def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
-    """The loss of a uniform guess: ln C for cross-entropy, C−1 for Weston–Watkins at margin 1."""
+def _uniform(outputs: Tensor) -> Tensor:
     guess = {"logits": 0.0, "probabilities": 1 / outputs.shape[1]}.get(
         kind_of(outputs), -math.log(outputs.shape[1])
     )
-    return float(loss(torch.full_like(outputs, guess), targets))
+    return torch.full_like(outputs, guess)
+
+
+def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The loss of a uniform guess: ln C for cross-entropy, C−1 for Weston–Watkins at margin 1."""
+    return float(loss(_uniform(outputs), targets))
+
+
+@torch.enable_grad()
+def class_weights(loss: Loss, outputs: Tensor, targets: Tensor) -> list[float]:
+    """How hard `loss` pulls at a uniform guess (N, C) for a sample of each class in `targets` (N,), over how
+    hard for the mean sample: 1 for all where no class is weighted. NaN for a class without samples; empty
+    where the loss does not depend on the outputs."""
+    guess = _uniform(outputs.detach()).requires_grad_()
+    value = loss(guess, targets)
+    if not value.requires_grad:
+        return []
+    (gradient,) = torch.autograd.grad(value, guess, allow_unused=True)
+    if gradient is None or not bool(gradient.any()):
+        return []
+    pull = gradient.float().norm(dim=1).double()
+    sums = torch.zeros(outputs.shape[1], dtype=pull.dtype, device=pull.device).index_add(0, targets, pull)
+    return (sums / torch.bincount(targets, minlength=outputs.shape[1]) / pull.mean()).tolist()
 
 
 def constant_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitals.checks.chance import prior_entropy
+from vitals.checks.chance import class_weights
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
@@ -55,6 +55,11 @@ UNBALANCED = 0.4
 one at 81%."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
+LEANING, UNEVEN = 0.5, 3.0
+"""Power of a class's count with which its weight in the loss rises, where the commonest has so many times the
+labels of the rarest; −1 for weights that make up for the counts, 0 without any."""
+UNHEARD = 0.05
+"""Share of the labels that are of classes of no weight."""
 FEWEST_DISPUTED = 4
 """Images with different labels that are no slip of a few: of 4000 of CIFAR-10's none is there twice."""
 SHIFTED = 0.75
@@ -118,11 +123,14 @@ class Inputs:
     """Images that are there more than once, and those of them that have different labels."""
     draws: tuple[int, int, int] = (0, 0, 0)
     """What the sampler draws first, how much of that is different, and how many samples there are."""
+    weights: tuple[float, ...] = ()
+    """Of the classes in the loss, by class number, 1 in the mean over samples; NaN or missing where that is
+    not known."""
 
     @property
     def balance(self) -> float:
-        """H(y) / ln of the classes that occur: 1 if these are equally common, 0 if there is one. A head may
-        have the outputs of another data set."""
+        """H(y) / ln of the classes that occur: 1 if these are equally common, 0 if there is one, each label
+        with its weight in the loss. A head may have the outputs of another data set."""
         if self.classes < 2 or not sum(self.label_counts):
             return 1.0
         occurring = sum(count > 0 for count in self.label_counts)
@@ -130,8 +138,23 @@ class Inputs:
 
     @property
     def spread_of_labels(self) -> float:
-        """H(y) in nats."""
-        return prior_entropy(torch.arange(self.classes).repeat_interleave(torch.tensor(self.label_counts)))
+        """H(y) in nats, each label with its weight in the loss."""
+        counts = torch.tensor(self.label_counts).double()
+        weights = torch.tensor(self.weights or (1.0,)).double().nan_to_num(1.0)
+        if not bool((counts * weights).any()):
+            weights = torch.ones(())
+        return float(torch.special.entr(counts * weights / (counts * weights).sum()).sum())
+
+    @property
+    def leaning(self) -> float:
+        """The power of a class's count with which its weight in the loss rises; 0 where no class has many
+        times the labels of another."""
+        known = zip(self.label_counts, self.weights, strict=False)
+        pairs = [(math.log(count), math.log(weight)) for count, weight in known if count and weight > 0]
+        if len(pairs) < 2 or max(pairs)[0] - min(pairs)[0] < math.log(UNEVEN):
+            return 0.0
+        counts, weights = torch.tensor(pairs).T
+        return float((counts - counts.mean()) @ weights / (counts - counts.mean()).square().sum())
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `inputs-prepared` where nothing is."""
@@ -213,6 +236,7 @@ class Inputs:
             found.append(not_shuffled(self.alike))
             if not self.whole:
                 return found  # a few sorted batches say nothing about how common classes are
+        found += self._weights()
         few = self.classes >= MANY and count > 0 and math.exp(self.spread_of_labels) < FEW
         if count >= FEWEST_LABELS and (self.balance < UNBALANCED or few):
             most = max(self.label_counts)
@@ -223,6 +247,31 @@ class Inputs:
             remedy = "Draw rare classes more often, weight the loss by class, and judge by balanced accuracy."
             found.append(Finding("class-imbalance", "warn", seen, remedy, "labels", self.balance, UNBALANCED))
         return found
+
+    def _weights(self) -> list[Finding]:
+        """Classes that the loss leaves out, and weights the wrong way round."""
+        total = max(sum(self.label_counts), 1)
+        silent = [number for number, weight in enumerate(self.weights) if weight == 0]
+        share = sum(self.label_counts[number] for number in silent) / total
+        if share > UNHEARD:
+            seen = (
+                f"The loss leaves out the samples of class {listed(map(str, silent))}, {share:.0%} of the "
+                f"labels: it is never learned."
+            )
+            remedy = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
+            return [Finding("class-imbalance", "warn", seen, remedy, "loss", share, UNHEARD, exact=True)]
+        if self.leaning > LEANING:
+            ranked = sorted((count, number) for number, count in enumerate(self.label_counts) if count)
+            (fewest, least), (most, commonest) = ranked[0], ranked[-1]
+            seen = (
+                f"The loss makes uneven classes more so: class {commonest}, with {most} of {total} labels, "
+                f"has the weight {self.weights[commonest]:.2g}, and class {least}, with {fewest}, "
+                f"{self.weights[least]:.2g}."
+            )
+            remedy = "Weight each class by the inverse of its count."
+            fault = ("class-imbalance", "warn", seen, remedy, "loss", self.leaning, LEANING)
+            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+        return []
 
     def _agreement(self) -> list[Finding]:
         if self.validation is None:
@@ -259,6 +308,7 @@ def check_inputs(
     validation_inputs: Tensor | None = None,
     model: nn.Module | None = None,
     draws: tuple[int, int, int] = (0, 0, 0),
+    weights: Sequence[float] = (),
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
@@ -267,6 +317,7 @@ def check_inputs(
     N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
     labels at hand; `draws` tells what the sampler draws: how often, how many different samples, of how many;
+    `weights` those of the classes in the loss, 1 in the mean over samples;
     `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
     counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
     fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
@@ -303,6 +354,7 @@ def check_inputs(
         all_targets is not None,
         _repeated(inputs, targets),
         draws,
+        tuple(weights),
     )
 
 
@@ -360,11 +412,18 @@ class InputsCheck(Check):
         model, inputs = setup.model, cut(setup.inputs, size)
         if not inputs.is_floating_point():
             raise UserError("the network gets whole numbers, such as token ids, which have no scale.")
-        targets, classes = None, 0
+        targets, classes, weights = None, 0, list[float]()
         if setup.gives == "class numbers":
             targets = setup.targets[:size]
-            with trial(model) as copies:
-                classes = copies.outputs(inputs[:4]).shape[-1]
+            with trial(model, setup.loss) as copies, torch.no_grad():
+                outputs = copies.outputs(inputs[:4])
+                classes = outputs.shape[-1]
+                if (
+                    not setup.loss_is_random
+                    and outputs.ndim == 2
+                    and 0 <= int(targets.min()) <= int(targets.max()) < classes
+                ):
+                    weights = class_weights(copies.loss_of, outputs[:1].expand(len(targets), -1), targets)
         result = check_inputs(
             inputs,
             targets,
@@ -373,6 +432,7 @@ class InputsCheck(Check):
             validation_inputs=setup.validation_inputs,
             model=model,
             draws=setup.draws,
+            weights=weights,
         )
         mean, sd = (
             ", ".join(f"{value:.2f}" for value in values[:3])

@@ -37,6 +37,9 @@ more than this share of what is above chance, and `RECOVERY_STEPS` steps on the 
 second share of chance, so that it was learning and not dying. Of networks with He's weights in the last layer
 too a step leaves 0.06 to 0.17, and they lose nothing; of loud last layers that cost accuracy 0.41 and more,
 or they stay at chance for good (measured)."""
+TELLING = 0.05
+"""Share of the loss of a guess that right answers take off, below which the loss hardly tells them from wrong
+ones: 0.27 with ten classes and label smoothing of 0.5, 0.02 with 0.9."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains."""
 
@@ -130,6 +133,18 @@ class LossAtChance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
             remedy = "Check the sign of the loss and the order of its arguments."
             return [Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.perfect, self.chance)]
+        told = 1 - self.perfect / self.chance if self.chance > 0 else 1.0
+        if told < TELLING:
+            seen = (
+                f"A right answer costs {self.perfect:.4g} and a uniform guess {self.chance:.4g}: the loss "
+                f"hardly tells them apart, whatever is learned."
+            )
+            remedy = (
+                "Lower the label smoothing, which is the share taken off the right class, not left to it; or "
+                "the penalty, if there is one in the loss."
+            )
+            cause = "regularization-too-strong"
+            return [Finding(cause, "warn", seen, remedy, "loss", told, TELLING, exact=True)]
         if self.deviation < -NEAR:
             return [self._below()]
         return [self._above() if self.deviation > NEAR else self._finding("loss-at-chance", "ok", "", "")]

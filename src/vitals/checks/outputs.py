@@ -59,6 +59,9 @@ class Outputs:
     """The least loss that outputs within these ends can have."""
     guess: float = math.inf
     """The loss of the best guess that is one for all."""
+    places: float = math.nan
+    """Root mean square of what changes in the outputs when the pixels of all images are exchanged in one and
+    the same way, over the spread of the outputs; NaN for other inputs."""
 
     @property
     def affine(self) -> bool:
@@ -75,6 +78,15 @@ class Outputs:
             )
             remedy = "Put a nonlinearity, such as ReLU, between the layers."
             found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
+        if self.places < AFFINE:
+            seen = (
+                "The outputs stay the same when the pixels of an image change places: the network sees which "
+                "colours are there, and not where."
+            )
+            remedy = (
+                "Pool behind the convolutions, not before them, and look for a mean over rows and columns."
+            )
+            found.append(Finding("underfitting", "warn", seen, remedy, "outputs", self.places, AFFINE))
         if self.floor > OUT_OF_REACH * self.guess:
             low, high = self.ends
             end, cause = ("a ReLU", "dead-relu") if high == math.inf else ("a tanh", "saturated-activations")
@@ -138,6 +150,10 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
             mixed = copies.outputs(FIRST * one + SECOND * other)
             straight = [_unsquashed(outputs) for outputs in (first, second, mixed)]
             bend = _share(straight[2] - FIRST * straight[0] - SECOND * straight[1], straight[0])
+        places = math.nan
+        if inputs.ndim == 4 and min(inputs.shape[2:]) > 1:
+            order = torch.randperm(inputs[0, 0].numel(), device=inputs.device)
+            places = _share(copies.outputs(one.flatten(2)[:, :, order].view_as(one)) - first, first)
     both = torch.cat([first, second])
     layers = tuple(
         name
@@ -147,7 +163,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
-    result = Outputs(bend, layers, noise, float(both.min()), zeros)
+    result = Outputs(bend, layers, noise, float(both.min()), zeros, places=places)
     if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():
         return result
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
@@ -231,4 +247,4 @@ class OutputsCheck(Check):
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
-        return pace.copy + pace.passes(min(SAMPLES, setup.samples), count=2)
+        return pace.copy + pace.passes(min(SAMPLES, setup.samples), count=2.5)

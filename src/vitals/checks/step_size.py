@@ -16,6 +16,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.healthy import UPDATE_RATIO_TARGET
+from vitals.measures.norms import real
 from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
@@ -50,6 +51,9 @@ TOO_SLOW = 0.1
 """Share of the loss that all steps of the run together would take off at the pace of the first."""
 FURTHER = 16
 """Batches, at most, on which another rate is tried in turn, and judged."""
+UPHILL = 0.05
+"""Cosine of the angle between the first update and the gradient from which it leads uphill: −1 for SGD, about
+−0.5 for Adam, near 0 where the weight decay is all of it."""
 USUAL_STEPS = 1000
 """Steps of a run whose length is not known."""
 
@@ -82,6 +86,8 @@ class StepSize:
     too high and the optimizer is one of which that is known."""
     works: float = math.nan
     """A learning rate that was tried and lowers the loss, where the configured one is at fault; else NaN."""
+    climb: float = math.nan
+    """Cosine of the angle between the update and the gradient: below 0 where it goes down."""
 
     @property
     def improvement(self) -> float:
@@ -107,6 +113,13 @@ class StepSize:
             f"{self.start - self.improvement:.4g}; the best of all lengths gives "
             f"{self.start - self.best_improvement:.4g} at {rate * self.best_factor:.2g}"
         )
+        if self.climb > UPHILL:
+            seen += (
+                f": the update goes up along the gradient, not down (cosine of the angle {self.climb:.2f})."
+            )
+            remedy = "Look at maximize=True, and at the sign of the step in an optimizer of your own."
+            fault = ("wrong-gradient", "fail", seen, remedy, "optimizer", self.climb, UPHILL)
+            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
         if not self.start > 0:
             message = f"{seen}; a loss below zero has no scale by which to judge that."
             return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
@@ -188,15 +201,22 @@ def check_step_size(
         parameters = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
         before = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
-        start = copies.step(inputs, targets)[0]
+        start, gradients = copies.step(inputs, targets)
         copies.optimizer.state.clear()
         with torch.no_grad():
             update = []
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.grad = None  # the update takes its place in memory
+            along, squares = 0.0, [0.0, 0.0]
+            for name, parameter, old in zip(list(gradients), parameters, before, strict=True):
+                parameter.grad, gradient = None, gradients.pop(name)  # the update takes its place in memory
                 update.append(parameter - old)
+                if gradient is not None:
+                    along += float((real(gradient) * real(update[-1])).sum())
+                    squares = [
+                        a + float(b.norm()) ** 2 for a, b in zip(squares, (gradient, update[-1]), strict=True)
+                    ]
             if not any(bool(change.any()) for change in update):
                 raise UserError("optimizer: its first step changes no parameter.")
+            size = math.sqrt(math.prod(squares))
             losses = []
             for factor in FACTORS:
                 for parameter, old, change in zip(parameters, before, update, strict=True):
@@ -216,11 +236,12 @@ def check_step_size(
         _momentum(optimizer),
         total_steps,
         _size(update, before),
+        climb=along / size if size > 0 else math.nan,
     )
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
     fault = next((finding.cause for finding in result.findings() if finding.alarming), "")
-    if fault:
+    if fault.startswith("learning-rate"):
         higher = fault == "learning-rate-too-low"
         try:
             works = _working_rate(model, loss, batches, optimizer, max(configured), higher, seconds)

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
+from torch import nn
 
+from vitals.checks.chance import class_weights
 from vitals.checks.inputs import check_inputs
 from vitals.errors import UserError
 
@@ -159,6 +161,27 @@ def test_class_counts(counts, causes):
     images, targets = batch(64)[0], labels[:64]
     assert named(check_inputs(images, targets, classes, all_targets=labels)) == causes
     assert named(check_inputs(images, targets, classes, label_batches=labels.split(64)[:8])) == causes
+
+
+@pytest.mark.parametrize(
+    ("counts", "weigh", "causes"),
+    [
+        ([300, 300, 30, 30], lambda counts: counts, {"class-imbalance": "warn"}),
+        ([300, 300, 30, 30], lambda counts: 1 / counts, {}),
+        ([960, 40], lambda counts: 1 / counts, {}),
+        ([100, 110, 120], lambda counts: counts, {}),
+        ([100, 100, 100], lambda counts: torch.tensor([0.0, 1, 1]), {"class-imbalance": "warn"}),
+    ],
+    ids=["by counts", "by their inverse", "which makes up for much", "all but even", "one left out"],
+)
+def test_weights_of_classes(counts, weigh, causes):
+    labels = labels_with(*counts)
+    weights = weigh(torch.tensor(counts).float())
+    outputs = torch.zeros(len(labels), len(counts))
+    found = class_weights(nn.CrossEntropyLoss(weights), outputs, labels)
+    assert found == pytest.approx((weights / weights[labels].mean()).tolist())
+    result = check_inputs(batch(64)[0], labels[:64], len(counts), all_targets=labels, weights=found)
+    assert named(result) == causes
 
 
 def test_imbalance_is_seen_behind_sorting_if_all_labels_are_known():

@@ -199,6 +199,11 @@ def test_a_loss_of_the_wrong_sign_is_found():
     assert named(result) == {"wrong-initial-loss": "fail"}
 
 
+def test_labels_smoothed_to_nothing_are_found():
+    result = check_loss_at_chance(convnet(), nn.CrossEntropyLoss(label_smoothing=0.9), *batch(256))
+    assert named(result) == {"regularization-too-strong": "warn"}
+
+
 def test_training_mode_is_measured():
     """Statistics of an untrained BatchNorm make the evaluation loss of this network a different one."""
     net = convnet(norm=True)

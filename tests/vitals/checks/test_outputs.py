@@ -35,6 +35,9 @@ class Averages(nn.Dropout):
         return F.dropout(x, self.p, True)
 
 
+POOLED_FIRST = nn.Sequential(
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 10)
+)
 SICK = {
     "no activation": (Deep(nn.Identity(), nn.Identity()), "underfitting"),
     "normalization alone": (Deep(nn.BatchNorm1d(32), nn.Identity()), "underfitting"),
@@ -42,6 +45,7 @@ SICK = {
     "no activation, then sigmoid": (Deep(nn.Identity(), nn.Sigmoid()), "underfitting"),
     "no activation, then log_softmax": (Deep(nn.Dropout(0.5), nn.LogSoftmax(dim=1)), "underfitting"),
     "ReLU on the logits": (Deep(nn.Tanh(), nn.ReLU()), "dead-relu"),
+    "pooled before all else": (POOLED_FIRST, "underfitting"),
     "noise in evaluation": (Deep(nn.Sequential(nn.ReLU(), Noise()), nn.Identity()), "train-mode-evaluation"),
 }
 HEALTHY = {

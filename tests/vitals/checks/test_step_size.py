@@ -59,6 +59,13 @@ def test_rates_far_off_are_named(net, make, cause):
     assert named(result) == {cause: "warn"}
 
 
+@pytest.mark.parametrize("make", [SGD, Adam, RMSprop])
+def test_steps_that_lead_uphill_are_named(make):
+    model = mlp(32)
+    result = check_step_size(model, F.cross_entropy, *batch(64), make(model.parameters(), maximize=True))
+    assert named(result) == {"wrong-gradient": "fail"}
+
+
 def test_a_low_rate_may_do_in_a_long_run():
     model = convnet(norm=True)
     optimizer = SGD(model.parameters(), 1e-5, momentum=0.9)
