@@ -88,7 +88,7 @@ _FAULTS = (
         "frozen-parameters",
         "a parameter that should train never receives an update",
         "updates",
-        _LEARNING,
+        (*_LEARNING, "vanishing-gradients"),
         symptom=True,
     ),
     Cause(

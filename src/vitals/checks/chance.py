@@ -58,9 +58,9 @@ def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
 
 @torch.enable_grad()
 def class_weights(loss: Loss, outputs: Tensor, targets: Tensor) -> list[float]:
-    """How hard `loss` pulls at a uniform guess (N, C) for a sample of each class in `targets` (N,), over how
-    hard for the mean sample: 1 for all where no class is weighted. NaN for a class without samples; empty
-    where the loss does not depend on the outputs."""
+    """How hard `loss` pulls at a uniform guess (N, C, ...) for a sample of each class in `targets` (N, ...),
+    over how hard for the mean one: 1 for all where no class is weighted. NaN for a class without samples;
+    empty where the loss does not depend on the outputs."""
     guess = _uniform(outputs.detach()).requires_grad_()
     value = loss(guess, targets)
     if not value.requires_grad:
@@ -68,9 +68,15 @@ def class_weights(loss: Loss, outputs: Tensor, targets: Tensor) -> list[float]:
     (gradient,) = torch.autograd.grad(value, guess, allow_unused=True)
     if gradient is None or not bool(gradient.any()):
         return []
-    pull = gradient.float().norm(dim=1).double()
-    sums = torch.zeros(outputs.shape[1], dtype=pull.dtype, device=pull.device).index_add(0, targets, pull)
-    return (sums / torch.bincount(targets, minlength=outputs.shape[1]) / pull.mean()).tolist()
+    classes, pull, labels = (
+        outputs.shape[1],
+        gradient.float().norm(dim=1).double().flatten(),
+        targets.flatten(),
+    )
+    known = (labels >= 0) & (labels < classes)
+    pull, labels = pull[known], labels[known]
+    sums = torch.zeros(classes, dtype=pull.dtype, device=pull.device).index_add(0, labels, pull)
+    return (sums / torch.bincount(labels, minlength=classes) / pull.mean()).tolist()
 
 
 def constant_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:

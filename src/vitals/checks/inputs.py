@@ -58,7 +58,7 @@ MANY, FEW = 8, 4.0
 LEANING, UNEVEN = 0.5, 3.0
 """Power of a class's count with which its weight in the loss rises, where the commonest has so many times the
 labels of the rarest; −1 for weights that make up for the counts, 0 without any."""
-UNHEARD = 0.05
+LEFT_OUT = 0.05
 """Share of the labels that are of classes of no weight."""
 FEWEST_DISPUTED = 4
 """Images with different labels that are no slip of a few: of 4000 of CIFAR-10's none is there twice."""
@@ -253,13 +253,13 @@ class Inputs:
         total = max(sum(self.label_counts), 1)
         silent = [number for number, weight in enumerate(self.weights) if weight == 0]
         share = sum(self.label_counts[number] for number in silent) / total
-        if share > UNHEARD:
+        if share > LEFT_OUT:
             seen = (
                 f"The loss leaves out the samples of class {listed(map(str, silent))}, {share:.0%} of the "
                 f"labels: it is never learned."
             )
             remedy = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
-            return [Finding("class-imbalance", "warn", seen, remedy, "loss", share, UNHEARD, exact=True)]
+            return [Finding("class-imbalance", "warn", seen, remedy, "loss", share, LEFT_OUT, exact=True)]
         if self.leaning > LEANING:
             ranked = sorted((count, number) for number, count in enumerate(self.label_counts) if count)
             (fewest, least), (most, commonest) = ranked[0], ranked[-1]

@@ -133,8 +133,9 @@ class LossAtChance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
             remedy = "Check the sign of the loss and the order of its arguments."
             return [Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.perfect, self.chance)]
-        told = 1 - self.perfect / self.chance if self.chance > 0 else 1.0
-        if told < TELLING:
+        span = self.chance - self.perfect
+        told = span / self.chance if self.chance > 0 else 1.0
+        if told < TELLING and span < TELLING * self.prior_entropy:  # not for a large constant in the loss
             seen = (
                 f"A right answer costs {self.perfect:.4g} and a uniform guess {self.chance:.4g}: the loss "
                 f"hardly tells them apart, whatever is learned."

@@ -1,7 +1,7 @@
 """Does more weight decay raise the loss, and how does its pull compare with that of the data?"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,6 +104,11 @@ class Regularization:
     data_loss: float
     groups: tuple[GroupPenalty, ...]
     in_loss: LossPenalty | None = None
+    beside: float = math.nan
+    """Norm of the gradient of what the loss takes beside the outputs, as of features, over that of what it
+    takes of the outputs; NaN where it takes nothing else."""
+    classes: int = 0
+    """Of these outputs; 0 where it takes nothing else."""
 
     @property
     def penalty(self) -> float:
@@ -165,7 +170,7 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
 
 
 def check_regularization(
-    model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer
+    model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer, last: str = ""
 ) -> Regularization:
     """Weigh the weight decay of `optimizer` against the loss of `model` on `inputs` (N, ...), `targets` (N,).
 
@@ -179,6 +184,7 @@ def check_regularization(
         data_loss, gradients = copies.gradients(inputs, targets)
         by_parameter = {parameter: gradients.get(name) for name, parameter in copies.model.named_parameters()}
         in_loss = _in_loss(copies, inputs, targets, float(data_loss), gradients)
+        beside = _beside(copies, inputs, targets, gradients, last) if last else math.nan
         assert copies.optimizer is not None
         groups = []
         for group in copies.optimizer.param_groups:
@@ -195,7 +201,24 @@ def check_regularization(
                     math.sqrt(sum(float(gradient.float().square().sum()) for gradient in reached)),
                 )
             )
-    return Regularization(float(data_loss), tuple(groups), in_loss)
+    return Regularization(float(data_loss), tuple(groups), in_loss, beside)
+
+
+def _beside(
+    copies: Trial, inputs: Inputs, targets: Any, gradients: dict[str, Tensor | None], last: str
+) -> float:
+    """How hard the loss of a whole step pulls with no gradient through the outputs of the module `last`."""
+    owner: Any = copies.model.owner
+    hook = owner.get_submodule(last).register_forward_hook(lambda part, given, outputs: outputs.detach())
+    rest = copies.gradients(inputs, targets)[1]
+    hook.remove()
+    squares = [0.0, 0.0]
+    for name, whole in gradients.items():
+        other = rest.get(name)
+        if whole is not None and other is not None:  # what both of them train
+            squares[0] += float(other.norm()) ** 2
+            squares[1] += float((whole - other).norm()) ** 2
+    return math.sqrt(squares[0] / squares[1]) if squares[1] else math.nan
 
 
 def _in_loss(
@@ -234,12 +257,24 @@ class RegularizationCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        step = setup.step if setup.step and setup.step.beside else None
         result = check_regularization(
-            setup.model, setup.loss, *setup.batch(options.size or 128), setup.only_optimizer()
+            setup.model,
+            setup.loss,
+            *setup.batch(options.size or 128),
+            setup.only_optimizer(),
+            step.last if step else "",
         )
+        result = replace(result, classes=step.beside if step else 0)
         losses = (result.data_loss, result.total_loss(), result.total_loss(STRONGER))
         seen = " → ".join(f"{loss:.4g}" for loss in losses)
         return Outcome(result.findings(), seen, "rising with the weight decay", result)
+
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`beside`: how hard the loss pulls with what it takes beside the outputs, over how hard with these;
+        and `even_share`, the accuracy of a guess among as many classes."""
+        result: Regularization = outcome.result
+        return {"beside": result.beside, "even_share": 1 / result.classes} if result.classes else {}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, setup.batch_size) for size in (128, 32)]

@@ -113,7 +113,7 @@ class StepSize:
             f"{self.start - self.improvement:.4g}; the best of all lengths gives "
             f"{self.start - self.best_improvement:.4g} at {rate * self.best_factor:.2g}"
         )
-        if self.climb > UPHILL:
+        if self.climb > UPHILL and self.start > 0:  # below zero it may be a gain, which is to rise
             seen += (
                 f": the update goes up along the gradient, not down (cosine of the angle {self.climb:.2f})."
             )

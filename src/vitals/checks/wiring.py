@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from vitals.checks.chance import (
     applies_softmax_twice,
+    class_weights,
     double_softmax_floor,
     kind_of,
     sigmoid_floor,
@@ -95,6 +96,8 @@ class Wiring:
     `zero_gradient`, though their gradient is zero at other weights, too."""
     cut_off: bool = False
     """Whether the outputs do not change with the weights of `zero_gradient`, whatever these are."""
+    left_out_share: float = 0.0
+    """Share of the places of images that are of a class which the loss leaves out."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
@@ -293,6 +296,7 @@ def check_wiring(
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         classes, twice, over_batch, over_places, floor, heard = 0, False, False, False, 0.0, 1.0
+        left_out_share = 0.0
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies.loss_of, outputs, targets)
@@ -300,6 +304,8 @@ def check_wiring(
             over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
         elif isinstance(targets, Tensor) and outputs.ndim > 2 and not targets.is_floating_point():
             over_places = softmax_elsewhere(copies.loss_of, outputs, targets)
+            if isinstance(inputs, Tensor) and inputs.is_floating_point():  # of tokens it is the padding
+                left_out_share = _left_out_share(copies.loss_of, outputs, targets)
         elif isinstance(targets, Tensor) and targets.numel() == outputs.numel() and _bounded(copies, inputs):
             floor = sigmoid_floor(copies.loss_of, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
@@ -343,7 +349,15 @@ def check_wiring(
         binary_floor=floor,
         matter=(_matter(model, inputs, [name for name in flow.unreached if name not in apart]), matters),
         cut_off=without and not matters,
+        left_out_share=left_out_share,
     )
+
+
+def _left_out_share(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    if outputs.shape[:1] + outputs.shape[2:] != targets.shape:
+        return 0.0
+    silent = [number for number, weight in enumerate(class_weights(loss, outputs, targets)) if weight == 0]
+    return float(torch.isin(targets, torch.tensor(silent, device=targets.device)).float().mean())
 
 
 @torch.enable_grad()
@@ -496,6 +510,10 @@ class WiringCheck(Check):
         return Outcome(
             list(dict.fromkeys(found)), f"{learn} of {total} parameters learn", "all of them", results[0][0]
         )
+
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`left_out`: the share of the places of images that are of a class which the loss leaves out."""
+        return {"left_out": outcome.result.left_out_share}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, setup.batch_size) for size in (64, 16, 4)]

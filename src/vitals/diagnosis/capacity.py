@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterator
 
 from vitals.diagnosis.learning_rate import FEW_SAMPLES, too_low
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
 
 SHRUNK = 0.3
 """Share of its starting norm to which a healthy weight hardly ever shrinks."""
+OUTWEIGHS, LITTLE = 30.0, 0.1
+"""Times that a part of the loss pulls as hard as that of the outputs, and accuracy above an even guess, from
+which it is too strong."""
 LEVEL = 0.02
 """Share of the loss by which it falls in the last half of a run that has come to its end."""
 MOST_DROPPED = 0.9
@@ -31,6 +34,15 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         message = f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned."
         remedy = "Lower the weight decay until they keep their size."
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
+        return
+    beside, accuracy, chance = run.fact("beside"), run.accuracy("val"), run.fact("even_share")
+    if beside > OUTWEIGHS and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
+        message = (
+            f"What the loss takes beside the outputs of the network, as of features, pulled {beside:.2g} "
+            f"times as hard as what it takes of these; {accuracy:.0%} of the validation samples are right."
+        )
+        remedy = "Lower the weight of that part of the loss until both pull alike."
+        yield Finding("regularization-too-strong", "warn", message, remedy, "loss", beside, OUTWEIGHS)
         return
     evaluated = run.values("loss/train_eval")
     chance = run.guess_loss

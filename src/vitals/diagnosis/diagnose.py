@@ -26,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     signal.vanishing,
     signal.dead_layer,
     generalization.classes_never_shown,
+    generalization.classes_left_out,
     generalization.classes_renumbered,
     generalization.prepared_otherwise,
     generalization.labels_wrong_in_part,

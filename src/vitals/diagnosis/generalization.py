@@ -13,6 +13,10 @@ RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 RENAMED = 0.1
 """Share of the validation images, by three standard errors, that other numbers of the classes put right."""
+MOSTLY_LEFT_OUT, LITTLE_MORE = 0.5, 0.05
+"""Share of the places of images of a class that the loss leaves out, as the background where 0 is taken for
+padding; and what accuracy over all places may be above the rest. Where places without a label are meant, it
+leaves them out, too."""
 UNSHOWN = 0.05
 """Share of the validation images of classes that were never shown."""
 GAP = 0.1
@@ -96,6 +100,21 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
     )
     remedy = "Draw training and validation images at random, or class by class, from one list of all."
     fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
+    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+
+
+@needs("accuracy/val|accuracy/val_eval")
+def classes_left_out(run: Run) -> Iterator[Finding]:
+    """Most places of the images are of a class that the loss leaves out and the accuracy counts."""
+    share, accuracy = run.fact("left_out", 0.0), run.accuracy("val")
+    if not share > MOSTLY_LEFT_OUT or not accuracy < 1 - share + LITTLE_MORE:
+        return
+    message = (
+        f"The loss leaves out the class of {share:.0%} of the places of an image, and {accuracy:.0%} of all "
+        f"places are right in validation: none of those is."
+    )
+    remedy = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
+    fault = ("class-imbalance", "fail", message, remedy, "loss", share, MOSTLY_LEFT_OUT)
     yield Finding(*fault, exact=True)  # type: ignore[arg-type]
 
 

@@ -140,6 +140,17 @@ def too_low(run: Run) -> Iterator[Finding]:
         level: Level = "fail" if run.barely_learns else "warn"
         yield Finding("learning-rate-too-low", level, message, remedy, "lr", peak, UNFINISHED * base)
         return
+    ahead = 1 - run.probe(1) / run.last_loss if run.last_loss > 0 else math.nan
+    highest = run.learning_rate
+    if run.finished and run.barely_learns and highest < UNFINISHED * base and ahead > BETTER:
+        message = (
+            f"The schedule never let the learning rate above {highest:.2g} of the {base:g} configured, and "
+            f"the loss went from {run.first_loss:.3g} to {run.last_loss:.3g} in {run.steps} steps; twenty "
+            f"more at {base:g} take it to {run.probe(1):.3g}."
+        )
+        remedy = "Let the schedule give a share of the rate, 1 at its peak; LambdaLR's function is a factor."
+        yield Finding("learning-rate-too-low", "fail", message, remedy, "lr", highest, UNFINISHED * base)
+        return
     typical = typical_update(run)
     if not math.isfinite(typical) or not run.long_enough:
         return

@@ -1,6 +1,7 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -27,6 +28,9 @@ FEW = 10
 """Parameters that are watched meanwhile."""
 SAMPLE = 1000
 """Elements by which a tensor is seen to have changed."""
+TAKEN_BACK, LOOKS = 0.05, 3
+"""Share of a step that is left when the next batch begins, below which it was taken back; and steps in a row
+of which that must be so."""
 
 
 class LossParameters(Monitor):
@@ -71,6 +75,10 @@ class LossParameters(Monitor):
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             held = [p for group in groups for p in group["params"] if p.requires_grad]
             self.watched, self.at_start = held[:FEW], [_some(parameter) for parameter in held[:FEW]]
+        self.stepped: list[Tensor] = []
+        """Some values of the parameters before a step, and after it."""
+        self.undone = 0
+        """Steps in a row that were taken back."""
         self.made_anew = 0
         """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
 
@@ -79,6 +87,9 @@ class LossParameters(Monitor):
     ) -> None:
         self.batches, self.number = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self.began, batch_idx
         self.batch = batch if self._wanted() else None
+        if len(self.stepped) == 2:
+            self.guarded(self._taken_back, trainer, *self.stepped)
+        self.stepped = []
 
     def _wanted(self) -> bool:
         return self.active and (self.batches <= EARLY or self.number < 2)
@@ -89,6 +100,8 @@ class LossParameters(Monitor):
             self.guarded(self._look, trainer, pl_module, loss)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if len(self.stepped) == 1:
+            self.stepped.append(_first_values(trainer))
         if self.at_start and self.batches == PATIENCE:
             self.guarded(self._standing_still, trainer)
             self.at_start = []
@@ -96,9 +109,25 @@ class LossParameters(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
+        if self._wanted() and not self.stepped:
+            self.stepped = [_first_values(trainer)]
         if self.at_start:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
+
+    def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
+        """Say that what a step changes is changed back before the next batch."""
+        step = after - before
+        size = float(step @ step)
+        left = float((_first_values(trainer) - before) @ step) / size if size > 0 else 1.0
+        self.undone = self.undone + 1 if left < TAKEN_BACK else 0
+        if self.undone == LOOKS:
+            message = (
+                f"Of what an optimizer step changes {max(left, 0.0):.1%} is left when the next batch begins: "
+                f"something writes to the parameters in between."
+            )
+            remedy = "Look for what copies other weights back after each step, such as an average."
+            self._say(trainer, message, remedy, "optimizer", self.undone)
 
     def _standing_still(self, trainer: L.Trainer) -> None:
         """Say that a step by hand moves nothing: it is not taken, or without a gradient."""
@@ -205,6 +234,14 @@ class LossParameters(Monitor):
 
 def _rate(group: dict[str, Any]) -> float:
     return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a warm-up may start from 0
+
+
+def _first_values(trainer: L.Trainer) -> Tensor:
+    """Of some parameters of the optimizers, in double precision."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    trained = (p for group in groups for p in group["params"] if p.requires_grad)
+    some = [_some(parameter).double() for parameter in islice(trained, FEW)]
+    return torch.cat([each.to(some[0].device) for each in some]) if some else torch.zeros(0)
 
 
 def _some(leaf: Tensor) -> Tensor:

@@ -72,6 +72,9 @@ class TrainingStep:
         """Which of the batch's rows the loss depends on, given the outputs."""
         self.class_numbers = False
         """Whether these are one class number for each sample."""
+        self.beside = 0
+        """The classes C of the last call's outputs (N, C), where the loss takes class numbers, these outputs,
+        and more of what was called; else 0."""
         with torch.no_grad():
             self.rows.exact = self._is_exact()
         if len(losses) == 1:
@@ -98,6 +101,11 @@ class TrainingStep:
                 model(*(row[: max(2, self.rows.size // 2)] for row in rows))
                 return exact
         return False
+
+    @property
+    def last(self) -> str:
+        """Name of the module that is called last."""
+        return next(name for name, part in self.owner.named_modules() if part is self.calls[-1].module)
 
     def called(self) -> str:
         """Which networks the step calls, in words of those who wrote it."""
@@ -137,7 +145,10 @@ class TrainingStep:
         given = [
             place for place in range(len(rows)) if place not in self.target_rows and rows[place].ndim > 1
         ]
-        if not self.class_numbers or len(given) != 1 or not self._needs_outputs_alone(rows):
+        alone = self.class_numbers and self._needs_outputs_alone(rows)
+        if len(given) != 1 or not alone:
+            if self.class_numbers and not alone and self.outputs is not None:
+                self.beside = self.outputs.shape[1]
             self.network = None
             self.class_numbers, self.target_rows = False, ()
             return
@@ -410,11 +421,10 @@ class Path(StepModel):
 
     def __init__(self, step: TrainingStep, place: int) -> None:
         super().__init__(step)
-        last = step.calls[-1].module
         self.place = place
         """Of the tensor among the rows of the batch."""
-        self.last = next(name for name, part in step.owner.named_modules() if part is last)
-        self.calls = sum(call.module is last for call in step.calls)
+        self.last = step.last
+        self.calls = sum(call.module is step.calls[-1].module for call in step.calls)
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """The outputs (N, C) for these inputs (N, ...), all else as in the first sample of the example."""

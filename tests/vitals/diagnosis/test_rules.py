@@ -164,6 +164,19 @@ SICK: dict[str, tuple[str, Run]] = {
             val=0.24,
         ),
     ),
+    "a schedule that keeps to a hundredth of the rate": (
+        "learning-rate-too-low",
+        record(
+            falling(2.38, 2.25),
+            measured={"lr/0": [1e-4] * 10, "facts/base_lr": [0.01], "rate_probe/1": [1.79]},
+            train=0.146,
+            val=0.169,
+        ),
+    ),
+    "a background that the loss leaves out": (
+        "class-imbalance",
+        record(measured={"facts/left_out": [0.88], "accuracy/val_eval": [0.12]}),
+    ),
     "validation with channels in reverse order": (
         "train-val-mismatch",
         record(

@@ -78,6 +78,16 @@ class EarlierInstance(Foreign):
         return torch.optim.SGD(mlp().parameters(), lr=0.1)
 
 
+class GoesOnFromTheAverage(Foreign):
+    def on_train_start(self) -> None:
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                fast.copy_(slow.lerp_(fast, 0.01))
+
+
 @pytest.mark.parametrize(
     ("module", "said", "step"),
     [
@@ -87,6 +97,7 @@ class EarlierInstance(Foreign):
         (lambda: Swapped(mlp()), "2 parameter(s) of the network get no step", 1),
         (lambda: NewHead(mlp()), "4 parameter(s) of the network get no step", 1),
         (lambda: LaterEpoch(mlp()), "it holds 2 that the network no longer has", 9),
+        (lambda: GoesOnFromTheAverage(mlp()), "1.0% is left when the next batch begins", 4),
         (lambda: EarlierInstance(mlp()), "it holds 4 that the network no longer has", 1),
     ],
 )
