@@ -71,13 +71,6 @@ class Outputs:
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
         found = []
-        if self.affine:
-            seen = (
-                f"The network is an affine function of its inputs: its {len(self.layers)} layers with "
-                f"weights ({self.layers[0]} to {self.layers[-1]}) are worth one."
-            )
-            remedy = "Put a nonlinearity, such as ReLU, between the layers."
-            found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
         if self.places < AFFINE:
             seen = (
                 "The outputs stay the same when the pixels of an image change places: the network sees which "
@@ -87,6 +80,13 @@ class Outputs:
                 "Pool behind the convolutions, not before them, and look for a mean over rows and columns."
             )
             found.append(Finding("underfitting", "warn", seen, remedy, "outputs", self.places, AFFINE))
+        elif self.affine:
+            seen = (
+                f"The network is an affine function of its inputs: its {len(self.layers)} layers with "
+                f"weights ({self.layers[0]} to {self.layers[-1]}) are worth one."
+            )
+            remedy = "Put a nonlinearity, such as ReLU, between the layers."
+            found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
         if self.floor > OUT_OF_REACH * self.guess:
             low, high = self.ends
             end, cause = ("a ReLU", "dead-relu") if high == math.inf else ("a tanh", "saturated-activations")
