@@ -11,7 +11,7 @@ from torch import Tensor
 from vitals.averaging.validation import on_all_processes
 from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
 from vitals.probes.copies import NoOp
-from vitals.probes.loaders import successive_batches
+from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
 
@@ -51,7 +51,7 @@ def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
             owner._trainer = facts
             owner.training_step(prepared, *where)
 
-    batches = islice(successive_batches(trainer.train_dataloader), number)
+    batches = islice(successive_batches(training_loader(trainer)), number)
     seen = reestimate(tracking_layers(owner), run, batches)
     owner._trainer = None
     return seen

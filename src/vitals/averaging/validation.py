@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torchmetrics import Metric
 
-from vitals.errors import UserError, one_line
+from vitals.errors import UserError, reason_of
 from vitals.probes.loaders import successive_batches
 from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
@@ -41,8 +41,7 @@ def on_all_processes(trainer: L.Trainer, action: Callable[[], T]) -> T:
         return result
     if problem is None:
         raise NotPossible("it failed in another process")
-    kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-    raise NotPossible(kind + one_line(problem)) from problem
+    raise NotPossible(reason_of(problem)) from problem
 
 
 def validate_copy(trainer: L.Trainer, owner: L.LightningModule) -> dict[str, float]:

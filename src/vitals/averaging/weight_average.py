@@ -125,7 +125,7 @@ class WeightAverage(L.Callback):
         try:
             average = on_all_processes(trainer, lambda: AveragedWeights(pl_module, **self.options))  # type: ignore[arg-type]
         except NotPossible as problem:
-            rank_zero_warn(f"No weights are averaged: the module cannot be copied ({problem}).")
+            rank_zero_warn(f"No weights are averaged: {problem}")
             return
         if self.loaded:
             average.load_averaging_state(self.loaded)

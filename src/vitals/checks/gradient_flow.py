@@ -79,26 +79,29 @@ def gradient_flow(copies: Trial, x: Inputs, y: Any) -> GradientFlow:
     copies = Trial(copies.model, copies.loss, SGD(parameters.values(), lr=STEP_SIZE))
     duplicates = duplicate_unit_weights(copies.model)
     largest: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    apart: list[str] = []
+
+    def look(name: str, gradient: Tensor) -> None:
+        sizes[name] = _largest(gradient)
+        rows = gradient.flatten(1) if name in duplicates else None
+        if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * sizes[name]:
+            apart.append(name)
+
     for step in range(STEPS):
-        value, gradients = copies.step(x, y)
-        reached = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-        sizes = {name: _largest(gradient) for name, gradient in reached.items()}
-        bad = [name for name, size in sizes.items() if not math.isfinite(size)]
+        sizes.clear()
+        value = copies.step(x, y, look)
+        bad = [name for name in parameters if not math.isfinite(sizes.get(name, 0.0))]
         if bad and step == 0 and bool(value.isfinite()):
             return GradientFlow([], [], bad, [])
         if bad or not bool(value.isfinite()):
             if step == 0:  # the loss itself is broken, which says nothing about the wiring
                 return GradientFlow([], [], [], [])
             break
-        for name, gradient in reached.items():
-            size = sizes[name]
-            largest[name] = max(largest.get(name, 0.0), size)
-            rows = gradient.flatten(1) if name in duplicates else None
-            if rows is not None and float((rows - rows[:1]).abs().max()) > STILL_ALIKE * size:
-                del duplicates[name]
-        del gradients, reached  # room for the next ones
+        largest |= {name: max(largest.get(name, 0.0), size) for name, size in sizes.items()}
+    duplicates = {name: weight for name, weight in duplicates.items() if name not in apart}
     unreached = [name for name in parameters if name not in largest]
-    zero = [name for name, size in largest.items() if size == 0 and parameters[name].ndim > 1]
+    zero = [name for name, p in parameters.items() if largest.get(name) == 0 and p.ndim > 1]
     # Units that start at zero and get no gradient are duplicates only if nothing could ever give them one.
     lasting = [name for name in duplicates if largest.get(name, 0.0) > 0 or (name in zero and _still(copies))]
     return GradientFlow(unreached, zero, [], lasting)

@@ -276,7 +276,7 @@ def _recovers(
     """Whether one step of `optimizer` on a batch brings the loss back to chance, and further ones below."""
     x, y = cut(inputs, RECOVERY_BATCH), cut(targets, RECOVERY_BATCH)
     with trial(model, loss, optimizer) as copies:
-        before = float(copies.step(x, y)[0])
+        before = float(copies.step(x, y))
         if not float(copies.gradients(x, y)[0]) - chance <= EXCESS_LEFT * (before - chance):
             return False
         for _ in range(RECOVERY_STEPS):
@@ -290,11 +290,11 @@ def _cause(
     """The root of a loss too high, and the loss with standardized inputs."""
     normalized = standardized(inputs)
     with trial(model, loss) as copies, torch.no_grad():
-        value = float(copies.loss_of(copies.outputs(normalized), targets))
+        value = float(copies.loss_at(normalized, targets))
     if value <= chance * (1 + FAR):
         return "input-not-normalized", value
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
-        if float(copies.loss_of(copies.outputs(inputs), targets)) <= chance * (1 + FAR):
+        if float(copies.loss_at(inputs, targets)) <= chance * (1 + FAR):
             return "regularization-too-strong", value
     try:
         signal = check_layer_variance(model, normalized, optimizer)

@@ -12,6 +12,7 @@ from vitals.checks.chance import perfect_loss
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
+from vitals.measures.norms import norms
 from vitals.probes.trial import Inputs, Loss, Trial, check_rows, is_class_numbers, trial
 from vitals.writers.writer import Writer
 
@@ -197,8 +198,8 @@ def check_regularization(
                     float(group.get("weight_decay", 0.0)),
                     bool(decoupled),
                     sum(parameter.numel() for parameter in trained),
-                    sum(float(parameter.detach().float().square().sum()) for parameter in trained),
-                    math.sqrt(sum(float(gradient.float().square().sum()) for gradient in reached)),
+                    float(norms([parameter.detach() for parameter in trained]).double().square().sum()),
+                    float(norms(reached).double().norm()),
                 )
             )
     return Regularization(float(data_loss), tuple(groups), in_loss, beside)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
+from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, set_rate, trial
 from vitals.writers.writer import Writer
 
@@ -201,13 +203,15 @@ def check_step_size(
         parameters = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
         before = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
-        start, gradients = copies.step(inputs, targets)
+        gradients: dict[str, Tensor] = {}
+        start = copies.step(inputs, targets, gradients.__setitem__)
         copies.optimizer.state.clear()
         with torch.no_grad():
             update = []
             along, squares = 0.0, [0.0, 0.0]
-            for name, parameter, old in zip(list(gradients), parameters, before, strict=True):
-                parameter.grad, gradient = None, gradients.pop(name)  # the update takes its place in memory
+            names = (name for name, each in copies.model.named_parameters() if each.requires_grad)
+            for name, parameter, old in zip(names, parameters, before, strict=True):
+                parameter.grad, gradient = None, gradients.pop(name, None)  # the update takes its place
                 update.append(parameter - old)
                 if gradient is not None:
                     along += float((real(gradient) * real(update[-1])).sum())
@@ -224,7 +228,7 @@ def check_step_size(
                 for name, buffer in copies.model.named_buffers():
                     buffer.copy_(buffers[name])
                 torch.manual_seed(0)  # the same dropout as before the update
-                losses.append(float(copies.loss_of(copies.outputs(inputs), targets)))
+                losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
     warmup = max(present) / max(configured)
     result = StepSize(
         FACTORS,
@@ -262,7 +266,7 @@ def _over(
 
             def value() -> Tensor:
                 torch.manual_seed(0)
-                return copies.loss_of(copies.outputs(inputs), targets)
+                return copies.loss_at(inputs, targets)
 
             found = curvature(value, copies.optimizer, end=own_time() + seconds / 2)
     except (BudgetSpent, RuntimeError):  # or there is no second derivative
@@ -284,11 +288,11 @@ def _working_rate(
             assert copies.optimizer is not None
             set_rate(copies.optimizer, rate)
             for step in range(STEPS if rate else 0):
-                present, _ = copies.step(*batches[step % len(batches)])
-                if not math.isfinite(float(present)) or own_time() > end:
+                present = or_nan(partial(copies.step, *batches[step % len(batches)]))
+                if not math.isfinite(present) or own_time() > end:
                     return math.nan
             with torch.no_grad():
-                judged = [copies.loss_of(copies.outputs(inputs), targets) for inputs, targets in batches]
+                judged = [copies.loss_at(inputs, targets) for inputs, targets in batches]
             return float(torch.stack(judged).mean())
 
     return working_rate(loss_after, loss_after(0.0), rate, higher, seconds)
@@ -297,8 +301,9 @@ def _working_rate(
 def _aftermath(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer) -> float:
     with trial(model, loss, optimizer) as copies:
         for _ in range(AFTERMATH + 1):
-            copies.step(inputs, targets)
-        return float(copies.gradients(inputs, targets)[0])
+            if math.isnan(or_nan(partial(copies.step, inputs, targets))):
+                return math.nan
+        return or_nan(lambda: copies.gradients(inputs, targets)[0])
 
 
 def _size(update: list[Tensor], before: list[Tensor]) -> float:

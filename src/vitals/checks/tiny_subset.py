@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
-from vitals.measures.norms import real
+from vitals.measures.norms import norms
+from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
     Inputs,
     Loss,
@@ -351,11 +353,11 @@ def check_few_samples(
             copies = Trial(copies.model, copies.loss, optimizer_copy)
             losses: list[float] = []
             for _ in range(max_steps):
-                losses.append(float(copies.step(inputs, targets)[0]))
+                losses.append(or_nan(partial(copies.step, inputs, targets)))
                 if not math.isfinite(losses[-1]) or 0 < losses[-1] < ZERO * losses[0]:
                     break
             with torch.no_grad():
-                losses.append(float(copies.loss_of(copies.outputs(inputs), targets)))
+                losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
         rate = max(float(group["lr"]) for group in optimizer_copy.param_groups)
         attempts.append((f"{type(optimizer_copy).__name__} at learning rate {rate:g}", tuple(losses)))
         if losses[-1] < FALLEN * losses[0]:
@@ -393,12 +395,17 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
     copies = Trial(copies.model, copies.loss, optimizer)
     losses: list[float] = []
     ratio, due = 0.0, 0
+    sizes: dict[str, float] = {}
+
+    def look(name: str, gradient: Tensor) -> None:
+        if len(losses) < FIRST_STEPS and gradient.ndim > 1:
+            sizes[name] = float(norms([gradient])) / math.sqrt(gradient.numel())
+
     for step in range(max_steps):
-        value, gradients = copies.step(x, y)
-        losses.append(float(value))
+        losses.append(float(copies.step(x, y, look)))
         if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
-            ratio = max(ratio, _gradient_ratio(gradients))
-        del gradients  # room for the next ones
+            in_order = [sizes[name] for name, _ in copies.model.named_parameters() if name in sizes]
+            ratio = max(ratio, in_order[0] / in_order[-1] if len(in_order) > 1 and in_order[-1] > 0 else 1.0)
         if losses[-1] < perfect + ZERO and step >= due:
             perfect, due = _perfect_now(copies, x, y, perfect), 2 * step + 1  # it costs as much as many steps
             if losses[-1] < perfect + ZERO:
@@ -425,14 +432,6 @@ def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:
     """Loss of a perfect answer with the weights as they are, if it is less than `before`."""
     with torch.no_grad():
         return min(before, perfect_loss(copies.loss_of, copies.outputs(x), y))
-
-
-def _gradient_ratio(gradients: dict[str, Tensor | None]) -> float:
-    """Of the first weight tensor to the last in order of registration; 1 for fewer than two."""
-    sizes = [
-        float(real(g).square().mean().sqrt()) for g in gradients.values() if g is not None and g.ndim > 1
-    ]
-    return sizes[0] / sizes[-1] if len(sizes) > 1 and sizes[-1] > 0 else 1.0
 
 
 def _rising(attempt: Attempt, chance: float) -> bool:

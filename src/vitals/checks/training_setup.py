@@ -25,6 +25,7 @@ from vitals.probes.loaders import (
     drawn_places,
     random_batches,
     successive_batches,
+    training_loader,
     twice,
     unaugmented,
     validation_loader,
@@ -336,7 +337,7 @@ def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, A
     count = 0
     try:
         preparation = BatchPreparation(trainer, owner, step.trainer)
-        loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
+        loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
         for batch in map(preparation, random_batches(loader, samples)):
             owner.eval()
             inputs = step.network_inputs(batch, owner.training_step)
@@ -373,22 +374,20 @@ class _Source:
     """Prepared batches of the training loader, or the one batch at hand."""
 
     def __init__(self, trainer: L.Trainer, preparation: BatchPreparation, batch: Any) -> None:
-        self.loader = trainer.train_dataloader
-        combined = trainer.fit_loop._combined_loader
-        self.mode = "" if combined is None else combined._mode
+        self.loader = training_loader(trainer)
         self.preparation, self.batch = preparation, batch
 
     def successive(self, samples: int) -> Iterator[Any]:
         """Batches in the loader's order."""
         if self.batch is not None:
             return iter([self.batch])
-        return self._first(successive_batches(self.loader, self.mode), samples)
+        return self._first(successive_batches(self.loader), samples)
 
     def random(self, samples: int) -> Iterator[Any]:
         """Batches drawn at random."""
         if self.batch is not None:
             return iter([self.batch])
-        return self._first(random_batches(self.loader, samples, self.mode), samples)
+        return self._first(random_batches(self.loader, samples), samples)
 
     def _first(self, batches: Iterator[Any], samples: int) -> Iterator[Any]:
         count, end = 0, math.inf

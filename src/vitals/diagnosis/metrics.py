@@ -23,6 +23,11 @@ HIGHER = frozenset(
 )
 """Words of a name by which more is better."""
 LOWER = {*ERRORS, "perplexity", "ppl", "wer", "cer", "mape", "brier", "eer", "fid"}
+GUESS = dict.fromkeys(("auc", "auroc", "rocauc", "cindex", "concordance"), 0.5)
+GUESS |= dict.fromkeys(("mcc", "matthewscorrcoef", "kappa", "cohenkappa"), 0.0)
+"""Value that a metric has, whatever the shares of the classes, for answers that mind no input."""
+NEAR, LEARNED = 0.05, 0.15
+"""Distances to that value: up to which it is one, and from which training is beyond it."""
 FEWEST = 6
 """Measurements without which no metric is judged."""
 LOST = 0.15
@@ -31,10 +36,14 @@ LOST = 0.15
 
 def better(quantity: str) -> int:
     """1 where more of a metric is better by its name, -1 where less is, 0 where the name does not say."""
-    plain = re.sub(r"binary|multiclass|multilabel|score|index|rate", "", quantity)  # of torchmetrics
-    words = set(re.split(r"[_@\d]+", plain)) | set(plain.split("_"))
+    words = _words(quantity)
     lower = words & LOWER or any(word.endswith("error") for word in words)
-    return bool(words & HIGHER) - bool(lower)
+    return bool(words & (HIGHER | GUESS.keys())) - bool(lower)
+
+
+def _words(quantity: str) -> set[str]:
+    plain = re.sub(r"binary|multiclass|multilabel|score|index|rate", "", quantity)  # of torchmetrics
+    return {*re.split(r"[_@\d]+", plain), *plain.split("_"), quantity.replace("_", "")}
 
 
 def judged(run: Run) -> dict[str, int]:
@@ -65,6 +74,9 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
             remedy = "Look at the predictions, and at what the metric is given: logits, thresholds, classes."
             yield Finding("accuracy-constant", "warn", message, remedy, tag, float(values[0]))
             continue
+        if run.finished and (found := _at_a_guess(run, tag, values)):
+            yield found
+            continue
         window = max(2, len(values) // 8)
         smooth = way * np.convolve(values, np.ones(window) / window, "valid")
         best, end = int(smooth.argmax()), float(smooth[-1])
@@ -82,6 +94,22 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
                 f"smaller network."
             )
             yield Finding("overfitting", "warn", message, remedy, tag, way * end, way * float(smooth[best]))
+
+
+def _at_a_guess(run: Run, tag: str, values: np.ndarray) -> Finding | None:
+    """That validation stays where a guess is while training is learned."""
+    name = tag.removesuffix("/val")
+    guess = next((GUESS[word] for word in _words(name) if word in GUESS), math.nan)
+    late, training = values[len(values) // 2 :], points(run, f"{name}/train")[1][-1:]
+    if not np.abs(late - guess).max() < NEAR or not training > guess + LEARNED:
+        return None
+    message = (
+        f"{name} is {training[0]:.3g} on training samples, and {late.min():.3g} to {late.max():.3g} on those "
+        f"of validation over the second half of the epochs, where it is {guess:g} for a guess: what is "
+        f"learned holds for nothing else."
+    )
+    remedy = "Look at samples with their labels, and whether those of validation are prepared alike."
+    return Finding("labels-random", "warn", message, remedy, tag, float(late[-1]), guess)
 
 
 def _training_gets_better(run: Run, name: str, way: int, since: float) -> str:

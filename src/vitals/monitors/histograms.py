@@ -22,12 +22,14 @@ from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, in_halves, samples_in, together
 from vitals.probes.twin import Twin
+from vitals.probes.untouched import ChangesParameters
 from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
 FEW = 8
 """Samples on which it is tried whether the step can do with a part of a batch."""
+WHOLE = "gradient noise: your training_step takes whole batches alone."
 
 
 class Histograms(Monitor):
@@ -131,7 +133,7 @@ class Histograms(Monitor):
             self.twin.few(batch, min(FEW, self.samples))
         if not self.whole and not self.twin.cuts:
             self.batch, self.whole = first_samples(batch, sys.maxsize), True
-            self.skip(UserError("gradient noise: your training_step takes whole batches alone."))
+            self.skip(UserError(WHOLE))
         self.rehearsed = True
 
     def on_train_batch_end(
@@ -178,8 +180,15 @@ class Histograms(Monitor):
         """Squared norms of the gradients of two halves of the batch, one after the other."""
         if self.whole or samples_in(self.batch) < 4:  # BatchNorm needs two samples
             return []
-        halves = in_halves(self.batch)
-        return [squared_norm(self._pass(half, parameters).gradients.values()) for half in halves]
+        try:
+            passes = (self._pass(half, parameters) for half in in_halves(self.batch))
+            return [squared_norm(each.gradients.values()) for each in passes]
+        except ChangesParameters:
+            raise
+        except UserError:  # as with sequences that are padded to the length of the longest
+            self.whole = True
+            self.skip(UserError(WHOLE))
+            return []
 
     def _noise(self, norms: list[float]) -> dict[str, float]:
         if len(norms) != 3:

@@ -17,6 +17,7 @@ from vitals.probes.loaders import (
     StreamOnly,
     is_even,
     random_batches,
+    training_loader,
     twice,
     unaugmented,
     validation_loader,
@@ -76,7 +77,7 @@ class FixedSubsets:
             self.as_they_are = False
             """Whether the training subset is drawn evenly, and without random changes."""
             try:
-                loader = unaugmented(trainer.train_dataloader, validation_loader(trainer), samples)
+                loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )

@@ -50,15 +50,15 @@ def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[An
     return iter(_own_loader(loader))
 
 
-def random_batches(loader: Any, samples: int, mode: str = "max_size_cycle") -> Iterator[Any]:
+def random_batches(loader: Any, samples: int) -> Iterator[Any]:
     """Batches of up to `samples` samples drawn at random, though `loader` may give them in an order.
 
     For loaders that are not in the order of their data set, the same as `successive_batches`.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
-        return successive_batches(loader, mode)
+        return successive_batches(loader)
     if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
-        return successive_batches(loader, mode)
+        return successive_batches(loader)
     dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
     return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
@@ -97,6 +97,14 @@ def drawn_places(loader: Any, count: int) -> list[Any]:
         if len(drawn) >= count:
             break
     return drawn[:count]
+
+
+def training_loader(trainer: L.Trainer) -> Any:
+    """The training loader of `trainer`, or with the mode in which they are put together all where there are
+    several."""
+    loader, combined = trainer.train_dataloader, trainer.fit_loop._combined_loader
+    several = isinstance(loader, dict | list | tuple) and combined is not None
+    return combined if several else loader
 
 
 def validation_loader(trainer: L.Trainer) -> Any:

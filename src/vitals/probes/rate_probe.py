@@ -14,7 +14,7 @@ from vitals.errors import UserError
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
-from vitals.probes.loaders import successive_batches
+from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
 from vitals.probes.rows import samples_in, together
@@ -150,12 +150,17 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
         return loss
 
     losses: list[float] = []
-    for batch in batches[:-JUDGED]:
-        optimizer.step(lambda batch=batch: step(batch))
-        if not math.isfinite(losses[-1]) or own_time() > end:
-            return math.nan
-    with torch.no_grad():
-        return float(torch.stack([twin.training_loss(batch).float() for batch in batches[-JUDGED:]]).mean())
+    try:
+        for batch in batches[:-JUDGED]:
+            optimizer.step(lambda batch=batch: step(batch))
+            if not math.isfinite(losses[-1]) or own_time() > end:
+                return math.nan
+        with torch.no_grad():
+            return float(torch.stack([twin.training_loss(each).float() for each in batches[-JUDGED:]]).mean())
+    except UserError:
+        if not losses:
+            raise
+        return math.nan  # as of a distribution, of a scale that is no number any more
 
 
 def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1, count: int = STEPS + JUDGED) -> list[Any]:
@@ -167,7 +172,7 @@ def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1, count: int = STEP
     each = wanted = 0
     while not wanted or len(taken) < wanted:  # an epoch may be shorter than that
         before = len(taken)
-        for batch in successive_batches(trainer.train_dataloader):
+        for batch in successive_batches(training_loader(trainer)):
             taken.append(preparation(batch))
             each = each or math.ceil(samples / max(samples_in(taken[0]), 1))
             wanted = each * count

@@ -76,6 +76,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     return StandIn(
         events=events,
         meets_zeros=False,
+        needs_graph=False,
         current_epoch=trainer.current_epoch,
         global_step=trainer.global_step,
         max_epochs=trainer.max_epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from vitals.errors import UserError, failed_at
 from vitals.probes.copies import unchanged
-from vitals.probes.untouched import GUARDED, untouched
+from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
 EVERY_THIRD = 3
 """Numbers under which a batch is given to a step that does nothing in some of them."""
@@ -89,7 +90,7 @@ def step_losses(
                     part._trainer = facts
             owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
             if owner.automatic_optimization:
-                result = call_step(owner.training_step, batch, number)
+                result = _automatic_step(owner, facts, batch, number)
             else:
                 result = _step_by_hand(owner, facts, batch, number)
         loss = result.get("loss") if isinstance(result, dict) else result
@@ -99,7 +100,8 @@ def step_losses(
     if owner.automatic_optimization or not any(isinstance(event, Tensor) for event in events):
         if loss is None:
             raise NoLoss("your training_step returns no loss.")
-        return [StepLoss(_scalar(loss), every)]
+        value = _scalar(loss)
+        return [StepLoss(value if graph else value.detach(), every)]
     groups: dict[tuple[int, ...], Tensor] = {}
     losses: list[Tensor] = []
     steps: list[int] = []
@@ -118,6 +120,19 @@ def step_losses(
         groups = dict.fromkeys(groups, _scalar(in_their_units(given[0], loss)))
     events.clear()
     return [StepLoss(value if graph else value.detach(), optimizers) for optimizers, value in groups.items()]
+
+
+def _automatic_step(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
+    """`call_step`, with gradients where the step cannot do without, as one that takes some itself."""
+    if not torch.is_grad_enabled() and not facts.needs_graph:
+        try:
+            return call_step(owner.training_step, batch, number)
+        except ChangesParameters:
+            raise
+        except UserError:
+            facts.needs_graph = True
+    with torch.enable_grad():
+        return call_step(owner.training_step, batch, number)
 
 
 def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
@@ -143,6 +158,16 @@ def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int)
     finally:
         for parameter, gradient in kept:
             parameter.grad = gradient
+
+
+def or_nan(loss: Callable[[], Tensor]) -> float:
+    """`loss()`, NaN where it fails, as a distribution does of a scale that is no number any more."""
+    try:
+        return float(loss())
+    except ChangesParameters:
+        raise
+    except (UserError, ValueError):
+        return math.nan
 
 
 def in_their_units(given: Tensor, returned: Any) -> Tensor:

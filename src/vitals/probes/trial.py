@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.optim import Adafactor, Adam, Optimizer, SparseAdam
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 
 from vitals.errors import UserError
 from vitals.measures.norms import dense
@@ -25,6 +26,9 @@ Loss = Callable[[Any, Any], Tensor]
 several."""
 Inputs = Tensor | tuple[Tensor, ...]
 """(N, ...), or what a network of several arguments takes; none at all where it has its batch within."""
+
+Look = Callable[[str, Tensor], None]
+"""Sees the gradient of the parameter of this name."""
 
 Clipping = Callable[[Optimizer], None]
 """Changes the gradients of an optimizer's parameters in place, as the training does before each step. The
@@ -63,6 +67,10 @@ class Trial:
             raise UserError(f"loss: it must return one number, not {shape}; average it over the batch.")
         return loss.reshape(())
 
+    def loss_at(self, inputs: Inputs, targets: Any) -> Tensor:
+        """`loss_of` what the model makes of `inputs`."""
+        return self.loss_of(self.outputs(inputs), targets)
+
     def gradients(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The loss, and its gradient by parameter name, dense; None for a parameter that the loss does not
         reach.
@@ -70,7 +78,7 @@ class Trial:
         Frozen parameters (`requires_grad=False`) are left out.
         """
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        loss = self.loss_of(self.outputs(inputs), targets)
+        loss = self.loss_at(inputs, targets)
         if not loss.requires_grad or not parameters:
             return loss.detach(), dict.fromkeys(parameters)
         # Not backward(): a loss that refers to the original model would leave gradients there.
@@ -78,27 +86,58 @@ class Trial:
         found = zip(parameters, gradients, strict=True)
         return loss.detach(), {name: None if each is None else dense(each) for name, each in found}
 
-    def step(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """One optimizer step on the batch; the loss and the gradients before it."""
-        assert self.optimizer is not None
-        results: list[tuple[Tensor, dict[str, Tensor | None]]] = []
+    def step(self, inputs: Inputs, targets: Any, look: Look = lambda name, gradient: None) -> Tensor:
+        """One optimizer step on the batch; the loss before it.
+
+        `look` gets the name and the gradient, dense, of each parameter that the loss reaches. Of a large
+        model each takes its step as soon as its gradient is there, which then goes: not all are in memory.
+        """
+        optimizer: Any = self.optimizer
+        trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+        clipped = getattr(optimizer, "clipping", None) is not None
+        if type(optimizer) in EACH_BY_ITSELF and not clipped and is_large(trained.values()):
+            return self._step_in_turn(inputs, targets, trained, look)
+        losses: list[Tensor] = []
 
         @torch.enable_grad()
         def closure() -> float:
             for parameter in self.model.parameters():
                 parameter.grad = None  # room for the next ones
             loss, gradients = self.gradients(inputs, targets)
-            for name, parameter in self.model.named_parameters():
-                gradient = gradients.get(name)
-                if gradient is not None and isinstance(self.optimizer, SparseAdam):  # which takes no other
+            for name, parameter in trained.items():
+                gradient = gradients[name]
+                if gradient is not None and not losses:
+                    look(name, gradient)
+                if gradient is not None and isinstance(optimizer, SparseAdam):  # which takes no other
                     gradient = gradient.to_sparse(1)
                 parameter.grad = gradient
-            clip(self.optimizer)
-            results.append((loss, gradients))
+            clip(optimizer)
+            losses.append(loss)
             return float(loss)
 
-        self.optimizer.step(closure)
-        return results[0]
+        optimizer.step(closure)
+        return losses[0]
+
+    def _step_in_turn(self, inputs: Inputs, targets: Any, trained: dict[str, Any], look: Look) -> Tensor:
+        optimizer: Any = self.optimizer
+        loss = self.loss_at(inputs, targets)
+
+        def take(name: str, parameter: Any) -> None:
+            parameter.grad = dense(parameter.grad)
+            look(name, parameter.grad)
+            # A value kept for another gradient, as of a detached weight, is then one step ahead.
+            with torch.autograd._unsafe_preserve_version_counter(parameter):
+                optimizer.step()
+            parameter.grad = None
+
+        with ExitStack() as stack:
+            for name, parameter in trained.items():
+                parameter.grad = None
+                handle = parameter.register_post_accumulate_grad_hook(partial(take, name))
+                stack.callback(handle.remove)
+            if loss.requires_grad:  # see `gradients`
+                torch.autograd.backward(loss, inputs=list(trained.values()))
+        return loss.detach()
 
 
 def clip(optimizer: Any) -> None:
@@ -218,6 +257,13 @@ def check_classes(outputs: Tensor, targets: Tensor) -> int:
 
 LARGE = 2**24
 """Parameters from which a network is trained by an optimizer that keeps next to nothing for each of them."""
+EACH_BY_ITSELF = (SGD, Adam, AdamW, Adafactor)
+"""Optimizers whose step of one parameter minds no other."""
+
+
+def is_large(parameters: Iterable[Tensor]) -> bool:
+    """Whether memory matters more than time for a network with these."""
+    return sum(parameter.numel() for parameter in parameters) > LARGE
 
 
 FALLBACK_RATE = 1e-3
@@ -234,8 +280,7 @@ def quick_optimizer(model: nn.Module) -> Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model: it has no parameter that trains.")
-    large = sum(parameter.numel() for parameter in trained) > LARGE
-    return Adafactor(trained, lr=0.03) if large else Adam(trained, lr=FALLBACK_RATE)
+    return Adafactor(trained, lr=0.03) if is_large(trained) else Adam(trained, lr=FALLBACK_RATE)
 
 
 def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) -> float:

@@ -14,6 +14,7 @@ from right_networks import RIGHT, causes, small_net
 from torch import Tensor, nn
 
 from vitals.checks.gradients.check import check_gradients
+from vitals.checks.gradients.functional_loss import FunctionalLoss
 from vitals.errors import UserError
 
 
@@ -90,6 +91,23 @@ def test_nothing_of_the_user_is_disturbed() -> None:
     assert random.getstate() == states[1]
     assert (np.random.get_state()[1] == states[2]).all()  # noqa: NPY002
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_large_weights_that_are_not_compared_are_widened_where_they_lie() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 1100), nn.ReLU(), nn.Linear(1100, 1000), nn.Linear(1000, 5))
+    x, y = torch.randn(4, 6), torch.randint(0, 5, (4,))
+    options = {"penalty": None, "samples": 4, "dtype": torch.float64, "seed": 0, "check_inputs": True}
+    some = FunctionalLoss(net, F.cross_entropy, x, y, choose=lambda tensors: ["0.weight", "input"], **options)
+    whole = FunctionalLoss(net, F.cross_entropy, x, y, **options)
+    assert some.model[2].weight.data_ptr() == net[2].weight.data_ptr()
+    assert (some.model[2].weight.dtype, whole.model[2].weight.dtype) == (torch.float32, torch.float64)
+    some.narrow()
+    value, gradients = some.value_and_gradients()
+    same, all_of_them = whole.value_and_gradients()
+    assert value == same
+    assert gradients.keys() == {"0.weight", "input"}
+    assert all(torch.equal(gradient, all_of_them[name]) for name, gradient in gradients.items())
 
 
 def test_nothing_is_disturbed_by_a_check_that_raises() -> None:

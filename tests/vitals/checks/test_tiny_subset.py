@@ -66,6 +66,16 @@ class Lasso(nn.Module):
         return F.cross_entropy(outputs, targets) + 0.02 * sum(p.abs().sum() for p in self.net.parameters())
 
 
+def test_parameters_that_step_one_after_the_other_learn_the_same(monkeypatch):
+    net = convnet()
+    arguments = net, F.cross_entropy, *batch(50), SGD(net.parameters(), 0.1, momentum=0.9), 40
+    at_once = check_tiny_subset(*arguments)
+    monkeypatch.setattr("vitals.probes.trial.LARGE", 0)
+    in_turn = check_tiny_subset(*arguments)
+    assert at_once.attempts[0].losses == in_turn.attempts[0].losses
+    assert at_once.attempts[0].gradient_ratio == in_turn.attempts[0].gradient_ratio
+
+
 def test_a_penalty_that_falls_is_no_loss_that_rewards_wrong_answers():
     loss = Lasso(convnet())
     result = check_tiny_subset(loss.net, loss, *batch(64), Adam(loss.net.parameters(), 1e-3))

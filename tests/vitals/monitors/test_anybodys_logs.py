@@ -100,6 +100,8 @@ TURNED = [*UP[:5], *reversed(UP[:5])]
         ),
         ({"val_f1": [0.0] * 10, "train_f1": UP}, ["accuracy-constant"]),
         ({"val_auc": [0.5] * 3 + [math.nan] * 7}, ["non-finite-loss"]),
+        ({"val_AUROC": [0.47, 0.52] * 5, "train_AUROC": UP}, ["labels-random"]),
+        ({"val/c_index": [0.47, 0.52] * 5, "train/c_index": [0.48, 0.55] * 5}, []),
         ({"val_g_loss": TURNED, "val_d_loss": [1.4] * 10, "val_threshold": [0.5] * 10, "val_f1": UP}, []),
         ({"val_map": [0.3 - 0.1 * u + 0.1 * (e % 3) for e, u in enumerate(UP)], "train_loss": UP[::-1]}, []),
         ({"val_iou": [1.0] * 10, "val_bleu": TURNED[:5]}, []),

@@ -267,7 +267,7 @@ class Live(IterableDataset):
 @pytest.mark.parametrize(
     ("module", "train", "reason"),
     [
-        (OnlyOnce(mlp()), None, "not evaluated"),
+        (OnlyOnce(mlp()), None, "not evaluated: your code fails with RuntimeError at"),
         (Validated(convnet()), DataLoader(Live(), 32), "BatchNorm's statistics"),
     ],
     ids=["validation", "stream"],

@@ -57,8 +57,9 @@ FEWEST = 4
 NOISE, EVALUATIONS = 30, 6
 """Steps on a few samples that it takes in time to measure the rounding errors, and one line: in float64, with
 every operation recorded; 1.5 for a line of an MLP, 6 of a convnet with batch normalization (measured)."""
-NUMBERS = 4_000_000
-"""Elements of the tensors that are compared before a training with a budget."""
+NUMBERS, FEWEST_NUMBERS, SHARE = 4_000_000, 1_000_000, 1 / 40
+"""Elements of the tensors that are compared before a training with a budget: this share of all, but no more
+and no fewer than these, for each takes as much memory as twenty parameters."""
 
 _LEARNING_RATE = 1e-3
 
@@ -141,7 +142,8 @@ def check_gradients(
                 reason = f"the loss became {burnt.loss_after} after {burnt.steps} steps of burn-in"
                 return GradientCheck((), before, 1.0, samples, skipped=reason)
             model, copy = trained.model, partial(copy, loss=trained.loss)
-        function = copy(model, samples=samples, check_inputs=check_inputs)
+        choose = partial(_spread, most=tensors, numbers=numbers) if penalty is None else None
+        function = copy(model, samples=samples, check_inputs=check_inputs, choose=choose)
         value = finite_value(function)
         # Other random numbers in between, so that what a module wrongly keeps from call to call shows.
         function.value(seed=seed + 1)
@@ -154,8 +156,7 @@ def check_gradients(
             return GradientCheck((), value, 1.0, samples, burnt, spread=spread)
         order = function.order_of_use()
         count = len(function.tensors)
-        if penalty is None:
-            function.narrow(_spread(function, tensors, numbers))
+        function.narrow()
         summaries, scale = _check_part(function, "data", order, elements, steps, stops_are_meant)
         ratios: tuple[tuple[str, float], ...] = ()
         if penalty is not None:
@@ -167,15 +168,16 @@ def check_gradients(
     return GradientCheck(tuple(summaries), value, scale, samples, burnt, decay_ratios=ratios, tensors=count)
 
 
-def _spread(function: FunctionalLoss, most: int | None, numbers: int | None) -> list[str]:
+def _spread(tensors: dict[str, Tensor], most: int | None, numbers: int | None) -> list[str]:
     """Names of up to `most` tensors with up to `numbers` elements in all: evenly spaced, from the last one
     on, and the smallest parameter in any case."""
-    names, left = list(function.tensors), math.inf if numbers is None else numbers
+    names, left = list(tensors), math.inf if numbers is None else numbers
     count = len(names) if most is None else min(max(most, 1), len(names))
-    chosen = [min(function.parameters, key=lambda name: function.parameters[name].numel())]
+    parameters = [name for name in names if isinstance(tensors[name], nn.Parameter)]
+    chosen = [min(parameters, key=lambda name: tensors[name].numel())]
     for place in range(count):
         name = names[len(names) - 1 - place * len(names) // count]
-        size = function.tensors[name].numel()
+        size = tensors[name].numel()
         if name not in chosen and len(chosen) < count and size <= left:
             left -= size
             chosen.append(name)
@@ -400,6 +402,8 @@ class GradientsCheck(Check):
         meant = setup.gives != "class numbers"
         if setup.writes:  # a difference would be overwritten before the loss sees it
             raise ChangesParameters
+        count = sum(parameter.numel() for parameter in setup.model.parameters())
+        numbers = min(NUMBERS, max(FEWEST_NUMBERS, int(SHARE * count)))
         results = [
             check_gradients(
                 each.model,
@@ -409,7 +413,7 @@ class GradientsCheck(Check):
                 check_inputs=isinstance(each.inputs, Tensor) and each.inputs.is_floating_point(),
                 burn_in_steps=burn_in_steps,
                 tensors=options.size or None,
-                numbers=None if math.isinf(options.budget.seconds) else NUMBERS,
+                numbers=None if math.isinf(options.budget.seconds) else numbers,
                 stops_are_meant=meant,
             )
             for each in setup.each_loss()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -25,8 +25,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean, reason_of
 from vitals.measures.graph_leaves import graph_leaves
+from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.untouched import untouched
 
 
 def checked_samples(model: nn.Module, inputs: Any, samples: int | None) -> int:
@@ -75,6 +77,8 @@ Loss = Callable[[Any, Any], Tensor]
 Penalty = Callable[[nn.Module], Tensor] | Mapping[str, float] | float
 Part = Literal["data", "penalty", "both"]
 
+_LARGE = 2**20
+"""Elements of a weight that is worth widening anew each time it is used."""
 _LENGTHS = (1.0, 10.0, 100.0, 100.0)
 """Of the lines on which a leap is sought, in spreads of the tensor's elements."""
 _HALVINGS, _SMOOTH, _ROUNDED = 30, 0.1, 1e-11
@@ -93,6 +97,8 @@ class FunctionalLoss:
         samples: use the first so many examples.
         dtype: torch.float64 or torch.float32; all parameters, buffers and data are converted to it.
         check_inputs: whether floating-point inputs are among the tensors to differentiate by.
+        choose: names those of the tensors that `narrow` is going to leave. Large weights of layers that are
+            none of them stay what and where they are, and are widened while they are used, one by one.
 
     Raises:
         UserError: the model has integer, complex or only frozen parameters, or cannot be copied.
@@ -110,30 +116,36 @@ class FunctionalLoss:
         dtype: torch.dtype,
         seed: int,
         check_inputs: bool,
+        choose: Callable[[dict[str, Tensor]], list[str]] | None = None,
     ) -> None:
-        # One copy of all three, so that a loss that is a method of the model becomes a method of its copy.
-        model, loss, penalty = copied(model, loss, penalty)
-        inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         check_parameters(model)
         self.dtype, self.seed = dtype, seed
         self.device = next(model.parameters()).device
         if self.device.type == "mps" and dtype == torch.float64:
             self.device = torch.device("cpu")  # MPS has no float64
-        self.model = _converted(model.to(self.device), dtype)
+        inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        take = functools.partial(_example_data, samples=samples, total=batch_size(inputs))
+        self.inputs = tree_map(lambda leaf: self._own(take(leaf)), inputs)
+        self.targets = tree_map(lambda leaf: self._own(take(leaf)), targets)
+        differentiable = dict(_named_inputs(self.inputs)) if check_inputs else {}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.chosen = list(trained | differentiable) if choose is None else choose(trained | differentiable)
+        kept = _left_in_place(model, {id(trained[name]) for name in self.chosen if name in trained})
+        # One copy of all three, so that a loss that is a method of the model becomes a method of its copy.
+        self._kept = list(kept.values())
+        model, loss, penalty = copied(model, loss, penalty, memo=kept)
+        self.model = _converted(model.to(self.device), dtype, self._kept)
         _fix_spectral_norms(self.model)
         _whole_gradients(self.model)
         self.loss = _converted(loss.to(self.device), dtype) if isinstance(loss, nn.Module) else loss
         self.penalty = penalty
         if isinstance(penalty, Mapping):
             self._check_names(penalty)
-        take = functools.partial(_example_data, samples=samples, total=batch_size(inputs))
-        self.inputs = tree_map(lambda leaf: self._own(take(leaf)), inputs)
-        self.targets = tree_map(lambda leaf: self._own(take(leaf)), targets)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.tensors: dict[str, Tensor] = dict(self.parameters)
         """What to differentiate by: parameters under their names, inputs as `input` or `input[key]`."""
         if check_inputs:
-            self.tensors |= {name: leaf.requires_grad_() for name, leaf in _named_inputs(self.inputs)}
+            self.tensors |= {name: leaf.requires_grad_() for name, leaf in differentiable.items()}
 
     def value(self, part: Part = "data", seed: int | None = None, stops: Stops | None = None) -> Tensor:
         """The scalar loss, with its graph, always from the same random seed unless another is given; with
@@ -141,7 +153,8 @@ class FunctionalLoss:
         seed = self.seed if seed is None else seed
         _seed_everything(seed)
         value = torch.zeros((), dtype=self.dtype, device=self.device)
-        with _Precision(self.dtype), stops or nullcontext():
+        guard = untouched(self._kept) if self._kept else nullcontext()
+        with guard, _Precision(self.dtype), stops or nullcontext():
             if part in ("data", "both"):
                 value = value + _scalar(self._data_loss(), "loss")
             if part in ("penalty", "both"):
@@ -200,9 +213,9 @@ class FunctionalLoss:
         finally:
             tensor.copy_(before)
 
-    def narrow(self, names: Sequence[str]) -> None:
-        """Differentiate by the tensors of these names alone, which spares the gradients of the others."""
-        for name in self.tensors.keys() - names:
+    def narrow(self) -> None:
+        """Differentiate by the chosen tensors alone, which spares the gradients of the others."""
+        for name in self.tensors.keys() - self.chosen:
             self.tensors.pop(name).requires_grad_(False)
 
     def weight_decay(self) -> dict[str, float] | None:
@@ -286,9 +299,21 @@ def _seed_everything(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 (the user's code may draw from it)
 
 
-def copied(*things: Any) -> Any:
-    """A deep copy of `things`, without the wrapper of `torch.compile`."""
-    return deep_copy(tuple(getattr(thing, "_orig_mod", thing) for thing in things))
+def copied(*things: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A deep copy of `things`, without the wrapper of `torch.compile`; `memo` as in `copy.deepcopy`."""
+    return deep_copy(tuple(getattr(thing, "_orig_mod", thing) for thing in things), memo)
+
+
+def _left_in_place(model: nn.Module, chosen: Container[int]) -> dict[int, nn.Parameter]:
+    """By identity, what stands for the large weights of simple layers that are not `chosen`: parameters that
+    lie where they do."""
+    layers = (part for part in model.modules() if isinstance(part, (*WEIGHTED, nn.Embedding)))
+    weights = (part._parameters.get("weight") for part in layers)
+    return {
+        id(each): nn.Parameter(each.data, each.requires_grad)
+        for each in weights
+        if type(each) is nn.Parameter and each.numel() > _LARGE and id(each) not in chosen
+    }
 
 
 def check_parameters(model: nn.Module) -> None:
@@ -332,9 +357,14 @@ def _named_inputs(inputs: Any) -> Iterable[tuple[str, Tensor]]:
             yield "input" if key == "" else f"input[{key}]", leaf
 
 
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    # Unlike `.to(dtype)`, these leave complex buffers alone.
-    return module.double() if dtype == torch.float64 else module.float()
+def _converted(module: nn.Module, dtype: torch.dtype, but: Sequence[Tensor] = ()) -> nn.Module:
+    # As `.double()`, which leaves complex buffers alone, unlike `.to(dtype)`.
+    kept = set(map(id, but))
+
+    def widened(each: Tensor) -> Tensor:
+        return each.to(dtype) if each.is_floating_point() and id(each) not in kept else each
+
+    return module._apply(widened)
 
 
 def _whole_gradients(model: nn.Module) -> None:
@@ -375,7 +405,9 @@ class _Precision(TorchDispatchMode):
         if isinstance(wanted, torch.dtype) and wanted.is_floating_point:
             kwargs["dtype"] = torch.promote_types(wanted, self._dtype)
         in_place = func.overloadpacket.__name__.endswith("_")  # a copy of what it writes to would be lost
-        if not in_place and any(self._is_narrow(tensor) for tensor in tensors_in((args, kwargs))):
+        narrow = any(self._is_narrow(tensor) for tensor in tensors_in((args, kwargs)))
+        # A view is widened where it is used.
+        if narrow and not in_place and not any(each.alias_info for each in func._schema.returns):
             args, kwargs = tree_map(self._widened, (args, kwargs))
         return func(*args, **kwargs)
 
