@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.fresh_draws import fresh_share
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.loaders import (
@@ -45,6 +46,8 @@ TWICE = 64
 PLACES = 2048
 """Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
+MOSTLY = 0.5
+"""Share of the layers of a part that look freshly drawn, from which it is not one that was loaded."""
 TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
@@ -151,9 +154,13 @@ class TrainingSetup:
             model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared=True)
             mute(model.owner)
             own = tuple(optimizers[place] for place in minimisers)
-            held = {id(p) for optimizer in own for group in optimizer.param_groups for p in group["params"]}
+            mine, every = (
+                {id(p) for each in those for group in each.param_groups for p in group["params"]}
+                for those in (own, optimizers)
+            )
             parameters = dict(model.named_parameters())
-            left_out = tuple(name for name in names if id(parameters[name]) not in held)
+            others = {name for name in names if id(parameters[name]) in every - mine}
+            left_out = tuple(name for name in names if name in others.union(self.left_out))
             for name in left_out:
                 parameters[name].requires_grad_(False)
             yield replace(self, model=model, optimizers=own, left_out=left_out, gives="loss")
@@ -285,7 +292,7 @@ def _setup(
         validation_inputs, training_mode = _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
             training_mode = _mode_in_validation(trainer, step)
-            setup = replace(setup, left_out=() if setup.later else _leave_out(step.network, optimizers))
+            setup = replace(setup, left_out=() if setup.later else _leave_out(step, step.network, optimizers))
         found: Any = tuple(each[:samples] for each in targets)
         found = found[0] if len(found) == 1 else found
         return replace(
@@ -427,20 +434,33 @@ def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
         setup,
         inputs=rows,
         targets=(),
-        left_out=() if setup.later else _leave_out(model, setup.optimizers),
+        left_out=() if setup.later else _leave_out(step, model, setup.optimizers),
         training_layers_in_validation=_mode_in_validation(trainer, step),
     )
 
 
-def _leave_out(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
-    """Freeze the parts of which no optimizer has a single parameter; the names of their parameters."""
+def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
+    """Freeze the parts of which no optimizer has a single parameter; the names of their parameters.
+
+    Not those that the gradient of the loss comes to at weights that look freshly drawn: they are forgotten.
+    """
     held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
     left_out: list[str] = []
+    reached: set[int] | None = None
     for child, part in model.named_children():
-        parameters = dict(part.named_parameters(prefix=child))
-        if parameters and not any(id(parameter) in held for parameter in parameters.values()):
-            left_out += [name for name, parameter in parameters.items() if parameter.requires_grad]
-            part.requires_grad_(False)
+        parameters = {name: p for name, p in part.named_parameters(prefix=child) if p.requires_grad}
+        if not parameters or any(id(parameter) in held for parameter in part.parameters()):
+            continue
+        if reached is None:
+            reached = set()
+            with suppress(RuntimeError), buffers_kept(step.owner), isolated_rng(seed=0):
+                reached = set(map(id, StepModel(step).reached(step.rows.example, 0)))
+        part.requires_grad_(False)
+        if {id(p) for p in parameters.values()} & reached and fresh_share(part) > MOSTLY:
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+        else:
+            left_out += parameters
     return tuple(left_out)
 
 

@@ -541,6 +541,11 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))
+    if setup.step is not None and setup.gives == "loss":
+        found = setup.step.squashed  # of outputs that nobody else can be asked for
+        result = replace(
+            result, softmax_twice=found.classes > 0, classes=found.classes, binary_floor=found.binary_floor
+        )
     frozen = tuple(name for name in result.frozen if name not in setup.left_out)
     names = {name for name, parameter in setup.model.named_parameters() if parameter.requires_grad}
     return replace(result, frozen=frozen, left_out=setup.left_out), names

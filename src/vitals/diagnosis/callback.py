@@ -15,7 +15,7 @@ from rich.console import Console
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
-from vitals.diagnosis.metrics import judged, logged_metrics
+from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
@@ -65,7 +65,7 @@ class Diagnosis(L.Callback):
         if stop_on not in ("fail", "never"):
             raise UserError(f"stop_on={stop_on!r} must be 'fail' or 'never'.")
         self.stop_on, self.probe, self.report, self.summary = stop_on, probe, report, summary
-        self.rules = (*RULES, logged_metrics, *rules)
+        self.rules = (*RULES, logged_metrics, lost_game, *rules)
         self.findings: list[Finding] = []
         self.looks: list[Finding] = []
         """In how many verdicts, once that is known; the last in `findings.json`."""
@@ -178,7 +178,8 @@ class Diagnosis(L.Callback):
             if isinstance(callback, SanityChecks):
                 made += callback.made
                 missing += callback.missing
-        rules = [rule for rule in self.rules if rule is not logged_metrics or judged(run)]
+        there: dict[Rule, Any] = {logged_metrics: judged(run), lost_game: adversaries(run)}
+        rules = [rule for rule in self.rules if there.get(rule, True)]
         return looked_at(run, made, missing, rules)
 
     def _say(self, page: Path | None) -> None:

@@ -1,7 +1,7 @@
 """What metrics that a module logs by name say, besides loss and accuracy: IoU, F1, AUC, BLEU, perplexity.
 
 Nothing is known of them but their names and how they scatter, so that a metric whose better way is not known
-by its name is not judged, and neither are losses of a GAN, which mean nothing alone.
+by its name is not judged; the losses of a GAN, which mean nothing alone, are judged together.
 """
 
 import math
@@ -28,6 +28,14 @@ GUESS |= dict.fromkeys(("mcc", "matthewscorrcoef", "kappa", "cohenkappa"), 0.0)
 """Value that a metric has, whatever the shares of the classes, for answers that mind no input."""
 NEAR, LEARNED = 0.05, 0.15
 """Distances to that value: up to which it is one, and from which training is beyond it."""
+ADVERSARIES = {
+    "generator": {"g", "gen", "generator"},
+    "discriminator": {"d", "dis", "disc", "discriminator", "critic"},
+}
+"""Words of the names of their losses."""
+WON, GROWN = 0.02, 3.0
+"""Share of its first value to which the loss of a discriminator that has won falls, and times its own that
+the generator's is then."""
 FEWEST = 6
 """Measurements without which no metric is judged."""
 LOST = 0.15
@@ -94,6 +102,40 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
                 f"smaller network."
             )
             yield Finding("overfitting", "warn", message, remedy, tag, way * end, way * float(smooth[best]))
+
+
+def adversaries(run: Run) -> tuple[str, str] | None:
+    """The tags of the losses of a generator and of its discriminator; None where they are not told apart."""
+    named: dict[str, str] = {}
+    for tag in run.history.tags():
+        words = set(re.split(r"[^a-z]+", tag.lower().replace("loss", " loss ")))
+        if "loss" in words and not words & {"val", "valid", "validation"}:
+            named |= {who: tag for who, names in ADVERSARIES.items() if words & names and who not in named}
+    return (named["generator"], named["discriminator"]) if len(named) == 2 else None
+
+
+def lost_game(run: Run) -> Iterator[Finding]:
+    """A discriminator that tells all samples apart, from which the generator learns nothing any more."""
+    tags = adversaries(run)
+    generator, discriminator = (points(run, tag)[1] for tag in tags or ("", ""))
+    few = min(len(generator), len(discriminator)) < FEWEST
+    if tags is None or few or min(generator.min(), discriminator.min()) < 0:  # as of Wasserstein's, no scale
+        return
+    (mine, its), (my_end, its_end) = (
+        [float(part.mean()) for part in parts]
+        for parts in (
+            (generator[:2], discriminator[:2]),
+            (generator[-len(generator) // 3 :], discriminator[-len(discriminator) // 3 :]),
+        )
+    )
+    if its_end < WON * its and my_end > GROWN * mine and generator[-1] > GROWN * mine:
+        message = (
+            f"The discriminator's loss, {tags[1]}, went from {its:.3g} to {its_end:.2g}, and that of the "
+            f"generator, {tags[0]}, from {mine:.3g} to {my_end:.3g}: all samples are told apart with "
+            f"certainty, which leaves the generator next to nothing to learn from."
+        )
+        remedy = "Lower the discriminator's learning rate, let it step less often, or smooth its targets."
+        yield Finding("vanishing-gradients", "warn", message, remedy, tags[1], its_end, WON * its)
 
 
 def _at_a_guess(run: Run, tag: str, values: np.ndarray) -> Finding | None:

@@ -39,7 +39,7 @@ def probe(model: nn.Module, loss: Callable[[], Tensor], parameters: Mapping[str,
     reached = [layer.values for layer in layers if layer.values.requires_grad]
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     gradients: list[Tensor | None] = []
-    if value.requires_grad:
+    if value.requires_grad and (reached or trained):
         gradients = list(torch.autograd.grad(value, [*reached, *trained.values()], allow_unused=True))
     of_layers = iter(gradients[: len(reached)])
     by_layer = [next(of_layers, None) if layer.values.requires_grad else None for layer in layers]

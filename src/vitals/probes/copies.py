@@ -55,6 +55,15 @@ INTERNAL = set(vars(nn.Module())) - {"_buffers"}
 """Tables that torch keeps in every module, which no step changes."""
 
 
+STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+"""What Lightning replaces in a module that `torch.compile` is given as a whole."""
+
+
+def is_compiled(part: Any) -> bool:
+    """Whether this is a LightningModule that `torch.compile` was given as a whole."""
+    return isinstance(part, L.LightningModule) and bool(part._compiler_ctx)
+
+
 class NoOp:
     """Stands for a logger, a strategy or a file: takes every call and does nothing."""
 
@@ -112,11 +121,14 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
                 where = f"self.{name}" if name else "the module"
                 raise UserError(f"{where} is made by torch.jit, of which there is no copy to measure on.")
     memo = {} if memo is None else memo
+    several = isinstance(original, tuple)
+    modules = [each for each in (original if several else [original]) if isinstance(each, nn.Module)]
+    compiled = [part._compiler_ctx for each in modules for part in each.modules() if is_compiled(part)]
+    memo |= {id(context): None for context in compiled}
     kept = _prepare(original, memo)
     shared = set(map(id, memo.values()))  # on purpose
     try:
         copied = copy.deepcopy(original, memo)
-        several = isinstance(original, tuple)
         for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
             if isinstance(its, nn.Module):
                 _require_apart(its, mine, shared)
@@ -146,9 +158,11 @@ def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> 
 
 def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
     """Let LightningModules in a copy of a copy ask the trainer that the first copy asks, which `deepcopy`
-    leaves out."""
+    leaves out; and take what is compiled, and bound to the original, from the copy."""
     for mine, its in zip(copied.modules(), original.modules(), strict=False):
         if isinstance(its, L.LightningModule) and isinstance(mine, L.LightningModule):
+            for name in STEPS if is_compiled(its) else ():
+                mine.__dict__.pop(name, None)
             trainer: Any = its._trainer
             if trainer is not None and not isinstance(trainer, L.Trainer):
                 mine._trainer = trainer

@@ -108,9 +108,14 @@ def training_loader(trainer: L.Trainer) -> Any:
 
 
 def validation_loader(trainer: L.Trainer) -> Any:
-    """The one validation loader of `trainer`, or all where there are several; None without one."""
-    loaders = trainer.val_dataloaders
-    return loaders[0] if isinstance(loaders, list | tuple) and len(loaders) == 1 else loaders
+    """The validation loader of `trainer`, the first of several that Lightning takes one after the other; None
+    without one."""
+    combined, loaders = trainer.fit_loop.epoch_loop.val_loop._combined_loader, trainer.val_dataloaders
+    if combined is not None and combined._mode != "sequential":
+        return combined
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    return next(iter(loaders), None) if isinstance(loaders, list | tuple) else loaders
 
 
 def unaugmented(loader: Any, validation: Any, samples: int) -> Any:

@@ -44,7 +44,9 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     """
     if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
-    where = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
+    where: tuple[int, ...] = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
+    if is_param_in_hook_signature(step, "dataloader_idx", explicit=True):
+        where += (0,)
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
         with untouched(shared.tensors) if shared and shared.tensors else nullcontext():
@@ -124,15 +126,23 @@ def step_losses(
 
 def _automatic_step(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
     """`call_step`, with gradients where the step cannot do without, as one that takes some itself."""
-    if not torch.is_grad_enabled() and not facts.needs_graph:
+    if torch.is_grad_enabled():
+        return call_step(owner.training_step, batch, number)
+    failure: UserError | None = None
+    if not facts.needs_graph:
         try:
             return call_step(owner.training_step, batch, number)
         except ChangesParameters:
             raise
-        except UserError:
-            facts.needs_graph = True
+        except UserError as error:
+            failure = error
     with torch.enable_grad():
-        return call_step(owner.training_step, batch, number)
+        try:
+            result = call_step(owner.training_step, batch, number)
+        except UserError as error:
+            raise failure or error from None
+    facts.needs_graph = True
+    return result
 
 
 def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:

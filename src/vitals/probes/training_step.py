@@ -23,6 +23,7 @@ from vitals.errors import UserError
 from vitals.probes.copies import unchanged
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows
+from vitals.probes.squashed import Squashed
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
     EVERY_THIRD,
@@ -60,6 +61,7 @@ class TrainingStep:
 
     def __init__(self, owner: L.LightningModule, trainer: Any, batch: Any) -> None:
         self.owner, self.trainer, self.rows = owner, trainer, Rows(batch)
+        self.squashed = Squashed()
         self.calls, losses = self._watched(batch)
         self.optimizers = [loss.optimizers for loss in losses]
         """By loss, the numbers of the optimizers that minimise it."""
@@ -356,7 +358,7 @@ class TrainingStep:
             if depth == 0:
                 calls.append(Call(module, arguments, options, tree_map(_detached, outputs)))
 
-        with ExitStack() as stack, buffers_kept(self.owner):
+        with ExitStack() as stack, buffers_kept(self.owner), self.squashed:
             for module in self.owner.modules():
                 if next(module.parameters(), None) is not None:
                     for handle in (

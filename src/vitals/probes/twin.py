@@ -19,17 +19,17 @@ from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples
 from vitals.probes.stand_in import attach, mute, stand_in
 from vitals.probes.step_losses import only_loss, step_losses
-from vitals.probes.untouched import untouched
+from vitals.probes.untouched import ChangesParameters, untouched
 
 PLAIN = (bool, int, float, str, type(None))
-STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
 class Twin:
     """A copy of `module` whose parameters are those of the original, and whose buffers and hooks are its own.
 
     Running its steps leaves BatchNorm statistics, metrics, counters and the compiled graphs of the original
-    alone, and takes no memory for parameters. It logs nothing. Random numbers are drawn from the global
+    alone, and takes no memory for parameters; only where the step writes to them it gets some of its own. It
+    logs nothing. Random numbers are drawn from the global
     states: isolate them. One copy may serve several, each of which calls `refresh` before it uses it, and
     takes away the hooks that it has put there.
 
@@ -45,16 +45,13 @@ class Twin:
         if "FSDP" in type(trainer.strategy).__name__ or "DeepSpeed" in type(trainer.strategy).__name__:
             raise UserError("the parameters are spread over processes.")
         self.trainer, self.original = trainer, module
-        self.rehearsed = False
+        self.rehearsed, self.shares = False, True
         self.cuts: bool | None = None
         """Whether the training step can do with a part of a batch; None where that is not known yet."""
         if any(map(is_lazy, module.parameters())):
             raise UserError("the module has lazy layers, which have no weights before the first batch.")
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
-        memo[id(module._compiler_ctx)] = None
         self.module: L.LightningModule = copied(module, memo)
-        for name in STEPS if module._compiler_ctx else ():
-            self.module.__dict__.pop(name, None)  # compiled, and bound to the original
         mute(self.module)
         for part in self.module.modules():
             if isinstance(part, nn.SyncBatchNorm):  # waits for processes that do not measure
@@ -63,25 +60,27 @@ class Twin:
                 part.sync_on_compute = part.dist_sync_on_step = False
 
     def refresh(self) -> None:
-        """Take over buffers, modes and plain attributes, such as counters, as the original has them now."""
-        shared, present = list(self.module.parameters()), list(self.original.parameters())
-        same = len(shared) == len(present) and all(map(operator.is_, shared, present))
+        """Take over buffers, modes and plain attributes, such as counters, as the original has them now, and
+        parameters where they are not those of the original."""
+        mine, present = list(self.module.parameters()), list(self.original.parameters())
+        same = len(mine) == len(present) and (not self.shares or all(map(operator.is_, mine, present)))
         for parts in (nn.Module.modules, nn.Module.buffers):
             same = same and len(list(parts(self.module))) == len(list(parts(self.original)))
         if not same:
             raise UserError("the module has got other layers or buffers since its training began.")
+        copies = [*self.module.buffers(), *(mine if not self.shares else ())]
         with torch.no_grad():
-            for mine, its in zip(self.module.buffers(), self.original.buffers(), strict=True):
-                mine.copy_(its)
+            for copy, its in zip(copies, [*self.original.buffers(), *present], strict=False):
+                copy.copy_(its)
         for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
             part.training = other.training
             if not isinstance(part, Metric):  # which is told here not to wait for other processes
                 vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
 
     def rehearse(self, batch: Any) -> None:
-        """Run the training step once on copies of the parameters too, to see that it leaves their gradients
-        alone; it need not be seen again. `UserError` if it writes to parameters or calls `backward` itself,
-        both of which would disturb the training."""
+        """Run the training step once on copies of the parameters too, to see that it leaves these and their
+        gradients alone; it need not be seen again. The copies are kept where it writes to them. `UserError`
+        if it calls `backward` itself, which would disturb the training."""
         if self.rehearsed:
             return
         shared = self.module
@@ -91,12 +90,17 @@ class Twin:
             for parameter in copies:
                 parameter.grad = None
             with isolated_rng(seed=0), torch.enable_grad():
-                self.training_loss(batch)
+                try:
+                    self.training_loss(batch)
+                except ChangesParameters:
+                    self.shares = False
+                    self.training_loss(batch)
             if any(parameter.grad is not None for parameter in copies):
                 raise UserError("the training step calls backward itself, not manual_backward.")
             self.rehearsed = True
         finally:
-            self.module = shared
+            if self.shares:
+                self.module = shared
 
     def attach(self, trainer: Any) -> None:
         """Make `trainer`, from `stand_in`, the trainer of the copy and of the modules in it."""
@@ -104,10 +108,11 @@ class Twin:
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
-        """In the precision of the training, without compilation, and with the parameters out of reach, for a
-        step may change them later than at its rehearsal; `UserError` if they are to be changed."""
+        """In the precision of the training, without compilation, and with the parameters of the training out
+        of reach, for a step may change them later than at its rehearsal; `UserError` if it does."""
         precision = self.trainer.precision_plugin.forward_context()
-        with precision, torch.compiler.set_stance("force_eager"), untouched(self.module.parameters()):
+        guarded = self.module.parameters() if self.shares else ()
+        with precision, torch.compiler.set_stance("force_eager"), untouched(guarded):
             yield
 
     def training_loss(self, batch: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitals
-from vitals.diagnosis.metrics import logged_metrics
+from vitals.diagnosis.metrics import logged_metrics, lost_game
 from vitals.diagnosis.run import Run
 from vitals.findings import read_findings
 from vitals.history import History
@@ -114,6 +114,27 @@ def test_a_metric_is_judged_by_its_name(curves: dict[str, list[float]], expected
         metrics = epoch_metrics(logged)
         history.add(9 * epoch, epoch, metrics | in_pairs(metrics))
     assert [finding.cause for finding in logged_metrics(Run(history))] == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "ends", "expected"),
+    [
+        (("g_loss", "d_loss"), (9.0, 1e-3), ["vanishing-gradients"]),
+        (("train/lossG", "train/lossD"), (3.0, 0.4), []),
+        (("loss/generator", "loss/critic"), (9.0, -5.0), []),
+        (("actor_loss", "critic_loss"), (9.0, 1e-3), []),
+    ],
+)
+def test_a_discriminator_that_has_won_is_told_by_both_losses(
+    names: tuple[str, str], ends: tuple[float, float], expected: list[str]
+) -> None:
+    history = History()
+    for step in range(1, 13):
+        share = min(1.0, step / 6)
+        history.add(
+            step, step / 6, {name: 0.7 + share * (end - 0.7) for name, end in zip(names, ends, strict=True)}
+        )
+    assert [finding.cause for finding in lost_game(Run(history))] == expected
 
 
 def test_a_regression_that_learns_by_heart_is_called_overfitted(tmp_path: Path) -> None:
