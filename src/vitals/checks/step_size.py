@@ -23,7 +23,15 @@ from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
 from vitals.probes.step_losses import or_nan
-from vitals.probes.trial import Inputs, Loss, check_rows, restore_configured_rates, set_rate, trial
+from vitals.probes.trial import (
+    Inputs,
+    Loss,
+    check_rows,
+    is_large,
+    restore_configured_rates,
+    set_rate,
+    trial,
+)
 from vitals.writers.writer import Writer
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
@@ -259,6 +267,8 @@ def check_step_size(
 def _over(
     model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer, seconds: float
 ) -> float:
+    if is_large(model.parameters()):  # a second derivative takes several copies
+        return math.nan
     try:
         with trial(model, loss, optimizer) as copies:
             assert copies.optimizer is not None

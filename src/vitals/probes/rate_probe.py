@@ -19,7 +19,15 @@ from vitals.probes.random_states import isolated_rng
 from vitals.probes.rate_search import STEPS, working_rate
 from vitals.probes.rows import samples_in, together
 from vitals.probes.stand_in import BatchPreparation, stand_in
-from vitals.probes.trial import clip, copies_of, restore_configured_rates, set_rate
+from vitals.probes.trial import (
+    clip,
+    copies_of,
+    is_large,
+    restore_configured_rates,
+    set_rate,
+    step_in_turn,
+    steps_in_turn,
+)
 from vitals.probes.twin import Twin
 
 JUDGED = 8
@@ -66,6 +74,7 @@ def probe_rates(
             twin.original = own
             torch.manual_seed(0)
             losses[factor] = _loss_after(twin, optimizer, batches, end)
+            del own, optimizer, twin  # room for the next one
             if own_time() > end:
                 raise UserError("the rate takes too long to probe.")
     return losses
@@ -73,7 +82,8 @@ def probe_rates(
 
 def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin) -> Curvature | None:
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
-    optimizer was configured with; None where its steps are of another kind.
+    optimizer was configured with; None where its steps are of another kind, and for a large network, of which
+    a second derivative takes several copies.
 
     Args:
         trainer, module, shared: as in `probe_rates`, of which it takes copies, too.
@@ -83,6 +93,8 @@ def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin)
     """
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
+    if is_large(module.parameters()):
+        return None
     end = own_time() + CURVATURE_SECONDS
     with isolated_rng(seed=0), torch.enable_grad():
         [batch] = _batches(trainer, shared, count=1)
@@ -144,15 +156,20 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
     def step(batch: Any) -> Tensor:
         optimizer.zero_grad()
         loss = twin.training_loss(batch)
-        loss.backward()
-        clip(optimizer)
         losses.append(float(loss.detach()))
+        if not in_turn:
+            loss.backward()
+            clip(optimizer)
         return loss
 
+    in_turn = steps_in_turn(twin.module, optimizer)
     losses: list[float] = []
     try:
         for batch in batches[:-JUDGED]:
-            optimizer.step(lambda batch=batch: step(batch))
+            if in_turn:
+                step_in_turn(step(batch), twin.module, optimizer)
+            else:
+                optimizer.step(lambda batch=batch: step(batch))
             if not math.isfinite(losses[-1]) or own_time() > end:
                 return math.nan
         with torch.no_grad():

@@ -93,10 +93,9 @@ class Trial:
         model each takes its step as soon as its gradient is there, which then goes: not all are in memory.
         """
         optimizer: Any = self.optimizer
+        if steps_in_turn(self.model, optimizer):
+            return step_in_turn(self.loss_at(inputs, targets), self.model, optimizer, look)
         trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
-        clipped = getattr(optimizer, "clipping", None) is not None
-        if type(optimizer) in EACH_BY_ITSELF and not clipped and is_large(trained.values()):
-            return self._step_in_turn(inputs, targets, trained, look)
         losses: list[Tensor] = []
 
         @torch.enable_grad()
@@ -118,26 +117,36 @@ class Trial:
         optimizer.step(closure)
         return losses[0]
 
-    def _step_in_turn(self, inputs: Inputs, targets: Any, trained: dict[str, Any], look: Look) -> Tensor:
-        optimizer: Any = self.optimizer
-        loss = self.loss_at(inputs, targets)
 
-        def take(name: str, parameter: Any) -> None:
-            parameter.grad = dense(parameter.grad)
-            look(name, parameter.grad)
-            # A value kept for another gradient, as of a detached weight, is then one step ahead.
-            with torch.autograd._unsafe_preserve_version_counter(parameter):
-                optimizer.step()
+def steps_in_turn(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether `step_in_turn` does what `optimizer.step` does, and is worth it for the memory it spares."""
+    alone = type(optimizer) in EACH_BY_ITSELF and getattr(optimizer, "clipping", None) is None
+    return alone and is_large(parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def step_in_turn(
+    loss: Tensor, model: nn.Module, optimizer: Optimizer, look: Look = lambda name, gradient: None
+) -> Tensor:
+    """A step of each parameter of `model` as soon as its gradient is there, which then goes; the loss before.
+    `look` gets its name and the gradient, dense, before it."""
+
+    def take(name: str, parameter: Any) -> None:
+        parameter.grad = dense(parameter.grad)
+        look(name, parameter.grad)
+        # A value kept for another gradient, as of a detached weight, is then one step ahead.
+        with torch.autograd._unsafe_preserve_version_counter(parameter):
+            optimizer.step()
+        parameter.grad = None
+
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    with ExitStack() as stack:
+        for name, parameter in trained.items():
             parameter.grad = None
-
-        with ExitStack() as stack:
-            for name, parameter in trained.items():
-                parameter.grad = None
-                handle = parameter.register_post_accumulate_grad_hook(partial(take, name))
-                stack.callback(handle.remove)
-            if loss.requires_grad:  # see `gradients`
-                torch.autograd.backward(loss, inputs=list(trained.values()))
-        return loss.detach()
+            handle = parameter.register_post_accumulate_grad_hook(partial(take, name))
+            stack.callback(handle.remove)
+        if loss.requires_grad:  # of these alone: a loss may refer to the original model
+            torch.autograd.backward(loss, inputs=list(trained.values()))
+    return loss.detach()
 
 
 def clip(optimizer: Any) -> None:

@@ -445,8 +445,9 @@ def test_every_kind_is_looked_at_and_left_as_it_was(kind: str, tmp_path: Path) -
     said = [
         finding.message for finding in [*checks.findings, *diagnosis.findings] if finding.cause == "skipped"
     ]
-    unseen = "Error", "Histograms: your training_step changes parameters"
-    assert not [message for message in said if any(part in message for part in unseen)], said
+    assert not [message for message in said if "Error" in message], said
+    watched = not any(message.startswith("Histograms: your training_step changes") for message in said)
+    assert watched or "later" in kind
 
 
 def test_a_copy_does_not_grow_with_what_the_step_keeps(tmp_path: Path) -> None:

@@ -128,11 +128,7 @@ HOPELESS: dict[str, tuple[Callable[[], Any], Any, dict[str, str]]] = {
         None,
         dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], "calls backward itself"),
     ),
-    "weights moved within the step": (
-        Momentum,
-        None,
-        dict.fromkeys(["Histograms", "FirstLayerFilters", "LearningCurves"], "changes parameters itself"),
-    ),
+    "weights moved within the step": (Momentum, None, {}),
     "schedulers by hand": (lambda: Scheduled(mlp()), None, {}),
     "nested": (Nested, None, {}),
 }
