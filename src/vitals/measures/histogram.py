@@ -68,6 +68,8 @@ def _flat(values: Tensor) -> Tensor:
     """All values in the order of memory, without a copy where there is such an order."""
     if values.is_contiguous(memory_format=torch.contiguous_format):
         return values.view(-1)
+    if values.ndim == 2 and values.t().is_contiguous():  # as the gradient of a linear layer
+        return values.t().view(-1)
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         return values.permute(0, 2, 3, 1).reshape(-1)
     return values.reshape(-1)

@@ -181,8 +181,8 @@ class Histograms(Monitor):
         if self.whole or samples_in(self.batch) < 4:  # BatchNorm needs two samples
             return []
         try:
-            passes = (self._pass(half, parameters) for half in in_halves(self.batch))
-            return [squared_norm(each.gradients.values()) for each in passes]
+            halves = in_halves(self.batch)
+            return [squared_norm(self._pass(half, parameters).gradients.values()) for half in halves]
         except ChangesParameters:
             raise
         except UserError:  # as with sequences that are padded to the length of the longest

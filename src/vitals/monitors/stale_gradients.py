@@ -91,13 +91,12 @@ class StaleGradients(Monitor):
         cleared, self.cleared = self.cleared, None
         step = trainer.global_step + 1 - self.first
         parameters = _held(optimizer)
-        if step in PAIRS and self.before and one_batch:
-            if cleared:
-                self.record(trainer, {"old_gradient": 0.0})
-            else:
-                self.retried(self._compare, trainer, module, parameters)
+        if step in PAIRS and cleared and one_batch:
+            self.record(trainer, {"old_gradient": 0.0})
+        elif step in PAIRS and self.before and one_batch:
+            self.retried(self._compare, trainer, module, parameters)
         self.before = []
-        if step + 1 in PAIRS and one_batch:
+        if step + 1 in PAIRS and one_batch and not cleared:  # where they are, the next ones will be
             self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         if step >= max(PAIRS):
             self.active, self.batch = False, None

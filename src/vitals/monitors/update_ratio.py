@@ -14,6 +14,7 @@ from vitals.measures.healthy import UPDATE_RATIO
 from vitals.measures.norms import to_host
 from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
 from vitals.monitors.monitor import Monitor
+from vitals.probes.trial import is_large
 from vitals.writers.groups import Charts
 
 
@@ -94,7 +95,7 @@ class UpdateRatio(Monitor):
         if meter is None or not meter.measures(parameters):  # some may have been unfrozen
             names = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
             named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
-            meter = UpdateMeter(named, often=self.period < 5)
+            meter = UpdateMeter(named, often=self.period < 5 and not is_large(parameters))
             self.meters[id(optimizer)] = meter
         meter.before()
 
