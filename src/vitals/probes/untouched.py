@@ -41,6 +41,7 @@ class _Refusing(TorchDispatchMode):
     def __init__(self, storages: set[int]) -> None:
         super().__init__()
         self.storages = storages
+        self.refused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -51,6 +52,7 @@ class _Refusing(TorchDispatchMode):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     given = args[place] if place < len(args) else kwargs.get(argument.name)
                     if any(_storage(leaf) in self.storages for leaf in tree_leaves(given)):
+                        self.refused = True
                         raise ChangesParameters
         return func(*args, **kwargs)
 
@@ -60,8 +62,14 @@ def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place;
     `ChangesParameters` if it is tried."""
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
-    with _Refusing({storage for _, _, storage in before if storage}):
-        yield
+    refusing = _Refusing({storage for _, _, storage in before if storage})
+    try:
+        with refusing:
+            yield
+    except Exception as error:  # `load_state_dict` makes another one of it
+        if refusing.refused:
+            raise ChangesParameters from error
+        raise
     for tensor, _, storage in before:
         if _storage(tensor) != storage:
             for each, old, _ in before:

@@ -66,6 +66,8 @@ class Momentum(Foreign):
         self.teacher = mlp().requires_grad_(False)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 0:  # which makes another error of a refusal
+            self.teacher.load_state_dict(self.net.state_dict())
         with torch.no_grad():
             for mine, its in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
                 mine.data.mul_(0.9).add_(its.data, alpha=0.1)
