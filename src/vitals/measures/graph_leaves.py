@@ -1,6 +1,7 @@
 """The tensors that a loss is a function of: the leaves of its graph."""
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 
 def graph_leaves(loss: Tensor) -> list[Tensor]:
@@ -9,17 +10,20 @@ def graph_leaves(loss: Tensor) -> list[Tensor]:
     Read off the graph that autograd has recorded, without a backward pass. What a reentrant checkpoint or
     another function of its own hides in its backward is not seen.
     """
-    found: dict[int, Tensor] = {}
-    waiting, seen = [loss.grad_fn], set()
-    if loss.grad_fn is None and loss.requires_grad:
-        return [loss]
+    if loss.grad_fn is None:
+        return [loss] if loss.requires_grad else []
+    # `variable` is an attribute of AccumulateGrad alone.
+    leaves = (getattr(node, "variable", None) for node in graph_nodes(loss.grad_fn))
+    return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
+
+
+def graph_nodes(start: Node) -> list[Node]:
+    """`start` and all nodes of the graph that a backward pass goes to from there, each once."""
+    waiting, seen = [start], dict[Node, None]()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)  # of AccumulateGrad alone
-        if isinstance(leaf, Tensor):
-            found[id(leaf)] = leaf
-        waiting += [following for following, _ in node.next_functions]
-    return list(found.values())
+        seen[node] = None
+        waiting += [following for following, _ in node.next_functions if following is not None]
+    return list(seen)

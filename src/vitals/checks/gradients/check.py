@@ -252,13 +252,15 @@ def _check_part(
 
 
 def _without_leaps(function: FunctionalLoss, summaries: list[ParameterSummary]) -> list[ParameterSummary]:
-    """The summaries, those without a verdict whose tensor a function with steps stands behind: no difference
-    says what a backward past it, as of a straight-through estimator, is meant to be.
+    """The summaries, those without a verdict whose tensor a function with steps stands behind, or one that
+    multiplies the gradient: no difference says what a backward past it, as of a straight-through estimator
+    or a reversal, is meant to be.
 
     From the loss on backwards, up to the first that is wrong without one: the others inherit its error.
     """
     wrong = [s for s in summaries if s.finite and s.level in ("warn", "fail") and not s.detached]
-    leaping: set[str] = set()
+    leaping = function.rescaled() if wrong else set()
+    wrong = [summary for summary in wrong if summary.parameter not in leaping]
     for summary in sorted(wrong, key=lambda summary: -summary.order):
         try:
             if not function.leaps(summary.parameter):

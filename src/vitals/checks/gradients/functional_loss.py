@@ -12,10 +12,12 @@ import random
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
@@ -24,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean, reason_of
-from vitals.measures.graph_leaves import graph_leaves
+from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
 from vitals.probes.random_states import isolated_rng
@@ -189,6 +191,21 @@ class FunctionalLoss:
         with _FirstUse({tensor.data_ptr(): name for name, tensor in self.tensors.items()}) as uses:
             self.value()
         return uses.order
+
+    def rescaled(self) -> set[str]:
+        """Names of the tensors behind an autograd Function that gives what it gets and multiplies the
+        gradient by a number, as a reversal does: on purpose, and no difference agrees with that."""
+        loss = self.value()
+        nodes = graph_nodes(loss.grad_fn) if loss.grad_fn is not None else []
+        own = {node: type(node)._forward_cls for node in nodes if isinstance(node, BackwardCFunction)}  # type: ignore[attr-defined]
+        if not own:
+            return set()
+        alike = _gives_what_it_gets(set(own.values()), self.value)
+        leaves = {id(tensor): name for name, tensor in self.tensors.items()}
+        found = set[str]()
+        for node in (node for node, cls in own.items() if cls in alike and _multiplies(node)):
+            found |= {leaves.get(id(getattr(each, "variable", None)), "") for each in graph_nodes(node)}
+        return found
 
     def leaps(self, name: str) -> bool:
         """Whether the loss leaps somewhere on lines along which the tensor `name` moves, as behind sign(),
@@ -419,6 +436,40 @@ class _Precision(TorchDispatchMode):
 
     def _widened(self, leaf: Any) -> Any:
         return leaf.to(self._dtype) if self._is_narrow(leaf) else leaf
+
+
+def _gives_what_it_gets(functions: set[Any], evaluate: Callable[[], Any]) -> set[Any]:
+    """Those of the autograd Functions whose results are, in every call, their first argument."""
+    same: dict[Any, list[bool]] = {cls: [] for cls in functions}
+
+    def watched(cls: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def watching(*arguments: Any) -> Any:
+            result = forward(*arguments)
+            first = next((each for each in arguments if isinstance(each, Tensor)), None)
+            same[cls].append(isinstance(result, Tensor) and first is not None and torch.equal(result, first))
+            return result
+
+        return watching
+
+    with ExitStack() as patched:
+        for cls in functions:
+            patched.enter_context(patch.object(cls, "forward", staticmethod(watched(cls, cls.forward))))
+        evaluate()
+    return {cls for cls, calls in same.items() if calls and all(calls)}
+
+
+def _multiplies(node: Any) -> bool:
+    """Whether the backward of an autograd Function gives the gradient times a number other than 1."""
+    try:
+        [metadata] = node._input_metadata
+        gradient = torch.rand(metadata.shape, dtype=metadata.dtype, device=metadata.device) + 1
+        given = node.apply(gradient)
+        first = given if isinstance(given, Tensor) else given[0]
+        ratio = first / gradient
+    except Exception:  # it may want several gradients, or what a forward pass keeps
+        return False
+    low, high = ratio.aminmax()
+    return bool((high - low).abs() <= 1e-6 * high.abs()) and float(low) not in (0.0, 1.0)
 
 
 class Stops(TorchFunctionMode):
