@@ -49,6 +49,10 @@ NORMED = ("rate-with-one-zero-too-many", "no-zero-grad")
 OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches", "evaluated", "samples")}
 
 
+NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out"}
+"""Facts of losses without class numbers, and of the checks before learning, which are left out here."""
+
+
 class WithoutChecks(Vitals):
     def callbacks(self, session: Session) -> list[Callback]:
         return [*diagnostics()[1:-1], Diagnosis(report=False)]
@@ -105,7 +109,7 @@ def missing_tags(name: str, folder: Path) -> set[str]:
     run = Run(history)
     for rule in RULES:
         list(rule(run))
-    expected = LOGGED_OTHERWISE | (set() if name in NORMED else OF_NORMS)
+    expected = LOGGED_OTHERWISE | NOT_HERE | (set() if name in NORMED else OF_NORMS)
     # The rate is probed only where the record leaves a doubt, as in `rate-with-one-zero-too-many`, and other
     # preparations are tried only where validation is behind.
     seldom = ("rate_probe/", "curvature/", "validation/changed/")
