@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import lightning as L
 import torch
 import torch.nn.functional as F
 from clinic import NUM_CLASSES, CaseBook, Classifier, Images, Session
@@ -351,11 +352,20 @@ def residuals_of_nothing(images: Images, fault: bool) -> Session:
     return patches(images, Pooled(block=Fixed if fault else ReZero))
 
 
-class WarmedClassifier(Classifier):
+class WarmUp(L.LightningModule):
+    """Takes the rate up over its first `steps`."""
+
+    steps = 30
+    make_optimizer: Callable[..., Any]
+
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
-        rate = LambdaLR(optimizer, lambda step: min((step + 1) / 120, 1.0))
+        rate = LambdaLR(optimizer, lambda step: min((step + 1) / self.steps, 1.0))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+
+class WarmedClassifier(WarmUp, Classifier):
+    steps = 120
 
 
 class After(Block):
@@ -433,13 +443,8 @@ def vocabulary_of_another_corpus(images: Images, fault: bool) -> Session:
     return finding(torch.zeros_like(tokens) if fault else tokens, y)
 
 
-class Warmed(Find):
-    steps = 30
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
-        rate = LambdaLR(optimizer, lambda step: min((step + 1) / self.steps, 1.0))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+class Warmed(WarmUp, Find):
+    pass
 
 
 class WarmedForLong(Warmed):

@@ -26,6 +26,8 @@ BY_HEART, LARGE_GAP = 0.95, 0.35
 AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
 """Share of the loss of a guess; different samples of which something is learned by any network that can; and
 passes through them after which a network has begun to learn them by heart."""
+BEGUN = 0.15
+"""Training accuracy above chance from which a set counts as learned, if by heart."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
@@ -186,7 +188,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     seen = run.steps * run.batch_size
     # A few of the labels that were shown may be known by heart, where none of the others is.
     at_chance = run.at_chance("train") or (
-        run.above_chance("train") < 0.15 and run.at_chance("val", best=True)
+        run.above_chance("train") < BEGUN and run.at_chance("val", best=True)
     )
     at_chance = run.guesses or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
     if not run.finished or run.steps < ENOUGH or different < max(MANY, seen / PASSES) or not at_chance:
@@ -209,7 +211,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation images are not even begun to be."""
-    if not run.above_chance("train") > 0.15 or not math.isfinite(run.above_chance("val")):
+    if not run.above_chance("train") > BEGUN or not math.isfinite(run.above_chance("val")):
         return
     if any(classes_renumbered(run)) or any(prepared_otherwise(run)):
         return
