@@ -1,7 +1,5 @@
 """Can the network learn twenty examples by heart?"""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Activations, gradients and weights: their statistics by layer, and their distributions."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """How large the updates are beside the weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

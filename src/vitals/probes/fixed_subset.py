@@ -1,7 +1,5 @@
 """The same samples again and again, without augmentation and in evaluation mode."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property

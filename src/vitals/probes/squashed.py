@@ -1,7 +1,5 @@
 """Outputs that go through a softmax or sigmoid before a loss that applies one itself, in any step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

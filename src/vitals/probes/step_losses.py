@@ -1,7 +1,5 @@
 """The losses that a training step is to minimise, under automatic and manual optimisation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -5,8 +5,6 @@ assumed about names, so that softmax, penalties and calls of `eval()` hidden in 
 step calls several modules, or one in another way than with one tensor, it is looked at as a whole.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Try things out on copies of model, loss and optimizer, and leave the originals bit for bit as they were."""
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
