@@ -20,6 +20,8 @@ ROW_SUM_TOLERANCE = 1e-3
 SHIFT = 3.0
 """Added to all outputs: a loss that applies softmax itself does not notice (ln Σ exp is shifted alike)."""
 
+COUNT_ALL = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
+"""What to do where a loss leaves a class out."""
 SURE_LOGIT = 20.0
 """A logit past which a sigmoid is 0 or 1."""
 ALMOST_NONE, SOME = 0.05, 0.3

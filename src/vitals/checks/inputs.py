@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitals.checks.chance import class_weights
+from vitals.checks.chance import COUNT_ALL, class_weights
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError, listed
@@ -258,8 +258,7 @@ class Inputs:
                 f"The loss leaves out the samples of class {listed(map(str, silent))}, {share:.0%} of the "
                 f"labels: it is never learned."
             )
-            remedy = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
-            return [Finding("class-imbalance", "warn", seen, remedy, "loss", share, LEFT_OUT, exact=True)]
+            return [Finding("class-imbalance", "warn", seen, COUNT_ALL, "loss", share, LEFT_OUT, exact=True)]
         if self.leaning > LEANING:
             ranked = sorted((count, number) for number, count in enumerate(self.label_counts) if count)
             (fewest, least), (most, commonest) = ranked[0], ranked[-1]

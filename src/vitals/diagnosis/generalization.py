@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from vitals.checks.chance import COUNT_ALL
 from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
 from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
@@ -115,8 +116,7 @@ def classes_left_out(run: Run) -> Iterator[Finding]:
         f"The loss leaves out the class of {share:.0%} of the places of an image, and {accuracy:.0%} of all "
         f"places are right in validation: none of those is."
     )
-    remedy = "Look at ignore_index and at the weights of the classes: numbers that are classes count."
-    fault = ("class-imbalance", "fail", message, remedy, "loss", share, MOSTLY_LEFT_OUT)
+    fault = ("class-imbalance", "fail", message, COUNT_ALL, "loss", share, MOSTLY_LEFT_OUT)
     yield Finding(*fault, exact=True)  # type: ignore[arg-type]
 
 
