@@ -82,6 +82,10 @@ def load_images(data: Path) -> Images:
     data = data / "cifar10" if (data / "cifar10").is_dir() else data
     cache = data.parent / f"{data.name}-clinic-{TRAIN_PER_CLASS}-{VAL_PER_CLASS}.npz"
     if not cache.exists():
+        if not (data / "train").is_dir() or not (data / "test").is_dir():
+            raise SystemExit(
+                f"--data {data} holds no folders train and test: name the unpacked CIFAR-10 archive"
+            )
         train_x, train_y = decode_split(data / "train", TRAIN_PER_CLASS)
         val_x, val_y = decode_split(data / "test", VAL_PER_CLASS)
         np.savez(cache, train_x=train_x, train_y=train_y, val_x=val_x, val_y=val_y)
@@ -328,8 +332,8 @@ class Job:
 
 def import_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"clinic_{path.parent.name}_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"cannot import {path}")
+    if spec is None or spec.loader is None or not path.is_file():
+        raise SystemExit(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -547,8 +551,8 @@ def main() -> None:
         return
     if arguments.data is None:
         raise SystemExit("--data DIR is needed: the unpacked CIFAR-10 archive")
-    load_images(arguments.data)
     make_tool(arguments.tool, arguments.tools and str(arguments.tools))
+    load_images(arguments.data)
     outcomes = examine(arguments, cases, case_file)
     total = score(outcomes)
     print(

@@ -121,6 +121,11 @@ def main() -> None:
         "--confusion", default="", metavar="TOOL", help="which cause this tool takes for which, as well"
     )
     arguments = parser.parse_args()
+    if not (files := [*arguments.files, *arguments.first_sight]):
+        parser.error("name at least one file that clinic.py --out wrote")
+    for file in files:
+        if not file.is_file():
+            parser.error(f"{file} is not a file: name what clinic.py --out wrote")
     if arguments.first_sight:
         print(report(read(arguments.first_sight), "At first sight", arguments.confusion), end="\n\n")
     print(report(read(arguments.files), "With the rules as they are", arguments.confusion))
