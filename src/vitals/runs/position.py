@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.fabric.utilities.types import _Stateful
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -133,6 +134,8 @@ class Position:
             if getattr(trainer.fit_loop, "is_resuming", False) and fetcher is not None:
                 iter(fetcher)
             return
+        if not hasattr(_TrainingEpochLoop, "update_restart_stage"):
+            trainer.fit_loop.epoch_loop.__class__ = _ValidatedLoop
         self.before_loader, self.before_first = own["before_loader"], own["before_first"]
         if fetcher is not None and not state["loaders"]:
             set_random_states(self.before_loader)
@@ -161,6 +164,14 @@ class Position:
                 greatest, least = result.meta.is_max_reduction, result.meta.is_min_reduction
                 both = torch.maximum(before, now) if greatest else torch.minimum(before, now)
                 setattr(result, part, both if greatest or least else before + now)
+
+
+class _ValidatedLoop(_TrainingEpochLoop):
+    """Before 2.5, Lightning validates once more where it goes on right after a validation amid an epoch."""
+
+    def on_run_start(self, data_fetcher: Any) -> None:
+        super().on_run_start(data_fetcher)
+        self.restarting = False
 
 
 def _ahead(trainer: L.Trainer) -> bool:
