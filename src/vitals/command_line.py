@@ -183,13 +183,11 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def with_primary_configuration(command: Command) -> Command:
-    """The same with folder and name of the configuration as `--config-path` and `--config-name` have them.
+    """The same with folder and name of the configuration as `--config-path` and `--config-name` have them;
+    `UserError` if there is no such folder, or no such file in it.
 
     A path that is not absolute begins in the folder of the script, as Hydra has it, or in the working folder;
     it becomes absolute in `sys.argv`, so that whatever starts the command again finds it.
-
-    Raises:
-        UserError: if there is no such folder, or no such file in it.
     """
     flags, config_dir = get_args_parser().parse_args(), command.config_dir
     if flags.config_path is not None:
@@ -221,15 +219,9 @@ def _without_flag(words: list[str], *names: str) -> list[str]:
 
 
 def check_command_line(command: Command, goes_on: bool = False) -> None:
-    """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them.
-
-    Args:
-        command: that they are for.
-        goes_on: whether they are those of a sweep that is continued.
-
-    Raises:
-        UserError: if a word, or a configuration that the words ask for, is wrong.
-    """
+    """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them; `UserError`
+    if a word, or a configuration that they ask for, is wrong. `goes_on` says that they are those of a sweep
+    that is continued."""
     config_dir, config_name = command.config_dir, command.config_name
     arguments = get_args_parser().parse_args()
     flags = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
@@ -327,12 +319,9 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
 
 
 def _find_same_run(overrides: Overrides, command: Command) -> None:
-    """Put into `sys.argv`, for `resume=auto`, the run to go on with, or nothing where it is to be begun.
-
-    Raises:
-        UserError: if the configuration is wrong, or another process trains it.
-        SystemExit: if the run has finished.
-    """
+    """Put into `sys.argv`, for `resume=auto`, the run to go on with, or nothing where it is to be begun; end
+    the program if it has finished. `UserError` if the configuration is wrong, or another process trains
+    it."""
     [config] = overrides.composed()
     command.check(config)
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]

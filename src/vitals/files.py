@@ -41,13 +41,8 @@ OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class CannotWrite(UserError, OSError):
-    """A file cannot be written: the message says which, why, and what helps. A command ends with exit code 1.
-
-    Args:
-        path: of the file.
-        error: of the system.
-        then: what to do once that is mended.
-    """
+    """The file at `path` cannot be written, as the system's `error` says: the message says why, what helps,
+    and what to do `then`. A command ends with exit code 1."""
 
     code = 1
 
@@ -64,15 +59,9 @@ class CannotWrite(UserError, OSError):
 def cannot_write(
     error: BaseException | None, folder: Path = Path(), then: str = "start again"
 ) -> CannotWrite | None:
-    """What to say of `error` where a file could not be written; None where it is of another kind.
-
-    What writes through a library may have the error of the system as its context alone, as `torch.save` does.
-
-    Args:
-        error: that has ended something.
-        folder: in which it wrote, where the error names no file.
-        then: as of `CannotWrite`.
-    """
+    """What to say of `error` where a file could not be written, in `folder` where it names none, and what to
+    do `then`; None where it is of another kind. What writes through a library may have the error of the
+    system as its context alone, as `torch.save` does."""
     while error is not None:
         if isinstance(error, CannotWrite):
             return CannotWrite(error.path, error.error, then)
@@ -99,14 +88,9 @@ def telling(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place at the end, or goes if something is raised.
-
-    So a reader never sees half of a file, of several writers at the same time one wins, and a cut of the
-    power leaves the old file or the new one.
-
-    Raises:
-        CannotWrite: if the system cannot write it.
-    """
+    """A temporary file beside `path`, which takes its place at the end, or goes if something is raised. So a
+    reader never sees half of a file, of several writers at the same time one wins, and a cut of the power
+    leaves the old file or the new one. `CannotWrite` if the system cannot write it."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with telling(path):
@@ -161,19 +145,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def save_checkpoint(trainer: Any, path: Path, weights_only: bool = False, **changes: Any) -> None:
-    """Save what `trainer.save_checkpoint` saves, in one step; to be called in all of its processes.
+    """Save at `path`, whose folder's own folder must be there, what `trainer.save_checkpoint` saves, in one
+    step; to be called in all of its processes. `CannotWrite` if the system cannot.
 
-    (Lightning itself writes to the folder for temporary files, and moves the file from there, which is no one
-    step where that lies on another disk.) A strategy with a way of its own to save goes that way.
-
-    Args:
-        trainer: of Lightning.
-        path: of the checkpoint; the folder above its own must be there.
-        weights_only: whether to leave out the states of optimizers, schedules, loops and callbacks.
-        changes: keys of the checkpoint with what they are to hold instead.
-
-    Raises:
-        CannotWrite: if the system cannot write it.
+    `weights_only` leaves out the states of optimizers, schedules, loops and callbacks; `changes` are keys of
+    the checkpoint with what they are to hold instead. (Lightning itself writes to the folder for temporary
+    files, and moves the file from there, which is no one step where that lies on another disk.) A strategy
+    with a way of its own to save goes that way.
     """
     import torch  # this file is read without it
     from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -197,16 +175,8 @@ def save_checkpoint(trainer: Any, path: Path, weights_only: bool = False, **chan
 
 
 def write_json(path: Path, content: Any, over: bool = False) -> None:
-    """Write `content` for people to read, in one step.
-
-    Args:
-        path: of the file.
-        content: to be written.
-        over: whether to write over the file as it stands, in its own blocks, where the disk is full.
-
-    Raises:
-        CannotWrite: if the system cannot write it.
-    """
+    """Write `content` for people to read, in one step, or where the disk is full, with `over`, over the file
+    as it stands, in its own blocks; `CannotWrite` if the system cannot."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     try:
         write_atomically(path, text)
@@ -272,12 +242,9 @@ STATUS: Kinds = {
 
 
 def text_of(path: Path, errors: str = "strict") -> str:
-    """The text of a file of ordinary size: a pipe or a device would never come to its end.
-
-    Raises:
-        OSError: if there is no such file, or it is none.
-        ValueError: if it is no text in UTF-8, unless `errors` says what to do then.
-    """
+    """The text of a file of ordinary size: a pipe or a device would never come to its end. `OSError` if there
+    is no such file, or it is none; `ValueError` if it is no text in UTF-8, unless `errors` says what to do
+    then."""
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "it is missing, or no file", str(path))
     if path.stat().st_size > LARGEST:
@@ -286,13 +253,8 @@ def text_of(path: Path, errors: str = "strict") -> str:
 
 
 def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
-    """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged.
-
-    Args:
-        path: of the file.
-        kinds: that some of its values must be of: any other value is left out, null apart. A list must be
-            one of strings.
-    """
+    """What `write_json` wrote of a dictionary; empty where there is no such file, or it is damaged. A value
+    that is not of its kind in `kinds`, null apart, is left out; a list must be one of strings."""
     try:
         content = json.loads(text_of(path))
     except (OSError, ValueError, RecursionError):
@@ -319,14 +281,9 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path, *numeric: str) -> tuple[list[dict[str, str]], bool]:
-    """The rows of a CSV file, and whether these are all that is in it.
-
+    """The rows of a CSV file, and whether these are all that is in it; `OSError` if there is no such file.
     Left out are rows that lack a finite number in a column of `numeric`, and what is after a place where the
-    file cannot be read.
-
-    Raises:
-        OSError: if there is no such file.
-    """
+    file cannot be read."""
     text = text_of(path, "replace").replace("\r\n", "\n")
     rows: list[dict[str, str]] = []
     table, named = csv.DictReader(io.StringIO(text)), False
@@ -356,11 +313,7 @@ def mended_table(path: Path, *numeric: str) -> list[dict[str, str]]:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a `metrics.csv`, one an epoch; a cell that is empty or no number is left out of its row.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it holds no row.
-    """
+    `OSError` if there is no such file, `ValueError` if it holds no row."""
     rows, whole = read_table(path, "epoch")
     if not rows and not whole:
         raise ValueError("it is damaged")
@@ -405,17 +358,9 @@ def require_inside(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def existing_folder(path: Path | str, key: str, what: str, or_file: bool = False) -> Path:
-    """The folder at `path`, which the user gave as `key`.
-
-    Args:
-        path: as it was given; `~` is the home folder.
-        key: of the command line.
-        what: should be named, such as `the folder of a run, as in logs/<name>/`.
-        or_file: whether it may be a file.
-
-    Raises:
-        UserError: if there is none, with the nearest names beside it.
-    """
+    """The folder at `path`, where `~` is the home folder, that the user gave as `key`; with `or_file` it may
+    be a file. `UserError` if there is none, with the nearest names beside it, or else with `what` should be
+    named, such as `the folder of a run, as in logs/<name>/`."""
     folder = Path(str(path)).expanduser()  # Hydra reads [a] as a list, and 2026 as a number
     if folder.is_dir() or (or_file and folder.is_file()):
         return folder

@@ -18,16 +18,9 @@ from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches: int) -> None:
     """Estimate BatchNorm's running statistics anew in `owner`, a copy of the module that trains, in place.
 
-    The batches are the first of the training loader, from iterators of their own, through the hooks and the
-    training step of `owner`; the statistics of several processes are pooled.
-
-    Args:
-        trainer: that trains the module.
-        owner: whose layers get the statistics.
-        batches: training batches of each process, at most an epoch.
-
-    Raises:
-        NotPossible: if a process could not run the training step.
+    They are those of the first so many `batches` of the training loader of each process, at most an epoch,
+    from iterators of their own, through the hooks and the training step of `owner`, pooled over the
+    processes. `NotPossible` if a process could not run the training step.
     """
     layers = tracking_layers(owner)
     if not layers:

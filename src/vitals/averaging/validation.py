@@ -25,13 +25,8 @@ class NotPossible(Exception):
 
 
 def on_all_processes(trainer: L.Trainer, action: Callable[[], T]) -> T:
-    """The result of `action`, which must not communicate with other processes.
-
-    No process is left waiting for one in which it fails: they agree on the outcome.
-
-    Raises:
-        NotPossible: in every process, if `action` failed in any; with the reason where it did.
-    """
+    """The result of `action`, which must not communicate with other processes. No process is left waiting for
+    one in which it fails: `NotPossible` is raised in all of them, with the reason where it did."""
     problem: Exception | None = None
     try:
         result = action()
@@ -49,10 +44,8 @@ def validate_copy(trainer: L.Trainer, owner: L.LightningModule) -> dict[str, flo
 
     Runs the module's validation hooks and steps over copies of the trainer's validation loaders, with their
     limits. Draws random numbers, so call it with those isolated. Every process must call it, each gets the
-    figures of all of them together. `owner` is left in evaluation mode.
-
-    Raises:
-        NotPossible: if there is no validation, or it cannot be run on a copy.
+    figures of all of them together. `owner` is left in evaluation mode. `NotPossible` if there is no
+    validation, or it cannot be run on a copy.
     """
     readings = on_all_processes(trainer, lambda: _readings(trainer, owner))
     return readings.values(trainer)

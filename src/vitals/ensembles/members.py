@@ -39,17 +39,12 @@ class Member:
 def load_members(
     candidates: list[Candidate], split: Split, data_root: str | None, project: Project, trust: Sequence[str]
 ) -> tuple[list[Member], list[str]]:
-    """The members that belong together, and a sentence for each candidate that is left out.
+    """The members that belong together, and a sentence for each of `candidates` that is left out.
 
     Left out are damaged files, weights that do not fit the network of their run, weights that are there
-    twice, and all whose classes or images of `split` are not those of most.
-
-    Args:
-        candidates: checkpoints.
-        split: whose images must be the same.
-        data_root: where the images are now, if they have moved.
-        project: that the runs belong to.
-        trust: what they may name beside what is allowed, see `vitals.runs.allowed_targets`.
+    twice, and all whose classes or images of `split` are not those of most. `data_root` is where the images
+    are now, if they have moved; `trust` what the runs may name beside what is allowed, see
+    `vitals.runs.allowed_targets`.
     """
     members: list[Member] = []
     left_out: list[str] = []

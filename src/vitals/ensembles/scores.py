@@ -74,12 +74,8 @@ def disagreement(probabilities: Tensor) -> Tensor:
 
 
 def by_size(probabilities: Tensor, labels: Tensor) -> list[Size]:
-    """Accuracy against the number of members, from 1 to M.
-
-    Args:
-        probabilities: of the members (M, N, C).
-        labels: int64, N.
-    """
+    """Accuracy of `probabilities` (M, N, C) against `labels` (int64, N) by the number of members, from 1 to
+    M."""
     count = len(probabilities)
     generator = torch.Generator().manual_seed(0)
     sizes = []

@@ -48,16 +48,8 @@ def select(options: DictConfig) -> Selection:
 
 
 def require_members(count: int, where: str, left_out: list[str]) -> None:
-    """Make sure that there are two members at least.
-
-    Args:
-        count: of the members.
-        where: they were looked for.
-        left_out: a sentence for each that cannot be a member.
-
-    Raises:
-        UserError: if there are fewer, with what was left out.
-    """
+    """Make sure that `where` gives two members at least; `UserError` if there are fewer, with what was
+    `left_out`."""
     if count < 2:
         found = "only one member" if count else "no member"
         raise UserError("\n".join([f"{where} gives {found}, and an ensemble needs two.", *left_out]))
@@ -101,15 +93,8 @@ def _of_one_run(path: str) -> Selection:
 
 
 def rank(run: RunFolder, checkpoint: str) -> float:
-    """A number to sort runs by: the better the validation of the checkpoint, the lower.
-
-    Args:
-        run: to be ranked.
-        checkpoint: as asked for; of a file that the user named, what the run chose stands for it.
-
-    Raises:
-        UserError: if they were not validated.
-    """
+    """A number to sort runs by: the better the validation of `checkpoint`, the lower; of a file that the user
+    named, what the run chose stands for it. `UserError` if they were not validated."""
     metric = run.read_metric()
     kinds: dict[str, Weights] = {kind: kind for kind in get_args(Weights)}
     scored = run.score(metric, kinds.get(checkpoint))

@@ -30,16 +30,9 @@ WINDOW = 15
 
 
 def loss_noise(losses: Sequence[float]) -> float | None:
-    """Standard deviation of the loss around its moving average, as a share of that average.
-
-    Source: cs231n, "Neural Networks Part 3", wiggle of the loss and batch size.
-
-    Args:
-        losses: of successive steps.
-
-    Returns:
-        None for fewer than 2 × `WINDOW` of them, or where a loss is not finite or the average not positive.
-    """
+    """Standard deviation of the losses of successive steps around their moving average, as a share of that
+    (cs231n, "Neural Networks Part 3", wiggle of the loss and batch size). None for fewer than 2 × `WINDOW` of
+    them, or where a loss is not finite or the average not positive."""
     if len(losses) < 2 * WINDOW or not all(map(math.isfinite, losses)):
         return None
     half = WINDOW // 2
@@ -106,12 +99,8 @@ def momentum_of(group: Mapping[str, Any]) -> float | None:
 
 
 def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -> dict[str, float]:
-    """What a module has logged for a whole epoch, by tag, in the order of its names.
-
-    Args:
-        logged: all that it has logged, by its own names.
-        of_steps: names under which it logs single steps.
-    """
+    """What a module has logged for a whole epoch, by tag, in the order of its names, of all that it has
+    logged by its own names, those `of_steps` among them."""
     metrics: dict[str, float] = {}
     for name in sorted(logged):
         plain, end = name.removesuffix("_epoch"), name.removesuffix("_step")

@@ -181,15 +181,8 @@ def are_finite(sizes: list[float]) -> bool:
 def of_gradient(
     trainer: L.Trainer, sizes: list[float], names: list[str], step: int, scaled: bool = False
 ) -> Finding:
-    """What is said of gradients of which one is not finite.
-
-    Args:
-        trainer: that trains.
-        sizes: norms of the gradients.
-        names: of their parameters.
-        step: optimizer steps taken before.
-        scaled: whether a gradient scaler has left out `LEFT_OUT` steps in a row.
-    """
+    """What is said of gradients with these norms and names of their parameters, of which one is not finite,
+    after `step` optimizer steps; `scaled` where a gradient scaler has left out `LEFT_OUT` steps in a row."""
     bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
     overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
     if scaled:
@@ -207,15 +200,8 @@ def of_gradient(
 
 
 def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int, step: int) -> Finding:
-    """What is said of a loss that is not finite: where it began, in the batch, the weights or a layer.
-
-    Args:
-        trainer: that trains.
-        module: that it trains, as it was in that step.
-        batch: of that step.
-        number: of the batch in its epoch, from 1.
-        step: optimizer steps taken before.
-    """
+    """What is said of a loss that is not finite, after `step` optimizer steps: where it began, in `batch`,
+    the `number`-th of its epoch, in the weights or a layer of `module` as it was in that step."""
     where, seen, remedy = _origin(trainer, module, batch, number)
     message = f"The loss became NaN or infinite in step {step + 1}: {seen}"
     return _finding(trainer, message, remedy, where, step, exact=where in ("input", "loss"))

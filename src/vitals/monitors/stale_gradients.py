@@ -19,13 +19,9 @@ from vitals.writers.groups import Charts
 @torch.no_grad()
 def stale_share(new: Sequence[Tensor], fresh: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
     """The multiple of `old` that comes nearest to `new` − `fresh`: 0 where gradients were cleared, 1 where
-    the new one was added to the old; a scalar on the device.
-
-    Args:
-        new: gradients as the optimizer gets them, one for each parameter.
-        fresh: those of the same batch alone, at the same weights.
-        old: those that the optimizer got in the step before.
-    """
+    the new one was added to the old; a scalar on the device. `new` are gradients as the optimizer gets them,
+    one for each parameter; `fresh` those of the same batch alone, at the same weights; `old` those of the
+    step before."""
     new, fresh, old = ([real(dense(each)) for each in those] for those in (new, fresh, old))
     overlap = sum(((n - f) * o).sum(dtype=torch.float64) for n, f, o in zip(new, fresh, old, strict=True))
     size = sum(o.square().sum(dtype=torch.float64) for o in old)

@@ -18,13 +18,8 @@ COUNTED = 12
 
 
 def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[str]]) -> Axes:
-    """Draw the matrix over the whole figure, and return its axes without labels.
-
-    Args:
-        figure: to draw on.
-        shades: of the cells, H×W, from 0 (none) to 1.
-        cells: what stands in them, where there are few.
-    """
+    """Draw a matrix of `shades` (H×W, from 0, none, to 1) over the whole figure, with `cells` written in it
+    where there are few, and return its axes without labels."""
     axes = figure.add_subplot()
     axes.imshow(blend("heat", 0.85 * shades), aspect="auto", interpolation="none")
     axes.grid(visible=False)

@@ -1,10 +1,10 @@
 """Charts over the epochs: loss with the learning rate, accuracies and their gap, and other numbers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,12 +32,8 @@ CUT = 3.0
 
 
 def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
-    """Loss over epochs with the learning rate under it; `LeftOut` where no loss was recorded.
-
-    Args:
-        runs: one, or several to compare.
-        scale: `linear` or `log`.
-    """
+    """Loss of one run or several over epochs, on a `linear` or `log` scale, with the learning rate under it;
+    `LeftOut` where no loss was recorded."""
     losses = [
         (
             run.curve("loss/train_step"),
@@ -53,7 +49,10 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     captions: list[str] = []
 
     def paint(figure: Figure) -> None:
-        upper, lower = _panels(figure, with_rates)
+        if with_rates:
+            upper, lower = figure.subplots(2, sharex=True, height_ratios=(3.4, 1))
+        else:
+            upper, lower = figure.add_subplot(), None
         for index, (step, train, val) in enumerate(losses):
             train_colour, val_colour = ("c1", "c2") if len(runs) == 1 else (SERIES[index],) * 2
             if len(step) and len(runs) == 1:
@@ -98,23 +97,22 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
 def metric_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
     """Any other quantity in training and validation, over epochs; `LeftOut` where it was not recorded."""
     pairs = [(run.curve(f"{quantity}/train"), run.curve(f"{quantity}/val")) for run in runs]
-    if not any(len(curve) for pair in pairs for curve in pair):
-        raise LeftOut(f"no {quantity} was recorded")
-    svg = _drawn_pairs(f"metric-{quantity}", f"{quantity} over the epochs", runs, pairs, plain_numbers)
-    keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
-    return Chart(quantity, svg, keys)
+    return _pairs_chart(f"metric-{quantity}", quantity, runs, pairs, plain_numbers)
 
 
-def _drawn_pairs(
+def _pairs_chart(
     name: str,
-    label: str,
+    title: str,
     runs: Sequence[RunRecord],
     pairs: Sequence[tuple[Curve, Curve]],
     numbers: Callable[[Axes], None],
     colours: tuple[str, str] = ("c1", "c2"),
     dotted: Curve | None = None,
-) -> Markup:
-    """Two curves of each run over the epochs, the first of them dashed where there are several runs."""
+) -> Chart:
+    """Two curves of each run over the epochs, the first of them dashed where there are several runs, and one
+    more of a single run, dotted; `LeftOut` where none was recorded."""
+    if not any(len(curve) for pair in pairs for curve in pair):
+        raise LeftOut(f"no {title.lower()} was recorded")
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -127,7 +125,8 @@ def _drawn_pairs(
         numbers(axes)
         epochs_below(axes, runs[0].axis)
 
-    return drawn(name, label, Plan(paint))
+    keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
+    return Chart(title, drawn(name, f"{title} over the epochs", Plan(paint)), keys)
 
 
 def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -136,17 +135,12 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
         (run.curve("accuracy/train_eval", "accuracy/train"), run.curve("accuracy/val", "accuracy/val_eval"))
         for run in runs
     ]
-    if not any(len(curve) for pair in pairs for curve in pair):
-        raise LeftOut("no accuracy was recorded")
     augmented = None
     if len(runs) == 1 and len(runs[0].curve("accuracy/train_eval")):
         augmented = runs[0].curve("accuracy/train")
-    title = "Accuracy over the epochs"
-    svg = _drawn_pairs("accuracy", title, runs, pairs, percentages, dotted=augmented)
-    keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
-    if augmented is not None and len(augmented):
-        keys.append(Key("c1", "while training", "dotted"))
-    return Chart("Accuracy", svg, keys)
+    chart = _pairs_chart("accuracy", "Accuracy", runs, pairs, percentages, dotted=augmented)
+    further = [Key("c1", "while training", "dotted")] if augmented is not None and len(augmented) else []
+    return replace(chart, keys=[*chart.keys, *further])
 
 
 def gap_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -208,13 +202,6 @@ def _learning_rates(run: RunRecord) -> list[Curve]:
     return curves[:6]
 
 
-def _panels(figure: Figure, two: bool) -> tuple[Axes, Axes | None]:
-    if not two:
-        return figure.add_subplot(), None
-    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3.4, 1))
-    return upper, lower
-
-
 def line(axes: Axes, curve: Curve, colour: str, dashed: bool = False, marked: bool = True) -> None:
     """Draw the curve, thinned; where it has few measurements each is marked."""
     if not len(curve):
@@ -254,13 +241,8 @@ def _keys(runs: Sequence[RunRecord], train: Sequence[tuple[Curve, ...]], val: Se
 
 
 def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
-    """Validation of the raw weights against that of the averaged ones; `LeftOut` where no averaged weights
-    were evaluated.
-
-    Args:
-        runs: one, or several to compare.
-        quantity: `loss` or `accuracy`.
-    """
+    """Validation `loss` or `accuracy` of the raw weights against that of the averaged ones; `LeftOut` where
+    no averaged weights were evaluated."""
     pairs = [(run.curve(f"{quantity}/val"), run.curve(f"val_average/{quantity}")) for run in runs]
     if not any(len(averaged) for _, averaged in pairs):
         raise LeftOut("the weights were not averaged")
@@ -270,8 +252,8 @@ def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
     else:
         keys = [*run_keys(runs), Key("muted", "averaged"), Key("muted", "raw", "dashed")]
     numbers = percentages if quantity == "accuracy" else plain_numbers
-    name = f"averages-{quantity}"
-    return Chart(title, _drawn_pairs(name, title, runs, pairs, numbers, ("c2", "c3")), keys)
+    chart = _pairs_chart(f"averages-{quantity}", title, runs, pairs, numbers, ("c2", "c3"))
+    return replace(chart, keys=keys)
 
 
 def single_chart(
@@ -285,6 +267,29 @@ def single_chart(
     """The first of `tags` that was recorded over the epochs, in buckets where there are many measurements;
     `LeftOut` where it was not recorded."""
     curves = [run.curve(*tags) for run in runs]
+    return _single_chart(runs, curves, tags[0], title, write, log, caption)
+
+
+def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Norm of all weights together over the epochs; `LeftOut` where none was measured."""
+    curves = []
+    for run in runs:
+        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
+        norms = [curve for curve in norms if len(curve) == len(norms[0])]
+        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
+        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
+    return _single_chart(runs, curves, "weight-norm", "Norm of all weights")
+
+
+def _single_chart(
+    runs: Sequence[RunRecord],
+    curves: Sequence[Curve],
+    name: str,
+    title: str,
+    write: Callable[[float], str] = number,
+    log: bool = False,
+    caption: str = "",
+) -> Chart:
     if not any(drawable(curve, "log" if log else "linear") for curve in curves):
         raise LeftOut("it was not recorded")
 
@@ -305,33 +310,8 @@ def single_chart(
         epochs_below(axes, runs[0].axis)
 
     caption = caption or (_ends(curves[0]) if len(runs) == 1 else "")
-    svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
+    svg = drawn(name, f"{title} over the epochs", Plan(paint, 200))
     return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
-
-
-def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Norm of all weights together over the epochs; `LeftOut` where none was measured."""
-    curves = []
-    for run in runs:
-        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
-        norms = [curve for curve in norms if len(curve) == len(norms[0])]
-        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
-        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
-    if not any(np.isfinite(curve.values).any() for curve in curves):
-        raise LeftOut("no norm of the weights was recorded")
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, curve in enumerate(curves):
-            line(axes, curve, SERIES[index])
-        axes.set_ylim(bottom=0)
-        plain_numbers(axes)
-        epochs_below(axes, runs[0].axis)
-
-    title = "Norm of all weights"
-    svg = drawn("weight-norm", title, Plan(paint, 200))
-    single = len(runs) == 1
-    return Chart(title, svg, [] if single else run_keys(runs), _ends(curves[0]) if single else "")
 
 
 def _ends(curve: Curve) -> str:

@@ -104,13 +104,8 @@ class Plan:
 
 
 def drawn(name: str, label: str, plan: Plan) -> Markup:
-    """The figure as inline SVG.
-
-    Args:
-        name: unique on the page; the same name and figure give the same SVG.
-        label: what the figure shows, for those who cannot see it.
-        plan: of the figure.
-    """
+    """The figure as inline SVG. `name` is unique on the page, and the same name and figure give the same SVG;
+    `label` says what it shows for those who cannot see it."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
@@ -194,13 +189,8 @@ def percentages(axes: Axes) -> None:
 
 
 def log_numbers(axes: Axes, decades: float = 0.2, along: Literal["x", "y"] = "y") -> None:
-    """A logarithmic axis: powers of ten, or where there are fewer than two 1, 2 and 5 times them.
-
-    Args:
-        axes: with everything drawn.
-        decades: that the axis spans at least, so that what is level looks so.
-        along: the axis.
-    """
+    """A logarithmic axis of what has been drawn: powers of ten, or where there are fewer than two 1, 2 and 5
+    times them. It spans so many `decades` at least, so that what is level looks so."""
     (axes.set_yscale if along == "y" else axes.set_xscale)("log", nonpositive="mask")
     axis = axes.yaxis if along == "y" else axes.xaxis
     low, high = axes.get_ylim() if along == "y" else axes.get_xlim()

@@ -48,16 +48,11 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_foreign(path: Path, said: str) -> RunRecord | None:
-    """What can be read of a training that another program recorded at `path`; None where nothing was.
+    """What can be read of a training that another program recorded at `path`, a folder with event files at
+    any depth or a CSV file in it, or one such file; None where nothing was. Nothing is written or changed.
 
-    Nothing is written or changed.
-
-    Args:
-        path: of a folder with event files at any depth or a CSV file in it, or of one such file.
-        said: how the user named it, for messages such as `run=logs/x`.
-
-    Raises:
-        UserError: if there are several records, or one that holds no curve of a known name.
+    `said` is how the user named it, such as `run=logs/x`. `UserError` if there are several records, or one
+    that holds no curve of a known name.
     """
     found, sources = _raws(path, said)
     if not sources:

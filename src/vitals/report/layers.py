@@ -103,13 +103,8 @@ def update_ratio_lines(run: RunRecord, name: str) -> Chart:
 
 
 def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
-    """log10 of a variance by depth: at several times of one run, at the start and the end of several;
-    `LeftOut` where it was not measured.
-
-    Args:
-        runs: one, or several to compare.
-        quantity: `activation_variance` or `gradient_variance`.
-    """
+    """log10 of `activation_variance` or `gradient_variance` by depth: at several times of one run, at the
+    start and the end of several; `LeftOut` where it was not measured."""
     what = {"activation_variance": "activations", "gradient_variance": "gradients"}[quantity]
     grids = [_by_depth(run, f"{quantity}/") for run in runs]
     if not any((grid > 0).any() for _, _, grid in grids):
@@ -158,14 +153,8 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
 
 
 def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
-    """Share of dead or saturated units of every layer over the epochs, as a map; `LeftOut` where it was not
-    measured, or there is nothing to see.
-
-    Args:
-        run: whose history is drawn.
-        quantity: `dead_units` or `saturated_units`.
-        name: of the figure, unique on the page.
-    """
+    """Share of `dead_units` or `saturated_units` of every layer over the epochs, as a map of this `name` on
+    the page; `LeftOut` where it was not measured, or there is nothing to see."""
     what = quantity.partition("_")[0]
     layers, epochs, grid = _by_depth(run, f"{quantity}/")
     if not len(epochs) or not np.isfinite(grid).any():
@@ -257,13 +246,8 @@ def short_name(name: str, names: Sequence[str], length: int = 17) -> str:
 
 
 def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
-    """Histograms over time as maps, one for each of a few layers; `LeftOut` where none was recorded.
-
-    Args:
-        run: whose history is drawn.
-        kind: `activations`, `gradients` or `weights`.
-        name: of the figure, unique on the page.
-    """
+    """Histograms of `activations`, `gradients` or `weights` over time as maps, one for each of a few layers,
+    of this `name` on the page; `LeftOut` where none was recorded."""
     maps = {tag: found for tag in run.tags(f"{kind}/") if (found := _map(run, tag)) is not None}
     if not maps:
         raise LeftOut(f"no histogram of the {kind} was recorded")

@@ -42,12 +42,8 @@ class Live:
 
 
 class LivePage:
-    """A page that is made when somebody asks for it, and again only when what it is made from has changed.
-
-    Args:
-        seen: a value that differs wherever the page may, cheap to come by.
-        make: the page, as HTML.
-    """
+    """A page that is made, as HTML, when somebody asks for it, and again only when what it is made from has
+    changed: `seen` gives a value that differs wherever it may, cheap to come by."""
 
     def __init__(self, seen: Callable[[], object], make: Callable[[], str]) -> None:
         self.seen = seen
@@ -57,11 +53,8 @@ class LivePage:
         self._next = 0.0
 
     def current(self) -> tuple[str, bytes]:
-        """A tag that tells the page from earlier ones, and the page.
-
-        Raises:
-            Exception: any, where it cannot be made; the next call tries again.
-        """
+        """A tag that tells the page from earlier ones, and the page. Where it cannot be made, whatever `make`
+        raises; the next call tries again."""
         if not self._page or time.monotonic() >= self._next:
             began = time.thread_time()
             try:
@@ -75,15 +68,8 @@ class LivePage:
 
 
 class Server(ThreadingTCPServer):
-    """Serves pages, and nothing else, on a port of this machine.
-
-    Args:
-        find: the page at a path such as `/`; None where there is none.
-        port: 0 takes a free one.
-
-    Raises:
-        UserError: if the port is taken, or may not be used.
-    """
+    """Serves pages, and nothing else, on a `port` of this machine, of which 0 takes a free one; `find` gives
+    the page at a path such as `/`, or None. `UserError` if the port is taken, or may not be used."""
 
     daemon_threads = True
     allow_reuse_address = True

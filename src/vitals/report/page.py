@@ -20,17 +20,11 @@ FILE = "report.html"
 
 
 def make_report(folder: Path, status: Mapping[str, Any] | None = None) -> Path:
-    """Write `report.html` into a run's folder, and return its path.
+    """Write `report.html` into a run's folder, and return its path; `OSError` if it cannot be written.
 
-    Whatever the folder lacks is left out of the page with half a sentence why. The same folder gives the same
-    page.
-
-    Args:
-        folder: of a run; one of metrics.csv, history.jsonl, findings.json and predictions.npz is enough.
-        status: what `status.json` is going to say, where the page is the last thing that is made.
-
-    Raises:
-        OSError: if the page cannot be written.
+    One of metrics.csv, history.jsonl, findings.json and predictions.npz is enough: whatever the folder lacks
+    is left out of the page with half a sentence why. The same folder gives the same page. `status` is what
+    `status.json` is going to say, where the page is the last thing that is made.
     """
     record = RunRecord.read(folder)
     return write_runs([replace(record, status={**record.status, **(status or {})})], folder / FILE)
@@ -51,12 +45,8 @@ def write_runs(runs: Sequence[RunRecord], path: Path) -> Path:
 
 
 def page_of(runs: Sequence[RunRecord], live: Live | None = None) -> str:
-    """The page about one run, or about several side by side.
-
-    Args:
-        runs: that it tells of.
-        live: what is said of them where the page is served and follows them.
-    """
+    """The page about one run, or about several side by side, and what is said of them where it is served and
+    follows them (`live`)."""
     return render(
         "page.html",
         live,

@@ -23,14 +23,9 @@ class Column:
 
 
 def render(template: str, live: Live | None = None, script: str = "", **values: Any) -> str:
-    """The page that `template` makes of `values`, with the style sheet in it.
-
-    Args:
-        template: in `templates/`, an extension of `base.html`.
-        live: what a page says that is served and follows what it tells of; None of one that is written.
-        script: in `templates/`, for what a page needs one for; the browser runs no other.
-        values: that it speaks of; `title` and `source`, what the page is made from, among them.
-    """
+    """The page that `template`, an extension of `base.html`, makes of `values`, with the style sheet in it.
+    `title` and `source`, what the page is made from, are among these; `live` is what a page says that is
+    served and follows what it tells of. A browser runs no script but `script`, and that of live pages."""
     environment = Environment(
         loader=PackageLoader("vitals.report"),
         autoescape=True,

@@ -103,15 +103,8 @@ class Section:
     def add_each(
         self, what: str, runs: Sequence[RunRecord], draw: Callable[..., Any], *arguments: Any, name: str = ""
     ) -> None:
-        """Put the blocks of every run in, side by side where there are several.
-
-        Args:
-            what: is shown.
-            runs: to be drawn.
-            draw: takes one run and `arguments`, and with a `name` also that of a figure, other for each run.
-            arguments: for `draw`.
-            name: of the figure.
-        """
+        """Put in the blocks of every run, side by side where there are several, that `draw` makes of one run
+        and `arguments`, and with a `name` also of that of a figure, other for each run."""
         if len(runs) == 1:
             self.add(what, draw, runs[0], *arguments, **({"name": name} if name else {}))
             return

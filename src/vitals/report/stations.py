@@ -101,14 +101,9 @@ def station_of(finding: Finding) -> StationKey:
 
 
 def light_of(findings: Sequence[Finding], station: Station, measured: bool, diagnosed: bool) -> Light:
-    """The light of a station.
-
-    Args:
-        findings: that belong to it.
-        station: of the ten.
-        measured: whether the run's folder says anything of it.
-        diagnosed: whether anybody looked for faults, so that silence means something.
-    """
+    """The light of one of the ten stations: of the findings that belong to it, or of whether the run's folder
+    says anything of it (`measured`), and anybody looked for faults (`diagnosed`), so that silence means
+    something."""
     told = [finding for finding in findings if finding.cause not in NO_VERDICTS]
     if told:
         return worst_level(told)

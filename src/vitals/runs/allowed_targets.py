@@ -74,24 +74,16 @@ LISTS_OF_NAMES = ("which", "checks", "rules")
 
 @dataclass(frozen=True)
 class OwnCode:
-    """The modules that are the user's own, as the head of this file says.
-
-    Attributes:
-        roots: folders in which Python finds them.
-        from_elsewhere: folders whose code is not, wherever they lie.
-    """
+    """The modules that are the user's own, as the head of this file says: found in `roots`, and in no folder
+    of `from_elsewhere`, wherever that lies."""
 
     roots: tuple[Path, ...]
     from_elsewhere: tuple[Path, ...]
 
     @classmethod
     def beside(cls, folder: Path, *further: Path) -> Self:
-        """What is the user's own where the folder of a run or a sweep is read.
-
-        Args:
-            folder: that is read.
-            further: folders of the user's beside those that Python looks into.
-        """
+        """What is the user's own where `folder`, of a run or a sweep, is read: in `further` folders and in
+        those that Python looks into."""
         python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
         installed = [*python, *site.getsitepackages(), site.getusersitepackages()]
         roots = [
@@ -160,16 +152,8 @@ class OwnCode:
 
 
 def require_allowed(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
-    """Make sure that all that a configuration names may be built because a folder says so.
-
-    Args:
-        config: as it was read.
-        file: that it was read from.
-        trust: what the user trusts beside it.
-
-    Raises:
-        UserError: naming the first key and what it names that may not be built.
-    """
+    """Make sure that all that a configuration, as it was read from `file`, names may be built because a
+    folder says so, or as `trust` names it; `UserError` with the first key and what it names that may not."""
     trusted = list(trust)
     own = OwnCode.beside(file.parent)
     for key, name in _named(_plain(config)):

@@ -40,13 +40,8 @@ BYTES_AT_ONCE = 2**27
 
 
 class Made(NamedTuple):
-    """An array of bytes as it is made.
-
-    Attributes:
-        shape: of the array.
-        rows: uint8, each of `shape[1:]`, made as they are gone through.
-        facts: what else is known, for JSON; complete when the rows have been gone through.
-    """
+    """An array of bytes as it is made: of `shape`, its uint8 `rows`, each of `shape[1:]`, made as they are
+    gone through, and `facts` for JSON, complete when they have been."""
 
     shape: tuple[int, ...]
     rows: Iterable[np.ndarray]
@@ -78,14 +73,9 @@ def made_of_files(
     row_shape: tuple[int, ...],
     judge: Callable[[dict[str, str], int], object],
 ) -> Made:
-    """One row of each file, read by several threads; zeros of those that cannot be read.
-
-    Args:
-        files: in the order of the rows.
-        read: the row of a file, or why it cannot be read; the fact `unreadable` has these, by file.
-        row_shape: of each row.
-        judge: gets `unreadable` and the number of files read so far, to raise what ends the reading.
-    """
+    """One row of `row_shape` of each file, in their order, read by several threads; zeros of those that
+    cannot be read: `read` says why instead, and the fact `unreadable` has it, by file. `judge` gets these and
+    the number of files read so far, to raise what ends the reading."""
     unreadable: dict[str, str] = {}
     at_once = min(1000, 1 + BYTES_AT_ONCE // math.prod(row_shape))
 
@@ -106,17 +96,12 @@ def made_of_files(
 
 
 def cached(source: str, key: str, make: Callable[[], Made], mapped: bool | None = None) -> Kept:
-    """The array of `source`: from the cache where it holds it under `key`, else made and stored.
+    """The array of `source`: from the cache where it holds it under `key` (see `key_of`), else of `make` and
+    stored.
 
-    Args:
-        source: what is cached, such as the path of the folder; it names the cache file, so that a source
-            that has changed replaces its own file.
-        key: from `key_of`.
-        make: makes the array.
-        mapped: whether it is mapped from the cache file; None maps one that would not fit in memory.
-
-    Raises:
-        UserError: if it fits neither in memory nor on the disk of the cache.
+    The source, such as the path of a folder, names the cache file, so that one that has changed replaces its
+    own. `mapped` says whether the array is mapped from that; None does so where it would not fit in memory.
+    `UserError` if it fits neither there nor on the disk of the cache.
     """
     folder = cache_folder()
     path = folder / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:16]}.npy"
@@ -144,12 +129,8 @@ def cached(source: str, key: str, make: Callable[[], Made], mapped: bool | None 
 
 
 def will_need(array: Tensor, rows: Tensor) -> None:
-    """Have the system begin to read rows of a mapped array, so that their user waits for no single page.
-
-    Args:
-        array: M×…, contiguous.
-        rows: int64, in any order.
-    """
+    """Have the system begin to read `rows` (int64, in any order) of a mapped `array` (M×…, contiguous), so
+    that their user waits for no single page."""
     if len(rows):
         ordered, size = rows.sort().values, array[0].nbytes
         apart, end = ordered.diff() > 1, torch.tensor([True])

@@ -18,12 +18,9 @@ from vitals.runs.project import Project
 
 
 def check(config: DictConfig, project: Project) -> SanityChecks:
-    """Make the configured checks and print the page of verdicts; returns what they found.
-
-    Raises:
-        UserError: if no check is configured, or for what turns out wrong with the images.
-        ChecksFailed: if a finding is at level `fail`; ends the program with exit code 3.
-    """
+    """Make the configured checks and print the page of verdicts; returns what they found. `UserError` if no
+    check is configured, or for what turns out wrong with the images; `ChecksFailed`, exit code 3, after a
+    finding at level `fail`."""
     quiet_lightning()
     OmegaConf.resolve(config)
     if config.seed is None:

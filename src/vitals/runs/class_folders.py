@@ -19,13 +19,9 @@ HIDDEN = (".", "__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What `list_files` found.
-
-    Attributes:
-        classes: the names of those that have training files, in their order.
-        files: of every split that has any, each with its label.
-        note: a sentence on what was passed over, or nothing.
-    """
+    """What `list_files` found: the names of the `classes` that have training files, in their order; the
+    `files` of every split that has any, each with its label; and a sentence on what was passed over, or
+    nothing."""
 
     classes: list[str]
     files: dict[str, list[tuple[str, int]]]
@@ -42,10 +38,8 @@ def list_files(root: Path, endings: Collection[str]) -> ClassFolders:
     """The files below `root` that have one of the `endings`, as in `.png`; those of sub-folders included.
 
     Where no folder is named after a split, all are for training. Hidden ones are passed over without a word,
-    those of other endings, those beside the class folders and empty class folders with a count.
-
-    Raises:
-        UserError: if `root` is no folder, or has fewer than two classes, or some that training does not know.
+    those of other endings, those beside the class folders and empty class folders with a count. `UserError`
+    if `root` is no folder, or has fewer than two classes, or some that training does not know.
     """
     existing_folder(root, "data.root", "the folder that holds the data")
     places = folders_of_splits(root) or {"train": root}

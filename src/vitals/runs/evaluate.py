@@ -20,16 +20,9 @@ from vitals.runs.terminal import print_evaluation, print_unfinished
 
 
 def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
-    """Measure a run's checkpoint with the module's own test or validation, and print the metrics.
-
-    Args:
-        options: `run`, `checkpoint`, `split`, `tta`, `data_root` and `trust`, as `evaluate.yaml` has them.
-        project: that the run belongs to.
-
-    Raises:
-        UserError: if the folder, the checkpoint or the data are missing or do not belong together, or there
-            are no views of what the module takes.
-    """
+    """Measure a run's checkpoint with the module's own test or validation, and print the metrics. `options`
+    are those of `evaluate.yaml`; `UserError` if the folder, the checkpoint or the data are missing or do not
+    belong together, or there are no views of what the module takes."""
     quiet_lightning()
     folder = RunFolder.existing(options.run, "run")
     path = folder.checkpoint(options.checkpoint)
@@ -63,12 +56,11 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
 
 
 class Views(L.Callback):
-    """Takes the place of a module's `forward`, and gives the mean of its outputs over views of the images.
+    """Takes the place of the `forward` of a module whose test or validation step calls `self(images)`, once a
+    batch, with float N×C×H×W, and gives the mean of its outputs over views of the images.
 
-    Args:
-        module: whose test or validation step calls `self(images)`, once a batch, with float N×C×H×W.
-        tta: `flip`, `full`, or `unsure`. With that the data are gone through twice: first mirrored, by which
-            `choose` tells of which images of all the module is least sure; these alone are moved as well.
+    With `tta="unsure"` the data are gone through twice: first mirrored, by which `choose` tells of which
+    images of all the module is least sure; these alone are moved as well.
     """
 
     def __init__(self, module: L.LightningModule, tta: str) -> None:
@@ -141,16 +133,9 @@ def answering_for(folder: RunFolder) -> Iterator[None]:
 
 
 def config_to_rebuild(folder: RunFolder, data_root: str | None, trust: Sequence[str]) -> DictConfig:
-    """The configuration of a run, with its data where they are now.
-
-    Args:
-        folder: of the run.
-        data_root: takes the place of `data.root`, if the data have moved.
-        trust: what it may name beside what is allowed, see `allowed_targets`.
-
-    Raises:
-        UserError: if the data of the run have no root, or it names what may not be built.
-    """
+    """The configuration of a run, with its data where they are now: `data_root`, where given, takes the place
+    of `data.root`. `UserError` if the data of the run have no root, or it names what may not be built, see
+    `allowed_targets`."""
     config = folder.read_config()
     require_allowed(config, folder.config, trust)
     if data_root is not None:

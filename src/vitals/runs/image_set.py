@@ -61,14 +61,9 @@ class ImageSet:
         return ImageSet(self.stored, self.labels[indices], self.classes, places, self.mapped)
 
     def split(self, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Two parts with the same share of every class: the rest, and `fraction` of the images.
-
-        Of two images of a class each part gets one, whatever the fraction; the rest gets a single one. Both
-        keep the order of the images. The same seed gives the same split.
-
-        Raises:
-            ValueError: if no class has two images.
-        """
+        """Two parts with the same share of every class: the rest, and `fraction` of the images. Of two images
+        of a class each part gets one, whatever the fraction; the rest gets a single one. Both keep the order
+        of the images; the same seed gives the same split. `ValueError` if no class has two images."""
         part = self._drawn(round(fraction * len(self)), seed, in_both=True)
         if not len(part):
             raise ValueError(f"none of {len(self.classes)} classes has two images to share out")

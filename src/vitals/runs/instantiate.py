@@ -80,12 +80,8 @@ def made(where: str, config: Any, **further: Any) -> Any:
 
 
 def bound(where: str, config: Mapping[str, Any], *positional: Any) -> partial[Any]:
-    """What `config._target_` names, its other keys bound as arguments.
-
-    Raises:
-        UserError: if there is no such thing.
-        TypeError: if it does not take one of the arguments after those that will be `positional`.
-    """
+    """What `config._target_` names, its other keys bound as arguments; `UserError` if there is no such thing,
+    `TypeError` if it does not take one of the arguments after those that will be `positional`."""
     arguments = dict(config)
     target = locate(where, arguments.pop("_target_"))
     inspect.signature(target).bind(*positional, **arguments)
@@ -107,16 +103,9 @@ def locate(where: str, name: str) -> Any:
 
 
 def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:
-    """The object that `config._target_` names, from its own keys and what it asks for by name.
-
-    Args:
-        where: the config group, for messages.
-        config: `_target_` and arguments.
-        offered: what can be had beside them; made only where the constructor has a parameter of that name.
-
-    Raises:
-        UserError: if the target cannot be found, or refuses its arguments.
-    """
+    """The object that `config._target_` names, from its own keys and what it asks for by name: `offered` is
+    made only where the constructor has a parameter of that name. `UserError`, with the config group `where`,
+    if the target cannot be found, or refuses its arguments."""
     wanted = {name: offered[name]() for name in asked_for(config, offered)}
     return made(where, config, **wanted)
 

@@ -42,12 +42,8 @@ class CurvesFile(ExperimentWriter):
 
 
 class RunCSV(CSVLogger):
-    """Lightning's CSVLogger, with `curves.csv` in `save_dir` itself and no `hparams.yaml`.
-
-    Args:
-        save_dir: the run's folder.
-        flush_logs_every_n_steps: optimizer steps after which the file is written.
-    """
+    """Lightning's CSVLogger, with `curves.csv` in `save_dir`, the run's folder, itself and no
+    `hparams.yaml`."""
 
     def __init__(self, save_dir: str | Path, flush_logs_every_n_steps: int = 100) -> None:
         super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
@@ -76,15 +72,8 @@ class RunCSV(CSVLogger):
 
 
 class RunWandb(WandbLogger):
-    """Lightning's WandbLogger for a run.
-
-    Args:
-        save_dir: the run's folder.
-        run_name: of the run.
-        group: the sweep that it belongs to.
-        resumed_as: the id that it had before it was resumed.
-        options: of WandbLogger and of `wandb.init`.
-    """
+    """Lightning's WandbLogger in the run's folder, `save_dir`, in the `group` of its sweep, and with the id
+    `resumed_as` that it had before it was resumed. `options` are of WandbLogger and of `wandb.init`."""
 
     def __init__(
         self, save_dir: str, run_name: str, group: str | None, resumed_as: str | None, **options: Any
@@ -104,15 +93,9 @@ class RunTrackio(TrackioLogger):
 
 
 class RunMLFlow(MLFlowLogger):
-    """The same for MLflow, where the sweep is the tag `sweep` of its jobs.
-
-    Args:
-        save_dir: the run's folder.
-        run_name, group, resumed_as: as of `RunWandb`.
-        tracking_uri: of the store; None takes that of the environment, or `mlflow.db` in the folder where
-            the command was typed, which is where `mlflow ui` looks.
-        options: of MLFlowLogger.
-    """
+    """The same for MLflow, where the sweep is the tag `sweep` of its jobs. A `tracking_uri` of None takes
+    that of the environment, or `mlflow.db` in the folder where the command was typed, which is where `mlflow
+    ui` looks."""
 
     def __init__(
         self,

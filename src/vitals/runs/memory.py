@@ -33,16 +33,8 @@ def available_memory() -> int:
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Make sure that there are `needed` bytes.
-
-    Args:
-        needed: bytes.
-        what: needs them, as the beginning of a sentence.
-        remedy: the end of the sentence: what would need less.
-
-    Raises:
-        UserError: if there are fewer.
-    """
+    """Make sure that there are `needed` bytes for `what`, the beginning of a sentence; `UserError` if there
+    are fewer, with its end, a `remedy` that would need less."""
     if needed > (free := available_memory()):
         raise UserError(f"{what} needs {gib(needed)} of memory, and {gib(free)} are free: {remedy}.")
 

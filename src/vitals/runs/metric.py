@@ -30,11 +30,8 @@ class Metric:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """The metric that the configuration of a run or of a sweep names.
-
-        Raises:
-            KeyError, TypeError, ValueError: if it names none.
-        """
+        """The metric that the configuration of a run or of a sweep names; `KeyError`, `TypeError` or
+        `ValueError` if it names none."""
         metric = cls(**config["metric"])
         if not isinstance(metric.name, str) or metric.mode not in get_args(Mode):
             raise ValueError(f"metric={metric} is none")

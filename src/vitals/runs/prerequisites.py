@@ -49,15 +49,9 @@ def require_prerequisites(config: DictConfig) -> None:
 
 
 def require_batches(config: DictConfig, data: L.LightningDataModule) -> None:
-    """Make sure that the trainer's shares and intervals are not below or beyond the batches that there are.
-
-    Args:
-        config: of the run.
-        data: its data, set up for training; loaders of unknown length, or several, are left to Lightning.
-
-    Raises:
-        UserError: saying which value is wrong, of how many batches, and what would be right.
-    """
+    """Make sure that the trainer's shares and intervals are not below or beyond the batches that `data`, set
+    up for training, have; loaders of unknown length, or several, are left to Lightning. `UserError` saying
+    which value is wrong, of how many batches, and what would be right."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     trainer = config.trainer

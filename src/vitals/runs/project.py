@@ -33,17 +33,11 @@ class Project(Protocol):
 
     def prepare(self, config: DictConfig) -> None:
         """Look, before anything is written, for what `build` would stumble over; cheap, without the data.
-
-        Raises:
-            UserError: saying what is wrong and what would be right.
-        """
+        `UserError` saying what is wrong and what would be right."""
 
     def build(self, config: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
-        """The module that trains and its data, as configured; `config.seed` is set.
-
-        Raises:
-            UserError: if a constructor refuses its arguments, or the data cannot be read.
-        """
+        """The module that trains and its data, as configured; `config.seed` is set. `UserError` if a
+        constructor refuses its arguments, or the data cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +54,8 @@ class ProjectFolder:
         """The project in the folder of `script`, or else in the working folder, or in the nearest one above.
 
         Its code is the one package with `build.py`, `schema.py` and `train.py` that lies in `src/`, or else
-        beside `configs/`; it becomes importable, before any other of its name.
-
-        Raises:
-            UserError: if there is no such folder, or not one such package.
+        beside `configs/`; it becomes importable, before any other of its name. `UserError` if there is no
+        such folder, or not one such package.
         """
         start = original(Path(script).absolute().parent) if script else Path.cwd()
         above = (start, *start.parents)

@@ -24,13 +24,9 @@ def hydra_value(text: object) -> str:
 
 
 def program(script: str = "", command: str = "", started_in: str = "") -> list[str]:
-    """The words before the overrides of a command, as a shell in the working folder takes them.
-
-    Args:
-        script: how something was started, as `this_program` has it; empty for what runs now.
-        command: another one of the instrument's (`train`, `evaluate`, …), to be started in the same way.
-        started_in: the folder from which the path of `script` goes.
-    """
+    """The words before the overrides of a command, as a shell in the working folder takes them: of `script`,
+    how something was started from the folder `started_in`, or of what runs now; or of another `command` of
+    the instrument, to be started in the same way."""
     script = script or this_program()
     path = Path(started_in, script)
     if command:

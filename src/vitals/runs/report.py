@@ -20,16 +20,9 @@ OURS = "Made by Vitals from"
 
 
 def report(options: DictConfig) -> Path:
-    """Make the page of the run, or of the runs, that `options` names; print and return its path.
-
-    Of the record of another program the findings that its curves allow are printed, too.
-
-    Args:
-        options: `run` or `runs`, and `out`, as `vitals/configs/report.yaml` describes them.
-
-    Raises:
-        UserError: if a folder is missing, holds nothing to report, or cannot be written to.
-    """
+    """Make the page of the run, or of the runs, that `options` name (see `vitals/configs/report.yaml`); print
+    and return its path. Of the record of another program the findings that its curves allow are printed, too.
+    `UserError` if a folder is missing, holds nothing to report, or cannot be written to."""
     single = options.run is not None
     names = [options.run] if single else list(options.runs)
     records = [record(name, "run" if single else "runs") for name in names]
@@ -60,16 +53,8 @@ def report(options: DictConfig) -> Path:
 
 
 def record(name: str, key: str, begun: bool = False) -> RunRecord:
-    """The record of a run, which the user gave as `key`; one of anybody's project will do.
-
-    Args:
-        name: of a folder, or of a file of another program.
-        key: for messages.
-        begun: whether a run that has nothing to report yet is one, too.
-
-    Raises:
-        UserError: if there is none, or nothing in it to report.
-    """
+    """The record of a run, the folder or file `name` that the user gave as `key`; one of anybody's project
+    will do, and where it has `begun`, one that has nothing to report yet. `UserError` if there is none."""
     path = existing_folder(name, key, f"{A_RUN}, or a CSV file with a row an epoch or a step", or_file=True)
     if is_foreign(path) and all(map(is_foreign, _runs_in(path))):
         found = read_foreign(path, f"{key}={name}")

@@ -21,16 +21,9 @@ from vitals.runs.run_folder import RunFolder, shown
 
 
 def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, dict[str, Any]]:
-    """The last checkpoint of a run, and its content; the one before where that is missing or damaged.
-
-    Args:
-        folder: of the run.
-        to_train: whether the training is to go on. Where it ended amid an epoch, it does so from that place
-            and not from the last checkpoint, which closes the epoch.
-
-    Raises:
-        UserError: if neither can be read.
-    """
+    """The last checkpoint of a run, and its content; the one before where that is missing or damaged, and
+    `UserError` where both are. Where the training is to go on (`to_train`) that ended amid an epoch, it does
+    so from that place and not from the last checkpoint, which closes the epoch."""
     before = folder.checkpoints / "previous.ckpt"
     try:
         path = folder.checkpoint("last")

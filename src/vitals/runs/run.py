@@ -54,17 +54,9 @@ Road = Callable[[DictConfig, RunFolder], dict[str, float]]
 
 
 def prepare(config: DictConfig, project: Project, trust: Sequence[str] = ()) -> None:
-    """Build every component once on trial, and look at what is to be resumed, before anything is written.
-
-    Args:
-        config: of the run.
-        project: that it belongs to.
-        trust: what a run to resume may name beside what is allowed, see `allowed_targets`.
-
-    Raises:
-        UserError: if something that the run needs is missing, a component refuses its configuration, or there
-            is nothing left to resume, or the run to resume names what may not be built of a folder.
-    """
+    """Build every component of a run once on trial, and look at what is to be resumed, before anything is
+    written. `UserError` if something that the run needs is missing, a component refuses its configuration,
+    nothing is left to resume, or the run to resume names what may not be built, see `allowed_targets`."""
     if config.resume:  # what the command line says anew is its owner's own
         folder = RunFolder(config.resume)
         require_allowed(folder.read_config(), folder.config, trust)

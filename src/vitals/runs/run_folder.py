@@ -113,14 +113,8 @@ class RunFolder:
             )
 
     def require_free(self, patience: float = 0.0) -> None:
-        """Make sure that no other process trains here, and that what is written here stays here.
-
-        Args:
-            patience: seconds to wait for it to end.
-
-        Raises:
-            UserError: naming the process, or the link that leads elsewhere.
-        """
+        """Make sure that no other process trains here, for which `patience` seconds may pass, and that what
+        is written here stays here; `UserError` naming the process, or the link that leads elsewhere."""
         require_inside(self.path, self.path.rglob("*"))
         deadline = time.monotonic() + patience
         while is_at_work(self.path, record := read_json(self.status)):
@@ -171,13 +165,9 @@ class RunFolder:
     def score(
         self, metric: Metric, weights: Weights | None = None, rows: list[dict[str, float]] | None = None
     ) -> tuple[float, float] | None:
-        """The validation of some weights, and the epoch that they are of; None where nobody validated them.
-
-        Args:
-            metric: by which the run is judged.
-            weights: which; None for those that the run chose.
-            rows: of `metrics.csv`, where they are at hand.
-        """
+        """The validation of some `weights` by `metric`, and the epoch that they are of; of those that the run
+        chose where None. None where nobody validated them. `rows` of `metrics.csv` are read where they are
+        not at hand."""
         rows = read_curve(self.path) if rows is None else rows
         weights = weights or self.weights
         if weights == "average":
@@ -200,15 +190,12 @@ class RunFolder:
         return path
 
     def read_config(self) -> DictConfig:
-        """The run's configuration, without the provenance that stands beside it in the file.
-
-        A relative `data.root` that is not here is looked for where the run was started.
+        """The run's configuration, without the provenance that stands beside it in the file; `UserError` if
+        that is damaged, or no configuration of a run. A relative `data.root` that is not here is looked for
+        where the run was started.
 
         It is written with its values resolved. One that stands for another plain value of the same file may
         be left; nothing is asked of the environment, or of what else a resolver knows.
-
-        Raises:
-            UserError: if the file is damaged, or no configuration of a run.
         """
         content = self._read()
         facts = content.pop("provenance", None)

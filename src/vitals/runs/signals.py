@@ -21,11 +21,7 @@ SAVING = ("SIGUSR1", "SIGUSR2")
 
 
 class Interrupted(SystemExit):
-    """A signal has asked the program to end: exit code 128 and its number.
-
-    Args:
-        number: of the signal.
-    """
+    """A signal of this number has asked the program to end: exit code 128 and the number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)

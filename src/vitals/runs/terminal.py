@@ -46,14 +46,9 @@ def print_start(config: DictConfig, module: Any, data: Any, folder: RunFolder) -
 def final_metrics(
     folder: RunFolder, metric: Metric, test: Mapping[str, float], averaged: bool = False
 ) -> dict[str, float]:
-    """The figures of a finished run: best and last epoch by `metric`, the average, and test.
-
-    Args:
-        folder: whose `metrics.csv` has a row an epoch.
-        metric: which epoch is best.
-        test: what the module logged in the test of the chosen weights; empty where there was none.
-        averaged: whether these are the averaged weights; `test/averaged` is then 1, else 0.
-    """
+    """The figures of a finished run: best and last epoch by `metric` in its `metrics.csv`, the average, and
+    what the module logged in the `test` of the chosen weights, empty where there was none. `test/averaged` is
+    1 where these are the averaged ones, else 0."""
     status = folder.read_status()
     rows = read_curve(folder.path) or [{"epoch": float(status.get("epoch") or 0)}]  # where it is damaged
     last = rows[-1]

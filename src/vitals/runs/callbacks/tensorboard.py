@@ -18,14 +18,8 @@ else by the alphabet."""
 
 
 class RunTensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoardLogger, with the event files in `save_dir` itself and no `hparams.yaml`.
-
-    The run's `config.yaml` holds what `hparams.yaml` would.
-
-    Args:
-        save_dir: the run's folder.
-        options: of torch's `SummaryWriter`.
-    """
+    """Lightning's TensorBoardLogger with the event files in `save_dir`, the run's folder, itself, and no
+    `hparams.yaml`, as `config.yaml` holds what that would. `options` are of torch's `SummaryWriter`."""
 
     def __init__(self, save_dir: str | Path, **options: Any) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False, **options)
@@ -54,13 +48,8 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_results(self, config: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Fill the hparams tab, and show the configuration as the text card `config`.
-
-        Args:
-            config: of the run.
-            metrics: final figures in the order of their columns, `run/last/epoch` among them: the step they
-                stand at.
-        """
+        """Fill the hparams tab with the run's `config` and its final `metrics` in the order of their columns,
+        at the step `run/last/epoch` among them, and show the configuration as the text card `config`."""
         step = int(metrics["run/last/epoch"])
         self.log_metrics(metrics, step)
         found = self._sanitize_params(hyperparameters(config))

@@ -15,13 +15,9 @@ Axis = list[tuple[str, ...]]
 def axes(overrides: Sequence[Override], listed: Callable[[Override], list[str]], zipped: Any) -> list[Axis]:
     """The axes of which a sweep tries all combinations, in the order of the command line.
 
-    Args:
-        overrides: of the command line.
-        listed: says the words, `key=value`, that an override stands for: one, or one for each of its values.
-        zipped: the configuration's `zip`: null, keys whose values go together, or several lists of such keys.
-
-    Raises:
-        UserError: if the keys of a zip have no values, or not as many of each.
+    `listed` says the words that an override stands for, one for each of its values; `zipped` is the
+    configuration's `zip`: null, keys whose values go together, or several lists of such keys. `UserError` if
+    the keys of one have no values, or not as many of each.
     """
     given = {override.key_or_group: override for override in overrides}
     groups = _groups(zipped, given)

@@ -125,15 +125,9 @@ def did_you_mean_key(
     groups: Mapping[str, Sequence[str]],
     elsewhere: Iterable[str] = (),
 ) -> str:
-    """A clause with the words that `key=value` probably stands for, or else the nearest names on its level.
-
-    Args:
-        key: that the configuration does not have.
-        value: as it was typed, or None.
-        config: the composed configuration.
-        groups: its config groups with their choices.
-        elsewhere: words that choose what has the key, and set it.
-    """
+    """A clause with the words that `key=value` probably stands for, or else the nearest names on its level of
+    `config`. `value` is as it was typed, or None; `groups` are the config groups with their choices, and
+    `elsewhere` words that choose what has the key, and set it."""
     parts = key.replace("/", ".").split(".")
     name = parts[-1].lower().replace("-", "_")
     for sentence, names in WITHOUT.items():

@@ -44,16 +44,9 @@ SEVERAL = ("logger", "callbacks")
 
 
 class Overrides:
-    """The overrides of one command line, checked against the configuration in `config_dir`.
-
-    Args:
-        config_dir: folder of the primary configuration and of the groups that come first.
-        config_name: name of the primary configuration, without `.yaml`.
-        arguments: `key=value` words as typed; `hydra.searchpath` among them is heeded.
-
-    Raises:
-        UserError: if a word is no override, or its group, choice or key does not exist.
-    """
+    """The overrides of one command line, `key=value` words as typed, checked against the primary
+    configuration `config_name` and the groups in `config_dir` and on the search path; `UserError` if a word
+    is no override, or its group, choice or key does not exist."""
 
     def __init__(self, config_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
         self.config_dir, self.config_name = config_dir, config_name
@@ -254,13 +247,9 @@ class Overrides:
         return False
 
     def _checked(self, override: Override, base: DictConfig) -> str:
-        """The word of `override`, in the spelling that Hydra has for it.
-
-        The arguments of Lightning's Trainer can be set whether `base` has them or not, with `+` or without.
-
-        Raises:
-            UserError: if there is no such key.
-        """
+        """The word of `override`, in the spelling that Hydra has for it; `UserError` if there is no such key.
+        The arguments of Lightning's Trainer can be set whether `base` has them or not, with `+` or
+        without."""
         word = str(override.input_line)
         if not self._is_config_key(override):
             return word
@@ -358,13 +347,9 @@ class Overrides:
 
 
 def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = ()) -> list[Path]:
-    """The folders in which Hydra looks for config files, the first first, as far as they are folders.
-
-    Args:
-        config_dir: folder of the primary configuration.
-        config_name: its name; its `hydra.searchpath` counts, where `arguments` give no other.
-        arguments: the words of a command line.
-    """
+    """The folders in which Hydra looks for config files, the first first: that of the primary configuration,
+    and those of `hydra.searchpath` in `arguments`, or else in that itself; `UserError` if one is no
+    folder."""
     places = own_search_path(config_dir, config_name)
     for word in arguments:
         if word.startswith("hydra.searchpath="):

@@ -28,17 +28,9 @@ PATIENCE = 2.0
 
 
 def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence[str]) -> DictConfig:
-    """The saved configuration of `folder`, with the values that `arguments` give anew.
-
-    Args:
-        folder: the run to continue.
-        arguments: checked `key=value` words of the command line.
-        groups: names of the config groups.
-
-    Raises:
-        UserError: if a word chooses another component than the run was started with, or sets a key that
-            its configuration does not have.
-    """
+    """The saved configuration of `folder`, with the values that the checked words of a command line give
+    anew; `UserError` if one chooses another component of `groups` than the run was started with, or sets a
+    key that its configuration does not have."""
     config = folder.read_config()
     config.trust = []  # of whoever goes on with it, not of the folder
     chosen = folder.read_choices()
@@ -76,14 +68,10 @@ def same_run(
 ) -> RunFolder | None:
     """The folder of the run of the same configuration; None where there is none, and it is to be begun.
 
-    Args:
-        config: that the command line composes, the seed not yet drawn.
-        folder: that Hydra would give to a new run.
-        named: whether the command line itself names this folder.
-        patience: seconds to wait for another process that trains it; None does not ask for one.
-
-    Raises:
-        UserError: if another process trains it now, or the named folder holds a run of another configuration.
+    `config` is what the command line composes, the seed not yet drawn; `folder` what Hydra would give to a
+    new run, and `named` says whether the command line itself names it. For `patience` seconds another process
+    that trains the run may end; None does not ask for one. `UserError` if there still is one, or the named
+    folder holds a run of another configuration.
     """
     mine = fingerprint(config)
     named = named or folder.config.exists()

@@ -39,13 +39,8 @@ LARGEST = 2**20
 
 
 class SweepCode:
-    """The copy in the folder of a sweep.
-
-    Args:
-        sweep: the sweep's folder.
-        script: that the sweep was started with.
-        configs: folders of configurations.
-    """
+    """The copy in the folder of a sweep that was started with `script`, and with the folders `configs` of
+    configurations."""
 
     def __init__(self, sweep: Path, script: str, configs: Sequence[Path]) -> None:
         self.path, self.configs = sweep / "code", configs
@@ -73,13 +68,9 @@ class SweepCode:
         return origin if origin.get("root") else {}
 
     def keep(self) -> list[str]:
-        """Copy the code, unless the sweep has its copy already; what has been edited since is returned.
-
-        A copy that was not taken here makes room for one of the code as it is now.
-
-        Raises:
-            UserError: if there is no room for it, or too much of it.
-        """
+        """Copy the code, unless the sweep has its copy already; what has been edited since is returned. A
+        copy that was not taken here makes room for one of the code as it is now. `UserError` if there is too
+        much of it."""
         files = self._files()
         root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in self.sources]))
         if self.path.exists() and not _mark(self.path).is_file():

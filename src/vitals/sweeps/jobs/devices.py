@@ -51,13 +51,8 @@ class Devices:
 
     @classmethod
     def found(cls, wanted: str | Sequence[int], jobs_per_device: int = 1) -> Self:
-        """The devices that `launcher.devices` asks for.
-
-        Args:
-            wanted: `auto` for every GPU, or where there is none a slot for each CPU core; `cpu`; or a list of
-                numbers of GPUs.
-            jobs_per_device: how many jobs a device may have at a time.
-        """
+        """The devices that `launcher.devices` asks for: `auto` is every GPU, or where there is none a slot
+        for each CPU core; `cpu` these; else a list of numbers of GPUs."""
         if not isinstance(wanted, str):
             return cls([str(number) for number in wanted], jobs_per_device, are_gpus=True)
         if wanted == "auto" and (gpus := visible_gpus()):

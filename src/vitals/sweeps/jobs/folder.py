@@ -27,11 +27,7 @@ RECORD: Kinds = {
 
 
 class SweepFolder:
-    """Paths and records of one sweep: `sweep.json`, and a run folder for each job.
-
-    Args:
-        path: of the folder.
-    """
+    """Paths and records of one sweep: `sweep.json`, and a run folder for each job."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

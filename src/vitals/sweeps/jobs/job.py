@@ -87,15 +87,11 @@ def is_finished(folder: Path) -> bool:
 
 
 def settle(job: Job, code: int, reason: str | None) -> str:
-    """Record how the job ended, and return its status.
+    """Record how a job ended, and return its status.
 
-    Args:
-        job: that has ended.
-        code: its exit code; negative for the signal that killed it.
-        reason: why it was ended from outside; `interrupted` where the whole sweep was; None for neither.
-
-    A job that ended by itself has written its own status; one that was killed, or never came to train, has
-    it written here.
+    One that ended by itself has written that; of one that was killed, or never came to train, it is written
+    here. `code` is its exit code, negative for the signal that killed it; `reason` why it was ended from
+    outside, `interrupted` where the whole sweep was, None for neither.
     """
     run = RunFolder(job.folder)
     status = str(run.read_status().get("status", ""))

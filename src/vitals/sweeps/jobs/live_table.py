@@ -20,14 +20,8 @@ ENDED_SHOWN = 8
 
 
 class LiveTable:
-    """Running jobs, those that ended last, counts, the best so far and the time left.
-
-    Args:
-        total: jobs of the sweep.
-        done: of them, how many need not be run.
-        at_once: jobs that can run side by side.
-        metric: by which they are judged.
-    """
+    """Running jobs, those that ended last, counts, the best so far by `metric` and the time left, of a sweep
+    of `total` jobs of which `done` need not be run and `at_once` can run side by side."""
 
     def __init__(self, total: int, done: int, at_once: int, metric: Metric) -> None:
         self.total, self.at_once, self.metric = total, at_once, metric

@@ -77,12 +77,8 @@ def end_group(group: int, patience: float = 5.0) -> None:
 
 
 class GroupLeader:
-    """A job's process on this machine, the leader of a process group of its own.
-
-    Args:
-        leader: the number of the process.
-        code: says its exit code, None while it runs.
-    """
+    """A job's process on this machine, by its number, the leader of a process group of its own; `code` says
+    its exit code, None while it runs."""
 
     def __init__(self, leader: int, code: Callable[[], int | None]) -> None:
         self.leader, self.code = leader, code
@@ -110,14 +106,8 @@ class NewInterpreters:
 def new_process(
     command: list[str], log: Path, environment: Mapping[str, str], folder: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a process group of its own that ends with ours, and add what it prints to `log`.
-
-    Args:
-        command: its words.
-        log: a file.
-        environment: added to ours.
-        folder: to start it in; None for the working folder.
-    """
+    """Start `command` in `folder`, or the working folder, in a process group of its own that ends with ours,
+    with `environment` added to ours, and add what it prints to the file `log`."""
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
@@ -138,11 +128,8 @@ def end_with_parent() -> None:
 
 
 class ForkServer:
-    """Starts jobs by forking `multiprocessing`'s fork server, which ends with our process.
-
-    Args:
-        preloaded: modules that it imports first; those that fail to are left out.
-    """
+    """Starts jobs by forking `multiprocessing`'s fork server, which ends with our process. It imports the
+    `preloaded` modules first; those that fail to are left out."""
 
     def __init__(self, preloaded: tuple[str, ...] = PRELOADED) -> None:
         from multiprocessing import forkserver  # of systems that can fork
@@ -165,12 +152,8 @@ class ForkServer:
 
 
 def starter_for(gpus: bool, fork: bool) -> ForkServer | NewInterpreters:
-    """What starts jobs fastest while they see exactly their devices.
-
-    Args:
-        gpus: whether the jobs are given GPUs.
-        fork: whether a fork server may be used.
-    """
+    """What starts jobs fastest while they see exactly their devices: a fork server where it may be used
+    (`fork`), for jobs without `gpus`."""
     there = "forkserver" in multiprocessing.get_all_start_methods()
     return ForkServer() if fork and not gpus and there else NewInterpreters()
 

@@ -22,11 +22,8 @@ class View(Protocol):
 
 
 class SweepInterrupted(BaseException):
-    """The sweep was asked to stop; its jobs have ended and their statuses are written.
-
-    Args:
-        number: of the signal that asked.
-    """
+    """The sweep was asked to stop by a signal of this number; its jobs have ended and their statuses are
+    written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -62,15 +59,9 @@ class JobQueue:
     running: list[_Running] = field(default_factory=list, init=False)
 
     def run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None] = lambda job, status: None) -> None:
-        """Run all `jobs`; the next is asked for only when there is a device for it.
-
-        Args:
-            jobs: taken one by one, so that a search can choose the next by what the earlier ones gave.
-            ended: called with each job and its status.
-
-        Raises:
-            SweepInterrupted: after Ctrl-C or SIGTERM, when all jobs have been ended.
-        """
+        """Run all `jobs`, which are taken one by one as devices become free, so that a search can choose the
+        next by what the earlier ones gave; `ended` is called with each and its status. `SweepInterrupted`
+        after Ctrl-C or SIGTERM, when all have been ended."""
         with _signals_as_exceptions():
             try:
                 self._run(jobs, ended)

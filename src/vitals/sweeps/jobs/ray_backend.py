@@ -62,13 +62,7 @@ class RayProcess:
 
 
 class RayStarter:
-    """Hands jobs to Ray.
-
-    Args:
-        gpus: whether a device is a GPU.
-        share: of a device that a job gets.
-        cpus: that a job gets.
-    """
+    """Hands jobs to Ray, each with its `share` of a device, a GPU where `gpus`, and so many `cpus`."""
 
     def __init__(self, gpus: bool, share: float, cpus: float) -> None:
         import ray

@@ -22,16 +22,9 @@ OF_HYDRA = ("hydra.sweep.", "hydra.job.name=", "hydra.job.config.", "hydra.mode=
 
 
 def words_of_sweep(arguments: Sequence[str], configs: Path) -> list[str]:
-    """The words that start a sweep again.
-
-    Args:
-        arguments: the words of the command line: `resume_sweep=<folder>`, and what may differ from last time.
-        configs: the folder of the project's configurations.
-
-    Raises:
-        UserError: if there is no sweep, or a word would change its jobs, or one that the folder has would run
-            what is not the user's own.
-    """
+    """The words that start a sweep again, from those of the command line: `resume_sweep=<folder>`, and what
+    may differ from last time. `UserError` if there is no sweep, or a word would change its jobs, or one that
+    the folder has would run what is not the user's own, with `configs` of the project."""
     given = [word for word in arguments if word.startswith("resume_sweep=")]
     path: Any = given[-1].partition("=")[2]
     with suppress(HydraException):
@@ -67,17 +60,8 @@ def trusted_in(words: Sequence[str]) -> list[str]:
 
 
 def require_words_allowed(words: Sequence[str], file: Path, configs: Path, trust: Sequence[str]) -> None:
-    """Make sure that words which a folder has, not the command line, run nothing but the user's own code.
-
-    Args:
-        words: `key=value`.
-        file: that has them.
-        configs: the folder of the project's configurations.
-        trust: the value of `trust=`.
-
-    Raises:
-        UserError: naming the first word that may not be taken from a folder.
-    """
+    """Make sure that words which `file` has, not the command line, run nothing but the user's own code,
+    `configs` and what is in `trust`; `UserError` naming the first that may not be taken from a folder."""
     own = OwnCode.beside(file.parent, configs.parent)
     for word in words:
         key = word.lstrip("+~").partition("=")[0]

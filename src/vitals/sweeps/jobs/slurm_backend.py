@@ -112,12 +112,8 @@ class SlurmProcess:
 
 
 class SlurmStarter:
-    """Submits jobs.
-
-    Args:
-        settings: of `vitals/configs/launcher/slurm.yaml`.
-        folder: for submitit's own files.
-    """
+    """Submits jobs with the settings of `vitals/configs/launcher/slurm.yaml`; submitit's own files are in
+    `folder`."""
 
     def __init__(self, settings: DictConfig, folder: Path) -> None:
         self.settings, self.folder = settings, folder

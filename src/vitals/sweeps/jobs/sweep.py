@@ -43,13 +43,9 @@ Ended = Callable[[Job, str], None]
 
 
 class Sweep:
-    """A multirun of our own: `launcher=` says where its jobs run, `search=` which they are.
-
-    Args:
-        config: the whole configuration of the multirun, Hydra's own included.
-        context: of Hydra, which composes the jobs' configurations.
-        arguments: the words of the command line.
-    """
+    """A multirun of our own: `launcher=` says where its jobs run, `search=` which they are. `config` is the
+    whole configuration, Hydra's own included; `context`, of Hydra, composes those of the jobs; `arguments`
+    are the words of the command line."""
 
     def __init__(self, config: DictConfig, context: HydraContext, arguments: Sequence[str]) -> None:
         self.config, self.context = config, context
@@ -187,17 +183,10 @@ class Sweep:
         ended: Ended = lambda job, status: None,
         numbers: range | None = None,
     ) -> None:
-        """Run the jobs that are not finished yet.
-
-        Args:
-            jobs: number and words of each, taken one by one as devices become free.
-            total: how many there are.
-            ended: called with each job that was run, and its status.
-            numbers: of these jobs, where the sweep has others beside them.
-
-        Raises:
-            SweepInterrupted: after Ctrl-C or SIGTERM.
-        """
+        """Run those of the jobs that are not finished yet, number and words of each taken one by one as
+        devices become free; `ended` is called with each that was run, and its status. There are `total`, and
+        where the sweep has others beside them, they have these `numbers`. `SweepInterrupted` after Ctrl-C or
+        SIGTERM."""
         devices = self.backend.devices
         done = sum(
             is_finished(folder)

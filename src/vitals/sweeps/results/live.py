@@ -30,14 +30,8 @@ OF_JOB = ("config.yaml", "status.json", "metrics.csv", "findings.json", "job.jso
 
 
 def watch(options: DictConfig) -> None:
-    """Serve the page of what `options` names until Ctrl-C; its address is printed first.
-
-    Args:
-        options: `run` or `runs`, and `port`, as `vitals/configs/report.yaml` describes them.
-
-    Raises:
-        UserError: if a folder is missing or holds no run, or the port is taken.
-    """
+    """Serve the page of what `options` name (see `vitals/configs/report.yaml`) until Ctrl-C; its address is
+    printed first. `UserError` if a folder is missing or holds no run, or the port is taken."""
     if hasattr(os, "nice"):
         os.nice(10)  # what trains on this machine goes first
     with Server(pages(options), options.port or 0) as server:

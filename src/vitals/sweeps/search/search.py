@@ -40,16 +40,8 @@ def searched(sweep: Sweep) -> list[Dimension]:
 
 
 def run_search(sweep: Sweep, space: list[Dimension]) -> None:
-    """Run the jobs of the sweep that `search=` asks for.
-
-    Args:
-        sweep: whose jobs they are.
-        space: what is varied, as `searched` has it.
-
-    Raises:
-        UserError: if a stage has nothing to go on with.
-        SweepInterrupted: after Ctrl-C or SIGTERM.
-    """
+    """Run the jobs of the sweep that `search=` asks for, over `space`, as `searched` has it; `UserError` if a
+    stage has nothing to go on with, `SweepInterrupted` after Ctrl-C or SIGTERM."""
     search = sweep.config.get("search")
     if search is None:
         words = sweep.product()
@@ -83,13 +75,8 @@ def _telling_of(file: Path) -> Iterator[None]:
 
 
 def grid(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> None:
-    """All combinations of the values, of intervals of so many points.
-
-    Args:
-        sweep: whose jobs they are.
-        space: what is varied.
-        fixed: the words that all jobs have.
-    """
+    """All combinations of the values in `space`, of intervals of so many points; `fixed` are the words that
+    all jobs have."""
     values = [[part.words(value) for value in part.evenly(sweep.config.search.points)] for part in space]
     points = sweep.repeated([*fixed, *chain(*words)] for words in product(*values))
     sweep.announce(len(points))
@@ -112,16 +99,8 @@ def _stage(
     numbers: range,
     first: dict[str, Any] | None = None,
 ) -> Any:
-    """Run jobs at points of `space`, and return their study.
-
-    Args:
-        sweep: whose jobs they are.
-        name: of the study.
-        space: what is varied.
-        fixed: the words that all of the jobs have.
-        numbers: of the jobs; so many after each other as `repeats=` says have the same point.
-        first: the first point; the sampler chooses the others.
-    """
+    """Run jobs at points of `space`, and return their study `name`. So many of the `numbers` after each other
+    as `repeats=` says have the same point, `first` being the first; the sampler chooses the others."""
     from vitals.sweeps.search.study import Study  # imports Optuna
 
     search = sweep.config.search

@@ -118,17 +118,11 @@ def search_space(
     config: DictConfig,
     ways: Sequence[Axis] = (),
 ) -> list[Dimension]:
-    """What is searched: the configured space, changed by the command line.
+    """What is searched: the `configured` space, key and range, changed by the command line.
 
-    Args:
-        configured: `search.space`, key and range.
-        overrides: of the command line. One with several values replaces or adds a range; one with a single
-            value takes its key out of the search.
-        config: the configuration; what it does not have (the momentum of Adam, say) is not searched.
-        ways: the words of `overrides`, those that go together in one place.
-
-    Raises:
-        UserError: if a range cannot be read, or none is left.
+    An override with several values replaces or adds a range; one with a single value takes its key out of the
+    search, and so is what `config` does not have, such as the momentum of Adam. `ways` are the words of the
+    overrides, those that go together in one place. `UserError` if a range cannot be read, or none is left.
     """
     parser = OverridesParser.create()
     space: dict[str, Dimension] = {}

@@ -22,17 +22,9 @@ from vitals.sweeps.search.space import Dimension
 
 
 class Study:
-    """The trials of a search, or of one stage of it.
-
-    Args:
-        file: of the SQLite data base; made where there is none.
-        name: of the study in it.
-        space: what is varied.
-        metric: by which the jobs are judged.
-        sampler: `random` or `tpe`.
-        seed: of the points.
-        startup: random points before `tpe` begins to choose.
-    """
+    """The trials of a search, or of one stage of it, called `name` in the SQLite data base `file`, which is
+    made where there is none. The `sampler`, `random` or `tpe`, draws the points of `space` from `seed`; `tpe`
+    chooses after `startup` random ones."""
 
     def __init__(
         self,
@@ -52,11 +44,8 @@ class Study:
         )
 
     def known(self, folders: dict[int, Path]) -> dict[int, list[str]]:
-        """Number and words of the jobs that were proposed already.
-
-        Args:
-            folders: of the jobs by number; a job that finished while nobody looked gets its result here.
-        """
+        """Number and words of the jobs that were proposed already; one that finished while nobody looked, in
+        one of the `folders` by number, gets its result here."""
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             number = trial.user_attrs.get("job")
             if number is None:  # ended before it became a job
