@@ -56,7 +56,7 @@ class SweepFolder:
 
     @property
     def metric(self) -> Metric:
-        """The metric by which its jobs are judged; of a sweep of an earlier version, that of its first job.
+        """The metric by which its jobs are judged; where the record is damaged, that of its first job.
         `UserError` if neither says it."""
         with suppress(KeyError, TypeError, ValueError):
             return Metric.of(self.read_record())

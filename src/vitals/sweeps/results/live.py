@@ -21,8 +21,8 @@ from vitals.runs.report import record
 from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.levels import importance
-from vitals.sweeps.results.next_steps import borders, next_steps
-from vitals.sweeps.results.page import live_sweep_page
+from vitals.sweeps.results.next_steps import next_steps
+from vitals.sweeps.results.page import sweep_page
 from vitals.sweeps.results.results import read_results
 
 OF_JOB = ("config.yaml", "status.json", "metrics.csv", "findings.json", "job.json")
@@ -92,7 +92,7 @@ def _sweep_pages(folder: SweepFolder) -> Callable[[str], LivePage | None]:
 def _sweep_page(folder: SweepFolder) -> str:
     written = newest(stamps(file for job in folder.jobs() for file in _of_job(job)))
     results = read_results(folder)
-    return live_sweep_page(results, next_steps(results, borders(results)), importance(results), written)
+    return sweep_page(results, next_steps(results), importance(results), written)
 
 
 def _seen(path: Path, files: Sequence[Path]) -> object:

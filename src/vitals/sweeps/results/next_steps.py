@@ -47,7 +47,9 @@ def borders(results: SweepResults) -> list[Border]:
     """A border for each key whose best value, or two of the best three, lie within 5% of an edge."""
     found = []
     record = results.folder.read_record()
-    ranges = _searched(record.get("space") or [])
+    parser = OverridesParser.create()
+    searched_for = (dimension(parser.parse_override(word)) for word in record.get("space") or [])
+    ranges = {part.key: part for part in searched_for}
     for key in results.varied:
         pairs = [] if key in NOT_VARIED else results.numbers(key)
         values = sorted({value for value, _ in pairs})
@@ -71,11 +73,6 @@ def borders(results: SweepResults) -> list[Border]:
         command = shlex.join([*results.folder.program(), "-m", *kept, word])
         found.append(Border(key, edge, upper, word, command))
     return found
-
-
-def _searched(words: Sequence[str]) -> dict[str, Dimension]:
-    parser = OverridesParser.create()
-    return {part.key: part for part in (dimension(parser.parse_override(word)) for word in words)}
 
 
 def _edge(searched: Dimension, top: Sequence[float]) -> bool | None:
@@ -116,9 +113,9 @@ class Step:
     command: str
 
 
-def next_steps(results: SweepResults, edges: list[Border]) -> list[Step]:
+def next_steps(results: SweepResults) -> list[Step]:
     """Warnings first, then what is left to run, then the best jobs as an ensemble."""
-    steps = [Step("warn", f"{edge.message} To try:", edge.command) for edge in edges]
+    steps = [Step("warn", f"{edge.message} To try:", edge.command) for edge in borders(results)]
     left = sum(not job.complete for job in results.jobs)
     if (left or results.missing) and not results.running:
         states = [f"{left} failed or interrupted"] if left else []

@@ -3,7 +3,6 @@
 import statistics
 from urllib.parse import quote
 
-from vitals.files import write_atomically
 from vitals.report.live import Live
 from vitals.report.numbers import count, duration
 from vitals.report.rendering import render
@@ -13,33 +12,13 @@ from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import job_table, ordered, remarks, seed_table
 
 
-def write_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float]) -> None:
-    """Write `report.html` into the sweep's folder.
-
-    Args:
-        results: of the sweep.
-        steps: what can be typed next.
-        shares: importance by key.
-    """
-    write_atomically(results.folder.path / "report.html", _page(results, steps, shares))
-
-
-def live_sweep_page(results: SweepResults, steps: list[Step], shares: dict[str, float], written: str) -> str:
-    """The same page as it is served, with links to the live pages of the jobs.
-
-    Args:
-        results: of the sweep so far.
-        steps: what can be typed next.
-        shares: importance by key.
-        written: when the newest of the jobs' files was written.
-    """
-    counts = _counts(results)
-    return _page(results, steps, shares, Live(f"{counts[:1].upper()}{counts[1:]}.", results.running, written))
-
-
-def _page(
-    results: SweepResults, steps: list[Step], shares: dict[str, float], live: Live | None = None
+def sweep_page(
+    results: SweepResults, steps: list[Step], shares: dict[str, float], written: str | None = None
 ) -> str:
+    """The page of a sweep, with what can be typed next and the importance by key; where it is served and
+    follows the jobs, as of when their newest file was `written`, it links to their live pages."""
+    counts = _counts(results)
+    live = None if written is None else Live(f"{counts[:1].upper()}{counts[1:]}.", results.running, written)
     charts = [*key_charts(results), parallel_chart(results), importance_chart(shares)]
     return render(
         "sweep.html",
@@ -47,14 +26,14 @@ def _page(
         "sort.js",
         source="the folders of the jobs",
         title=f"Sweep {results.folder.path.name}",
-        counts=_counts(results),
+        counts=counts,
         key_figures=_key_figures(results),
         steps=steps,
         charts=[chart for chart in charts if chart is not None],
         seeds=seed_table(results),
         jobs=job_table(results),
-        links=[_link(results, job, live) for job in ordered(results)],
-        remarks=[(job, said, _link(results, job, live)) for job, said in remarks(results)],
+        links=[_link(results, job, live is not None) for job in ordered(results)],
+        remarks=[(job, said, _link(results, job, live is not None)) for job, said in remarks(results)],
         running=results.running,
     )
 
@@ -65,7 +44,7 @@ def _counts(results: SweepResults) -> str:
     return ", ".join([*counts, *([f"{results.missing} not started"] if results.missing else [])])
 
 
-def _link(results: SweepResults, job: JobResult, live: Live | None) -> str:
+def _link(results: SweepResults, job: JobResult, live: bool) -> str:
     """The page of a job, or where it has none its output, as it is reached from the sweep's page."""
     if live:
         return quote(f"{job.folder.name}/report.html")

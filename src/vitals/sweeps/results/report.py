@@ -7,62 +7,46 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.files import write_atomically
 from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.jobs.live_table import COLOURS
 from vitals.sweeps.results.levels import importance
-from vitals.sweeps.results.next_steps import Step, borders, next_steps
-from vitals.sweeps.results.page import write_sweep_page
+from vitals.sweeps.results.next_steps import next_steps
+from vitals.sweeps.results.page import sweep_page
 from vitals.sweeps.results.results import SweepResults, read_results, write_csv
 from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
-
-
-def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
-    """Read the jobs in `folder`, write its table and its page, and print a summary."""
-    results = read_results(folder)
-    steps, shares = next_steps(results, borders(results)), importance(results)
-    write_csv(results)
-    write_sweep_page(results, steps, shares)
-    print_summary(results, steps, shares, console)
-    return results
-
 
 ROWS = 30
 DISPENSABLE = ("epoch", "minutes", "last")
 """Columns that a narrow terminal does without, the first to go first."""
 
 
-def print_summary(
-    results: SweepResults, steps: list[Step], shares: dict[str, float], console: Console | None
-) -> None:
-    """The tables, what the jobs said, importance, and what can be typed next.
-
-    Args:
-        results: of the sweep.
-        steps: warnings and what to do about them.
-        shares: importance by key.
-        console: where to print; None for the terminal.
-    """
-    console = console or Console()
+def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
+    """Read the jobs in `folder`, write its table and its page, and print a summary: the tables, what the jobs
+    said, the importance of each key, and what can be typed next."""
+    results, console = read_results(folder), console or Console()
+    steps, shares = next_steps(results), importance(results)
+    write_csv(results)
+    write_atomically(folder.path / "report.html", sweep_page(results, steps, shares))
     _print_table(console, "Jobs", job_table(results), DISPENSABLE)
     for job, said in remarks(results)[:ROWS]:
         state = f"[{COLOURS.get(job.status, 'yellow')}]{escape(job.status)}[/]"
         console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
     if len(results.jobs) > ROWS:
-        all_of_them = f"all of them are in {results.folder.results.name}"
-        console.print(f"… the best {ROWS} of {len(results.jobs)}; {all_of_them}")
+        console.print(f"… the best {ROWS} of {len(results.jobs)}; all of them are in {folder.results.name}")
     if (seeds := seed_table(results)) is not None:
         _print_table(console, "Over seeds: mean ± standard deviation", seeds)
     if shares:
-        parts = [f"{key} {share:.0%}" for key, share in shares.items()]
-        said = escape(", ".join(parts))
+        said = escape(", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
         console.print(f"importance (share of the variance explained): {said}", soft_wrap=True)
     for step in steps:
         mark = "[yellow]warning[/]: " if step.level == "warn" else ""
         console.print(f"{mark}{escape(step.text)}", soft_wrap=True, highlight=False)
         console.print(step.command, soft_wrap=True, highlight=False, markup=False)
-    folder = escape(shown(results.folder.path))
-    console.print(f"table and pictures: {folder}/results.csv, {folder}/report.html", soft_wrap=True)
+    place = escape(shown(folder.path))
+    console.print(f"table and pictures: {place}/results.csv, {place}/report.html", soft_wrap=True)
+    return results
 
 
 def _print_table(console: Console, title: str, content: TextTable, narrow: Sequence[str] = ()) -> None:

@@ -116,16 +116,13 @@ MeanAndDeviation = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Repeated:
-    """The same hyper-parameters with several seeds."""
+    """The same hyper-parameters with several seeds, and what these gave, as `JobResult` calls it."""
 
     words: dict[str, str]
     count: int
     score: MeanAndDeviation
-    """Of the weights that the runs chose."""
     best: MeanAndDeviation
-    """Of the best score."""
     average: MeanAndDeviation
-    """Of the score of the averaged weights."""
     test: MeanAndDeviation
 
 
@@ -169,20 +166,17 @@ def write_csv(results: SweepResults) -> None:
     for job in results.jobs:
         values = [job.words.get(key, "") for key in results.varied]
         raw, chosen = [job.best, job.best_epoch, job.last], [job.average, job.weights, job.score]
-        cells = [job.test, job.minutes, job.error, " ".join(job.findings), job.folder.name]
-        rows.append(
-            dict(
-                zip(columns, [job.number, job.status, *values, job.seed, *raw, *chosen, *cells], strict=True)
-            )
-        )
-    write_table(results.folder.results, columns, rows)
+        said = [job.test, job.minutes, job.error, " ".join(job.findings), job.folder.name]
+        rows.append([job.number, job.status, *values, job.seed, *raw, *chosen, *said])
+    write_table(results.folder.results, columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _read_job(path: Path, metric: Metric) -> JobResult:
-    status = RunFolder(path).read_status()
+    run = RunFolder(path)
+    status = run.read_status()
     state = str(status.get("status", "interrupted"))
     said = str(status.get("error") or "")
-    if (state == "finished" and status.get("stopped_early")) or RunFolder(path).diverged:
+    if (state == "finished" and status.get("stopped_early")) or run.diverged:
         state, _, said = str(status["stopped_early"]).partition(":")
     record = read_json(path / "job.json", {"words": list, "code": str})
     number, words = int(path.name.partition("_")[0]), _words(record.get("words") or [])
@@ -190,7 +184,6 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     job.error = " ".join(said.split())
     job.code = record.get("code")
     job.curve = read_curve(path)
-    run = RunFolder(path)
     scores = {kind: run.score(metric, kind, job.curve) or (None, None) for kind in get_args(Weights)}
     job.best, job.best_epoch = scores["best"]
     job.last, job.average = scores["last"][0], scores["average"][0]

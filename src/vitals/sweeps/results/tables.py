@@ -51,17 +51,16 @@ def job_table(results: SweepResults) -> TextTable:
         for job in ordered(results)
     ]
     table = TextTable([Column("job", amount=True), Column("status"), *varied, *figures], rows)
-    unknown = [title for title in FIELDS if all(getattr(job, FIELDS[title]) is None for job in results.jobs)]
+    unknown = _unknown(results)
     unknown += ["seed"] * (len({job.seed for job in results.jobs}) == 1)
-    return table.without(*unknown, *([] if _chose(results) else ["chosen"]))
+    return table.without(*unknown)
 
 
-FIELDS = {"averaged": "average", "test": "test"}
-
-
-def _chose(results: SweepResults) -> bool:
-    """Whether a job has chosen other weights than those of its best epoch."""
-    return any(job.weights != "best" for job in results.jobs)
+def _unknown(results: SweepResults) -> list[str]:
+    """The titles of what no job has, and of what was chosen where that was the best epoch everywhere."""
+    figures = {"averaged": "average", "test": "test"}
+    unknown = [title for title in figures if all(getattr(j, figures[title]) is None for j in results.jobs)]
+    return unknown + ["chosen"] * all(job.weights == "best" for job in results.jobs)
 
 
 def seed_table(results: SweepResults) -> TextTable | None:
@@ -79,8 +78,7 @@ def seed_table(results: SweepResults) -> TextTable | None:
         ]
         for row in repeated
     ]
-    unknown = [title for title in FIELDS if all(getattr(row, FIELDS[title])[0] is None for row in repeated)]
-    return TextTable([*varied, *figures], rows).without(*unknown, *([] if _chose(results) else ["chosen"]))
+    return TextTable([*varied, *figures], rows).without(*_unknown(results))
 
 
 def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
