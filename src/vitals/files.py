@@ -327,13 +327,8 @@ def cache_folder() -> Path:
 
 
 def chose_average(status: Mapping[str, Any]) -> bool:
-    """Whether the run whose `status.json` this is ended with the averaged weights, not an epoch's.
-
-    It says so as `weights` once the run has chosen. Before that was recorded, the test alone told.
-    """
-    if "weights" in status:
-        return bool(status["weights"] == "average")
-    return bool((status.get("metrics") or {}).get("test/averaged"))
+    """Whether the run whose `status.json` this is ended with the averaged weights, not an epoch's."""
+    return bool(status.get("weights") == "average")
 
 
 def _numbers(row: dict[Any, Any]) -> dict[str, float]:

@@ -273,15 +273,3 @@ def test_what_the_run_chose_is_what_is_evaluated_ranked_and_put_together(tmp_pat
     assert [c.path.stem for c in picked.candidates] == [c.run.weights for c in picked.candidates]
     scores = [candidate.run.score(metric)[0] for candidate in picked.candidates]  # type: ignore[index]
     assert scores == sorted(scores, reverse=True)
-
-
-def test_folders_from_before_the_choice_was_recorded_are_read_by_their_test(
-    sweep: Path, tmp_path: Path
-) -> None:
-    old = RunFolder(shutil.copytree(runs_of(sweep)[0], tmp_path / "old", symlinks=True))
-    status = old.read_status()
-    del status["weights"]
-    for averaged, weights in ((0, "best"), (1, "average")):
-        status["metrics"]["test/averaged"] = averaged
-        old.status.write_text(json.dumps(status))
-        assert old.weights == weights

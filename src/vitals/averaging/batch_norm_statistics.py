@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
 
 from vitals.averaging.validation import on_all_processes
 from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
@@ -28,7 +27,7 @@ def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches:
     number = int(min(batches, trainer.num_training_batches))
     seen = on_all_processes(trainer, lambda: _run_training_batches(trainer, owner, number))
     if seen and trainer.world_size > 1:
-        pooled(layers, lambda statistics: _mean_over_processes(trainer, statistics))
+        pooled(layers, lambda statistics: trainer.strategy.reduce(statistics, reduce_op="mean"))
 
 
 def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
@@ -48,9 +47,3 @@ def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
     seen = reestimate(tracking_layers(owner), run, batches)
     owner._trainer = None
     return seen
-
-
-def _mean_over_processes(trainer: L.Trainer, statistics: Tensor) -> Tensor:
-    mean = trainer.strategy.reduce(statistics, reduce_op="mean")
-    assert isinstance(mean, Tensor)
-    return mean

@@ -134,7 +134,7 @@ class WeightAverage(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        callbacks = _callbacks(trainer)
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         curves = [place for place, other in enumerate(callbacks) if isinstance(other, LearningCurves)]
         # One that comes before has written the epoch when the average is evaluated.
         self.logs_itself = not any(place > callbacks.index(self) for place in curves)
@@ -309,8 +309,3 @@ def _charts(monitor: str) -> dict[str, list[Any]]:
         for name in (monitor, "loss/val")
     }
     return charts | {"gain": ["Multiline", ["val_average/gain$"]]}
-
-
-def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks

@@ -3,6 +3,7 @@ runs side by side."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,12 +177,8 @@ def plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _gradients(run: RunRecord) -> str:
-    raise LeftOut(run.missing.get("findings.json", "the gradients were not checked"))
-
-
-def _before(run: RunRecord) -> str:
-    raise LeftOut(run.missing.get("findings.json", "nothing was checked before learning"))
+def _not_checked(what: str, run: RunRecord) -> str:
+    raise LeftOut(run.missing.get("findings.json", what))
 
 
 def _loss(run: RunRecord) -> str:
@@ -308,8 +305,8 @@ def _averages(run: RunRecord) -> str:
 
 
 HEADLINES: dict[str, Callable[[RunRecord], str]] = {
-    "gradients": _gradients,
-    "before": _before,
+    "gradients": partial(_not_checked, "the gradients were not checked"),
+    "before": partial(_not_checked, "nothing was checked before learning"),
     "loss": _loss,
     "accuracy": _accuracy,
     "updates": _updates,
@@ -395,11 +392,9 @@ def results(runs: Sequence[RunRecord]) -> Table:
         chosen = ["average" if chose_average(run.status) else "best epoch" for run in runs]
         rows.append(("weights chosen", chosen))
     finals = [run.status.get("metrics") or {} for run in runs]
-    for title, key, write in (
-        ("test accuracy", "test/accuracy", percent),
-        ("test loss", "test/loss", number),
-    ):
-        rows.append((title, [write(float(final[key])) if key in final else "–" for final in finals]))
+    for name, write in (("accuracy", percent), ("loss", number)):
+        known = [final.get(f"test/{name}") for final in finals]
+        rows.append((f"test {name}", [write(value) for value in known]))
     seconds = [run.status.get("training_seconds") for run in runs]
     rows.append(("training time", [duration(float(value)) if value else "–" for value in seconds]))
     alarms = [str(sum(finding.alarming for finding in run.findings)) if run.findings else "–" for run in runs]

@@ -24,6 +24,8 @@ from vitals.report.record import Numbers, RunRecord
 EVENTS = "events.out.tfevents.*"
 CSV_NAMES = ("metrics.csv", "training.log", "log.csv", "results.csv", "history.csv")
 """As Lightning, Keras and others call it; the first that is there is read."""
+Point = tuple[float, float, float]
+"""Wall time, step and value."""
 STEPS = {"step", "steps", "global_step", "globalstep", "iteration", "iterations", "iter"}
 
 
@@ -68,10 +70,8 @@ def read_foreign(path: Path, said: str) -> RunRecord | None:
     folder = path if path.is_dir() else path.parent
     config = _hyperparameters(sources)
     history = History()
-    classes = next(
-        (config[key] for key in ("num_classes", "n_classes") if isinstance(config.get(key), int)), 0
-    )
-    if classes > 1:
+    counts = [config[key] for key in ("num_classes", "n_classes") if isinstance(config.get(key), int)]
+    if counts and (classes := counts[0]) > 1:
         history.add(0, 0.0, {"facts/chance_accuracy": 1 / classes})
     for tag, curve in kept.items():
         for step, epoch, value in zip(curve.steps, curve.epochs, curve.values, strict=True):
@@ -101,14 +101,10 @@ def _unjudged(kept: dict[str, Raw], others: list[str]) -> str:
     missing = [name for name in list(names)[:-1] if name not in there]
     more = f" Not known by name, and left out: {listed(others, 5)}." if others else ""
     return (
-        f"Judged from {_listed(there)} alone. Not in this record, and so not judged: "
+        f"Judged from {', '.join(there)} alone. Not in this record, and so not judged: "
         f"{''.join(f'{name}, ' for name in missing)}gradients, updates, activations, inputs, labels, and "
         f"what is checked before learning.{more}"
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -174,10 +170,10 @@ def _adds_part(name: str) -> bool:
 def _from_events(groups: dict[str, list[Path]]) -> list[Raw]:
     """The scalars in event files. Of a file that was cut off, what is whole; where a later file begins before
     the end of an earlier one, as after a resume, the later one holds."""
-    points: dict[str, list[list[tuple[float, float, float]]]] = {}
+    points: dict[str, list[list[Point]]] = {}
     for words, files in groups.items():
         for file in files:
-            of_file: dict[str, list[tuple[float, float, float]]] = {}
+            of_file: dict[str, list[Point]] = {}
             for tag, wall, step, value in _scalars(file):
                 of_file.setdefault(words + tag, []).append((wall, step, value))
             for name, found in of_file.items():
@@ -185,7 +181,7 @@ def _from_events(groups: dict[str, list[Path]]) -> list[Raw]:
     raws = []
     for name, parts in points.items():
         parts.sort(key=lambda part: part[0][0])
-        whole: list[tuple[float, float, float]] = []
+        whole: list[Point] = []
         for part in map(_in_order, parts):
             whole = [point for point in whole if point[1] < part[0][1]] + part
         walls, steps, values = (np.array(column, dtype=float) for column in zip(*whole, strict=True))
@@ -193,7 +189,7 @@ def _from_events(groups: dict[str, list[Path]]) -> list[Raw]:
     return raws
 
 
-def _in_order(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+def _in_order(points: list[Point]) -> list[Point]:
     """The same with steps that only grow: whoever counts anew in each epoch has them counted through."""
     back = any(after[1] < before[1] for before, after in pairwise(points))
     return [(wall, place, value) for place, (wall, _, value) in enumerate(points)] if back else points

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitals.measures.healthy import UPDATE_RATIO, UPDATE_RATIO_TARGET
-from vitals.report.curves import FEW, run_keys
+from vitals.report.curves import FEW, drawable, run_keys
 from vitals.report.drawing import (
     SEQUENCE,
     SERIES,
@@ -74,7 +74,7 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
 def update_ratio_lines(run: RunRecord, name: str) -> Chart:
     """The update ratio of every parameter over the epochs, from the first layer to the last; `LeftOut` where
     none was measured."""
-    tags = [tag for tag in run.tags("update_ratio/") if _positive(run, tag)]
+    tags = [tag for tag in run.tags("update_ratio/") if drawable(run.curve(tag), "log")]
     if not tags:
         raise LeftOut("no update ratio of a single parameter was recorded")
     shown = spread(tags, LINES)
@@ -227,11 +227,6 @@ def _by_depth(run: RunRecord, prefix: str) -> tuple[list[str], Numbers, Numbers]
         grid[[rows[int(step)] for step in curve.steps], column] = finite(curve.values)
     order = np.argsort(epochs, kind="stable")
     return [tag.removeprefix(prefix) for tag in tags], np.array(epochs)[order], grid[order]
-
-
-def _positive(run: RunRecord, tag: str) -> bool:
-    values = run.curve(tag).values
-    return bool((np.isfinite(values) & (values > 0)).any())
 
 
 def _above_zero(values: Numbers) -> Numbers:

@@ -47,8 +47,6 @@ class Unprofiled(PassThroughProfiler):
 
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-OF_RESUMED = ("resumed_as",)
-"""What a logger asks for that goes on in the same run of its own."""
 
 
 def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -93,9 +91,7 @@ def locate(where: str, name: str) -> Any:
     thing."""
     if not isinstance(name, str):
         value = "null" if name is None else name
-        raise UserError(
-            f"{where}._target_={value} is not allowed: it must be a dotted name, package.module.Name."
-        )
+        raise UserError(f"{where}._target_={value} is not allowed: it must be a dotted name, package.Name.")
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -211,9 +207,8 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
                 loggers[name].log_hyperparams(plain(config))
             except Exception as error:  # of its own kind: no account, no server, no permission
                 raise UserError(f"logger={name} cannot begin: {one_line(error)}") from error
-    known = {
-        name: logger.version for name, logger in loggers.items() if asked_for(config.logger[name], OF_RESUMED)
-    }
+    resumable = [name for name in loggers if asked_for(config.logger[name], ["resumed_as"])]
+    known = {name: loggers[name].version for name in resumable}
     if known and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         folder.write_status("running", loggers=known)
     return list(loggers.values())

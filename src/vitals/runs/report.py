@@ -31,7 +31,10 @@ def report(options: DictConfig) -> Path:
     if single and Path(names[0]).expanduser().is_file():
         path = folder / f"{Path(names[0]).stem}_{FILE}"
     out = options.get("out")
-    path = Path(out).expanduser() if out is not None else _free(path)
+    if out is not None:
+        path = Path(out).expanduser()
+    elif path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace"):
+        path = path.with_name(f"vitals_{path.name}")  # that is the page of somebody else
     try:
         page = write_runs(records, path)
     except CannotWrite as problem:
@@ -60,15 +63,9 @@ def record(name: str, key: str, begun: bool = False) -> RunRecord:
         found = read_foreign(path, f"{key}={name}")
         if found is not None:
             return replace(found, findings=diagnose_curves(found.history))
-    return RunRecord.read(run_folder(name, key, begun))
-
-
-def run_folder(name: str, key: str, begun: bool = False) -> Path:
-    """The folder of a run that Vitals has watched, which the user gave as `key`; `UserError` if there is
-    none, or nothing in it to report."""
     folder = existing_folder(name, key, A_RUN)
     if any((folder / file).is_file() for file in FILES if begun or file in MATERIAL):
-        return folder
+        return RunRecord.read(folder)
     if inside := _runs_in(folder):
         latest = max(inside, key=lambda run: run.stat().st_mtime)
         raise UserError(f"{key}={name} holds {len(inside)} runs: name one of them, such as {latest}.")
@@ -80,18 +77,6 @@ def run_folder(name: str, key: str, begun: bool = False) -> Path:
     )
 
 
-def _free(path: Path) -> Path:
-    """`path`, or where a page of somebody else is there already, a name of our own beside it."""
-    if not path.is_file() or OURS in path.read_text(encoding="utf-8", errors="replace"):
-        return path
-    return path.with_name(f"vitals_{path.name}")
-
-
 def _runs_in(folder: Path) -> list[Path]:
-    if folder.is_file():
-        return []
-    return [
-        child
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and any((child / file).is_file() for file in MATERIAL)
-    ]
+    children = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [child for child in children if any((child / file).is_file() for file in MATERIAL)]

@@ -94,9 +94,10 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
+    atexit.register(_leave_process_group)
     with ExitStack() as stack:
         signals = Signals.current() or stack.enter_context(Signals())
-        if not _is_first_process():
+        if getattr(rank_zero_only, "rank", 0) or int(os.environ.get("LOCAL_RANK", 0)):
             return _go_along(config, folder, road)
         folder.path.mkdir(parents=True, exist_ok=True)
         locked = stack.enter_context(held(folder.path, read_json(folder.status)))
@@ -113,7 +114,6 @@ def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, fl
     recorded.resume = config.resume
     set_threads(recorded)
     L.seed_everything(recorded.seed, workers=True, verbose=False)
-    atexit.register(_leave_process_group)
     try:
         return road(recorded, folder)
     except (Interrupted, ChecksFailed, Diverged):
@@ -128,7 +128,6 @@ def _walk(
         with signals.deferred():
             config = _record_start(config, folder, locked)
         L.seed_everything(config.seed, workers=True, verbose=False)
-        atexit.register(_leave_process_group)
         metrics = road(config, folder)
         end: dict[str, Any] = {"status": "finished", "ended": now(), "error": None, "metrics": metrics}
         _report(config, folder, end)
@@ -208,8 +207,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
     facts = provenance() | {"fingerprint": fingerprint(config)}
     if HydraConfig.initialized():
         every = HydraConfig.get().runtime.choices
-        choices = {key: value for key, value in every.items() if "hydra" not in key}
-        facts["choices"] = choices
+        choices = facts["choices"] = {key: value for key, value in every.items() if "hydra" not in key}
         config.name = config.name or choices.get("data")
     if earlier:
         facts = {**earlier, "resumed": [*earlier.get("resumed", []), facts]}
@@ -237,11 +235,6 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
     if not locked:
         print(f"{shown(folder.path)} is on a file system without locks: start no second process in it")
     return config
-
-
-def _is_first_process() -> bool:
-    rank: int = getattr(rank_zero_only, "rank", 0)
-    return rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def set_threads(config: DictConfig) -> None:

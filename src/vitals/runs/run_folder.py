@@ -21,7 +21,6 @@ from omegaconf.errors import ConfigAttributeError
 from vitals.bounded_yaml import bounded_text
 from vitals.errors import UserError, one_line
 from vitals.files import (
-    chose_average,
     existing_folder,
     read_json,
     read_metrics,
@@ -152,8 +151,7 @@ class RunFolder:
     @property
     def weights(self) -> Weights:
         """Those that the run itself chose at its end, by validation; before that those of the best epoch."""
-        status = self.read_status()
-        weights = "average" if chose_average(status) else status.get("weights")
+        weights = self.read_status().get("weights")
         return next((kind for kind in get_args(Weights) if kind == weights), "best")
 
     @property
@@ -231,11 +229,6 @@ class RunFolder:
             return Metric.of(self.read_config())
         except (ConfigAttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{self.config} names no metric: it is not the configuration of a run.") from None
-
-    def read_choices(self) -> dict[str, str]:
-        """The chosen name of each config group, such as `{"optimizer": "adam", …}`."""
-        choices = self.read_provenance().get("choices")
-        return choices if isinstance(choices, dict) else {}
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where it was never written or is damaged.

@@ -255,12 +255,8 @@ class Overrides:
             return word
         top, _, inner = override.key_or_group.partition(".")
         name, _, deeper = inner.partition(".")
-        if (
-            top == "trainer"
-            and name in trainer_arguments()
-            and "trainer" in base
-            and not override.is_delete()
-        ):
+        of_trainer = top == "trainer" and name in trainer_arguments() and "trainer" in base
+        if of_trainer and not override.is_delete():
             plus = "++" if deeper else "" if name in base.trainer else "+"
             return plus + word.lstrip("+")
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) or top not in base:

@@ -33,7 +33,8 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
     key that its configuration does not have."""
     config = folder.read_config()
     config.trust = []  # of whoever goes on with it, not of the folder
-    chosen = folder.read_choices()
+    choices = folder.read_provenance().get("choices")  # the name that was chosen from each group
+    chosen = choices if isinstance(choices, dict) else {}
     OmegaConf.set_struct(config, True)
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         key = override.key_or_group
@@ -46,10 +47,8 @@ def resumed_config(folder: RunFolder, arguments: Sequence[str], groups: Sequence
                     f"{key}={chosen.get(key)}: leave {key} out, or start a new run."
                 )
             continue
+        new = override.is_add() or key.startswith("trainer.")  # a saved one need not have every argument
         try:
-            new = override.is_add() or key.startswith(
-                "trainer."
-            )  # of which a saved one need not have every argument
             OmegaConf.update(config, key, override.value(), merge=True, force_add=new)
         except Exception as error:
             raise UserError(f"{key} cannot be set in a resumed run: {one_line(error)}") from None

@@ -66,16 +66,15 @@ class Sweep:
         self.repeats: int = config.get("repeats", 1)
         """Jobs of the same settings."""
         if self.repeats > 1:  # each of them has a word for its own
-            kept = (
-                word for word in self.overrides if word.key_or_group != "seed" or word.is_sweep_override()
-            )
-            self.overrides = list(kept)
+            self.overrides = [w for w in self.overrides if w.key_or_group != "seed" or w.is_sweep_override()]
         seed = config.get("seed")
         drawn = self.folder.read_record().get("seed")
         self.seed: int = next(n for n in (seed, drawn, secrets.randbelow(100_000)) if n is not None)
         """Of the jobs that have no other, so that settings alone tell them apart; the first of several."""
         self.hydra_words = job_words(hydra)
-        self._name_jobs_by_what_differs()
+        same = [override.key_or_group for override in self.overrides if not override.is_sweep_override()]
+        word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*same, 'stop_hopeless'])}]"
+        config.hydra.overrides.hydra.append(word)  # jobs are named by what differs
         places = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
         with chdir(self.started_in):
             self.code = SweepCode(self.folder.path, self.script, [Path(place).absolute() for place in places])
@@ -147,9 +146,7 @@ class Sweep:
             edited = self.code.keep()
         except (UserError, OSError, ValueError) as error:
             shutil.rmtree(self.code.path, ignore_errors=True)
-            self.note = (
-                f"no copy of the code ({error}): edits during the sweep change the jobs that start later"
-            )
+            self.note = f"no copy of the code ({error}): edits meanwhile change the jobs that start later"
         else:
             if self.code.from_elsewhere:
                 self.note = (
@@ -250,11 +247,6 @@ class Sweep:
             count = 1 if devices in ("auto", -1) else devices if isinstance(devices, int) else len(devices)
         self.backend.devices.require(count)
         return int(count)
-
-    def _name_jobs_by_what_differs(self) -> None:
-        fixed = [override.key_or_group for override in self.overrides if not override.is_sweep_override()]
-        word = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*fixed, 'stop_hopeless'])}]"
-        self.config.hydra.overrides.hydra.append(word)
 
 
 def _listed(override: Override) -> list[str]:

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -75,7 +74,12 @@ def _sweep_pages(folder: SweepFolder) -> Callable[[str], LivePage | None]:
     def seen() -> object:
         return stamps([folder.record]), [_seen(job, _of_job(job)) for job in folder.jobs()]
 
-    own = LivePage(seen, partial(_sweep_page, folder))
+    def make() -> str:
+        written = newest(stamps(file for job in folder.jobs() for file in _of_job(job)))
+        results = read_results(folder)
+        return sweep_page(results, next_steps(results), importance(results), written)
+
+    own = LivePage(seen, make)
     found: dict[str, LivePage] = {}
 
     def find(path: str) -> LivePage | None:
@@ -87,12 +91,6 @@ def _sweep_pages(folder: SweepFolder) -> Callable[[str], LivePage | None]:
         return None
 
     return find
-
-
-def _sweep_page(folder: SweepFolder) -> str:
-    written = newest(stamps(file for job in folder.jobs() for file in _of_job(job)))
-    results = read_results(folder)
-    return sweep_page(results, next_steps(results), importance(results), written)
 
 
 def _seen(path: Path, files: Sequence[Path]) -> object:
