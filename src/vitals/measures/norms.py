@@ -19,16 +19,16 @@ def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
     return lists
 
 
-def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of each of `tensors`, of any precisions, complex or sparse; (n,), float32, on the
-    device of the first."""
+def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:
+    """The norm of this `order` of each of `tensors`, of any precisions, complex or sparse; (n,), float32, on
+    the device of the first. 2 is Euclid's, infinity the largest absolute value."""
     if not tensors:
         return torch.zeros(0)
     listed = [_values(tensor) for tensor in tensors]
     try:  # half precision would overflow in the sum of squares
-        return torch.stack(torch._foreach_norm(listed, 2, torch.float32))
+        return torch.stack(torch._foreach_norm(listed, order, torch.float32))
     except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
-        found = torch._foreach_norm([tensor.double() for tensor in listed], 2)
+        found = torch._foreach_norm([tensor.double() for tensor in listed], order)
         return torch.stack([norm.to(found[0].device) for norm in found]).float()
 
 

@@ -35,9 +35,10 @@ class NonFinite(Monitor):
     | --- | --- |
     | `gradient_norm` | norm of all gradients of a step, before clipping |
 
-    On a CPU it looks at once. On a GPU the figures of each step stay there until the next measurement, so
-    that nothing waits; the step it names is the right one all the same. Then inputs, weights and the layers
-    in their order are searched for the origin.
+    On a CPU it looks at once, and searches inputs, weights and the layers in their order for the origin. On
+    a GPU the figures of each step stay there until the next measurement, so that nothing waits: the step that
+    it names is the right one all the same, and whether batch and weights were finite is kept, too. Which
+    layer overflowed in that step cannot be told any more.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: of bringing the figures to the host; see `Interval`.
@@ -54,15 +55,17 @@ class NonFinite(Monitor):
         times_per_epoch: int | None = None,
     ) -> None:
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
-        self.waiting: list[tuple[int, Tensor, list[str], list[Tensor]]] = []
-        """Step, norms of the gradients and their names, losses of its batches; none of these on a CPU."""
+        self.waiting: list[tuple[int, Tensor, list[str], list[tuple[str, Tensor]]]] = []
+        """Step, norms of the gradients and their names, and of each of its batches which it is, its loss and
+        whether it is finite. On a GPU the largest value of each of the parameters follows on the norms; on a
+        CPU there are no batches."""
         self.latest: Tensor | None = None
         """Norms of the gradients that the optimizer is about to step with."""
         self.judges = True
         """Whether it says what it finds; not where something else ends the training for it."""
         self.left_out = 0
         """Steps in a row whose gradients are not finite."""
-        self.losses: list[Tensor] = []
+        self.losses: list[tuple[str, Tensor]] = []
         self.batch: Any = None
         self.found = False
         self.flushed = 0
@@ -84,9 +87,16 @@ class NonFinite(Monitor):
         if not self.active or self.found or not self.judges:
             return
         if loss.device.type != "cpu":
-            self.losses.append(loss.detach())
+            self.guarded(self._keep, trainer, loss.detach())
         elif not math.isfinite(loss.item()):
             self.guarded(self._trace_loss, trainer, pl_module, trainer.global_step)
+
+    def _keep(self, trainer: L.Trainer, loss: Tensor) -> None:
+        inputs = [values.isfinite().all() for values in _tensors(self.batch) if values.is_floating_point()]
+        figures = torch.stack(
+            [loss.float().reshape(()), *(finite.to(loss.device).float() for finite in inputs)]
+        )
+        self.losses.append((_place(trainer, self.number), figures))
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -105,9 +115,12 @@ class NonFinite(Monitor):
         step, sizes = trainer.global_step, norms(gradients)
         self.latest = sizes
         losses, self.losses = self.losses, []
-        self.waiting.append((step + 1, sizes, names, losses))
         if sizes.device.type == "cpu":
+            self.waiting.append((step + 1, sizes, names, losses))
             self._examine(trainer, sizes.tolist(), names, step)
+        else:
+            weights = norms([parameter.detach() for parameter in _with_gradient(optimizer)], math.inf)
+            self.waiting.append((step + 1, torch.cat([sizes, weights]), names, losses))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -122,17 +135,25 @@ class NonFinite(Monitor):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        parts = [torch.stack([one.float().reshape(()) for one in losses]) for *_, losses in waiting if losses]
-        rows = to_host([*(sizes for _, sizes, _, _ in waiting), *parts])
-        of_losses = iter(rows[len(waiting) :])
+        rows = to_host(
+            [figures for _, sizes, _, losses in waiting for figures in (sizes, *(of for _, of in losses))]
+        )
+        following = iter(rows)
         norm_of: dict[int, float] = {}
-        for (step, sizes, names, losses), row in zip(waiting, rows, strict=False):
-            if losses and not math.isfinite(sum(next(of_losses))) and not self.found:
-                self._trace_loss(trainer, module, step - 1)
-            if sizes.device.type != "cpu":  # else it has been, at once
-                self._examine(trainer, row, names, step - 1)
+        before: list[float] = []
+        for step, _, names, losses in waiting:
+            row = next(following)
+            sizes, weights = row[: len(names)], row[len(names) :]
+            for place, (loss, *inputs) in zip((place for place, _ in losses), following, strict=False):
+                if not (math.isfinite(loss) or self.found) and self.judges:
+                    self._report(
+                        trainer, of_late_loss(trainer, place, inputs, names, weights, before, step - 1)
+                    )
+            if weights:  # else it has been examined, at once
+                self._examine(trainer, sizes, names, step - 1)
             # LBFGS evaluates several times a step: the last stands for it.
-            norm_of[step] = math.sqrt(sum(norm * norm for norm in row))
+            norm_of[step] = math.sqrt(sum(norm * norm for norm in sizes))
+            before = sizes
         first, last = min(norm_of), max(norm_of)
         for writer in writers(trainer):
             writer.scalars({in_groups("gradient_norm"): norm_of[last]}, last)
@@ -207,6 +228,34 @@ def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: i
     return _finding(trainer, message, remedy, where, step, exact=where in ("input", "loss"))
 
 
+def of_late_loss(
+    trainer: L.Trainer,
+    place: str,
+    inputs: list[float],
+    names: list[str],
+    weights: list[float],
+    before: list[float],
+    step: int,
+) -> Finding:
+    """What is said, later, of a loss that was not finite after `step` optimizer steps, from what was kept
+    then: `inputs`, 0 for each tensor of the batch at `place` that is not finite, the largest values of the
+    `weights` with these `names`, and norms of the gradients in the step `before`."""
+    bad = [name for name, largest in zip(names, weights, strict=True) if not math.isfinite(largest)]
+    if not all(inputs):
+        where, (seen, remedy) = "input", _of_input(place)
+    elif bad:
+        where, (seen, remedy) = bad[0], _of_weights(bad[0])
+    else:
+        where, remedy = "loss", "Keep log and sqrt away from zero."
+        seen = "its batch and the weights were finite, so that a layer overflowed or the loss itself did."
+        grown = {"gradients": max(before, default=0.0), "weights": max(weights, default=0.0)}
+        if what := next((what for what, size in grown.items() if size > HUGE), None):
+            seen += f" The {what} had grown to {grown[what]:.0e} before it."
+            remedy = "Lower the learning rate, warm it up, or clip the gradients."
+    message = f"The loss became NaN or infinite in step {step + 1}: {seen}"
+    return _finding(trainer, message, remedy, where, step, exact=where == "input")
+
+
 def _finding(trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool) -> Finding:
     """`exact` where no rate can have done it, as the numbers that went in were finite."""
     epoch = round(epoch_of(trainer), 4)
@@ -216,19 +265,10 @@ def _finding(trainer: L.Trainer, message: str, remedy: str, where: str, step: in
 def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int) -> tuple[str, str, str]:
     """Where, what was seen, and a remedy."""
     if any(_bad(values) for values in _tensors(batch)):
-        which = f"batch {number} of epoch {trainer.current_epoch + 1}"
-        return (
-            "input",
-            f"the batch itself holds NaN or infinity, {which}.",
-            "Mend or leave out those samples.",
-        )
+        return "input", *_of_input(_place(trainer, number))
     for name, parameter in module.named_parameters():
         if _bad(parameter.detach()):
-            return (
-                shown_name(name),
-                f"the weights of '{shown_name(name)}' are not finite since the update before.",
-                "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
-            )
+            return shown_name(name), *_of_weights(shown_name(name))
     # Not the shared copy: this one has whatever state the module keeps in the very step of the trouble.
     twin = Twin(trainer, module)
     twin.refresh()
@@ -242,6 +282,22 @@ def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: i
                 "Lower the learning rate or the scale of the weights.",
             )
     return "loss", "every layer is finite, the loss itself is not.", "Keep log and sqrt away from zero."
+
+
+def _place(trainer: L.Trainer, number: int) -> str:
+    return f"batch {number} of epoch {trainer.current_epoch + 1}"
+
+
+def _of_input(place: str) -> tuple[str, str]:
+    return f"the batch itself holds NaN or infinity, {place}.", "Mend or leave out those samples."
+
+
+def _of_weights(name: str) -> tuple[str, str]:
+    """What was seen, and a remedy."""
+    return (
+        f"the weights of '{name}' are not finite since the update before.",
+        "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",
+    )
 
 
 def _bad(values: Tensor) -> bool:

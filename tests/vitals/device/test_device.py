@@ -1,0 +1,87 @@
+"""On an accelerator: the same verdicts as on a CPU, the same training to the bit, and no step that waits.
+
+It stands in for a GPU, which no machine of ours has: it refuses what CUDA refuses and counts what CUDA waits
+for, but computes on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+HERE = Path(__file__).parent
+NAME = "hostdevice"
+
+pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="builds an extension of torch: no c++ here")
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Any]:
+    """What `trainings.py` saw; the workers of one session run it once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "device"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "seen.json").exists():
+            command = [sys.executable, str(HERE / "trainings.py"), str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "seen.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["classifier", "adversaries"])
+def test_watched_or_not_it_is_the_same_training(seen: dict[str, Any], kind: str) -> None:
+    for on in ("cpu", NAME):
+        of = seen["watched_and_not"][f"{on} {kind}"]
+        assert of["watched"] == of["plain"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "adversaries"])
+def test_verdicts_are_those_of_the_cpu(seen: dict[str, Any], kind: str) -> None:
+    of = seen["watched_and_not"]
+    assert of[f"cpu {kind}"]["plain"] == of[f"{NAME} {kind}"]["plain"]  # the device computes as it says
+    assert of[f"{NAME} {kind}"]["verdicts"] == of[f"cpu {kind}"]["verdicts"]
+    assert len(of[f"cpu {kind}"]["verdicts"]) > 9
+
+
+def test_the_average_is_that_of_the_cpu(seen: dict[str, Any]) -> None:
+    assert seen["averaged"][NAME] == seen["averaged"]["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "where", "exact", "message"),
+    [
+        ("nan_image", "input", True, "the batch itself holds NaN or infinity, batch 7 of epoch 1."),
+        ("nan_weight", "net.5.weight", False, "the weights of 'net.5.weight' are not finite"),
+        ("huge_weights", "loss", False, "The weights had grown to 3e+38 before it."),
+        ("infinite_loss", "loss", False, "so that a layer overflowed or the loss itself did."),
+    ],
+)
+def test_what_was_not_finite_is_told_some_steps_later(
+    seen: dict[str, Any], trouble: str, where: str, exact: bool, message: str
+) -> None:
+    [found] = seen["not_finite"][trouble]
+    assert found[:2] == [where, 6]
+    assert "in step 7" in found[2]
+    assert message in found[2]
+    assert found[3] is exact
+
+
+def test_a_step_left_out_leaves_everything_finite(seen: dict[str, Any]) -> None:
+    assert all(seen["not_finite"]["skipped"])
+
+
+def test_most_steps_wait_no_more_than_without_monitors(seen: dict[str, Any]) -> None:
+    plain, watched = seen["waits"]["plain"], seen["waits"]["watched"]
+    assert len(plain) == len(watched) > 100
+    carried = statistics.mode(plain)  # images and labels
+    assert carried == statistics.mode(watched) == 2
+    assert sum(count == carried for count in watched) > 0.65 * len(watched)
