@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,12 @@ class Recorder(L.Callback):
     ) -> None:
         if trainer.is_global_zero and not self.history.tags("facts/batch_size"):
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
-            total = total_steps(trainer)
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            rates = [float(group["lr"]) for group in groups]
-            known = {"batch_size": float(size), "total_steps": total}
+            known = {"batch_size": float(size), "total_steps": total_steps(trainer)}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
-            known["fresh_layers"] = fresh_share(pl_module)
-            drops = [part.p for part in pl_module.modules() if isinstance(part, _DropoutNd)]
-            known["dropout"] = max(drops, default=0.0)
-            based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
-            known["base_lr"] = max(based, default=math.nan)
-            self.add_facts(trainer, known | ({"lr": max(rates)} if rates else {}))
+            for facts in (_of_layers, _of_rates):
+                with suppress(Exception):  # of layers and optimizers that are like no other
+                    known |= facts(trainer, pl_module)
+            self.add_facts(trainer, known)
         if self.batches is not None:
             self.batches += 1
 
@@ -140,6 +136,18 @@ class Recorder(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._twin = None
+
+
+def _of_layers(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    drops = [part.p for part in module.modules() if isinstance(part, _DropoutNd)]
+    return {"fresh_layers": fresh_share(module), "dropout": max(drops, default=0.0)}
+
+
+def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
+    rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
+    return {"base_lr": max(based, default=math.nan), **rates}
 
 
 def recorder_of(trainer: L.Trainer) -> Recorder | None:

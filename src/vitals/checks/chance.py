@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitals.errors import UserError
+from vitals.measures.double import double
 from vitals.probes.trial import Loss
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]
@@ -72,8 +73,8 @@ def class_weights(loss: Loss, outputs: Tensor, targets: Tensor) -> list[float]:
         return []
     classes, pull, labels = (
         outputs.shape[1],
-        gradient.float().norm(dim=1).double().flatten(),
-        targets.flatten(),
+        double(gradient.float().norm(dim=1)).flatten().cpu(),
+        targets.flatten().cpu(),
     )
     known = (labels >= 0) & (labels < classes)
     pull, labels = pull[known], labels[known]

@@ -13,6 +13,7 @@ from vitals.checks.chance import kind_of
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
+from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.training_step import StepModel, buffers_kept
@@ -216,7 +217,7 @@ def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
 def _unsquashed(outputs: Tensor) -> Tensor:
     """`outputs` before the softmax or the sigmoids at the end of the network, up to a constant for each
     sample."""
-    values = outputs.double()
+    values = double(outputs)
     if outputs.ndim == 2 and kind_of(outputs) != "logits":
         logs = values.log() if kind_of(outputs) == "probabilities" else values
         return logs - logs.mean(dim=1, keepdim=True)
@@ -228,9 +229,9 @@ def _unsquashed(outputs: Tensor) -> Tensor:
 def _share(difference: Tensor, outputs: Tensor) -> float:
     """Size of `difference` over the spread of `outputs` over the samples; NaN where there is none, or where
     numbers are not finite."""
-    spread = float(outputs.double().std(dim=0).square().mean().sqrt())
-    size = float(difference.double().square().mean().sqrt())
-    level = float(outputs.double().abs().max())
+    spread = float(double(outputs).std(dim=0).square().mean().sqrt())
+    size = float(double(difference).square().mean().sqrt())
+    level = float(double(outputs).abs().max())
     return size / spread if spread > 1e-6 * level > 0 and math.isfinite(size) else math.nan
 
 

@@ -12,6 +12,7 @@ from vitals.checks.chance import perfect_loss
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
+from vitals.measures.double import double
 from vitals.measures.norms import norms
 from vitals.probes.trial import Inputs, Loss, Trial, check_rows, is_class_numbers, trial
 from vitals.writers.writer import Writer
@@ -198,8 +199,8 @@ def check_regularization(
                     float(group.get("weight_decay", 0.0)),
                     bool(decoupled),
                     sum(parameter.numel() for parameter in trained),
-                    float(norms([parameter.detach() for parameter in trained]).double().square().sum()),
-                    float(norms(reached).double().norm()),
+                    float(double(norms([parameter.detach() for parameter in trained])).square().sum()),
+                    float(double(norms(reached)).norm()),
                 )
             )
     return Regularization(float(data_loss), tuple(groups), in_loss, beside)
@@ -239,11 +240,11 @@ def _in_loss(
     for name, part in zip(parameters, direct, strict=True):
         whole = gradients.get(name)
         if part is not None:
-            weights += float(parameters[name].detach().double().square().sum())
-            along += float((part * parameters[name].detach()).double().sum())
+            weights += float(double(parameters[name].detach()).square().sum())
+            along += float(double(part * parameters[name].detach()).sum())
         if whole is not None:
-            penalty += 0.0 if part is None else float(part.double().square().sum())
-            data += float((whole if part is None else whole - part).double().square().sum())
+            penalty += 0.0 if part is None else float(double(part).square().sum())
+            data += float(double(whole if part is None else whole - part).square().sum())
     if not penalty:
         return None
     floor = perfect_loss(copies.loss_of, outputs, targets)

@@ -65,7 +65,7 @@ def predict(member: Member, split: Split, device: torch.device) -> Tensor:
     network = member.network.to(device)
     logits = torch.cat([network(images.to(device)) for images, _ in member.batches(split)])
     network.cpu()
-    return logits.double().softmax(1).cpu()
+    return logits.cpu().double().softmax(1)
 
 
 def record(result: EnsembleResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch.nn.modules.normalization import GroupNorm, LayerNorm
 from torch.nn.parameter import is_lazy
 
 from vitals.measures.batch_norm import has_statistics
+from vitals.measures.double import double
 from vitals.measures.parametrized import as_kept
 
 FEWEST = 64
@@ -58,7 +59,7 @@ def looks_drawn(weight: Tensor) -> bool:
     fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
     # An odd spacing, so that it does not keep to the same inputs of every unit.
     spacing = (weight.numel() // MOST) | 1
-    values = weight.detach().flatten()[::spacing].double()
+    values = double(weight.detach().flatten()[::spacing])
     count = len(values)
     mean, sd = float(values.mean()), float(values.std())
     largest = max(map(abs, map(float, weight.detach().aminmax())))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vitals.measures.double import double
+
 
 def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
     """The values of each part, of any shape, as a flat list, in a single transfer; all on one device."""
@@ -28,7 +30,7 @@ def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:
     try:  # half precision would overflow in the sum of squares
         return torch.stack(torch._foreach_norm(listed, order, torch.float32))
     except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
-        found = torch._foreach_norm([tensor.double() for tensor in listed], order)
+        found = torch._foreach_norm([double(tensor) for tensor in listed], order)
         return torch.stack([norm.to(found[0].device) for norm in found]).float()
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.errors import listed
 from vitals.findings import Finding
+from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.norms import dense
 from vitals.monitors.monitor import Monitor, epoch_of
@@ -240,7 +241,7 @@ def _first_values(trainer: L.Trainer) -> Tensor:
     """Of some parameters of the optimizers, in double precision."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     trained = (p for group in groups for p in group["params"] if p.requires_grad)
-    some = [_some(parameter).double() for parameter in islice(trained, FEW)]
+    some = [double(_some(parameter)) for parameter in islice(trained, FEW)]
     return torch.cat([each.to(some[0].device) for each in some]) if some else torch.zeros(0)
 
 

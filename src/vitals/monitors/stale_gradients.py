@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.double import double
 from vitals.measures.norms import dense, real
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
@@ -23,8 +24,8 @@ def stale_share(new: Sequence[Tensor], fresh: Sequence[Tensor], old: Sequence[Te
     one for each parameter; `fresh` those of the same batch alone, at the same weights; `old` those of the
     step before."""
     new, fresh, old = ([real(dense(each)) for each in those] for those in (new, fresh, old))
-    overlap = sum(((n - f) * o).sum(dtype=torch.float64) for n, f, o in zip(new, fresh, old, strict=True))
-    size = sum(o.square().sum(dtype=torch.float64) for o in old)
+    overlap = sum(double((n - f) * o).sum() for n, f, o in zip(new, fresh, old, strict=True))
+    size = sum(double(o.square()).sum() for o in old)
     return torch.as_tensor(overlap / torch.as_tensor(size).clamp_min(1e-30))
 
 

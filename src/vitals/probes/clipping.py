@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.double import double
 from vitals.probes.copies import unchanged
 from vitals.probes.step_losses import call_step, in_their_units
 from vitals.probes.training_step import buffers_kept, replaced
@@ -61,7 +62,7 @@ def clipping_by_hand(
 
     def gradient() -> Tensor:
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        return torch.cat([part.double().flatten() for part in parts])
+        return torch.cat([double(part).flatten() for part in parts])
 
     def backward(loss: Tensor, *arguments: Any, **options: Any) -> None:
         loss.backward()

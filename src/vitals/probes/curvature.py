@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from vitals.measures.double import double
 from vitals.own_time import own_time
 
 ITERATIONS = 10
@@ -74,7 +75,7 @@ def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = mat
             torch.zeros_like(part) if each is None else scale * each
             for part, each, scale in zip(direction, product, scales, strict=True)
         ]
-        value = sum(float((a * b).double().sum()) for a, b in zip(direction, turned, strict=True))
+        value = sum(float(double(a * b).sum()) for a, b in zip(direction, turned, strict=True))
         direction = turned
     return Curvature(value if value > 0 else math.nan, limit / float(fastest["lr"]))
 
@@ -102,4 +103,4 @@ def _size(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
 
 
 def _norm(parts: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
+    return math.sqrt(sum(float(double(part).square().sum()) for part in parts))

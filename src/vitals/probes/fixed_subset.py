@@ -151,7 +151,7 @@ class FixedSubsets:
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
         found["train_as_is"] = float(self.as_they_are)
         if self.step.class_numbers:
-            shares = torch.bincount(labels.clamp_min(0)).double() / len(labels)
+            shares = torch.bincount(labels.clamp_min(0)).cpu().double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
             found["chance_accuracy"] = float(shares.max())
         elif isinstance(labels, Tensor) and self.step.outputs is not None:

@@ -2,7 +2,8 @@
 //
 // Every operator runs the CPU's kernel on the same memory, so that a training on it gives the same bits as on
 // the CPU; what CUDA would refuse, tensors of both devices in one operator, is refused in CUDA's words, and
-// each wait of the host for the device and each transfer between them is counted.
+// each wait of the host for the device and each transfer between them is counted. Like MPS it can do without
+// double precision.
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -33,6 +34,12 @@ using Sizes = c10::SymIntArrayRef;
 
 const c10::Device device(c10::DeviceType::PrivateUse1, 0);
 int64_t waits = 0, to_host = 0, to_device = 0;
+bool has_double = true;
+
+void refuse_double(at::ScalarType dtype) {
+  TORCH_CHECK_TYPE(has_double || (dtype != at::kDouble && dtype != at::kComplexDouble),
+                   "Cannot convert a tensor of this device to float64, which it does not support.");
+}
 
 // ---- memory: the host's, under the device's name
 
@@ -70,7 +77,10 @@ Tensor moved(const Tensor& tensor, c10::Device where, c10::DispatchKey key) {
   return over(std::move(storage), key, tensor);
 }
 Tensor host(const Tensor& tensor) { return moved(tensor, c10::Device(c10::kCPU), c10::DispatchKey::CPU); }
-Tensor ours(const Tensor& tensor) { return moved(tensor, device, c10::DispatchKey::PrivateUse1); }
+Tensor ours(const Tensor& tensor) {
+  refuse_double(tensor.scalar_type());
+  return moved(tensor, device, c10::DispatchKey::PrivateUse1);
+}
 
 void grow(c10::StorageImpl* storage, size_t bytes) {
   auto fresh = memory.allocate(bytes);
@@ -125,11 +135,13 @@ const bool registered = (at::RegisterPrivateUse1HooksInterface(&hooks), true);
 
 Tensor empty(Sizes size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
              std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  refuse_double(c10::dtype_or_default(dtype));
   return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), &memory,
                                    c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype), format);
 }
 Tensor empty_strided(Sizes size, Sizes stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                      std::optional<at::Device>, std::optional<bool>) {
+  refuse_double(c10::dtype_or_default(dtype));
   return at::detail::empty_strided_generic(C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), &memory,
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype));
 }
@@ -300,6 +312,10 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 }
 
 std::vector<int64_t> counted() { return {waits, to_host, to_device}; }
-TORCH_LIBRARY(host_device, m) { m.def("counted", &counted); }
+void without_double() { has_double = false; }
+TORCH_LIBRARY(host_device, m) {
+  m.def("counted", &counted);
+  m.def("without_double", &without_double);
+}
 
 }  // namespace

@@ -52,6 +52,13 @@ def test_verdicts_are_those_of_the_cpu(seen: dict[str, Any], kind: str) -> None:
     assert len(of[f"cpu {kind}"]["verdicts"]) > 9
 
 
+@pytest.mark.parametrize("kind", ["classifier", "adversaries"])
+def test_a_device_without_double_precision_has_the_same_verdicts(seen: dict[str, Any], kind: str) -> None:
+    cpu, without = seen["watched_and_not"][f"cpu {kind}"], seen["without_double"][kind]
+    assert without["verdicts"] == cpu["verdicts"]
+    assert without["watched"] == cpu["plain"]
+
+
 def test_the_average_is_that_of_the_cpu(seen: dict[str, Any]) -> None:
     assert seen["averaged"][NAME] == seen["averaged"]["cpu"]
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vitals import WeightAverage, diagnostics
 from vitals.findings import read_findings
+from vitals.measures.double import has_double
 from vitals.monitors.non_finite import NonFinite
 from vitals.on_nonfinite import OnNonFinite
 
@@ -180,6 +181,18 @@ def watched_and_not(folder: Path) -> dict[str, Any]:
     return found
 
 
+def without_double(folder: Path) -> dict[str, Any]:
+    """On a device that has no float64; from here on this one has none."""
+    torch.ops.host_device.without_double()
+    has_double.cache_clear()
+    found = {}
+    for kind, make in (("classifier", Classifier), ("adversaries", Adversaries)):
+        module = make()
+        fit(folder / kind, module, *diagnostics(budget=60), on=NAME)
+        found[kind] = {"watched": weights(module), "verdicts": verdicts(folder / kind)}
+    return found
+
+
 def averaged(folder: Path) -> dict[str, str]:
     found = {}
     for on in ("cpu", NAME):
@@ -214,9 +227,8 @@ def waits(folder: Path) -> dict[str, list[int]]:
 
 def main(folder: Path) -> None:
     make_device()
-    seen = {
-        part.__name__: part(folder / part.__name__) for part in (watched_and_not, averaged, not_finite, waits)
-    }
+    parts = (watched_and_not, averaged, not_finite, waits, without_double)
+    seen = {part.__name__: part(folder / part.__name__) for part in parts}
     (folder / "seen.json").write_text(json.dumps(seen))
 
 

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean, reason_of
+from vitals.measures.double import has_double
 from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
@@ -123,8 +124,8 @@ class FunctionalLoss:
         check_parameters(model)
         self.dtype, self.seed = dtype, seed
         self.device = next(model.parameters()).device
-        if self.device.type == "mps" and dtype == torch.float64:
-            self.device = torch.device("cpu")  # MPS has no float64
+        if dtype == torch.float64 and not has_double(self.device):
+            self.device = torch.device("cpu")
         inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         take = functools.partial(_example_data, samples=samples, total=batch_size(inputs))
         self.inputs = tree_map(lambda leaf: self._own(take(leaf)), inputs)
@@ -136,10 +137,10 @@ class FunctionalLoss:
         # One copy of all three, so that a loss that is a method of the model becomes a method of its copy.
         self._kept = list(kept.values())
         model, loss, penalty = copied(model, loss, penalty, memo=kept)
-        self.model = _converted(model.to(self.device), dtype, self._kept)
+        self.model = _converted(_moved(model, self.device), dtype, self._kept)
         _fix_spectral_norms(self.model)
         _whole_gradients(self.model)
-        self.loss = _converted(loss.to(self.device), dtype) if isinstance(loss, nn.Module) else loss
+        self.loss = _converted(_moved(loss, self.device), dtype) if isinstance(loss, nn.Module) else loss
         self.penalty = penalty
         if isinstance(penalty, Mapping):
             self._check_names(penalty)
@@ -374,6 +375,17 @@ def _named_inputs(inputs: Any) -> Iterable[tuple[str, Tensor]]:
             yield "input" if key == "" else f"input[{key}]", leaf
 
 
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` on `device`. What its parts make on the way, as metrics do, is in single precision: the device
+    that they leave may have no other."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        return module.to(device)
+    finally:
+        torch.set_default_dtype(default)
+
+
 def _converted(module: nn.Module, dtype: torch.dtype, but: Sequence[Tensor] = ()) -> nn.Module:
     # As `.double()`, which leaves complex buffers alone, unlike `.to(dtype)`.
     kept = set(map(id, but))
@@ -421,6 +433,9 @@ class _Precision(TorchDispatchMode):
         wanted = kwargs.get("dtype")
         if isinstance(wanted, torch.dtype) and wanted.is_floating_point:
             kwargs["dtype"] = torch.promote_types(wanted, self._dtype)
+        asked = kwargs.get("device")
+        if asked is not None and self._dtype == torch.float64 and not has_double(asked):
+            kwargs["device"] = torch.device("cpu")  # where the copy is, for such a device
         in_place = func.overloadpacket.__name__.endswith("_")  # a copy of what it writes to would be lost
         narrow = any(self._is_narrow(tensor) for tensor in tensors_in((args, kwargs)))
         # A view is widened where it is used.
