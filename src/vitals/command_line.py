@@ -110,17 +110,14 @@ def importing_torch() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line is checked against.
+    """What a command line is checked against: the primary configuration `config_name` in `config_dir`, and
+    checks.
 
-    Attributes:
-        config_dir: folder of the YAML files.
-        config_name: the primary configuration in it, without `.yaml`.
-        check: the checks of one configuration that need no torch.
-        prepare: slower checks, such as whether the data and the device are there; called once before
-            anything is written, and not in a sweep.
-        read_data: looks at the data themselves after all other checks, before anything is written; in a
-            sweep, if they are in a folder, once for each of the `data` that its jobs have.
-        trains: whether the command fills the folder that Hydra gives it.
+    `check` makes those of one configuration that need no torch. `prepare` makes slower ones, such as whether
+    the device is there, once before anything is written, and not in a sweep. `read_data` looks at the data
+    themselves after all others, before anything is written; in a sweep, if they are in a folder, once for
+    each of the `data` that its jobs have. `trains` says whether the command fills the folder that Hydra gives
+    it.
     """
 
     config_dir: Path

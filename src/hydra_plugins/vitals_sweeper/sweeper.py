@@ -30,8 +30,8 @@ class VitalsSweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from vitals.sweeps.jobs.run_sweep import run_sweep  # not at every start of a command
-        from vitals.sweeps.jobs.sweep import Sweep
+        from vitals.sweeps.jobs.sweep import Sweep  # not at every start of a command
+        from vitals.sweeps.search.search import run_sweep
 
         assert self.config is not None
         assert self.hydra_context is not None

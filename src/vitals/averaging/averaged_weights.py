@@ -39,18 +39,12 @@ def ema_decay(count: int, decay: float) -> float:
 
 
 class AveragedWeights(AveragedModel):
-    """torch's `AveragedModel` with one multi-tensor update and no wait for the device.
+    """torch's `AveragedModel` with one multi-tensor update and no wait for the device. Weights in 16 bits are
+    averaged in 32: a small step towards them would be rounded away.
 
-    Weights in 16 bits are averaged in 32: a small step towards them would be rounded away.
-
-    Args:
-        model: to be copied.
-        kind: of the average.
-        decay: of `ema`, from one update to the next, above 0 and below 1, reached after a warm-up.
-        last: weights that `last_k` keeps, 1 or more.
-
-    Raises:
-        UserError: if there is no such kind, or a value is out of range.
+    `decay` is that of `ema` from one update to the next, above 0 and below 1, reached after a warm-up; `last`
+    are the weights that `last_k` keeps, 1 or more. `UserError` if there is no such `kind`, or a value is out
+    of range.
     """
 
     module: nn.Module

@@ -134,9 +134,7 @@ class Histograms(Monitor):
             self.skip(UserError(WHOLE))
         self.rehearsed = True
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.before, step = None, trainer.global_step
         if self.rehearsed and self.due(step, self.measured):
             first, self.measured = self.measured == 0, step
@@ -250,8 +248,6 @@ def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str,
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    return (
-        list(dict.fromkeys(names))
-        if len(set(names)) == len(names)
-        else [f"{name}:{place}" for place, name in enumerate(names)]
-    )
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{name}:{place}" for place, name in enumerate(names)]

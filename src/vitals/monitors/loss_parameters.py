@@ -49,9 +49,7 @@ class LossParameters(Monitor):
 
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
-        self.batches = self.number = self.given = self.began = (
-            0  # in the processes, too, in which it never starts
-        )
+        self.batches = self.number = self.given = self.began = 0  # in processes, too, where it never starts
         self.batch: Any = None
         self.watched: list[Tensor] = []
         """Some parameters of the optimizers."""

@@ -22,18 +22,9 @@ from vitals.writers.registry import writers
 
 @dataclass(frozen=True)
 class Interval:
-    """Every so many optimizer steps, so many times a run, or so many times an epoch; the shortest counts.
-
-    The first and the last step of a run of known length are always measured.
-
-    Args:
-        every_n_steps: optimizer steps between two measurements.
-        times_per_run: measurements in a run of known length.
-        times_per_epoch: measurements in an epoch of known length.
-
-    Raises:
-        UserError: if nothing is given, or a number is below 1.
-    """
+    """Every so many optimizer steps, so many times a run of known length, or so many times an epoch of known
+    length; the shortest counts. The first and the last step of a run of known length are always measured.
+    `UserError` if nothing is given, or a number is below 1."""
 
     every_n_steps: int | None = None
     times_per_run: int | None = None

@@ -69,9 +69,7 @@ class UpdateRatio(Monitor):
         if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
             raise UserError("no optimizer has a parameter.")
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         # All optimizers that take a step with this batch are measured together.
         step = trainer.global_step
         self.wanted = self.due(step + max(len(trainer.optimizers), 1), step)
@@ -97,9 +95,7 @@ class UpdateRatio(Monitor):
             self.meters[id(optimizer)] = meter
         meter.before()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.begun and self.active:
             begun = [optimizer for optimizer in trainer.optimizers if id(optimizer) in self.begun]
             ended, self.begun, self.ended = self.ended, {}, {}

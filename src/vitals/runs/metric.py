@@ -16,13 +16,9 @@ Row = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A validation metric and which end of it is good.
-
-    Attributes:
-        name: as the module logs it, for example `accuracy/val` or `val_loss`.
-        mode: whether its largest or its smallest value is best.
-        tie_breaker: a second metric; of equal epochs the one where it is lower is best. None takes the first.
-    """
+    """A validation metric, by the `name` under which the module logs it, for example `accuracy/val` or
+    `val_loss`, and which end of it is good. Of equal epochs the one where the metric `tie_breaker` is lower
+    is best, or else the first."""
 
     name: str
     mode: Mode

@@ -80,18 +80,13 @@ def prepare(config: DictConfig, project: Project, trust: Sequence[str] = ()) -> 
 
 
 def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
-    """Walk the whole `road` in `folder`, and return the final metrics.
+    """Walk the whole `road` in `folder`, and return the final metrics; whatever ends the run early is
+    recorded in the folder's `status.json`.
 
-    Whatever ends the run early is recorded in the folder's `status.json`.
-
-    Raises:
-        UserError: for what turns out wrong with the images or a checkpoint, or if another process is at work
-            in the folder.
-        ChecksFailed: with code 3, if the checks before learning stop the run.
-        Diverged: with code 4, if a number that is not finite does.
-        FaultsFound: with code 4, if the run ended with a finding at level `fail` and the configuration asks
-            for that code.
-        SystemExit: after an interruption, with code 130 (Ctrl-C) or 143 (SIGTERM).
+    `UserError` for what turns out wrong with the images or a checkpoint, or if another process is at work in
+    the folder; `ChecksFailed` if the checks before learning stop the run, `Diverged` if a number that is not
+    finite does, `FaultsFound` if the run ended with a finding at level `fail` and the configuration asks for
+    that; after an interruption `SystemExit` with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
     quiet_lightning()
     atexit.register(_leave_process_group)

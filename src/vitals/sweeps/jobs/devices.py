@@ -31,13 +31,10 @@ def visible_gpus() -> list[str]:
 
 @dataclass
 class Devices:
-    """The devices of a machine, and how many jobs are on each.
+    """The devices of a machine, and how many jobs are on each, `jobs_per_device` at the most.
 
-    Args:
-        names: numbers or identifiers of GPUs as CUDA_VISIBLE_DEVICES takes them; of CPU slots, any names.
-        jobs_per_device: how many jobs a device may have at a time.
-        are_gpus: whether the devices are GPUs, or slots of the CPU.
-        cores: of the CPU, shared out among the jobs.
+    The `names` are numbers or identifiers of GPUs as CUDA_VISIBLE_DEVICES takes them, or any where these are
+    not GPUs but slots of the CPU, whose `cores` are shared out among the jobs.
     """
 
     names: list[str]

@@ -41,15 +41,9 @@ class _Running:
 
 @dataclass
 class JobQueue:
-    """Runs jobs on devices, one process a job.
-
-    Args:
-        devices: that the jobs are given.
-        starter: makes their processes.
-        view: told of every start and end.
-        time_limit: seconds a job may take; None for any.
-        patience: seconds an interrupted job has to write its status before it is killed.
-    """
+    """Runs jobs on `devices`, one process a job, which `starter` makes; `view` is told of every start and
+    end. A job may take `time_limit` seconds, or any number of them, and has `patience` seconds to write its
+    status when it is interrupted, before it is killed."""
 
     devices: Devices
     starter: Starter

@@ -6,9 +6,11 @@ and propose the same points when continued, and know no pruning.
 """
 
 import errno
+import shlex
 import sqlite3
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, product
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,8 +19,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vitals.errors import UserError
-from vitals.files import CannotWrite
+from vitals.files import CannotWrite, cannot_write
+from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.job import Job
+from vitals.sweeps.jobs.queue import SweepInterrupted
 from vitals.sweeps.jobs.sweep import Sweep
 from vitals.sweeps.search.space import Dimension, search_space
 
@@ -29,6 +33,35 @@ OF_THE_DISK = {
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
 }
 """What SQLite says of the disk."""
+
+
+def run_sweep(sweep: Sweep) -> None:
+    """Run all of a sweep's jobs, report on them, and end the program with code 1 if one of them did not
+    finish, or with 128 and the signal's number after an interruption; `UserError` if something that the sweep
+    needs is missing."""
+    sweep.require_prerequisites()
+    space = searched(sweep)
+    with ExitStack() as stack:
+        stack.enter_context(sweep.folder.only_one())
+        sweep.folder.write_record(sweep.arguments, sweep.script, sweep.metric)
+        sweep.keep_code()
+        stack.enter_context(sweep.code.imported_first())
+        sweep.starter = stack.enter_context(sweep.backend.starter())
+        stopped = 0
+        try:
+            run_search(sweep, space)
+        except SweepInterrupted as stop:
+            stopped = 128 + stop.number
+        except Exception as error:
+            go_on = f"go on with -m resume_sweep={shlex.quote(shown(sweep.folder.path))}"
+            if problem := cannot_write(error, sweep.folder.path, go_on):
+                raise problem from error
+            raise
+        from vitals.sweeps.results.report import report  # with Matplotlib, which `announce` has imported
+
+        complete = all(job.complete for job in report(sweep.folder).jobs)
+        if stopped or not complete:
+            sys.exit(stopped or 1)
 
 
 def searched(sweep: Sweep) -> list[Dimension]:
