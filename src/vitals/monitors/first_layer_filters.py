@@ -44,6 +44,7 @@ class FirstLayerFilters(Monitor):
     """
 
     station = "first-layer"
+    kept = ("beginning",)
 
     charts: ClassVar[Charts] = {
         "first layer": {
@@ -61,6 +62,7 @@ class FirstLayerFilters(Monitor):
     ) -> None:
         super().__init__(every_n_steps, times_per_run, times_per_epoch)
         self.beginning: Tensor | None = None
+        """The starting weights, from which a resumed run measures, too."""
         self.layer = ""
         self.filters: Callable[[], Tensor | None] | None = None
         self.measured = 0
@@ -115,15 +117,6 @@ class FirstLayerFilters(Monitor):
         for writer in writers(trainer):
             writer.image(tag, picture, trainer.global_step)
         self.record(trainer, scalars, {tag: {"png": _png(picture)}})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The starting weights, so that a resumed run measures from them."""
-        beginning = None if self.beginning is None else self.beginning.cpu()
-        return {**super().state_dict(), "beginning": beginning}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.beginning = state_dict["beginning"]
 
 
 def _png(picture: np.ndarray) -> str:

@@ -183,10 +183,8 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     section.add("Loss", loss_chart, runs, "linear")
     section.add("Loss, logarithmic", loss_chart, runs, "log")
-    noise, share = (
-        "Noise of the loss from batch to batch",
-        "How far it is from its moving average, as a share.",
-    )
+    noise = "Noise of the loss from batch to batch"
+    share = "How far it is from its moving average, as a share."
     section.add("Noise of the loss", single_chart, runs, ["loss_noise"], noise, percent, caption=share)
     names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
     for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):

@@ -138,13 +138,8 @@ def parallel_chart(results: SweepResults) -> Chart | None:
             scaled, names = _places(jobs, key)
             ends.append((names[0], names[-1]))
         columns.append(_to_unit(scaled))
-    scores = [job.score for job in jobs if job.score is not None]
-    if results.metric.mode == "max":
-        columns.append(_to_unit(scores))
-        ends.append((results.metric.text(min(scores), 1), results.metric.text(max(scores), 1)))
-    else:  # the best at the top, too
-        columns.append(_to_unit([-score for score in scores]))
-        ends.append((results.metric.text(max(scores)), results.metric.text(min(scores))))
+    columns.append(_to_unit([-results.metric.rank(job.score) for job in jobs]))  # the best at the top
+    ends.append((results.metric.text(jobs[0].score, 1), results.metric.text(jobs[-1].score, 1)))
     titles = [*short_names(results.varied), "score"]
 
     def paint(figure: Figure) -> None:
