@@ -31,15 +31,9 @@ def this_process() -> dict[str, Any]:
 
 @contextmanager
 def held(folder: Path, record: Mapping[str, Any]) -> Iterator[bool]:
-    """Within it, no other process is at work in `folder`; whether the file system has locks to make sure.
-
-    Args:
-        folder: must exist.
-        record: what the folder's `status.json` says.
-
-    Raises:
-        UserError: naming the process, if there is one, or if the folder cannot be written to.
-    """
+    """Within it, no other process is at work in `folder`, which must exist; whether the file system has locks
+    to make sure. `record` is what its `status.json` says. `UserError` naming the process, if there is one, or
+    if the folder cannot be written to."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE)
@@ -63,12 +57,8 @@ def held(folder: Path, record: Mapping[str, Any]) -> Iterator[bool]:
 
 
 def is_at_work(folder: Path, record: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote `record` still works in `folder`; None where nobody can know.
-
-    Args:
-        folder: of a run, which may have been copied or moved.
-        record: what its `status.json` says.
-    """
+    """Whether the process that wrote `record`, the `status.json` of `folder`, still works there; None where
+    nobody can know. The folder may have been copied or moved."""
     if record.get("status") != "running":
         return False
     file = folder / LOCK

@@ -20,12 +20,8 @@ from vitals.files import NUMBER, append_line, mended_table, set_aside, text_of, 
 
 
 class MetricsTable:
-    """Rows of metrics, kept in a file that is whole at every moment; what is damaged in it ends no training.
-
-    Args:
-        path: of the CSV file.
-        steps: rows of later optimizer steps are dropped: the run goes on from here.
-    """
+    """Rows of metrics, kept in the CSV file at `path`, which is whole at every moment; what is damaged in it
+    ends no training. Rows of later optimizer `steps` are dropped: the run goes on from here."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path = path
@@ -124,12 +120,8 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The history in the file at `path`, not bound to it; lines that are damaged are left out.
-
-        Raises:
-            OSError: if there is no such file.
-            ValueError: if none of its lines is whole.
-        """
+        """The history in the file at `path`, not bound to it; lines that are damaged are left out. `OSError`
+        if there is no such file, `ValueError` if none of its lines is whole."""
         history = cls()
         entries, whole = _entries(path)
         if not entries and not whole:

@@ -70,13 +70,8 @@ class Pace:
 
 
 class Budget:
-    """Seconds from now on that may be spent, by `own_time`.
-
-    Args:
-        seconds: infinite for no limit.
-        pace: what a step costs; by default nothing, so that everything seems to fit.
-        spent: seconds of it that are gone already.
-    """
+    """So many seconds from now on that may be spent, by `own_time`, infinite for no limit, of which some are
+    `spent` already. `pace` is what a step costs; by default nothing, so that everything seems to fit."""
 
     def __init__(self, seconds: float = math.inf, pace: Pace | None = None, spent: float = 0.0) -> None:
         self.seconds, self.pace, self._start = seconds, pace or Pace(), own_time() - spent

@@ -22,13 +22,8 @@ SHOWN = 64
 
 
 def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None) -> None:
-    """A table of the checks, and below it what was found, with its remedy; most important first.
-
-    Args:
-        rows: of the checks made.
-        findings: of all of them, consequences lowered to notes.
-        console: where to print; the terminal by default.
-    """
+    """A table of the checks made, and below it the findings of all of them, consequences lowered to notes,
+    with their remedies; most important first."""
     console = console or Console()
     table = Table(title="Before learning", title_justify="left")
     for column in ("check", "seen", "expected", "verdict"):
@@ -69,14 +64,7 @@ def log_checks(
     writers: Sequence[Writer], rows: Sequence[Row], findings: Sequence[Finding], setup: TrainingSetup
 ) -> None:
     """Write what each check has to log, the images `checks/inputs` as the network gets them, the table
-    `checks/verdicts`, and the text `findings`; those at level `fail` are alerts.
-
-    Args:
-        writers: of the trainer's loggers.
-        rows: of the checks made.
-        findings: of all of them.
-        setup: that was checked.
-    """
+    `checks/verdicts`, and the text `findings`; those at level `fail` are alerts."""
     verdicts = [(row.name, *row.said, row.verdict) for row in rows]
     for writer in writers:
         for row in rows:

@@ -37,13 +37,9 @@ GROUPS = {
 
 
 def require_name(name: str) -> str:
-    """`name`, if it may name a check: a built-in one, a group of them, or the dotted path of anybody's own.
-
-    Nothing is imported, so that a path may still lead nowhere.
-
-    Raises:
-        UserError: naming the nearest that there are.
-    """
+    """`name`, if it may name a check: a built-in one, a group of them, or the dotted path of anybody's own;
+    `UserError` naming the nearest that there are. Nothing is imported, so that a path may still lead
+    nowhere."""
     if "." not in name and name not in BUILT_IN | GROUPS:
         raise UserError(f"there is no check '{name}': {did_you_mean(name, BUILT_IN | GROUPS)}")
     return name

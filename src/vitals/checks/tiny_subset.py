@@ -37,14 +37,9 @@ from vitals.writers.writer import Writer
 
 
 def balanced_subset(inputs: Tensor, targets: Tensor, size: int) -> Tensor:
-    """Where `size` samples (n,) of `inputs` (N, ...) stand, in their order, on the CPU.
-
-    They are spread evenly over the first size / 2 of the classes in `targets` (N,); repeated samples are
-    taken last.
-
-    Raises:
-        UserError: if there is one class only.
-    """
+    """Where `size` samples (n,) of `inputs` (N, ...) stand, in their order, on the CPU: spread evenly over
+    the first size / 2 of the classes in `targets` (N,); repeated samples are taken last. `UserError` if there
+    is one class only."""
     _, group = inputs.flatten(1).unique(dim=0, return_inverse=True)
     first_of_its_kind = torch.zeros(len(inputs), dtype=torch.bool)
     seen: set[int] = set()
@@ -442,12 +437,8 @@ def _or_infinite(number: float) -> float:
 
 
 def tiny_subset_figure(result: TinySubset, inputs: Tensor) -> Figure:
-    """The twenty images, each under its label, and under the prediction where that is another.
-
-    Args:
-        result: of the check.
-        inputs: images (N, C, H, W) from which it took them.
-    """
+    """The twenty images of `result`, taken from `inputs` (N, C, H, W), each under its label, and under the
+    prediction where that is another."""
     images = in_range(inputs[result.indices.to(inputs.device)]).permute(0, 2, 3, 1)
     figure = Figure(figsize=(8, 7), layout="constrained")
     places = figure.subplots(4, 5).flat

@@ -102,18 +102,13 @@ class Spent:
 
 
 def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
-    """A deep copy of `original`, a module as a rule, that works where `copy.deepcopy` gives up.
+    """A deep copy of `original`, a module as a rule, that works where `copy.deepcopy` gives up; `UserError`
+    if it cannot be copied all the same. `memo` is that of `copy.deepcopy`: by identity, what is to stand for
+    objects met on the way.
 
     Tensors that are part of a graph, such as losses kept in a list, are copied without it. What leads to the
     outside world, such as an open file or a writer, becomes something that takes every call and does nothing;
     a generator becomes one that refuses; what else cannot be copied, such as a lock, is shared.
-
-    Args:
-        original: what to copy.
-        memo: that of `copy.deepcopy`: by identity, what is to stand for objects met on the way.
-
-    Raises:
-        UserError: if it cannot be copied all the same.
     """
     if isinstance(original, nn.Module):
         for name, part in original.named_modules():

@@ -28,17 +28,12 @@ class StreamOnly(UserError):
 
 
 def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[Any]:
-    """The batches that `loader` is about to give, in its order.
+    """The batches that `loader` is about to give, in its order: a data loader or any other collection of
+    batches, or a list or dict of such, which Lightning's `CombinedLoader` puts together in this `mode`.
 
     Nothing of its state is used up: sampler and data set are copied (their arrays are shared), and no worker
-    is started. Draws global random numbers, so call it with those isolated.
-
-    Args:
-        loader: a data loader or any other collection of batches; or a list or dict of such.
-        mode: in which Lightning's `CombinedLoader` puts several together.
-
-    Raises:
-        StreamOnly: if a copy is not possible.
+    is started. Draws global random numbers, so call it with those isolated. `StreamOnly` if a copy is not
+    possible.
     """
     if isinstance(loader, CombinedLoader):
         return successive_batches(loader.iterables, loader._mode)
@@ -66,11 +61,7 @@ def random_batches(loader: Any, samples: int) -> Iterator[Any]:
 
 def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
     """Two loaders of the same `count` samples of `loader`, drawn at random, in the same order: what differs
-    between them is random in the data set itself.
-
-    Raises:
-        StreamOnly: if its samples have no places.
-    """
+    between them is random in the data set itself. `StreamOnly` if its samples have no places."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise StreamOnly("The training data are a stream, which gives each sample only once.")
     dataset: Any = _own(loader.dataset)

@@ -43,20 +43,13 @@ CURVATURE_SECONDS = 5.0
 def probe_rates(
     trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None, seconds: float = math.inf
 ) -> dict[float, float]:
-    """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches.
+    """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches: the mean over 8
+    further ones, in training mode.
 
-    The steps are taken on copies of module and optimizer, with batches from a copy of the loader, so that
-    nothing has to be put back: the training is the same bit for bit as without the probe. The loss is the
-    mean over 8 further batches, in training mode.
-
-    Args:
-        trainer: while or just after it trains.
-        module: that trains, with one optimizer.
-        shared: a copy of `module`, whose hooks prepare the batches; None makes one.
-        seconds: that it may take.
-
-    Raises:
-        UserError: if module, optimizer or loader cannot be copied, or time runs out.
+    The steps are taken on copies of the module, of its one optimizer and of the loader, so that nothing has
+    to be put back: the training is the same bit for bit as without the probe. `shared` is a copy of the
+    module, whose hooks prepare the batches; None makes one. `UserError` if something cannot be copied, or it
+    takes more than so many `seconds`.
     """
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
@@ -83,14 +76,7 @@ def probe_rates(
 def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin) -> Curvature | None:
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
     optimizer was configured with; None where its steps are of another kind, and for a large network, of which
-    a second derivative takes several copies.
-
-    Args:
-        trainer, module, shared: as in `probe_rates`, of which it takes copies, too.
-
-    Raises:
-        UserError: if module, optimizer or loader cannot be copied.
-    """
+    a second derivative takes several copies. Arguments and `UserError` as of `probe_rates`."""
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
     if is_large(module.parameters()):
@@ -115,20 +101,9 @@ def rate_from_start(
     batch: int = 1,
 ) -> tuple[float, float]:
     """A learning rate, of the fastest parameter group, at which the training would have begun to lower its
-    loss, and the loss that it has after `STEPS` steps: `working_rate` for what `probe_rates` does, from the
-    start; NaN if none was found.
-
-    Args:
-        trainer: while or just after it trains.
-        module: that trains, with one optimizer.
-        start: its state before the first step.
-        rate: from which to look.
-        higher: whether to look above it, else below.
-        batch: samples that a batch of the trial has at least; batches of the loader are joined to that.
-
-    Raises:
-        UserError: if module, optimizer or loader cannot be copied.
-    """
+    loss, and the loss that it has after `STEPS` steps: `working_rate`, above `rate` where `higher`, else
+    below, for what `probe_rates` does, from the state `start` before the first step; NaN if none was found.
+    Batches of the loader are joined to at least `batch` samples. `UserError` as of `probe_rates`."""
     if len(trainer.optimizers) != 1:
         raise UserError("the rate is probed for one optimizer alone.")
     with isolated_rng(seed=0), torch.enable_grad():

@@ -23,11 +23,9 @@ class Rows:
     """The make of a batch: tuples, dicts, named tuples, dataclasses, nested, with anything else in them.
 
     A list of its samples, such as sequences of different lengths or a dict for each image, has the numbers of
-    these samples for a row, and one more for each whole number that all of them have, such as a label.
-
-    Args:
-        batch: an example. Its samples are the entries of such a list, and without one the rows of the first
-            tensor that is no scalar.
+    these samples for a row, and one more for each whole number that all of them have, such as a label. The
+    samples of the example `batch` are the entries of such a list, and without one the rows of the first
+    tensor that is no scalar.
     """
 
     def __init__(self, batch: Any) -> None:
@@ -332,11 +330,8 @@ def in_halves(batch: Any) -> tuple[Any, Any]:
 
 
 def together(one: Any, other: Any) -> Any:
-    """The samples of two batches of the same making.
-
-    Raises:
-        ValueError, RuntimeError: if they are not of the same.
-    """
+    """The samples of two batches of the same making; `ValueError` or `RuntimeError` if they are not of the
+    same."""
     mine, its = Rows(one), Rows(other)
     its_leaves = leaves_of(other, its.size, its.lists)
     left = iter(its_leaves)

@@ -17,13 +17,8 @@ from vitals.probes.copies import NoOp
 
 
 class BatchPreparation:
-    """Calls the hooks around the transfer to the device, and converts to the precision.
-
-    Args:
-        trainer: whose data module and precision take part.
-        owner: a copy of the module.
-        facts: the stand-in for the trainer that the hooks may ask.
-    """
+    """Calls the hooks of `owner`, a copy of the module, and of the trainer's data module around the transfer
+    to the device, and converts to the precision. The hooks may ask `facts`, the stand-in for the trainer."""
 
     def __init__(self, trainer: L.Trainer, owner: L.LightningModule, facts: SimpleNamespace) -> None:
         self.owner, self.facts, self.device = owner, facts, trainer.strategy.root_device

@@ -34,12 +34,9 @@ class StepLoss:
 
 
 def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
-    """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number.
-
-    Raises:
-        ChangesParameters: if it writes to those that its module shares with the training.
-        UserError: if it takes its batches itself, or fails.
-    """
+    """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number;
+    `ChangesParameters` if it writes to those that its module shares with the training, `UserError` if it
+    takes its batches itself, or fails."""
     if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
     where: tuple[int, ...] = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
@@ -64,21 +61,14 @@ def step_losses(
     first: int = 0,
     parts: Sequence[nn.Module] | None = None,
 ) -> list[StepLoss]:
-    """What the training step of `owner`, a muted copy, is to minimise on `batch`.
+    """What the training step of `owner`, a muted copy, is to minimise on `batch`; that is left as it was, but
+    for what is written into its buffers.
 
     Under manual optimisation, losses between two steps belong to the optimizers of these steps; several that
     belong to the same optimizers are added up where one step follows them, and else the first ones count.
-
-    Args:
-        owner: is left as it was, but for what is written into its buffers.
-        facts: from `stand_in`.
-        batch: as the step gets it.
-        first: number of the batch; where a step does nothing with it, the next ones are tried.
-        parts: the modules of `owner` that take part in the step; all by default.
-
-    Raises:
-        NoLoss: if there is none for this batch.
-        UserError: if the step fails, or gives no number.
+    `facts` are from `stand_in`; `first` is the number of the batch, and where a step does nothing with it,
+    the next ones are tried; `parts` are the modules of `owner` that take part in the step, by default all.
+    `NoLoss` if there is none for this batch, `UserError` if the step fails, or gives no number.
     """
     events, graph = facts.events, torch.is_grad_enabled()
     parts = list(owner.modules()) if parts is None else parts

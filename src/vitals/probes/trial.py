@@ -278,12 +278,9 @@ FALLBACK_RATE = 1e-3
 
 
 def quick_optimizer(model: nn.Module) -> Optimizer:
-    """One that learns any network's first lesson at a rate that nobody has to choose: Adam. For a
-    large one it is Adafactor at 3e-2, which took as many steps or fewer on five small networks (measured).
-
-    Raises:
-        UserError: if the model has no parameter that trains.
-    """
+    """One that learns any network's first lesson at a rate that nobody has to choose: Adam. For a large one
+    it is Adafactor at 3e-2, which took as many steps or fewer on five small networks (measured). `UserError`
+    if the model has no parameter that trains."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model: it has no parameter that trains.")

@@ -25,20 +25,14 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 class Twin:
-    """A copy of `module` whose parameters are those of the original, and whose buffers and hooks are its own.
+    """A copy of `module`, which the strategy of `trainer` has set up, whose parameters are those of the
+    original, and whose buffers and hooks are its own; `UserError` if it cannot be copied, or its parameters
+    are spread over processes.
 
     Running its steps leaves BatchNorm statistics, metrics, counters and the compiled graphs of the original
     alone, and takes no memory for parameters; only where the step writes to them it gets some of its own. It
-    logs nothing. Random numbers are drawn from the global
-    states: isolate them. One copy may serve several, each of which calls `refresh` before it uses it, and
-    takes away the hooks that it has put there.
-
-    Args:
-        trainer: whose strategy has set up `module`.
-        module: that trains.
-
-    Raises:
-        UserError: if the module cannot be copied, or its parameters are spread over processes.
+    logs nothing. Random numbers are drawn from the global states: isolate them. One copy may serve several,
+    each of which calls `refresh` before it uses it, and takes away the hooks that it has put there.
     """
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -116,12 +110,8 @@ class Twin:
             yield
 
     def training_loss(self, batch: Any) -> Tensor:
-        """What the training step makes of `batch`, without a backward pass.
-
-        Raises:
-            NoLoss: if there is none for this batch.
-            UserError: if that is not one loss.
-        """
+        """What the training step makes of `batch`, without a backward pass; `NoLoss` if there is none for
+        this batch, `UserError` if that is not one loss."""
         with self.as_in_training():
             return only_loss(step_losses(self.module, stand_in(self.trainer, training=True), batch))
 

@@ -102,13 +102,9 @@ class Noise:
 
 
 class Differences:
-    """Differences of the loss, scaled, along lines through its tensors.
-
-    Args:
-        value: the loss at where its tensors are now.
-        scale: factor on the loss, a power of two, so that the largest gradient is about 1.
-        steps: step sizes h to try; where kinks lie within all of them, smaller ones follow.
-    """
+    """Differences of the loss, scaled, along lines through its tensors: of `value`, the loss at where they
+    are now, times `scale`, a power of two, so that the largest gradient is about 1, at the step sizes h of
+    `steps`; where kinks lie within all of these, smaller ones follow."""
 
     def __init__(self, value: Callable[[], Tensor], scale: float, steps: Sequence[float]) -> None:
         self._value = value

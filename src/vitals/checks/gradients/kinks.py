@@ -95,13 +95,9 @@ _DECISIONS = (torch.bool, torch.int32, torch.int64)
 
 
 class WinnerRecorder(TorchDispatchMode):
-    """Inside the `with` block, records the winners of every max-like operation, or compares them.
-
-    Args:
-        reference: the winners of an earlier evaluation. Without it, they are recorded in `winners`; with it,
-            `crossed` tells at the end of the block whether any winner differs, be it only because the code
-            took another path.
-    """
+    """Inside the `with` block, records the winners of every max-like operation in `winners`; or with those of
+    an earlier evaluation as `reference` compares them: `crossed` tells at the end of the block whether any
+    differs, be it only because the code took another path."""
 
     def __init__(self, reference: Sequence[Tensor] | None = None) -> None:
         super().__init__()
