@@ -183,7 +183,7 @@ def test_aliases_of_a_plain_file_are_read(tmp_path: Path) -> None:
     provenance = "provenance: {command: 'x=${y}', choices: {data: d}}\n"
     (tmp_path / "config.yaml").write_text("a: &a {b: 1e-3}\nc: *a\nd: ${a.b}\n" + provenance)
     assert RunFolder(tmp_path).read_config() == {"a": {"b": 0.001}, "c": {"b": 0.001}, "d": 0.001}
-    assert RunFolder(tmp_path).read_choices() == {"data": "d"}
+    assert RunFolder(tmp_path).read_provenance()["choices"] == {"data": "d"}
 
 
 @pytest.mark.parametrize(
