@@ -16,11 +16,8 @@ class Writer:
     """Writes to one of Lightning's loggers. This one writes numbers alone, which every logger takes.
 
     A `tag` is the name under which something is shown, a `step` the optimizer steps taken. For a logger that
-    takes more, derive from it and write what the logger can do; the rest does nothing. Then say
-    which loggers it is for: `vitals.writers.registry.writer_of.register(MyLogger, MyWriter)`.
-
-    Args:
-        logger: to write to.
+    takes more, derive from it and write what the logger can do; the rest does nothing. Then say which loggers
+    it is for: `vitals.writers.registry.writer_of.register(MyLogger, MyWriter)`.
     """
 
     def __init__(self, logger: Any) -> None:
@@ -33,13 +30,8 @@ class Writer:
         return own.image is not Writer.image or own.figure is not Writer.figure
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: float | None = None) -> None:
-        """Numbers by their tags.
-
-        Args:
-            values: to write.
-            step: optimizer steps taken.
-            epoch: epochs trained, of curves that stand over epochs; None of those that stand over steps.
-        """
+        """Numbers by their tags; `epoch` is the epochs trained, of curves that stand over epochs, and None of
+        those that stand over steps."""
         self.logger.log_metrics({**values, **({} if epoch is None else {"epoch": epoch})}, step)
 
     def image(self, tag: str, picture: np.ndarray | Tensor, step: int) -> None:

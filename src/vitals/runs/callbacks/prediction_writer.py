@@ -13,14 +13,12 @@ from vitals.report.predictions import FILE, Predictions
 
 
 class PredictionWriter(L.Callback):
-    """Writes `predictions.npz` (see `vitals.report.predictions`) after a test, into the `default_root_dir`.
+    """Writes `predictions.npz` (see `vitals.report.predictions`) after a test, into the `default_root_dir`,
+    with the pixels of the `worst` so many images, those of the highest loss.
 
     It takes the logits (N×C) that `test_step` returns, the labels of the batches, and class names and pixels
     from the data module's `test` set; a module that gives none of these is left in peace. Of several
     processes each sends its share to the first, which writes.
-
-    Args:
-        worst: how many images to keep with their pixels, those of the highest loss.
     """
 
     def __init__(self, worst: int = 24) -> None:

@@ -8,14 +8,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar, with epochs counted from 1, redrawn every so many seconds, not batches.
-
-    Lightning's own brings what it shows to the host after every batch, and since 2.6 it draws up to 100 times
-    a second.
-
-    Args:
-        interval: seconds between two redraws, each of which takes some milliseconds.
-    """
+    """Lightning's RichProgressBar, with epochs counted from 1, redrawn every `interval` seconds, not batches:
+    it takes some milliseconds. Lightning's own brings what it shows to the host after every batch, and since
+    2.6 it draws up to 100 times a second."""
 
     def __init__(self, interval: float = 1.0) -> None:
         super().__init__(refresh_rate=1)  # in batches; since 2.6 per second

@@ -11,18 +11,14 @@ from vitals.runs.run_folder import RunFolder, read_curve
 
 
 class StopHopeless(L.Callback):
-    """Stops a run whose loss is no longer finite, or that lags behind the other jobs of its sweep.
+    """Stops the run in `folder` when its loss is no longer finite, or it lags behind the other jobs of its
+    sweep.
 
-    It lags when its best score so far is worse than the median of what the others had reached at the
-    same epoch (Golovin et al. 2017, *Google Vizier*, 3.2.2). The others are the folders beside its own, so
-    that it needs no word from the process that started it. The reason goes to `stopped_early` in
-    `status.json`; the run then ends as any other, with its best weights evaluated.
-
-    Args:
-        folder: of the run.
-        metric: by which it is judged.
-        enough: other jobs that must have come to the same epoch.
-        from_share: of the run's epochs before which no job is judged by the others.
+    It lags when its best score by `metric` so far is worse than the median of what the others had reached at
+    the same epoch (Golovin et al. 2017, *Google Vizier*, 3.2.2), once `enough` of them have come so far, and
+    after `from_share` of the run's epochs. The others are the folders beside its own, so that it needs no
+    word from the process that started it. The reason goes to `stopped_early` in `status.json`; the run then
+    ends as any other, with its best weights evaluated.
     """
 
     def __init__(self, folder: RunFolder, metric: Metric, enough: int = 5, from_share: float = 0.2) -> None:
