@@ -126,6 +126,16 @@ def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return min(float(loss(answer * scale.item(), targets)) for answer in answers for scale in scales)
 
 
+def wrong_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The loss of sure answers that are all wrong: more than that of a guess, in a loss that teaches."""
+    classes, kind = outputs.shape[1], kind_of(outputs)
+    answer = F.one_hot((targets + 1) % classes, classes).to(outputs.dtype)
+    if kind == "logits":
+        return float(loss(SURE_LOGIT * answer, targets))
+    sure = answer * (1 - 1e-6) + 1e-6 / classes
+    return float(loss(sure if kind == "probabilities" else sure.log(), targets))
+
+
 def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
     """What `loss` is minus the mean of, for the right class: `probability` or `logit`; else empty.
 

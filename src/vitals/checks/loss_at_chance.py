@@ -15,6 +15,7 @@ from vitals.checks.chance import (
     softmax_elsewhere,
     uniform_loss,
     without_log,
+    wrong_loss,
 )
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.inputs import standardized
@@ -40,6 +41,9 @@ or they stay at chance for good (measured)."""
 TELLING = 0.05
 """Share of the loss of a guess that right answers take off, below which the loss hardly tells them from wrong
 ones: 0.27 with ten classes and label smoothing of 0.5, 0.02 with 0.9."""
+OVERLOOKED = 0.5
+"""Share of the loss of a guess that sure and wrong answers cost at least: 1.1 with absolute errors of
+probabilities, which are bounded, and far more with cross-entropy."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains."""
 
@@ -80,6 +84,8 @@ class LossAtChance:
     """Whether the loss applies softmax over the samples."""
     constant: float = math.inf
     """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
+    wrong: float = math.inf
+    """The loss of sure answers that are all wrong; infinite where it was not needed."""
 
     @property
     def deviation(self) -> float:
@@ -133,6 +139,19 @@ class LossAtChance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
             remedy = "Check the sign of the loss and the order of its arguments."
             return [Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.perfect, self.chance)]
+        if self.wrong < OVERLOOKED * self.chance:
+            seen = (
+                f"Sure and wrong answers cost {self.wrong:.2g}, less than the {self.chance:.3g} of a uniform "
+                f"guess: the loss looks away from what the network gets wrong."
+            )
+            remedy = (
+                "Look at the factor that weighs samples by their probability: the focal loss takes "
+                "(1 - p)**gamma, which is 1 for a wrong answer."
+            )
+            limit = OVERLOOKED * self.chance
+            return [
+                Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.wrong, limit, exact=True)
+            ]
         span = self.chance - self.perfect
         told = span / self.chance if self.chance > 0 else 1.0
         if told < TELLING and span < TELLING * self.prior_entropy:  # not for a large constant in the loss
@@ -223,6 +242,7 @@ def check_loss_at_chance(
         perfect = perfect_loss(copies.loss_of, outputs, targets)
         without = without_log(copies.loss_of, outputs, targets)
         over_batch = softmax_elsewhere(copies.loss_of, outputs, targets)
+        wrong = wrong_loss(copies.loss_of, outputs, targets)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -235,6 +255,7 @@ def check_loss_at_chance(
         math.nan,
         without,
         over_batch=over_batch,
+        wrong=wrong,
     )
     if over_batch:
         return result

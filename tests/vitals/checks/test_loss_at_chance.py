@@ -204,6 +204,31 @@ def test_labels_smoothed_to_nothing_are_found():
     assert named(result) == {"regularization-too-strong": "warn"}
 
 
+def focal(outputs, targets, weight):
+    each = F.cross_entropy(outputs, targets, reduction="none")
+    return (weight((-each).exp()) * each).mean()
+
+
+def test_a_loss_that_looks_away_from_wrong_answers_is_found():
+    upside_down = check_loss_at_chance(convnet(), lambda out, y: focal(out, y, torch.square), *batch(256))
+    assert named(upside_down) == {"wrong-initial-loss": "fail"}
+    assert "wrong answers cost" in upside_down.findings()[0].message
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, y: focal(out, y, lambda p: (1 - p) ** 2),
+        lambda out, y: (out.softmax(1) - F.one_hot(y, CLASSES)).abs().mean(),
+        lambda out, y: F.mse_loss(out.softmax(1), F.one_hot(y, CLASSES).float()),
+        lambda out, y: F.cross_entropy(out, y).clamp(max=4.0),
+    ],
+    ids=["focal", "absolute", "Brier", "clamped"],
+)
+def test_losses_that_are_bounded_or_weigh_samples_are_right(loss):
+    assert named(check_loss_at_chance(convnet(), loss, *batch(256))) == {}
+
+
 def test_training_mode_is_measured():
     """Statistics of an untrained BatchNorm make the evaluation loss of this network a different one."""
     net = convnet(norm=True)
