@@ -60,6 +60,8 @@ TORCH_SAYS = {
     "before it is taken.",
     "out of memory": "there is not enough memory for it.",
     "not enough memory": "there is not enough memory for it.",
+    "checkpoint is incompatible": "checkpoint(use_reentrant=True) gives gradients to backward() alone; torch "
+    "recommends use_reentrant=False.",
     "is not implemented": "torch has no such operation, or no gradient of it, for your tensors.",
 }
 """What it comes to where torch refuses outside of anybody's lines, by a part of what it says."""

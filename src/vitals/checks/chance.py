@@ -136,6 +136,20 @@ def wrong_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return float(loss(sure if kind == "probabilities" else sure.log(), targets))
 
 
+def is_proportional(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether `loss` is a sum of logits, each times a number: it has no least value, and they grow without
+    end."""
+    if kind_of(outputs) != "logits":
+        return False
+    given = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    once, twice, turned = (float(loss(factor * given, targets)) for factor in (1.0, 2.0, -1.0))
+    return (
+        once != 0
+        and math.isclose(twice, 2 * once, rel_tol=1e-3)
+        and math.isclose(turned, -once, rel_tol=1e-3)
+    )
+
+
 def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
     """What `loss` is minus the mean of, for the right class: `probability` or `logit`; else empty.
 

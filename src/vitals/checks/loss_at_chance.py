@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from vitals.checks.chance import (
     constant_loss,
+    is_proportional,
     perfect_loss,
     prior_entropy,
     softmax_elsewhere,
@@ -86,6 +87,8 @@ class LossAtChance:
     """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
     wrong: float = math.inf
     """The loss of sure answers that are all wrong; infinite where it was not needed."""
+    proportional: bool = False
+    """Whether twice the outputs give twice the loss."""
 
     @property
     def deviation(self) -> float:
@@ -134,6 +137,20 @@ class LossAtChance:
             remedy = "Give nll_loss the outputs of log_softmax, or use cross_entropy on the logits."
             return [
                 Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.prior_entropy)
+            ]
+        if self.proportional:
+            seen = (
+                "The loss is proportional to the outputs, twice these give twice the loss: it has no least "
+                "value, and the outputs grow without end."
+            )
+            remedy = (
+                "Check the order of its arguments, cross_entropy(outputs, targets), and that it takes the "
+                "logarithm of the outputs' softmax, not of the targets'."
+            )
+            return [
+                Finding(
+                    "wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.chance, exact=True
+                )
             ]
         if self.perfect >= self.chance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
@@ -243,6 +260,7 @@ def check_loss_at_chance(
         without = without_log(copies.loss_of, outputs, targets)
         over_batch = softmax_elsewhere(copies.loss_of, outputs, targets)
         wrong = wrong_loss(copies.loss_of, outputs, targets)
+        proportional = is_proportional(copies.loss_of, outputs, targets)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -256,8 +274,9 @@ def check_loss_at_chance(
         without,
         over_batch=over_batch,
         wrong=wrong,
+        proportional=proportional,
     )
-    if over_batch:
+    if over_batch or proportional:
         return result
     if result.deviation < -NEAR:
         with trial(model, loss) as copies:

@@ -197,7 +197,10 @@ class Wiring:
                     f"{count} parameter(s) change the outputs, but no gradient gets to them: "
                     f"{_listed(self.unreached)}."
                 )
-                remedy = "Look for detach(), no_grad(), .data, numpy() or argmax behind them."
+                remedy = (
+                    "Look for detach(), no_grad(), .data, numpy() or argmax behind them, and for "
+                    "checkpoint(use_reentrant=True), which passes none where its input needs none."
+                )
             found.append(Finding("frozen-parameters", "warn", seen, remedy, self.unreached[0], count, 0))
         if self.duplicates:
             seen = (
@@ -313,9 +316,14 @@ def check_wiring(
     # Inputs that are all the same silence the first layers, and are the fault of the data.
     alike = isinstance(inputs, Tensor) and not bool((inputs != inputs[:1]).any())
     zero = [] if alike else flow.zero
+    leak = math.nan
     with trial(model, loss) as copies:
         copies.model.eval()
-        leak = _leak(copies, inputs)
+        try:
+            leak = _leak(copies, inputs)
+        except RuntimeError as error:
+            if "checkpoint is incompatible" not in str(error):
+                raise
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     apart = [name for name in missing if name in flow.unreached]

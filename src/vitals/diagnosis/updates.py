@@ -72,5 +72,8 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
     largest = max(moving, default=0.0)
     if still and largest > ROUNDED:
         message = f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed."
-        remedy = "Look for detach(), no_grad(), a rate of 0, or a layer that is not used."
+        remedy = (
+            "Look for detach(), no_grad(), checkpoint(use_reentrant=True), a rate of 0, or outputs that are "
+            "not used."
+        )
         yield Finding("frozen-parameters", "fail", message, remedy, still[0], float(len(still)), 0.0)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import listed
@@ -33,6 +35,11 @@ TAKEN_BACK, LOOKS = 0.05, 3
 """Share of a step that is left when the next batch begins, below which it was taken back; and steps in a row
 of which that must be so."""
 
+MADE = 20
+"""Optimizers that appear within `PATIENCE` batches and take one step each: a loop makes one for each step."""
+AVERAGES = frozenset({"exp_avg_sq", "square_avg", "exp_inf", "sum"})
+"""What optimizers keep that divide a gradient by its usual size."""
+
 
 class LossParameters(Monitor):
     """Compares what the loss depends on, in early steps and at the beginning of every epoch, with what the
@@ -55,6 +62,8 @@ class LossParameters(Monitor):
         """Some parameters of the optimizers."""
         self.at_start: list[Tensor] = []
         """Some of their values at the beginning."""
+        self.hook: Any = None
+        """Sees the steps of all optimizers."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
@@ -74,6 +83,15 @@ class LossParameters(Monitor):
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             held = [p for group in groups for p in group["params"] if p.requires_grad]
             self.watched, self.at_start = held[:FEW], [_some(parameter) for parameter in held[:FEW]]
+        self.known: WeakSet[Optimizer] = WeakSet(trainer.optimizers)
+        self.made: WeakSet[Optimizer] = WeakSet()
+        """Further optimizers that have moved parameters of the module."""
+        self.number_made, self.again, self.keeps, self.maker = 0, False, set[str](), ""
+        """How many steps they took, whether one took two, what they keep, and how the last one is called."""
+        self.moved = {id(parameter) for parameter in module.parameters()}
+        if self.active and not module.automatic_optimization:
+            self._unhook()
+            self.hook = register_optimizer_step_post_hook(self._step_of)
         self.stepped: list[Tensor] = []
         """Some values of the parameters before a step, and after it."""
         self.undone = 0
@@ -104,6 +122,9 @@ class LossParameters(Monitor):
         if self.at_start and self.batches == PATIENCE:
             self.guarded(self._standing_still, trainer)
             self.at_start = []
+        if self.hook is not None and (self.batches >= PATIENCE or self.number_made >= MADE):
+            self._unhook()
+            self.guarded(self._made_anew, trainer)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -113,6 +134,47 @@ class LossParameters(Monitor):
         if self.at_start:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
+
+    def _step_of(self, optimizer: Optimizer, *_: Any) -> None:
+        self.guarded(self._count, optimizer)
+
+    def _count(self, optimizer: Optimizer) -> None:
+        groups = optimizer.param_groups
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        if optimizer in self.known or self.moved.isdisjoint(held):
+            return
+        self.again = self.again or optimizer in self.made
+        self.made.add(optimizer)
+        self.number_made += 1
+        self.keeps = {key for state in islice(optimizer.state.values(), 1) for key in state}
+        self.maker = f"{type(optimizer).__name__} at {max(group['lr'] for group in groups):g}"
+
+    def _made_anew(self, trainer: L.Trainer) -> None:
+        """Say that each step is taken by a new optimizer, of a kind that keeps averages of gradients."""
+        if self.again or self.number_made < MADE or not self.keeps & {*AVERAGES, "momentum_buffer"}:
+            return
+        message = f"Each step is taken by a new optimizer ({self.maker}), and none by the one of Lightning"
+        cause, seen = "learning-rate-too-low", ": its momentum begins again, and is that of one step."
+        if self.keeps & AVERAGES:
+            cause = "learning-rate-too-high"
+            seen = (
+                ": its averages of gradients begin again, so that every weight moves by the full rate "
+                "whatever its gradient."
+            )
+        remedy = "Make the optimizer once, in configure_optimizers, and take it from self.optimizers()."
+        self._say(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
+
+    def _unhook(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+            self.hook = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._unhook()
+        super().on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._unhook()  # after an error, too
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
@@ -220,11 +282,19 @@ class LossParameters(Monitor):
             id(leaf): before[id(leaf)] if id(leaf) in before else (leaf, _some(leaf), step) for leaf in leaves
         }
 
-    def _say(self, trainer: L.Trainer, message: str, remedy: str, where: str, count: int) -> None:
+    def _say(
+        self,
+        trainer: L.Trainer,
+        message: str,
+        remedy: str,
+        where: str,
+        count: int,
+        cause: str = "frozen-parameters",
+    ) -> None:
         """Once, as what holds in one step holds in the others."""
         self.active, self.strays = False, {}
         step, epoch = trainer.global_step + 1, round(epoch_of(trainer), 4)
-        fault = ("frozen-parameters", "fail", message, remedy, where, float(count), 0.0, step, epoch)
+        fault = (cause, "fail", message, remedy, where, float(count), 0.0, step, epoch)
         self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

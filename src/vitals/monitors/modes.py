@@ -4,13 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
+from vitals.errors import listed
+from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
-from vitals.monitors.monitor import Monitor
+from vitals.monitors.monitor import Monitor, epoch_of
 from vitals.recorder import recorder_of
+
+LOOKS = 2
+"""Validations in a row that call layers whose statistics are left behind; they may be copied at times."""
 
 
 class Modes(Monitor):
@@ -25,12 +32,63 @@ class Modes(Monitor):
     Modules whose parameters are all frozen are left out with all that is in them, and so are losses and
     metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout;
     a whole network is not.
+
+    It also looks at what validation calls: a copy whose weights follow those that train, as an average does,
+    while its BatchNorm statistics do not, is a finding.
     """
 
     station = "before"
 
     def __init__(self) -> None:
         super().__init__(times_per_epoch=1)
+        self.norms: dict[str, tuple[_BatchNorm, Tensor, Tensor]] = {}
+        """BatchNorm layers, with weight and running mean at the start."""
+        self.handles: list[RemovableHandle] = []
+        self.called: set[str] = set()
+        """Layers left behind that the present validation has called."""
+        self.behind = 0
+        """Validations in a row that called some."""
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.behind, self.called, self.handles = 0, set(), []
+        self.norms = {
+            name: (part, part.weight.detach().clone(), part.running_mean.clone())
+            for name, part in module.named_modules()
+            if isinstance(part, _BatchNorm) and part.running_mean is not None and part.affine
+        }
+
+    def _left_behind(self) -> list[str]:
+        """Layers that no optimizer trains and whose weights have changed all the same, but not their running
+        mean, while that of layers which train has."""
+        moved = {
+            name: not torch.equal(norm.running_mean, mean)
+            for name, (norm, _, mean) in self.norms.items()
+            if norm.running_mean is not None
+        }
+        trains = {name for name, (norm, *_) in self.norms.items() if norm.weight.requires_grad}
+        if not any(moved.get(name) for name in trains):
+            return []
+        return [
+            name
+            for name, (norm, weight, _) in self.norms.items()
+            if name not in trains and moved.get(name) is False and not torch.equal(norm.weight, weight)
+        ]
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0 and self.active and self.norms and not trainer.sanity_checking:
+            self.called = set()
+            for name in self._left_behind():
+                hook = self.norms[name][0].register_forward_pre_hook(
+                    lambda part, given, name=name: self.called.add(name)
+                )
+                self.handles.append(hook)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,8 +106,28 @@ class Modes(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
         if batch_idx == 0 and trainer.training is False and not trainer.sanity_checking:
             self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
+            self.behind = self.behind + 1 if self.called else 0
+            if self.behind == LOOKS:
+                self._say_left_behind(trainer)
+
+    def _say_left_behind(self, trainer: L.Trainer) -> None:
+        names = sorted(self.called)
+        message = (
+            f"Validation calls {len(names)} BatchNorm layer(s) whose weights follow those that train, while "
+            f"their running statistics are still those of the start: {listed(names)}."
+        )
+        remedy = (
+            "Copy the buffers with the parameters, as AveragedModel(use_buffers=True) does for an average, "
+            "or estimate them anew before validation (update_bn)."
+        )
+        place = trainer.global_step, round(epoch_of(trainer), 4)
+        fault = ("train-val-mismatch", "fail", message, remedy, names[0], float(len(names)), 0.0, *place)
+        self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
 
     @staticmethod
     def _look(trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:

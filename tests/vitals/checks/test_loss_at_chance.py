@@ -204,6 +204,14 @@ def test_labels_smoothed_to_nothing_are_found():
     assert named(result) == {"regularization-too-strong": "warn"}
 
 
+def test_a_loss_that_is_proportional_to_the_outputs_is_found():
+    swapped = check_loss_at_chance(
+        convnet(), lambda out, y: F.cross_entropy(F.one_hot(y, CLASSES).float(), out), *batch(256)
+    )
+    assert named(swapped) == {"wrong-initial-loss": "fail"}
+    assert "order of its arguments" in swapped.findings()[0].remedy
+
+
 def focal(outputs, targets, weight):
     each = F.cross_entropy(outputs, targets, reduction="none")
     return (weight((-each).exp()) * each).mean()

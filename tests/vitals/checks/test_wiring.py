@@ -8,6 +8,7 @@ from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, nam
 from torch import nn
 from torch.nn import init
 from torch.optim import SGD, Adam
+from torch.utils.checkpoint import checkpoint
 
 from vitals.checks.wiring import check_wiring
 from vitals.errors import UserError
@@ -149,6 +150,17 @@ class Detached(nn.Module):
         return self.head(self.body(x).detach())
 
 
+class Checkpointed(nn.Module):
+    """Images need no gradient, so that a reentrant checkpoint passes none to the layers in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = mlp(16, outputs=16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x, use_reentrant=True))
+
+
 class OverTheBatch(nn.Module):
     """Softmax over the images of a batch instead of the features of each."""
 
@@ -202,6 +214,7 @@ SICK = {
     "evaluation mode": (lambda: convnet(norm=True).eval(), {"eval-mode-training": "fail"}),
     "dropout in evaluation mode": (lambda: convnet(dropout=0.5).eval(), {"eval-mode-training": "fail"}),
     "detached": (Detached, {"frozen-parameters": "warn"}),
+    "checkpointed": (Checkpointed, {"frozen-parameters": "warn"}),
     "equal weights": (
         lambda: initialized(mlp(32, 16), init.constant_, val=0.01),
         {"bad-initialization": "fail"},

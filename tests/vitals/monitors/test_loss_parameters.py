@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from foreign import Foreign, fit, mlp
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from vitals.findings import Finding
 from vitals.monitors.loss_parameters import LossParameters
@@ -224,6 +225,50 @@ def once_an_epoch(module: Any, optimizer: Any, loss: Tensor, number: int) -> Non
     module.manual_backward(loss)
     if number == 7:
         optimizer.step()
+
+
+def new_adam(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    own = torch.optim.Adam(module.parameters(), lr=0.01)
+    own.zero_grad()
+    module.manual_backward(loss)
+    own.step()
+
+
+def new_momentum(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    own = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    own.zero_grad()
+    module.manual_backward(loss)
+    own.step()
+
+
+def new_and_plain(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    own = torch.optim.SGD(module.parameters(), lr=0.01)
+    own.zero_grad()
+    module.manual_backward(loss)
+    own.step()
+
+
+def two_inner_steps(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    """As Reptile does: an optimizer for each task, which takes several steps."""
+    own = torch.optim.Adam(module.parameters(), lr=0.01)
+    module.manual_backward(loss)
+    own.step()
+    own.step()
+
+
+@pytest.mark.parametrize(
+    ("act", "cause"),
+    [
+        (new_adam, "learning-rate-too-high"),
+        (new_momentum, "learning-rate-too-low"),
+        (new_and_plain, None),
+        (two_inner_steps, None),
+    ],
+)
+def test_an_optimizer_that_is_made_for_each_step_forgets(act: Any, cause: str | None) -> None:
+    hooks = dict(_global_optimizer_post_hooks)
+    assert [finding.cause for finding in look(ByHand(act), max_epochs=4)] == ([cause] if cause else [])
+    assert _global_optimizer_post_hooks == hooks
 
 
 @pytest.mark.parametrize(

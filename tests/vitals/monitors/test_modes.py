@@ -1,0 +1,65 @@
+"""What validation calls, against what trains."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from foreign import Foreign, fit, mlp
+from torch import Tensor
+
+from vitals.monitors.modes import Modes
+
+
+class Teacher(Foreign):
+    """Validates an average of the weights, with or without BatchNorm's buffers."""
+
+    def __init__(self, buffers: bool, norms_frozen: bool = False) -> None:
+        super().__init__(mlp(norm=True))
+        self.buffers_too, self.norms_frozen = buffers, norms_frozen
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
+
+    def on_train_epoch_start(self) -> None:
+        self.teacher.eval()
+        self.net[2].train(not self.norms_frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.teacher(x)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *args: Any) -> None:
+        for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+            slow.lerp_(fast, 0.1)
+        if self.buffers_too:
+            self.teacher[2].load_state_dict(
+                {**self.teacher[2].state_dict(), **dict(self.net[2].named_buffers())}
+            )
+
+
+class Aside(Teacher):
+    """Keeps the average for later and validates the network itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: Teacher(buffers=False), True),
+        (lambda: Teacher(buffers=True), False),
+        (lambda: Teacher(buffers=False, norms_frozen=True), False),
+        (lambda: Aside(buffers=False), False),
+    ],
+    ids=["left behind", "copied", "no statistics follow", "not validated"],
+)
+def test_a_copy_that_is_validated_needs_the_statistics_too(module: Any, said: bool) -> None:
+    monitor = Modes()
+    fit(module(), None, monitor, max_epochs=3)
+    assert [finding.cause for finding in monitor.findings] == ["train-val-mismatch"] * said
+    assert all("teacher.2" in finding.message for finding in monitor.findings)
