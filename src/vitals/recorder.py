@@ -31,9 +31,9 @@ class Recorder(L.Callback):
     has. Under `facts/<name>` stand the numbers that do not change: `batch_size` in samples of an optimizer
     step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule or
     that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
-    probability of one, `batches_per_step`, for how many batches a step waits, and what monitors add. Where a
-    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
-    first step.
+    probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
+    a step waits, and what monitors add. Where a module waits for several by hand, `first_losses` is the sum
+    of what was given to `backward` before the first step.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,8 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
-    return {"base_lr": max(based, default=math.nan), **rates}
+    divided = [float(g["eps"]) for g in groups if {"eps", "betas"} <= g.keys()]
+    return {"base_lr": max(based, default=math.nan), "epsilon": max(divided, default=0.0), **rates}
 
 
 def recorder_of(trainer: L.Trainer) -> Recorder | None:

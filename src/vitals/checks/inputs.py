@@ -38,6 +38,8 @@ train as well as normalized ones."""
 TINY_SCALE, HUGE_SCALE = 0.02, 10.0
 """Spread and root mean square that are wrong for a network without normalization: pixels divided by 255 twice
 (0.002), or of 0 to 1 by means and deviations of bytes (0.004 about -2); from 0 to 255 (135)."""
+TWICE = 0.9
+"""Of 1/255, the largest value of pixels that were divided by 255 twice: some pixel is nearly white."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network. BatchNorm behind the first layer makes it 1; pixels from 0 to 255 make it
@@ -189,6 +191,11 @@ class Inputs:
             f"{round(self.distinct * self.samples)} are different."
         )
         remedy = "Look at them just before the network: scaling, casts and cropping can wipe them out."
+        if blank <= BLANK:
+            remedy = (
+                "Let the data set give out a copy of each sample, not an array that it writes the next one "
+                "into, and look at the sampler."
+            )
         return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
 
     def _repetition(self) -> list[Finding]:
@@ -205,6 +212,9 @@ class Inputs:
     def _scale(self) -> list[Finding]:
         scale, spread, seen = self.train.scale, self.train.spread, f"Inputs have {self.train}"
         remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
+        if self.train.low >= 0 and TWICE < 255 * self.train.high <= 1.001:
+            seen += ", as of pixels that were divided by 255 twice"
+            remedy = "Divide by 255 once; ToTensor() does it."
         far = spread < TINY_SCALE or scale > HUGE_SCALE
         matters = math.isnan(self.sensitivity) or not 1 / SENSITIVE <= self.sensitivity <= SENSITIVE
         if far and matters:

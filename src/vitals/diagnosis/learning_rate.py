@@ -21,6 +21,8 @@ SMALL_UPDATE = 1e-3
 fault by themselves."""
 FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
+LARGE_EPSILON = 0.1
+"""Adam's eps from which it divides most gradients by that, and not by their size."""
 TINY_BATCH = 8
 """Samples up to which the gradient of a batch is mostly noise."""
 FEW_SAMPLES = 300
@@ -124,7 +126,10 @@ def too_low(run: Run) -> Iterator[Finding]:
             f"the steps trained next to nothing, and the loss, {run.first_loss:.3g} at first, stayed at "
             f"{run.last_loss:.3g}."
         )
-        remedy = "Let the rate decay over the whole run; of a loss, ReduceLROnPlateau wants mode='min'."
+        remedy = (
+            "Let the rate decay over the whole run; ReduceLROnPlateau wants the loss of an epoch, not of "
+            "each batch, and mode='min'."
+        )
         yield Finding("learning-rate-too-low", "warn", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
     base = run.fact("base_lr")
@@ -217,7 +222,13 @@ def _other_rate(
     run: Run, cause: str, level: Level, message: str, where: str, value: float, threshold: float
 ) -> Finding:
     works = run.working_rate
-    remedy = rate_remedy(cause == "learning-rate-too-low", run.learning_rate, works)
+    low = cause == "learning-rate-too-low"
+    remedy = rate_remedy(low, run.learning_rate, works)
+    if low and run.fact("epsilon", 0.0) >= LARGE_EPSILON:
+        remedy = (
+            f"Lower Adam's eps from {run.fact('epsilon'):g}, by which it divides small gradients, not by "
+            f"their size; 1e-8 is the default. Or: {remedy[0].lower()}{remedy[1:]}"
+        )
     # Where a schedule goes beyond what was configured, it is the schedule that is to be changed.
     as_configured = not run.learning_rate > 1.01 * run.fact("configured_rate")
     setting = {"lr": works} if math.isfinite(works) and as_configured else None

@@ -199,7 +199,10 @@ class LossParameters(Monitor):
         remedy = "Call manual_backward(loss) in training_step, then optimizer.step()."
         if self.given:
             called = f"{self.given} losses were given to manual_backward"
-            remedy = "Call optimizer.step() in training_step, after manual_backward."
+            remedy = (
+                "Call optimizer.step() in training_step, after manual_backward; and scaler.update() where a "
+                "scaler decides on it, or a first scale that overflows skips every step."
+            )
         message = f"After {self.batches} batches no optimizer has taken a step and no parameter has changed"
         if steps := trainer.global_step - self.first:
             if not self.empty:

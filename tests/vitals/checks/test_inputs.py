@@ -244,3 +244,16 @@ def test_leaves_everything_as_it_was():
             torch.rand(8, 5, 32, 32, generator=torch.Generator()), batch(8)[1], 10, model=training.model
         )
     assert same(before, state_of(training.model, training.optimizer))
+
+
+def test_pixels_divided_by_255_twice_and_one_array_for_all_samples_are_told_in_words():
+    pixels = torch.randint(0, 256, (256, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255**2
+    pixels[0, 0, 0, 0] = 1 / 255
+    labels = torch.arange(256) % 10
+    [finding] = [each for each in check_inputs(pixels, labels, 10).findings() if each.alarming]
+    assert finding.cause == "input-not-normalized"
+    assert "divided by 255 twice" in finding.message
+    last = torch.randn(4, 3, 8, 8).repeat_interleave(64, 0)
+    finding = check_inputs(last, labels, 10).findings()[0]
+    assert finding.cause == "input-constant"
+    assert "give out a copy" in finding.remedy
