@@ -30,6 +30,7 @@ from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -38,6 +39,9 @@ ROUNDING = 1e-4
 """Share of the outputs by which other samples in the batch may change them through rounding."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
+APART = 0.7
+"""Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
+first and the last their own."""
 NAMES_SHOWN = 3
 LARGE = 30.0
 """Times the inputs that take outputs without a sigmoid out of 0 to 1."""
@@ -513,6 +517,8 @@ class WiringCheck(Check):
         found = [finding for result, _ in results for finding in result.findings()]
         if setup.step is not None and (shapes := setup.step.every_output_with_every_target()):
             found.append(_paired(*shapes))
+        if setup.step is not None:
+            found += _apart(setup.step)
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(
@@ -539,6 +545,24 @@ def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
     )
     remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
     return Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)
+
+
+def _apart(step: TrainingStep) -> list[Finding]:
+    try:
+        apart, known = step.labels_apart()
+    except (RuntimeError, UserError, IndexError):  # samples or labels that cannot be exchanged
+        return []
+    if not known or apart < APART * known:
+        return []
+    seen = (
+        f"The class number of {apart} of {known} samples looked at goes to the outputs of other samples, and "
+        f"not to the rows that the network gets for the sample itself."
+    )
+    remedy = (
+        "Bring labels and outputs into one order: y.repeat(k) behind cat of k views, y.repeat_interleave(k) "
+        "where those of a sample lie together; sort and shuffle both alike."
+    )
+    return [Finding("labels-random", "fail", seen, remedy, "labels", apart / known, APART, exact=True)]
 
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:

@@ -251,6 +251,63 @@ class TrainingStep:
                     return tuple(outputs.shape), tuple(row.shape)
         return None
 
+    def labels_apart(self) -> tuple[int, int]:
+        """Of how many samples the label has to do with the outputs of others alone, and of how many that is
+        known: by which rows of the network's inputs change with a sample, and for which rows of its outputs
+        the loss changes with the class number. The network may get several rows for each sample, as with two
+        views of it."""
+        rows, size, calls = self.rows.of(self.rows.example), self.rows.size, self.calls
+        given = [place for place, row in enumerate(rows) if row.is_floating_point() and row.ndim > 1]
+        labels = [
+            place
+            for place, row in enumerate(rows)
+            if not row.is_floating_point() and row.dtype != torch.bool and row.numel() == size
+        ]
+        if (
+            len(calls) != 1
+            or len(calls[0].arguments) != 1
+            or calls[0].options
+            or len(labels) != 1
+            or not given
+        ):
+            return 0, 0
+        call, place = calls[0], labels[0]
+        many = {
+            len(each) if isinstance(each, Tensor) and each.ndim > 1 else 0
+            for each in (call.arguments[0], call.outputs)
+        }
+        if len(many) != 1 or many.pop() % size or size < APART_FEWEST:
+            return 0, 0
+        outputs = _like(call.outputs)
+
+        def inputs(changed: Sequence[Tensor]) -> Tensor:
+            torch.manual_seed(0)
+            return self._inputs(call.module, self.rows.batch(changed), self.owner.training_step)
+
+        def pull(changed: Sequence[Tensor]) -> Tensor:
+            asked = outputs.detach().clone().requires_grad_()
+            torch.manual_seed(0)
+            (gradient,) = torch.autograd.grad(self._loss(asked, changed), asked)
+            return gradient
+
+        apart = known = 0
+        with torch.enable_grad():
+            before, pulled = inputs(rows), pull(rows)
+            for sample in torch.linspace(1, size - 2, APART_TRIED).long().unique().tolist():
+                other = int((rows[place].reshape(-1) != rows[place].reshape(-1)[sample]).long().argmax())
+                own, its = list(rows), list(rows)
+                for each in given:
+                    own[each] = rows[each].clone()
+                    own[each][sample] = rows[each][other]
+                its[place] = rows[place].clone()
+                its[place][sample] = rows[place][other]
+                fed = (inputs(own) != before).flatten(1).any(dim=1)
+                meant = (pull(its) != pulled).flatten(1).any(dim=1)
+                if bool(fed.any()) and bool(meant.any()):
+                    known += 1
+                    apart += not bool((fed & meant).any())
+        return apart, known
+
     def targets(self, batch: Any) -> Tensor | tuple[Tensor, ...]:
         """What the loss needs of `batch` beside the outputs: class numbers (N,) where they are, else the one
         tensor (N, ...), or all of them; `UserError` if `batch` is not made as that of the training step."""
@@ -268,13 +325,16 @@ class TrainingStep:
         assert self.network is not None
         if isinstance(self.network, Path):
             return self.rows.of(batch)[self.network.place]
+        return self._inputs(self.network, batch, step)
+
+    def _inputs(self, network: nn.Module, batch: Any, step: Callable[..., Any]) -> Tensor:
         reached: list[Any] = []
 
         def stop(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
             reached.append((arguments, options))
             raise Reached
 
-        handle = self.network.register_forward_pre_hook(stop, with_kwargs=True)
+        handle = network.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             for number in range(EVERY_THIRD):
                 with suppress(Reached), unchanged_but_modes(self.owner), torch.no_grad():
@@ -368,6 +428,8 @@ class TrainingStep:
         return calls, losses
 
 
+APART_TRIED, APART_FEWEST = 8, 8
+"""Samples whose labels are followed to the outputs, and samples of a batch below which they are not."""
 IGNORED = -100
 """torch's `ignore_index`."""
 

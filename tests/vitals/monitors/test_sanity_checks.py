@@ -229,3 +229,51 @@ def test_a_sampler_that_draws_a_few_samples_over_and_over_is_told(
     checks = quick(checks=["inputs"])
     fit(Foreign(mlp()), tmp_path, checks, train=loader(shuffle=False, sampler=sampler))
     assert alarms(checks.findings) == causes
+
+
+class Views(Foreign):
+    """Two views of each image in one batch, and the labels in one order or another."""
+
+    def __init__(self, labels: Any) -> None:
+        super().__init__(mlp())
+        self.labels = labels
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        both = torch.cat([x, x + 0.1 * torch.randn_like(x)])
+        return F.cross_entropy(self.net(both), self.labels(y))
+
+
+class Mixed(Foreign):
+    """Each image is mixed with another, and has the labels of both."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        other = torch.randperm(len(y))
+        outputs = self.net(0.7 * x + 0.3 * x[other])
+        return 0.7 * F.cross_entropy(outputs, y) + 0.3 * F.cross_entropy(outputs, y[other])
+
+
+class Moved(Foreign):
+    """The images are moved on by one, the labels are not."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return F.cross_entropy(self.net(x.roll(1, 0)), y)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: Views(lambda y: y.repeat_interleave(2)), True),
+        (lambda: Views(lambda y: y.repeat(2)), False),
+        (lambda: Mixed(mlp()), False),
+        (lambda: Foreign(mlp(norm=True)), False),
+        (lambda: Moved(mlp()), True),
+    ],
+    ids=["interleaved", "repeated", "mixed", "plain", "moved"],
+)
+def test_labels_that_go_to_the_outputs_of_others_are_told(module: Any, said: bool) -> None:
+    checks = SanityChecks(["wiring"], on_fail="warn")
+    fit(module(), None, checks)
+    assert [f.cause for f in checks.findings if f.alarming] == ["labels-random"] * said
