@@ -413,3 +413,34 @@ def test_a_rate_at_which_a_run_learns_but_slowly_is_noted() -> None:
 def test_a_stuck_run_that_nothing_explains_asks_for_a_probe() -> None:
     assert needs_probe(record(level(), **STUCK))
     assert not needs_probe(record(level()[:20], **STUCK))
+
+
+def test_latents_that_are_the_same_for_all_are_told_where_noise_goes_on_behind_them() -> None:
+    free = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    free |= {"facts/chance_loss": [math.nan]}
+    lost = [0.3 * 0.5**step for step in range(10)]
+    for variances, found in (
+        ({"conv2": lost}, ["regularization-too-strong"]),
+        ({"conv2": lost, "head": lost}, []),  # all that follows is lost with it: a death
+        ({"conv2": [value + 0.01 for value in lost]}, []),
+    ):
+        measured = {f"activation_variance/{layer}": values for layer, values in variances.items()}
+        assert alarms(record(measured=free | measured)) == found
+    assert alarms(record(measured={"activation_variance/conv2": lost})) == []  # with classes others judge
+
+
+def test_a_rate_too_low_because_of_adams_epsilon_says_so() -> None:
+    measured = {
+        "facts/epsilon": [1.0],
+        "rate_probe/0.1": [2.29],
+        "rate_probe/1": [2.25],
+        "rate_probe/10": [1.8],
+    }
+    for given, said in ((measured, True), (measured | {"facts/epsilon": [1e-8]}, False)):
+        [finding] = [
+            each
+            for each in diagnose(record(level(), ratio=5e-5, measured=given, **STUCK), [])
+            if each.alarming
+        ]
+        assert finding.cause == "learning-rate-too-low"
+        assert ("Adam's eps from 1," in finding.remedy) is said
