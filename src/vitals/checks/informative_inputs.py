@@ -144,7 +144,10 @@ class InformativeInputs:
             remedy = "Look at augmented training images, and weaken the augmentation until you know them."
             fault, value = "regularization-too-strong", self.recognized
             return [Finding(fault, "warn", seen, remedy, "augmentation", value, UNRECOGNIZED)]
-        remedy = "Look at samples with their labels, for one may be shuffled or sorted without the other."
+        remedy = (
+            "Look at samples with their labels, for one may be shuffled or sorted without the other, or "
+            "turned by an augmentation into what its label does not say."
+        )
         return [Finding("labels-random", "warn", seen, remedy, "labels", self.held_out_score, CHANCE_SCORE)]
 
 

@@ -21,6 +21,8 @@ SMALL_UPDATE = 1e-3
 fault by themselves."""
 FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
+FINE_TUNING = 1e-4
+"""A rate up to which weights are usually ones that were trained before."""
 LARGE_EPSILON = 0.1
 """Adam's eps from which it divides most gradients by that, and not by their size."""
 TINY_BATCH = 8
@@ -228,6 +230,11 @@ def _other_rate(
         remedy = (
             f"Lower Adam's eps from {run.fact('epsilon'):g}, by which it divides small gradients, not by "
             f"their size; 1e-8 is the default. Or: {remedy[0].lower()}{remedy[1:]}"
+        )
+    if low and run.learning_rate <= FINE_TUNING and run.fact("fresh_layers", 0.0) > 0.5:
+        remedy += (
+            " If trained weights were to be loaded, they were not: layers look as they were drawn, and "
+            "load_state_dict(…, strict=False) passes over names that do not fit."
         )
     # Where a schedule goes beyond what was configured, it is the schedule that is to be changed.
     as_configured = not run.learning_rate > 1.01 * run.fact("configured_rate")

@@ -444,3 +444,11 @@ def test_a_rate_too_low_because_of_adams_epsilon_says_so() -> None:
         ]
         assert finding.cause == "learning-rate-too-low"
         assert ("Adam's eps from 1," in finding.remedy) is said
+
+
+def test_a_rate_of_fine_tuning_at_fresh_weights_asks_for_those_that_were_to_be_loaded() -> None:
+    for rate, said in ((1e-5, True), (0.1, False)):
+        measured = {"lr/0": [rate], "rate_probe/1": [2.3], "rate_probe/10": [2.2]}
+        run = record(level(), ratio=1e-6, measured=measured, **STUCK)
+        [finding] = [each for each in diagnose(run, []) if each.alarming]
+        assert ("strict=False" in finding.remedy) is said
