@@ -550,7 +550,7 @@ def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
 def _apart(step: TrainingStep) -> list[Finding]:
     try:
         apart, known = step.labels_apart()
-    except (RuntimeError, UserError, IndexError):  # samples or labels that cannot be exchanged
+    except Exception:  # steps of which samples or labels cannot be exchanged
         return []
     if not known or apart < APART * known:
         return []
