@@ -105,14 +105,15 @@ class Monitor(L.Callback):
         self.paced = partial(self._measure_length, trainer, pl_module) if is_timed(trainer) else None
         self.active, self.failures, self.broken = trainer.is_global_zero, [], False
         self.guarded(self.start, trainer, pl_module)
-        if self.loaded is not None:
-            self.active = self.active and self.loaded["active"]
-            self.findings = [Finding(**finding) for finding in self.loaded["findings"]]
+        loaded, self.loaded = self.loaded, None
+        # At step 0 it is what a finder of rates or batch sizes has put back: of before the training.
+        if loaded is not None and trainer.global_step:
+            self.active = self.active and loaded["active"]
+            self.findings = [Finding(**finding) for finding in loaded["findings"]]
             for name in self.kept:
-                if self.loaded[name] is not None:  # else it was never known, or could not be saved
-                    value = move_data_to_device(self.loaded[name], trainer.strategy.root_device)
+                if loaded[name] is not None:  # else it was never known, or could not be saved
+                    value = move_data_to_device(loaded[name], trainer.strategy.root_device)
                     setattr(self, name, value)
-            self.loaded = None
 
     def state_dict(self) -> dict[str, Any]:
         """Findings, and what is `kept`, but for what holds objects of the user's, such as a batch of a class

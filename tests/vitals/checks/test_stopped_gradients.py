@@ -67,6 +67,12 @@ def nearest_code(h: Tensor) -> Tensor:
     return codes[torch.cdist(h, codes).argmin(1)] + h - h.detach()
 
 
+def moved_in_place(h: Tensor) -> Tensor:
+    moved = h.detach().clone()
+    moved.data.add_(1.0)
+    return h * moved.detach()
+
+
 MIDDLES = {
     "straight-through by detach": lambda h: h + (h.sign() - h).detach(),
     "straight-through under no_grad": under_no_grad,
@@ -77,8 +83,10 @@ MIDDLES = {
     "the nearest of some codes, and a path around": lambda h: h + nearest_code(h),
     "turned round": lambda h: Reversed.apply(h, 0.5),
     "turned round, and a path around": lambda h: h + Reversed.apply(h, 0.5),
+    "not turned round yet, and a path around": lambda h: h + Reversed.apply(h, 0.0),
     "a baseline": lambda h: (h - h.detach().mean(0)) * h.detach().exp(),
     "data": lambda h: torch.tanh(h) * h.data,
+    "samples that steps move in place": moved_in_place,
 }
 
 
@@ -104,7 +112,7 @@ def test_what_is_stopped_on_purpose_is_constant(name: str) -> None:
     assert alarms(MIDDLES[name], stops_are_meant=True) == []
 
 
-@pytest.mark.parametrize("name", list(MIDDLES)[:9])
+@pytest.mark.parametrize("name", list(MIDDLES)[:10])
 def test_what_is_let_past_on_purpose_is_no_wrong_gradient_in_a_classifier_either(name: str) -> None:
     assert alarms(MIDDLES[name]) == []
 

@@ -474,7 +474,8 @@ def _gives_what_it_gets(functions: set[Any], evaluate: Callable[[], Any]) -> set
 
 
 def _multiplies(node: Any) -> bool:
-    """Whether the backward of an autograd Function gives the gradient times a number other than 1."""
+    """Whether the backward of an autograd Function gives the gradient times a number other than 1; 0 is that of
+    a reversal that begins slowly."""
     try:
         [metadata] = node._input_metadata
         gradient = torch.rand(metadata.shape, dtype=metadata.dtype, device=metadata.device) + 1
@@ -484,7 +485,7 @@ def _multiplies(node: Any) -> bool:
     except Exception:  # it may want several gradients, or what a forward pass keeps
         return False
     low, high = ratio.aminmax()
-    return bool((high - low).abs() <= 1e-6 * high.abs()) and float(low) not in (0.0, 1.0)
+    return bool((high - low).abs() <= 1e-6 * high.abs()) and float(low) != 1.0
 
 
 class Stops(TorchFunctionMode):
@@ -520,6 +521,7 @@ class Stops(TorchFunctionMode):
             return result
         if self._first:
             self._kept.append(result.clone())
+            return result  # not a copy: through `.data` an in-place step may move what it belongs to
         kept = self._kept[self._place] if self._place < len(self._kept) else result
         self._place += 1
         return kept.clone() if kept.shape == result.shape else result
