@@ -57,7 +57,7 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     later = without_consequences(later)
     taken = any(f.level == "fail" and f.cause == "regularization-too-strong" for f in later)
     checks = [_no_room(f) if taken and f.cause == "underfitting" and f.alarming else f for f in run.checks]
-    checks = [_thawed(f) if f.alarming and not f.exact and run.has_moved(f) else f for f in checks]
+    checks = [_meant(f, run) if f.alarming and not f.exact else f for f in checks]
     facts = [finding for finding in later if finding.exact]
     checks = without_consequences([*facts, *checks])[len(facts) :]
     root = next((finding for finding in checks if finding.alarming), None)
@@ -123,11 +123,12 @@ def _no_room(finding: Finding) -> Finding:
     return replace(finding, level="note", message=f"{finding.message} It follows from a penalty too strong.")
 
 
-def _thawed(finding: Finding) -> Finding:
-    """Layers that were frozen at the start are so no longer: that was meant."""
-    return replace(
-        finding, level="note", message=f"{finding.message} They have been trained since.", remedy=""
-    )
+def _meant(finding: Finding, run: Run) -> Finding:
+    """Layers that were frozen at the start, and are so no longer, or in evaluation mode as well: that was
+    meant."""
+    seen = "They have been trained since." if run.has_moved(finding) else ""
+    seen = seen or ("They are in evaluation mode, too." if run.is_kept(finding) else "")
+    return replace(finding, level="note", message=f"{finding.message} {seen}", remedy="") if seen else finding
 
 
 def _once(findings: list[Finding]) -> list[Finding]:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 
 from vitals.findings import Finding
 from vitals.history import History
@@ -228,6 +229,15 @@ class Run:
         ends = (f".{finding.where}", f".{finding.where}.weight")
         names = [name for name in self.by_name("update_ratio") if f".{name}".endswith(ends)]
         return any(any(self.values(f"update_ratio/{name}")) for name in names)
+
+    def is_kept(self, finding: Finding) -> bool:
+        """Whether what a check found frozen as it was drawn belongs to a part that is in evaluation mode
+        throughout the training: nobody does that to what is to learn."""
+        if finding.cause != "frozen-parameters" or not finding.check:
+            return False
+        around = list(accumulate(finding.where.split("."), "{}.{}".format))
+        parts = self.by_name("modes/kept_evaluating")
+        return any(f".{part}".endswith(f".{each}") for part in parts for each in around)
 
     @property
     def learning_rate(self) -> float:

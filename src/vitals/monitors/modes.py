@@ -28,6 +28,7 @@ class Modes(Monitor):
     | `modes/evaluating_in_training` | share of the modules in evaluation mode while training |
     | `modes/training_in_validation` | share of the modules in training mode while validating |
     | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
+    | `modes/kept_evaluating/<part>` | 1 for a part, frozen as a whole, that is in evaluation mode then |
 
     Modules whose parameters are all frozen are left out with all that is in them, and so are losses and
     metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout;
@@ -96,6 +97,7 @@ class Modes(Monitor):
         if batch_idx == 0:
             self.guarded(self._look, trainer, pl_module, "modes/evaluating_in_training", False)
             self.guarded(self._look_at_norms, trainer, pl_module)
+            self.guarded(self._look_at_frozen, trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -147,12 +149,27 @@ class Modes(Monitor):
             tag = "modes/norms_without_statistics"
             recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
+    @staticmethod
+    def _look_at_frozen(trainer: L.Trainer, module: L.LightningModule) -> None:
+        recorder = recorder_of(trainer)
+        kept = {
+            f"modes/kept_evaluating/{name}": 1.0
+            for name, part in module.named_modules()
+            if _is_frozen(part) and not _is_frozen(module.get_submodule(name.rpartition(".")[0]))
+            if not any(each.training for each in part.modules())
+        }
+        if recorder and any(not recorder.history.tags(tag) for tag in kept):  # once is enough
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch), kept)
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    parameters = list(part.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
 
 def _trainable_parts(module: nn.Module) -> Iterator[nn.Module]:
     """The modules in `module` whose mode the training is about; dropout in a frozen backbone is not."""
     for part in module.children():
-        parameters = list(part.parameters())
-        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-        if not frozen and not isinstance(part, Metric) and "Loss" not in type(part).__name__:
+        if not _is_frozen(part) and not isinstance(part, Metric) and "Loss" not in type(part).__name__:
             yield part
             yield from _trainable_parts(part)

@@ -60,8 +60,9 @@ class _Refusing(TorchDispatchMode):
 @contextmanager
 def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place;
-    `ChangesParameters` if it is tried."""
+    `ChangesParameters` if it is tried. A block that fails may leave them frozen: they are then as before."""
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
+    wanting = [(tensor, tensor.requires_grad) for tensor, _, _ in before if tensor.is_leaf]
     refusing = _Refusing({storage for _, _, storage in before if storage})
     try:
         with refusing:
@@ -70,6 +71,9 @@ def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
         if refusing.refused:
             raise ChangesParameters from error
         raise
+    finally:
+        for tensor, wants in wanting:
+            tensor.requires_grad_(wants)
     for tensor, _, storage in before:
         if _storage(tensor) != storage:
             for each, old, _ in before:
