@@ -107,7 +107,7 @@ class InformativeInputs:
                 Finding("wrong-initial-loss", "warn", message, remedy, "zero inputs", self.zero_loss, limit)
             ]
         learned, informative = self.held_out_score >= CHANCE_SCORE, self.probe_score >= CHANCE_SCORE
-        if learned and self.real_loss < self.zero_loss:
+        if learned and not self.real_loss >= self.zero_loss:  # NaN where all would be masked
             score = self.held_out_score
             return [Finding("inputs-informative", "ok", f"{seen}.", "", "inputs", score, CHANCE_SCORE)]
         if informative or learned:

@@ -83,6 +83,8 @@ class LossAtChance:
     """Whether the optimizer's first step makes good a loss above chance; False where it was not needed."""
     over_batch: bool = False
     """Whether the loss applies softmax over the samples."""
+    tied: bool = False
+    """Whether the last layer's weights are those of an embedding, and the run's own steps make them good."""
     constant: float = math.inf
     """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
     wrong: float = math.inf
@@ -201,6 +203,10 @@ class LossAtChance:
         remedy = "Scale the last layer's weights down, so that its outputs start near zero."
         if self.deviation <= FAR:
             return self._finding("loss-at-chance", "note", large, remedy)
+        if self.tied:
+            detail = f"{large}: they are those of the embedding; some {RECOVERY_STEPS} steps make it good"
+            remedy = "Draw the embedding with a standard deviation of 0.02 to spare these."
+            return self._finding("loss-at-chance", "note", detail, remedy)
         if self.recovers and self.deviation <= VERY_FAR:
             detail = f"{large}, but the first step of the optimizer makes it good"
             return self._finding("loss-at-chance", "note", detail, remedy)
@@ -302,22 +308,35 @@ def _of_tokens(
     result = LossAtChance(
         value, chance, 0.0, 0.0, sd, len(inputs), "wrong-initial-loss", math.nan, constant=0.0
     )
-    recovers = (
-        result.deviation > FAR
-        and optimizer is not None
-        and _recovers(model, loss, inputs, targets, optimizer, chance)
-    )
-    return replace(result, recovers=recovers)
+    if not result.deviation > FAR or optimizer is None:
+        return result
+    if _is_tied(model, classes):
+        return replace(result, tied=_recovers(model, loss, inputs, targets, optimizer, chance, 1.0))
+    return replace(result, recovers=_recovers(model, loss, inputs, targets, optimizer, chance))
+
+
+def _is_tied(model: nn.Module, classes: int) -> bool:
+    """Whether an embedding has the only weights from which so many outputs can come."""
+    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    ends = [p for p in model.parameters() if p.ndim > 1 and len(p) == classes]
+    return bool(ends) and all(id(parameter) in embeddings for parameter in ends)
 
 
 def _recovers(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Any, optimizer: Optimizer, chance: float
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Any,
+    optimizer: Optimizer,
+    chance: float,
+    left: float = EXCESS_LEFT,
 ) -> bool:
-    """Whether one step of `optimizer` on a batch brings the loss back to chance, and further ones below."""
+    """Whether one step of `optimizer` on a batch leaves no more than this share of what is above chance, and
+    further ones bring the loss below."""
     x, y = cut(inputs, RECOVERY_BATCH), cut(targets, RECOVERY_BATCH)
     with trial(model, loss, optimizer) as copies:
         before = float(copies.step(x, y))
-        if not float(copies.gradients(x, y)[0]) - chance <= EXCESS_LEFT * (before - chance):
+        if not float(copies.gradients(x, y)[0]) - chance <= left * (before - chance):
             return False
         for _ in range(RECOVERY_STEPS):
             copies.step(x, y)

@@ -79,6 +79,8 @@ class LossParameters(Monitor):
         """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
         self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # in an earlier training
         self.watched, self.at_start = [], []
+        self.stepping: set[int] = set()
+        """Numbers of the optimizers that have taken a step."""
         if not module.automatic_optimization:
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             held = [p for group in groups for p in group["params"] if p.requires_grad]
@@ -129,6 +131,7 @@ class LossParameters(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
+        self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self._wanted() and not self.stepped:
             self.stepped = [_first_values(trainer)]
         if self.at_start:
@@ -178,9 +181,11 @@ class LossParameters(Monitor):
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
-        step = after - before
+        now, step = _first_values(trainer), after - before
+        if len(now) != len(before):  # some have been frozen or thawed
+            return
         size = float(step @ step)
-        left = float((_first_values(trainer) - before) @ step) / size if size > 0 else 1.0
+        left = float((now - before) @ step) / size if size > 0 else 1.0
         self.undone = self.undone + 1 if left < TAKEN_BACK else 0
         if self.undone == LOOKS:
             message = (
@@ -210,6 +215,27 @@ class LossParameters(Monitor):
             message = f"In {steps} steps no parameter has changed, as the optimizer gets no gradient"
             remedy = "Call zero_grad() before manual_backward, not between it and optimizer.step()."
         self._say(trainer, f"{message}; {called}.", remedy, "optimizer", self.batches)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.stepping and self.batches >= PATIENCE:
+            self.guarded(self._left_waiting, trainer, pl_module)
+
+    def _left_waiting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Say which optimizer took no step in the whole training, though the loss gives its parameters a
+        gradient."""
+        given = {id(p): name for name, p in module.named_parameters() if p.grad is not None}
+        for number in sorted(set(range(len(trainer.optimizers))) - self.stepping):
+            groups = trainer.optimizers[number].param_groups
+            named = [p for group in groups for p in group["params"] if id(p) in given]
+            if names := [given[id(p)] for p in named if bool(dense(p.grad).any())]:
+                message = (
+                    f"Optimizer {number + 1} of {len(trainer.optimizers)} took no step in {self.batches} "
+                    f"batches, though the loss gives its parameters a gradient: {listed(names)}."
+                )
+                remedy = "Call step() of each optimizer in training_step, after manual_backward."
+                self._say(trainer, message, remedy, names[0], self.batches)
+                return
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -7,7 +7,7 @@ step calls several modules, or one in another way than with one tensor, it is lo
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows
+from vitals.probes.rows import Rows, leaves_of
 from vitals.probes.squashed import Squashed
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
@@ -80,14 +80,30 @@ class TrainingStep:
         if len(losses) == 1:
             with torch.no_grad():
                 try:
-                    if self._calls_one_network() and not self.rows.exact:
-                        self._find_targets()
-                    elif self._ends_in_outputs():
-                        self._find_path()
+                    self._take_apart()
                 except ChangesParameters:
                     raise
                 except Exception:  # of what they call may come tensors that can neither be cut nor repeated
                     self.network, self.class_numbers, self.target_rows = None, False, ()
+
+    def _take_apart(self) -> None:
+        if self._calls_one_network() and not self.rows.exact:
+            self._find_targets()
+        elif self._ends_in_outputs():
+            self._find_path()
+        elif self._gives_a_loss():
+            outermost, through = self.calls, set[nn.Module]()
+            while self._gives_a_loss() and len(through) < DEEP:
+                through.add(self.calls[-1].module)
+                self.calls, _ = self._watched(self.rows.example, through)
+            if self._ends_in_outputs():
+                self._find_path()
+            self.calls = outermost if self.network is None else self.calls
+
+    def _gives_a_loss(self) -> bool:
+        """Whether what is called last gives a number among its outputs, as a network with its loss does."""
+        leaves = leaves_of(self.calls[-1].outputs) if self.calls else []
+        return any(isinstance(leaf, Tensor) and leaf.ndim == 0 for leaf in leaves)
 
     def _is_exact(self) -> bool:
         """Whether the step takes as many samples as there are, and no others, such as a queue that they fill
@@ -138,26 +154,29 @@ class TrainingStep:
         return isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == self.rows.size > 0
 
     def _find_path(self) -> None:
-        """Take several calls that lead from one tensor of the batch to the outputs for one network, where
-        the loss takes class numbers and these outputs, and nothing else of what was called."""
+        """Take several calls that lead from one tensor of the batch, or several of whole numbers and of one
+        shape, such as tokens and their mask, to the outputs for one network, where the loss takes class
+        numbers and these outputs, and nothing else of what was called."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
         given = [
             place for place in range(len(rows)) if place not in self.target_rows and rows[place].ndim > 1
         ]
         alone = self.class_numbers and self._needs_outputs_alone(rows)
-        if len(given) != 1 or not alone:
+        shapes = {(rows[place].dtype, rows[place].shape) for place in given}
+        fits = len(given) == 1 or (len(shapes) == 1 and not rows[given[0]].is_floating_point())
+        if not fits or not alone:
             if self.class_numbers and not alone and self.outputs is not None:
                 self.beside = self.outputs.shape[1]
             self.network = None
             self.class_numbers, self.target_rows = False, ()
             return
-        path = Path(self, given[0])
+        path = Path(self, given)
         with buffers_kept(self.owner):
             torch.manual_seed(0)
             whole = path.outputs(rows)
             torch.manual_seed(0)
-            alone = path(rows[given[0]])
+            alone = path(path.inputs(rows))
         fits = isinstance(whole, Tensor) and torch.equal(whole, alone)  # nothing else enters
         self.network = path if fits else None
         if not fits:
@@ -324,7 +343,7 @@ class TrainingStep:
         which it is then. `UserError` if it is not called with one tensor."""
         assert self.network is not None
         if isinstance(self.network, Path):
-            return self.rows.of(batch)[self.network.place]
+            return self.network.inputs(self.rows.of(batch))
         return self._inputs(self.network, batch, step)
 
     def _inputs(self, network: nn.Module, batch: Any, step: Callable[..., Any]) -> Tensor:
@@ -401,8 +420,9 @@ class TrainingStep:
                 self.parts = [self.owner, *others]
         return self.parts
 
-    def _watched(self, batch: Any) -> tuple[list[Call], list[StepLoss]]:
-        """The outermost calls of modules with parameters in one run of the step, and its losses."""
+    def _watched(self, batch: Any, through: Container[nn.Module] = ()) -> tuple[list[Call], list[StepLoss]]:
+        """The outermost calls of modules with parameters in one run of the step, and its losses; what stands in
+        `through` is looked into."""
         calls: list[Call] = []
         depth = 0
 
@@ -418,7 +438,7 @@ class TrainingStep:
 
         with ExitStack() as stack, buffers_kept(self.owner), self.squashed:
             for module in self.owner.modules():
-                if next(module.parameters(), None) is not None:
+                if next(module.parameters(), None) is not None and module not in through:
                     for handle in (
                         module.register_forward_pre_hook(enter),
                         module.register_forward_hook(leave, with_kwargs=True),
@@ -430,6 +450,8 @@ class TrainingStep:
 
 APART_TRIED, APART_FEWEST = 8, 8
 """Samples whose labels are followed to the outputs, and samples of a batch below which they are not."""
+DEEP = 4
+"""Networks within networks that are looked into for the one whose outputs the loss is made of."""
 IGNORED = -100
 """torch's `ignore_index`."""
 
@@ -481,19 +503,27 @@ class StepModel(nn.Module):
 class Path(StepModel):
     """A training step up to what its last call gives, as a network of one tensor."""
 
-    def __init__(self, step: TrainingStep, place: int) -> None:
+    def __init__(self, step: TrainingStep, places: Sequence[int]) -> None:
         super().__init__(step)
-        self.place = place
-        """Of the tensor among the rows of the batch."""
+        self.places = places
+        """Of the tensor, or those of one shape, among the rows of the batch."""
         self.last = step.last
         self.calls = sum(call.module is step.calls[-1].module for call in step.calls)
+
+    def inputs(self, rows: Sequence[Tensor]) -> Tensor:
+        """What `forward` takes of the rows of a batch: (N, ...), or of several tensors (N, their number,
+        ...)."""
+        if len(self.places) == 1:
+            return rows[self.places[0]]
+        return torch.stack([rows[place] for place in self.places], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """The outputs (N, C) for these inputs (N, ...), all else as in the first sample of the example."""
         outputs: list[Tensor] = []
         for [part] in self.rows.filled(inputs):
             rows = self.rows.repeated(self.rows.of(self.rows.example), len(part))
-            rows[self.place] = part
+            for place, each in zip(self.places, part.unbind(1) if self.places[1:] else [part], strict=True):
+                rows[place] = each
             outputs.append(self.outputs(rows))
         return outputs[0] if len(inputs) == len(outputs[0]) else torch.cat(outputs)[: len(inputs)]
 

@@ -474,8 +474,8 @@ def _gives_what_it_gets(functions: set[Any], evaluate: Callable[[], Any]) -> set
 
 
 def _multiplies(node: Any) -> bool:
-    """Whether the backward of an autograd Function gives the gradient times a number other than 1; 0 is that of
-    a reversal that begins slowly."""
+    """Whether the backward of an autograd Function gives the gradient times a number other than 1; it is 0
+    where a reversal is to begin slowly."""
     try:
         [metadata] = node._input_metadata
         gradient = torch.rand(metadata.shape, dtype=metadata.dtype, device=metadata.device) + 1
