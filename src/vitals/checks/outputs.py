@@ -243,7 +243,8 @@ class OutputsCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         targets = setup.targets[:SAMPLES] if isinstance(setup.targets, Tensor) else None
         result = check_outputs(setup.model, setup.inputs[:SAMPLES], setup.loss, targets)
-        seen = f"bent by {result.bend:.2g} of their spread, lowest {result.lowest:.2g}"
+        bent = f"bent by {result.bend:.2g} of their spread, " if math.isfinite(result.bend) else ""
+        seen = f"{bent}lowest {result.lowest:.2g}"
         return Outcome(result.findings(), seen, "bent, signed, repeatable", result)
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:

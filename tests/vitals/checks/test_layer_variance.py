@@ -253,3 +253,39 @@ def test_an_attention_that_looks_at_one_place_alone_before_it_has_learned_is_sat
         net.key.weight *= 0.6
         net.head.weight *= 1.3
     assert named(check_layer_variance(net, tokens)) == {}
+
+
+class Binarized(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x + (x.sign() - x).detach(), self.weight)
+
+
+def test_hard_limits_hold_many_values_by_their_nature_but_not_all():
+    def net(gain: float) -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = [nn.Linear(256, 64), nn.BatchNorm1d(64), nn.Hardtanh()]
+        layers += [Binarized(64, 64), nn.BatchNorm1d(64), nn.Hardtanh(), nn.Linear(64, 10)]
+        nn.init.constant_(layers[4].weight, gain)
+        return nn.Sequential(*layers)
+
+    assert named(check_layer_variance(net(1.0), course_inputs())) == {}
+    assert named(check_layer_variance(net(20.0), course_inputs())) == {"saturated-activations": "fail"}
+
+
+class Quantized(nn.Module):
+    """An autoencoder with a code book of which one code is the nearest to all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.decoder = mlp(*[64] * 3, inputs=256, outputs=16), mlp(*[64] * 3, inputs=16)
+        self.register_buffer("codes", torch.cat([torch.zeros(1, 16), 9 + torch.randn(7, 16)]))
+
+    def forward(self, x):
+        z = self.encoder(x)
+        code = self.codes[torch.cdist(z, self.codes).argmin(1)]
+        return self.decoder(z + (code - z).detach())
+
+
+def test_a_quantizer_whose_codes_have_collapsed_is_no_fault_of_the_weights():
+    assert named(check_layer_variance(Quantized(), course_inputs())) == {}

@@ -1,0 +1,188 @@
+"""What people's trainings have beside a network and a loss, and what is said of it."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, alarms, fit, loader, mlp, quick
+from lightning.pytorch.callbacks import LearningRateFinder
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vitals.diagnosis.callback import Diagnosis
+from vitals.findings import read_findings
+from vitals.monitors.first_layer_filters import FirstLayerFilters
+from vitals.monitors.loss_parameters import LossParameters
+from vitals.monitors.modes import Modes
+from vitals.monitors.update_ratio import UpdateRatio
+from vitals.recorder import Recorder
+
+
+def test_monitors_measure_the_training_that_follows_a_search_for_a_rate(tmp_path: Path) -> None:
+    ratios, recorder = UpdateRatio(every_n_steps=1), Recorder()
+    finder = LearningRateFinder(num_training_steps=8)
+    fit(Foreign(mlp()), tmp_path, finder, ratios, recorder, max_epochs=1, limit_val_batches=0)
+    assert len(recorder.history.series("update_ratio_summary/median")) == len(loader())
+
+
+class HeldBack(Foreign):
+    """A backbone frozen as it was drawn, which is a fault unless it is kept in evaluation mode."""
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__(nn.Linear(16, 10))
+        self.kept = kept
+        layers = [nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)]
+        self.backbone = nn.Sequential(nn.Flatten(), *layers).requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        if self.kept:
+            self.backbone.eval()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(self.backbone(batch[0])), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_layers_frozen_as_they_were_drawn_are_meant_to_be_in_evaluation_mode(
+    kept: bool, tmp_path: Path
+) -> None:
+    watching = (quick(checks=["wiring"]), Modes(), Recorder(), Diagnosis(report=False))
+    fit(HeldBack(kept), tmp_path, *watching, max_epochs=1)
+    [file] = tmp_path.rglob("findings.json")
+    assert alarms(read_findings(file)) == ([] if kept else ["frozen-parameters"])
+
+
+class TiedLetters(Foreign):
+    """The weights of the last layer are those of the embedding, drawn as torch draws embeddings."""
+
+    def __init__(self, tied: bool) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Embedding(8, 32), nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 8, bias=False)]
+        super().__init__(nn.Sequential(*layers))
+        self.net[3].weight = self.net[0].weight if tied else nn.Parameter(torch.randn(8, 32))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        [ids] = batch
+        return F.cross_entropy(self.net(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize(("tied", "expected"), [(True, []), (False, ["wrong-initial-loss"])])
+def test_weights_tied_to_an_embedding_may_begin_loud(tied: bool, expected: list[str], tmp_path: Path) -> None:
+    checks = quick(checks=["loss_at_chance"])
+    data = [((torch.arange(6) + start) % 8,) for start in range(128)]
+    fit(TiedLetters(tied), tmp_path, checks, train=DataLoader(data, 32, shuffle=True), limit_val_batches=0)
+    assert alarms(checks.findings) == expected
+
+
+class WithLoss(nn.Module):
+    """Gives its loss beside its outputs, in a table of its own, as pretrained language models do."""
+
+    class Output(dict[str, Any]):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.inner = nn.Embedding(16, 16), nn.Linear(16, 32)
+        self.classifier = nn.Linear(32, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+        words = self.inner(self.embed(input_ids)).relu() * attention_mask[..., None]
+        logits = self.classifier(words.sum(1) / attention_mask.sum(1, keepdim=True))
+        return self.Output(loss=F.cross_entropy(logits, labels), logits=logits)
+
+
+class ByKeywords(Foreign):
+    def __init__(self) -> None:
+        super().__init__(WithLoss())
+
+    def forward(self, **batch: Tensor) -> Any:
+        return self.net(**batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(**batch)["loss"]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (512,), generator=random)
+    ids = torch.randint(0, 4, (512, 8), generator=random) + 4 * labels[:, None]
+    labels = labels[torch.randperm(512, generator=random)] if shuffled else labels
+    masks = torch.arange(8) < torch.randint(2, 9, (512, 1), generator=random)
+    data = [
+        {"input_ids": words, "attention_mask": mask.long(), "labels": label}
+        for words, mask, label in zip(ids, masks, labels, strict=True)
+    ]
+    checks = quick(checks=["informative_inputs"], samples=512)
+    fit(ByKeywords(), tmp_path, checks, train=DataLoader(data, 32, shuffle=True), limit_val_batches=0)
+    assert alarms(checks.findings) == (["labels-random"] if shuffled else [])
+    assert not any(finding.cause == "skipped" for finding in checks.findings)
+
+
+class TwoByHand(Foreign):
+    """Two optimizers, of which the first may be forgotten."""
+
+    def __init__(self, forgotten: bool) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+        self.forgotten = forgotten
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        first.zero_grad()
+        second.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        if not self.forgotten:
+            first.step()
+        second.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(self.net[place].parameters(), 1e-3) for place in (1, 3)]
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_an_optimizer_that_never_steps_is_named(forgotten: bool, tmp_path: Path) -> None:
+    monitor = LossParameters()
+    fit(TwoByHand(forgotten), tmp_path, monitor, max_epochs=8, limit_val_batches=0)
+    assert [finding.where for finding in monitor.findings] == (["net.1.weight"] if forgotten else [])
+
+
+class Sampling(Foreign):
+    """Freezes its network while it samples, and thaws it after that."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.net.requires_grad_(False)
+        samples = batch[0].clone().requires_grad_()
+        with torch.enable_grad():
+            self.net(samples).sum().backward()
+        self.net.requires_grad_(True)
+        return F.cross_entropy(self.net(samples.detach()), batch[1])
+
+
+class Wants(L.Callback):
+    """Keeps whether the parameters want a gradient when a batch begins."""
+
+    def __init__(self) -> None:
+        self.seen: set[bool] = set()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: L.LightningModule, *_: Any) -> None:
+        self.seen |= {parameter.requires_grad for parameter in pl_module.parameters()}
+
+
+def test_a_step_that_is_broken_off_on_a_copy_freezes_nothing(tmp_path: Path) -> None:
+    wants = Wants()
+    fit(Sampling(mlp()), tmp_path, FirstLayerFilters(every_n_steps=1), wants, limit_val_batches=0)
+    assert wants.seen == {True}
