@@ -87,6 +87,8 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"{run.last_loss:.3g}"
         )
     elif run.long_enough and run.barely_learns and run.gain(0.1) > _much_better(run):
+        if not known and _first_losses(run) < run.fact("working_loss"):
+            return  # what parts of the loss are for may rise at first, as those of a code book
         seen = (
             f"The loss stays at {run.last_loss:.3g}, and is {run.gain(0.1):.0%} lower after a few steps at a "
             f"tenth of the rate"
@@ -244,7 +246,7 @@ def _other_rate(
 
 def _begun_better(run: Run) -> Iterator[Finding]:
     """What a first step that overwrote the weights has cost, by a trial of another rate; a note before it."""
-    tried, own = run.fact("working_loss"), statistics.fmean(run.losses[STEPS : STEPS + JUDGED])
+    tried, own = run.fact("working_loss"), _first_losses(run)
     message = (
         f"The first step changed the typical weight by {overwritten(run):.0%} of its size, so that nothing "
         f"was left of those that were drawn."
@@ -258,6 +260,12 @@ def _begun_better(run: Run) -> Iterator[Finding]:
         yield _other_rate(run, "learning-rate-too-high", "warn", message, *values)
     elif not math.isfinite(run.fact("configured_rate")):  # then other rates are tried
         yield _other_rate(run, "learning-rate-too-high", "note", message, *values)
+
+
+def _first_losses(run: Run) -> float:
+    """Of the run at its own rate, where trials of others are judged."""
+    losses = run.losses[STEPS : STEPS + JUDGED]
+    return statistics.fmean(losses) if losses else math.nan
 
 
 def _larger_batch(run: Run, message: str, value: float, threshold: float) -> Finding:

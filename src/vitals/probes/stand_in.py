@@ -52,6 +52,16 @@ class StandInOptimizer(NoOp):
         self.events.append(self.number)
 
 
+class StandInOptimizers(list[StandInOptimizer]):
+    """One for each optimizer of a trainer; an only one may be asked without its place, as what Lightning
+    gives for `optimizers(use_pl_optimizer=False)`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if len(self) != 1 or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self[0], name)
+
+
 class StandIn(SimpleNamespace):
     """What `stand_in` gives; a copy of a module shares it. All else that a step may ask for does nothing."""
 
@@ -67,7 +77,9 @@ class StandIn(SimpleNamespace):
 def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     """What a module may ask of its trainer in a step, with nothing behind it that could be disturbed."""
     events: list[Any] = []
-    optimizers = [StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)]
+    optimizers = StandInOptimizers(
+        StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)
+    )
     return StandIn(
         events=events,
         meets_zeros=False,

@@ -421,8 +421,8 @@ class TrainingStep:
         return self.parts
 
     def _watched(self, batch: Any, through: Container[nn.Module] = ()) -> tuple[list[Call], list[StepLoss]]:
-        """The outermost calls of modules with parameters in one run of the step, looking into those that stand
-        in `through`, and its losses."""
+        """The outermost calls of modules with parameters in one run of the step, looking into those in
+        `through`, and its losses."""
         calls: list[Call] = []
         depth = 0
 

@@ -95,9 +95,18 @@ class Trial:
             return step_in_turn(self.loss_at(inputs, targets), self.model, optimizer, look)
         trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         losses: list[Tensor] = []
+        made: list[tuple[Tensor | None, int]] = []
+        """Gradients that are in place, and the versions of their parameters."""
 
         @torch.enable_grad()
         def closure() -> float:
+            present = zip(trained.values(), made, strict=True)
+            if any(p.grad is not gradient or p._version != version for p, (gradient, version) in present):
+                evaluate()
+            return float(losses[-1])
+
+        def evaluate() -> None:
+            made.clear()
             for parameter in self.model.parameters():
                 parameter.grad = None  # room for the next ones
             loss, gradients = self.gradients(inputs, targets)
@@ -110,8 +119,9 @@ class Trial:
                 parameter.grad = gradient
             clip(optimizer)
             losses.append(loss)
-            return float(loss)
+            made.extend((parameter.grad, parameter._version) for parameter in trained.values())
 
+        evaluate()  # some, as of SAM, want gradients before they call the closure
         optimizer.step(closure)
         return losses[0]
 

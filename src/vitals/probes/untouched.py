@@ -60,7 +60,8 @@ class _Refusing(TorchDispatchMode):
 @contextmanager
 def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place;
-    `ChangesParameters` if it is tried. A block that is broken off may leave them frozen: they are then as before."""
+    `ChangesParameters` if it is tried. They want gradients as before, though a block that freezes them may be
+    broken off."""
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
     wanting = [(tensor, tensor.requires_grad) for tensor, _, _ in before if tensor.is_leaf]
     refusing = _Refusing({storage for _, _, storage in before if storage})

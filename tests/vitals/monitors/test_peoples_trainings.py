@@ -186,3 +186,53 @@ def test_a_step_that_is_broken_off_on_a_copy_freezes_nothing(tmp_path: Path) -> 
     wants = Wants()
     fit(Sampling(mlp()), tmp_path, FirstLayerFilters(every_n_steps=1), wants, limit_val_batches=0)
     assert wants.seen == {True}
+
+
+class Sharpness(torch.optim.Optimizer):
+    """SAM: moves up the gradient that is there, asks for another one, and steps from where it was."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.05})
+        self.inner = torch.optim.SGD(self.param_groups, lr=0.05)
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["old"] = parameter.clone()
+            parameter.add_(0.01 * parameter.grad / parameter.grad.norm())
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.copy_(self.state[parameter]["old"])
+        self.inner.step()
+        self.zero_grad()
+
+    def step(self, closure: Any = None) -> Any:
+        self.first_step()
+        loss = torch.enable_grad()(closure)()
+        self.second_step()
+        return loss
+
+
+class Sharp(Foreign):
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        for step in (optimizer.first_step, optimizer.second_step):
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            step()
+
+    def configure_optimizers(self) -> Any:
+        return Sharpness(self.parameters())
+
+
+def test_an_optimizer_that_steps_in_two_passes_is_looked_at(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring", "tiny_subset", "step_size"])
+    fit(Sharp(), tmp_path, checks, limit_val_batches=0)
+    assert {row.name: row.verdict for row in checks.rows if row.verdict != "ok"} == {}
+    assert len(checks.rows) == 3
