@@ -96,6 +96,15 @@ def test_a_first_step_that_overwrote_all_counts_where_another_rate_did_better() 
         assert alarms(record(measured=measured)) == found
 
 
+def test_a_rate_that_began_better_than_a_lower_one_is_none_too_high_without_classes() -> None:
+    for tried, found in ((2.2, ["learning-rate-too-high"]), (2.6, [])):
+        measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_loss": [math.nan]}
+        measured |= {"facts/working_rate": [0.003], "facts/working_loss": [tried]}
+        measured |= {"rate_probe/0.1": [1.5], "rate_probe/1": [2.3], "loss/train_eval": [2.3]}
+        measured |= {"facts/chance_accuracy": [math.nan], "loss/val_eval": [2.3]}
+        assert alarms(record(level(), measured=measured)) == found
+
+
 def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
     measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     for guess, learns in ((0.9, False), (2.0, True)):
