@@ -172,10 +172,6 @@ class LossParameters(Monitor):
             self.hook.remove()
             self.hook = None
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._unhook()
-        super().on_train_end(trainer, pl_module)
-
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._unhook()  # after an error, too
 
@@ -217,6 +213,7 @@ class LossParameters(Monitor):
         self._say(trainer, f"{message}; {called}.", remedy, "optimizer", self.batches)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._unhook()
         super().on_train_end(trainer, pl_module)
         if self.stepping and self.batches >= PATIENCE:
             self.guarded(self._left_waiting, trainer, pl_module)
