@@ -698,7 +698,8 @@ def curve_by_sines(images: Images) -> Session:
     t = torch.rand(2000, 1, generator=torch.Generator().manual_seed(37)) * 2 - 1
     y = (12 * t).sin() + 0.5 * (31 * t).cos()
     net = layers(1, 48, 48, 1, activation=Sine)
-    for place, layer in enumerate(net[::2]):
+    linear: list[Any] = list(net[::2])
+    for place, layer in enumerate(linear):
         reach = 1.0 if place == 0 else (6 / 48) ** 0.5 / 20
         nn.init.uniform_(layer.weight, -reach, reach)
     return fitting(Regression(net, partial(Adam, lr=1e-3)), *halves(t, y.squeeze(1)), epochs=10, batch=32)

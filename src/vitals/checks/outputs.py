@@ -27,6 +27,8 @@ AFFINE = 1e-4
 rounding: 1e-6 without a nonlinearity, 0.1 and more with one (measured)."""
 RANDOM = 1e-3
 """The same of two passes over the same samples."""
+DROPPED = 0.05
+"""Share of the outputs that are exactly zero in training mode alone, as behind dropout."""
 CUT_OFF = 0.05
 """Share of outputs that are exactly zero, where none is below."""
 LARGE, ENDS = 1000.0, 0.9
@@ -60,6 +62,11 @@ class Outputs:
     """The least loss that outputs within these ends can have."""
     guess: float = math.inf
     """The loss of the best guess that is one for all."""
+    dropped: float = 0.0
+    """Share of the outputs that are exactly zero in training mode, and not in evaluation mode."""
+    grown: float = math.nan
+    """Root mean square of f(2a) − 2f(a), over the spread of the outputs, of a network in which no parameter
+    is a bias; NaN for others."""
     places: float = math.nan
     """Root mean square of what changes in the outputs when the pixels of all images are exchanged in one and
     the same way, over the spread of the outputs; NaN for other inputs."""
@@ -88,6 +95,14 @@ class Outputs:
             )
             remedy = "Put a nonlinearity, such as ReLU, between the layers."
             found.append(Finding("underfitting", "warn", seen, remedy, self.layers[0], self.bend, AFFINE))
+        if self.dropped > DROPPED and self.lowest < 0:
+            seen = (
+                f"While training, {self.dropped:.0%} of the outputs are exactly zero, and not in evaluation "
+                f"mode: dropout stands behind the last layer."
+            )
+            remedy = "Put the dropout before the last layer: what it drops behind it is the answer itself."
+            fault = ("regularization-too-strong", "warn", seen, remedy, "outputs", self.dropped, DROPPED)
+            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
         if self.floor > OUT_OF_REACH * self.guess:
             low, high = self.ends
             end, cause = ("a ReLU", "dead-relu") if high == math.inf else ("a tanh", "saturated-activations")
@@ -155,16 +170,25 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         if inputs.ndim == 4 and min(inputs.shape[2:]) > 1:
             order = torch.randperm(inputs[0, 0].numel(), device=inputs.device)
             places = _share(copies.outputs(one.flatten(2)[:, :, order].view_as(one)) - first, first)
+        grown = math.nan
+        if inputs.is_floating_point() and all(each.ndim > 1 for each in copies.model.parameters()):
+            grown = _share(copies.outputs(2 * one) - 2 * first, first)
+    with trial(model) as copies, torch.no_grad():
+        dropped = float(((copies.outputs(one) == 0) & (first != 0)).float().mean())
     both = torch.cat([first, second])
     layers = tuple(
         name
         for name, module in model.named_modules()
         if isinstance(module, WEIGHTED) and module.weight.requires_grad
     )
+    if loss is None or not isinstance(targets, Tensor) or isinstance(model, StepModel):
+        dropped = 0.0  # features may be dropped, as for two views of a sample
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
-    result = Outputs(bend, layers, noise, float(both.min()), zeros, places=places)
+    result = Outputs(
+        bend, layers, noise, float(both.min()), zeros, places=places, grown=grown, dropped=dropped
+    )
     if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():
         return result
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
@@ -247,6 +271,11 @@ class OutputsCheck(Check):
         seen = f"{bent}lowest {result.lowest:.2g}"
         return Outcome(result.findings(), seen, "bent, signed, repeatable", result)
 
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`homogeneous`: 1 where twice the inputs give twice the outputs, as no layer has a bias; else 0."""
+        result: Outputs = outcome.result
+        return {"homogeneous": float(result.grown < AFFINE and not result.affine)}
+
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
-        return pace.copy + pace.passes(min(SAMPLES, setup.samples), count=2.5)
+        return 2 * pace.copy + pace.passes(min(SAMPLES, setup.samples), count=3.5)

@@ -100,6 +100,8 @@ class Wiring:
     `zero_gradient`, though their gradient is zero at other weights, too."""
     cut_off: bool = False
     """Whether the outputs do not change with the weights of `zero_gradient`, whatever these are."""
+    one_share: bool = False
+    """Whether there is one output, the same number for every sample."""
     left_out_share: float = 0.0
     """Share of the places of images that are of a class which the loss leaves out."""
 
@@ -232,6 +234,14 @@ class Wiring:
                 )
                 fault = ("vanishing-gradients", "fail", seen, remedy, self.zero_gradient[0], count, 0)
                 return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
+            if self.cut_off and self.one_share:
+                seen = (
+                    "The network has one output, and that is the same for every sample whatever the weights "
+                    "are, as behind a softmax over this single output."
+                )
+                remedy = "Put a sigmoid there, or give the softmax two outputs."
+                fault = ("saturated-activations", "fail", seen, remedy, "outputs", 1, 1)
+                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
             if self.cut_off:
                 seen = (
                     f"The outputs do not change with {count} weight(s), though forward() uses them: "
@@ -361,6 +371,7 @@ def check_wiring(
         binary_floor=floor,
         matter=(_matter(model, inputs, [name for name in flow.unreached if name not in apart]), matters),
         cut_off=without and not matters,
+        one_share=outputs.ndim == 2 and outputs.shape[1] == 1 and bool((outputs == outputs[0]).all()),
         left_out_share=left_out_share,
     )
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
-from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game
+from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
@@ -149,6 +149,7 @@ class Diagnosis(L.Callback):
             if isinstance(callback, SanityChecks):
                 facts |= callback.facts
         try:
+            others += watched_the_wrong_way(trainer)
             run = Run(self.recorder.history, checks, finished, facts)
             due = self.probe and self.probes < 2 and trainer.global_step != self.probed
             if module is not None and due and needs_probe(run, self.rules):

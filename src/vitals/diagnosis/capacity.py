@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from vitals.diagnosis.learning_rate import FEW_SAMPLES, too_low
+from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_low
 from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
@@ -18,6 +18,11 @@ SAME, KEPT = 0.01, 0.1
 """Share of its first variance over samples that is left of a layer whose outputs a penalty has made the same
 for all, and share that the layer after it keeps by what comes from elsewhere, such as noise: 0.005 and 0.4 in
 a variational autoencoder whose latents say nothing, 60 and 1.3 in one whose latents do (measured)."""
+FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
+"""Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
+of batches that are most of the set."""
+POOR = 0.8
+"""Share of the loss of a guess above which hardly anything was learned."""
 LEVEL = 0.02
 """Share of the loss by which it falls in the last half of a run that has come to its end."""
 MOST_DROPPED = 0.9
@@ -93,6 +98,42 @@ def features_lost(run: Run) -> Iterator[Finding]:
             return
 
 
+@needs("loss/train_step")
+def too_few_steps(run: Run) -> Iterator[Finding]:
+    """The run ended after a handful of steps, each on much of the set, while the loss still fell."""
+    epochs = run.history.series("loss/train_step").epochs
+    few = FEWEST_STEPS <= run.steps < FEW_STEPS and run.steps < STEPS_AN_EPOCH * epochs[-1]
+    if not run.finished or not few or run.batch_size < FEW_SAMPLES:
+        return
+    third = run.steps // 3
+    start, end = min(run.losses[:third]), max(run.losses[-third:])
+    if not FAR_LEFT * run.first_loss < end < start:
+        return
+    message = (
+        f"The run ended after {run.steps} steps in {epochs[-1]:.0f} epochs, on batches of "
+        f"{run.batch_size:.0f}, while the loss was still falling: from {run.first_loss:.3g} to "
+        f"{run.losses[-1]:.3g}."
+    )
+    remedy = "Take smaller batches, of 32 to 128 samples, or many more epochs."
+    yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.steps, FEW_STEPS)
+
+
+@needs("loss/train_step", "facts/chance_loss|facts/guess_loss")
+def without_biases(run: Run) -> Iterator[Finding]:
+    """Hardly anything is learned by a network whose outputs are in proportion to its inputs."""
+    guess = run.guess_loss
+    if not run.fact("homogeneous", 0.0) or not run.finished or run.steps < ENOUGH:
+        return
+    if not run.last_loss > POOR * guess > 0:
+        return
+    message = (
+        f"No layer has a bias: twice the input gives exactly twice the output, so that all inputs in one "
+        f"direction get one answer, and the loss ended at {run.last_loss:.3g}, where a guess has {guess:.3g}."
+    )
+    remedy = "Take bias=False away, in the first layer at least, or put a normalization behind it."
+    yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.last_loss, POOR * guess)
+
+
 @needs("loss/train_step", "facts/chance_loss")
 def underfitting(run: Run) -> Iterator[Finding]:
     """The loss has come to its end far above zero, and no other rate would take it on."""
@@ -102,7 +143,7 @@ def underfitting(run: Run) -> Iterator[Finding]:
         return
     half, end = run.mean_loss(0.4, 0.6), run.mean_loss(0.8, 1)
     level = half - end < LEVEL * half
-    poor = run.above_chance("train") < 0.12 and run.last_loss > 0.8 * run.chance_loss
+    poor = run.above_chance("train") < 0.12 and run.last_loss > POOR * run.chance_loss
     probes = [run.probe(factor) for factor in (0.1, 1, 3)]
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
     moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4

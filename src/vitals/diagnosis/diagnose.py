@@ -27,13 +27,17 @@ RULES: tuple[Rule, ...] = (
     signal.vanishing,
     signal.dead_layer,
     generalization.classes_never_shown,
+    generalization.classes_rare,
     generalization.classes_left_out,
     generalization.classes_renumbered,
     generalization.prepared_otherwise,
     generalization.labels_wrong_in_part,
     generalization.nothing_to_learn,
     generalization.validation_at_chance,
+    generalization.validation_guessed,
     generalization.overfitting,
+    capacity.too_few_steps,
+    capacity.without_biases,
     capacity.underfitting,
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""

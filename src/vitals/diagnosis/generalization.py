@@ -1,6 +1,7 @@
 """Does what was learned hold for the validation images?"""
 
 import math
+import statistics
 from collections.abc import Iterator
 
 from vitals.checks.chance import COUNT_ALL
@@ -9,6 +10,7 @@ from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding
 from vitals.measures.counts import CERTAIN, share_between
+from vitals.probes.fixed_subset import RARER
 
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
@@ -20,6 +22,9 @@ padding; and what accuracy over all places may be above the rest. Where places w
 leaves them out, too."""
 UNSHOWN = 0.05
 """Share of the validation images of classes that were never shown."""
+RARE, UNLEARNED = 0.2, 0.5
+"""Share of the validation images that are of classes rare in training, and the accuracy on them over that on
+the others."""
 GAP = 0.1
 """Accuracy on training images above that on validation images: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
@@ -27,6 +32,12 @@ BY_HEART, LARGE_GAP = 0.95, 0.35
 AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
 """Share of the loss of a guess; different samples of which something is learned by any network that can; and
 passes through them after which a network has begun to learn them by heart."""
+FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
+"""Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
+which those of validation are not, and below which samples that are seen for the first time are known."""
+SHIFTED, RESCALED = 0.75, 2.0
+"""Difference of the means of the targets over the larger spread, and ratio of these, from which they are
+prepared, or drawn, otherwise."""
 BEGUN = 0.15
 """Training accuracy above chance from which a set counts as learned, if by heart."""
 APART = 2.0
@@ -104,6 +115,32 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
     remedy = "Draw training and validation images at random, or class by class, from one list of all."
     fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
     yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+
+
+@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
+def classes_rare(run: Run) -> Iterator[Finding]:
+    """Classes of which training has next to nothing, and validation much, are not learned."""
+    rare, right, accuracy = (
+        run.history.last(f"validation/{n}", 0.0) for n in ("rare", "rare_right", "accuracy")
+    )
+    unshown = run.history.last("validation/unshown", 0.0) > UNSHOWN
+    if not RARE < rare < 1 or unshown:
+        return
+    others = (accuracy - right) / (1 - rare)
+    count = rare * run.samples("val")
+    _, most = share_between(right / rare * count, count)
+    if not most < UNLEARNED * others:
+        return
+    message = (
+        f"{rare:.0%} of {run.samples('val'):.0f} validation images are of classes that are more than "
+        f"{RARER:g} times as rare among the training images; {right / rare:.0%} of them are right, "
+        f"{others:.0%} of the others."
+    )
+    remedy = (
+        "Look whether training images of these classes have been lost; else draw them more often, or weight "
+        "the loss by class."
+    )
+    yield Finding("class-imbalance", "warn", message, remedy, "labels", right / rare, UNLEARNED * others)
 
 
 @needs("accuracy/val|accuracy/val_eval")
@@ -190,8 +227,9 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     at_chance = run.at_chance("train") or (
         run.above_chance("train") < BEGUN and run.at_chance("val", best=True)
     )
-    at_chance = run.guesses or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
-    if not run.finished or run.steps < ENOUGH or different < max(MANY, seen / PASSES) or not at_chance:
+    unknown = run.validation_share > NO_BETTER and _first_seen(run) >= NEW * run.guess_loss
+    at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
+    if not run.finished or run.steps < ENOUGH or not different >= max(MANY, seen / PASSES) or not at_chance:
         return
     able = run.passed("tiny-subset-fits") and run.passed("step-size-sensible")
     moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN
@@ -202,10 +240,54 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         f"of a guess {run.guess_loss:.3g}, though the network learns twenty by heart and its steps are as "
         f"they should be."
     )
-    remedy = "Look at samples with their labels, and at the code that pairs them: two readers, two orders."
+    if unknown and not run.guesses:
+        message = (
+            f"From {different:.0f} different samples nothing was learned that holds for others: the loss on "
+            f"validation samples was never below {run.validation_share:.0%} of that of one guess for all, "
+            f"though the network learns twenty by heart and its steps are as they should be."
+        )
+    remedy = (
+        "Look at samples with their labels, and at the code that pairs or augments them: two readers, two "
+        "orders, a change of one without the other."
+    )
     yield Finding(
         "labels-random", "warn", message, remedy, "labels", run.last_loss, AT_CHANCE * run.guess_loss
     )
+
+
+@needs("validation/loss", "loss/train_eval", verdict="validation of numbers at a guess")
+def validation_guessed(run: Run) -> Iterator[Finding]:
+    """Training targets that are no class numbers are learned, in the first pass already, those of validation
+    never."""
+    share, training = run.validation_share, run.history.last("loss/train_eval", math.nan)
+    guess = run.fact("guess_loss", run.first_loss)
+    if not share > NO_BETTER or not training < FITTED * guess or not (new := _first_seen(run)) < NEW * guess:
+        return
+    of = "that of one guess for all" if math.isfinite(run.fact("guess_loss")) else "the first one"
+    message = (
+        f"The loss is {training / guess:.0%} of {of} on training samples, {new / guess:.0%} on those that "
+        f"were seen for the first time, and never below {share:.0%} on validation samples"
+    )
+    (mean, sd), (other_mean, other_sd) = (
+        [run.history.last(f"{part}/target_{name}", math.nan) for name in ("mean", "sd")]
+        for part in ("facts", "validation")
+    )
+    large, small = max(sd, other_sd), min(sd, other_sd)
+    remedy = "Prepare both by one function: order of columns and axes, scaling, units; split at random."
+    if abs(mean - other_mean) > SHIFTED * large or large > RESCALED * small:
+        message += (
+            f": training targets have mean {mean:.3g} and sd {sd:.3g}, those of validation "
+            f"{other_mean:.3g} and {other_sd:.3g}"
+        )
+        remedy = "Scale the targets of both by the same figures; split at random, not a sorted table."
+    yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
+
+
+def _first_seen(run: Run) -> float:
+    """Mean loss of the second half of the first epoch, whose samples were not seen before."""
+    series = run.history.series("loss/train_step")
+    first = [value for epoch, value in zip(series.epochs, series.values, strict=True) if 0.5 < epoch <= 1]
+    return statistics.fmean(first) if first else math.nan
 
 
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")

@@ -7,12 +7,16 @@ by its name is not judged; the losses of a GAN, which mean nothing alone, are ju
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
+import lightning as L
 import numpy as np
+from lightning.pytorch.callbacks import EarlyStopping
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vitals.diagnosis.curves import points, scatter
 from vitals.diagnosis.run import Run
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN
 from vitals.measures.names import ERRORS, parted
 
@@ -102,6 +106,32 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
                 f"smaller network."
             )
             yield Finding("overfitting", "warn", message, remedy, tag, way * end, way * float(smooth[best]))
+
+
+def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
+    """What ends a run, or lowers its rate, because a metric gets better."""
+    watchers: list[tuple[Any, str, str, str, bool]] = [
+        (each, str(each.monitor), "underfitting", "ends the run", bool(each.stopped_epoch))
+        for each in trainer.early_stopping_callbacks
+        if isinstance(each, EarlyStopping)
+    ]
+    watchers += [
+        (each.scheduler, str(each.monitor), "learning-rate-too-low", "lowers the learning rate", False)
+        for each in trainer.lr_scheduler_configs
+        if isinstance(each.scheduler, ReduceLROnPlateau)
+    ]
+    for watcher, metric, cause, does, ended in watchers:
+        quantity = parted(metric)[0]
+        way = -1 if "loss" in _words(quantity) else better(quantity)
+        if way and watcher.mode != (right := "max" if way > 0 else "min"):
+            name = type(watcher).__name__
+            message = (
+                f"{name} has mode='{watcher.mode}' for {metric}, of which {'more' if way > 0 else 'less'} is "
+                f"better: it {does} because the metric gets better"
+            )
+            message += f", and did so after epoch {watcher.stopped_epoch}." if ended else "."
+            level: Level = "fail" if ended else "warn"
+            yield Finding(cause, level, message, f"Give it mode='{right}'.", metric, exact=True)
 
 
 def adversaries(run: Run) -> tuple[str, str] | None:

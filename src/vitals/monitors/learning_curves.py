@@ -13,13 +13,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vitals.errors import UserError
 from vitals.history import MetricsTable
 from vitals.length import total_epochs
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
-from vitals.probes.fixed_subset import FixedSubsets
+from vitals.probes.fixed_subset import OF_CLASSES, FixedSubsets
 from vitals.probes.rows import samples_in
 from vitals.recorder import recorder_of, shared_twin
 from vitals.writers.groups import Charts, in_groups, joined
@@ -392,11 +393,12 @@ class LearningCurves(Monitor):
             if recorder := recorder_of(trainer):
                 recorder.add_facts(trainer, self.subsets.facts())
         found = self.subsets.evaluate(*self.subsets.training)
-        for name in ("relabelled", "reweighed", "unshown"):
+        for name in OF_CLASSES:
             found.pop(name, None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
-        if not logged or (known is not None and not -ABOVE < reached - known < GAP):
+        apart = known is not None and not -ABOVE < reached - known < GAP
+        if not logged or apart or not self.subsets.step.class_numbers:
             named |= self._validated(trainer, self.subsets, logged, reached)
         modes = {f"modes/{name}": value for name, value in self.subsets.by_batch_statistics().items()}
         if modes and (recorder := recorder_of(trainer)):
@@ -414,10 +416,16 @@ class LearningCurves(Monitor):
         training images."""
         if subsets.validation is None:
             return {}
-        found = subsets.evaluate(*subsets.validation)
-        of_classes = {n: found.pop(n) for n in ("relabelled", "reweighed", "unshown") if n in found}
+        try:
+            found = subsets.evaluate(*subsets.validation)
+        except (KeyError, RuntimeError, TypeError, UserError):
+            if subsets.step.network is not None:
+                raise
+            return {}  # whole batches of validation need not be what the training step takes
+        guess = subsets.guess(subsets.validation[1]) if not subsets.step.class_numbers else {}
+        of_classes = {name: found.pop(name) for name in OF_CLASSES if name in found}
         if recorder := recorder_of(trainer):
-            if not recorder.history.tags("facts/val_subset"):
+            if subsets.step.network is not None and not recorder.history.tags("facts/val_subset"):
                 recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
             if of_classes:
                 epoch = trainer.current_epoch + 1
@@ -430,7 +438,12 @@ class LearningCurves(Monitor):
                         changed = subsets.evaluate(inputs, subsets.validation[1])
                     measured[f"validation/changed/{name}"] = changed["accuracy"]
                 recorder.history.add(trainer.global_step, float(epoch), measured)
-        return {} if logged else {f"{name}/val_eval": value for name, value in found.items()}
+            elif not subsets.step.class_numbers:
+                measured = {f"validation/{name}": value for name, value in (guess | found).items()}
+                recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
+        if logged or subsets.step.network is None:
+            return {}
+        return {f"{name}/val_eval": value for name, value in found.items()}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.subsets = None

@@ -36,6 +36,11 @@ FEW = 8
 """Samples that are drawn two times."""
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
+OF_CLASSES = ("relabelled", "reweighed", "unshown", "rare", "rare_right")
+"""What `FixedSubsets.evaluate` says of single classes."""
+RARER = 5.0
+"""Times less common than here that a class of the training subset is rare: weights and samplers make up for
+less."""
 EXPECTED = 10.0
 """Samples of a class whose absence is no accident: once in 20,000 looks."""
 AT_ONCE = 250
@@ -46,8 +51,8 @@ class FixedSubsets:
     """Training samples, and validation samples, on which to see whether the network generalizes.
 
     Everything runs on a copy that shares the parameters: nothing is disturbed. Where the step calls one
-    network with one tensor, what enters it is kept, and validation is seen too; else whole training batches
-    are kept, and the loss of the training step in evaluation mode is all that is measured.
+    network with one tensor, what enters it is kept; else whole batches are, and the loss of the training
+    step in evaluation mode is all that is measured.
 
     Args:
         twin: of the module that trains, whose trainer has its loaders set up.
@@ -96,9 +101,10 @@ class FixedSubsets:
 
     @cached_property
     def validation(self) -> tuple[Any, Any] | None:
-        """Validation inputs and targets; None where there are none of the make of the training's."""
+        """Validation inputs and targets, or batches and their sizes; None where there are none of the make of
+        the training's."""
         loader, twin = validation_loader(self.twin.trainer), self.twin
-        if loader is None or self.step.network is None:
+        if loader is None:
             return None
         twin.refresh()
         twin.attach(self.evaluating)
@@ -154,11 +160,21 @@ class FixedSubsets:
             shares = torch.bincount(labels.clamp_min(0)).cpu().double() / len(labels)
             found["chance_loss"] = float(torch.special.entr(shares).sum())
             found["chance_accuracy"] = float(shares.max())
-        elif isinstance(labels, Tensor) and self.step.outputs is not None:
-            shape = (len(labels), *self.step.outputs.shape[1:])
-            with isolated_rng(seed=0), suppress(UserError):
-                outputs = self.step.outputs.mean(dim=0).expand(shape)
-                found["guess_loss"] = constant_guess(self._loss, outputs, labels, self.step.classes())
+        else:
+            found |= self.guess(labels)
+        return found
+
+    def guess(self, targets: Any) -> dict[str, float]:
+        """Of targets that are no class numbers, `guess_loss`, and `target_mean` and `target_sd` where there
+        is one for each output."""
+        if not isinstance(targets, Tensor) or self.step.outputs is None:
+            return {}
+        found: dict[str, float] = {}
+        outputs = self.step.outputs.mean(dim=0).expand(len(targets), *self.step.outputs.shape[1:])
+        with isolated_rng(seed=0), suppress(UserError):
+            found["guess_loss"] = constant_guess(self._loss, outputs, targets, self.step.classes())
+        if targets.is_floating_point() and targets.numel() == outputs.numel():
+            found |= {"target_mean": float(targets.mean()), "target_sd": float(targets.std())}
         return found
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -169,13 +185,13 @@ class FixedSubsets:
         return torch.stack([self.step.loss(*pair) for pair in zip(*parts, strict=True)]).mean()
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and for class numbers `accuracy`, `relabelled`, `reweighed` and `unshown`, of the present
-        weights in evaluation mode.
+        """Loss, and for class numbers `accuracy` and `OF_CLASSES`, of the present weights in evaluation mode.
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
         most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
         of them is missing. `unshown` is the share of samples of classes that the training subset lacks,
-        though it would have `EXPECTED` samples of them were they as common there.
+        though it would have `EXPECTED` samples of them were they as common there; `rare` that of classes
+        which are `RARER` times less common there, and `rare_right` how much of all is of them and right.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -250,6 +266,8 @@ class FixedSubsets:
             theirs = matrix.sum(dim=0)
             expected = theirs * len(self.training[1]) / len(inputs)
             sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
-        names = ("loss", "accuracy", "relabelled", "reweighed", "unshown")
+            rare = (RARER * shares < expected) & (expected >= EXPECTED)
+            sums += [theirs[rare].sum(), matrix.diagonal()[rare].sum()]
+        names = ("loss", "accuracy", *OF_CLASSES)
         totals = torch.stack([each.float() for each in sums]).tolist()
         return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}

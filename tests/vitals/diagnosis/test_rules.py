@@ -201,6 +201,16 @@ SICK: dict[str, tuple[str, Run]] = {
         "train-val-mismatch",
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
+    "classes of which nearly none are shown": (
+        "class-imbalance",
+        record(
+            measured={
+                "validation/rare": [0.5],
+                "validation/rare_right": [0.05],
+                "validation/accuracy": [0.5],
+            }
+        ),
+    ),
     "classes that were never shown": ("train-val-mismatch", record(measured={"validation/unshown": [0.5]})),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
     "stuck, better at a tenth of the rate": (

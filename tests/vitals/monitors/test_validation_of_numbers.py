@@ -1,0 +1,82 @@
+"""Validation of numbers that are no classes, and what watches a metric the wrong way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, alarms
+from lightning.pytorch.callbacks import EarlyStopping
+from monitoring import watched
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from vitals.monitors.learning_curves import LearningCurves
+
+
+class Line(Foreign):
+    """Learns a plane, from one tensor or from its columns."""
+
+    apart = False
+
+    def __init__(self, seen: int = 3) -> None:
+        super().__init__(nn.Identity(), 0.02)
+        self.line = nn.Linear(seen, 1)
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        return self.line(torch.cat(columns, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        found = self(*x.split(1, 1)) if self.apart else self(x)
+        return F.mse_loss(found[:, 0], y)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.training_step(batch, batch_idx)
+        self.log_dict({"val_loss": loss, "val_acc": -loss}, batch_size=len(batch[1]))
+
+
+def planes(scale: float = 1.0, order: tuple[int, ...] = (0, 1, 2), start: int = 0) -> DataLoader:
+    x = torch.randn(1200, 3, generator=torch.Generator().manual_seed(start))
+    y = (x @ torch.tensor([1.0, -2.0, 0.0])) * scale
+    return DataLoader(TensorDataset(x[:, order], y), 16, shuffle=not start)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_validation_targets_on_another_scale_and_columns_in_another_order(
+    apart: bool, tmp_path: Path
+) -> None:
+    right, other = planes(start=1), planes(order=(1, 0, 2), start=1)
+    cases = {"right": right, "other": other} if apart else {"right": right, "scaled": planes(25.0, start=1)}
+    for name, validation in cases.items():
+        module = Line()
+        module.apart = apart
+        _, _, diagnosis = watched(
+            module,
+            tmp_path / name,
+            LearningCurves(),
+            train=planes(),
+            validation=validation,
+            max_epochs=2,
+            limit_val_batches=None,
+        )
+        assert alarms(diagnosis.findings) == ([] if name == "right" else ["train-val-mismatch"])
+        if name == "scaled":
+            assert "those of validation" in diagnosis.findings[0].message
+
+
+def test_early_stopping_that_ends_a_run_for_getting_better(tmp_path: Path) -> None:
+    for mode, found in (("max", []), ("min", ["underfitting"])):
+        _, _, diagnosis = watched(
+            Line(),
+            tmp_path / mode,
+            EarlyStopping("val_acc", mode=mode, patience=1),
+            train=planes(),
+            validation=planes(start=1),
+            max_epochs=4,
+            limit_val_batches=None,
+        )
+        assert alarms(diagnosis.findings) == found
