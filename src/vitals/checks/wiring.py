@@ -438,11 +438,17 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 
 def _bounded(copies: Trial, inputs: Inputs) -> bool:
-    """Whether the outputs stay between 0 and 1 for inputs that are far larger."""
+    """Whether the outputs stay between 0 and 1 for inputs and parameters that are far larger; inputs alone
+    say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
     large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
     modes = [(part, part.training) for part in copies.model.modules()]
+    kept = [(each, each.clone()) for each in copies.model.parameters() if each.is_floating_point()]
     copies.model.eval()
+    for parameter, _ in kept:
+        parameter.mul_(LARGE)
     outputs = copies.outputs(large)
+    for parameter, before in kept:
+        parameter.copy_(before)
     for part, mode in modes:
         part.training = mode
     return bool(((outputs >= 0) & (outputs <= 1)).all())
