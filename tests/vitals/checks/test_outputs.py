@@ -108,3 +108,23 @@ def test_whole_numbers_are_not_mixed() -> None:
     model = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 10))
     tokens = torch.randint(20, (32, 4))
     assert check_outputs(model, tokens).findings()[0].level == "ok"
+
+
+def test_dropout_behind_the_last_layer_is_named() -> None:
+    for model, causes in (
+        (ended(nn.Dropout(0.5), 10), ["regularization-too-strong"]),
+        (convnet(dropout=0.5), ["wiring-correct"]),
+    ):
+        found = check_outputs(model, batch(64)[0], F.cross_entropy, batch(64)[1]).findings()
+        assert [finding.cause for finding in found] == causes
+
+
+def test_outputs_in_proportion_to_the_inputs_are_those_of_a_network_without_biases() -> None:
+    torch.manual_seed(0)
+    without = nn.Sequential(nn.Flatten(), nn.Linear(3072, 32, False), nn.ReLU(), nn.Linear(32, 10, False))
+    images = batch(64)[0]
+    assert check_outputs(without, images).grown < 1e-5
+    zeros = Deep(nn.ReLU(), nn.Identity())  # biases that start at zero are there all the same
+    for layer in (zeros.net[1], zeros.net[3]):
+        nn.init.zeros_(layer.bias)
+    assert not check_outputs(zeros, images).grown < 1e-5

@@ -386,3 +386,17 @@ def test_layers_whose_results_never_get_to_the_outputs_are_frozen_not_vanishing(
     net.share = nn.Parameter(torch.zeros(()))  # as in ReZero, which learns it
     [finding] = check_wiring(net, F.cross_entropy, x, y, SGD(net.parameters(), lr=0.1)).findings()
     assert finding.cause == "wiring-correct"
+
+
+def test_a_softmax_over_one_output_is_named_and_small_logits_are_no_sigmoid():
+    torch.manual_seed(0)
+    images, labels = batch(32)
+    ones = (labels[:, None] > 4).float()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.ReLU(), nn.Linear(16, 1))
+    alone = check_wiring(nn.Sequential(net, nn.Softmax(1)), F.binary_cross_entropy, images, ones)
+    assert named(alone) == {"saturated-activations": "fail"}
+    reader = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Tanh(), nn.Linear(16, 1))
+    init.constant_(reader[3].bias, 0.5)
+    init.uniform_(reader[3].weight, -0.05, 0.05)
+    words = torch.randint(9, (32, 4))
+    assert named(check_wiring(reader, F.binary_cross_entropy_with_logits, words, ones)) == {}
