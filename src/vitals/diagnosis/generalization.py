@@ -228,6 +228,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         run.above_chance("train") < BEGUN and run.at_chance("val", best=True)
     )
     unknown = run.validation_share > NO_BETTER and _first_seen(run) >= NEW * run.guess_loss
+    unknown = unknown and not _other_targets(run)  # then validation says nothing of the labels
     at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
     if not run.finished or run.steps < ENOUGH or not different >= max(MANY, seen / PASSES) or not at_chance:
         return
@@ -261,26 +262,35 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     never."""
     share, training = run.validation_share, run.history.last("loss/train_eval", math.nan)
     guess = run.fact("guess_loss", run.first_loss)
-    if not share > NO_BETTER or not training < FITTED * guess or not (new := _first_seen(run)) < NEW * guess:
+    if not share > NO_BETTER or not training < FITTED * guess:
+        return
+    if not (new := _first_seen(run)) < NEW * guess and not _other_targets(run):
         return
     of = "that of one guess for all" if math.isfinite(run.fact("guess_loss")) else "the first one"
     message = (
         f"The loss is {training / guess:.0%} of {of} on training samples, {new / guess:.0%} on those that "
         f"were seen for the first time, and never below {share:.0%} on validation samples"
     )
+    remedy = "Prepare both by one function: order of columns and axes, scaling, units; split at random."
+    if others := _other_targets(run):
+        message += f": {others}"
+        remedy = "Scale the targets of both by the same figures; split at random, not a sorted table."
+    yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
+
+
+def _other_targets(run: Run) -> str:
+    """In which way validation has other targets than training; empty where it has not."""
     (mean, sd), (other_mean, other_sd) = (
         [run.history.last(f"{part}/target_{name}", math.nan) for name in ("mean", "sd")]
         for part in ("facts", "validation")
     )
     large, small = max(sd, other_sd), min(sd, other_sd)
-    remedy = "Prepare both by one function: order of columns and axes, scaling, units; split at random."
-    if abs(mean - other_mean) > SHIFTED * large or large > RESCALED * small:
-        message += (
-            f": training targets have mean {mean:.3g} and sd {sd:.3g}, those of validation "
-            f"{other_mean:.3g} and {other_sd:.3g}"
-        )
-        remedy = "Scale the targets of both by the same figures; split at random, not a sorted table."
-    yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
+    if not (abs(mean - other_mean) > SHIFTED * large or large > RESCALED * small):
+        return ""
+    return (
+        f"training targets have mean {mean:.3g} and sd {sd:.3g}, those of validation {other_mean:.3g} and "
+        f"{other_sd:.3g}"
+    )
 
 
 def _first_seen(run: Run) -> float:
