@@ -35,6 +35,8 @@ passes through them after which a network has begun to learn them by heart."""
 FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
 """Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
 which those of validation are not, and below which samples that are seen for the first time are known."""
+FIRST_STEPS = 10
+"""Steps in the second half of the first epoch whose mean loss says something of samples not seen before."""
 SHIFTED, RESCALED = 0.75, 2.0
 """Difference of the means of the targets over the larger spread, and ratio of these, from which they are
 prepared, or drawn, otherwise."""
@@ -297,7 +299,7 @@ def _first_seen(run: Run) -> float:
     """Mean loss of the second half of the first epoch, whose samples were not seen before."""
     series = run.history.series("loss/train_step")
     first = [value for epoch, value in zip(series.epochs, series.values, strict=True) if 0.5 < epoch <= 1]
-    return statistics.fmean(first) if first else math.nan
+    return statistics.fmean(first) if len(first) >= FIRST_STEPS else math.nan
 
 
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
