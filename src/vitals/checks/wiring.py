@@ -43,8 +43,9 @@ APART = 0.7
 """Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
 first and the last their own."""
 NAMES_SHOWN = 3
-LARGE = 30.0
-"""Times the inputs that take outputs without a sigmoid out of 0 to 1."""
+LARGE = 32.0
+"""Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two, so that
+parameters come back to the bit."""
 
 
 @dataclass(frozen=True)
@@ -442,13 +443,13 @@ def _bounded(copies: Trial, inputs: Inputs) -> bool:
     say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
     large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
     modes = [(part, part.training) for part in copies.model.modules()]
-    kept = [(each, each.clone()) for each in copies.model.parameters() if each.is_floating_point()]
     copies.model.eval()
-    for parameter, _ in kept:
+    wide = [each for each in copies.model.parameters() if each.dtype in (torch.float32, torch.float64)]
+    for parameter in wide:
         parameter.mul_(LARGE)
     outputs = copies.outputs(large)
-    for parameter, before in kept:
-        parameter.copy_(before)
+    for parameter in wide:
+        parameter.div_(LARGE)
     for part, mode in modes:
         part.training = mode
     return bool(((outputs >= 0) & (outputs <= 1)).all())

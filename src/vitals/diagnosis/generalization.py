@@ -35,6 +35,8 @@ passes through them after which a network has begun to learn them by heart."""
 FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
 """Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
 which those of validation are not, and below which samples that are seen for the first time are known."""
+GAINED = 0.7
+"""Share of its first value below which a logged validation loss has become better."""
 FIRST_STEPS = 10
 """Steps in the second half of the first epoch whose mean loss says something of samples not seen before."""
 SHIFTED, RESCALED = 0.75, 2.0
@@ -266,6 +268,9 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     guess = run.fact("guess_loss", run.first_loss)
     if not share > NO_BETTER or not training < FITTED * guess:
         return
+    logged = run.values("loss/val")
+    if logged and min(logged) < GAINED * logged[0]:
+        return  # validation_step prepares the batch in a way of its own, and gets better at it
     if not (new := _first_seen(run)) < NEW * guess and not _other_targets(run):
         return
     of = "that of one guess for all" if math.isfinite(run.fact("guess_loss")) else "the first one"
