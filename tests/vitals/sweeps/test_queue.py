@@ -136,6 +136,20 @@ def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
     assert not queue.running
 
 
+def test_ctrl_c_while_a_job_is_started_leaves_no_process_behind(job) -> None:
+    class Interrupted(NewInterpreters):
+        def start(self, job, environment):
+            process = super().start(job, environment)
+            os.kill(os.getpid(), signal.SIGINT)
+            return process
+
+    jobs = [job(0, "time.sleep(60)"), job(1)]
+    with pytest.raises(SweepInterrupted):
+        JobQueue(Devices(["cpu0"]), Interrupted(), NoView()).run(jobs)
+    assert statuses(jobs[:1]) == ["interrupted"]
+    assert not jobs[1].folder.exists()
+
+
 @pytest.mark.parametrize("starter", ["NewInterpreters()", "ForkServer(())"])
 def test_jobs_end_when_the_process_of_the_sweep_is_killed(job, starter: str, tmp_path: Path) -> None:
     one = job(0, "print(os.getpid(), flush=True); time.sleep(60)")

@@ -2,9 +2,10 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from vitals.files import CannotWrite
 from vitals.runs.run_folder import now
@@ -56,14 +57,14 @@ class JobQueue:
         """Run all `jobs`, which are taken one by one as devices become free, so that a search can choose the
         next by what the earlier ones gave; `ended` is called with each and its status. `SweepInterrupted`
         after Ctrl-C or SIGTERM, when all have been ended."""
-        with _signals_as_exceptions():
+        with _Signals() as signals:
             try:
-                self._run(jobs, ended)
+                self._run(jobs, ended, signals)
             except BaseException:
                 self._stop_all(ended)
                 raise
 
-    def _run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None]) -> None:
+    def _run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None], signals: "_Signals") -> None:
         waiting, coming = None, iter(jobs)
         while True:
             self._collect(ended)
@@ -73,7 +74,8 @@ class JobQueue:
                 if waiting is None and not self.running:
                     return
             if waiting is not None and (taken := self.devices.take(waiting.devices_needed)) is not None:
-                self._start(waiting, taken)
+                with signals.waiting():  # or a process would be left that nobody knows
+                    self._start(waiting, taken)
                 waiting = None
                 continue
             self.view.refresh()
@@ -120,15 +122,33 @@ class JobQueue:
                     entry.process.stop(KILL)
 
 
-class _signals_as_exceptions:
+class _Signals:
     """Within it, SIGINT and SIGTERM raise `SweepInterrupted`."""
 
-    def __enter__(self) -> None:
-        def interrupt(number: int, frame: object) -> None:
-            raise SweepInterrupted(number)
+    def __init__(self) -> None:
+        self.waits = False
+        self.came: int | None = None
 
-        self.before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self) -> Self:
+        self.before = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if not self.waits:
+            raise SweepInterrupted(number)
+        self.came = number
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A signal that comes in here raises at its end."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+        if self.came is not None:
+            raise SweepInterrupted(self.came)
