@@ -14,6 +14,7 @@ from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
+from vitals.diagnosis.generalization import validation_guessed
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
@@ -179,7 +180,11 @@ class Diagnosis(L.Callback):
             if isinstance(callback, SanityChecks):
                 made += callback.made
                 missing += callback.missing
-        there: dict[Rule, Any] = {logged_metrics: judged(run), lost_game: adversaries(run)}
+        there: dict[Rule, Any] = {
+            logged_metrics: judged(run),
+            lost_game: adversaries(run),
+            validation_guessed: not run.has_class_numbers,
+        }
         rules = [rule for rule in self.rules if there.get(rule, True)]
         return looked_at(run, made, missing, rules)
 

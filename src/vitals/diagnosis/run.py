@@ -135,11 +135,15 @@ class Run:
         return self.fact("chance_loss", self.fact("guess_loss"))
 
     @property
+    def has_class_numbers(self) -> bool:
+        return math.isfinite(self.chance_accuracy)
+
+    @property
     def validation_share(self) -> float:
         """The least loss on validation samples, by the training step, over that of the best outputs that are
         the same for all of them, or, where no network is known, over the first loss of the training; NaN for
         class numbers."""
-        if math.isfinite(self.chance_accuracy):
+        if self.has_class_numbers:
             return math.nan
         guess = self.history.last("validation/guess_loss", self.first_loss)
         return min(self.values("validation/loss"), default=math.nan) / guess if guess > 0 else math.nan
