@@ -77,7 +77,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
 def features_lost(run: Run) -> Iterator[Finding]:
     """In a training without classes a layer comes to give the same for every sample, and the one after it
     lives on what comes from elsewhere."""
-    if math.isfinite(run.chance_accuracy) or not run.finished or run.steps < ENOUGH:
+    if run.has_class_numbers or not run.finished or run.steps < ENOUGH:
         return
     layers = {name: values for name, values in run.by_name("activation_variance").items() if len(values) > 3}
     left = {name: max(values[-3:]) / values[0] for name, values in layers.items() if values[0] > 0}

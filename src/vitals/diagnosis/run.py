@@ -199,7 +199,7 @@ class Run:
     def guesses(self) -> bool:
         """Whether the training loss, in evaluation mode, too, is no better than that of the best guess that
         is one for all, where that is known of targets other than class numbers."""
-        if math.isfinite(self.chance_accuracy):
+        if self.has_class_numbers:
             return False
         evaluated = self.history.last("loss/train_eval", self.last_loss)
         return min(self.last_loss, evaluated) > GUESSED * self.fact("guess_loss") > 0
