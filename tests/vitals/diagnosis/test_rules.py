@@ -105,6 +105,21 @@ def test_a_rate_that_began_better_than_a_lower_one_is_none_too_high_without_clas
         assert alarms(record(level(), measured=measured)) == found
 
 
+def test_a_rate_is_not_too_high_where_a_higher_one_does_better_than_a_lower() -> None:
+    for higher, alarmed in ((2.6, True), (math.nan, True), (1.0, False)):
+        probed = {"rate_probe/0.1": [1.8], "rate_probe/1": [2.3], "rate_probe/3": [2.4]}
+        found = alarms(record(level(), measured=probed | {"rate_probe/10": [higher]}, **STUCK))
+        assert ("learning-rate-too-high" in found) is alarmed
+
+
+def test_a_loss_of_parts_may_rise_and_fall_again_while_the_run_goes_on() -> None:
+    unknown = {"facts/chance_loss": [math.nan], "facts/chance_accuracy": [math.nan]}
+    unknown |= {"accuracy/train_eval": [], "accuracy/val_eval": []}
+    run = record([*falling(1.2, 1.1)[:-40], *[3.0] * 40], measured=unknown)
+    for run.finished, alarmed in ((False, False), (True, True)):
+        assert ("learning-rate-too-high" in alarms(run)) is alarmed
+
+
 def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
     measured = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     for guess, learns in ((0.9, False), (2.0, True)):
