@@ -88,8 +88,11 @@ class LossParameters(Monitor):
         self.known: WeakSet[Optimizer] = WeakSet(trainer.optimizers)
         self.made: WeakSet[Optimizer] = WeakSet()
         """Further optimizers that have moved parameters of the module."""
+        self.moved_before = set[int]()
+        """Parameters that these have moved."""
         self.number_made, self.again, self.keeps, self.maker = 0, False, set[str](), ""
-        """How many steps they took, whether one took two, what they keep, and how the last one is called."""
+        """How many come after another of the same parameters, whether one took two steps, what they keep, and
+        how the last one is called."""
         self.moved = {id(parameter) for parameter in module.parameters()}
         if self.active and not module.automatic_optimization:
             self._unhook()
@@ -148,6 +151,9 @@ class LossParameters(Monitor):
             return
         self.again = self.again or optimizer in self.made
         self.made.add(optimizer)
+        if self.moved_before.isdisjoint(held):  # as where each parameter has an optimizer of its own
+            self.moved_before |= held
+            return
         self.number_made += 1
         self.keeps = {key for state in islice(optimizer.state.values(), 1) for key in state}
         self.maker = f"{type(optimizer).__name__} at {max(group['lr'] for group in groups):g}"
@@ -172,8 +178,11 @@ class LossParameters(Monitor):
             self.hook.remove()
             self.hook = None
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._unhook()  # after an error Lightning calls no teardown
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._unhook()  # after an error, too
+        self._unhook()
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
@@ -223,6 +232,8 @@ class LossParameters(Monitor):
         gradient."""
         given = {id(p): name for name, p in module.named_parameters() if p.grad is not None}
         for number in sorted(set(range(len(trainer.optimizers))) - self.stepping):
+            if trainer.optimizers[number].state:  # it was asked past Lightning
+                continue
             groups = trainer.optimizers[number].param_groups
             named = [p for group in groups for p in group["params"] if id(p) in given]
             if names := [given[id(p)] for p in named if bool(dense(p.grad).any())]:

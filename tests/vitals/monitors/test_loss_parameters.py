@@ -256,9 +256,21 @@ def two_inner_steps(module: Any, optimizer: Any, loss: Tensor, number: int) -> N
     own.step()
 
 
+def in_backward(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    """As torch's tutorial saves memory: each parameter has an optimizer, which steps within backward."""
+    if not hasattr(module, "own"):
+        module.deep = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(25))
+        module.own = {p: torch.optim.Adam([p], lr=0.01) for p in module.parameters()}
+        for p in module.own:
+            p.register_post_accumulate_grad_hook(lambda p: module.own[p].step())
+    module.manual_backward(loss + sum(part.weight.sum() for part in module.deep))
+    module.zero_grad()
+
+
 @pytest.mark.parametrize(
     ("act", "cause"),
     [
+        (in_backward, None),
         (new_adam, "learning-rate-too-high"),
         (new_momentum, "learning-rate-too-low"),
         (new_and_plain, None),
@@ -268,6 +280,18 @@ def two_inner_steps(module: Any, optimizer: Any, loss: Tensor, number: int) -> N
 def test_an_optimizer_that_is_made_for_each_step_forgets(act: Any, cause: str | None) -> None:
     hooks = dict(_global_optimizer_post_hooks)
     assert [finding.cause for finding in look(ByHand(act), max_epochs=4)] == ([cause] if cause else [])
+    assert _global_optimizer_post_hooks == hooks
+
+
+def fails_later(module: Any, optimizer: Any, loss: Tensor, number: int) -> None:
+    if number == 2:
+        raise ValueError("of the user")
+
+
+def test_nothing_watches_the_optimizers_of_the_process_after_an_error() -> None:
+    hooks = dict(_global_optimizer_post_hooks)
+    with pytest.raises(ValueError, match="of the user"):
+        look(ByHand(fails_later))
     assert _global_optimizer_post_hooks == hooks
 
 
