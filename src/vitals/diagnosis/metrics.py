@@ -27,6 +27,12 @@ HIGHER = frozenset(
 )
 """Words of a name by which more is better."""
 LOWER = {*ERRORS, "perplexity", "ppl", "wer", "cer", "mape", "brier", "eer", "fid"}
+TURNED = frozenset(
+    {"neg", "negative", "minus", "inverse", "gap", "diff", "difference", "delta", "drop", "forgetting"}
+    | {"improvement", "reduction", "gain", "std", "sd", "var", "variance", "domain", "adv", "adversarial"}
+    | {"adversary", "attack", "attacker", "bias", "leakage"}
+)
+"""Words that turn the better way of a metric round, or leave it open, as of what is to tell domains apart."""
 GUESS = dict.fromkeys(("auc", "auroc", "rocauc", "cindex", "concordance"), 0.5)
 GUESS |= dict.fromkeys(("mcc", "matthewscorrcoef", "kappa", "cohenkappa"), 0.0)
 """Value that a metric has, whatever the shares of the classes, for answers that mind no input."""
@@ -49,6 +55,8 @@ LOST = 0.15
 def better(quantity: str) -> int:
     """1 where more of a metric is better by its name, -1 where less is, 0 where the name does not say."""
     words = _words(quantity)
+    if words & TURNED:
+        return 0
     lower = words & LOWER or any(word.endswith("error") for word in words)
     return bool(words & (HIGHER | GUESS.keys())) - bool(lower)
 
@@ -122,7 +130,9 @@ def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
     ]
     for watcher, metric, cause, does, ended in watchers:
         quantity = parted(metric)[0]
-        way = -1 if "loss" in _words(quantity) else better(quantity)
+        words = _words(quantity)
+        open_ended = words & TURNED.union(*ADVERSARIES.values())
+        way = 0 if open_ended else -1 if "loss" in words else better(quantity)
         if way and watcher.mode != (right := "max" if way > 0 else "min"):
             name = type(watcher).__name__
             message = (

@@ -36,7 +36,10 @@ class Line(Foreign):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss = self.training_step(batch, batch_idx)
-        self.log_dict({"val_loss": loss, "val_acc": -loss}, batch_size=len(batch[1]))
+        self.log_dict(
+            {"val_loss": loss, "val_acc": -loss, "val_neg_mse": -loss, "domain_acc": loss},
+            batch_size=len(batch[1]),
+        )
 
 
 def planes(scale: float = 1.0, order: tuple[int, ...] = (0, 1, 2), start: int = 0) -> DataLoader:
@@ -69,11 +72,16 @@ def test_validation_targets_on_another_scale_and_columns_in_another_order(
 
 
 def test_early_stopping_that_ends_a_run_for_getting_better(tmp_path: Path) -> None:
-    for mode, found in (("max", []), ("min", ["underfitting"])):
+    for metric, mode, found in (
+        ("val_acc", "max", []),
+        ("val_acc", "min", ["underfitting"]),
+        ("val_neg_mse", "max", []),
+        ("domain_acc", "min", []),
+    ):
         _, _, diagnosis = watched(
             Line(),
-            tmp_path / mode,
-            EarlyStopping("val_acc", mode=mode, patience=1),
+            tmp_path / metric / mode,
+            EarlyStopping(metric, mode=mode, patience=1),
             train=planes(),
             validation=planes(start=1),
             max_epochs=4,
