@@ -21,10 +21,10 @@ from vitals.probes.loaders import (
     validation_loader,
 )
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows, joined, samples_in
+from vitals.probes.rows import Rows, first_samples, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
-from vitals.probes.training_step import TrainingStep
+from vitals.probes.training_step import IGNORED, TrainingStep
 from vitals.probes.trial import constant_guess, switch_off_dropout
 from vitals.probes.twin import Twin
 
@@ -111,9 +111,41 @@ class FixedSubsets:
         with isolated_rng(seed=0), torch.enable_grad(), twin.as_in_training():
             try:
                 prepared = map(self.preparation, random_batches(loader, self.samples))
-                return self._kept(prepared, self.samples, twin.module.validation_step)
+                if self.step.network is None:  # a loss of pairs is another in a larger batch
+                    prepared = (first_samples(each, self.batch_size) for each in prepared)
+                kept = self._kept(prepared, self.samples, twin.module.validation_step)
+                return kept if self._has_places_for(kept) else None
             except UserError:  # validation batches may be of another make: then training alone is seen
                 return None
+
+    def _has_places_for(self, kept: tuple[Any, Any]) -> bool:
+        """Whether the whole numbers that the training step gets of validation, as of classes, lie where those
+        of training do: on a GPU one without a place, as in an embedding, ends the process, not the step."""
+        ours, theirs = self._limits(self.training), self._limits(kept)
+        classes = 0
+        if self.step.network is not None and self.step.outputs is not None:
+            classes = self.step.outputs.shape[1] if self.step.class_numbers else self.step.classes()
+        return theirs.keys() <= ours.keys() and all(
+            ours[place][0] <= low and high <= max(ours[place][1], classes - 1)
+            for place, (low, high) in theirs.items()
+        )
+
+    def _limits(self, kept: tuple[Any, Any]) -> dict[int, tuple[int, int]]:
+        """The least and the largest value of each row of whole numbers that the step gets beside what enters
+        the network; what `IGNORED` stands for is left out."""
+        inputs, targets = kept
+        whole = targets if isinstance(targets, tuple) else (targets,)
+        found: dict[int, tuple[int, int]] = {}
+        for rows in map(self.step.rows.of, inputs) if self.step.network is None else [whole]:
+            for place, row in enumerate(rows):
+                if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
+                    continue
+                known = row if self.step.network is None else row[row != IGNORED]
+                if known.numel():
+                    low, high = map(int, known.aminmax())
+                    before = found.get(place, (low, high))
+                    found[place] = min(before[0], low), max(before[1], high)
+        return found
 
     def _kept(self, batches: Iterable[Any], samples: int, step: Callable[..., Any]) -> tuple[Any, Any]:
         """Inputs as they enter the network, and targets; or whole batches, and how many samples each has."""

@@ -71,6 +71,74 @@ def test_validation_targets_on_another_scale_and_columns_in_another_order(
             assert "those of validation" in diagnosis.findings[0].message
 
 
+class Pairs(Foreign):
+    """Two towers, each sample's other half among those of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), 0.05)
+        self.left, self.right = nn.Linear(8, 16), nn.Linear(8, 16)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        [x] = batch
+        left, right = (
+            F.normalize(part(each)) for part, each in zip(self.parts(), x.chunk(2, 1), strict=True)
+        )
+        return F.cross_entropy(left @ right.T / 0.2, torch.arange(len(x)))
+
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        return self.left, self.right
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+def halves(count: int, size: int) -> DataLoader:
+    generator = torch.Generator().manual_seed(count)
+    half = torch.randn(count, 8, generator=generator)
+    x = torch.cat([half, half], 1) + 0.3 * torch.randn(count, 16, generator=generator)
+    return DataLoader(TensorDataset(x), size, shuffle=size < 99)
+
+
+def test_more_negatives_in_larger_batches_of_validation_are_no_mismatch(tmp_path: Path) -> None:
+    _, _, diagnosis = watched(
+        Pairs(),
+        tmp_path,
+        LearningCurves(),
+        train=halves(1000, 8),
+        validation=halves(512, 256),
+        max_epochs=2,
+        limit_val_batches=None,
+        limit_train_batches=None,
+    )
+    assert not alarms(diagnosis.findings)
+
+
+class Faces(Foreign):
+    """Learns to tell people by their numbers, and is validated on others."""
+
+    highest = 0
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), 0.05)
+        self.body, self.people = nn.Linear(3, 4), nn.Embedding(10, 4)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, who = batch
+        Faces.highest = max(Faces.highest, int(who.max()))
+        return (self.body(x) - self.people(who.clamp_max(9))).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.body(batch[0]).square().mean())
+
+
+def test_the_training_step_gets_no_classes_that_training_has_not(tmp_path: Path) -> None:
+    x = torch.randn(64, 3)
+    known, strange = (DataLoader(TensorDataset(x, torch.arange(64) % 10 + more), 8) for more in (0, 90))
+    options = {"train": known, "validation": strange, "limit_val_batches": None}
+    watched(Faces(), tmp_path, LearningCurves(), **options)
+    assert Faces.highest == 9
+
+
 def test_early_stopping_that_ends_a_run_for_getting_better(tmp_path: Path) -> None:
     for metric, mode, found in (
         ("val_acc", "max", []),
