@@ -35,6 +35,9 @@ passes through them after which a network has begun to learn them by heart."""
 FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
 """Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
 which those of validation are not, and below which samples that are seen for the first time are known."""
+BETTER_THERE = 0.2
+"""Share of a guess's loss by which samples that are seen for the first time are better known than those of
+validation; where little can be known of any, both stay near 0.9."""
 GAINED = 0.7
 """Share of its first value below which a logged validation loss has become better."""
 FIRST_STEPS = 10
@@ -128,7 +131,7 @@ def classes_rare(run: Run) -> Iterator[Finding]:
         run.history.last(f"validation/{n}", 0.0) for n in ("rare", "rare_right", "accuracy")
     )
     unshown = run.history.last("validation/unshown", 0.0) > UNSHOWN
-    if not RARE < rare < 1 or unshown:
+    if not run.finished or not RARE < rare < 1 or unshown:  # the rare ones are learned last
         return
     others = (accuracy - right) / (1 - rare)
     count = rare * run.samples("val")
@@ -231,7 +234,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     at_chance = run.at_chance("train") or (
         run.above_chance("train") < BEGUN and run.at_chance("val", best=True)
     )
-    unknown = run.validation_share > NO_BETTER and _first_seen(run) >= NEW * run.guess_loss
+    unknown = run.validation_share > AT_CHANCE and _first_seen(run) >= NEW * run.guess_loss
     unknown = unknown and not _other_targets(run)  # then validation says nothing of the labels
     at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
     if not run.finished or run.steps < ENOUGH or not different >= max(MANY, seen / PASSES) or not at_chance:
@@ -271,7 +274,8 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     logged = run.values("loss/val")
     if logged and min(logged) < GAINED * logged[0]:
         return  # validation_step prepares the batch in a way of its own, and gets better at it
-    if not (new := _first_seen(run)) < NEW * guess and not _other_targets(run):
+    new = _first_seen(run)
+    if not new < min(NEW, share - BETTER_THERE) * guess and not _other_targets(run):
         return
     of = "that of one guess for all" if math.isfinite(run.fact("guess_loss")) else "the first one"
     message = (
@@ -281,7 +285,10 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     remedy = "Prepare both by one function: order of columns and axes, scaling, units; split at random."
     if others := _other_targets(run):
         message += f": {others}"
-        remedy = "Scale the targets of both by the same figures; split at random, not a sorted table."
+        remedy = (
+            "Scale the targets of both by the same figures; split at random, not a sorted table, where samples "
+            "do not follow in time."
+        )
     yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
 
 
