@@ -18,6 +18,10 @@ SAME, KEPT = 0.01, 0.1
 """Share of its first variance over samples that is left of a layer whose outputs a penalty has made the same
 for all, and share that the layer after it keeps by what comes from elsewhere, such as noise: 0.005 and 0.4 in
 a variational autoencoder whose latents say nothing, 60 and 1.3 in one whose latents do (measured)."""
+PULLED = 0.1
+"""Share of its first gradient that a layer still gets, over that of the one behind it, from which it is not
+lost: 0.001 in the first of these; more where it is but small, as in front of a normalization, or idle beside
+a shortcut."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
@@ -81,9 +85,11 @@ def features_lost(run: Run) -> Iterator[Finding]:
         return
     layers = {name: values for name, values in run.by_name("activation_variance").items() if len(values) > 3}
     left = {name: max(values[-3:]) / values[0] for name, values in layers.items() if values[0] > 0}
-    names = list(layers)
-    for name, after in pairwise(names):
-        if left.get(name, 1.0) < SAME and left.get(after, 0.0) > KEPT:
+    gradients = {name: values for name, values in run.by_name("gradient_variance").items() if values}
+    pulls = {name: values[-1] / values[0] for name, values in gradients.items() if values[0] > 0}
+    for name, after in pairwise(layers):
+        lost = left.get(name, 1.0) < SAME and pulls.get(name, math.inf) < PULLED * pulls.get(after, 0.0)
+        if lost and left.get(after, 0.0) > KEPT:
             message = (
                 f"'{name}' gives nearly the same for every sample: its variance over them has fallen to "
                 f"{left[name]:.2%} of what it was at first, while '{after}', behind it, keeps "
@@ -124,7 +130,7 @@ def without_biases(run: Run) -> Iterator[Finding]:
     guess = run.guess_loss
     if not run.fact("homogeneous", 0.0) or not run.finished or run.steps < ENOUGH:
         return
-    if not run.last_loss > POOR * guess > 0:
+    if not run.last_loss > POOR * guess > 0 or not _is_level(run):
         return
     message = (
         f"No layer has a bias: twice the input gives exactly twice the output, so that all inputs in one "
@@ -134,6 +140,11 @@ def without_biases(run: Run) -> Iterator[Finding]:
     yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.last_loss, POOR * guess)
 
 
+def _is_level(run: Run) -> bool:
+    half = run.mean_loss(0.4, 0.6)
+    return half - run.mean_loss(0.8, 1) < LEVEL * half
+
+
 @needs("loss/train_step", "facts/chance_loss")
 def underfitting(run: Run) -> Iterator[Finding]:
     """The loss has come to its end far above zero, and no other rate would take it on."""
@@ -141,13 +152,12 @@ def underfitting(run: Run) -> Iterator[Finding]:
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
         return
-    half, end = run.mean_loss(0.4, 0.6), run.mean_loss(0.8, 1)
-    level = half - end < LEVEL * half
+    end = run.mean_loss(0.8, 1)
     poor = run.above_chance("train") < 0.12 and run.last_loss > POOR * run.chance_loss
     probes = [run.probe(factor) for factor in (0.1, 1, 3)]
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
     moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4
-    if level and poor and stuck and moves and not any(too_low(run)):
+    if _is_level(run) and poor and stuck and moves and not any(too_low(run)):
         message = (
             f"The training loss has been level at {end:.3g} for half of the run, where a guess has "
             f"{run.chance_loss:.3g}, and neither larger nor smaller steps lower it."

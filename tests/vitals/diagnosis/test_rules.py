@@ -86,6 +86,36 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
 
 
+def test_little_to_be_known_of_numbers_is_no_fault_of_theirs() -> None:
+    """Targets that are mostly noise, learned by heart, of which 5% or 12% are known in samples not seen."""
+    able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
+    none = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    none |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [1.0], "loss/val_eval": []}
+    none |= {"loss/train_eval": [0.4], "validation/guess_loss": [1.0], "facts/samples_different": [5000.0]}
+    for new, of_validation, found in (
+        (0.95, 0.95, []),
+        (0.88, 0.91, []),
+        (0.99, 1.0, ["labels-random"]),
+        (0.4, 1.2, ["train-val-mismatch"]),
+    ):
+        losses = [new] * 50 + [0.5] * 150
+        measured = none | {"validation/loss": [of_validation]}
+        history = record(losses, measured=measured).history
+        assert alarms(Run(history, able, facts={"chance_loss": 1.0})) == found
+
+
+def test_rare_classes_are_judged_at_the_end() -> None:
+    _, run = SICK["classes of which nearly none are shown"]
+    assert alarms(run)
+    assert not alarms(Run(run.history, finished=False))
+
+
+def test_a_network_without_biases_that_still_learns_is_left_to_it() -> None:
+    for losses, found in ((level(2.2), ["underfitting"]), (falling(2.3, 1.95), [])):
+        run = record(losses, train=0.2, val=0.2)
+        assert alarms(Run(run.history, facts={"homogeneous": 1.0})) == found
+
+
 def test_a_first_step_that_overwrote_all_counts_where_another_rate_did_better() -> None:
     for tried, found in ((1.2, ["learning-rate-too-high"]), (1.9, [])):
         measured = {
@@ -457,10 +487,14 @@ def test_latents_that_are_the_same_for_all_are_told_where_noise_goes_on_behind_t
         ({"conv2": lost}, ["regularization-too-strong"]),
         ({"conv2": lost, "head": lost}, []),  # all that follows is lost with it: a death
         ({"conv2": [value + 0.01 for value in lost]}, []),
+        ({"conv2": lost, "still pulled": lost}, []),  # as in front of a normalization, or in a residual
     ):
         measured = {f"activation_variance/{layer}": values for layer, values in variances.items()}
+        if not measured.pop("activation_variance/still pulled", None):
+            measured["gradient_variance/conv2"] = [1e-6 * 0.5**step for step in range(10)]
         assert alarms(record(measured=free | measured)) == found
-    assert alarms(record(measured={"activation_variance/conv2": lost})) == []  # with classes others judge
+    measured = {"activation_variance/conv2": lost, "gradient_variance/conv2": lost}
+    assert alarms(record(measured=measured)) == []  # with classes others judge
 
 
 def test_a_rate_too_low_because_of_adams_epsilon_says_so() -> None:
