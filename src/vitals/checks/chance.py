@@ -25,6 +25,8 @@ COUNT_ALL = "Look at ignore_index and at the weights of the classes: numbers tha
 """What to do where a loss leaves a class out."""
 SURE_LOGIT = 20.0
 """A logit past which a sigmoid is 0 or 1."""
+DOUBTFUL_LOGIT = 1.5
+"""A logit that makes an answer hardly likelier than others: 0.33 of ten classes."""
 ALMOST_NONE, SOME = 0.05, 0.3
 """Shares of the loss of logits of zero that a sure and right answer costs, and that probabilities cost which
 are taken for logits: 0.45 at least for binary cross-entropy."""
@@ -127,13 +129,18 @@ def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
 
 
 def wrong_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
-    """The loss of sure answers that are all wrong: more than that of a guess, in a loss that teaches."""
+    """The loss of sure answers that are all wrong: more than that of a guess, in a loss that teaches.
+    Infinite where doubtful ones cost more than a guess, as in one that leaves out what it takes for
+    hopeless."""
     classes, kind = outputs.shape[1], kind_of(outputs)
     answer = F.one_hot((targets + 1) % classes, classes).to(outputs.dtype)
-    if kind == "logits":
-        return float(loss(SURE_LOGIT * answer, targets))
-    sure = answer * (1 - 1e-6) + 1e-6 / classes
-    return float(loss(sure if kind == "probabilities" else sure.log(), targets))
+
+    def of(logits: Tensor) -> float:
+        given = logits if kind == "logits" else logits.log_softmax(1)
+        return float(loss(given.exp() if kind == "probabilities" else given, targets))
+
+    doubtful = of(DOUBTFUL_LOGIT * answer) > uniform_loss(loss, outputs, targets)
+    return math.inf if doubtful else of(SURE_LOGIT * answer)
 
 
 def is_proportional(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:

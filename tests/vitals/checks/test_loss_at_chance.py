@@ -223,15 +223,22 @@ def test_a_loss_that_looks_away_from_wrong_answers_is_found():
     assert "wrong answers cost" in upside_down.findings()[0].message
 
 
+def self_paced(outputs, targets):
+    """Leaves out the samples that are too hard, as for wrong labels."""
+    each = F.cross_entropy(outputs, targets, reduction="none")
+    return (each * (each < 4.0)).mean()
+
+
 @pytest.mark.parametrize(
     "loss",
     [
+        self_paced,
         lambda out, y: focal(out, y, lambda p: (1 - p) ** 2),
         lambda out, y: (out.softmax(1) - F.one_hot(y, CLASSES)).abs().mean(),
         lambda out, y: F.mse_loss(out.softmax(1), F.one_hot(y, CLASSES).float()),
         lambda out, y: F.cross_entropy(out, y).clamp(max=4.0),
     ],
-    ids=["focal", "absolute", "Brier", "clamped"],
+    ids=["self-paced", "focal", "absolute", "Brier", "clamped"],
 )
 def test_losses_that_are_bounded_or_weigh_samples_are_right(loss):
     assert named(check_loss_at_chance(convnet(), loss, *batch(256))) == {}
