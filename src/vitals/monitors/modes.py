@@ -83,13 +83,24 @@ class Modes(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == 0 and self.active and self.norms and not trainer.sanity_checking:
+        if batch_idx == dataloader_idx == 0 and self.norms and not trainer.sanity_checking:
             self.called = set()
-            for name in self._left_behind():
-                hook = self.norms[name][0].register_forward_pre_hook(
-                    lambda part, given, name=name: self.called.add(name)
-                )
-                self.handles.append(hook)
+            self.guarded(self._watch)
+
+    def _watch(self) -> None:
+        for name in self._left_behind():
+            hook = self.norms[name][0].register_forward_pre_hook(
+                lambda part, given, name=name: self.called.add(name)
+            )
+            self.handles.append(hook)
+
+    def _unwatch(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._unwatch()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,11 +119,11 @@ class Modes(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
+        self._unwatch()
         if batch_idx == 0 and trainer.training is False and not trainer.sanity_checking:
             self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
+            if dataloader_idx:
+                return
             self.behind = self.behind + 1 if self.called else 0
             if self.behind == LOOKS:
                 self._say_left_behind(trainer)

@@ -63,3 +63,17 @@ def test_a_copy_that_is_validated_needs_the_statistics_too(module: Any, said: bo
     fit(module(), None, monitor, max_epochs=3)
     assert [finding.cause for finding in monitor.findings] == ["train-val-mismatch"] * said
     assert all("teacher.2" in finding.message for finding in monitor.findings)
+
+
+class Fails(Teacher):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.trainer.current_epoch:
+            raise ValueError("of the user")
+
+
+def test_no_hook_is_left_behind_by_a_validation_that_fails() -> None:
+    module = Fails(buffers=False)
+    with pytest.raises(ValueError, match="of the user"):
+        fit(module, None, Modes(), max_epochs=3)
+    assert not any(part._forward_pre_hooks for part in module.modules())
