@@ -32,8 +32,9 @@ class Recorder(L.Callback):
     step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule or
     that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
     probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
-    a step waits, and what monitors add. Where a module waits for several by hand, `first_losses` is the sum
-    of what was given to `backward` before the first step.
+    a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, and what monitors add. Where a
+    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
+    first step.
     """
 
     def __init__(self) -> None:
@@ -78,6 +79,8 @@ class Recorder(L.Callback):
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
             known = {"batch_size": float(size), "total_steps": total_steps(trainer)}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
+            limit = trainer.limit_train_batches
+            known["limited"] = float(isinstance(limit, int) or limit < 1)
             for facts in (_of_layers, _of_rates):
                 with suppress(Exception):  # of layers and optimizers that are like no other
                     known |= facts(trainer, pl_module)

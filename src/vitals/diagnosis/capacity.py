@@ -109,7 +109,9 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
     """The run ended after a handful of steps, each on much of the set, while the loss still fell."""
     epochs = run.history.series("loss/train_step").epochs
     few = FEWEST_STEPS <= run.steps < FEW_STEPS and run.steps < STEPS_AN_EPOCH * epochs[-1]
-    if not run.finished or not few or run.batch_size < FEW_SAMPLES:
+    if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
+        return
+    if run.fact("fresh_layers", 1.0) < 0.5:  # trained weights may need no more
         return
     third = run.steps // 3
     start, end = min(run.losses[:third]), max(run.losses[-third:])

@@ -110,6 +110,16 @@ def test_rare_classes_are_judged_at_the_end() -> None:
     assert not alarms(Run(run.history, finished=False))
 
 
+def test_a_handful_of_steps_is_told_but_of_a_trial_or_of_trained_weights() -> None:
+    losses = [2.3 - 0.03 * step for step in range(10)]
+    for options, found in (
+        ({}, ["underfitting"]),
+        ({"measured": {"facts/limited": [1.0]}}, []),
+        ({"fresh": 0.2}, []),
+    ):
+        assert alarms(record(losses, batch_size=2000, **options)) == found
+
+
 def test_a_network_without_biases_that_still_learns_is_left_to_it() -> None:
     for losses, found in ((level(2.2), ["underfitting"]), (falling(2.3, 1.95), [])):
         run = record(losses, train=0.2, val=0.2)
