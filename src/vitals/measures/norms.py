@@ -26,7 +26,7 @@ def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:
     the device of the first. 2 is Euclid's, infinity the largest absolute value."""
     if not tensors:
         return torch.zeros(0)
-    listed = [_values(tensor) for tensor in tensors]
+    listed = [each if each.numel() else each.new_zeros(1) for each in map(_values, tensors)]
     try:  # half precision would overflow in the sum of squares
         return torch.stack(torch._foreach_norm(listed, order, torch.float32))
     except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
