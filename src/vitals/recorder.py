@@ -150,7 +150,7 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
-    divided = [float(g["eps"]) for g in groups if {"eps", "betas"} <= g.keys()]
+    divided = [g["eps"] for g in groups if "betas" in g and isinstance(g.get("eps"), float)]  # CAME has two
     return {"base_lr": max(based, default=math.nan), "epsilon": max(divided, default=0.0), **rates}
 
 

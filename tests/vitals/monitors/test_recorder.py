@@ -28,6 +28,21 @@ def test_it_records_without_a_diagnosis(tmp_path: Path) -> None:
     assert not (tmp_path / "findings.json").exists()
 
 
+class TwoEpsilons(Foreign):
+    """As CAME, whose eps are two."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.param_groups[0] |= {"eps": (1e-30, 1e-16), "betas": (0.9, 0.999)}
+        return optimizer
+
+
+def test_rates_are_known_whatever_else_an_optimizer_has() -> None:
+    recorder = Recorder()
+    fit(TwoEpsilons(mlp()), None, recorder, train=some())
+    assert recorder.history.last("facts/lr") > 0
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_diagnosis_judges_what_is_recorded_and_records_where_nobody_else_does(
     first: bool, tmp_path: Path
