@@ -173,16 +173,18 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         grown = math.nan
         if inputs.is_floating_point() and all(each.ndim > 1 for each in copies.model.parameters()):
             grown = _share(copies.outputs(2 * one) - 2 * first, first)
-    with trial(model) as copies, torch.no_grad():
-        dropped = float(((copies.outputs(one) == 0) & (first != 0)).float().mean())
+    dropped = 0.0
+    if loss is not None and isinstance(targets, Tensor) and not isinstance(model, StepModel):
+        with trial(model, loss) as copies, torch.no_grad():
+            dropped = float(((copies.outputs(one) == 0) & (first != 0)).float().mean())
+            if dropped > DROPPED and not _are_answers(copies, first, targets[: len(first)]):
+                dropped = 0.0  # features may be dropped, as of two views of a sample
     both = torch.cat([first, second])
     layers = tuple(
         name
         for name, module in model.named_modules()
         if isinstance(module, WEIGHTED) and module.weight.requires_grad
     )
-    if loss is None or not isinstance(targets, Tensor) or isinstance(model, StepModel):
-        dropped = 0.0  # features may be dropped, as for two views of a sample
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
@@ -196,6 +198,14 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         with suppress(RuntimeError, ValueError):  # not every network takes such weights
             return _reach(result, copies, both, inputs, targets[: len(both)])
     return result
+
+
+def _are_answers(copies: Trial, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether it matters to the loss what classes are called, and not only which samples are of one."""
+    if not is_class_numbers(targets):
+        return True
+    renamed = (targets + 1) % (int(targets.max()) + 1)
+    return float(copies.loss_of(outputs, targets)) != float(copies.loss_of(outputs, renamed))
 
 
 def _reach(result: Outputs, copies: Trial, outputs: Tensor, inputs: Tensor, targets: Tensor) -> Outputs:

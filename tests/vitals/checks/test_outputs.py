@@ -119,6 +119,18 @@ def test_dropout_behind_the_last_layer_is_named() -> None:
         assert [finding.cause for finding in found] == causes
 
 
+def agreement(features: Tensor, labels: Tensor) -> Tensor:
+    """Of all pairs of one class, whatever it is called."""
+    alike = F.normalize(features) @ F.normalize(features).T
+    return (alike - (labels[:, None] == labels).float()).square().mean()
+
+
+def test_features_may_be_dropped() -> None:
+    images, labels = batch(64)
+    found = check_outputs(ended(nn.Dropout(0.5), 10), images, agreement, labels).findings()
+    assert [finding.level for finding in found] == ["ok"]
+
+
 def test_outputs_in_proportion_to_the_inputs_are_those_of_a_network_without_biases() -> None:
     torch.manual_seed(0)
     without = nn.Sequential(nn.Flatten(), nn.Linear(3072, 32, False), nn.ReLU(), nn.Linear(32, 10, False))
