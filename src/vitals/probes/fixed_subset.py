@@ -110,7 +110,7 @@ class FixedSubsets:
         twin.attach(self.evaluating)
         with isolated_rng(seed=0), torch.enable_grad(), twin.as_in_training():
             try:
-                prepared = map(self.preparation, random_batches(loader, self.samples))
+                prepared: Iterable[Any] = map(self.preparation, random_batches(loader, self.samples))
                 if self.step.network is None:  # a loss of pairs is another in a larger batch
                     prepared = (first_samples(each, self.batch_size) for each in prepared)
                 kept = self._kept(prepared, self.samples, twin.module.validation_step)
