@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import listed
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.norms import dense
@@ -241,8 +241,11 @@ class LossParameters(Monitor):
                     f"Optimizer {number + 1} of {len(trainer.optimizers)} took no step in {self.batches} "
                     f"batches, though the loss gives its parameters a gradient: {listed(names)}."
                 )
-                remedy = "Call step() of each optimizer in training_step, after manual_backward."
-                self._say(trainer, message, remedy, names[0], self.batches)
+                remedy = (
+                    "Call step() of each optimizer in training_step, after manual_backward; one that is to "
+                    "start later needs a longer run."
+                )
+                self._say(trainer, message, remedy, names[0], self.batches, level="warn")
                 return
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
@@ -327,11 +330,12 @@ class LossParameters(Monitor):
         where: str,
         count: int,
         cause: str = "frozen-parameters",
+        level: Level = "fail",
     ) -> None:
         """Once, as what holds in one step holds in the others."""
         self.active, self.strays = False, {}
         step, epoch = trainer.global_step + 1, round(epoch_of(trainer), 4)
-        fault = (cause, "fail", message, remedy, where, float(count), 0.0, step, epoch)
+        fault = (cause, level, message, remedy, where, float(count), 0.0, step, epoch)
         self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

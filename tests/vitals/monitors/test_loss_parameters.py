@@ -309,3 +309,26 @@ def test_a_training_that_never_steps_is_told(act: Any, said: str | None) -> None
     found = look(ByHand(act), max_epochs=7)
     assert [said in finding.message for finding in found if said] == ([True] if said else [])
     assert bool(found) is bool(said)
+
+
+class Halves(ByHand):
+    """Two halves of a network, each with an optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), 1e-3) for part in (self.net[1], self.net[-1])]
+
+
+def first_alone(module: Any, optimizers: Any, loss: Tensor, number: int) -> None:
+    module.manual_backward(loss)
+    optimizers[0].step()
+
+
+def second_past_lightning(module: Any, optimizers: Any, loss: Tensor, number: int) -> None:
+    first_alone(module, optimizers, loss, number)
+    optimizers[1].optimizer.step()
+
+
+@pytest.mark.parametrize(("act", "levels"), [(first_alone, ["warn"]), (second_past_lightning, [])])
+def test_an_optimizer_that_is_never_asked_for_a_step_is_told(act: Any, levels: list[str]) -> None:
+    found = look(Halves(act), max_epochs=7, limit_val_batches=0)  # before which Lightning clears gradients
+    assert [finding.level for finding in found] == levels
