@@ -336,7 +336,7 @@ class LossParameters(Monitor):
         self.active, self.strays = False, {}
         step, epoch = trainer.global_step + 1, round(epoch_of(trainer), 4)
         fault = (cause, level, message, remedy, where, float(count), 0.0, step, epoch)
-        self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+        self.findings.append(Finding(*fault, exact=True))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.batch = None
