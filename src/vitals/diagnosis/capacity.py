@@ -77,7 +77,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         )
 
 
-@needs("activation_variance/", verdict="features the same for all")
+@needs("activation_variance/", "gradient_variance/", verdict="features the same for all")
 def features_lost(run: Run) -> Iterator[Finding]:
     """In a training without classes a layer comes to give the same for every sample, and the one after it
     lives on what comes from elsewhere."""

@@ -286,8 +286,8 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     if others := _other_targets(run):
         message += f": {others}"
         remedy = (
-            "Scale the targets of both by the same figures; split at random, not a sorted table, unless it "
-            "is one in time."
+            "Scale the targets of both by the same figures; split at random, not a sorted table, but a "
+            "series in time by its order."
         )
     yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
 
