@@ -136,6 +136,7 @@ class Run:
 
     @property
     def has_class_numbers(self) -> bool:
+        """Whether the targets are class numbers, so that accuracies can be told."""
         return math.isfinite(self.chance_accuracy)
 
     @property
