@@ -152,6 +152,16 @@ def test_a_rate_is_not_too_high_where_a_higher_one_does_better_than_a_lower() ->
         assert ("learning-rate-too-high" in found) is alarmed
 
 
+def test_classes_that_the_beginning_of_an_ordered_stream_lacks_follow_from_its_order() -> None:
+    order = Finding("data-not-shuffled", "warn", "sorted", "Shuffle.", "labels", 0.5, 0.1)
+    for drawn_evenly, found in (
+        (1.0, ["train-val-mismatch", "data-not-shuffled"]),
+        (0.0, ["data-not-shuffled"]),
+    ):
+        run = record(measured={"validation/unshown": [0.5], "facts/train_as_is": [drawn_evenly]})
+        assert alarms(run, [order]) == found
+
+
 def test_a_loss_of_parts_may_rise_and_fall_again_while_the_run_goes_on() -> None:
     unknown = {"facts/chance_loss": [math.nan], "facts/chance_accuracy": [math.nan]}
     unknown |= {"accuracy/train_eval": [], "accuracy/val_eval": []}
