@@ -126,12 +126,12 @@ class NonFinite(Monitor):
         step = trainer.global_step
         if self.due(step, self.flushed):
             self.flushed = step
-            self.guarded(self._flush, trainer, pl_module)
+            self.guarded(self._flush, trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.guarded(self._flush, trainer, pl_module)
+        self.guarded(self._flush, trainer)
 
-    def _flush(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _flush(self, trainer: L.Trainer) -> None:
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
