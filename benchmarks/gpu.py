@@ -127,8 +127,9 @@ class Clock(L.Callback):
     """Writes to the run's folder how many seconds went by from the first step to the last figure of the test,
     with all that the callbacks do between them."""
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.start = _now()
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0:  # after the checks, which `on_train_start` has
+            self.start = _now()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         (Path(trainer.default_root_dir) / "seconds").write_text(repr(_now() - self.start))

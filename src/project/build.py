@@ -170,7 +170,7 @@ def _network(config: DictConfig, **facts: int) -> nn.Module:
     if _channels_last(config):
         network = network.to(memory_format=torch.channels_last)
     if config.compile:
-        network.compile()
+        network.compile(mode=None if config.compile is True else config.compile)
     return network
 
 

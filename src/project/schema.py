@@ -65,6 +65,8 @@ class Network(types.Component):
     ours = NETWORKS
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     norm: Literal["batch", "group", "layer", "none"] = "batch"
+    norm_scale: types.Switch = True
+    norm_momentum: types.ShareBetween = 0.1
     dropout: types.ShareBelowOne = 0.0
     channels_last: types.Switch = False
     whiten: types.Switch = False
@@ -81,7 +83,7 @@ class Network(types.Component):
 
 
 class Optimizer(types.Component):
-    ours = ("torch.optim.", "timm.optim.")
+    ours = (OURS, "torch.optim.")
     common = ("lr", "momentum", "betas", "weight_decay", "decay_bias_and_norm")
     stand_ins: ClassVar = {"lr": 1.0}
     lr: types.Positive
@@ -93,7 +95,13 @@ class Optimizer(types.Component):
     alpha: types.ShareBelowOne = 0.99
     rho: types.ShareBelowOne = 0.9
     eps: types.NonNegative = 1e-8
-    fallback_lr_scale: types.Positive = 1.0
+    normalize: types.Switch = False
+    rest: Literal["adamw", "sgd"] = "adamw"
+    rest_lr_scale: types.Positive = 1.0
+    rest_weight_decay: types.NonNegative = 0.0
+    rest_momentum: types.ShareBelowOne = 0.0
+    head_lr_scale: types.Positive | None = None
+    head_weight_decay: types.NonNegative = 0.0
     ns_steps: types.Count = 5
     max_iter: types.Count = 20
     history_size: types.Count = 10
@@ -132,7 +140,10 @@ class MomentumSchedule(types.Component):
 class Experiment(types.RunSchema):
     """The whole configuration of `scripts/train.py`."""
 
-    compile: types.Switch
+    compile: Annotated[
+        types.Switch | Literal["default", "reduce-overhead", "max-autotune"],
+        Field(description="true or false, or default, reduce-overhead or max-autotune"),
+    ]
     data: Data
     module: Module
     network: Network

@@ -58,10 +58,13 @@ class RandomCropFlip:
         self.padding, self.flip, self.channels_last = padding, flip, channels_last
         height, width = images.shape[-2:]
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
-        # By numpy: torch reflects no bytes.
-        padded = torch.from_numpy(np.pad(images.cpu().numpy(), border, mode="reflect"))
-        padded = padded.to(images.device).contiguous(memory_format=layout)
+        size = (*images.shape[:2], height + 2 * padding, width + 2 * padding)
+        padded = torch.empty(size, dtype=images.dtype, device=images.device, memory_format=layout)
+        padded[:, :, padding : padding + height, padding : padding + width] = images
+        for dim, pixels in enumerate((height, width), 2):  # torch's own pad reflects no bytes
+            before, after = (padded.narrow(dim, start, padding) for start in (0, padding + pixels))
+            before.copy_(padded.narrow(dim, padding + 1, padding).flip(dim))
+            after.copy_(padded.narrow(dim, pixels - 1, padding).flip(dim))
         # Every window of every image, without a copy: N×(2p+1)×(2p+1)×C×H×W, or C last.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         self.windows = windows.permute(0, 2, 3, 4, 5, 1) if channels_last else windows.movedim(1, 3)

@@ -15,6 +15,7 @@ from vitals.errors import UserError
 from vitals.length import total_epochs
 
 EVALUATION_BATCH_SIZE = 500
+"""Images evaluated at once; as many as a batch of the training has, up to twice as many."""
 
 
 @dataclass(eq=False)
@@ -113,11 +114,11 @@ class ImageData(L.LightningDataModule):
 
     def val_dataloader(self) -> EvaluationBatches:
         """The validation images, un-augmented."""
-        return EvaluationBatches(self.validation, EVALUATION_BATCH_SIZE, **self._settings())
+        return EvaluationBatches(self.validation, self._evaluated(), **self._settings())
 
     def test_dataloader(self) -> EvaluationBatches:
         """The test images, un-augmented."""
-        return EvaluationBatches(self.test, EVALUATION_BATCH_SIZE, **self._settings())
+        return EvaluationBatches(self.test, self._evaluated(), **self._settings())
 
     def state_dict(self) -> dict[str, Any]:
         """What the weights were trained on: class names and normalisation, in plain types."""
@@ -139,6 +140,9 @@ class ImageData(L.LightningDataModule):
             raise UserError(
                 f"the images are not those that the checkpoint was trained on: here {here}; there {its}."
             )
+
+    def _evaluated(self) -> int:
+        return min(max(EVALUATION_BATCH_SIZE, self.batch_size or 0), 2 * EVALUATION_BATCH_SIZE)
 
     def _settings(self) -> dict[str, Any]:
         """What all batches have in common; without a trainer they are for one process, on the CPU."""

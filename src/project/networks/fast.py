@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from project.networks.initialization import dirac
 from project.networks.layers import ACTIVATIONS, conv_block, mean_and_head
@@ -22,6 +22,8 @@ class Fast(nn.Sequential):
         kernel_size, stride: of the first convolution.
         widths: channels of each block.
         depth: convolutions of each block.
+        norm_scale: whether the scales of BatchNorm learn, too.
+        norm_momentum: share of a batch in the running statistics of BatchNorm, above 0 and below 1.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Fast(nn.Sequential):
         depth: int = 2,
         activation: str = "silu",
         norm: str = "batch",
+        norm_scale: bool = True,
+        norm_momentum: float = 0.1,
         dropout: float = 0.0,
         initialization: Callable[..., None] = dirac,
     ) -> None:
@@ -51,7 +55,18 @@ class Fast(nn.Sequential):
             first.insert(1, nn.MaxPool2d(2))  # before the norm, which has less to do then
             blocks.append(nn.Sequential(first, *[block(width, width) for _ in range(depth - 1)]))
         head = nn.Linear(widths[-1], num_classes)
-        end = mean_and_head(dropout, head) | {"pool": nn.AdaptiveMaxPool2d(1)}
+        end = mean_and_head(dropout, head) | {"pool": Maximum()}
         start = nn.Sequential(nn.Conv2d(in_channels, stem, kernel_size, stride), ACTIVATIONS[activation]())
         super().__init__(OrderedDict(stem=start, blocks=blocks, **end))
         initialization(self, head=head, activation=activation)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = norm_momentum
+                layer.weight.requires_grad_(norm_scale)
+
+
+class Maximum(nn.Module):
+    """The maximum over the image, N×C×H×W to N×C×1×1: faster than torch's adaptive pool."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.amax((2, 3), keepdim=True)

@@ -12,6 +12,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 from project.optim import schedules
+from project.optim.muon import muon
 from vitals.runs.instantiate import bound, locate
 
 
@@ -38,23 +39,6 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(
-    network: nn.Module, lr: float, fallback_lr_scale: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Parameter groups for `timm.optim.Muon`: `filters`, whose steps are made orthogonal, and `rest`.
-
-    The rest is what AdamW trains: biases, norm scales, and the head, the last matrix of the network (Keller
-    Jordan, 2024). Its rate is `fallback_lr_scale` times `lr`, and it does not decay.
-    """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    rest = [parameter for parameter in parameters if parameter.ndim < 2] + matrices[-1:]
-    filters = {"params": matrices[:-1], "lr": lr, "weight_decay": weight_decay, "name": "filters"}
-    other = {"lr": lr * fallback_lr_scale, "weight_decay": 0.0, "use_fallback": True, "nesterov": False}
-    groups: list[dict[str, Any]] = [filters, {"params": rest, **other, "name": "rest"}]
-    return [group for group in groups if group["params"]]
-
-
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 Length = float | Callable[[], float]
 
@@ -73,11 +57,9 @@ def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
 def _make_optimizer(made: partial[Optimizer], decay_bias_and_norm: bool, network: nn.Module) -> Optimizer:
     if made.func is LBFGS:  # takes no parameter groups
         return made([parameter for parameter in network.parameters() if parameter.requires_grad])
+    if made.func is muon:
+        return made(network)
     arguments = dict(made.keywords)
-    if made.func.__module__.startswith("timm.optim.muon"):
-        of_groups = {"lr": 0.02, "fallback_lr_scale": 1.0, "weight_decay": 0.0}  # timm's own defaults
-        of_groups |= {name: arguments.pop(name) for name in of_groups if name in arguments}
-        return made.func(muon_groups(network, **of_groups), **arguments)
     groups = parameter_groups(network, arguments.pop("weight_decay", 0.0), decay_bias_and_norm)
     return made.func(groups, **arguments)
 
@@ -150,7 +132,7 @@ def momentum_schedule(config: Mapping[str, Any]) -> Callable[..., float] | None:
 def set_momentum(optimizer: Optimizer, momentum: float) -> None:
     """Set the momentum of every parameter group; for Adam and its relatives that is β₁."""
     for group in optimizer.param_groups:
-        if "momentum" not in group or group.get("use_fallback"):
-            group["betas"] = (momentum, *group["betas"][1:])
-        else:
+        if "momentum" in group:
             group["momentum"] = momentum
+        else:
+            group["betas"] = (momentum, *group["betas"][1:])

@@ -4,12 +4,12 @@ from itertools import islice
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from vitals.averaging.validation import on_all_processes
 from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
 from vitals.probes.copies import NoOp
+from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
@@ -39,7 +39,7 @@ def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
 
     def run(batch: Any) -> None:
         prepared = preparation(batch)
-        with trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
+        with trainer.precision_plugin.train_step_context(), eagerly():
             owner._trainer = facts
             owner.training_step(prepared, *where)
 

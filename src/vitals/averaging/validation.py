@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vitals.errors import UserError, reason_of
+from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import successive_batches
 from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
@@ -123,7 +124,7 @@ def _readings(trainer: L.Trainer, owner: L.LightningModule) -> _Readings:
             part.reset()
     owner.eval()
     indexed = is_param_in_hook_signature(owner.validation_step, "batch_idx", min_args=2)
-    precision, eager = trainer.precision_plugin.val_step_context(), torch.compiler.set_stance("force_eager")
+    precision, eager = trainer.precision_plugin.val_step_context(), eagerly()
     with torch.no_grad(), precision, eager:
         owner._trainer = facts  # type: ignore[assignment]
         owner.on_validation_epoch_start()

@@ -21,6 +21,7 @@ from vitals.checks.training_setup import TrainingSetup, lack, training_setup
 from vitals.errors import ChecksFailed, reason_of
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
+from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import StreamOnly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, samples_in
@@ -149,7 +150,7 @@ class SanityChecks(L.Callback):
         options = replace(self.options, budget=Budget(left, pace))
         self.gathered = self.first = None
         try:
-            with isolated_rng(), torch.compiler.set_stance("force_eager"):
+            with isolated_rng(), eagerly():
                 assert setup.step is not None
                 step = setup.step
                 inputs = [step.network_inputs(each, step.owner.training_step) for each in whole]

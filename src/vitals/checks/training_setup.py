@@ -22,6 +22,7 @@ from vitals.errors import UserError
 from vitals.measures.fresh_draws import fresh_share
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
+from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import (
     drawn_places,
     random_batches,
@@ -246,7 +247,7 @@ def training_setup(
 def _setup(
     trainer: L.Trainer, module: L.LightningModule, samples: int, batch: Any, shared: bool
 ) -> TrainingSetup:
-    with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with isolated_rng(seed=0), torch.enable_grad(), eagerly():
         owner, optimizers = copies_of(module, trainer.optimizers, shared)
         mute(owner)
         facts: Any = stand_in(trainer, training=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitals.findings import Finding
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.monitors.monitor import Monitor, epoch_of
+from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, first_samples
 from vitals.probes.stand_in import stand_in
@@ -134,7 +135,7 @@ class DataOrder(Monitor):
         twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(self.batch)
-        with isolated_rng(seed=0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        with isolated_rng(seed=0), torch.enable_grad(), eagerly():
             step = TrainingStep(twin.module, stand_in(trainer, training=True), self.batch)
         return step.class_numbers and step.target_rows == (place,)
 

@@ -18,6 +18,7 @@ from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, f
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.monitors.monitor import Monitor
 from vitals.monitors.update_ratio import shown_name
+from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.training_step import Reached
 from vitals.probes.twin import Twin
@@ -147,7 +148,7 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
         if isinstance(part, WEIGHTED):
             hooks.append(part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs)))
     try:
-        with isolated_rng(seed=0), torch.compiler.set_stance("force_eager"):
+        with isolated_rng(seed=0), eagerly():
             twin.training_loss(batch)
     except Reached:
         pass

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 from vitals.errors import UserError
 from vitals.measures.norms import dense
 from vitals.probes.copies import copied
+from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.untouched import GUARDED, Shared
 
@@ -180,7 +181,7 @@ def trial(
     through. A compiled model is copied as it was before compilation. Behind the block the copy's parameters
     are empty. Raises `UserError` where a copy fails.
     """
-    with isolated_rng(0), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with isolated_rng(0), torch.enable_grad(), eagerly():
         memo: dict[int, Any] = {}
         model_copy = copied(getattr(model, "_orig_mod", model), memo)
         # A plain function holds nothing of the model that a copy could replace.

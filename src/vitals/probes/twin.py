@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from vitals.errors import UserError
 from vitals.probes.copies import copied
+from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples
 from vitals.probes.stand_in import attach, mute, stand_in
@@ -106,7 +107,7 @@ class Twin:
         of reach, for a step may change them later than at its rehearsal; `UserError` if it does."""
         precision = self.trainer.precision_plugin.forward_context()
         guarded = self.module.parameters() if self.shares else ()
-        with precision, torch.compiler.set_stance("force_eager"), untouched(guarded):
+        with precision, eagerly(), untouched(guarded):
             yield
 
     def training_loss(self, batch: Any) -> Tensor:

@@ -1,6 +1,7 @@
-"""Trainings on a device of its own, in a process of their own: torch keeps a device until the process ends.
+"""Trainings on a device, in a process of their own: torch keeps the host's until the process ends.
 
-`python trainings.py FOLDER` leaves FOLDER/seen.json, which `test_device.py` reads.
+`python trainings.py FOLDER DEVICE`, `hostdevice` or `cuda`, leaves FOLDER/seen.json, which `test_device.py`
+reads.
 """
 
 import json
@@ -140,7 +141,7 @@ def fit(
     folder: Path, module: L.LightningModule, *callbacks: L.Callback, on: str, epochs: int = 2
 ) -> L.Trainer:
     torch.manual_seed(0)
-    where: dict[str, Any] = {"accelerator": "cpu"} if on == "cpu" else {"strategy": strategy()}
+    where: dict[str, Any] = {"strategy": strategy()} if on == NAME else {"accelerator": on, "devices": 1}
     trainer = L.Trainer(
         max_epochs=epochs,
         default_root_dir=folder,
@@ -148,6 +149,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        deterministic=on == "cuda",
         log_every_n_steps=LOOKS,
         **where,
     )
@@ -166,9 +168,9 @@ def weights(module: nn.Module) -> str:
     return "".join(values.cpu().numpy().tobytes().hex() for values in module.state_dict().values())
 
 
-def watched_and_not(folder: Path) -> dict[str, Any]:
+def watched_and_not(folder: Path, device: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for on in ("cpu", NAME):
+    for on in ("cpu", device):
         for kind, make in (("classifier", Classifier), ("adversaries", Adversaries)):
             plain, watched, seen = make(), make(), folder / f"{on}-{kind}"
             fit(folder / "plain", plain, on=on)
@@ -181,56 +183,58 @@ def watched_and_not(folder: Path) -> dict[str, Any]:
     return found
 
 
-def without_double(folder: Path) -> dict[str, Any]:
+def without_double(folder: Path, device: str) -> dict[str, Any]:
     """On a device that has no float64; from here on this one has none."""
     torch.ops.host_device.without_double()
     has_double.cache_clear()
     found = {}
     for kind, make in (("classifier", Classifier), ("adversaries", Adversaries)):
         module = make()
-        fit(folder / kind, module, *diagnostics(budget=60), on=NAME)
+        fit(folder / kind, module, *diagnostics(budget=60), on=device)
         found[kind] = {"watched": weights(module), "verdicts": verdicts(folder / kind)}
     return found
 
 
-def averaged(folder: Path) -> dict[str, str]:
+def averaged(folder: Path, device: str) -> dict[str, str]:
     found = {}
-    for on in ("cpu", NAME):
+    for on in ("cpu", device):
         module = Classifier()
         fit(folder, module, WeightAverage(start=0.5), on=on)
         found[on] = weights(module)
     return found
 
 
-def not_finite(folder: Path) -> dict[str, Any]:
+def not_finite(folder: Path, device: str) -> dict[str, Any]:
     found = {}
     for trouble in (nan_image, nan_weight, huge_weights, infinite_loss):
         watch = NonFinite(LOOKS)
-        fit(folder, Classifier(trouble), watch, on=NAME, epochs=1)
+        fit(folder, Classifier(trouble), watch, on=device, epochs=1)
         found[trouble.__name__] = [
             [each.where, each.step, each.message, each.exact] for each in watch.findings
         ]
     module = Classifier(infinite_loss)
-    fit(folder, module, NonFinite(LOOKS), OnNonFinite("skip"), on=NAME, epochs=1)
+    fit(folder, module, NonFinite(LOOKS), OnNonFinite("skip"), on=device, epochs=1)
     found["skipped"] = [bool(values.isfinite().all()) for values in module.state_dict().values()]
     return found
 
 
-def waits(folder: Path) -> dict[str, list[int]]:
+def waits(folder: Path, device: str) -> dict[str, list[int]]:
     found = {}
     for name, callbacks in (("plain", []), ("watched", diagnostics(budget=0.5))):
         counted = Waits()
-        fit(folder / "waits", Classifier(), *callbacks, counted, on=NAME, epochs=10)
+        fit(folder / "waits", Classifier(), *callbacks, counted, on=device, epochs=10)
         found[name] = counted.of_step
     return found
 
 
-def main(folder: Path) -> None:
-    make_device()
-    parts = (watched_and_not, averaged, not_finite, waits, without_double)
-    seen = {part.__name__: part(folder / part.__name__) for part in parts}
+def main(folder: Path, device: str) -> None:
+    parts: list[Callable[[Path, str], Any]] = [watched_and_not, averaged, not_finite]
+    if device == NAME:
+        make_device()
+        parts += [waits, without_double]
+    seen = {part.__name__: part(folder / part.__name__, device) for part in parts}
     (folder / "seen.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

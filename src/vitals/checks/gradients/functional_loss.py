@@ -30,6 +30,7 @@ from vitals.measures.double import has_double
 from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
+from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.untouched import untouched
 
@@ -302,7 +303,7 @@ def undisturbed(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eagerly())
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(dtype)  # for what a forward creates, such as a recurrent net's first state
         yield

@@ -6,6 +6,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+LOOKS = 20
+"""A second, whether something is to be drawn."""
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's RichProgressBar, with epochs counted from 1, redrawn every `interval` seconds, not batches:
@@ -13,9 +16,15 @@ class ProgressBar(RichProgressBar):
     2.6 it draws up to 100 times a second."""
 
     def __init__(self, interval: float = 1.0) -> None:
-        super().__init__(refresh_rate=1)  # in batches; since 2.6 per second
+        super().__init__()
         self.interval = interval
         self.drawn = 0.0
+
+    @property
+    def refresh_rate(self) -> float:
+        """Batches between two updates, 1; since Lightning 2.6 looks per second of a thread that draws, whose
+        last one every end of a training or a test waits for."""
+        return min(super().refresh_rate, LOOKS)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
