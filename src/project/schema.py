@@ -65,8 +65,6 @@ class Network(types.Component):
     ours = NETWORKS
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     norm: Literal["batch", "group", "layer", "none"] = "batch"
-    norm_scale: types.Switch = True
-    norm_momentum: types.ShareBetween = 0.1
     dropout: types.ShareBelowOne = 0.0
     channels_last: types.Switch = False
     whiten: types.Switch = False
@@ -96,12 +94,7 @@ class Optimizer(types.Component):
     rho: types.ShareBelowOne = 0.9
     eps: types.NonNegative = 1e-8
     normalize: types.Switch = False
-    rest: Literal["adamw", "sgd"] = "adamw"
     rest_lr_scale: types.Positive = 1.0
-    rest_weight_decay: types.NonNegative = 0.0
-    rest_momentum: types.ShareBelowOne = 0.0
-    head_lr_scale: types.Positive | None = None
-    head_weight_decay: types.NonNegative = 0.0
     ns_steps: types.Count = 5
     max_iter: types.Count = 20
     history_size: types.Count = 10

@@ -95,7 +95,7 @@ class ImageData(L.LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        channels, height, width = self.train.images.shape[1:]
+        channels, height, width = self.train.stored.shape[1:]
         return channels, height, width
 
     def sample(self, count: int) -> Tensor:

@@ -22,8 +22,6 @@ class Fast(nn.Sequential):
         kernel_size, stride: of the first convolution.
         widths: channels of each block.
         depth: convolutions of each block.
-        norm_scale: whether the scales of BatchNorm learn, too.
-        norm_momentum: share of a batch in the running statistics of BatchNorm, above 0 and below 1.
     """
 
     def __init__(
@@ -38,8 +36,6 @@ class Fast(nn.Sequential):
         depth: int = 2,
         activation: str = "silu",
         norm: str = "batch",
-        norm_scale: bool = True,
-        norm_momentum: float = 0.1,
         dropout: float = 0.0,
         initialization: Callable[..., None] = dirac,
     ) -> None:
@@ -59,10 +55,6 @@ class Fast(nn.Sequential):
         start = nn.Sequential(nn.Conv2d(in_channels, stem, kernel_size, stride), ACTIVATIONS[activation]())
         super().__init__(OrderedDict(stem=start, blocks=blocks, **end))
         initialization(self, head=head, activation=activation)
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = norm_momentum
-                layer.weight.requires_grad_(norm_scale)
 
 
 class Maximum(nn.Module):

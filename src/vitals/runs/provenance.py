@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def provenance() -> dict[str, Any]:
         "command": shlex.join([*program(), *sys.argv[1:]]),
         "working_folder": os.getcwd(),
         "git": git_state(Path(__file__).parent),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {
             "host": platform.node(),
             "system": platform.platform(),
@@ -31,6 +31,14 @@ def provenance() -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())],
         },
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, but found by PYTHONPATH, say."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def usable_cpus() -> int:

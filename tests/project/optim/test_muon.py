@@ -2,6 +2,7 @@ import copy
 import io
 
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
@@ -26,14 +27,13 @@ def test_matrices_taken_together_and_one_by_one_have_the_same_directions():
     updates = [torch.randn(shape) for shape in [(8, 3, 3, 3), (4, 8, 3, 3), (20, 5), (2, 16)]]
     for one, among in zip(orthogonalized(updates, 5, False), orthogonalized(updates, 5, True), strict=True):
         assert one.shape == among.shape
-        torch.testing.assert_close(one, among, rtol=0, atol=0.02)  # in 16 bits
-        singular = torch.linalg.svdvals(one.flatten(1))
+        torch.testing.assert_close(one, among, rtol=0, atol=0.03)  # in 16 bits
+        singular = torch.linalg.svdvals(one.flatten(1).float())
         assert 0.6 < singular.min() <= singular.max() < 1.3
 
 
-@pytest.mark.parametrize("rest", ["adamw", "sgd"])
-def test_a_copy_and_one_that_is_loaded_go_on_as_the_optimizer_itself(rest):
-    options = {"lr": 0.02, "rest": rest, "rest_momentum": 0.85, "head_weight_decay": 0.1, "weight_decay": 0.1}
+def test_a_copy_and_one_that_is_loaded_go_on_as_the_optimizer_itself():
+    options = {"lr": 0.02, "weight_decay": 0.1}
     network = network_with_gradients()
     optimizer = muon(network, **options)
     optimizer.step()
@@ -58,15 +58,21 @@ def test_a_copy_and_one_that_is_loaded_go_on_as_the_optimizer_itself(rest):
             assert torch.equal(mine, theirs)
 
 
-def test_sgd_trains_the_rest_as_torch_does():
+def test_steps_are_those_of_timm_of_filters_to_the_bit():
     network, other = network_with_gradients(), network_with_gradients()
-    ours = muon(network, lr=0.1, rest="sgd", rest_lr_scale=2.0, rest_momentum=0.8)
-    theirs = torch.optim.SGD([other[1].weight, other[4].bias], lr=0.2, momentum=0.8, nesterov=True)
+    options = {"lr": 0.02, "momentum": 0.6, "ns_steps": 3, "weight_decay": 0.1}
+    ours = muon(network, **options)
+    rest = [other[1].weight, other[1].bias, other[2].bias, other[4].bias, other[4].weight]
+    groups = [{"params": [other[0].weight, other[2].weight]}]
+    groups.append({"params": rest, "use_fallback": True, "weight_decay": 0.0, "nesterov": False})
+    theirs = timm.optim.Muon(groups, nesterov=True, adjust_lr_fn=None, **options)
     for _ in range(3):
         ours.step()
         theirs.step()
-    assert torch.equal(network[1].weight, other[1].weight)
-    assert torch.equal(network[4].bias, other[4].bias)
+    for mine, its in zip(values(network), values(other), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
+    assert torch.equal(network[0].weight, other[0].weight)
+    assert torch.equal(network[2].weight, other[2].weight)
 
 
 def test_normalized_filters_have_a_norm_of_1_before_a_step():

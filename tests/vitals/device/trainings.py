@@ -174,7 +174,7 @@ def watched_and_not(folder: Path, device: str) -> dict[str, Any]:
         for kind, make in (("classifier", Classifier), ("adversaries", Adversaries)):
             plain, watched, seen = make(), make(), folder / f"{on}-{kind}"
             fit(folder / "plain", plain, on=on)
-            fit(seen, watched, *diagnostics(budget=60), on=on)
+            fit(seen, watched, *diagnostics(budget=math.inf), on=on)
             found[f"{on} {kind}"] = {
                 "plain": weights(plain),
                 "watched": weights(watched),
@@ -190,7 +190,7 @@ def without_double(folder: Path, device: str) -> dict[str, Any]:
     found = {}
     for kind, make in (("classifier", Classifier), ("adversaries", Adversaries)):
         module = make()
-        fit(folder / kind, module, *diagnostics(budget=60), on=device)
+        fit(folder / kind, module, *diagnostics(budget=math.inf), on=device)
         found[kind] = {"watched": weights(module), "verdicts": verdicts(folder / kind)}
     return found
 
