@@ -227,7 +227,7 @@ def test_every_optimizer_goes_with_every_schedule(compose, optimizer_name, sched
     for step in range(steps_per_epoch * epochs):
         before = [parameter.detach().clone() for parameter in network.parameters()]
         for group in optimizer.param_groups:
-            scale = config.optimizer.rest_lr_scale if group["name"] == "rest" else 1
+            scale = config.optimizer.rest_lr_scale if group.get("name") == "rest" else 1
             assert group["lr"] == pytest.approx(config.optimizer.lr * scale * share(step), rel=1e-9)
         assert optimizer.step(closure).isfinite()
         if optimizer_name != "lbfgs":  # which may have arrived
