@@ -78,6 +78,9 @@ def known() -> tuple[DictConfig, Overrides]:
         "num_workers=4": "without workers: leave it out.",
         "data.num_workers=4": "without workers: leave it out.",
         "trainer.max_stepz=3": "max_steps",
+        "callbacks.histograms.every=5": "callbacks.histograms.every_n_steps=5?",
+        "checkpoint.every=5": "checkpoint.every_minutes=5 or checkpoint.every_n_steps=5?",
+        "stop=true": "stop_hopeless=true?",
     }.items(),
 )
 def test_a_key_by_the_name_of_another_template_is_answered_with_ours(

@@ -133,7 +133,9 @@ def did_you_mean_key(
     for sentence, names in WITHOUT.items():
         if name in names.split() and "trainer" in config:
             return sentence
-    found = [elsewhere, _words(name, value, config, groups)]
+    begun = (own for own in _keys(config) if own.startswith(f"{'.'.join(parts)}_"))
+    longer = (words for own in begun for words in _with_value(own, value, {}))
+    found = [elsewhere, longer, _words(name, value, config, groups)]
     # A key with its group is probably one of it, and any other may be anybody's.
     for words in found if "." in key else reversed(found):
         if several := list(dict.fromkeys(itertools.islice(words, 3))):
