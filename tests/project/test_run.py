@@ -388,6 +388,15 @@ def test_the_last_checkpoint_is_of_the_last_epoch_even_where_nothing_improved(tm
     assert checkpoint(tmp_path, "best.ckpt")["epoch"] < 2
 
 
+def test_a_metric_that_the_validation_does_not_log_is_told_after_the_first_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config("metric.name=accuracy_val", "trainer.max_epochs=2"), RunFolder(tmp_path), train)
+    said = capsys.readouterr().out
+    assert said.count("metric.name=accuracy_val was not logged by the validation") == 1
+    assert "did you mean accuracy/val?" in said
+
+
 @pytest.mark.parametrize(("split", "metric"), [("test", "test/accuracy"), ("val", "best/accuracy_val")])
 def test_evaluation_from_the_folder_alone_gives_the_figures_of_the_run(
     split: str, metric: str, finished: tuple[Path, dict[str, float]]

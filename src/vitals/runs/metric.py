@@ -5,9 +5,11 @@ nothing else knows the name of a metric. Importable without torch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
+
+from vitals.errors import did_you_mean
 
 Mode = Literal["max", "min"]
 Row = Mapping[str, float]
@@ -62,6 +64,15 @@ class Metric:
     def is_share(self) -> bool:
         """Whether scores are best read in percent: an accuracy is, an error in its own unit is not."""
         return self.mode == "max"
+
+    def missing_from(self, logged: Iterable[str]) -> str:
+        """What is said where a validation does not log this metric, but other names."""
+        logged = list(logged)
+        validated = [name for name in logged if bare_name(name) != name and "train" not in name]
+        return (
+            f"metric.name={self.name} was not logged by the validation, so that no epoch is the best: "
+            f"{did_you_mean(self.name, validated or logged)}"
+        )
 
     def text(self, score: float | None, digits: int = 2) -> str:
         """A score as people read it: `76.10%`, or `0.0512` where less is better; `–` where there is none."""

@@ -16,6 +16,7 @@ from vitals.measures.finite import first_non_finite
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.metric import Metric, bare_name
 from vitals.runs.position import Position
+from vitals.runs.terminal import print_as_it_is
 
 OF_EPOCH = re.compile(r"best_epoch\d{3}[\d.]*_.*\.ckpt")
 """Names of the best; a file that the user has given another name is his."""
@@ -77,6 +78,8 @@ class Checkpoints(Checkpoint):
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.due = False
         """Whether the state is to be saved before the next batch."""
+        self.told = False
+        """Whether it was looked at, and said, that the validation does not log the metric."""
         self.ended_amid = False
         """Whether `previous.ckpt` is where the training ended, before its last epoch was closed."""
 
@@ -198,6 +201,10 @@ class Checkpoints(Checkpoint):
             self.validated = None
             return
         now = self._judge(trainer, epochs_done(trainer))
+        if self.validated is not None and self.best is None and not self.told and trainer.is_global_zero:
+            self.told = True
+            if self.metric.name not in now:
+                print_as_it_is(f"warning: {self.metric.missing_from(trainer.callback_metrics)}")
         self.validated = None
         place = self.position.at_epoch_end(trainer)
         self._save(trainer, place | {"ended_amid": self.ended_amid})
