@@ -99,15 +99,11 @@ class Budget:
             if time.perf_counter() > latest and self.left < 0:
                 raise BudgetSpent
 
-        handle = register_module_forward_pre_hook(look)
-        try:
-            with warnings.catch_warnings():
-                # torch.compile calls it twice as often, or breaks its graph there, which does no harm.
-                told = r".*(global hooks on modules|builtin time\.perf_counter)"
-                warnings.filterwarnings("ignore", message=told)
-                yield
-        finally:
-            handle.remove()
+        with register_module_forward_pre_hook(look), warnings.catch_warnings():
+            # torch.compile calls it twice as often, or breaks its graph there, which does no harm.
+            told = r".*(global hooks on modules|builtin time\.perf_counter)"
+            warnings.filterwarnings("ignore", message=told)
+            yield
 
 
 def by_what_they_tell(name: str) -> int:

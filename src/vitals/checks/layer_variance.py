@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -328,13 +329,11 @@ def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSig
 
         return hook
 
-    handles = [module.register_forward_pre_hook(record(name)) for name, module in _weighted(copies.model)]
-    try:
+    with ExitStack() as stack:
+        for name, module in _weighted(copies.model):
+            stack.enter_context(module.register_forward_pre_hook(record(name)))
         with watch:
             copies.outputs(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return tuple(rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -36,7 +36,7 @@ from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
-from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept
+from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept, modes_kept
 from vitals.probes.trial import Loss, copies_of
 from vitals.probes.untouched import GUARDED, ChangesParameters
 
@@ -338,25 +338,17 @@ def _draws(loader: Any) -> tuple[int, int, int]:
 
 def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:
     """Training samples as validation would see them."""
-    facts, owner = step.trainer, step.owner
-    step.trainer = stand_in(trainer, training=False)
-    modes = [(part, part.training) for part in owner.modules()]
     taken: list[tuple[Tensor, ...]] = []
     count = 0
-    try:
-        preparation = BatchPreparation(trainer, owner, step.trainer)
+    with _validating(trainer, step) as preparation:
         loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
         for batch in map(preparation, random_batches(loader, samples)):
-            owner.eval()
-            inputs = step.network_inputs(batch, owner.training_step)
+            step.owner.eval()
+            inputs = step.network_inputs(batch, step.owner.training_step)
             taken.append(_flat(inputs, step.targets(batch)))
             count += len(inputs)
             if count >= samples:
                 break
-    finally:
-        step.trainer = facts
-        for part, mode in modes:
-            part.training = mode
     inputs, *targets = joined(taken)
     return inputs[:samples], targets[0][:samples]
 
@@ -470,27 +462,23 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     owner = step.owner
     if not is_overridden("validation_step", owner, L.LightningModule):
         return None
-    modes = [(part, part.training) for part in owner.modules()]
     seen: list[bool] = []
-    hooks = [
-        part.register_forward_pre_hook(lambda part, arguments: seen.append(part.training))
-        for part in owner.children()
-        if next(part.parameters(), None) is not None
-    ]
-    facts = stand_in(trainer, training=False)
+
+    def look(part: nn.Module, arguments: Any) -> None:
+        seen.append(part.training)
+
     try:
-        batch = next(successive_batches(validation_loader(trainer)))
-        prepared = BatchPreparation(trainer, owner, facts)(batch)
-        owner.eval()
-        with torch.no_grad():
-            call_step(owner.validation_step, prepared)
+        with ExitStack() as stack, modes_kept(owner):
+            for part in owner.children():
+                if next(part.parameters(), None) is not None:
+                    stack.enter_context(part.register_forward_pre_hook(look))
+            batch = next(successive_batches(validation_loader(trainer)))
+            prepared = BatchPreparation(trainer, owner, stand_in(trainer, training=False))(batch)
+            owner.eval()
+            with torch.no_grad():
+                call_step(owner.validation_step, prepared)
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for part, mode in modes:
-            part.training = mode
     return any(seen) if seen else None
 
 
@@ -499,28 +487,31 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
     owner = step.owner
     if not is_overridden("validation_step", owner, L.LightningModule):
         return None, None
-    modes = [(part, part.training) for part in owner.modules()]
-    facts = step.trainer
-    step.trainer = stand_in(trainer, training=False)
     inputs, training = [], False
     try:
-        preparation = BatchPreparation(trainer, owner, step.trainer)
-        count = 0
-        for batch in random_batches(validation_loader(trainer), VALIDATION_SAMPLES):
-            owner.eval()
-            inputs.append(step.network_inputs(preparation(batch), owner.validation_step))
-            # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.
-            training = training or (step.network is not None and step.network.training)
-            count += len(inputs[-1])
-            if count >= VALIDATION_SAMPLES:
-                break
+        with _validating(trainer, step) as preparation:
+            for batch in random_batches(validation_loader(trainer), VALIDATION_SAMPLES):
+                owner.eval()
+                inputs.append(step.network_inputs(preparation(batch), owner.validation_step))
+                # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.
+                training = training or (step.network is not None and step.network.training)
+                if sum(map(len, inputs)) >= VALIDATION_SAMPLES:
+                    break
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None, None
+    return (torch.cat(inputs), training) if inputs else (None, None)
+
+
+@contextmanager
+def _validating(trainer: L.Trainer, step: TrainingStep) -> Iterator[BatchPreparation]:
+    """Inside the block the step is asked as in a validation, whose batches are prepared by what it gives;
+    modes are put back at its end."""
+    facts, step.trainer = step.trainer, stand_in(trainer, training=False)
+    try:
+        with modes_kept(step.owner):
+            yield BatchPreparation(trainer, step.owner, step.trainer)
     finally:
         step.trainer = facts
-        for part, mode in modes:
-            part.training = mode
-    return (torch.cat(inputs), training) if inputs else (None, None)
 
 
 def _is_random(step: TrainingStep) -> bool:

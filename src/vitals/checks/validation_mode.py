@@ -3,7 +3,7 @@
 Dropout may not care for the mode of the network, such as `F.dropout(x, 0.5)` in a `forward`.
 """
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +39,12 @@ def dropout_left_on(model: nn.Module, inputs: Inputs) -> list[str]:
     """
     model.eval()
     watch = _Watch()
-    handles = []
-    for module in model.modules():
-        if isinstance(module, _DropoutNd):
-            handles.append(module.register_forward_pre_hook(watch.enter))
-            handles.append(module.register_forward_hook(watch.leave))
-    try:
-        with torch.no_grad(), watch:
-            model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad(), watch:
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):
+                stack.enter_context(module.register_forward_pre_hook(watch.enter))
+                stack.enter_context(module.register_forward_hook(watch.leave))
+        model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     return list(watch.seen)
 
 

@@ -26,11 +26,11 @@ from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError, listed
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.layer_outputs import WEIGHTED
-from vitals.probes.training_step import TrainingStep
+from vitals.probes.training_step import TrainingStep, modes_kept
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -119,8 +119,8 @@ class Wiring:
         if self.heard < UNHEARD:
             seen = f"The loss depends on the outputs of {self.heard:.1%} of the samples of a batch alone."
             remedy = "Take the loss of the outputs of the whole batch, not of what a loop has left last."
-            fault = ("batch-too-small", "fail", seen, remedy, "loss", self.heard, UNHEARD)
-            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+            deaf = Finding("batch-too-small", "fail", seen, remedy, "loss", self.heard, UNHEARD, exact=True)
+            found.append(deaf)
         if not found:
             seen = "Every parameter gets a gradient and a step"
             seen += "." if math.isnan(self.leak) else ", and no sample's output depends on the others."
@@ -164,102 +164,86 @@ class Wiring:
     def _modes(self) -> list[Finding]:
         if not self.eval_layers:
             return []
-        count = len(self.eval_layers)
-        seen = f"{count} layer(s) are in evaluation mode during training: {_listed(self.eval_layers)}."
+        names = self.eval_layers
+        seen = f"{len(names)} layer(s) are in evaluation mode during training: {_listed(names)}."
         remedy = "Call model.train() before training, and eval() nowhere but in validation."
-        return [Finding("eval-mode-training", "fail", seen, remedy, self.eval_layers[0], count, 0)]
+        return [_fault("eval-mode-training", "fail", seen, remedy, names)]
 
     def _optimizer(self) -> list[Finding]:
-        if self.frozen_fresh:
-            count = len(self.frozen_fresh)
+        if names := self.frozen_fresh:
             seen = (
-                f"{count} layers, most of the network, are frozen at weights that look freshly drawn, not "
-                f"pretrained: {_listed(self.frozen_fresh)}."
+                f"{len(names)} layers, most of the network, are frozen at weights that look freshly drawn, "
+                f"not pretrained: {_listed(names)}."
             )
             remedy = "Load the trained weights before they are frozen, or take requires_grad=False away."
-            return [Finding("frozen-parameters", "warn", seen, remedy, self.frozen_fresh[0], count, 0)]
-        if not self.not_in_optimizer or self.later:
+            return [_fault("frozen-parameters", "warn", seen, remedy, names)]
+        names = self.not_in_optimizer
+        if not names or self.later:
             return []
-        count = len(self.not_in_optimizer)
-        seen = f"{count} parameter(s) get no step from the optimizer: {_listed(self.not_in_optimizer)}"
+        seen = f"{len(names)} parameter(s) get no step from the optimizer: {_listed(names)}"
         seen += f"; it holds {self.foreign} of another model." if self.foreign else "."
         remedy = "Hand the optimizer all parameters, or set requires_grad=False on those that are to stay."
-        return [Finding("frozen-parameters", "fail", seen, remedy, self.not_in_optimizer[0], count, 0)]
+        return [_fault("frozen-parameters", "fail", seen, remedy, names)]
 
     def _gradients(self) -> list[Finding]:
-        found = []
-        if self.non_finite:
-            count = len(self.non_finite)
-            seen = f"The gradient of {count} parameter(s) is not finite: {_listed(self.non_finite)}."
+        if names := self.non_finite:
+            seen = f"The gradient of {len(names)} parameter(s) is not finite: {_listed(names)}."
             remedy = (
                 "Look for a square root, logarithm, norm or division at zero; its slope is infinite there."
             )
-            return [Finding("non-finite-loss", "fail", seen, remedy, self.non_finite[0], count, 0)]
-        if self.unreached:
-            count = len(self.unreached)
-            seen = f"The loss does not depend on {count} parameter(s): {_listed(self.unreached)}."
+            return [_fault("non-finite-loss", "fail", seen, remedy, names)]
+        found = []
+        if names := self.unreached:
+            seen = f"The loss does not depend on {len(names)} parameter(s): {_listed(names)}."
             remedy = "Look for a layer that forward() leaves out."
             if self.matter[0]:
                 seen = (
-                    f"{count} parameter(s) change the outputs, but no gradient gets to them: "
-                    f"{_listed(self.unreached)}."
+                    f"{len(names)} parameter(s) change the outputs, but no gradient gets to them: "
+                    f"{_listed(names)}."
                 )
                 remedy = (
                     "Look for detach(), no_grad(), .data, numpy() or argmax behind them, and for "
                     "checkpoint(use_reentrant=True), which passes none where its input needs none."
                 )
-            found.append(Finding("frozen-parameters", "warn", seen, remedy, self.unreached[0], count, 0))
-        if self.duplicates:
-            seen = (
-                "All units of a layer start with the same weights and so stay alike: "
-                f"{_listed(self.duplicates)}."
-            )
+            found.append(_fault("frozen-parameters", "warn", seen, remedy, names))
+        if names := self.duplicates:
+            seen = f"All units of a layer start with the same weights and so stay alike: {_listed(names)}."
             remedy = "Draw the weights at random, at He's or Xavier's scale."
-            found.append(
-                Finding(
-                    "bad-initialization", "fail", seen, remedy, self.duplicates[0], len(self.duplicates), 0
-                )
-            )
+            found.append(_fault("bad-initialization", "fail", seen, remedy, names))
         elif self.zero_gradient:
-            if self.dead is not None:
-                return [*found, self.dead]
-            count = len(self.zero_gradient)
-            if self.matter[1]:
-                seen = (
-                    f"The gradient of {count} weight(s) is exactly zero for all samples, though the outputs "
-                    f"change with them: {_listed(self.zero_gradient)}. A function with steps is behind them."
-                )
-                remedy = (
-                    "Look for sign, round, floor or a comparison; let the gradient pass it, as in "
-                    "x + (step(x) - x).detach()."
-                )
-                fault = ("vanishing-gradients", "fail", seen, remedy, self.zero_gradient[0], count, 0)
-                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
-            if self.cut_off and self.one_share:
-                seen = (
-                    "The network has one output, and that is the same for every sample whatever the weights "
-                    "are, as behind a softmax over this single output."
-                )
-                remedy = "Put a sigmoid there, or give the softmax two outputs."
-                fault = ("saturated-activations", "fail", seen, remedy, "outputs", 1, 1)
-                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
-            if self.cut_off:
-                seen = (
-                    f"The outputs do not change with {count} weight(s), though forward() uses them: "
-                    f"{_listed(self.zero_gradient)}. What they give is masked, multiplied by zero, or left "
-                    f"behind."
-                )
-                remedy = (
-                    "Look at masks, at factors that are 0 and no parameters, and at what forward() returns."
-                )
-                fault = ("frozen-parameters", "fail", seen, remedy, self.zero_gradient[0], count, 0)
-                return [*found, Finding(*fault, exact=True)]  # type: ignore[arg-type]
-            seen = f"The gradient of {count} weight(s) is exactly zero: {_listed(self.zero_gradient)}."
-            remedy = "Look for a layer behind them that passes no gradient: saturated, all zero, or rounding."
-            found.append(
-                Finding("vanishing-gradients", "warn", seen, remedy, self.zero_gradient[0], count, 0)
-            )
+            found.append(self.dead or self._zero())
         return found
+
+    def _zero(self) -> Finding:
+        """Why gradients are exactly zero, where no unit is dead."""
+        names = self.zero_gradient
+        if self.matter[1]:
+            seen = (
+                f"The gradient of {len(names)} weight(s) is exactly zero for all samples, though the outputs "
+                f"change with them: {_listed(names)}. A function with steps is behind them."
+            )
+            remedy = (
+                "Look for sign, round, floor or a comparison; let the gradient pass it, as in "
+                "x + (step(x) - x).detach()."
+            )
+            return _fault("vanishing-gradients", "fail", seen, remedy, names, exact=True)
+        if self.cut_off and self.one_share:
+            seen = (
+                "The network has one output, and that is the same for every sample whatever the weights "
+                "are, as behind a softmax over this single output."
+            )
+            remedy = "Put a sigmoid there, or give the softmax two outputs."
+            return Finding("saturated-activations", "fail", seen, remedy, "outputs", 1, 1, exact=True)
+        if self.cut_off:
+            seen = (
+                f"The outputs do not change with {len(names)} weight(s), though forward() uses them: "
+                f"{_listed(names)}. What they give is masked, multiplied by zero, or left behind."
+            )
+            remedy = "Look at masks, at factors that are 0 and no parameters, and at what forward() returns."
+            return _fault("frozen-parameters", "fail", seen, remedy, names, exact=True)
+        seen = f"The gradient of {len(names)} weight(s) is exactly zero: {_listed(names)}."
+        remedy = "Look for a layer behind them that passes no gradient: saturated, all zero, or rounding."
+        return _fault("vanishing-gradients", "warn", seen, remedy, names)
 
     def _leak(self) -> list[Finding]:
         if not self.leak > LEAK or (self.over_batch and self.softmax_twice):
@@ -442,16 +426,14 @@ def _bounded(copies: Trial, inputs: Inputs) -> bool:
     """Whether the outputs stay between 0 and 1 for inputs and parameters that are far larger; inputs alone
     say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
     large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
-    modes = [(part, part.training) for part in copies.model.modules()]
-    copies.model.eval()
     wide = [each for each in copies.model.parameters() if each.dtype in (torch.float32, torch.float64)]
     for parameter in wide:
         parameter.mul_(LARGE)
-    outputs = copies.outputs(large)
+    with modes_kept(copies.model):
+        copies.model.eval()
+        outputs = copies.outputs(large)
     for parameter in wide:
         parameter.div_(LARGE)
-    for part, mode in modes:
-        part.training = mode
     return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
@@ -515,6 +497,13 @@ def _dead_layer(model: nn.Module, inputs: Inputs) -> Finding | None:
     except UserError:  # no layer whose input could be measured
         return None
     return next((finding for finding in found if finding.cause == "dead-relu"), None)
+
+
+def _fault(
+    cause: str, level: Level, seen: str, remedy: str, names: Sequence[str], exact: bool = False
+) -> Finding:
+    """What is said of so many layers or parameters, of which there should be none."""
+    return Finding(cause, level, seen, remedy, names[0], len(names), 0, exact=exact)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What each layer gives in one forward pass, activation included, in the order of execution."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,17 +75,12 @@ def layer_outputs(model: nn.Module) -> Iterator[list[LayerOutput]]:
 
         return record
 
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED)
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, WEIGHTED):
+                stack.enter_context(module.register_forward_hook(hook(name)))
         with torch.compiler.set_stance("force_eager"), _Activations(outputs):
             yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Activations(TorchFunctionMode):

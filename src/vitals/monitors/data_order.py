@@ -1,6 +1,5 @@
 """In what order the training data come, and whether they repeat: read off the batches of the training."""
 
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from vitals.findings import Finding
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
-from vitals.monitors.monitor import Monitor, epoch_of
+from vitals.monitors.monitor import Monitor
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, first_samples
@@ -109,12 +108,12 @@ class DataOrder(Monitor):
                 classes = int(torch.stack([batch.max() for batch in batches]).max()) + 1
                 alike = class_order(batches, classes) if classes <= MOST_CLASSES else (0.0, 0.0)
                 if is_sorted(*alike) and self._is_label(trainer, module, place):
-                    self._say(trainer, not_shuffled(alike[0]))
+                    self.say(trainer, not_shuffled(alike[0]))
             self._count(trainer, prints)
         elif self.before is not None and len(prints) >= FEWEST_LABELS and torch.equal(prints, self.before):
             message = f"The first {len(prints)} samples come in the same order in both of the first epochs."
             remedy = "Give the training loader shuffle=True, or another seed for each epoch."
-            self._say(trainer, Finding("data-not-shuffled", "note", message, remedy, "batches"))
+            self.say(trainer, Finding("data-not-shuffled", "note", message, remedy, "batches"))
         self.before = prints
 
     def _count(self, trainer: L.Trainer, prints: Tensor) -> None:
@@ -128,7 +127,7 @@ class DataOrder(Monitor):
             message = f"Among the first {seen} samples of the training {different} are different."
             remedy = "See whether the loader is to draw from so few, over and over."
             share = different / seen
-            self._say(trainer, Finding("overfitting", "note", message, remedy, "batches", share, REPEATED))
+            self.say(trainer, Finding("overfitting", "note", message, remedy, "batches", share, REPEATED))
 
     def _is_label(self, trainer: L.Trainer, module: L.LightningModule, place: int) -> bool:
         """Whether this row of a batch is the class numbers that the loss takes, and no number of a task."""
@@ -138,7 +137,3 @@ class DataOrder(Monitor):
         with isolated_rng(seed=0), torch.enable_grad(), eagerly():
             step = TrainingStep(twin.module, stand_in(trainer, training=True), self.batch)
         return step.class_numbers and step.target_rows == (place,)
-
-    def _say(self, trainer: L.Trainer, finding: Finding) -> None:
-        step, epoch = trainer.global_step, round(epoch_of(trainer), 4)
-        self.findings.append(replace(finding, step=step, epoch=epoch))

@@ -4,6 +4,8 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import lightning as L
@@ -11,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
@@ -132,7 +133,7 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
     """Name and input shape of the first weighted layer to be executed."""
     reached: list[tuple[str, torch.Size]] = []
 
-    def stop(name: str, inputs: Any) -> None:
+    def stop(name: str, module: Any, inputs: Any) -> None:
         reached.append((name, inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else torch.Size()))
         raise Reached
 
@@ -142,19 +143,14 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             shapes.setdefault("images", inputs[0].shape)
 
-    hooks: list[RemovableHandle] = []
-    for name, part in twin.module.named_modules():
-        hooks.append(part.register_forward_pre_hook(network_input))
-        if isinstance(part, WEIGHTED):
-            hooks.append(part.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, inputs)))
-    try:
+    with suppress(Reached), ExitStack() as stack:
+        for name, part in twin.module.named_modules():
+            stack.enter_context(part.register_forward_pre_hook(network_input))
+            if isinstance(part, WEIGHTED):
+                hook = partial(stop, name)
+                stack.enter_context(part.register_forward_pre_hook(hook))
         with isolated_rng(seed=0), eagerly():
             twin.training_loss(batch)
-    except Reached:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not reached:
         raise UserError("the training step runs no linear or convolutional layer.")
     [(name, shape)] = reached

@@ -1,6 +1,6 @@
 """Are layers in training mode when training, and in evaluation mode when validating?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
-from vitals.monitors.monitor import Monitor, epoch_of
+from vitals.monitors.monitor import Monitor
 from vitals.recorder import recorder_of
 
 LOOKS = 2
@@ -138,26 +138,24 @@ class Modes(Monitor):
             "Copy the buffers with the parameters, as AveragedModel(use_buffers=True) does for an average, "
             "or estimate them anew before validation (update_bn)."
         )
-        place = trainer.global_step, round(epoch_of(trainer), 4)
-        fault = ("train-val-mismatch", "fail", message, remedy, names[0], float(len(names)), 0.0, *place)
-        self.findings.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+        count = float(len(names))
+        fault = Finding("train-val-mismatch", "fail", message, remedy, names[0], count, 0.0, exact=True)
+        self.say(trainer, fault)
 
-    @staticmethod
-    def _look(trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
-        watched = list(_trainable_parts(module))
-        recorder = recorder_of(trainer)
-        if watched and recorder:
-            share = sum(part.training is training for part in watched) / len(watched)
-            recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+    def _look(self, trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
+        self._share(trainer, tag, [part.training is training for part in _trainable_parts(module)])
 
-    @staticmethod
-    def _look_at_norms(trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _look_at_norms(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         parts = _trainable_parts(module)
         norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
+        without = [not norm.training and not has_statistics(norm) for norm in norms]
+        self._share(trainer, "modes/norms_without_statistics", without)
+
+    @staticmethod
+    def _share(trainer: L.Trainer, tag: str, those: Sequence[bool]) -> None:
         recorder = recorder_of(trainer)
-        if norms and recorder:
-            share = sum(not norm.training and not has_statistics(norm) for norm in norms) / len(norms)
-            tag = "modes/norms_without_statistics"
+        if those and recorder:
+            share = sum(those) / len(those)
             recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial, wraps
 from typing import Any, ClassVar
 
@@ -196,6 +196,11 @@ class Monitor(L.Callback):
         name = type(self).__name__
         message = f"{name}: {reason_of(error)}"
         self.findings.append(Finding("skipped", "note", message, where=name, station=self.station))
+
+    def say(self, trainer: L.Trainer, finding: Finding) -> None:
+        """Add a finding of the present step."""
+        step, epoch = trainer.global_step, round(epoch_of(trainer), 4)
+        self.findings.append(replace(finding, step=step, epoch=epoch))
 
     def record(
         self, trainer: L.Trainer, scalars: Mapping[str, float], further: Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.own_time import own_time
@@ -51,23 +52,17 @@ def probe_rates(
     module, whose hooks prepare the batches; None makes one. `UserError` if something cannot be copied, or it
     takes more than so many `seconds`.
     """
-    if len(trainer.optimizers) != 1:
-        raise UserError("the rate is probed for one optimizer alone.")
+    _require_one_optimizer(trainer)
     end = own_time() + seconds
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, shared or Twin(trainer, module))
-        for factor in FACTORS:  # each trains a copy of its own, parameters and all
-            own, [optimizer] = copies_of(module, trainer.optimizers)
-            optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
-            restore_configured_rates(optimizer)
+        for factor in FACTORS:
+            twin, optimizer = _copies(trainer, module)
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * factor
-            twin = Twin(trainer, own)
-            twin.original = own
-            torch.manual_seed(0)
             losses[factor] = _loss_after(twin, optimizer, batches, end)
-            del own, optimizer, twin  # room for the next one
+            del twin, optimizer  # room for the next one
             if own_time() > end:
                 raise UserError("the rate takes too long to probe.")
     return losses
@@ -77,18 +72,13 @@ def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin)
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
     optimizer was configured with; None where its steps are of another kind, and for a large network, of which
     a second derivative takes several copies. Arguments and `UserError` as of `probe_rates`."""
-    if len(trainer.optimizers) != 1:
-        raise UserError("the rate is probed for one optimizer alone.")
+    _require_one_optimizer(trainer)
     if is_large(module.parameters()):
         return None
     end = own_time() + CURVATURE_SECONDS
     with isolated_rng(seed=0), torch.enable_grad():
         [batch] = _batches(trainer, shared, count=1)
-        own, [optimizer] = copies_of(module, trainer.optimizers)
-        restore_configured_rates(optimizer)
-        twin = Twin(trainer, own)
-        twin.original = own
-        torch.manual_seed(0)
+        twin, optimizer = _copies(trainer, module)
         return curvature(lambda: twin.training_loss(batch), optimizer, end=end)
 
 
@@ -104,24 +94,37 @@ def rate_from_start(
     loss, and the loss that it has after `STEPS` steps: `working_rate`, above `rate` where `higher`, else
     below, for what `probe_rates` does, from the state `start` before the first step; NaN if none was found.
     Batches of the loader are joined to at least `batch` samples. `UserError` as of `probe_rates`."""
-    if len(trainer.optimizers) != 1:
-        raise UserError("the rate is probed for one optimizer alone.")
+    _require_one_optimizer(trainer)
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, Twin(trainer, module), batch)
 
         def loss_after(rate: float, end: float = math.inf) -> float:
-            own, [optimizer] = copies_of(module, trainer.optimizers)
-            optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
-            own.load_state_dict(start)
+            twin, optimizer = _copies(trainer, module)
+            twin.original.load_state_dict(start)
+            twin.refresh()
             optimizer.state.clear()
             set_rate(optimizer, rate)
-            twin = Twin(trainer, own)
-            twin.original = own
-            torch.manual_seed(0)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
         works = working_rate(loss_after, loss_after(0.0), rate, higher)
         return works, loss_after(works) if math.isfinite(works) else math.nan
+
+
+def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:
+    """A copy of the module that trains by itself, parameters and all, and of its one optimizer at the rates
+    that were configured; random numbers begin anew."""
+    own, [optimizer] = copies_of(module, trainer.optimizers)
+    optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
+    restore_configured_rates(optimizer)
+    twin = Twin(trainer, own)
+    twin.original = own
+    torch.manual_seed(0)
+    return twin, optimizer
+
+
+def _require_one_optimizer(trainer: L.Trainer) -> None:
+    if len(trainer.optimizers) != 1:
+        raise UserError("the rate is probed for one optimizer alone.")
 
 
 def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = math.inf) -> float:

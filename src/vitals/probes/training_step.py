@@ -353,16 +353,13 @@ class TrainingStep:
             reached.append((arguments, options))
             raise Reached
 
-        handle = network.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
+        with network.register_forward_pre_hook(stop, with_kwargs=True):
             for number in range(EVERY_THIRD):
                 with suppress(Reached), unchanged_but_modes(self.owner), torch.no_grad():
                     attach(self.owner, self.trainer)
                     call_step(step, batch, number)
                 if reached:
                     break
-        finally:
-            handle.remove()
         arguments, options = reached[0] if reached else ((), {})
         if len(arguments) != 1 or options or not isinstance(arguments[0], Tensor) or arguments[0].ndim < 2:
             raise UserError("the network is not called with one tensor.")
@@ -439,11 +436,8 @@ class TrainingStep:
         with ExitStack() as stack, buffers_kept(self.owner), self.squashed:
             for module in self.owner.modules():
                 if next(module.parameters(), None) is not None and module not in through:
-                    for handle in (
-                        module.register_forward_pre_hook(enter),
-                        module.register_forward_hook(leave, with_kwargs=True),
-                    ):
-                        stack.callback(handle.remove)
+                    stack.enter_context(module.register_forward_pre_hook(enter))
+                    stack.enter_context(module.register_forward_hook(leave, with_kwargs=True))
             losses = step_losses(self.owner, self.trainer, batch)
         return calls, losses
 
@@ -538,12 +532,8 @@ class Path(StepModel):
             if len(reached) == self.calls:
                 raise Reached
 
-        handle = owner.get_submodule(self.last).register_forward_hook(stop)
-        try:
-            with suppress(Reached):
-                step_losses(owner, self.facts, self.rows.batch(rows))
-        finally:
-            handle.remove()
+        with owner.get_submodule(self.last).register_forward_hook(stop), suppress(Reached):
+            step_losses(owner, self.facts, self.rows.batch(rows))
         return reached[-1]
 
 
@@ -604,19 +594,27 @@ def buffers_kept(module: nn.Module, recurse: bool = True) -> Iterator[None]:
 @contextmanager
 def unchanged_but_modes(module: nn.Module) -> Iterator[None]:
     """`unchanged`, with the modes left as the block leaves them."""
-    with ExitStack() as stack:
-        modes: list[tuple[nn.Module, bool]] = []
-        stack.callback(lambda: _set_modes(modes))
-        stack.enter_context(unchanged(list(module.modules())))
-        try:
-            yield
-        finally:
-            modes += [(part, part.training) for part in module.modules()]
+    modes: list[tuple[nn.Module, bool]] = []
+    try:
+        with unchanged(list(module.modules())):
+            try:
+                yield
+            finally:
+                modes += [(part, part.training) for part in module.modules()]
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
-def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    for part, mode in modes:
-        part.training = mode
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put the modes of `module` and its parts back as they were before the block."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 class Reached(BaseException):
