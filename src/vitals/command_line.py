@@ -24,13 +24,14 @@ from string import Template
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vitals.errors import UserError, did_you_mean
-from vitals.files import FAILURES, CannotWrite, cannot_write
+from vitals.errors import UserError, did_you_mean, one_line
+from vitals.files import FAILURES, CannotWrite, cannot_write, require_writable
 from vitals.runs.allowed_targets import names_to_trust
 from vitals.runs.config.overrides import Overrides, groups, own_search_path, places_in, search_path
 from vitals.runs.config.resume import OF_SWEEPS, PATIENCE, resumed_config, same_run
@@ -72,6 +73,11 @@ def answers_mistakes() -> Iterator[None]:
             raise
         print(f"\n{error}", file=sys.stderr)
         sys.exit(error.code)
+    except yaml.YAMLError as error:  # of a configuration of somebody's own
+        if full_error:
+            raise
+        print(f"\nA configuration is no YAML: {one_line(error)}.", file=sys.stderr)
+        sys.exit(UserError.code)
     except Interrupted:
         print("\nInterrupted.", file=sys.stderr)
         raise
@@ -296,6 +302,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
         if resume is None and command.trains:
             folder = RunFolder(overrides.run_folder())
             folder.require_no_sweep("hydra.run.dir")
+            require_writable(folder.path, "hydra.run.dir")
             if folder.config.exists():
                 old = folder
                 old.require_free()

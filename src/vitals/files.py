@@ -352,6 +352,16 @@ def require_inside(folder: Path, paths: Iterable[Path]) -> None:
             )
 
 
+def require_writable(folder: Path, key: str) -> None:
+    """Make sure, without writing, that `folder`, which need not be there yet and is named by `key`, can be
+    written to; `UserError` saying why not."""
+    here = folder.absolute()
+    place = next(path for path in (here, *here.parents) if os.path.lexists(path))
+    why = "" if os.access(place, os.W_OK | os.X_OK) else f"there is no permission to write in {place}"
+    if why := why if place.is_dir() else f"{place} is no folder":
+        raise UserError(f"{folder} cannot be made: {why}; name another one with {key}=<folder>.")
+
+
 def existing_folder(path: Path | str, key: str, what: str, or_file: bool = False) -> Path:
     """The folder at `path`, where `~` is the home folder, that the user gave as `key`; with `or_file` it may
     be a file. `UserError` if there is none, with the nearest names beside it, or else with `what` should be

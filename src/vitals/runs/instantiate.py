@@ -27,7 +27,7 @@ from torch import nn
 from vitals.averaging.weight_average import WeightAverage
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
-from vitals.errors import UserError, did_you_mean, one_line
+from vitals.errors import UserError, did_you_mean, failed_at, one_line, reason_of
 from vitals.on_nonfinite import OnNonFinite
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.metric import bare_name
@@ -94,8 +94,9 @@ def locate(where: str, name: str) -> Any:
         raise UserError(f"{where}._target_={value} is not allowed: it must be a dotted name, package.Name.")
     try:
         return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}: {name} cannot be found: {one_line(error)}") from error
+    except Exception as error:  # of a module of somebody's own, which is imported here
+        said = reason_of(error) if failed_at(error) else one_line(error)
+        raise UserError(f"{where}: {name} cannot be found: {said}") from error
 
 
 def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:

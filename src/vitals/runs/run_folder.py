@@ -87,6 +87,13 @@ class RunFolder:
     def existing(cls, path: Path | str, key: str) -> Self:
         """The run folder at `path`, which the user gave as `key`; `UserError` if there is no folder, or it
         holds no run."""
+        given = Path(str(path)).expanduser()
+        for place in (given.parent, given.parent.parent):  # of a checkpoint, or of the folder of these
+            if (place / "status.json").is_file() and given.exists() and not (given / "config.yaml").is_file():
+                chosen = f" checkpoint={given.name}" * (key == "run" and given.suffix == ".ckpt")
+                raise UserError(
+                    f"{key}={path} lies in the folder of a run: did you mean {key}={place}{chosen}?"
+                )
         folder = cls(existing_folder(path, key, A_RUN))
         folder.require_no_sweep(key)
         if not folder.config.is_file():

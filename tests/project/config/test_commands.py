@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from project.schema import Experiment
-from vitals.command_line import CONFIGS
+from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
 from vitals.errors import UserError
 from vitals.runs.config.overrides import Overrides, groups, search_path
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check as check_values
 from vitals.runs.config.validation import check_run
+from vitals.runs.instantiate import locate
 
 ROOT = Path(__file__).parents[3]
 GROUPS = groups(search_path(ROOT / "configs", "train"))
@@ -313,6 +314,7 @@ def test_evaluation_answers_as_training_does(command, words):
         ("optimizer=rmspropp", ("optimizer=rmspropp", "did you mean rmsprop?")),
         ("trainer.max_epochs=ten", ("trainer.max_epochs=ten", COUNT)),
         ("-m optimizer.lr=0.1,abc", ("optimizer.lr=abc", RATE)),
+        ("data=digits hydra.run.dir=/dev/null", ("/dev/null is no folder", "hydra.run.dir=<folder>")),
     ],
 )
 def test_a_wrong_command_is_answered_without_importing_torch_or_leaving_a_folder(tmp_path, command, words):
@@ -332,3 +334,34 @@ def test_a_wrong_command_is_answered_without_importing_torch_or_leaving_a_folder
     assert "hydra" in imported
     assert not imported & {"torch", "lightning", "torchvision", "sklearn"}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("root: here\n  limit: 3\n", r"A configuration is no YAML: .*mine\.yaml\", line 2, column 8\."),
+        ("root: here\n", r"data\._target_ is missing: name the class .*, as in _target_: package\.Name"),
+    ],
+    ids=["no YAML", "no target"],
+)
+def test_a_configuration_of_ones_own_that_cannot_be_read_is_answered_by_a_sentence(
+    tmp_path, monkeypatch, capsys, file, said
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text(file)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"--config-dir={tmp_path}", "data=mine"])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    command = Command(ROOT / "configs", "train", partial(check_run, Experiment))
+    with pytest.raises(SystemExit, match="2"), answers_mistakes():
+        run_command(print, command)
+    assert re.fullmatch(said, capsys.readouterr().err.strip())
+
+
+def test_a_module_of_ones_own_that_cannot_be_imported_is_answered_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "half_written.py").write_text("def f(:\n")
+    (tmp_path / "divides.py").write_text("\nhalf = 1 / 0\n")
+    with pytest.raises(UserError, match=r"data: half_written\.Data .*\(half_written\.py, line 1\)"):
+        locate("data", "half_written.Data")
+    with pytest.raises(UserError, match=r"ZeroDivisionError at `half = 1 / 0` \(divides\.py, line 2\)"):
+        locate("data", "divides.Data")

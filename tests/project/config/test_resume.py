@@ -65,6 +65,17 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         RunFolder.existing(tmp_path / "nowhere", "resume")
 
 
+def test_a_checkpoint_is_answered_with_its_run(tmp_path):
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    for file in (run.config, run.status, run.last_checkpoint):
+        file.write_text("{}")
+    with pytest.raises(UserError, match=rf"did you mean run={tmp_path} checkpoint=last\.ckpt\?"):
+        RunFolder.existing(run.last_checkpoint, "run")
+    with pytest.raises(UserError, match=rf"did you mean resume={tmp_path}\?"):
+        RunFolder.existing(run.checkpoints, "resume")
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"resume=.* is not the folder of a run: it has no config\.yaml"):
         RunFolder.existing(tmp_path, "resume")

@@ -47,6 +47,17 @@ def job(tmp_path: Path):
     return job
 
 
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert Devices.found([1, 0]).names == ["1", "0"]
+    with pytest.raises(UserError, match=r"launcher.devices=\[0, 4\]: there is no GPU 4 here, but 0, 1"):
+        Devices.found([0, 4])
+
+
 def seen_by(job: Job) -> dict:
     content: dict = json.loads(job.log.read_text().splitlines()[-1])
     return content

@@ -15,6 +15,8 @@ from vitals.errors import UserError, listed
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.schema import Report, RunSchema
 
+NAMELESS = " is missing: name the class that is to be built, as in _target_: package.Name"
+"""What is said of a group without a target."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -41,6 +43,10 @@ def check(model: type[Model], config: DictConfig) -> Model:
             _key(model, problem["loc"]): _sentence(model, problem, config)
             for problem in reversed(error.errors())
         }
+        nameless = tuple(key.removesuffix("_target_") for key, said in sentences.items() if NAMELESS in said)
+        for key in [key for key in sentences if key.startswith(nameless)]:  # which nobody can know then
+            if NAMELESS not in sentences[key]:
+                del sentences[key]
         raise UserError("\n".join(reversed(sentences.values()))) from None
 
 
@@ -100,7 +106,7 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     """One sentence on one wrong value: key, value, and what is allowed."""
     key, value = _key(model, problem["loc"]), problem["input"]
     if problem["type"] == "missing":
-        return f"{key} is missing: give it a value."
+        return f"{key} is missing: give it a value." if not key.endswith("_target_") else f"{key}{NAMELESS}"
     field = _field(model, key)
     if problem["type"] == "extra_forbidden" or field is None:
         return f"{key} is not a key of this configuration; {_key_meant(key, value, config)}"

@@ -49,8 +49,16 @@ class Devices:
     @classmethod
     def found(cls, wanted: str | Sequence[int], jobs_per_device: int = 1) -> Self:
         """The devices that `launcher.devices` asks for: `auto` is every GPU, or where there is none a slot
-        for each CPU core; `cpu` these; else a list of numbers of GPUs."""
+        for each CPU core; `cpu` these; else a list of numbers of GPUs. `UserError` if one of them is known
+        not to be there."""
         if not isinstance(wanted, str):
+            known = visible_gpus()
+            missing = [number for number in wanted if str(number) not in known]
+            if missing and known and all(map(str.isdecimal, known)):
+                raise UserError(
+                    f"launcher.devices={list(wanted)}: there is no GPU {missing[0]} here, but "
+                    f"{', '.join(known)}."
+                )
             return cls([str(number) for number in wanted], jobs_per_device, are_gpus=True)
         if wanted == "auto" and (gpus := visible_gpus()):
             return cls(gpus, jobs_per_device, are_gpus=True)
