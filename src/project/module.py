@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
+from vitals.errors import UserError
 from vitals.length import steps_per_epoch, total_epochs
 from vitals.measures.batch_mean import BatchMean
 from vitals.runs.metric import Metric
@@ -114,7 +115,10 @@ class ImageClassifier(L.LightningModule):
         # Lightning would step a plateau scheduler only after the checkpoint has been saved, and a resumed run
         # would miss that step.
         if self.plateau is not None and not self.trainer.sanity_checking:
-            self.plateau.step(self.trainer.callback_metrics[self.metric.name])
+            logged = self.trainer.callback_metrics
+            if self.metric.name not in logged:
+                raise UserError(f"schedule=plateau: {self.metric.missing_from(logged)}")
+            self.plateau.step(logged[self.metric.name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.plateau is not None:

@@ -391,10 +391,13 @@ def test_the_last_checkpoint_is_of_the_last_epoch_even_where_nothing_improved(tm
 def test_a_metric_that_the_validation_does_not_log_is_told_after_the_first_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(config("metric.name=accuracy_val", "trainer.max_epochs=2"), RunFolder(tmp_path), train)
+    words = ["metric.name=accuracy_val", "trainer.max_epochs=2"]
+    run(config(*words, "callbacks=[light,early_stopping]"), RunFolder(tmp_path), train)
     said = capsys.readouterr().out
     assert said.count("metric.name=accuracy_val was not logged by the validation") == 1
     assert "did you mean accuracy/val?" in said
+    with pytest.raises(UserError, match=r"schedule=plateau: metric\.name=accuracy_val was not logged"):
+        run(config(*words, "schedule=plateau"), RunFolder(tmp_path / "plateau"), train)
 
 
 @pytest.mark.parametrize(("split", "metric"), [("test", "test/accuracy"), ("val", "best/accuracy_val")])
