@@ -270,7 +270,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
             f"hydra.sweep.dir={place} holds a sweep already: -m resume_sweep={shlex.quote(str(place))} goes "
             f"on with it, any other folder leaves it alone."
         )
-    for key in ("zip", "repeats"):
+    for key in OF_SWEEPS:  # a single run would pass over them in silence
         if overrides.value(key) is not None and not arguments.multirun:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
     resume = overrides.value("resume")

@@ -59,6 +59,8 @@ WRONG_NAMES = {
     "width=64": ("width", "did you mean network=mlp network.width=64?"),
     "logger.wandb.project=x": ("'logger' has no", "did you mean logger=wandb logger.wandb.project=x?"),
     "schedule=none": ("schedule=none", "did you mean constant?"),
+    "optimizer = adam seed=1": ("'optimizer'", "did you mean optimizer=adam, without spaces around =?"),
+    "metric=accuracy/val": ("metric=accuracy/val", "keys of its own, metric.name, metric.mode"),
     "data=images/x": ("data=images/x", "data.root=<folder>"),
     "pretrained=true": ("pretrained", "leave it out"),
     "trainer.track_grad_norm=2": ("trainer.track_grad_norm", "nor has Lightning's Trainer"),
@@ -314,6 +316,7 @@ def test_evaluation_answers_as_training_does(command, words):
         ("optimizer=rmspropp", ("optimizer=rmspropp", "did you mean rmsprop?")),
         ("trainer.max_epochs=ten", ("trainer.max_epochs=ten", COUNT)),
         ("-m optimizer.lr=0.1,abc", ("optimizer.lr=abc", RATE)),
+        ("data=digits search=random", ("search=… is a word of sweeps", "--multirun")),
         ("data=digits hydra.run.dir=/dev/null", ("/dev/null is no folder", "hydra.run.dir=<folder>")),
     ],
 )

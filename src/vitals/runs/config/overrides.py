@@ -145,6 +145,9 @@ class Overrides:
             raise UserError(f"the command line cannot be read: {one_line(error)}") from None
 
     def _suggest_word(self, word: str) -> str:
+        _, _, after = " ".join(self.arguments).partition(f"{word} = ")
+        if after:
+            return f"did you mean {word}={after.partition(' ')[0]}, without spaces around =?"
         for group, choices in self.groups.items():
             if word in choices:
                 return f"did you mean {group}={word}?"

@@ -34,6 +34,10 @@ def check(model: type[Model], config: DictConfig) -> Model:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value: set {error.full_key}=<value>.") from None
     except OmegaConfBaseException as error:
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        for name in model.model_fields:  # to which something else refers
+            if (keys := _keys_within(model, name)) and not isinstance(plain.get(name) or {}, dict):
+                raise UserError(f"{name}={plain[name]} is not allowed: {keys}.") from None
         raise UserError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from None
     try:
         return model.model_validate(values)
@@ -120,9 +124,8 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
         meant = did_you_mean_choice(str(value), choices)
         end = f": {meant}" if meant.startswith("did") else "."  # the others are named already
         return f"{key}={shown} is not one of {', '.join(choices)}{end}"
-    if problem["type"] == "model_type" and (inner := _inner_model(field)):
-        keys = listed(f"{key}.{name}" for name in inner.model_fields)
-        return f"{key}={shown} is not allowed: it has keys of its own, {keys}."
+    if problem["type"] == "model_type" and (keys := _keys_within(model, key)):
+        return f"{key}={shown} is not allowed: {keys}."
     allowed = _allowed(field) or problem["msg"].removeprefix("Input should be ")
     instead = ""
     if "whole number" in allowed and isinstance(value, float) and value.is_integer():
@@ -132,6 +135,14 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     elif isinstance(value, list) and "list" not in allowed:
         instead = f", or with -m several: {key}={','.join(map(str, value))}"
     return f"{key}={shown} is not allowed: it must be {allowed}{instead}."
+
+
+def _keys_within(model: Any, key: str) -> str:
+    """That `key` has keys of its own, and which; empty where it has none."""
+    inner = _inner_model(_field(model, key))
+    return (
+        f"it has keys of its own, {listed(f'{key}.{name}' for name in inner.model_fields)}" if inner else ""
+    )
 
 
 def _choices(kind: Any) -> list[str]:
