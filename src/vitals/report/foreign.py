@@ -6,7 +6,7 @@ Importable without torch.
 import csv
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -241,9 +241,11 @@ def _from_csv(path: Path, said: str) -> list[Raw]:
         raise UserError(f"{said}: the first line of {path.name} names no columns.")
     if not whole:
         raise UserError(f"{said}: {path.name} has no whole row under its first line.")
-    columns = {name: [row[place] for row in whole] for place, name in enumerate(header)}
-    epochs = _axis(columns, lambda name: tag_of_foreign(name) == ("epoch", "", ""))
-    steps = _axis(columns, lambda name: name.lower().rpartition("/")[2].replace(" ", "_") in STEPS)
+    given = {name: np.array([row[place] is not None for row in whole]) for place, name in enumerate(header)}
+    columns = {name: np.array([row[place] for row in whole], float) for place, name in enumerate(header)}
+    axes = [name for name in columns if given[name].any()]
+    epochs = next((columns[name] for name in axes if tag_of_foreign(name) == ("epoch", "", "")), None)
+    steps = next((columns[name] for name in axes if _counts_steps(name)), None)
     if epochs is None and steps is None:
         epochs = np.arange(len(whole), dtype=float)
     if steps is not None and epochs is not None:
@@ -255,23 +257,18 @@ def _from_csv(path: Path, said: str) -> list[Raw]:
     keep = ~(key > later)  # of a run that was resumed, the later rows hold
     nothing = np.full(len(whole), np.nan)
     raws = []
-    for name, cells in columns.items():
-        there = keep & np.array([cell is not None for cell in cells])
-        there &= ~_only_missing(np.array([math.nan if cell is None else cell for cell in cells]), there)
-        values = np.array([math.nan if cell is None else cell for cell in cells])[there]
-        at = nothing if steps is None else steps
-        when = nothing if epochs is None else epochs if steps is not None else _filled(epochs)
-        if len(values):
-            raws.append(Raw(name, at[there], when[there], values, nothing[there]))
+    at = nothing if steps is None else steps
+    when = nothing if epochs is None else epochs if steps is not None else _filled(epochs)
+    for name, values in columns.items():
+        there = keep & given[name]
+        there &= ~_only_missing(values, there)
+        if there.any():
+            raws.append(Raw(name, at[there], when[there], values[there], nothing[there]))
     return raws
 
 
-def _axis(columns: dict[str, list[float | None]], is_it: Callable[[str], bool]) -> Numbers | None:
-    """The first column that `is_it` says is an axis, with NaN in its gaps."""
-    for name, cells in columns.items():
-        if is_it(name) and any(cell is not None for cell in cells):
-            return np.array([math.nan if cell is None else cell for cell in cells])
-    return None
+def _counts_steps(name: str) -> bool:
+    return name.lower().rpartition("/")[2].replace(" ", "_") in STEPS
 
 
 def _filled(axis: Numbers | None) -> Numbers:
@@ -327,7 +324,7 @@ def _curves(found: list[Raw]) -> tuple[dict[str, Raw], list[str], str]:
     axes = [raw for raw, (quantity, *_) in known if quantity == "epoch"]
     known = [(raw, name) for raw, name in known if name[0] != "epoch"]
     others = sorted({raw.name for raw in found} - {raw.name for raw, _ in known} - {raw.name for raw in axes})
-    others = [name[:60] for name in others if name.lower().rpartition("/")[2] not in STEPS]
+    others = [name[:60] for name in others if not _counts_steps(name)]
     counts = _put_on_epochs([raw for raw, _ in known], axes)
     explicit = {(quantity, part) for _, (quantity, part, _) in known}
     kept: dict[str, Raw] = {}
