@@ -135,7 +135,7 @@ def check_gradients(
     with undisturbed(dtype, next(model.parameters()).device):
         burnt = None
         if burn_in_steps:
-            trained = copy(model, samples=batch_size(inputs), check_inputs=False)
+            trained = copy(model, samples=batch_size(inputs))
             before = finite_value(trained)
             burnt = _burn_in(trained, burn_in_steps)
             if not math.isfinite(burnt.loss_after):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import prod
-from statistics import median
 
 from vitals.checks.gradients.difference import UNCOMFORTABLE
 from vitals.checks.gradients.functional_loss import Part
@@ -96,10 +95,6 @@ class ParameterSummary:
     def relative_errors(self) -> list[float]:
         """Of the rows that count."""
         return [row.relative_error for row in self.rows if row.counts]
-
-    @property
-    def median_error(self) -> float | None:
-        return median(self.relative_errors) if self.relative_errors else None
 
     @property
     def max_error(self) -> float | None:

@@ -134,29 +134,16 @@ def _undecided(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         for s in summaries
         if s.finite and s.enough and _all_too_small(s) and s.largest_gradient >= TOO_SMALL
     ]
-    reasons = [
-        (
-            kinked,
-            "kinks of max-like operations lie within the smallest step, or functions with steps behind it.",
-            "Check with fewer examples, which have fewer kinks; past steps there is nothing to compare with.",
-        ),
-        (
-            noisy,
-            "it is drowned by the rounding errors of the loss.",
-            "Check in float64, and with a loss that does not subtract large numbers from each other.",
-        ),
-    ]
-    return [
-        Finding(
-            "skipped",
-            "note",
-            f"The gradient with respect to {listed(names)} was not checked: {why}",
-            remedy,
-            names[0],
-        )
-        for names, why, remedy in reasons
-        if names
-    ]
+    kinks = "kinks of max-like operations lie within the smallest step, or functions with steps behind it."
+    fewer = "Check with fewer examples, which have fewer kinks; past steps there is nothing to compare with."
+    rounding = "it is drowned by the rounding errors of the loss."
+    exacter = "Check in float64, and with a loss that does not subtract large numbers from each other."
+    found = []
+    for names, why, remedy in ((kinked, kinks, fewer), (noisy, rounding, exacter)):
+        if names:
+            seen = f"The gradient with respect to {listed(names)} was not checked: {why}"
+            found.append(Finding("skipped", "note", seen, remedy, names[0]))
+    return found
 
 
 def _decay_too_strong(group: str, ratio: float) -> Finding:

@@ -115,11 +115,11 @@ class FunctionalLoss:
         inputs: Any,
         targets: Any,
         *,
-        penalty: Penalty | None,
         samples: int,
         dtype: torch.dtype,
         seed: int,
-        check_inputs: bool,
+        penalty: Penalty | None = None,
+        check_inputs: bool = False,
         choose: Callable[[dict[str, Tensor]], list[str]] | None = None,
     ) -> None:
         check_parameters(model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from vitals.checks.gradients.comparison import BurnIn, Comparison, ParameterSummary
 from vitals.checks.gradients.findings import findings_of
@@ -63,9 +64,7 @@ class GradientCheck:
 
 
 def _cells(summary: ParameterSummary) -> Sequence[str]:
-    median_error, max_error = (
-        "-" if error is None else f"{error:.1e}" for error in (summary.median_error, summary.max_error)
-    )
+    errors = summary.relative_errors
     return (
         summary.parameter,
         "×".join(map(str, summary.shape)) or "scalar",
@@ -74,7 +73,6 @@ def _cells(summary: ParameterSummary) -> Sequence[str]:
         str(len(summary.rows)),
         str(summary.kinks),
         str(summary.too_small),
-        median_error,
-        max_error,
+        *(f"{of(errors):.1e}" if errors else "-" for of in (median, max)),
         {"note": "skipped"}.get(summary.level, summary.level),
     )

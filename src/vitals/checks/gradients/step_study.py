@@ -87,17 +87,7 @@ def step_size_study(
     check_numbers(elements, steps, dtype)
     check_parameters(model)
     with undisturbed(dtype, next(model.parameters()).device):
-        function = FunctionalLoss(
-            model,
-            loss,
-            inputs,
-            targets,
-            penalty=None,
-            samples=samples,
-            dtype=dtype,
-            seed=seed,
-            check_inputs=False,
-        )
+        function = FunctionalLoss(model, loss, inputs, targets, samples=samples, dtype=dtype, seed=seed)
         finite_value(function)
         _, gradients = function.value_and_gradients()
         differences = Differences(function.value, loss_scale(gradients), steps)
