@@ -28,14 +28,8 @@ SMALL, LARGE = 4, 64
 """Samples of the two passes that are timed."""
 QUICK = 0.25
 """Seconds of a step below which a second one is timed: the first of its shape has things to set up."""
-LATE = (
-    "regularization",
-    "tiny_subset",
-    "informative_inputs",
-    "gradients",
-    "gradients_after_burn_in",
-    "difference_step",
-)
+LATE: tuple[str, ...] = ("regularization", "tiny_subset", "informative_inputs")
+LATE += ("gradients", "gradients_after_burn_in", "difference_step")
 """Those made last, by what they find in a second: most of them train, or evaluate the loss many times."""
 
 

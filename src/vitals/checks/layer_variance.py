@@ -152,17 +152,8 @@ class LayerVariance:
         level: Level = "fail" if worst.dead > DEAD_ALL else "warn"
         message = f"After '{worst.name}' {worst.dead:.0%} of the channels are zero for every sample."
         remedy = "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU."
-        return [
-            Finding(
-                "dead-relu",
-                level,
-                message,
-                remedy,
-                worst.name,
-                worst.dead,
-                DEAD_ALL if level == "fail" else DEAD_MANY,
-            )
-        ]
+        limit = DEAD_ALL if level == "fail" else DEAD_MANY
+        return [Finding("dead-relu", level, message, remedy, worst.name, worst.dead, limit)]
 
     def _saturated(self) -> list[Finding]:
         if self.peaked > SATURATED_MOST:
@@ -353,14 +344,9 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
         saturated = float((values.abs() > SATURATED).float().mean())
     elif 0 <= low < 1 - SATURATED and SATURATED < high <= 1:
         saturated = float((((values > 0) & (values < 1 - SATURATED)) | (values > SATURATED)).float().mean())
-    return LayerSignal(
-        name,
-        float(values.var(correction=0)),
-        float(values.var(dim=0, correction=0).mean()),
-        float(dead.float().mean()),
-        saturated,
-        hard,
-    )
+    of_all, of_samples = values.var(correction=0), values.var(dim=0, correction=0).mean()
+    silent = float(dead.float().mean())
+    return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard)
 
 
 def _slope(layers: tuple[LayerSignal, ...]) -> float:

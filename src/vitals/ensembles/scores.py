@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -43,15 +44,9 @@ class Size:
 
 def scores(probabilities: Tensor, labels: Tensor) -> Scores:
     """Of `probabilities` (N, C) against `labels` (int64, N)."""
-    return Scores(
-        _share_right(probabilities.argmax(1), labels),
-        _nll(probabilities, labels),
-        float(
-            multiclass_calibration_error(
-                probabilities, labels, num_classes=probabilities.shape[1], n_bins=BINS, norm="l1"
-            )
-        ),
-    )
+    classes = probabilities.shape[1]
+    error = multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1")
+    return Scores(_share_right(probabilities.argmax(1), labels), _nll(probabilities, labels), float(error))
 
 
 def majority_vote(probabilities: Tensor) -> Tensor:
@@ -88,17 +83,8 @@ def by_size(probabilities: Tensor, labels: Tensor) -> list[Size]:
         accuracies = [_share_right(mean.argmax(1), labels) for mean in means]
         votes = [vote_accuracy(probabilities[subset], labels) for subset in chosen]
         likelihoods = [_nll(mean, labels) for mean in means]
-        sizes.append(
-            Size(
-                size,
-                len(chosen),
-                sum(accuracies) / len(chosen),
-                min(accuracies),
-                max(accuracies),
-                sum(votes) / len(chosen),
-                sum(likelihoods) / len(chosen),
-            )
-        )
+        figures = fmean(accuracies), min(accuracies), max(accuracies), fmean(votes), fmean(likelihoods)
+        sizes.append(Size(size, len(chosen), *figures))
     return sizes
 
 

@@ -23,30 +23,12 @@ from torch import Tensor, nn
 from vitals.errors import UserError, failed_at
 
 LIVE: tuple[type, ...] = (
-    threading.Thread,
-    socket.socket,
-    subprocess.Popen,
-    multiprocessing.process.BaseProcess,
-    io.FileIO,
-    io.BufferedReader,
-    io.BufferedWriter,
-    io.BufferedRandom,
-    io.TextIOWrapper,
+    *(threading.Thread, socket.socket, subprocess.Popen, multiprocessing.process.BaseProcess),
+    *(io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper),
 )
 """What a handle to the outside world holds: whoever has one would write or read twice if copied."""
-PLAIN: tuple[type, ...] = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    type,
-    np.ndarray,
-    torch.dtype,
-    torch.device,
-)
+PLAIN: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type)
+PLAIN += (np.ndarray, torch.dtype, torch.device)
 PLAIN += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 LARGE = 1000
 """Entries from which a list or table of plain values is taken for data, and not gone through."""

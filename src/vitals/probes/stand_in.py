@@ -74,6 +74,14 @@ class StandIn(SimpleNamespace):
         return self
 
 
+AS_THEY_ARE = (
+    *("current_epoch", "global_step", "max_epochs", "max_steps", "default_root_dir"),
+    *("num_training_batches", "num_val_batches", "accumulate_grad_batches", "estimated_stepping_batches"),
+)
+"""What the trainer says of itself."""
+FALSE = ("meets_zeros", "needs_graph", "is_last_batch", "testing", "predicting", "sanity_checking")
+
+
 def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     """What a module may ask of its trainer in a step, with nothing behind it that could be disturbed."""
     events: list[Any] = []
@@ -81,37 +89,22 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)
     )
     return StandIn(
+        **{name: getattr(trainer, name) for name in AS_THEY_ARE},
+        **dict.fromkeys(FALSE, False),
+        **{name: {} for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics")},
         events=events,
-        meets_zeros=False,
-        needs_graph=False,
-        current_epoch=trainer.current_epoch,
-        global_step=trainer.global_step,
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-        num_training_batches=trainer.num_training_batches,
-        num_val_batches=trainer.num_val_batches,
         train_dataloader=loader_facts(trainer.train_dataloader),
         val_dataloaders=loader_facts(trainer.val_dataloaders),
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        estimated_stepping_batches=trainer.estimated_stepping_batches,
         world_size=1,
         global_rank=0,
         local_rank=0,
         is_global_zero=True,
-        is_last_batch=False,
         training=training,
         validating=not training,
-        testing=False,
-        predicting=False,
-        sanity_checking=False,
         logger=NoOp(),
         loggers=[],
         callbacks=[],
         log_dir=None,
-        default_root_dir=trainer.default_root_dir,
-        callback_metrics={},
-        logged_metrics={},
-        progress_bar_metrics={},
         datamodule=copy.copy(getattr(trainer, "datamodule", None)),
         optimizers=optimizers,
         lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],

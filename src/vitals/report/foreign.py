@@ -76,15 +76,8 @@ def read_foreign(path: Path, said: str) -> RunRecord | None:
     for tag, curve in kept.items():
         for step, epoch, value in zip(curve.steps, curve.epochs, curve.values, strict=True):
             history.add(int(step) if math.isfinite(step) else 0, float(epoch), {tag: float(value)})
-    left = "another program's record does not say"
-    return RunRecord(
-        folder=folder,
-        config=config,
-        history=history,
-        missing={"config.yaml": left},
-        axis=axis,
-        unjudged=_unjudged(kept, others),
-    )
+    missing = {"config.yaml": "another program's record does not say"}
+    return RunRecord(folder, config, history, missing, axis=axis, unjudged=_unjudged(kept, others))
 
 
 def _unjudged(kept: dict[str, Raw], others: list[str]) -> str:

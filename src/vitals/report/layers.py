@@ -135,12 +135,8 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
         log_numbers(axes, decades=1.5)
         axes.set_xlim(0.7, len(layers) + 0.3)
         if named:
-            axes.set_xticks(
-                np.arange(1, len(layers) + 1),
-                [short_name(name, layers) for name in layers],
-                rotation=32,
-                ha="right",
-            )
+            labels = [short_name(name, layers) for name in layers]
+            axes.set_xticks(np.arange(1, len(layers) + 1), labels, rotation=32, ha="right")
             axes.tick_params("x", labelsize=9.5, pad=3)
         else:
             epochs_below(axes, "layer, from the first to the last")

@@ -37,13 +37,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the file at `path` in one step, so that nobody reads half of it."""
-        content: dict[str, Any] = {
-            "probabilities": self.probabilities,
-            "labels": self.labels,
-            "classes": np.array(self.classes, dtype=str),
-            "worst": self.worst,
-            "worst_images": self.worst_images,
-        }
+        content: dict[str, Any] = vars(self) | {"classes": np.array(self.classes, dtype=str)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **content)
         write_atomically(path, buffer.getvalue())

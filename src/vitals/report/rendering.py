@@ -26,13 +26,8 @@ def render(template: str, live: Live | None = None, script: str = "", **values: 
     """The page that `template`, an extension of `base.html`, makes of `values`, with the style sheet in it.
     `title` and `source`, what the page is made from, are among these; `live` is what a page says that is
     served and follows what it tells of. A browser runs no script but `script`, and that of live pages."""
-    environment = Environment(
-        loader=PackageLoader("vitals.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("vitals.report"), undefined=StrictUndefined, **options)
     environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
     environment.filters["number"] = number
 

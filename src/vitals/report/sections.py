@@ -189,15 +189,9 @@ def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
     names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
     for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):
         section.add(tag, single_chart, runs, [tag], tag)
-    section.add(
-        "Gradient noise",
-        single_chart,
-        runs,
-        ["gradient_noise/scale"],
-        "Gradient noise scale, in examples",
-        log=True,
-        caption="Batches much larger than that teach little more a step than one of that size.",
-    )
+    scale, title = ["gradient_noise/scale"], "Gradient noise scale, in examples"
+    larger = "Batches much larger than that teach little more a step than one of that size."
+    section.add("Gradient noise", single_chart, runs, scale, title, log=True, caption=larger)
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
@@ -226,9 +220,8 @@ def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
 
 
 def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add(
-        "Norm of the gradient", single_chart, runs, ["gradient_norm"], "Norm of the gradient", log=True
-    )
+    norm = "Norm of the gradient"
+    section.add(norm, single_chart, runs, ["gradient_norm"], norm, log=True)
     section.add("Norm of the weights", weight_norm_chart, runs)
 
 

@@ -13,7 +13,7 @@ from vitals.checks.layer_variance import LayerVariance
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.errors import ChecksFailed, UserError
 from vitals.findings import worst_level
-from vitals.runs.instantiate import build_checks, build_trainer, quiet_lightning
+from vitals.runs.instantiate import FLAGS_OF_A_TRIAL, build_checks, build_trainer, quiet_lightning
 from vitals.runs.project import Project
 
 
@@ -32,14 +32,8 @@ def check(config: DictConfig, project: Project) -> SanityChecks:
     module, data = project.build(config)
     _print_summary(getattr(module, "network", module))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(
-            config,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            callbacks=[*checks, _Stop()],
-            default_root_dir=folder,
-        )
+        callbacks = [*checks, _Stop()]
+        trainer = build_trainer(config, **FLAGS_OF_A_TRIAL, callbacks=callbacks, default_root_dir=folder)
         trainer.fit(module, datamodule=data)
     for row in checks[0].rows:
         if isinstance(row.result, LayerVariance):

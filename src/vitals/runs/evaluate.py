@@ -34,14 +34,8 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
     load(module, data, path)
     tta = options.get("tta", "none")
     views = [] if tta == "none" else [Views(module, tta)]
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=list[L.Callback](views),
-    )
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="auto", devices=1, callbacks=list[L.Callback](views), **quiet)
     measure = trainer.test if options.split == "test" else trainer.validate
     measure(module, datamodule=data, verbose=False)
     if tta == "unsure":

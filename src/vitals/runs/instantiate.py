@@ -46,6 +46,10 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
+FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+"""Of a trainer that leaves nothing behind."""
+REFUSALS = (TypeError, ValueError, RuntimeError, ImportError, AttributeError, MisconfigurationException)
+"""By which constructors refuse their arguments."""
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -58,14 +62,7 @@ def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise UserError(f"{where}: {one_line(error.__cause__ or error)}") from error
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        ImportError,
-        AttributeError,
-        MisconfigurationException,
-    ) as error:
+    except REFUSALS as error:
         raise UserError(f"{where}: {one_line(error)}") from error
 
 
@@ -195,12 +192,8 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
     earlier = (folder.read_status().get("loggers") or {}) if config.resume else {}
     loggers: dict[str, Logger] = {}
     for name, entry in config.logger.items():
-        offered: dict[str, Any] = {
-            "save_dir": str(folder.path),
-            "run_name": folder.path.name,
-            "group": group.name if group else None,
-            "resumed_as": earlier.get(name),
-        }
+        offered: dict[str, Any] = {"save_dir": str(folder.path), "run_name": folder.path.name}
+        offered |= {"group": group.name if group else None, "resumed_as": earlier.get(name)}
         where = f"logger.{name}"
         loggers[name] = made(where, entry, **{key: offered[key] for key in asked_for(entry, offered)})
         if not isinstance(loggers[name], RunTensorBoard):

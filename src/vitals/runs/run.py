@@ -29,6 +29,7 @@ from vitals.runs import terminal
 from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.config.resume import fingerprint
 from vitals.runs.instantiate import (
+    FLAGS_OF_A_TRIAL,
     build_average,
     build_callbacks,
     build_checks,
@@ -43,8 +44,6 @@ from vitals.runs.provenance import provenance
 from vitals.runs.resume import require_unfinished
 from vitals.runs.run_folder import RunFolder, now, shown
 from vitals.runs.signals import Interrupted, Signals, in_slurm, requeue
-
-FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
 RESTORING = ("checkpoint_to_resume", "on_fit_start", "on_train_start")
 """Where we take up what a checkpoint holds, some of it in hooks, when Lightning has loaded the rest."""
@@ -217,16 +216,9 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
         before["lengthened_at"] = before.get("step")
     if folder.diverged or before.get("status") == "finished":  # what had ended it is to be told anew
         before["stopped_early"] = None
-    folder.write_status(
-        "running",
-        started=now(),
-        ended=None,
-        error=None,
-        weights=None,
-        stopped_early=before.get("stopped_early"),
-        locked=locked,
-        lengthened_at=before.get("lengthened_at"),
-    )
+    kept = {key: before.get(key) for key in ("stopped_early", "lengthened_at")}
+    anew = dict.fromkeys(("ended", "error", "weights"))
+    folder.write_status("running", started=now(), **anew, **kept, locked=locked)
     if not locked:
         print(f"{shown(folder.path)} is on a file system without locks: start no second process in it")
     return config

@@ -33,16 +33,8 @@ weights.
 """
 
 CATEGORIES = (
-    "before learning",
-    "loss",
-    "accuracy",
-    "update ratio",
-    "activations",
-    "gradients",
-    "first layer",
-    "learning rate and momentum",
-    "weight average",
-    "speed",
+    *("before learning", "loss", "accuracy", "update ratio", "activations", "gradients", "first layer"),
+    *("learning rate and momentum", "weight average", "speed"),
 )
 """Of TensorBoard's custom scalars, in the order of the course; it shows all else by the alphabet."""
 

@@ -25,7 +25,6 @@ from vitals.checks.gradients.difference import (
     Noise,
     measure_noise,
     random_direction,
-    relative_error,
 )
 from vitals.checks.gradients.functional_loss import (
     FunctionalLoss,
@@ -330,18 +329,7 @@ class _TensorCheck:
         found: Estimate = self.differences.estimate(
             line, line.derivative(self.gradient), self.noise.loss, self.noise.gradients[self.name]
         )
-        return Comparison(
-            self.name,
-            line.index,
-            found.analytic,
-            found.numeric,
-            relative_error(found.analytic, found.numeric),
-            found.kink,
-            found.h,
-            found.too_small,
-            found.uncertainty,
-            self.part,
-        )
+        return Comparison(**vars(found), parameter=self.name, index=line.index, part=self.part)
 
 
 def _gap(row: Comparison) -> float:

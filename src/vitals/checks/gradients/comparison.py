@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from vitals.checks.gradients.difference import UNCOMFORTABLE
+from vitals.checks.gradients.difference import UNCOMFORTABLE, Estimate, relative_error
 from vitals.checks.gradients.functional_loss import Part
 from vitals.findings import Level
 
@@ -26,25 +26,19 @@ ENOUGH = 3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Estimate):
     """One checked element. Gradients are those of the loss times `GradientCheck.loss_scale`."""
 
     parameter: str
     """Name of a parameter, or `input`."""
     index: tuple[int, ...] | None
     """The element; None for the slope along a random direction through all elements at once."""
-    analytic: float
-    numeric: float
-    relative_error: float
-    """|a − n| / max(|a|, |n|), between 0 and 2."""
-    kink: bool
-    """No step size was free of kinks: the row counts for nothing."""
-    h: float
-    too_small: bool
-    """Too small to be compared: the row says nothing and is left out of median and maximum."""
-    uncertainty: float
-    """What rounding and truncation may contribute to |a − n|."""
-    part: Part = "data"
+    part: Part
+
+    @property
+    def relative_error(self) -> float:
+        """|a − n| / max(|a|, |n|), between 0 and 2."""
+        return relative_error(self.analytic, self.numeric)
 
     @property
     def counts(self) -> bool:

@@ -18,14 +18,8 @@ from vitals.runs.quoting import command_of, hydra_value
 from vitals.runs.run_folder import RunFolder, now
 
 OF_THE_SWEEP = (
-    *OF_SWEEPS,
-    "hydra.sweep",
-    "hydra.launcher",
-    "hydra.mode",
-    "hydra.run.dir",
-    "hydra.job.config.override_dirname",
-    "hydra/launcher",
-    "hydra/sweeper",
+    *(*OF_SWEEPS, "hydra.sweep", "hydra.launcher", "hydra.mode", "hydra.run.dir"),
+    *("hydra.job.config.override_dirname", "hydra/launcher", "hydra/sweeper"),
 )
 """Keys, with all below them, that tell how to sweep, and nothing of what a job trains."""
 
