@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from vitals.errors import UserError, did_you_mean
+from vitals.errors import UserError, did_you_mean, failed_at, one_line, reason_of
 
 if TYPE_CHECKING:
     from vitals.checks.check import Check
@@ -78,8 +78,9 @@ def _load(path: str) -> Check:
 
     try:
         found: Any = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the check '{path}' cannot be imported: {error}.") from error
+    except Exception as error:  # of a module of somebody's own, which is imported here
+        said = reason_of(error) if failed_at(error) else f"{one_line(error)}."
+        raise UserError(f"the check '{path}' cannot be imported: {said}") from error
     if isinstance(found, type) and issubclass(found, Check):
         found = found()
     if not isinstance(found, Check):

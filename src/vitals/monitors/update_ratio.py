@@ -103,18 +103,13 @@ class UpdateRatio(Monitor):
 
     def _after(self, trainer: L.Trainer, optimizers: list[Optimizer], ended: dict[int, Tensor]) -> None:
         optimizers = [optimizer for optimizer in optimizers if self.meters[id(optimizer)].names]
-        meters = [self.meters[id(optimizer)] for optimizer in optimizers]
-        norms = to_host(
-            [
-                ended[id(optimizer)] if id(optimizer) in ended else meter.after()
-                for optimizer, meter in zip(optimizers, meters, strict=True)
-            ]
-        )
+        meters = {id(optimizer): self.meters[id(optimizer)] for optimizer in optimizers}
+        norms = to_host([ended[key] if key in ended else meter.after() for key, meter in meters.items()])
         ratios: dict[str, float] = {}
         scalars: dict[str, float] = {}
         changed = False
         weights: dict[int, str] = {}
-        for meter, values in zip(meters, norms, strict=True):
+        for meter, values in zip(meters.values(), norms, strict=True):
             count = len(meter.names)
             for name, parameter, change, norm in zip(
                 meter.names, meter.parameters, values[:count], values[count:], strict=True

@@ -57,6 +57,7 @@ check = Count()
 @pytest.fixture
 def my_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "my_check.py").write_text(CODE)
+    (tmp_path / "half_written.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_check"
     sys.modules.pop("my_check", None)
@@ -146,6 +147,7 @@ REFUSED = {
     "there is no check 'wirin': did you mean wiring": "wirin",
     "'nowhere.Check' cannot be imported: No module named 'nowhere'": "nowhere.Check",
     "cannot be imported: .*'Cuont'": "my_check.Cuont",
+    r"cannot be imported: .* \(half_written.py, line 1\)": "half_written.Check",
     "'my_check.Cause' is no check: give a class that derives": "my_check.Cause",
     "two checks are called 'wiring': give my_check.Wiring another name": "my_check.Wiring",
 }

@@ -73,10 +73,7 @@ def mean_score(jobs: Sequence[JobResult]) -> float:
 
 
 def _level(results: SweepResults, label: str, jobs: list[JobResult]) -> Level:
-    settings: dict[tuple[str | None, ...], list[JobResult]] = {}
-    for job in jobs:
-        settings.setdefault(tuple(job.words.get(key) for key in results.varied), []).append(job)
-    best = min(settings.values(), key=lambda same: results.metric.rank(mean_score(same)))
+    best = min(results.by_settings(jobs), key=lambda same: results.metric.rank(mean_score(same)))
     return Level(label, jobs, best)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -79,6 +79,13 @@ class SweepResults:
         scored = (job for job in self.jobs if job.score is not None)
         return sorted(scored, key=lambda job: self.metric.rank(job.score))
 
+    def by_settings(self, jobs: Iterable[JobResult]) -> list[list[JobResult]]:
+        """`jobs` in their order, those together that differ in their seed alone."""
+        groups: dict[tuple[str | None, ...], list[JobResult]] = {}
+        for job in jobs:
+            groups.setdefault(tuple(map(job.words.get, self.varied)), []).append(job)
+        return list(groups.values())
+
     def is_logarithmic(self, key: str) -> bool:
         """Whether a numeric key has a logarithmic scale: as it was searched, else over a decade or more."""
         values = [value for value, _ in self.numbers(key)]
@@ -131,15 +138,12 @@ def over_seeds(results: SweepResults) -> list[Repeated]:
 
     Empty where no two jobs do.
     """
-    groups: dict[tuple[str | None, ...], list[JobResult]] = {}
-    for job in results.ranked:
-        if job.complete:
-            groups.setdefault(tuple(job.words.get(key) for key in results.varied), []).append(job)
-    if all(len(group) < 2 for group in groups.values()):
+    groups = results.by_settings(job for job in results.ranked if job.complete)
+    if all(len(group) < 2 for group in groups):
         return []
     rows = []
-    for values, group in groups.items():
-        words = {key: value for key, value in zip(results.varied, values, strict=True) if value is not None}
+    for group in groups:
+        words = {key: group[0].words[key] for key in results.varied if key in group[0].words}
         figures = {
             name: mean_and_deviation([getattr(job, name) for job in group])
             for name in ("score", "best", "average", "test")
