@@ -35,11 +35,8 @@ OF_ANY_NETWORK = ("channels_last", "whiten")
 
 
 def prepare(config: DictConfig) -> None:
-    """Make sure that the images are there or can be downloaded, and build on trial what needs no data.
-
-    Raises:
-        UserError: for the first thing that is wrong.
-    """
+    """Make sure that the images are there or can be downloaded, and build on trial what needs no data;
+    `UserError` for the first thing that is wrong."""
     if config.data._target_ == IMAGE_DATA:
         from project.data.sources import require_images  # here: a project need not have these data
 
@@ -52,10 +49,7 @@ def prepare(config: DictConfig) -> None:
 
 def read_data(config: DictConfig) -> L.LightningDataModule | None:
     """Read the images, and build on trial the network for them; say what of a folder was passed over.
-
-    Raises:
-        UserError: if they cannot be read, or memory is too small for the network.
-    """
+    `UserError` if they cannot be read, or memory is too small for the network."""
     if config.data._target_ != IMAGE_DATA:
         return None
     data = build_data(config)
@@ -74,12 +68,8 @@ def read_data(config: DictConfig) -> L.LightningDataModule | None:
 
 
 def build(config: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
-    """The configured module for the configured data.
-
-    Raises:
-        UserError: if a constructor refuses its configuration, the images cannot be read, are too many for the
-            optimizer, or do not fit the network.
-    """
+    """The configured module for the configured data; `UserError` if a constructor refuses its configuration,
+    the images cannot be read, are too many for the optimizer, or do not fit the network."""
     data = build_data(config)
     return build_module(config, data), data
 
@@ -122,12 +112,8 @@ def build_module(config: DictConfig, data: Any) -> L.LightningModule:
 
 
 def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The configured network for images of C×H×W.
-
-    Raises:
-        UserError: if its constructor refuses the configuration, or images that are not square, or of another
-            size of `data.sizes`, do not fit it.
-    """
+    """The configured network for images of C×H×W; `UserError` if its constructor refuses the configuration,
+    or images that are not square, or of another size of `data.sizes`, do not fit it."""
     channels, height, width = image_shape
     network = _network(config, num_classes=num_classes, in_channels=channels, image_size=height)
     name, training = type(network).__name__, network.training

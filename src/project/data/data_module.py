@@ -60,11 +60,8 @@ class ImageData(L.LightningDataModule):
         super().__init__()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the images and take the normalisation statistics from the training part.
-
-        Raises:
-            UserError: if the images cannot be read or split.
-        """
+        """Read and split the images and take the normalisation statistics from the training part; `UserError`
+        if they cannot be read or split."""
         if hasattr(self, "mean"):
             return
         splits = sources.read(
@@ -125,11 +122,8 @@ class ImageData(L.LightningDataModule):
         return {"classes": self.classes, "mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make sure that the images are those that the checkpoint was trained on.
-
-        Raises:
-            UserError: if the classes or the statistics of the training images differ.
-        """
+        """Make sure that the images are those that the checkpoint was trained on; `UserError` if the classes
+        or the statistics of the training images differ."""
         there = torch.tensor([state["mean"], state["std"]])
         same = torch.allclose(torch.stack([self.mean, self.std]), there, atol=1e-4)
         if state["classes"] != self.classes or not same:

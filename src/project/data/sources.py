@@ -23,11 +23,8 @@ CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def require_images(name: SourceName, root: str | None) -> None:
-    """Make sure that there is a copy of CIFAR or can be downloaded, without reading or writing anything.
-
-    Raises:
-        UserError: in three lines: what is missing, where to put it, and what to do meanwhile.
-    """
+    """Make sure that there is a copy of CIFAR or can be downloaded, without reading or writing anything;
+    `UserError` in three lines: what is missing, where to put it, and what to do meanwhile."""
     folder = Path(root or "").expanduser()
     if name in CIFAR and find_cifar(name, folder) is None and not answers(CIFAR[name].url):
         raise UserError(
@@ -61,16 +58,9 @@ def read(
     skip_unreadable: bool = False,
     mapped: bool | None = None,
 ) -> ImageSplits:
-    """The decoded images of a source; the first time they are decoded and cached, CIFAR also downloaded.
-
-    Args:
-        name: the source.
-        root: its folder; None for the built-in digits.
-        image_size, batch_size, skip_unreadable, mapped: see `ImageData`.
-
-    Raises:
-        UserError: for a file that is missing, damaged or does not fit; it names the file.
-    """
+    """The decoded images of the source `name` in the folder `root`, None for the built-in digits; the first
+    time they are decoded and cached, CIFAR also downloaded. The other arguments are those of `ImageData`.
+    `UserError` naming a file that is missing, damaged or does not fit."""
     if name == "digits":
         return _read_digits(image_size or 32)
     copy = Path(root or "").expanduser()

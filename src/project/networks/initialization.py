@@ -61,13 +61,8 @@ def whiten(network: nn.Module, images: Tensor) -> None:
 
     They are the principal components of the patches, each divided by its standard deviation, and their
     negatives, so that no side of them is lost in an activation (Keller Jordan, 2024). A bias stays trainable.
-
-    Args:
-        network: with a convolution, of whose filters there is an even number.
-        images: of the training, normalised, N×C×H×W.
-
-    Raises:
-        ValueError: if there is no such convolution.
+    `images` are of the training, normalised, N×C×H×W. `ValueError` if there is no convolution with an even
+    number of filters.
     """
     first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None or first.out_channels % 2 or first.groups > 1:

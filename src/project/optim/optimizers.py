@@ -22,12 +22,8 @@ def parameter_groups(
     """Parameter groups for a torch optimizer: `decay`, and `no_decay` for biases and norm scales.
 
     A parameter of less than two dimensions is a bias or a scale. Frozen parameters are left out. A group
-    without parameters, and the split where nothing decays, are left out too.
-
-    Args:
-        network: whose parameters.
-        weight_decay: of the group `decay`, 0 or more.
-        decay_bias_and_norm: put every parameter into `decay`.
+    without parameters, and the split where nothing decays, are left out too. `weight_decay`, 0 or more, is
+    that of the group `decay`, into which `decay_bias_and_norm` puts every parameter.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if decay_bias_and_norm or not weight_decay:
@@ -44,11 +40,8 @@ Length = float | Callable[[], float]
 
 
 def optimizer_factory(config: Mapping[str, Any]) -> OptimizerFactory:
-    """A function that makes the configured optimizer for a network.
-
-    Args:
-        config: `_target_`, the constructor's arguments, and `decay_bias_and_norm`.
-    """
+    """A function that makes the configured optimizer for a network; `config` has its `_target_`, the
+    constructor's arguments, and `decay_bias_and_norm`."""
     arguments = dict(config)
     decay_bias_and_norm = arguments.pop("decay_bias_and_norm", False)
     return partial(_make_optimizer, bound("optimizer", arguments, []), decay_bias_and_norm)
