@@ -54,3 +54,10 @@ def test_a_score_is_read_in_percent_where_the_largest_is_best_and_in_its_unit_wh
     assert Metric("accuracy/val", "max").text(0.7612) == "76.12%"
     assert Metric("mae/val", "min").text(0.05123) == "0.05123"
     assert Metric("accuracy/val", "max").text(None) == "–"
+
+
+def test_a_metric_that_is_not_logged_is_answered_with_the_names_of_the_validation():
+    logged = ["loss/train", "val_average/loss", "loss/val", "val_acc", "grad"]
+    said = Metric("accuracy/val", "max").missing_from(logged)
+    assert said.endswith("no epoch is the best: valid are loss/val, val_acc.")
+    assert "valid are grad" in Metric("accuracy/val", "max").missing_from(["grad"])

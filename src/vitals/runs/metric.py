@@ -67,7 +67,7 @@ class Metric:
 
     def missing_from(self, logged: Iterable[str]) -> str:
         """What is said where a validation does not log this metric, but other names."""
-        logged = list(logged)
+        logged = [name for name in logged if not name.startswith("val_average/")]
         validated = [name for name in logged if bare_name(name) != name and "train" not in name]
         return (
             f"metric.name={self.name} was not logged by the validation, so that no epoch is the best: "
