@@ -367,9 +367,12 @@ def existing_folder(path: Path | str, key: str, what: str, or_file: bool = False
     be a file. `UserError` if there is none, with the nearest names beside it, or else with `what` should be
     named, such as `the folder of a run, as in logs/<name>/`."""
     folder = Path(str(path)).expanduser()  # Hydra reads [a] as a list, and 2026 as a number
-    if folder.is_dir() or (or_file and folder.is_file()):
-        return folder
-    children = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    try:
+        if folder.is_dir() or (or_file and folder.is_file()):
+            return folder
+        children = list(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    except OSError as error:  # nobody may look there, or no name is that long
+        raise UserError(f"{key}={path} cannot be read: {error.strerror}.") from None
     others = {child.name: child for child in children if or_file or child.is_dir()}
     near = " or ".join(str(others[name]) for name in nearest(folder.name, others))
     hint = f"did you mean {near}?" if near else f"name {what}."

@@ -122,14 +122,9 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
             for place, moment in enumerate(moments):
                 tone = SEQUENCE[-len(moments) :][place] if len(runs) == 1 else SERIES[index]
                 dashed = len(runs) > 1 and place < len(moments) - 1
-                axes.plot(
-                    np.arange(1, len(names) + 1),
-                    np.where(grid[moment] > 0, grid[moment], np.nan),
-                    color=color(tone),
-                    linestyle=(0, (4, 2)) if dashed else "-",
-                    marker="o" if len(names) <= 2 * FEW else None,
-                    markersize=3.5,
-                )
+                style: dict[str, Any] = {"linestyle": (0, (4, 2)) if dashed else "-", "markersize": 3.5}
+                style |= {"marker": "o" if len(names) <= 2 * FEW else None, "color": color(tone)}
+                axes.plot(np.arange(1, len(names) + 1), _above_zero(grid[moment]), **style)
                 if len(runs) == 1 and place in (0, len(moments) - 1):
                     keys.append(Key(tone, f"epoch {number(round(float(epochs[moment]), 2))}"))
         log_numbers(axes, decades=1.5)

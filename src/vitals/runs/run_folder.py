@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -88,12 +89,13 @@ class RunFolder:
         """The run folder at `path`, which the user gave as `key`; `UserError` if there is no folder, or it
         holds no run."""
         given = Path(str(path)).expanduser()
-        for place in (given.parent, given.parent.parent):  # of a checkpoint, or of the folder of these
-            if (place / "status.json").is_file() and given.exists() and not (given / "config.yaml").is_file():
-                chosen = f" checkpoint={given.name}" * (key == "run" and given.suffix == ".ckpt")
-                raise UserError(
-                    f"{key}={path} lies in the folder of a run: did you mean {key}={place}{chosen}?"
-                )
+        with suppress(OSError):  # which is told where the folder is looked for
+            in_itself = not given.exists() or (given / "config.yaml").is_file()
+            for place in () if in_itself else (given.parent, given.parent.parent):
+                if (place / "status.json").is_file():  # a checkpoint, or the folder of these
+                    chosen = f" checkpoint={given.name}" * (key == "run" and given.suffix == ".ckpt")
+                    meant = f"did you mean {key}={place}{chosen}?"
+                    raise UserError(f"{key}={path} lies in the folder of a run: {meant}")
         folder = cls(existing_folder(path, key, A_RUN))
         folder.require_no_sweep(key)
         if not folder.config.is_file():

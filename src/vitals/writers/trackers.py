@@ -43,17 +43,8 @@ class TensorBoardWriter(Writer):
         self.logger.experiment.add_figure(tag, figure, step)
 
     def histogram(self, tag: str, found: Histogram, step: int) -> None:
-        self.logger.experiment.add_histogram_raw(
-            tag,
-            found.smallest,
-            found.largest,
-            sum(found.counts),
-            found.total,
-            found.squares,
-            found.edges[1:],
-            found.counts,
-            step,
-        )
+        figures = found.smallest, found.largest, sum(found.counts), found.total, found.squares
+        self.logger.experiment.add_histogram_raw(tag, *figures, found.edges[1:], found.counts, step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.logger.experiment.add_text(tag, markdown, step)

@@ -65,6 +65,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         RunFolder.existing(tmp_path / "nowhere", "resume")
 
 
+def test_a_path_that_nobody_can_look_at_is_named():
+    with pytest.raises(UserError, match=r"resume=aaa.* cannot be read: File name too long\."):
+        RunFolder.existing("a" * 300, "resume")
+
+
 def test_a_checkpoint_is_answered_with_its_run(tmp_path):
     run = RunFolder(tmp_path)
     run.checkpoints.mkdir()
