@@ -305,7 +305,7 @@ def _working_rate(
                 judged = [copies.loss_at(inputs, targets) for inputs, targets in batches]
             return float(torch.stack(judged).mean())
 
-    return working_rate(loss_after, loss_after(0.0), rate, higher, seconds)
+    return working_rate(loss_after, loss_after(0.0), rate, higher, seconds)[0]
 
 
 def _aftermath(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer) -> float:

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,6 +31,7 @@ from vitals.probes.trial import (
     check_classes,
     check_rows,
     constant_guess,
+    is_large,
     quick_optimizer,
     restore_configured_rates,
     trial,
@@ -65,6 +68,9 @@ SUBSET_SIZE = 20
 """Examples, cs231n "Neural Networks Part 3"."""
 MAX_STEPS = 300
 """Healthy networks need 18 to 223, dropout left on included (measured)."""
+GLANCE = 100
+"""Steps after which an optimizer that has come less than half the way waits until Adam has tried: where that
+learns, its own end decides nothing. Healthy networks that take longer are well on their way by then."""
 ZERO = 0.01
 """Loss above that of a perfect answer that counts as zero."""
 AT_CHANCE = 0.05
@@ -237,14 +243,30 @@ def check_tiny_subset(
         chance = uniform_loss(copies.loss_of, outputs, y)
         perfect = perfect_loss(copies.loss_of, outputs, y)
         twice = applies_softmax_twice(copies.loss_of, outputs, y)
-    attempts = []
-    for candidate in (optimizer, None) if optimizer is not None else (None,):
-        with trial(model, smooth, candidate, dropout=False) as copies:
-            attempts.append(_attempt(copies, x, y, perfect, max_steps))
-        distinct = len(x.flatten(1).unique(dim=0))
-        result = TinySubset(
-            tuple(attempts), indices, y.cpu(), chance, perfect, classes, twice, distinct, None
-        )
+    distinct = len(x.flatten(1).unique(dim=0))
+
+    def made_of(*attempts: Attempt) -> TinySubset:
+        return TinySubset(attempts, indices, y.cpu(), chance, perfect, classes, twice, distinct, None)
+
+    with ExitStack() as stack:
+
+        def begun(candidate: Optimizer | None) -> Iterator[Attempt]:
+            copies = stack.enter_context(trial(model, smooth, candidate, dropout=False))
+            if twice:  # no steps change that verdict
+                return _attempts(copies, x, y, perfect, min(GLANCE, max_steps))
+            waits = candidate is not None and not is_large(model.parameters())  # one copy in memory is enough
+            halfway = perfect + MOSTLY_LEARNED * (chance - perfect) if waits else math.inf
+            return _attempts(copies, x, y, perfect, max_steps, halfway)
+
+        own = begun(optimizer)
+        result = made_of(first := next(own))
+        if result.fits or twice or optimizer is None:
+            return result if result.fits or twice else replace(result, root=_fault_of_weights(model, x))
+        if is_large(model.parameters()):
+            stack.close()
+        result = made_of(first, second := next(begun(None)))
+        if not result.fits:
+            result = made_of(next(own, first), second)
         if result.fits:
             return result
     return replace(result, root=_fault_of_weights(model, x))
@@ -383,9 +405,15 @@ def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
     return next((finding for finding in found if finding.alarming), None)
 
 
-def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int) -> Attempt:
+def _attempts(
+    copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int, halfway: float = math.inf
+) -> Iterator[Attempt]:
+    """An attempt of `max_steps` steps; before it, where its loss is above `halfway` after `GLANCE` of them,
+    what it has come to by then, in training mode alone."""
     optimizer = _with_configured_rate(copies)
     copies = Trial(copies.model, copies.loss, optimizer)
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    name = f"{type(optimizer).__name__} at learning rate {max(rates):g}"
     losses: list[float] = []
     ratio, due = 0.0, 0
     sizes: dict[str, float] = {}
@@ -393,6 +421,14 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
     def look(name: str, gradient: Tensor) -> None:
         if len(losses) < FIRST_STEPS and gradient.ndim > 1:
             sizes[name] = float(norms([gradient])) / math.sqrt(gradient.numel())
+
+    def reached() -> tuple[Tensor, float]:
+        with torch.no_grad():
+            outputs = copies.outputs(x)
+            return outputs.argmax(dim=1), float(copies.loss_of(outputs, y))
+
+    def right(predictions: Tensor) -> float:
+        return float((predictions == y).float().mean())
 
     for step in range(max_steps):
         losses.append(float(copies.step(x, y, look)))
@@ -405,20 +441,18 @@ def _attempt(copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int
                 break
         if not math.isfinite(losses[-1]):
             break
+        if step + 1 == GLANCE < max_steps and losses[-1] > halfway:
+            guessed, loss = reached()
+            so_far = (*losses, loss)
+            yield Attempt(name, so_far, perfect, right(guessed), math.inf, 0.0, guessed.cpu(), ratio)
+    predictions, loss = reached()
+    losses.append(loss)
     with torch.no_grad():
-        outputs = copies.outputs(x)
-        losses.append(float(copies.loss_of(outputs, y)))
-        predictions = outputs.argmax(dim=1)
         perfect = _perfect_now(copies, x, y, perfect)
-        copies.model.eval()
-        eval_outputs = copies.outputs(x)
-        eval_loss = float(copies.loss_of(eval_outputs, y))
-    rates = {float(group["lr"]) for group in optimizer.param_groups}
-    name = f"{type(optimizer).__name__} at learning rate {max(rates):g}"
-    accuracy, eval_accuracy = (
-        float((p == y).float().mean()) for p in (predictions, eval_outputs.argmax(dim=1))
-    )
-    return Attempt(name, tuple(losses), perfect, accuracy, eval_loss, eval_accuracy, predictions.cpu(), ratio)
+    copies.model.eval()
+    evaluated, eval_loss = reached()
+    accuracies = right(predictions), eval_loss, right(evaluated)
+    yield Attempt(name, tuple(losses), perfect, *accuracies, predictions.cpu(), ratio)
 
 
 def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:

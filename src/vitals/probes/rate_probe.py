@@ -106,8 +106,7 @@ def rate_from_start(
             set_rate(optimizer, rate)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        works = working_rate(loss_after, loss_after(0.0), rate, higher)
-        return works, loss_after(works) if math.isfinite(works) else math.nan
+        return working_rate(loss_after, loss_after(0.0), rate, higher)
 
 
 def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:

@@ -21,9 +21,9 @@ def working_rate(
     rate: float,
     higher: bool,
     seconds: float = SECONDS,
-) -> float:
+) -> tuple[float, float]:
     """A rate beyond `rate`, above it where `higher`, else below, at which a short training lowers the loss
-    from `start`, with a margin; NaN if none was found.
+    from `start`, with a margin, and the loss after it; NaN if none was found.
 
     `loss_after` gives the loss after `STEPS` steps at a rate, always from the same start on the same batches:
     NaN or infinite where it diverges, or where `own_time` comes to the second argument, within `seconds` in
@@ -52,9 +52,10 @@ def working_rate(
         if place != best and (loss(best) < enough or (higher and loss(place) > 2 * abs(start))):
             break
     if not loss(best) < enough:
-        return math.nan
+        return math.nan, math.nan
     best = min(best, best - 1, best + 1, key=loss)
-    return _rate(best - 1 if loss(best - 1) < enough else best)
+    found = best - 1 if loss(best - 1) < enough else best
+    return _rate(found), loss(found)
 
 
 def rate_remedy(higher: bool, rate: float, works: float) -> str:

@@ -27,17 +27,18 @@ def on_a_parabola(curvature: float) -> Callable[[float, float], float]:
 @pytest.mark.parametrize("higher", [False, True], ids=["too high", "too low"])
 def test_the_rate_that_is_found_lies_below_the_largest_that_trains(curvature: float, higher: bool) -> None:
     rate = (1e-5 if higher else 7e2) / curvature
-    found = working_rate(on_a_parabola(curvature), 0.5, rate, higher)
+    found, after = working_rate(on_a_parabola(curvature), 0.5, rate, higher)
     assert 0.1 < found * curvature < 1
+    assert after == on_a_parabola(curvature)(found, math.inf)  # it was tried, and is not tried again
 
 
 @pytest.mark.parametrize("loss", [0.5, math.nan, math.inf, 0.498])
 def test_no_rate_is_named_where_none_lowers_the_loss(loss: float) -> None:
-    assert math.isnan(working_rate(lambda rate, end: loss, 0.5, 30.0, higher=False))
+    assert math.isnan(working_rate(lambda rate, end: loss, 0.5, 30.0, higher=False)[0])
 
 
 def test_no_rate_is_named_that_there_was_no_time_to_try() -> None:
-    assert math.isnan(working_rate(on_a_parabola(1.0), 0.5, 30.0, higher=False, seconds=0))
+    assert math.isnan(working_rate(on_a_parabola(1.0), 0.5, 30.0, higher=False, seconds=0)[0])
 
 
 def right(module: Foreign) -> float:

@@ -287,21 +287,24 @@ class _TensorCheck:
     generator: torch.Generator
 
     def rows(self, elements: int) -> list[Comparison]:
-        """The largest element, `elements` others, more where kinks leave too few, and a random direction."""
+        """The largest element, `elements` others, a random direction, and more where kinks leave too few."""
         count = self.tensor.numel()
         largest = int(self.gradient.abs().nan_to_num(nan=math.inf).argmax())
         seed = int(torch.randint(2**31, (), generator=self.generator))
         drawn = random.Random(seed).sample(range(count), min(count, _ROUNDS * elements + 1))
         others = [number for number in drawn if number != largest]
         rows = [self._row(largest), *(self._row(number) for number in others[:elements])]
+        along = self._row_along(0, count) if count > len(rows) else None
         for number in others[elements : _ROUNDS * elements]:
-            if sum(not row.kink for row in rows) >= ENOUGH:
+            # A smooth line through all elements says more than any of them.
+            if (along and not along.kink) or sum(not row.kink for row in rows) >= ENOUGH:
                 break
             rows.append(self._row(number))
-        if count > len(rows):
-            rows.append(self._row_along(0, count))
+        if along:
             limit = error_limit(self.differences.has_kinks)
-            if rows[-1].unexplained > limit >= max(row.unexplained for row in rows[:-1]):
+            known = max(row.unexplained for row in rows)
+            rows.append(along)
+            if along.unexplained > limit >= known:
                 rows += self._find_wrong_element(count)
         return rows
 

@@ -102,9 +102,10 @@ class ParameterSummary:
 
     @property
     def enough(self) -> bool:
-        """Whether enough elements are free of kinks for a verdict."""
-        smooth = sum(not row.kink for row in self.rows if row.index is not None)
-        return smooth >= min(ENOUGH, prod(self.shape))
+        """Whether enough elements are free of kinks for a verdict, or a direction through all of them is."""
+        smooth = [row for row in self.rows if not row.kink]
+        through_all = any(row.index is None for row in smooth)
+        return through_all or len(smooth) >= min(ENOUGH, prod(self.shape))
 
     @property
     def level(self) -> Level:
