@@ -5,6 +5,7 @@ torch, so that a wrong value is answered at once.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -188,6 +189,11 @@ class Experiment(types.RunSchema):
                 existing_folder(str(data.root), "data.root", "the folder of the images")
             elif data.crop_padding >= (size := data.image_size or 32):
                 yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
+            if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
+                # A folder of the working folder, as the default is, is made for the download; any other that
+                # is missing was mistyped more often, and waiting for the network would not tell.
+                what = "the folder of the images, or make it, and they are downloaded to it"
+                existing_folder(str(data.root), "data.root", what)
         yield from super().clashes()
 
     def _late_clashes(self) -> Iterator[str]:

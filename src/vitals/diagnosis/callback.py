@@ -1,9 +1,8 @@
 """What the record of a run says, while it trains and at its end."""
 
-import math
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +20,15 @@ from vitals.diagnosis.run import Rule, Run
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
+from vitals.length import total_steps
 from vitals.own_time import own_time
-from vitals.probes.rate_probe import PASSES, probe_curvature, probe_rates, rate_from_start
+from vitals.probes.rate_probe import probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
 
-PROBE_SECONDS, PROBE_SHARE = 30.0, 0.1
-"""What a probe of the rate may take, unless its batches are but so small a share of the training's."""
+TRIAL_SECONDS, TRIAL_SHARE = 10.0, 0.1
+"""What all trials of rates together may take: this share of the training, no less than so many seconds."""
 KEPT = 10**8
 """Numbers in a state, at most, that is kept on disk: 400 MB in single precision."""
 
@@ -41,10 +41,10 @@ class Diagnosis(L.Callback):
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
     certain, and is an alert of the loggers that have such; that it has passed is said where it is found
     no more. Where a curve can mean several things, the learning rate is probed (see `probe_rates`), at most
-    twice a run, and for 30 seconds at most unless the training has had ten times as many batches; what that
-    took is the figure `rate_probe/seconds` of the history. Where the rate turns out to be wrong, others are
-    tried once from the weights of the start, which are kept in a temporary file, and the remedy names one
-    that lowers the loss.
+    twice a run; what that took is the figure `rate_probe/seconds` of the history. Where the rate turns out
+    to be wrong, others are tried once from the weights of the start, which are kept in a temporary file, and
+    the remedy names one that lowers the loss. All these trials may take a tenth of the training, 10 seconds
+    at least.
 
     Args:
         stop_on: `fail` ends the training at the end of the epoch in which a finding of that level became
@@ -96,6 +96,7 @@ class Diagnosis(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.start, self.fresh = None if self.tried else self.fresh, None
+        self.began, self.first_step, self.spent = own_time(), trainer.global_step, 0.0
         if self._may_try(trainer) and not trainer.global_step:
             self.start = _kept(trainer, pl_module)
 
@@ -202,22 +203,33 @@ class Diagnosis(L.Callback):
             )
             console.print(f"report:   {said}", soft_wrap=True, markup=False, highlight=False)
 
+    @contextmanager
+    def _spending(self, trainer: L.Trainer) -> Iterator[float]:
+        """Gives the seconds that are left for trials of rates, and counts those that the block takes."""
+        start, made = own_time(), max(trainer.global_step - self.first_step, 1)
+        to_come = max(total_steps(trainer) - trainer.global_step, 0) if not trainer.should_stop else 0
+        training = (start - self.began - self.spent) * (1 + to_come / made)
+        try:
+            yield max(TRIAL_SECONDS, TRIAL_SHARE * training) - self.spent
+        finally:
+            self.spent += own_time() - start
+
     def _probe(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.probes, self.probed = self.probes + 1, trainer.global_step
         try:
             twin = self.recorder.twin(trainer, module)
-            start = own_time()
-            short = trainer.fit_loop.epoch_loop.total_batch_idx < PASSES / PROBE_SHARE
-            losses = probe_rates(trainer, module, twin, PROBE_SECONDS if short else math.inf)
-            seconds = own_time() - start
+            with self._spending(trainer) as left:
+                start = own_time()
+                losses = probe_rates(trainer, module, twin, left)
+                seconds = own_time() - start
         except Exception:  # without a probe the rules say less, and nothing wrong
             self.probes = 2
             return
         step, epoch = trainer.global_step, float(trainer.current_epoch)
         found = {f"rate_probe/{factor:g}": loss for factor, loss in losses.items()}
         found |= {"rate_probe/seconds": seconds}
-        with suppress(Exception):  # some losses have no second derivative
-            if (curved := probe_curvature(trainer, module, twin)) is not None:
+        with suppress(Exception), self._spending(trainer) as left:  # some losses have no second derivative
+            if (curved := probe_curvature(trainer, module, twin, left)) is not None:
                 found |= {"curvature/largest": curved.largest, "curvature/bearable": curved.bearable}
         self.recorder.history.add(step, epoch, found)
 
@@ -235,7 +247,9 @@ class Diagnosis(L.Callback):
                 file.seek(0)
                 start = torch.load(file, map_location=module.device, weights_only=True)
             higher = fault == "learning-rate-too-low"
-            rate, loss = rate_from_start(trainer, module, start, first, higher, ENOUGH if small else 1)
+            with self._spending(trainer) as left:
+                each = ENOUGH if small else 1
+                rate, loss = rate_from_start(trainer, module, start, first, higher, each, left)
             groups = trainer.optimizers[0].param_groups
             configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
         except Exception:  # without a trial the remedy names no rate

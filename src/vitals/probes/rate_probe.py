@@ -17,7 +17,7 @@ from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
 from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rate_search import STEPS, working_rate
+from vitals.probes.rate_search import SECONDS, STEPS, working_rate
 from vitals.probes.rows import samples_in, together
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.trial import (
@@ -35,8 +35,6 @@ JUDGED = 8
 """Batches after the steps on which each rate is judged."""
 FACTORS = (0.1, 1.0, 3.0, 10.0)
 """Of the rate of every parameter group, as it was configured, before any schedule."""
-PASSES = len(FACTORS) * (STEPS + JUDGED)
-"""Batches of a whole probe."""
 CURVATURE_SECONDS = 5.0
 """After which no further product with the Hessian is begun."""
 
@@ -57,25 +55,29 @@ def probe_rates(
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, shared or Twin(trainer, module))
-        for factor in FACTORS:
+        for place, factor in enumerate(FACTORS, 1):
+            begun = own_time()
             twin, optimizer = _copies(trainer, module)
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * factor
             losses[factor] = _loss_after(twin, optimizer, batches, end)
             del twin, optimizer  # room for the next one
-            if own_time() > end:
+            taken = own_time() - begun
+            if own_time() + (len(FACTORS) - place) * taken > end:
                 raise UserError("the rate takes too long to probe.")
     return losses
 
 
-def probe_curvature(trainer: L.Trainer, module: L.LightningModule, shared: Twin) -> Curvature | None:
+def probe_curvature(
+    trainer: L.Trainer, module: L.LightningModule, shared: Twin, seconds: float = math.inf
+) -> Curvature | None:
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
     optimizer was configured with; None where its steps are of another kind, and for a large network, of which
     a second derivative takes several copies. Arguments and `UserError` as of `probe_rates`."""
     _require_one_optimizer(trainer)
     if is_large(module.parameters()):
         return None
-    end = own_time() + CURVATURE_SECONDS
+    end = own_time() + min(seconds, CURVATURE_SECONDS)
     with isolated_rng(seed=0), torch.enable_grad():
         [batch] = _batches(trainer, shared, count=1)
         twin, optimizer = _copies(trainer, module)
@@ -89,6 +91,7 @@ def rate_from_start(
     rate: float,
     higher: bool,
     batch: int = 1,
+    seconds: float = math.inf,
 ) -> tuple[float, float]:
     """A learning rate, of the fastest parameter group, at which the training would have begun to lower its
     loss, and the loss that it has after `STEPS` steps: `working_rate`, above `rate` where `higher`, else
@@ -106,7 +109,7 @@ def rate_from_start(
             set_rate(optimizer, rate)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        return working_rate(loss_after, loss_after(0.0), rate, higher)
+        return working_rate(loss_after, loss_after(0.0), rate, higher, min(seconds, SECONDS))
 
 
 def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:
