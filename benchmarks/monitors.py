@@ -3,7 +3,7 @@
 In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
 and a clock the steps. What a measurement takes by itself, by how often it comes in a run of 20 epochs of
 CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of several trainings. Random
-images in the shape of CIFAR-10.
+images in the shape of CIFAR-10. `--presets` says it of each preset of `callbacks=`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ OF_A_STEP = (
 )
 EPOCHS = 4
 """Of the training whose measurements are timed, each with an evaluation of the subset."""
-RATIOS, FILTERS, LOOKS = 3, 7, 2
-"""Steps between two measurements of update ratios, filters and layers in it; every second look has
+SCALARS, RATIOS, FILTERS, LOOKS = 4, 3, 7, 2
+"""Steps between two measurements of scalars, update ratios, filters and layers in it; every second look has
 histograms, of which ten a run have gradient noise as well."""
+PRESETS = ("none", "light", "default", "full")
 STEPS = 300
 """Of each training with the monitors, and of each without, that are compared as wholes."""
 RUN = 20 * 45_000
@@ -77,14 +79,15 @@ def subject(words: list[str], images: ImageSet, batch_size: int) -> tuple[DictCo
     return config, data_of(config, images, 2)
 
 
-def configured_periods(batch_size: int) -> dict[str, int]:
-    """Steps between two measurements of each monitor, as configured, in a run of `RUN` images."""
-    config = composed()
-    return {
-        name: monitor.interval.period(RUN / batch_size, math.inf)
-        for name, monitor in zip(config.callbacks, build_callbacks(config), strict=True)
-        if isinstance(monitor, Monitor)
-    }
+def period_of(monitor: Monitor, batch_size: int) -> int:
+    """Steps between two measurements in a run of `RUN` images."""
+    return monitor.interval.period(RUN / batch_size, math.inf)
+
+
+def configured(preset: str = "default") -> list[Monitor]:
+    """The monitors of a preset of `callbacks=`."""
+    callbacks = build_callbacks(composed(f"callbacks={preset}"))
+    return [callback for callback in callbacks if isinstance(callback, Monitor)]
 
 
 def seconds_by_step(profiler: SimpleProfiler, monitor: L.Callback) -> list[float]:
@@ -94,18 +97,57 @@ def seconds_by_step(profiler: SimpleProfiler, monitor: L.Callback) -> list[float
     return [sum(step) for step in zip(*hooks, strict=True)]
 
 
-def shares(
-    words: list[str], images: ImageSet, batch_size: int, measurements: int
-) -> Iterator[tuple[str, float]]:
-    """Each arrangement of monitors with its cost as a share of the training time, or in steps."""
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that things took in one training.
+
+    Attributes:
+        step: without what watches.
+        each: by kind of monitor, what it takes in a step in which it measures nothing.
+        more: by kind, what a measurement takes on top; of `Histograms` one without histograms.
+        fully: one of `Histograms` with histograms, and with gradient noise.
+        subset: of one sample of the fixed subset.
+        guard: of `OnNonFinite` in a step.
+    """
+
+    step: float
+    each: dict[type, float]
+    more: dict[type, float]
+    fully: tuple[float, float]
+    subset: float
+    guard: float
+
+    def share(self, preset: str, batch_size: int) -> float:
+        """Of the training time that the monitors of `preset` take, as configured."""
+        seconds = 0.0
+        for monitor in configured(preset):
+            kind = type(monitor)
+            seconds += self.each[kind]
+            if isinstance(monitor, Histograms):
+                fully, noise = self.fully
+                plain, every = self.more[kind], monitor.histograms_every
+                a_look = ((every - 1) * plain + fully) / every
+                seconds += a_look / period_of(monitor, batch_size) + 10 * (noise - fully) * batch_size / RUN
+            elif kind in self.more:
+                seconds += self.more[kind] / period_of(monitor, batch_size)
+            if isinstance(monitor, LearningCurves):
+                samples = monitor.subset_samples * monitor.subsets_per_run
+                seconds += self.subset * samples * batch_size / RUN
+        return seconds / self.step
+
+
+def costs(words: list[str], images: ImageSet, batch_size: int, measurements: int) -> Costs:
+    """Of one training in which every monitor measures every few steps."""
     config, data = subject(words, images, batch_size)
-    periods = configured_periods(batch_size)
-    curves = LearningCurves(every_n_steps=periods["learning_curves"])
-    ratio = UpdateRatio(every_n_steps=RATIOS, times_per_run=None)
-    layers = Histograms(every_n_steps=LOOKS, times_per_run=None, histograms_every=2)
-    filters = FirstLayerFilters(every_n_steps=FILTERS, times_per_run=None)
-    norms = NonFinite(every_n_steps=periods["non_finite"])
-    monitors: list[Monitor] = [curves, ratio, layers, filters, norms]
+    measured: dict[type, tuple[Monitor, int]] = {
+        LearningCurves: (LearningCurves(every_n_steps=SCALARS, times_per_run=None), SCALARS),
+        UpdateRatio: (UpdateRatio(every_n_steps=RATIOS, times_per_run=None), RATIOS),
+        Histograms: (Histograms(every_n_steps=LOOKS, times_per_run=None, histograms_every=2), LOOKS),
+        FirstLayerFilters: (FirstLayerFilters(every_n_steps=FILTERS, times_per_run=None), FILTERS),
+        NonFinite: (NonFinite(every_n_steps=SCALARS), SCALARS),
+    }
+    others = [monitor for monitor in configured() if type(monitor) not in measured]
+    monitors = [*(monitor for monitor, _ in measured.values()), *others]
     profiler, clock, guard = SimpleProfiler(), StepClock(), OnNonFinite()
     fit(
         config,
@@ -117,7 +159,7 @@ def shares(
         enable_progress_bar=False,
         enable_checkpointing=False,
     )
-    for monitor in monitors:
+    for monitor, _ in measured.values():  # others are done when they have seen enough
         if not monitor.active:
             raise SystemExit(monitor.findings[-1].message)
     taken = {type(monitor): seconds_by_step(profiler, monitor) for monitor in monitors}
@@ -125,33 +167,53 @@ def shares(
     watching = [sum(of_step) for of_step in zip(*taken.values(), strict=True)][1:]
     step = statistics.median(all_of_it - seen for all_of_it, seen in zip(whole, watching, strict=True))
 
-    def measured(kind: type[Monitor], period: int) -> list[float]:
-        """Of the steps with a measurement but the first, which gets everything ready."""
-        return [seconds for i, seconds in enumerate(taken[kind], 1) if i % period == 0 and i > period]
+    def of(kind: type, period: int, due: bool) -> list[float]:
+        """Of the steps with a measurement, or without, but the first, which gets everything ready."""
+        return [
+            seconds for i, seconds in enumerate(taken[kind], 1) if (i % period == 0) == due and i > period
+        ]
 
-    a_ratio = statistics.median(measured(UpdateRatio, RATIOS))
-    full = sorted(measured(Histograms, 2 * LOOKS))
-    fully, noise = statistics.median(full), statistics.fmean(full[-10:])
-    plain = statistics.median(set(measured(Histograms, LOOKS)) - set(full))
-    picture = statistics.median(measured(FirstLayerFilters, FILTERS))
-    # Both do something in every step, and more in some: the mean has all of it.
-    always = statistics.fmean(taken[NonFinite][1:]) + statistics.fmean(taken[LearningCurves][1:])
-    key = f"[Callback]{curves.state_key}.on_train_epoch_end"
-    subsets = sum(profiler.recorded_durations[key])
-    configured = (
-        always
-        + a_ratio / periods["update_ratio"]
-        + (4 * plain + fully) / 5 / periods["histograms"]
-        + picture / periods["filters"]
-        + (subsets + 10 * (noise - fully)) * batch_size / RUN
+    each = {type(monitor): statistics.fmean(taken[type(monitor)][1:]) for monitor in others}
+    each |= {kind: statistics.median(of(kind, period, False)) for kind, (_, period) in measured.items()}
+    full = sorted(of(Histograms, 2 * LOOKS, True))
+    plain = set(of(Histograms, LOOKS, True)) - set(full)
+    more = {kind: statistics.median(of(kind, period, True)) for kind, (_, period) in measured.items()}
+    more[Histograms] = statistics.median(plain)
+    more = {kind: seconds - each[kind] for kind, seconds in more.items()}
+    curves = measured[LearningCurves][0]
+    assert isinstance(curves, LearningCurves)
+    subsets = sum(profiler.recorded_durations[f"[Callback]{curves.state_key}.on_train_epoch_end"])
+    return Costs(
+        step,
+        each,
+        more,
+        (statistics.median(full), statistics.fmean(full[-10:])),
+        subsets / (curves.subset_samples * curves.subsets_per_run),
+        statistics.fmean(seconds_by_step(profiler, guard)[1:]),
     )
-    yield "all, as configured", configured / step
-    yield "on_nonfinite", statistics.fmean(seconds_by_step(profiler, guard)[1:]) / step
-    yield "scalars at every step", (always + a_ratio) / step
-    yield "histograms of everything every 100 steps", fully / 100 / step
-    yield "one measurement of ratios", a_ratio / step
-    yield "one look into the layers", plain / step
-    yield "one set of histograms", fully / step
+
+
+def shares(found: Costs, batch_size: int) -> Iterator[tuple[str, float]]:
+    """Each arrangement of monitors with its cost as a share of the training time, or in steps."""
+    yield "all, as configured", found.share("default", batch_size)
+    yield "on_nonfinite", found.guard / found.step
+    scalars = sum(found.each[kind] + found.more[kind] for kind in (LearningCurves, NonFinite, UpdateRatio))
+    yield "scalars at every step", scalars / found.step
+    yield "histograms of everything every 100 steps", found.fully[0] / 100 / found.step
+    yield "one measurement of ratios", found.more[UpdateRatio] / found.step
+    yield "one look into the layers", found.more[Histograms] / found.step
+    yield "one set of histograms", found.fully[0] / found.step
+
+
+def print_presets(images: ImageSet, measurements: int, trainings: int) -> None:
+    """What the presets of `callbacks=` cost, as their files and docs/figures.md say it."""
+    found = [costs(["network=convnet"], images, 128, measurements) for _ in range(trainings)]
+    title = "Cost of the presets of callbacks=, in percent of the training time (convnet, batch 128)"
+    table = Table(title=title, title_justify="left")
+    for preset in PRESETS:
+        table.add_column(preset, justify="right")
+    table.add_row(*(figure([each.share(preset, 128) for each in found], ".2%") for preset in PRESETS))
+    Console().print(table)
 
 
 def peak_memory(words: list[str], images: ImageSet, batch_size: int, watched: bool) -> tuple[int, int]:
@@ -187,7 +249,7 @@ def ratios_of_steps(words: list[str], images: ImageSet, batch_size: int, rounds:
     The medians leave out the steps with rarer measurements, which are in `shares`.
     """
     config, data = subject(words, images, batch_size)
-    periods = configured_periods(batch_size)
+    periods = {type(monitor): period_of(monitor, batch_size) for monitor in configured()}
     few: dict[str, Any] = {
         "limit_train_batches": STEPS,
         "enable_progress_bar": False,
@@ -196,9 +258,9 @@ def ratios_of_steps(words: list[str], images: ImageSet, batch_size: int, rounds:
     taken: dict[str, list[float]] = {"watched": [], "alone": []}
     for arm in in_turn(list(taken), rounds):
         monitors = [
-            LearningCurves(every_n_steps=periods["learning_curves"], subset_samples=0),
-            UpdateRatio(every_n_steps=periods["update_ratio"], times_per_run=None),
-            Histograms(every_n_steps=periods["histograms"], times_per_run=None),
+            LearningCurves(every_n_steps=periods[LearningCurves], subset_samples=0),
+            UpdateRatio(every_n_steps=periods[UpdateRatio], times_per_run=None),
+            Histograms(every_n_steps=periods[Histograms], times_per_run=None),
             NonFinite(),
             Recorder(),
             Diagnosis(),
@@ -217,8 +279,13 @@ def main() -> None:
     parser.add_argument("--measurements", type=int, default=16, help="sets of histograms that are timed")
     parser.add_argument("--trainings", type=int, default=3, help="in which they are timed")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison of whole steps")
+    parser.add_argument("--presets", action="store_true", help="what each preset of callbacks= costs, alone")
     arguments = parser.parse_args()
     images, number = synthetic_images(45_000), arguments.measurements
+    if arguments.presets:
+        print_presets(images, number, arguments.trainings)
+        print_where_and_when()
+        return
     arms = {
         "convnet, batch 128": (["network=convnet"], 128),
         "convnet, batch 512": (["network=convnet"], 512),
@@ -227,7 +294,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for name in in_turn(list(arms), arguments.trainings):
         words, size = arms[name]
-        found[name].append(dict(shares(words, images, size, number)))
+        found[name].append(dict(shares(costs(words, images, size, number), size)))
     table = Table(title="Cost of the monitors, in percent of the training time", title_justify="left")
     table.add_column("")
     for name in arms:

@@ -1,5 +1,6 @@
 """The page about a run, or about several side by side: see `vitals.report.page`."""
 
+import gc
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ def write_report(folder: Path, status: Mapping[str, Any] | None = None) -> Path 
 
     A page takes nothing from the training before it.
     """
+    collects = gc.isenabled()
+    gc.disable()  # the many small parts of figures would have all that torch has loaded searched again
     try:
         from vitals.report.page import make_report  # takes a second, which the start of a run can do without
 
@@ -22,3 +25,6 @@ def write_report(folder: Path, status: Mapping[str, Any] | None = None) -> Path 
         log.warning("The report could not be made: %s: %s", type(error).__name__, reason)
         log.info("the report could not be made", exc_info=error)
         return None
+    finally:
+        if collects:
+            gc.enable()
