@@ -1,9 +1,9 @@
 """What the monitors cost, as a share of a training: `python -m benchmarks.monitors`.
 
 In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
-and a clock the steps. What a measurement takes by itself, by how often it comes in a run of 20 epochs of
-CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of several trainings. Random
-images in the shape of CIFAR-10. `--presets` says it of each preset of `callbacks=`.
+and a clock the steps, in seconds of CPU. What a measurement takes by itself, by how often it comes in a run of
+20 epochs of CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of several
+trainings. Random images in the shape of CIFAR-10. `--presets` says it of each preset of `callbacks=`.
 """
 
 from __future__ import annotations
@@ -64,13 +64,24 @@ RUN = 20 * 45_000
 
 
 class StepClock(L.Callback):
-    """When each batch ended."""
+    """When each batch ended, in seconds of CPU."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
+
+
+class CpuProfiler(SimpleProfiler):
+    """In seconds of CPU, which other work on the machine changes little."""
+
+    def start(self, action_name: str) -> None:
+        self.current_actions[action_name] = time.process_time()
+
+    def stop(self, action_name: str) -> None:
+        seconds = time.process_time() - self.current_actions.pop(action_name)
+        self.recorded_durations[action_name].append(seconds)
 
 
 def subject(words: list[str], images: ImageSet, batch_size: int) -> tuple[DictConfig, ImageData]:
@@ -104,6 +115,7 @@ class Costs:
     Attributes:
         step: without what watches.
         each: by kind of monitor, what it takes in a step in which it measures nothing.
+        once: by kind of those that measure by themselves, what some of their steps took beyond the others.
         more: by kind, what a measurement takes on top; of `Histograms` one without histograms.
         fully: one of `Histograms` with histograms, and with gradient noise.
         subset: of one sample of the fixed subset.
@@ -112,6 +124,7 @@ class Costs:
 
     step: float
     each: dict[type, float]
+    once: dict[type, float]
     more: dict[type, float]
     fully: tuple[float, float]
     subset: float
@@ -122,7 +135,7 @@ class Costs:
         seconds = 0.0
         for monitor in configured(preset):
             kind = type(monitor)
-            seconds += self.each[kind]
+            seconds += self.each[kind] + self.once.get(kind, 0.0) * batch_size / RUN
             if isinstance(monitor, Histograms):
                 fully, noise = self.fully
                 plain, every = self.more[kind], monitor.histograms_every
@@ -148,7 +161,7 @@ def costs(words: list[str], images: ImageSet, batch_size: int, measurements: int
     }
     others = [monitor for monitor in configured() if type(monitor) not in measured]
     monitors = [*(monitor for monitor, _ in measured.values()), *others]
-    profiler, clock, guard = SimpleProfiler(), StepClock(), OnNonFinite()
+    profiler, clock, guard = CpuProfiler(), StepClock(), OnNonFinite()
     fit(
         config,
         data,
@@ -173,7 +186,8 @@ def costs(words: list[str], images: ImageSet, batch_size: int, measurements: int
             seconds for i, seconds in enumerate(taken[kind], 1) if (i % period == 0) == due and i > period
         ]
 
-    each = {type(monitor): statistics.fmean(taken[type(monitor)][1:]) for monitor in others}
+    each = {type(monitor): statistics.median(taken[type(monitor)]) for monitor in others}
+    once = {kind: sum(taken[kind]) - seconds * len(taken[kind]) for kind, seconds in each.items()}
     each |= {kind: statistics.median(of(kind, period, False)) for kind, (_, period) in measured.items()}
     full = sorted(of(Histograms, 2 * LOOKS, True))
     plain = set(of(Histograms, LOOKS, True)) - set(full)
@@ -186,6 +200,7 @@ def costs(words: list[str], images: ImageSet, batch_size: int, measurements: int
     return Costs(
         step,
         each,
+        once,
         more,
         (statistics.median(full), statistics.fmean(full[-10:])),
         subsets / (curves.subset_samples * curves.subsets_per_run),
