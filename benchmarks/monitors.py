@@ -1,9 +1,10 @@
 """What the monitors cost, as a share of a training: `python -m benchmarks.monitors`.
 
-In one training every monitor measures every few steps; Lightning's profiler times each hook of each of them,
-and a clock the steps, in seconds of CPU. What a measurement takes by itself, by how often it comes in a run of
-20 epochs of CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of several
-trainings. Random images in the shape of CIFAR-10. `--presets` says it of each preset of `callbacks=`.
+In one training every monitor measures every few steps; Lightning's profiler times each hook of each of
+them, and a clock the steps, in seconds of CPU. What a measurement takes by itself, by how often it comes in
+a run of 20 epochs of CIFAR-10 as `vitals/configs/callbacks` has it, is the cost: of medians in each of
+several trainings. Random images in the shape of CIFAR-10. `--presets` says it of each preset of
+`callbacks=`.
 """
 
 from __future__ import annotations

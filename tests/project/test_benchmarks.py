@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.compare import synthetic_images
 from benchmarks.machine import ROOT, figure, where_and_when
-from benchmarks.monitors import shares
+from benchmarks.monitors import PRESETS, costs, shares
 from benchmarks.optimizers import SADDLE, VALLEY, descent, on_surface, race, steps_until_over
 from benchmarks.scale import LIMIT, SET, Case, Cost, cache_of, cost_of, exponent, print_growth
 from benchmarks.unbreakable.commands import Commands
@@ -82,9 +82,13 @@ def test_a_mask_over_most_gradients_slows_the_race_but_does_not_stop_it(factory_
 
 def test_the_cost_of_every_monitor_is_measured():
     words = ["network.widths=[4,4]"]
-    costs = dict(shares(words, synthetic_images(200), batch_size=16, measurements=6))
-    assert all(cost > 0 for cost in costs.values())
-    assert costs["one set of histograms"] > costs["one look into the layers"] > 0
+    found = costs(words, synthetic_images(200), batch_size=16, measurements=6)
+    told = dict(shares(found, 16))
+    assert all(cost > 0 for cost in told.values())
+    assert told["one set of histograms"] > told["one look into the layers"] > 0
+    of_presets = [found.share(preset, 16) for preset in PRESETS]
+    assert 0 < of_presets[0]
+    assert of_presets == sorted(of_presets)
 
 
 def test_figures_are_told_with_their_spread_and_with_where_and_when():
