@@ -87,7 +87,7 @@ def test_the_cost_of_every_monitor_is_measured():
     assert all(cost > 0 for cost in told.values())
     assert told["one set of histograms"] > told["one look into the layers"] > 0
     of_presets = [found.share(preset, 16) for preset in PRESETS]
-    assert 0 < of_presets[0]
+    assert of_presets[0] > 0
     assert of_presets == sorted(of_presets)
 
 
