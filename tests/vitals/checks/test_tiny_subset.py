@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
 
-from vitals.checks.tiny_subset import check_tiny_subset
+from vitals.checks.tiny_subset import GLANCE, check_tiny_subset
 from vitals.errors import UserError
 
 
@@ -99,6 +99,26 @@ def test_the_run_s_own_optimizer_is_enough(name):
     net, make, loss = HEALTHY[name]
     model = net()
     assert len(check_tiny_subset(model, loss, *batch(256), make(model.parameters())).attempts) == 1
+
+
+def test_an_optimizer_that_has_not_come_half_the_way_goes_on_only_where_adam_does_not_learn_either():
+    model = convnet()
+    first, second = check_tiny_subset(
+        model, F.cross_entropy, *batch(64), SGD(model.parameters(), 1e-6)
+    ).attempts
+    assert len(first.losses) == GLANCE + 1 > len(second.losses)
+    dead = dead_net()
+    attempts = check_tiny_subset(
+        dead, F.cross_entropy, *batch(64), SGD(dead.parameters(), 0.02), 150
+    ).attempts
+    assert [len(attempt.losses) for attempt in attempts] == [151, 151]
+
+
+def test_no_second_optimizer_is_tried_on_a_softmax_that_is_applied_twice():
+    model = nn.Sequential(convnet(), nn.Softmax(1))
+    result = check_tiny_subset(model, F.cross_entropy, *batch(64), SGD(model.parameters(), 0.02))
+    assert len(result.attempts) == 1
+    assert "double-softmax" in named(result)
 
 
 def dead_net():

@@ -85,8 +85,13 @@ def test_where_the_schedule_is_at_fault_no_configured_rate_is_said_to_help(tmp_p
     assert remedies(tmp_path) == []
 
 
-def test_a_diagnosis_that_may_not_probe_names_no_rate(tmp_path: Path) -> None:
-    train(Foreign(mlp(), 30.0), tmp_path, [*diagnostics()[1:-1], Diagnosis(probe=False, report=False)])
+@pytest.mark.parametrize("probe", [False, True], ids=["may not probe", "has no time"])
+def test_a_diagnosis_without_trials_names_no_rate(
+    probe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TRIAL_SECONDS", "TRIAL_SHARE"):
+        monkeypatch.setattr(f"vitals.diagnosis.callback.{name}", 0.0)
+    train(Foreign(mlp(), 30.0), tmp_path, [*diagnostics()[1:-1], Diagnosis(probe=probe, report=False)])
     [finding] = [f for f in read_findings(tmp_path / "findings.json") if f.cause == "learning-rate-too-high"]
     assert finding.setting is None
     assert finding.remedy == "Lower the learning rate from 30 until the first steps lower the loss."
