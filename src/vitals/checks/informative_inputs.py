@@ -172,7 +172,9 @@ def check_informative_inputs(
     half = min(samples, len(inputs) // 2)
     fit, held_out = order[:half], order[half : 2 * half]
     x, y, held_x, held_y = inputs[fit], targets[fit], inputs[held_out], targets[held_out]
-    zero_loss, _, _ = _trained(model, loss, torch.zeros_like(x), y, held_x[:2], ZERO_BATCH_SIZE)
+    # Of whole numbers zero may be none that the network takes, as for a length.
+    nothing = torch.zeros_like(x) if x.is_floating_point() else x[:1].expand_as(x)
+    zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
     real_loss, held_outputs, chance = _trained(model, loss, x, y, held_x, BATCH_SIZE)
     classes = check_classes(held_outputs, held_y)
     predictions = held_outputs.argmax(dim=1)

@@ -20,8 +20,10 @@ from vitals.probes.trial import check_batch, trial
 def standardized(inputs: Tensor) -> Tensor:
     """`inputs` (N, C, ...), C ≥ 1, by channel, and (N, D) as a whole; a constant channel becomes 0.
 
-    Floats keep their type, whole numbers become float32.
+    Floats keep their type, bytes become float32; larger whole numbers, such as ids, are no scale and stay.
     """
+    if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
+        return inputs
     values = inputs.float()
     dims = [0, *range(2, values.ndim)] if values.ndim > 2 else [0, 1]
     centred = values - values.mean(dims, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import multiprocessing.process
 import socket
@@ -110,6 +111,7 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
             if isinstance(its, nn.Module):
                 _require_apart(its, mine, shared)
                 _give_stand_ins(its, mine)
+                _take_functions_along(mine, memo)
         return copied
     except UserError:
         raise
@@ -143,6 +145,53 @@ def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
             trainer: Any = its._trainer
             if trainer is not None and not isinstance(trainer, L.Trainer):
                 mine._trainer = trainer
+
+
+def _take_functions_along(copied: nn.Module, memo: dict[int, Any]) -> None:
+    """Let functions that `copied` keeps, such as hooks and what `torch.compile` made of a method, see the
+    copy of what they were defined around, where `deepcopy` leaves them with the original."""
+    for part in copied.modules():
+        tables = [value for value in vars(part).values() if isinstance(value, dict | list)]
+        for table in (vars(part), *tables):
+            if len(table) < LARGE:
+                for key, value in list(table.items() if isinstance(table, dict) else enumerate(table)):
+                    if (own := _of_the_copy(value, memo)) is not value:
+                        table[key] = own
+
+
+def _of_the_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """`value`, or what stands for it in the copy that `memo` tells of."""
+    if id(value) in memo and not isinstance(value, types.FunctionType):
+        return memo[id(value)]
+    if isinstance(value, types.MethodType):
+        owner = _of_the_copy(value.__self__, memo)
+        return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+        func, *rest = own = [_of_the_copy(each, memo) for each in parts]
+        if all(each is other for each, other in zip(own, parts, strict=True)):
+            return value
+        options = dict(zip(value.keywords, rest[len(value.args) :], strict=True))
+        return functools.partial(func, *rest[: len(value.args)], **options)
+    if not isinstance(value, types.FunctionType):
+        return value
+    compiled = getattr(value, "_torchdynamo_orig_callable", None)
+    if compiled is not None:
+        eager = _of_the_copy(compiled, memo)
+        return value if eager is compiled else eager
+    try:
+        around = [cell.cell_contents for cell in value.__closure__ or ()]
+    except ValueError:  # a name that has no value yet
+        return value
+    own = [each if each is value else _of_the_copy(each, memo) for each in around]
+    if all(each is other for each, other in zip(own, around, strict=True)):
+        return value
+    cells = tuple(types.CellType(each) for each in own)
+    function = types.FunctionType(
+        value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+    )
+    function.__kwdefaults__ = value.__kwdefaults__
+    return functools.update_wrapper(function, value)
 
 
 def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:

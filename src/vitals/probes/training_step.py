@@ -151,39 +151,49 @@ class TrainingStep:
 
     def _ends_in_outputs(self) -> bool:
         outputs = self.calls[-1].outputs if self.calls else None
-        return isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == self.rows.size > 0
+        if not isinstance(outputs, Tensor) or not (outputs.ndim == 2 or len(self.calls) == 1):
+            return False
+        return outputs.ndim > 0 and len(outputs) == self.rows.size > 0
 
     def _find_path(self) -> None:
-        """Take several calls that lead from one tensor of the batch, or several of whole numbers and of one
-        shape, such as tokens and their mask, to the outputs for one network, where the loss takes class
+        """Take what leads from tensors of the batch to the outputs for one network: a single call with
+        several of them, such as an image and numbers beside it, or several calls, where the loss takes class
         numbers and these outputs, and nothing else of what was called."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
-        given = [
-            place for place in range(len(rows)) if place not in self.target_rows and rows[place].ndim > 1
-        ]
-        alone = self.class_numbers and self._needs_outputs_alone(rows)
-        shapes = {(rows[place].dtype, rows[place].shape) for place in given}
-        fits = len(given) == 1 or (len(shapes) == 1 and not rows[given[0]].is_floating_point())
-        if not fits or not alone:
-            if self.class_numbers and not alone and self.outputs is not None:
-                self.beside = self.outputs.shape[1]
-            self.network = None
+        alone = self.class_numbers or (len(self.calls) == 1 and self.network is not None)
+        alone = alone and self._needs_outputs_alone(rows)
+        if self.class_numbers and not alone and self.outputs is not None:
+            self.beside = self.outputs.shape[1]
+        path = self._path(rows) if alone else None
+        self.network = path
+        if path is None:
             self.class_numbers, self.target_rows = False, ()
-            return
+
+    def _path(self, rows: Sequence[Tensor]) -> "Path | None":
+        """Up to the outputs, from the rows of the batch by whose exchange they change, but for the targets;
+        None where something else enters, too."""
+
+        def outputs(path: "Path", given: Sequence[Tensor]) -> Tensor:
+            with buffers_kept(self.owner):
+                torch.manual_seed(0)
+                return path.outputs(given)
+
+        whole = outputs(Path(self, ()), rows)
+        given = []
+        for place in {*range(len(rows))}.difference(self.target_rows):
+            other = [*rows[:place], rows[place].roll(1, 0), *rows[place + 1 :]]
+            if not torch.equal(outputs(Path(self, ()), other), whole):
+                given.append(place)
+        if not given or self.rows.listed & set(given) or (len(given) == 1 and rows[given[0]].ndim < 2):
+            return None
         path = Path(self, given)
         with buffers_kept(self.owner):
             torch.manual_seed(0)
-            whole = path.outputs(rows)
-            torch.manual_seed(0)
-            alone = path(path.inputs(rows))
-        fits = isinstance(whole, Tensor) and torch.equal(whole, alone)  # nothing else enters
-        self.network = path if fits else None
-        if not fits:
-            self.class_numbers, self.target_rows = False, ()
+            return path if torch.equal(path(path.inputs(rows)), whole) else None
 
     def _needs_outputs_alone(self, rows: Sequence[Tensor]) -> bool:
-        """Whether the loss stays as it is when what the other calls gave is another."""
+        """Whether the loss stays as it is when what other calls gave is another."""
         assert self.outputs is not None
         try:
             return len({self._value(self.outputs, rows, factor) for factor in (1.0, 2.0)}) == 1
@@ -500,26 +510,46 @@ class Path(StepModel):
     def __init__(self, step: TrainingStep, places: Sequence[int]) -> None:
         super().__init__(step)
         self.places = places
-        """Of the tensor, or those of one shape, among the rows of the batch."""
+        """Of what enters, among the rows of the batch."""
         self.last = step.last
         self.calls = sum(call.module is step.calls[-1].module for call in step.calls)
 
     def inputs(self, rows: Sequence[Tensor]) -> Tensor:
-        """What `forward` takes of the rows of a batch: (N, ...), or of several tensors (N, their number,
-        ...)."""
-        if len(self.places) == 1:
-            return rows[self.places[0]]
-        return torch.stack([rows[place] for place in self.places], dim=1)
+        """What `forward` takes of the rows of a batch: (N, ...), or all numbers of several (N, D); where some
+        are floats and some are whole, as of categories, the floats as the bits that they are made of."""
+        given = [rows[place] for place in self.places]
+        if len(given) == 1:
+            return given[0]
+        mixed = len({each.is_floating_point() for each in given}) > 1
+        if mixed:
+            given = [
+                each.float().view(torch.int32) if each.is_floating_point() else each.int() for each in given
+            ]
+        return torch.cat([each.reshape(len(each), -1) for each in given], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """The outputs (N, C) for these inputs (N, ...), all else as in the first sample of the example."""
         outputs: list[Tensor] = []
         for [part] in self.rows.filled(inputs):
             rows = self.rows.repeated(self.rows.of(self.rows.example), len(part))
-            for place, each in zip(self.places, part.unbind(1) if self.places[1:] else [part], strict=True):
+            for place, each in zip(self.places, self._apart(part, rows), strict=True):
                 rows[place] = each
             outputs.append(self.outputs(rows))
         return outputs[0] if len(inputs) == len(outputs[0]) else torch.cat(outputs)[: len(inputs)]
+
+    def _apart(self, inputs: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
+        """The rows that `inputs` are made of, in the types and shapes of `rows`."""
+        if len(self.places) == 1:
+            return [inputs]
+        like = [rows[place] for place in self.places]
+        parts = inputs.split([each[0].numel() for each in like], dim=1)
+        whole = not inputs.is_floating_point()
+        return [
+            (part.contiguous().view(torch.float32) if whole and its.is_floating_point() else part)
+            .to(its.dtype)
+            .reshape(len(part), *its.shape[1:])
+            for part, its in zip(parts, like, strict=True)
+        ]
 
     def outputs(self, rows: Sequence[Tensor]) -> Tensor:
         """The same for a whole batch with these rows."""
