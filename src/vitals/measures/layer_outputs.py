@@ -61,7 +61,7 @@ def layer_outputs(model: nn.Module) -> Iterator[list[LayerOutput]]:
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, arguments: Any, values: Any) -> None:
-            if not isinstance(values, Tensor):
+            if not isinstance(values, Tensor) or values.is_nested:  # of which there are no statistics
                 return
             calls[name] = calls.get(name, 0) + 1
             shown = name if calls[name] == 1 else f"{name}:{calls[name]}"
@@ -90,7 +90,7 @@ class _Activations(TorchFunctionMode):
         kind = KINDS.get(func)
         if func in _CLAMPS and _lowest(*args, **(kwargs or {})) == 0:
             kind = "relu"
-        if kind and self.outputs and isinstance(result, Tensor) and result.ndim > 1:
+        if kind and self.outputs and isinstance(result, Tensor) and result.ndim > 1 and not result.is_nested:
             latest = self.outputs[-1]
             same_graph = result.requires_grad or not torch.is_grad_enabled()
             if latest.kind == "none" and same_graph and len(result) == len(latest.values):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 VALUES = (str, bytes, int, float, type(None))
 
@@ -47,7 +47,11 @@ class Rows:
         leaves = [leaf for leaf in leaves_of(batch, 0, made.lists) if made._has_rows(leaf)]
         rows: list[Tensor] = []
         for leaf in leaves:
-            rows += [leaf] if isinstance(leaf, Tensor) else [_numbers(leaf), *_whole_numbers(leaf).values()]
+            if isinstance(leaf, Tensor) and not is_ragged(leaf):
+                rows.append(leaf)
+            else:
+                samples = _samples(leaf)
+                rows += [_numbers(samples), *_whole_numbers(samples).values()]
         return tuple(rows)
 
     @property
@@ -57,9 +61,9 @@ class Rows:
         count = 0
         for leaf in leaves_of(self.example, 0, self.lists):
             if self._has_rows(leaf):
-                if not isinstance(leaf, Tensor):
+                if not isinstance(leaf, Tensor) or is_ragged(leaf):
                     places.add(count)
-                    count += len(_whole_numbers(leaf))
+                    count += len(_whole_numbers(_samples(leaf)))
                 count += 1
         return places
 
@@ -73,27 +77,31 @@ class Rows:
         def other(leaf: Any) -> Any:
             if rows and self._has_rows(leaf):
                 row = next(left)
-                if isinstance(leaf, Tensor):
+                if isinstance(leaf, Tensor) and not is_ragged(leaf):
                     return row
-                samples = [leaf[place] for place in row.tolist()]
-                given = {place: next(left) for place in _whole_numbers(leaf)}
+                all_of_it = _samples(leaf)
+                samples = [all_of_it[place] for place in row.tolist()]
+                given = {place: next(left) for place in _whole_numbers(all_of_it)}
                 for number, sample in enumerate(samples) if given else ():
                     samples[number] = _with(sample, {place: its[number] for place, its in given.items()})
-                return type(leaf)(samples)
-            if isinstance(leaf, list | tuple):
+                return _made_like(leaf, samples)
+            if isinstance(leaf, list | tuple) and not is_ragged(leaf):
                 return type(leaf)(leaf[place % self.size] for place in range(count))
             return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
         return replaced(self.example, other, self.size, self.lists)
 
     def _has_rows(self, leaf: Any) -> bool:
+        if is_ragged(leaf):
+            return _count(leaf) == self.size
         return id(leaf) in self.lists or (
             isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == self.size > 0
         )
 
     def counts(self, leaf: Any) -> bool:
         """Whether this leaf of the batch has a value for each sample."""
-        return self._has_rows(leaf) or (isinstance(leaf, list | tuple) and len(leaf) == self.size > 0)
+        listed = isinstance(leaf, list | tuple) and not is_ragged(leaf)
+        return self._has_rows(leaf) or (listed and len(leaf) == self.size > 0)
 
     def filled(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """`rows` in parts of as many samples as the step takes, the last one filled up from the first on; all
@@ -109,6 +117,30 @@ class Rows:
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
         """The first row of each of `rows`, `count` times."""
         return [row[:1].expand(count, *row.shape[1:]) for row in rows]
+
+
+def is_ragged(leaf: Any) -> bool:
+    """Whether this is one object that has sequences of different lengths: packed, or a nested tensor."""
+    return isinstance(leaf, PackedSequence) or (isinstance(leaf, Tensor) and leaf.is_nested)
+
+
+def _count(ragged: Any) -> int:
+    return int(ragged.batch_sizes[0]) if isinstance(ragged, PackedSequence) else int(ragged.size(0))
+
+
+def _samples(leaf: Any) -> Sequence[Any]:
+    """The samples of a list of them, or of what `is_ragged`."""
+    if isinstance(leaf, PackedSequence):
+        return unpack_sequence(leaf)
+    return leaf.unbind() if isinstance(leaf, Tensor) else leaf
+
+
+def _made_like(leaf: Any, samples: list[Any]) -> Any:
+    if isinstance(leaf, PackedSequence):
+        return pack_sequence(samples, enforce_sorted=False)
+    if isinstance(leaf, Tensor):
+        return torch.nested.as_nested_tensor(samples, layout=leaf.layout)
+    return type(leaf)(samples)
 
 
 def joined(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -130,9 +162,7 @@ def replaced(
         entries = {key: replaced(value, other, size, lists) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return entries
-        table: Any = copy.copy(batch)
-        table.update(entries)
-        return table
+        return _like(batch, entries)
     if isinstance(batch, list | tuple):
         if len(batch) == size > 0 and all(isinstance(entry, VALUES) for entry in batch):
             return other(batch)
@@ -145,6 +175,20 @@ def replaced(
                 object.__setattr__(like, field.name, replaced(getattr(batch, field.name), other, size, lists))
         return like
     return other(batch)
+
+
+def _like(batch: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    """A table of the kind of `batch`; a dict where a copy would share what it keeps its entries in."""
+    before = dict(batch)
+    table: Any = copy.copy(batch)
+    for name, value in vars(table).items() if hasattr(table, "__dict__") else ():
+        if isinstance(value, dict):
+            vars(table)[name] = dict(value) if type(value) is dict else copy.copy(value)
+    table.update(entries)
+    if all(batch[key] is value for key, value in before.items()):
+        return table
+    batch.update(before)
+    return entries
 
 
 def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
@@ -186,11 +230,13 @@ def sample_lists(batch: Any) -> frozenset[int]:
 def _is_usual(batch: Any) -> bool:
     """Whether `batch` is a pair of tensors with as many rows, as nearly all are."""
     pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(type(each) is Tensor for each in batch)
-    return pair and all(each.ndim for each in batch) and len(batch[0]) == len(batch[1])
+    return pair and all(each.ndim and not each.is_nested for each in batch) and len(batch[0]) == len(batch[1])
 
 
 def _look(batch: Any, candidates: list[Any], beside: list[Any]) -> None:
     """Collect what may be a list of samples, and the tensors and long lists of values outside of these."""
+    if is_ragged(batch):
+        return
     if isinstance(batch, Tensor):
         beside.append(batch)
     elif isinstance(batch, Mapping):
@@ -245,6 +291,8 @@ def _lengths(tensors: Sequence[Tensor]) -> set[int]:
 def _size(batch: Any, lists: Container[int]) -> int:
     leaves = leaves_of(batch, 0, lists)
     given = [len(leaf) for leaf in leaves if id(leaf) in lists]
+    given += [_count(leaf) for leaf in leaves if is_ragged(leaf)]
+    leaves = [leaf for leaf in leaves if not is_ragged(leaf)]
     given += [len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
     if not lists and any(map(_are_edges, leaves)) and set(given) != {2}:  # they would point beyond the rest
         return 0
@@ -312,6 +360,8 @@ def taken(batch: Any, first: int, count: int) -> Any:
     rows = Rows(batch)
 
     def some(leaf: Any) -> Any:
+        if is_ragged(leaf) and rows.counts(leaf):
+            return _made_like(leaf, list(_samples(leaf)[first : first + count]))
         return leaf[first : first + count] if rows.counts(leaf) else leaf
 
     return replaced(batch, some, rows.size, rows.lists)
@@ -340,7 +390,9 @@ def together(one: Any, other: Any) -> Any:
         beside: Any = next(left, None)
         if not (mine.counts(leaf) and its.counts(beside)):
             return leaf
-        return torch.cat([leaf, beside]) if isinstance(leaf, Tensor) else type(leaf)([*leaf, *beside])
+        if isinstance(leaf, Tensor) and not is_ragged(leaf):
+            return torch.cat([leaf, beside])
+        return _made_like(leaf, [*_samples(leaf), *_samples(beside)])
 
     if len(leaves_of(one, mine.size, mine.lists)) != len(its_leaves):
         raise ValueError("the batches are not made alike")

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows, leaves_of
+from vitals.probes.rows import Rows, is_ragged, leaves_of
 from vitals.probes.squashed import Squashed
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
@@ -146,7 +146,7 @@ class TrainingStep:
         if len(call.arguments) != 1 or call.options:
             return False
         [inputs], outputs, size = call.arguments, call.outputs, self.rows.size
-        tensors = isinstance(inputs, Tensor) and isinstance(outputs, Tensor)
+        tensors = isinstance(inputs, Tensor) and isinstance(outputs, Tensor) and not is_ragged(inputs)
         return tensors and inputs.ndim > 1 and outputs.ndim > 0 and len(inputs) == len(outputs) == size > 0
 
     def _ends_in_outputs(self) -> bool:

@@ -44,6 +44,7 @@ from vitals.checks.gradients.result import GradientCheck
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.measures.histogram import Histogram, histogram
+from vitals.probes.rows import leaves_of
 from vitals.probes.untouched import ChangesParameters
 from vitals.writers.writer import Writer
 
@@ -395,6 +396,10 @@ class GradientsCheck(Check):
         meant = setup.gives != "class numbers"
         if setup.writes:  # a difference would be overwritten before the loss sees it
             raise ChangesParameters
+        if setup.step is not None and any(
+            isinstance(leaf, Tensor) and leaf.is_nested for leaf in leaves_of(setup.step.rows.example)
+        ):
+            raise UserError("the batches are nested tensors, of which torch takes no derivative in float64.")
         count = sum(parameter.numel() for parameter in setup.model.parameters())
         numbers = min(NUMBERS, max(FEWEST_NUMBERS, int(SHARE * count)))
         results = [
