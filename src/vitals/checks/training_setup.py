@@ -206,7 +206,7 @@ def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:
         return f"{several(len(setup.step.optimizers))}; one loss is needed."
     if setup.gives == "loss":
         assert setup.step is not None
-        return f"{setup.step.called()}; one call of one network with one tensor is needed."
+        return f"{setup.step.called()}; one network that leads from each sample to its outputs is needed."
     return "your loss takes no class number for each sample, with one output a class."
 
 

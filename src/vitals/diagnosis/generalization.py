@@ -1,4 +1,4 @@
-"""Does what was learned hold for the validation images?"""
+"""Does what was learned hold for the validation samples?"""
 
 import math
 import statistics
@@ -15,18 +15,18 @@ from vitals.probes.fixed_subset import RARER
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 RENAMED = 0.1
-"""Share of the validation images, by three standard errors, that other numbers of the classes put right."""
+"""Share of the validation samples, by three standard errors, that other numbers of the classes put right."""
 MOSTLY_LEFT_OUT, LITTLE_MORE = 0.5, 0.05
 """Share of the places of images of a class that the loss leaves out, as the background where 0 is taken for
 padding; and what accuracy over all places may be above the rest. Where places without a label are meant, it
 leaves them out, too."""
 UNSHOWN = 0.05
-"""Share of the validation images of classes that were never shown."""
+"""Share of the validation samples of classes that were never shown."""
 RARE, UNLEARNED = 0.2, 0.5
-"""Share of the validation images that are of classes rare in training, and the accuracy on them over that on
+"""Share of the validation samples that are of classes rare in training, and the accuracy on them over that on
 the others."""
 GAP = 0.1
-"""Accuracy on training images above that on validation images: ten points."""
+"""Accuracy on training samples above that on validation samples: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
 """Training accuracy, and its distance to that of validation, of a set that is learned by heart."""
 AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
@@ -70,10 +70,10 @@ def overfitting(run: Run) -> Iterator[Finding]:
     by_heart = by_heart and certain > GAP
     if by_heart and apart and validation[-1] > 1.02 * lowest:
         message = (
-            f"{run.accuracy('train'):.0%} of the training images are right, and {run.accuracy('val'):.0%} of "
-            f"the validation images, whose loss has not fallen since epoch {series.epochs[place]:.0f}."
+            f"{run.accuracy('train'):.0%} of the training samples are right, and {run.accuracy('val'):.0%} "
+            f"of the validation samples, whose loss has not fallen since epoch {series.epochs[place]:.0f}."
         )
-        remedy = "Take more or augmented images, weight decay or dropout, or a smaller network."
+        remedy = "Take more or augmented data, weight decay or dropout, or a smaller network."
         yield Finding("overfitting", "warn", message, remedy, tag, gap, LARGE_GAP)
         return
     if late > RISEN * lowest and place < len(validation) - 2 and apart and not gap < GAP:
@@ -82,7 +82,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
             f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}."
         )
         remedy = (
-            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented images, weight decay or "
+            f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented data, weight decay or "
             f"dropout, or a smaller network."
         )
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
@@ -90,7 +90,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
 
 @needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval", verdict="order of the classes")
 def classes_renumbered(run: Run) -> Iterator[Finding]:
-    """The network knows the validation images, by other numbers of their classes."""
+    """The network knows the validation samples, by other numbers of their classes."""
     relabelled = run.history.last("validation/relabelled", math.nan)
     accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
     least, _ = share_between(relabelled * samples, samples)
@@ -98,8 +98,8 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     if not least - most > RENAMED or relabelled < run.accuracy("train") / 2:
         return
     message = (
-        f"{accuracy:.0%} of {samples:.0f} validation images are right, but {relabelled:.0%} would be if each "
-        f"class that is predicted were called what it most often is: classes have other numbers there."
+        f"{accuracy:.0%} of {samples:.0f} validation samples are right, but {relabelled:.0%} would be if "
+        f"each class that is predicted were called what it most often is: classes have other numbers there."
     )
     remedy = (
         "Number the classes by one table (class_to_idx) in both sets, and look at how their folders sort."
@@ -116,10 +116,10 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
     if not share > UNSHOWN or any(f.cause == "class-imbalance" and f.alarming for f in run.checks):
         return  # where one class is nearly all, others are missing
     message = (
-        f"{share:.0%} of {run.samples('val'):.0f} validation images are of classes of which the training set "
-        f"has none."
+        f"{share:.0%} of {run.samples('val'):.0f} validation samples are of classes of which the training "
+        f"set has none."
     )
-    remedy = "Draw training and validation images at random, or class by class, from one list of all."
+    remedy = "Draw training and validation samples at random, or class by class, from one list of all."
     fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
     # What comes first of a stream need not be a fair sample of it.
     yield Finding(*fault, exact=bool(run.fact("train_as_is", 0.0)))  # type: ignore[arg-type]
@@ -140,12 +140,12 @@ def classes_rare(run: Run) -> Iterator[Finding]:
     if not most < UNLEARNED * others:
         return
     message = (
-        f"{rare:.0%} of {run.samples('val'):.0f} validation images are of classes that are more than "
-        f"{RARER:g} times as rare among the training images; {right / rare:.0%} of them are right, "
+        f"{rare:.0%} of {run.samples('val'):.0f} validation samples are of classes that are more than "
+        f"{RARER:g} times as rare among the training samples; {right / rare:.0%} of them are right, "
         f"{others:.0%} of the others."
     )
     remedy = (
-        "Look whether training images of these classes have been lost; else draw them more often, or weight "
+        "Look whether training samples of these classes have been lost; else draw them more often, or weight "
         "the loss by class."
     )
     yield Finding("class-imbalance", "warn", message, remedy, "labels", right / rare, UNLEARNED * others)
@@ -171,7 +171,7 @@ def classes_left_out(run: Run) -> Iterator[Finding]:
     verdict="preparation of validation",
 )
 def prepared_otherwise(run: Run) -> Iterator[Finding]:
-    """The network knows the validation images once they are prepared in another way."""
+    """The network knows the validation samples once they are prepared in another way."""
     accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
     changed = {name: values[-1] for name, values in run.by_name("validation/changed").items() if values}
     best = max(changed, key=lambda name: changed[name], default=None)
@@ -182,8 +182,8 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
     if not least - most > RENAMED / 2:
         return
     message = (
-        f"{accuracy:.0%} of {samples:.0f} validation images are right, and {changed[best]:.0%} with {best}: "
-        f"they are prepared otherwise than the training images."
+        f"{accuracy:.0%} of {samples:.0f} validation samples are right, and {changed[best]:.0%} with {best}: "
+        f"they are prepared otherwise than the training samples."
     )
     remedy = "Prepare both by one function: reading, order of channels and axes, scaling."
     value = changed[best]
@@ -210,17 +210,17 @@ def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     if not score > CERTAIN:
         return
     message = (
-        f"{training:.0%} of the training images are right, as they are stored and in evaluation mode, but "
-        f"{validation:.0%} of the validation images, which the network was never shown: {score:.1f} standard "
-        f"errors more. At least about {1 - training / validation:.0%} of the training labels do not go with "
-        f"their images, unless these are harder than those of validation."
+        f"{training:.0%} of the training samples are right, as they are stored and in evaluation mode, but "
+        f"{validation:.0%} of the validation samples, which the network was never shown: {score:.1f} "
+        f"standard errors more. At least about {1 - training / validation:.0%} of the training labels do not "
+        f"go with their samples, unless these are harder than those of validation."
     )
-    remedy = "Look at the training images with the largest loss, with their labels, and at who gave them."
+    remedy = "Look at the training samples with the largest loss, with their labels, and at who gave them."
     yield Finding("labels-random", "warn", message, remedy, "labels", score, CERTAIN)
 
 
 def _standard_errors(run: Run, training: float, validation: float) -> float:
-    """By how many of its standard errors the accuracy on validation images is above that on training ones."""
+    """By how many of its standard errors the accuracy of validation is above that of training samples."""
     parts = ((training, run.samples("train")), (validation, run.samples("val")))
     variance = sum(max(share * (1 - share), 1e-3) / max(samples, 1.0) for share, samples in parts)
     return (validation - training) / math.sqrt(variance)
@@ -317,7 +317,7 @@ def _first_seen(run: Run) -> float:
 
 @needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 def validation_at_chance(run: Run) -> Iterator[Finding]:
-    """Training images are learned, validation images are not even begun to be."""
+    """Training images are learned, validation samples are not even begun to be."""
     if not run.above_chance("train") > BEGUN or not math.isfinite(run.above_chance("val")):
         return
     if any(classes_renumbered(run)) or any(prepared_otherwise(run)):
@@ -326,16 +326,16 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
     if not run.at_chance("val") or most > 0.3 * run.above_chance("train"):
         return
     seen = (
-        f"Accuracy is {run.accuracy('train'):.0%} on training images and {run.accuracy('val'):.0%} on "
-        f"{run.samples('val'):.0f} validation images, no better than chance ({run.chance_accuracy:.0%}; "
+        f"Accuracy is {run.accuracy('train'):.0%} on training samples and {run.accuracy('val'):.0%} on "
+        f"{run.samples('val'):.0f} validation samples, no better than chance ({run.chance_accuracy:.0%}; "
         f"{run.chance_accuracy + most:.0%} at most, by two standard errors)"
     )
     if run.passed("inputs-informative"):
         cause = "train-val-mismatch"
-        message = f"{seen}, though a short trial generalized to training images that were held out."
+        message = f"{seen}, though a short trial generalized to training samples that were held out."
         remedy = "Prepare both alike: normalization, order of channels and of classes, orientation, size."
     else:
         cause, message = "labels-random", f"{seen}: the labels are learned by heart."
-        remedy = "Look at images with their labels, and at the code that pairs them."
+        remedy = "Look at samples with their labels, and at the code that pairs them."
     value, chance = run.accuracy("val"), run.chance_accuracy
     yield Finding(cause, "fail", message, remedy, "accuracy/val_eval", value, chance)

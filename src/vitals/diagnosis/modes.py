@@ -43,7 +43,7 @@ def evaluating_in_training(run: Run) -> Iterator[Finding]:
 
 @needs("modes/of_batches", verdict="statistics of BatchNorm")
 def statistics_apart(run: Run) -> Iterator[Finding]:
-    """The network knows the training images by the statistics of their batch, and not by those it kept."""
+    """The network knows the training samples by the statistics of their batch, and not by those it kept."""
     looks = zip(
         *(run.values(f"modes/{name}") for name in ("of_batches", "evaluated", "samples")), strict=True
     )
@@ -55,8 +55,8 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         if not batches - evaluated > max(SURE * error, LOST) or not evaluated < HALF * batches:
             return
     message = (
-        f"{evaluated:.0%} of the training images are right in evaluation mode, but {batches:.0%} of the same "
-        f"images with the statistics of their batch: BatchNorm has not kept those of the training set."
+        f"{evaluated:.0%} of the training samples are right in evaluation mode, but {batches:.0%} of the "
+        f"same samples with the statistics of their batch: BatchNorm has not kept those of the training set."
     )
     remedy = (
         "Set the momentum of BatchNorm, torch's share of the new batch, to 0.1, or estimate its statistics "
@@ -67,13 +67,13 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
 
 @needs("accuracy/train", "accuracy/train_eval", verdict="evaluation mode")
 def evaluation_at_chance(run: Run) -> Iterator[Finding]:
-    """The network knows the training images in training mode, and in evaluation mode it knows nothing."""
+    """The network knows the training samples in training mode, and in evaluation mode it knows nothing."""
     live = next(reversed(run.values("accuracy/train")), math.nan)
     learned = live - run.chance_accuracy > KNOWN and 0 < run.last_loss < LEARNED * run.chance_loss
     if not run.finished or run.steps < ENOUGH or not learned or not run.at_chance("train"):
         return
     message = (
-        f"{live:.0%} of the training images were right while training, and {run.accuracy('train'):.0%} are "
+        f"{live:.0%} of the training samples were right while training, and {run.accuracy('train'):.0%} are "
         f"in evaluation mode, no better than chance: what is evaluated is not what was trained."
     )
     remedy = (

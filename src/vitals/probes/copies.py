@@ -111,7 +111,7 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
             if isinstance(its, nn.Module):
                 _require_apart(its, mine, shared)
                 _give_stand_ins(its, mine)
-                _take_functions_along(mine, memo)
+        _take_functions_along(memo)
         return copied
     except UserError:
         raise
@@ -147,10 +147,11 @@ def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
                 mine._trainer = trainer
 
 
-def _take_functions_along(copied: nn.Module, memo: dict[int, Any]) -> None:
-    """Let functions that `copied` keeps, such as hooks and what `torch.compile` made of a method, see the
-    copy of what they were defined around, where `deepcopy` leaves them with the original."""
-    for part in copied.modules():
+def _take_functions_along(memo: dict[int, Any]) -> None:
+    """Let functions that modules keep, such as hooks and what `torch.compile` made of a method, see the copy
+    of what they were defined around, where `deepcopy` leaves them with the original."""
+    copies = {id(each): each for each in memo.values() if isinstance(each, nn.Module)}
+    for part in [each for place, each in copies.items() if place not in memo]:
         tables = [value for value in vars(part).values() if isinstance(value, dict | list)]
         for table in (vars(part), *tables):
             if len(table) < LARGE:

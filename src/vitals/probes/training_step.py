@@ -128,14 +128,20 @@ class TrainingStep:
         names = {id(part): name for name, part in self.owner.named_modules()}
         shown = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+        if self.rows.size == 0:
+            return f"your batches, of {type(self.rows.example).__name__}, cannot be cut into samples"
         if len(shown) == 1:
-            call = self.calls[0]
-            tensors = [isinstance(each, Tensor) for each in (*call.arguments, call.outputs)]
             if self.rows.listed:
                 return f"your batches are lists of samples, and {shown[0]} gets what is made of these"
-            if tensors == [True, True] and not call.options:
-                return f"your training_step calls {shown[0]} with other rows than one for each sample"
-            return f"your training_step calls {shown[0]}, but not from one tensor to one tensor"
+            outputs = self.calls[0].outputs
+            if not isinstance(outputs, Tensor):
+                return f"{shown[0]} gives more than one tensor"
+            if not outputs.ndim or len(outputs) != self.rows.size:
+                return f"{shown[0]} gives other rows than one for each sample"
+            return (
+                f"{shown[0]} gets more of the batch than its inputs, such as labels, or the loss takes more "
+                f"of it than its outputs"
+            )
         takes = f"takes batches of {self.rows.size} samples alone, and " if self.rows.exact else ""
         return f"your training_step {takes}calls {', '.join(shown[:3]) or 'no network'}{more}"
 
@@ -340,20 +346,24 @@ class TrainingStep:
     def targets(self, batch: Any) -> Tensor | tuple[Tensor, ...]:
         """What the loss needs of `batch` beside the outputs: class numbers (N,) where they are, else the one
         tensor (N, ...), or all of them; `UserError` if `batch` is not made as that of the training step."""
-        rows, like = self.rows.of(batch), self.rows.of(self.rows.example)
-        if [(row.ndim, row.dtype) for row in rows] != [(row.ndim, row.dtype) for row in like]:
-            raise UserError("the batches of validation are not made as those of training.")
+        rows = self._rows_like_those_of_training(batch)
         found = tuple(rows[place] for place in self.target_rows)
         if self.class_numbers:
             return found[0].reshape(-1).long()
         return found[0] if len(found) == 1 else found
+
+    def _rows_like_those_of_training(self, batch: Any) -> tuple[Tensor, ...]:
+        rows, like = self.rows.of(batch), self.rows.of(self.rows.example)
+        if [(row.ndim, row.dtype) for row in rows] != [(row.ndim, row.dtype) for row in like]:
+            raise UserError("the batches of validation are not made as those of training.")
+        return rows
 
     def network_inputs(self, batch: Any, step: Callable[..., Any]) -> Tensor:
         """What the network gets in `step`, a step of the owner; (N, ...). Leaves the network in the modes in
         which it is then. `UserError` if it is not called with one tensor."""
         assert self.network is not None
         if isinstance(self.network, Path):
-            return self.network.inputs(self.rows.of(batch))
+            return self.network.inputs(self._rows_like_those_of_training(batch))
         return self._inputs(self.network, batch, step)
 
     def _inputs(self, network: nn.Module, batch: Any, step: Callable[..., Any]) -> Tensor:

@@ -9,7 +9,8 @@ import random
 import threading
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,92 @@ def ids(image: Tensor) -> Tensor:
     return (4 * image.flatten()[:12]).long().clamp(0, 16)
 
 
+class Beside(nn.Module):
+    """Gets an image, and numbers or categories beside it."""
+
+    def __init__(self, categories: bool) -> None:
+        super().__init__()
+        self.image, self.categories = mlp(), nn.Embedding(17, 4) if categories else None
+        self.head = nn.Linear(10 + 8 * (4 if categories else 1), 10)
+
+    def forward(self, image: Tensor, beside: Tensor) -> Tensor:
+        if self.categories is not None:
+            beside = self.categories(beside).flatten(1)
+        return self.head(torch.cat([self.image(image).relu(), beside], 1))
+
+
+def of_both(module: Any, batch: Any) -> Tensor:
+    image, beside, label = batch
+    return F.cross_entropy(module.net(image, beside=beside), label)
+
+
+class Hooked(Foreign):
+    """Gathers what its layers give, in hooks that are functions around the module."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.gathered: list[Tensor] = []
+
+        def gather(layer: nn.Module, arguments: Any, outputs: Tensor) -> None:
+            self.gathered.append(outputs.square().mean())
+
+        for layer in self.net[1:]:
+            layer.register_forward_hook(gather)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.gathered.clear()  # of those of a validation
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        return loss + 0.01 * torch.stack(self.gathered).mean()
+
+
+class Functions(Foreign):
+    """Is made of functions around itself, one of them compiled."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.table = {"loss": lambda x, y: F.cross_entropy(self.net(x), y)}
+        self.penalty = partial(Functions.weights, self)
+        self.step = torch.compile(self.both, backend="eager")
+
+    def weights(self, factor: float) -> Tensor:
+        return factor * self.net[-1].weight.square().sum()
+
+    def both(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.table["loss"](x, y) + self.penalty(1e-4)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.step(*batch)
+
+
+class Table(MutableMapping[str, Tensor]):
+    """Keeps its entries in a dict, which a shallow copy shares."""
+
+    def __init__(self, **entries: Tensor) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.entries[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.entries[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to(self, device: Any) -> Table:
+        return self
+
+
+def as_table(samples: list[Any]) -> Table:
+    return Table(**{name: torch.stack([each[place] for each in samples]) for place, name in enumerate("xy")})
+
+
 class Outputs(Foreign):
     """Keeps its losses until the end of the epoch, as Lightning's migration guide has it."""
 
@@ -306,8 +393,8 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
     "tokens": (lambda: Step(next_token, net=Tokens()), lambda: loaded(lambda x, y, i: (ids(x),)), PARTS),
     "keywords": (
         lambda: Step(lambda module, batch: module.net(**batch)["loss"], net=Keywords()),
-        lambda: loaded(lambda x, y, i: {"ids": ids(x), "mask": torch.ones(12), "labels": y}),
-        LOSS,
+        lambda: loaded(lambda x, y, i: {"ids": ids(x) // 4 + y, "mask": torch.ones(12), "labels": y}),
+        ALL,
     ),
     "two networks": (
         lambda: Step(
@@ -317,13 +404,38 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: loaded(lambda x, y, i: (x, y)),
         ALL,
     ),
+    "an image and numbers": (
+        lambda: Step(of_both, net=Beside(categories=False)),
+        lambda: loaded(lambda x, y, i: (x, x[0, 4], y)),
+        ALL,
+    ),
+    "an image and categories": (
+        lambda: Step(of_both, net=Beside(categories=True)),
+        lambda: loaded(lambda x, y, i: (x, ids(x)[:8], y)),
+        ALL,
+    ),
+    "a regression of two inputs": (
+        lambda: Step(
+            lambda module, batch: F.mse_loss(module.net(batch[0], batch[1])[:, :1], batch[2]),
+            net=Beside(categories=False),
+        ),
+        lambda: loaded(lambda x, y, i: (x, x[0, 4], x.mean().reshape(1))),
+        NETWORK,
+    ),
+    "hooks that gather outputs": (Hooked, lambda: loaded(lambda x, y, i: (x, y)), LOSS),
+    "functions around the module": (Functions, lambda: loaded(lambda x, y, i: (x, y)), ALL),
+    "a table of one's own": (
+        cross_entropy("x", "y"),
+        lambda: loaded(lambda x, y, i: (x, y), collate_fn=as_table),
+        ALL,
+    ),
     "keywords, and the loss outside": (
         lambda: Step(
             lambda module, batch: F.cross_entropy(module.net(ids=batch["ids"]).mean(1), batch["y"]),
             net=Tokens(),
         ),
         lambda: loaded(lambda x, y, i: {"ids": ids(x), "y": y}),
-        LOSS,
+        PARTS,
     ),
     "VAE": (
         lambda: Step(vae, net=nn.Linear(64, 8), decoder=nn.Linear(4, 64)),
