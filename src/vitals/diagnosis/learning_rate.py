@@ -210,7 +210,8 @@ def too_low(run: Run) -> Iterator[Finding]:
 @needs("loss/train_step")
 def batch_too_small(run: Run) -> Iterator[Finding]:
     """Nothing is learned from batches so small that their gradients are noise."""
-    if not run.batch_size <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
+    classes = run.batch_size * max(run.fact("places", 1.0), 1.0)  # as many as the pixels of its masks
+    if not classes <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
         return

@@ -86,6 +86,16 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
 
 
+def test_masks_have_many_classes_each_so_that_fewer_samples_are_many() -> None:
+    able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
+    masks = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    masks |= {"facts/chance_loss": [0.7], "facts/guess_loss": [0.7], "loss/train_eval": [0.7]}
+    masks |= {"facts/samples_different": [96.0], "facts/places": [1000.0]}
+    for last, found in ((0.7, ["labels-random"]), (0.9, [])):  # there, or on its way
+        run = record([1.1] * 20 + [last] * 180, batch_size=8, measured=masks)
+        assert alarms(Run(run.history, able)) == found
+
+
 def test_little_to_be_known_of_numbers_is_no_fault_of_theirs() -> None:
     """Targets that are mostly noise, learned by heart, of which 5% or 12% are known in samples not seen."""
     able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
