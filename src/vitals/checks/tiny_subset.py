@@ -21,6 +21,7 @@ from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.norms import norms
 from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
@@ -495,6 +496,15 @@ class TinySubsetCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        outcome = self._made(setup, options)
+        lost = of_lost_epsilon(setup.optimizers)
+        found = [
+            replace(each, remedy=lost or each.remedy) if each.cause == "non-finite-loss" else each
+            for each in outcome.findings
+        ]
+        return replace(outcome, findings=found)
+
+    def _made(self, setup: TrainingSetup, options: Options) -> Outcome:
         if setup.gives != "class numbers" or setup.samples < SUBSET_SIZE:
             return self._few(setup, options)
         setup.require_fixed_loss()

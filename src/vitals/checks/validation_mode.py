@@ -102,7 +102,9 @@ class ValidationModeCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         if setup.training_layers_in_validation is None:
-            raise UserError("no validation_step calls the network of the training_step.")
+            raise UserError(
+                "there is no validation batch, or no validation_step that calls the training_step's network."
+            )
         dropout: list[str] = []
         with (
             suppress(UserError),

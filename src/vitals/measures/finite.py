@@ -1,10 +1,11 @@
 """Whether a network still holds numbers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def first_non_finite(module: nn.Module) -> str | None:
@@ -23,6 +24,21 @@ def first_non_finite(module: nn.Module) -> str | None:
         return None
     names = [name for name, value in named if value.numel()]
     return next((name for name, size in zip(names, sizes, strict=True) if not math.isfinite(size)), None)
+
+
+def of_lost_epsilon(optimizers: Iterable[Optimizer]) -> str:
+    """What to do about an `eps` that is 0 in the type of the parameters, by which Adam then divides zero by
+    zero: 1e-8 in float16; nothing where there is none."""
+    for group in (group for each in optimizers for group in each.param_groups):
+        eps = group.get("eps")
+        for parameter in group["params"] if isinstance(eps, float) and eps else ():
+            if not torch.tensor(eps, dtype=parameter.dtype):
+                kind = str(parameter.dtype).removeprefix("torch.")
+                return (
+                    f"Raise the optimizer's eps: {eps:g} is 0 in {kind}, in which the parameters are; 1e-4 "
+                    f"is not. Or keep them in float32, as precision=16-mixed does."
+                )
+    return ""
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.findings import Finding
+from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.layer_outputs import layer_outputs
 from vitals.measures.norms import norms, to_host
 from vitals.monitors.monitor import Monitor, epoch_of
@@ -245,6 +246,7 @@ def of_late_loss(
         where, (seen, remedy) = "input", _of_input(place)
     elif bad:
         where, (seen, remedy) = bad[0], _of_weights(bad[0])
+        remedy = of_lost_epsilon(trainer.optimizers) or remedy
     else:
         where, remedy = "loss", "Keep log and sqrt away from zero."
         seen = "its batch and the weights were finite, so that a layer overflowed or the loss itself did."
@@ -268,7 +270,8 @@ def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: i
         return "input", *_of_input(_place(trainer, number))
     for name, parameter in module.named_parameters():
         if _bad(parameter.detach()):
-            return shown_name(name), *_of_weights(shown_name(name))
+            seen, remedy = _of_weights(shown_name(name))
+            return shown_name(name), seen, of_lost_epsilon(trainer.optimizers) or remedy
     # Not the shared copy: this one has whatever state the module keeps in the very step of the trouble.
     twin = Twin(trainer, module)
     twin.refresh()

@@ -17,6 +17,7 @@ from vitals.findings import read_findings
 from vitals.monitors.first_layer_filters import FirstLayerFilters
 from vitals.monitors.loss_parameters import LossParameters
 from vitals.monitors.modes import Modes
+from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.update_ratio import UpdateRatio
 from vitals.recorder import Recorder
 
@@ -236,3 +237,36 @@ def test_an_optimizer_that_steps_in_two_passes_is_looked_at(tmp_path: Path) -> N
     fit(Sharp(), tmp_path, checks, limit_val_batches=0)
     assert {row.name: row.verdict for row in checks.rows if row.verdict != "ok"} == {}
     assert len(checks.rows) == 3
+
+
+class InHalf(Foreign):
+    def __init__(self, eps: float) -> None:
+        super().__init__(mlp())
+        self.eps = eps
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 1e-3, eps=self.eps)
+
+
+@pytest.mark.parametrize(("eps", "expected"), [(1e-8, ["non-finite-loss"]), (1e-4, [])])
+def test_an_epsilon_that_is_none_in_the_type_of_the_weights_is_the_remedy(
+    eps: float, expected: list[str], tmp_path: Path
+) -> None:
+    checks, monitor = quick(checks=["tiny_subset"]), NonFinite(every_n_steps=1)
+    fit(InHalf(eps), tmp_path, checks, monitor, precision="16-true", limit_val_batches=0)
+    found = [each for each in (*checks.findings, *monitor.findings) if each.alarming]
+    assert alarms(found) == expected
+    assert all(each.remedy.startswith("Raise the optimizer's eps: 1e-08 is 0 in float16") for each in found)
+
+
+def test_what_cannot_be_taken_apart_is_told_in_words_of_the_batch(tmp_path: Path) -> None:
+    class Margin(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(*batch), batch[1])
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.net(x) - F.one_hot(y, 10)
+
+    checks = quick(checks=["inputs", "informative_inputs"])
+    fit(Margin(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert "self(…) gets more of the batch than its inputs, such as labels" in checks.findings[0].message
