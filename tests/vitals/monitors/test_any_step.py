@@ -199,6 +199,23 @@ class Beside(nn.Module):
         return self.head(torch.cat([self.image(image).relu(), beside], 1))
 
 
+class Neighbours(nn.Module):
+    """Mixes the samples of a batch by a matrix, which has a row for each, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = mlp(), nn.Linear(10, 10)
+
+    def forward(self, x: Tensor, linked: Tensor) -> Tensor:
+        return self.head((linked @ self.first(x)).relu())
+
+
+def as_graph(samples: list[Any]) -> Any:
+    x, y = (torch.stack([each[place] for each in samples]) for place in range(2))
+    linked = (y[:, None] == y[None]).float()
+    return x, linked / linked.sum(1, keepdim=True), y
+
+
 def of_both(module: Any, batch: Any) -> Tensor:
     image, beside, label = batch
     return F.cross_entropy(module.net(image, beside=beside), label)
@@ -413,6 +430,13 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: Step(of_both, net=Beside(categories=True)),
         lambda: loaded(lambda x, y, i: (x, ids(x)[:8], y)),
         ALL,
+    ),
+    "samples mixed by a matrix": (
+        lambda: Step(
+            lambda module, batch: F.cross_entropy(module.net(*batch[:2]), batch[2]), net=Neighbours()
+        ),
+        lambda: loaded(lambda x, y, i: (x, y), collate_fn=as_graph),
+        LOSS,
     ),
     "a regression of two inputs": (
         lambda: Step(
