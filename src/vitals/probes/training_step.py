@@ -202,19 +202,17 @@ class TrainingStep:
     def _keeps_samples_apart(self, path: "Path", rows: Sequence[Tensor]) -> bool:
         """Whether half of the samples get the same outputs without the other half, in evaluation mode: a
         matrix of which samples are neighbours has a row for each, too."""
-        modes = [(part, part.training) for part in self.owner.modules()]
         inputs = path.inputs(rows)
         half = max(1, len(inputs) // 2)
         try:
-            self.owner.eval()
             path.training = False
-            with buffers_kept(self.owner):
+            with modes_kept(self.owner), buffers_kept(self.owner):
+                self.owner.eval()
                 torch.manual_seed(0)
                 alone, together = path(inputs[:half]), path(inputs)[:half]
         except UserError:  # which does not take fewer
             return False
         finally:
-            _set_modes(modes)
             path.training = self.owner.training
         return torch.allclose(alone.float(), together.float(), rtol=1e-3, atol=1e-5)
 
