@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vitals.errors import UserError, did_you_mean
-from vitals.probes.copies import copied, is_compiled
+from vitals.probes.copies import copied
 
 Kind = Literal["swa", "ema", "last_k"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -55,8 +55,9 @@ class AveragedWeights(AveragedModel):
             raise UserError(f"average.kind={kind} does not exist: {did_you_mean(kind, KINDS)}")
         require(0 < decay < 1, f"decay={decay:g}", "between 0 and 1, both excluded")
         require(is_count(last), f"last={last}", "a whole number of 1 or more")
-        super().__init__(nn.Identity() if is_compiled(model) else model)
-        if is_compiled(model):
+        jit = any(isinstance(part, torch.jit.ScriptModule) for part in model.modules())
+        super().__init__(model if jit else nn.Identity())
+        if not jit:  # whose functions, as hooks, would still act on the training
             self.module = copied(model)
         self.kind, self.decay = kind, decay
         self.count = 0

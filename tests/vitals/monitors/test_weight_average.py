@@ -110,6 +110,36 @@ def test_the_training_is_the_same_to_the_bit_with_and_without(way: str, tmp_path
     torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
 
 
+class Hooked(Validated):
+    """Gathers what its layers give, in a hook that is a function around the module."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.gathered: list[Tensor] = []
+
+        def gather(layer: Any, arguments: Any, outputs: Tensor) -> None:
+            self.gathered.append(outputs.square().mean())
+
+        self.net[1].register_forward_hook(gather)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx) + 0.01 * torch.stack(self.gathered).mean()
+        self.gathered.clear()
+        return loss
+
+    def on_validation_end(self) -> None:
+        self.gathered.clear()
+
+
+def test_hooks_of_the_average_gather_nothing_in_the_training(tmp_path: Path) -> None:
+    seen = []
+    for callbacks in ([], [averager()]):
+        module = Hooked()
+        fit(module, tmp_path, *callbacks, max_epochs=3)
+        seen.append(weights(module))
+    assert all(map(torch.equal, *seen))
+
+
 @pytest.mark.parametrize("every", ["epoch", 3])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_swa_is_the_mean_of_the_later_weights_the_last_included(
