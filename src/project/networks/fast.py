@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from project.networks.initialization import dirac
 from project.networks.layers import ACTIVATIONS, conv_block, mean_and_head
@@ -51,14 +51,7 @@ class Fast(nn.Sequential):
             first.insert(1, nn.MaxPool2d(2))  # before the norm, which has less to do then
             blocks.append(nn.Sequential(first, *[block(width, width) for _ in range(depth - 1)]))
         head = nn.Linear(widths[-1], num_classes)
-        end = mean_and_head(dropout, head) | {"pool": Maximum()}
+        end = mean_and_head(dropout, head) | {"pool": nn.AdaptiveMaxPool2d(1)}
         start = nn.Sequential(nn.Conv2d(in_channels, stem, kernel_size, stride), ACTIVATIONS[activation]())
         super().__init__(OrderedDict(stem=start, blocks=blocks, **end))
         initialization(self, head=head, activation=activation)
-
-
-class Maximum(nn.Module):
-    """The maximum over the image, N×C×H×W to N×C×1×1: faster than torch's adaptive pool."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.amax((2, 3), keepdim=True)

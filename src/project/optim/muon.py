@@ -22,8 +22,8 @@ QUINTIC = (
 
 
 class Muon(Optimizer):
-    """Makes the matrices of a step orthogonal together on a GPU, which takes the host a fraction of the time;
-    on a CPU its steps are those of `timm.optim.Muon`, to the bit.
+    """Makes the matrices of a step orthogonal together on a GPU, which spares the host most of the launches;
+    on a CPU the steps of filters are those of `timm.optim.Muon`, to the bit.
 
     Args:
         params: parameter groups with all their settings; see `muon`. AdamW trains those with `betas`.

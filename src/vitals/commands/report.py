@@ -5,7 +5,9 @@ import sys
 from omegaconf import DictConfig
 
 from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
+from vitals.files import existing_folder
 from vitals.runs.config.validation import check_report
+from vitals.runs.run_folder import A_RECORD
 
 
 @answers_mistakes()
@@ -18,6 +20,8 @@ def main() -> None:
 
             watch(config)
         else:
+            for name in [config.run] if config.run is not None else config.runs:
+                existing_folder(name, "run" if config.run is not None else "runs", A_RECORD, or_file=True)
             from vitals.runs.report import report
 
             report(config)

@@ -13,7 +13,7 @@ from vitals.findings import print_findings
 from vitals.report.foreign import is_foreign, read_foreign
 from vitals.report.page import FILE, comparison_name, write_runs
 from vitals.report.record import FILES, MATERIAL, RunRecord
-from vitals.runs.run_folder import A_RUN
+from vitals.runs.run_folder import A_RECORD, A_RUN
 
 OURS = "Made by Vitals from"
 """In the footer of every page."""
@@ -58,7 +58,7 @@ def report(options: DictConfig) -> Path:
 def record(name: str, key: str, begun: bool = False) -> RunRecord:
     """The record of a run, the folder or file `name` that the user gave as `key`; one of anybody's project
     will do, and where it has `begun`, one that has nothing to report yet. `UserError` if there is none."""
-    path = existing_folder(name, key, f"{A_RUN}, or a CSV file with a row an epoch or a step", or_file=True)
+    path = existing_folder(name, key, A_RECORD, or_file=True)
     if is_foreign(path) and all(map(is_foreign, _runs_in(path))):
         found = read_foreign(path, f"{key}={name}")
         if found is not None:

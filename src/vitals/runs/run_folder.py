@@ -47,6 +47,7 @@ Weights = Literal["best", "last", "average"]
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 A_RUN = "the folder of a run, as in logs/<name>/"
+A_RECORD = f"{A_RUN}, or a CSV file with a row an epoch or a step"
 SWEEP = "sweep.json"
 """Lies in the folder of a sweep, whose jobs have their folders beside it."""
 
