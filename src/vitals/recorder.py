@@ -32,9 +32,9 @@ class Recorder(L.Callback):
     step, `total_steps`, the largest `lr` of the first step, `base_lr`, the largest before any schedule or
     that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
     probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
-    a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, and what monitors add. Where a
-    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
-    first step.
+    a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, how many `optimizers` there are,
+    and what monitors add. Where a module waits for several by hand, `first_losses` is the sum of what was
+    given to `backward` before the first step.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,8 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
     based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
     divided = [g["eps"] for g in groups if "betas" in g and isinstance(g.get("eps"), float)]  # CAME has two
-    return {"base_lr": max(based, default=math.nan), "epsilon": max(divided, default=0.0), **rates}
+    several = {"optimizers": float(len(trainer.optimizers))}
+    return {"base_lr": max(based, default=math.nan), "epsilon": max(divided, default=0.0), **rates, **several}
 
 
 def recorder_of(trainer: L.Trainer) -> Recorder | None:

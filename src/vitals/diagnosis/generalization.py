@@ -83,7 +83,8 @@ def overfitting(run: Run) -> Iterator[Finding]:
         remedy = "Take more or augmented data, weight decay or dropout, or a smaller network."
         yield Finding("overfitting", "warn", message, remedy, tag, gap, LARGE_GAP)
         return
-    if late > RISEN * lowest and place < len(validation) - 2 and apart and not gap < GAP:
+    behind = gap >= GAP or (math.isnan(gap) and run.one_loss)
+    if late > RISEN * lowest and place < len(validation) - 2 and apart and behind:
         message = (
             f"The validation loss rose from {lowest:.3g} at epoch {series.epochs[place]:.0f} to "
             f"{validation[-1]:.3g}, while the training loss fell to {training[-1]:.3g}."
@@ -286,7 +287,7 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     never."""
     share, training = run.validation_share, run.history.last("loss/train_eval", math.nan)
     guess = run.fact("guess_loss", run.first_loss)
-    if not share > NO_BETTER or not training < FITTED * guess:
+    if not share > NO_BETTER or not training < FITTED * guess or not run.one_loss:
         return
     logged = run.values("loss/val")
     if logged and min(logged) < GAINED * logged[0]:

@@ -149,6 +149,12 @@ class Run:
         guess = self.history.last("validation/guess_loss", self.first_loss)
         return min(self.values("validation/loss"), default=math.nan) / guess if guess > 0 else math.nan
 
+    @property
+    def one_loss(self) -> bool:
+        """Whether one optimizer does all: the losses of several, as of adversaries, rise and fall with what
+        the others do, and say nothing alone."""
+        return self.fact("optimizers", 1.0) == 1
+
     # -------------------------------------------------------------------------------- accuracy
 
     @property

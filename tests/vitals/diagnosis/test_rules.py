@@ -190,6 +190,19 @@ def test_a_guess_for_all_is_not_learning_where_there_are_no_classes() -> None:
     assert math.isnan(no_share.accuracy("train"))
 
 
+@pytest.mark.parametrize(("optimizers", "found"), [(1.0, ["overfitting"]), (2.0, [])])
+def test_losses_of_several_optimizers_say_nothing_alone(optimizers: float, found: list[str]) -> None:
+    """A critic's loss falls and what is logged of validation rises again, as the generator goes on."""
+    measured = {
+        "facts/optimizers": [optimizers],
+        "loss/train_eval": [1.3, 0.2, 0.1, 0.05],
+        "loss/val_eval": [1.7, 0.3, 0.4, 0.41],
+        "accuracy/train_eval": [],
+        "accuracy/val_eval": [],
+    }
+    assert alarms(record(measured=measured)) == found
+
+
 def test_a_run_that_learns_is_silent() -> None:
     assert alarms(record()) == []
     assert not needs_probe(record())
