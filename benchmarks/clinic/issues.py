@@ -57,7 +57,7 @@ CASES = CaseBook()
 
 @CASES.sick(
     "future-not-hidden",
-    "underfitting",
+    "data-leak",
     story="Left out the causal mask of a GPT: each place sees the letter that it is to predict "
     "(jadore801120/attention-is-all-you-need-pytorch#19).",
 )
@@ -76,7 +76,7 @@ class Prices(Values):
 
 @CASES.sick(
     "the-price-among-its-columns",
-    "underfitting",
+    "data-leak",
     story="Standardized the table before the price was taken out of its columns.",
 )
 def price_among_its_columns(images: Images, fault: bool) -> Session:
@@ -87,7 +87,7 @@ def price_among_its_columns(images: Images, fault: bool) -> Session:
 
 @CASES.sick(
     "drawn-more-often-before-the-split",
-    "underfitting",
+    "data-leak",
     story="Repeats the images of rare classes and splits afterwards: nearly all of validation is in training "
     "(georgymh/ml-fraud-detection#1, MakazhanAlpamys/Soup#680).",
 )

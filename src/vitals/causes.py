@@ -193,6 +193,12 @@ _FAULTS = (
         "before",
         ("labels-random",),
     ),
+    Cause(
+        "data-leak",
+        "inputs hold what is to be predicted, or validation holds samples of the training",
+        "before",
+        ("overfitting", "wrong-initial-loss", "train-val-mismatch"),
+    ),
     Cause("train-mode-evaluation", "validation runs with layers in training mode", "before"),
     Cause("overfitting", "training loss keeps falling while validation loss rises", "accuracy", symptom=True),
     Cause(

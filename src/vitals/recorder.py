@@ -33,8 +33,9 @@ class Recorder(L.Callback):
     that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
     probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
     a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, how many `optimizers` there are,
-    and what monitors add. Where a module waits for several by hand, `first_losses` is the sum of what was
-    given to `backward` before the first step.
+    `beta_excess`, by how much the first of Adam's betas is above the second, and what monitors add. Where a
+    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
+    first step.
     """
 
     def __init__(self) -> None:
@@ -151,8 +152,14 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
     based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
     divided = [g["eps"] for g in groups if "betas" in g and isinstance(g.get("eps"), float)]  # CAME has two
-    several = {"optimizers": float(len(trainer.optimizers))}
-    return {"base_lr": max(based, default=math.nan), "epsilon": max(divided, default=0.0), **rates, **several}
+    pairs = [g["betas"] for g in groups if len(g.get("betas", ())) == 2]
+    return {
+        "base_lr": max(based, default=math.nan),
+        "epsilon": max(divided, default=0.0),
+        "beta_excess": max((float(first) - float(second) for first, second in pairs), default=0.0),
+        "optimizers": float(len(trainer.optimizers)),
+        **rates,
+    }
 
 
 def recorder_of(trainer: L.Trainer) -> Recorder | None:

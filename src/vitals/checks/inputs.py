@@ -14,6 +14,7 @@ from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
+from vitals.measures.double import double
 from vitals.probes.trial import check_batch, trial
 
 
@@ -69,6 +70,9 @@ FEWEST_DISPUTED = 4
 SHIFTED = 0.75
 """Difference of the channel means of train and validation over the larger sd. Dark against bright classes
 differ by 0.3, cutout, noise and colour jitter by less."""
+TOLD, FEWEST_ROWS = 0.99999, 64
+"""Correlation of one of several columns with what is to be predicted that is no coincidence: it is the same
+number, or made of it; and rows from which it is taken."""
 RESCALED = 2.0
 """Ratio of their sds; noise of one sd makes it 1.4, mixup 0.7, the missing division by the sd 4."""
 
@@ -130,6 +134,11 @@ class Inputs:
     weights: tuple[float, ...] = ()
     """Of the classes in the loss, by class number, 1 in the mean over samples; NaN or missing where that is
     not known."""
+    places: tuple[int, int] = (0, 0)
+    """How many class numbers the places of an image or a sequence have, and the first of them, where all are
+    one; zeros else."""
+    told: tuple[int, float] = (0, 0.0)
+    """The column of a table that goes best with a number that is to be predicted, and its correlation."""
 
     @property
     def balance(self) -> float:
@@ -167,7 +176,7 @@ class Inputs:
             return [
                 Finding("non-finite-loss", "fail", "The inputs contain NaN or infinity.", remedy, "inputs")
             ]
-        found = [*self._repetition(), *self._labels(), *self._agreement()]
+        found = [*self._told(), *self._one_label(), *self._repetition(), *self._labels(), *self._agreement()]
         found = [*([] if found and found[0].where == "sampler" else self._information()), *found]
         if not any(finding.cause == "input-constant" for finding in found):
             found += self._scale()
@@ -199,6 +208,31 @@ class Inputs:
                 "into, and look at the sampler."
             )
         return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
+
+    def _told(self) -> list[Finding]:
+        """A column that is what is to be predicted."""
+        column, correlation = self.told
+        if not correlation > TOLD:
+            return []
+        seen = (
+            f"Column {column} of the inputs is what is to be predicted, or made of it: over {self.samples} "
+            f"samples their correlation is {correlation:.6f}."
+        )
+        remedy = "Take the target out of the table before its columns are scaled and become inputs."
+        fault = ("data-leak", "warn", seen, remedy, "inputs", correlation, TOLD)
+        return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+
+    def _one_label(self) -> list[Finding]:
+        """Places that all have one and the same class."""
+        count, label = self.places
+        if not count or self.samples < FEWEST_ROWS:
+            return []
+        seen = f"All {count} places of {self.samples} samples are of class {label}."
+        remedy = (
+            "Look at the masks as they come: ToTensor() divides them by 255, which long() makes 0, and a "
+            "file of colours is none of class numbers."
+        )
+        return [Finding("class-imbalance", "warn", seen, remedy, "labels", exact=True)]
 
     def _repetition(self) -> list[Finding]:
         """A few samples that are drawn again and again."""
@@ -320,10 +354,12 @@ def check_inputs(
     model: nn.Module | None = None,
     draws: tuple[int, int, int] = (0, 0, 0),
     weights: Sequence[float] = (),
+    numbers: Tensor | None = None,
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
-    Without class numbers, `targets` is None and the inputs alone are looked at.
+    Without class numbers, `targets` is None and the inputs alone are looked at, or with them `numbers` (N,)
+    or (N, 1) that are to be predicted.
 
     N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
@@ -366,7 +402,28 @@ def check_inputs(
         _repeated(inputs, targets),
         draws,
         tuple(weights),
+        _places(numbers),
+        _told(inputs, numbers),
     )
+
+
+def _places(numbers: Tensor | None) -> tuple[int, int]:
+    if numbers is None or numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim < 2:
+        return 0, 0
+    counted = numbers[numbers != IGNORED]
+    alike = counted.numel() > len(numbers) and bool((counted == counted[:1]).all())
+    return (counted.numel(), int(counted[0])) if alike else (0, 0)
+
+
+def _told(inputs: Tensor, numbers: Tensor | None) -> tuple[int, float]:
+    if numbers is None or inputs.ndim != 2 or inputs.shape[1] < 2 or numbers.numel() != len(inputs):
+        return 0, 0.0
+    if len(inputs) < FEWEST_ROWS or not numbers.is_floating_point():
+        return 0, 0.0
+    columns, target = (double(each) - double(each).mean(0) for each in (inputs, numbers.reshape(-1, 1)))
+    sizes = (columns.square().sum(0) * target.square().sum()).sqrt()
+    correlations = ((columns * target).sum(0) / sizes).abs().nan_to_num(0.0)
+    return int(correlations.argmax()), float(correlations.max())
 
 
 def _repeated(inputs: Tensor, targets: Tensor) -> tuple[int, int]:
@@ -424,6 +481,7 @@ class InputsCheck(Check):
         if not inputs.is_floating_point():
             raise UserError("the network gets whole numbers, such as token ids, which have no scale.")
         targets, classes, weights = None, 0, list[float]()
+        numbers = setup.targets[:size] if isinstance(setup.targets, Tensor) else None
         if setup.gives == "class numbers":
             targets = setup.targets[:size]
             with trial(model, setup.loss) as copies, torch.no_grad():
@@ -444,6 +502,7 @@ class InputsCheck(Check):
             model=model,
             draws=setup.draws,
             weights=weights,
+            numbers=numbers if targets is None else None,
         )
         mean, sd = (
             ", ".join(f"{value:.2f}" for value in values[:3])

@@ -24,12 +24,13 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
-from vitals.checks.training_setup import TrainingSetup
+from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
 from vitals.measures.batch_norm import has_statistics
-from vitals.measures.fresh_draws import fresh_layers
+from vitals.measures.fresh_draws import fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.squashed import Squashed
 from vitals.probes.training_step import TrainingStep, modes_kept
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
@@ -37,11 +38,15 @@ LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
 ROUNDING = 1e-4
 """Share of the outputs by which other samples in the batch may change them through rounding."""
+FOLLOWING = 0.9
+"""Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
 APART = 0.7
 """Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
 first and the last their own."""
+SEQUENCES, SHORTEST = 8, 4
+"""Sequences of tokens that are looked at, and places below which they are none."""
 NAMES_SHOWN = 3
 LARGE = 32.0
 """Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two, so that
@@ -105,6 +110,11 @@ class Wiring:
     """Whether there is one output, the same number for every sample."""
     left_out_share: float = 0.0
     """Share of the places of images that are of a class which the loss leaves out."""
+    frozen_table: str = ""
+    """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
+    future: float = 0.0
+    """Share of the places of sequences whose target is the token that follows, where their outputs change
+    with that token; 0 where they do not."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
@@ -116,6 +126,14 @@ class Wiring:
             )
             remedy = "Give softmax, or log_softmax, the dimension of the classes."
             found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "loss", exact=True))
+        if self.future > FOLLOWING:
+            seen = (
+                f"The target of {self.future:.0%} of the places looked at is the token that follows, and "
+                f"outputs change with that token: the network sees what it is to predict."
+            )
+            remedy = "Give the attention a causal mask, or a network that reads both ways another task."
+            fault = ("data-leak", "fail", seen, remedy, "outputs", self.future, FOLLOWING)
+            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
         if self.heard < UNHEARD:
             seen = f"The loss depends on the outputs of {self.heard:.1%} of the samples of a batch alone."
             remedy = "Take the loss of the outputs of the whole batch, not of what a loop has left last."
@@ -177,6 +195,13 @@ class Wiring:
             )
             remedy = "Load the trained weights before they are frozen, or take requires_grad=False away."
             return [_fault("frozen-parameters", "warn", seen, remedy, names)]
+        if self.frozen_table:
+            seen = (
+                f"The table of vectors '{self.frozen_table}' is frozen at numbers that look freshly drawn, "
+                f"not pretrained."
+            )
+            remedy = "Give nn.Embedding.from_pretrained freeze=False, or look whether the vectors were found."
+            return [Finding("frozen-parameters", "warn", seen, remedy, self.frozen_table)]
         names = self.not_in_optimizer
         if not names or self.later:
             return []
@@ -323,6 +348,9 @@ def check_wiring(
         except RuntimeError as error:
             if "checkpoint is incompatible" not in str(error):
                 raise
+    with trial(model, loss, dropout=False) as copies:
+        copies.model.eval()
+        future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     apart = [name for name in missing if name in flow.unreached]
@@ -358,6 +386,8 @@ def check_wiring(
         cut_off=without and not matters,
         one_share=outputs.ndim == 2 and outputs.shape[1] == 1 and bool((outputs == outputs[0]).all()),
         left_out_share=left_out_share,
+        future=future,
+        frozen_table="" if later else _frozen_table(model, inputs, left_out),
     )
 
 
@@ -422,6 +452,19 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
     return frozen if fresh >= set(frozen) and not meant and _matter(model, inputs, weights) else []
 
 
+def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:
+    """A frozen embedding at vectors that look drawn, as torch draws them; empty without one. Those that were
+    trained elsewhere are not of unit variance and even in all directions."""
+    for name, module in model.named_modules():
+        weight = f"{name}.weight"
+        if not isinstance(module, nn.Embedding) or module.weight.requires_grad or weight in left_out:
+            continue
+        drawn = bool(module.weight.any(1).all()) and looks_drawn(module.weight)
+        if drawn and _matter(model, inputs, [weight]):
+            return name
+    return ""
+
+
 def _bounded(copies: Trial, inputs: Inputs) -> bool:
     """Whether the outputs stay between 0 and 1 for inputs and parameters that are far larger; inputs alone
     say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
@@ -469,6 +512,37 @@ def _leak(copies: Trial, inputs: Inputs) -> float:
         sizes[i] = 0
         largest_other = max(largest_other, float(sizes.max()))
     return largest_other / largest if largest > 0 else float(largest_other > 0)
+
+
+@torch.no_grad()
+def _future(copies: Trial, inputs: Inputs, targets: Any) -> float:
+    """Share of the places of sequences (N, T) of tokens whose target is the token that follows, where outputs
+    (N, T, C) change with that; else 0. What the target of a place is, its gradient says: the loss wants more
+    of that output alone."""
+    if not isinstance(inputs, Tensor) or inputs.is_floating_point() or inputs.ndim != 2:
+        return 0.0
+    some, given = cut(inputs, SEQUENCES), cut(targets, SEQUENCES)
+    if some.shape[1] < SHORTEST:
+        return 0.0
+    outputs = copies.outputs(some)
+    if outputs.ndim != 3 or outputs.shape[:2] != some.shape:
+        return 0.0
+    with torch.enable_grad():
+        asked = torch.zeros_like(outputs).requires_grad_()
+        (pull,) = torch.autograd.grad(copies.loss_of(asked, given), asked, allow_unused=True)
+    if pull is None or not bool(((pull < 0).sum(2) <= 1).all()):
+        return 0.0
+    following, told = some[:, 1:], (pull < 0).any(2)[:, :-1]
+    if not bool(told.any()):
+        return 0.0
+    share = float((pull.argmin(2)[:, :-1] == following)[told].float().mean())
+    place = some.shape[1] // 2
+    other = some.clone()
+    other[:, place] = other[:, place].roll(1)
+    moved = other[:, place] != some[:, place]
+    change = (copies.outputs(other) - outputs)[:, :place].abs().amax()
+    sees = bool(moved.any()) and float(change) > ROUNDING * float(outputs.abs().max())
+    return share if sees else 0.0
 
 
 def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
@@ -525,7 +599,7 @@ class WiringCheck(Check):
         if setup.step is not None and (shapes := setup.step.every_output_with_every_target()):
             found.append(_paired(*shapes))
         if setup.step is not None:
-            found += _apart(setup.step)
+            found += [*_apart(setup.step), *_misgiven(setup.step.squashed)]
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(
@@ -552,6 +626,27 @@ def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
     )
     remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
     return Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)
+
+
+def _misgiven(seen_by: Squashed) -> list[Finding]:
+    """Losses that take what they are given for something else."""
+    found = []
+    if seen_by.shares:
+        seen = (
+            "kl_div gets probabilities, which lie between 0 and 1 and sum to 1, where it takes their "
+            "logarithms: it goes below zero, and what it is least for is no distribution like the target's."
+        )
+        remedy = "Give kl_div the outputs of log_softmax first, and the target's probabilities second."
+        found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "loss", exact=True))
+    if seen_by.ends is not None:
+        low, high = seen_by.ends
+        seen = (
+            f"The targets of a binary cross-entropy go from {low:.3g} to {high:.3g}, where it takes shares "
+            f"from 0 to 1: beyond them it has no least value, and the outputs grow without end."
+        )
+        remedy = "Scale the targets to 0 to 1, as masks of 0 and 255, or take a loss for numbers."
+        found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "targets", high, 1.0, exact=True))
+    return found
 
 
 def _apart(step: TrainingStep) -> list[Finding]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_low
 from vitals.diagnosis.run import ENOUGH, Run, needs
-from vitals.diagnosis.signal import death
+from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding
 
 SHRUNK = 0.3
@@ -44,7 +44,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         if name.endswith("weight") and len(norms) > 2 and norms[0] > 0
     }
     typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
-    if typical < SHRUNK and not run.learns:
+    if typical < SHRUNK and not run.learns and not starved(run):
         message = f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned."
         remedy = "Lower the weight decay until they keep their size."
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
@@ -81,7 +81,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
 def features_lost(run: Run) -> Iterator[Finding]:
     """In a training without classes a layer comes to give the same for every sample, and the one after it
     lives on what comes from elsewhere."""
-    if run.has_class_numbers or not run.finished or run.steps < ENOUGH:
+    if run.has_class_numbers or not run.finished or run.steps < ENOUGH or starved(run):
         return
     layers = {name: values for name, values in run.by_name("activation_variance").items() if len(values) > 3}
     left = {name: max(values[-3:]) / values[0] for name, values in layers.items() if values[0] > 0}

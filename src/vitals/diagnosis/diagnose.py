@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     modes.evaluation_at_chance,
     capacity.regularization_too_strong,
     capacity.features_lost,
+    learning_rate.betas_exchanged,
     learning_rate.too_high,
     learning_rate.batch_too_small,
     learning_rate.too_low,

@@ -289,11 +289,11 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     guess = run.fact("guess_loss", run.first_loss)
     if not share > NO_BETTER or not training < FITTED * guess or not run.one_loss:
         return
-    logged = run.values("loss/val")
-    if logged and min(logged) < GAINED * logged[0]:
+    logged, others = run.values("loss/val"), _other_targets(run)
+    if logged and min(logged) < GAINED * logged[0] and not (others and run.finished):
         return  # validation_step prepares the batch in a way of its own, and gets better at it
     new = _first_seen(run)
-    if not new < min(NEW, share - BETTER_THERE) * guess and not _other_targets(run):
+    if not new < min(NEW, share - BETTER_THERE) * guess and not others:
         return
     of = "that of one guess for all" if math.isfinite(run.fact("guess_loss")) else "the first one"
     message = (
@@ -301,7 +301,7 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
         f"were seen for the first time, and never below {share:.0%} on validation samples"
     )
     remedy = "Prepare both by one function: order of columns and axes, scaling, units; split at random."
-    if others := _other_targets(run):
+    if others:
         message += f": {others}"
         remedy = (
             "Scale the targets of both by the same figures; split at random, not a sorted table, but a "

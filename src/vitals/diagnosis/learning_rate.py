@@ -4,8 +4,9 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator
 
+from vitals.diagnosis.modes import evaluation_at_chance
 from vitals.diagnosis.run import Run, needs
-from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update
+from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update, starved
 from vitals.findings import Finding, Level
 from vitals.probes.rate_probe import JUDGED
 from vitals.probes.rate_search import STEPS, rate_remedy
@@ -23,6 +24,9 @@ FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
 FINE_TUNING = 1e-4
 """A rate up to which weights are usually ones that were trained before."""
+EXCHANGED = 0.05
+"""By how much Adam's first beta is above its second where they are exchanged: 0.099 of (0.999, 0.9). Those in
+use are alike, or the second is above."""
 LARGE_EPSILON = 0.1
 """Adam's eps from which it divides most gradients by that, and not by their size."""
 TINY_BATCH = 8
@@ -68,21 +72,22 @@ def too_high(run: Run) -> Iterator[Finding]:
     start = run.losses[0] if known else run.first_loss
     reference = max(start, run.chance_loss) if known else start
     lowest = min(run.smoothed, default=math.nan)
-    thrown = run.last_loss > DIVERGED * reference
+    far = reference + (DIVERGED - 1) * abs(reference)  # for a loss below zero, too
+    thrown = run.last_loss > far
     seen = ""
     died = death(run)
     largest = largest_update(run, died.step if died else None)
-    broken_off = not run.finite and max(run.losses[-3:], default=0.0) > DIVERGED * reference
+    broken_off = not run.finite and max(run.losses[-3:], default=0.0) > far
     if broken_off:
         seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
     elif thrown and run.last_loss > (DIVERGED if known or run.finished else PASSING) * lowest:
         seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
-    elif thrown and known and lowest > DIVERGED * reference and run.long_enough:
+    elif thrown and known and lowest > far and run.long_enough:
         seen = (
             f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
             f"further than {run.last_loss:.3g}"
         )
-    elif died and died.later and not run.learns and largest > LARGE_UPDATE:
+    elif died and died.later and not run.learns and largest > LARGE_UPDATE and not starved(run):
         seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
     elif run.long_enough and run.barely_learns and largest > THROWN:
         seen = (
@@ -92,8 +97,8 @@ def too_high(run: Run) -> Iterator[Finding]:
     elif run.long_enough and run.barely_learns and run.gain(0.1) > _much_better(run):
         if not known and _first_losses(run) < run.fact("working_loss"):
             return  # what parts of the loss are for may rise at first, as those of a code book
-        if min(run.probe(3), run.probe(10)) < run.probe(0.1):
-            return  # then it is not the rate's size
+        if min(run.probe(3), run.probe(10)) < run.probe(0.1) or any(evaluation_at_chance(run)):
+            return  # then it is not the rate's size; or what is evaluated, and learns nothing, is another
         seen = (
             f"The loss stays at {run.last_loss:.3g}, and is {run.gain(0.1):.0%} lower after a few steps at a "
             f"tenth of the rate"
@@ -109,6 +114,21 @@ def too_high(run: Run) -> Iterator[Finding]:
     if run.over_curvature > 1:
         seen += f"; the loss is curved {run.over_curvature:.2g} times as strongly as steps at this rate bear"
     yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
+
+
+@needs("facts/beta_excess", verdict="order of Adam's betas")
+def betas_exchanged(run: Run) -> Iterator[Finding]:
+    """Adam's step goes on for longer than the scale by which it is divided is known."""
+    excess = run.fact("beta_excess")
+    if not excess > EXCHANGED:
+        return
+    message = (
+        f"The first of Adam's betas is {excess:.3g} above the second: the step goes on in a direction for "
+        f"longer than the size of the gradient, by which it is divided, is remembered."
+    )
+    remedy = "Exchange them: betas=(0.9, 0.999), the first for the step, the second for its scale."
+    fault = ("learning-rate-too-high", "warn", message, remedy, "optimizer", excess, EXCHANGED)
+    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
 
 
 @needs("loss/train_step", "update_ratio_summary/median", verdict="learning rate too low")

@@ -78,7 +78,7 @@ def largest_update(run: Run, until: int | None) -> float:
 def dead_layer(run: Run) -> Iterator[Finding]:
     """A layer without output, in a run that learns nothing."""
     died = death(run)
-    if died is None or run.learns or not died.dead > MOSTLY_DEAD or run.steps < 10:
+    if died is None or run.learns or not died.dead > MOSTLY_DEAD or run.steps < 10 or starved(run):
         return
     message = f"{died.sentence}, and no gradient passes it."
     remedy = "Lower the learning rate, start biases at zero, or use LeakyReLU."
@@ -102,16 +102,28 @@ def saturated_layer(run: Run) -> Iterator[Finding]:
     yield Finding("saturated-activations", "fail", message, remedy, layer, last[layer], MOSTLY_SATURATED)
 
 
+def starved(run: Run) -> bool:
+    """Whether no gradient reached the first layers from the start: what dies or shrinks later, as by a decay
+    that nothing holds against, follows from it."""
+    died = death(run)
+    return (died is None or died.later) and _arriving(run, at=0) <= VANISHED
+
+
+def _arriving(run: Run, at: int) -> float:
+    """Share of the gradient variance of the last hidden layer that reaches the first, in the measurement
+    `at`; NaN where that is not known."""
+    variances = [values[at] for values in run.by_name("gradient_variance").values() if values][:-1]
+    return variances[0] / variances[-1] if len(variances) > 2 and variances[-1] > 0 else math.nan
+
+
 @needs("gradient_variance/", verdict="vanishing gradients")
 def vanishing(run: Run) -> Iterator[Finding]:
     """Gradients that do not reach the first layers, in a run that learns nothing."""
-    if run.learns or not run.long_enough or death(run):
-        return
-    variances = [values[-1] for values in run.by_name("gradient_variance").values() if values][:-1]
-    if len(variances) < 3 or not variances[-1] > 0 or variances[0] > VANISHED * variances[-1]:
+    left = _arriving(run, at=0 if starved(run) else -1)
+    if run.learns or not run.long_enough or not left <= VANISHED or (death(run) and not starved(run)):
         return
     layer = run.hidden_layers[0]
-    share = math.sqrt(variances[0] / variances[-1])
+    share = math.sqrt(left)
     message = (
         f"The gradient at '{layer}' is {share:.1e} of that at the last hidden layer, and nothing is learned."
     )

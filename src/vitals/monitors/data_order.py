@@ -1,5 +1,6 @@
 """In what order the training data come, and whether they repeat: read off the batches of the training."""
 
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import lightning as L
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from vitals.findings import Finding
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
+from vitals.measures.double import double
 from vitals.monitors.monitor import Monitor
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
@@ -23,6 +25,15 @@ VALUES = 64
 MOST_CLASSES = 10_000
 REPEATED = 0.1
 """Share of different samples below which it is said how few there are."""
+IN_ORDER = 0.98
+"""Rank correlation of numbers that are to be predicted with the order in which they come: 1 of a sorted
+table, 0 of one that is shuffled; series that rise and fall stay below."""
+OVERLAP = 0.1
+"""Share of the samples of validation that are training samples, too, number by number: 0.97 where images are
+repeated four times before a fifth is split off, none where the set is split first."""
+UNLIKE = 0.9
+"""Share of different values from which a column of a table is one of measured numbers: two rows that agree in
+it are one, and not two of a few that there are."""
 
 
 class DataOrder(Monitor):
@@ -49,13 +60,18 @@ class DataOrder(Monitor):
         self.coming: tuple[dict[int, Tensor], list[Tensor], int] | None = None
         """Of the batch that is being trained on: a state saved as it begins does not have it yet."""
         self.labels: dict[int, list[Tensor]] = {}
-        """What may be labels, by place among the rows of a batch, batch by batch."""
+        """What may be labels, or numbers to be predicted, by place among the rows of a batch, batch by
+        batch."""
         self.prints: list[Tensor] = []
         """A number for each sample that hardly any other has."""
         self.before: Tensor | None = None
         """The same of the epoch before."""
         self.weights: Tensor | None = None
         """Of the values that make such a number."""
+        self.measured = False
+        """Whether samples that agree in these values are one and the same."""
+        self.validated: list[Tensor] = []
+        """The numbers of the samples of validation."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -82,17 +98,31 @@ class DataOrder(Monitor):
         for place, row in enumerate(rows):
             if place in listed:  # that has its labels within
                 continue
-            whole = not row.is_floating_point() and not row.is_complex() and row.dtype != torch.bool
-            if whole and row.numel() == len(row):
+            if row.numel() == len(row) and not row.is_complex() and row.dtype != torch.bool:
                 labels[place] = row.detach().flatten().clone()
-        large = next((row for row in rows if row.numel() > len(row) and not row.is_complex()), None)
-        if large is not None:
-            values = large.detach().flatten(1)
-            values = values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES].float()
+        if (large := _large(rows)) is not None:
+            values = _some(large)
             if self.weights is None or len(self.weights) != values.shape[1]:
-                self.weights = torch.arange(1, values.shape[1] + 1, device=values.device).float().sqrt().cos()
-            prints.append(values @ self.weights)
+                self.weights = torch.arange(1, values.shape[1] + 1).to(values).sqrt().cos()
+                self.measured = _are_measured(large, values)
+            prints.append((values @ self.weights).float())
         self.coming = labels, prints, len(rows[0]) if rows else 0
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any
+    ) -> None:
+        if self.active and self.measured and not trainer.sanity_checking and not self.epochs:
+            self.guarded(self._note_validation, trainer, batch)
+
+    def _note_validation(self, trainer: L.Trainer, batch: Any) -> None:
+        if not hasattr(trainer.val_dataloaders, "dataset") or sum(map(len, self.validated)) >= MOST:
+            return  # several loaders, one of which may have training samples
+        made = Rows(batch)
+        large = _large([] if made.listed else made.of(batch))
+        if large is not None and self.weights is not None:
+            values = _some(large)
+            if values.shape[1] == len(self.weights):
+                self.validated.append((values @ self.weights).float())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.active:
@@ -105,11 +135,15 @@ class DataOrder(Monitor):
         prints = torch.cat(self.prints).cpu() if self.prints else torch.zeros(0)
         if self.epochs == 0:
             for place, batches in self.labels.items():
+                if batches[0].is_floating_point():
+                    self._numbers(trainer, module, place, torch.cat(batches))
+                    continue
                 classes = int(torch.stack([batch.max() for batch in batches]).max()) + 1
                 alike = class_order(batches, classes) if classes <= MOST_CLASSES else (0.0, 0.0)
                 if is_sorted(*alike) and self._is_label(trainer, module, place):
                     self.say(trainer, not_shuffled(alike[0]))
             self._count(trainer, prints)
+            self._compare(trainer, prints)
         elif self.before is not None and len(prints) >= FEWEST_LABELS and torch.equal(prints, self.before):
             message = f"The first {len(prints)} samples come in the same order in both of the first epochs."
             remedy = "Give the training loader shuffle=True, or another seed for each epoch."
@@ -129,11 +163,71 @@ class DataOrder(Monitor):
             share = different / seen
             self.say(trainer, Finding("overfitting", "note", message, remedy, "batches", share, REPEATED))
 
-    def _is_label(self, trainer: L.Trainer, module: L.LightningModule, place: int) -> bool:
-        """Whether this row of a batch is the class numbers that the loss takes, and no number of a task."""
+    def _numbers(self, trainer: L.Trainer, module: L.LightningModule, place: int, values: Tensor) -> None:
+        values = values.cpu().float()
+        if len(values) < FEWEST_LABELS or len(values.unique()) < len(values) / 2:
+            return
+        ranks = values.argsort().argsort().float()
+        order = abs(float(torch.corrcoef(torch.stack([ranks, torch.arange(len(ranks)).float()]))[0, 1]))
+        if order > IN_ORDER and self._is_label(trainer, module, place, numbers=True):
+            seen = f"The first {len(values)} samples come in the order of what is to be predicted"
+            message = f"{seen}, {values[0]:.3g} to {values[-1]:.3g}: each batch is of one size."
+            remedy = "Give the training loader shuffle=True, or shuffle the table before it is split."
+            self.say(
+                trainer, Finding("data-not-shuffled", "warn", message, remedy, "labels", order, IN_ORDER)
+            )
+
+    def _compare(self, trainer: L.Trainer, prints: Tensor) -> None:
+        validated = torch.cat(self.validated).cpu() if self.validated else torch.zeros(0)
+        self.validated = []
+        known = int(torch.isin(validated, prints).sum())
+        sizes = [_size(loader) for loader in (trainer.val_dataloaders, trainer.train_dataloader)]
+        whole = known == len(validated) and len(set(sizes)) == 1  # the set itself, as one tries things out
+        if len(validated) < FEWEST_LABELS or known < OVERLAP * len(validated) or whole:
+            return
+        message = (
+            f"{known} of {len(validated)} samples of validation are samples of the training, too, number by "
+            f"number: what is measured there is in part what was learned by heart."
+        )
+        remedy = "Split first, then repeat, crop or oversample; see that both sets do not read one file."
+        share = known / len(validated)
+        fault = ("data-leak", "warn", message, remedy, "validation", share, OVERLAP)
+        self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
+
+    def _is_label(
+        self, trainer: L.Trainer, module: L.LightningModule, place: int, numbers: bool = False
+    ) -> bool:
+        """Whether this row of a batch is the class numbers that the loss takes, or the `numbers`, and not the
+        number of a task or a weight."""
         twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(self.batch)
         with isolated_rng(seed=0), torch.enable_grad(), eagerly():
             step = TrainingStep(twin.module, stand_in(trainer, training=True), self.batch)
-        return step.class_numbers and step.target_rows == (place,)
+        return step.class_numbers != numbers and step.target_rows == (place,)
+
+
+def _size(loader: Any) -> int | None:
+    """Samples of the data set of `loader`; None of a stream."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
+
+
+def _large(rows: Sequence[Tensor]) -> Tensor | None:
+    """The first of the rows of a batch that has several numbers for each sample."""
+    return next((row for row in rows if row.numel() > len(row) and not row.is_complex()), None)
+
+
+def _some(row: Tensor) -> Tensor:
+    """`VALUES` of the numbers of each sample, in double precision, so that what is made of them is the same
+    in batches of any size."""
+    values = row.detach().flatten(1)
+    return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
+
+
+def _are_measured(row: Tensor, values: Tensor) -> bool:
+    """Whether samples that agree in all `values` (N, K) of a `row` are one: images and series are, and rows
+    of a table with a column of numbers of which hardly any comes twice."""
+    if not row.is_floating_point() or len(row) < 2:
+        return False
+    return row.ndim > 2 or max(len(column.unique()) for column in values.T) >= UNLIKE * len(values)

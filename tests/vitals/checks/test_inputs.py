@@ -77,6 +77,13 @@ def test_inputs(change, causes):
     assert named(check_inputs(change(images), labels, 10)) == causes
 
 
+@pytest.mark.parametrize(("noise", "causes"), [(0.0, {"data-leak": "warn"}), (0.05, {})])
+def test_a_column_that_is_what_is_to_be_predicted(noise, causes):
+    x, y = torch.randn(256, 4), 200 + 30 * torch.randn(256)
+    column = (y - 200) / 30 + noise * torch.randn(256)
+    assert named(check_inputs(torch.cat([x, column[:, None]], 1), None, numbers=y)) == causes
+
+
 @pytest.mark.parametrize("factor", [100, 0.01])
 def test_scale_matters_only_to_a_network_that_minds_it(factor):
     images, labels = batch(256)

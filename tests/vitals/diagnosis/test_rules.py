@@ -114,6 +114,19 @@ def test_little_to_be_known_of_numbers_is_no_fault_of_theirs() -> None:
         assert alarms(Run(history, able, facts={"chance_loss": 1.0})) == found
 
 
+def test_validation_of_other_targets_that_gets_better_is_judged_at_the_end() -> None:
+    """The dearest houses for validation: its loss falls, and stays above that of one guess for them all."""
+    measured: dict[str, Any] = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/val_eval": []}
+    measured |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    measured |= {"facts/guess_loss": [1.0], "loss/train_eval": [0.2], "loss/val": [3.0, 1.0, 0.8]}
+    measured |= {"validation/guess_loss": [0.5], "validation/loss": [0.8]}
+    measured |= {"facts/target_mean": [1.4], "facts/target_sd": [0.7]}
+    measured |= {"validation/target_mean": [3.1], "validation/target_sd": [0.5]}
+    history = record(measured=measured).history
+    assert alarms(Run(history)) == ["train-val-mismatch"]
+    assert alarms(Run(history, finished=False)) == []
+
+
 def test_rare_classes_are_judged_at_the_end() -> None:
     _, run = SICK["classes of which nearly none are shown"]
     assert alarms(run)
@@ -201,6 +214,26 @@ def test_losses_of_several_optimizers_say_nothing_alone(optimizers: float, found
         "accuracy/val_eval": [],
     }
     assert alarms(record(measured=measured)) == found
+
+
+def test_a_decay_takes_what_no_gradient_reaches() -> None:
+    """Weights without a gradient go by any decay, and layers die of it."""
+    norms = {f"weight_norm/{layer}.weight": [5.0, 0.5, 0.01] for layer in LAYERS}
+    sizes = {"conv1": 1e-25, "conv2": 1e-20, "head": 1e-6, "out": 1e-6}
+    gradients = {f"gradient_variance/{name}": [size] * 10 for name, size in sizes.items()}
+    assert alarms(record(level(), measured=DEAD | norms | gradients, **STUCK)) == ["vanishing-gradients"]
+
+
+def test_a_loss_below_zero_that_falls_has_not_risen() -> None:
+    losses = [-1.3 - 0.2 * i / STEPS for i in range(STEPS)]
+    assert alarms(record(losses, measured={"facts/chance_loss": [-1.4]})) == []
+
+
+def test_an_evaluation_of_what_is_not_trained_is_no_fault_of_the_rate() -> None:
+    probes = {"rate_probe/0.1": [1.0], "rate_probe/1": [1.2], "rate_probe/3": [1.5], "rate_probe/10": [2.0]}
+    curves = {"accuracy/train": [0.3, 0.5, 0.55, 0.58], "loss/train_eval": [2.3] * 4}
+    run = record(measured=probes | curves, train=0.1, val=0.1)
+    assert alarms(run) == ["train-val-mismatch"]
 
 
 def test_a_run_that_learns_is_silent() -> None:
@@ -360,6 +393,7 @@ SICK: dict[str, tuple[str, Run]] = {
             level(), measured={f"weight_norm/{layer}.weight": [5.0, 0.5, 0.01] for layer in LAYERS}, **STUCK
         ),
     ),
+    "betas exchanged": ("learning-rate-too-high", record(measured={"facts/beta_excess": [0.099]})),
     "loss of a guess under dropout": ("regularization-too-strong", record(level(), train=0.3, val=0.3)),
     "old gradients": (
         "gradients-accumulate",

@@ -719,6 +719,27 @@ def tokens(spread: float) -> nn.Module:
     return nn.Sequential(nn.Embedding(8, 16), nn.Linear(16, 16), nn.LayerNorm(16), head)
 
 
+def taught_by_shares(module: Any, batch: Any) -> Tensor:
+    return F.kl_div(module.net(batch[0]).softmax(1), batch[1], reduction="batchmean")
+
+
+def vectors(frozen: bool = True) -> nn.Module:
+    table = nn.Embedding.from_pretrained(torch.randn(17, 16), freeze=frozen)
+    return nn.Sequential(table, nn.Flatten(), nn.Linear(12 * 16, 10))
+
+
+class BothWays(nn.Module):
+    """Each place of a sequence sees all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(8, 16), nn.Linear(16, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        return self.head(x + x.mean(1, keepdim=True))
+
+
 class WithLoss(nn.Module):
     """Makes its loss itself."""
 
@@ -751,6 +772,41 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
         lambda x, y, i: (x, y),
         "wiring",
         "double-softmax",
+    ),
+    "shares into a divergence": (
+        taught_by_shares,
+        mlp,
+        lambda x, y, i: (x, F.one_hot(y, 10) * 0.5 + 0.05),
+        "wiring",
+        "wrong-initial-loss",
+    ),
+    "masks of 0 and 255": (
+        squashed_tags,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)),
+        lambda x, y, i: (x, 255 * torch.tensor([y % 2, y > 4, y > 6]).float()),
+        "wiring",
+        "wrong-initial-loss",
+    ),
+    "vectors frozen as they were drawn": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        vectors,
+        lambda x, y, i: (ids(x), y),
+        "wiring",
+        "frozen-parameters",
+    ),
+    "the next token seen": (
+        next_token,
+        BothWays,
+        lambda x, y, i: (torch.randint(8, (7,), generator=torch.Generator().manual_seed(i)),),
+        "wiring",
+        "data-leak",
+    ),
+    "masks of one class": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        lambda: nn.Conv2d(1, 3, 3, padding=1),
+        lambda x, y, i: (x, ((x[0] > 0).byte() / 255).long()),
+        "inputs",
+        "class-imbalance",
     ),
     "loud outputs for each token": (
         next_token,
@@ -794,13 +850,26 @@ def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
     _, prices, numbers, *_ = SLIPS["a column against a row"]
     _, tags, several, *_ = SLIPS["a sigmoid before the loss that applies one"]
     _, _, places, *_ = SLIPS["loud outputs for each token"]
+    _, students, soft, *_ = SLIPS["shares into a divergence"]
+    _, _, spelled, *_ = SLIPS["vectors frozen as they were drawn"]
+    _, masked, _, *_ = SLIPS["masks of one class"]
+
+    def taught(module: Any, batch: Any) -> Tensor:
+        return F.kl_div(module.net(batch[0]).log_softmax(1), batch[1], reduction="batchmean")
+
+    def named(module: Any, batch: Any) -> Tensor:
+        return F.cross_entropy(module.net(batch[0]), batch[1])
+
     right: list[tuple[Any, nn.Module, Any]] = [
         (lambda module, batch: F.mse_loss(module.net(batch[0])[:, 0], batch[1].float()), prices(), numbers),
         (squashed_tags, tags()[:-1], several),
         (lambda module, batch: F.binary_cross_entropy(module.net(batch[0]), batch[1]), tags(), several),
         (next_token, tokens(0.1), places),
+        (taught, students(), soft),
+        (named, vectors(frozen=False), spelled),
+        (named, masked(), lambda x, y, i: (x, (x[0] > 0).long())),
     ]
     for loss, net, make in right:
-        checks = quick(checks=["wiring", "loss_at_chance"])
+        checks = quick(checks=["inputs", "wiring", "loss_at_chance"])
         fit(Step(loss, net=net), tmp_path, checks, train=loaded(make), limit_val_batches=0)
         assert alarms(checks.findings) == []

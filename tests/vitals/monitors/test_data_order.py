@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, mlp
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.monitors.data_order import DataOrder
@@ -70,6 +70,51 @@ BY_LABEL = torch.argsort(digits(600)[1], stable=True).tolist()
 def test_what_comes_in_which_order(reader, expected, tmp_path) -> None:
     random.seed(0)
     assert found(tmp_path, reader()) == expected
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (range(400, 600), []),
+        ([*range(30), *range(400, 570)], [("data-leak", "warn")]),
+        (range(400), []),
+        (range(300), [("data-leak", "warn")]),
+    ],
+    ids=["none", "some", "the set itself, as one tries things out", "a part of the training"],
+)
+def test_samples_of_the_training_in_validation(places: Any, expected: list[Any], tmp_path) -> None:
+    images, labels = digits(600)
+    places = list(places)
+    train = DataLoader(TensorDataset(images[:400], labels[:400]), 32, shuffle=True)
+    monitor = DataOrder()
+    validation = DataLoader(TensorDataset(images[places], labels[places]), 50)
+    fit(Plain(mlp()), tmp_path, monitor, train=train, validation=validation)
+    assert [(finding.cause, finding.level) for finding in monitor.findings] == expected
+
+
+def test_rows_of_a_table_of_few_values_may_come_in_both(tmp_path) -> None:
+    rows = torch.randint(3, (600, 4), generator=torch.Generator().manual_seed(0)).float()
+    data = [TensorDataset(each, each.sum(1).long() % 10) for each in (rows[:400], rows[400:])]
+    monitor = DataOrder()
+    train, validation = (DataLoader(each, 50) for each in data)
+    fit(Plain(nn.Linear(4, 10)), tmp_path, monitor, train=train, validation=validation)
+    assert [finding.cause for finding in monitor.findings] == []
+
+
+class Squared(Plain):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(batch[0]).squeeze(1), batch[1])
+
+
+@pytest.mark.parametrize(("shuffle", "expected"), [(False, ["data-not-shuffled"]), (True, [])])
+def test_a_table_in_the_order_of_its_numbers(shuffle: bool, expected: list[str], tmp_path) -> None:
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    y = x.sum(1)
+    order = y.argsort()
+    train = DataLoader(TensorDataset(x[order], y[order]), 32, shuffle=shuffle)
+    monitor = DataOrder()
+    fit(Squared(nn.Linear(4, 1)), tmp_path, monitor, train=train, limit_val_batches=0)
+    assert [finding.cause for finding in monitor.findings] == expected
 
 
 class TaskNumber(Plain):
