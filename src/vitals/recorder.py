@@ -152,7 +152,9 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
     based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
     divided = [g["eps"] for g in groups if "betas" in g and isinstance(g.get("eps"), float)]  # CAME has two
-    pairs = [g["betas"] for g in groups if len(g.get("betas", ())) == 2]
+    # Those of others may well fall, as NovoGrad's of 0.8 and 0.25.
+    adams = [each for each in trainer.optimizers if "adam" in type(each).__name__.lower()]
+    pairs = [g["betas"] for each in adams for g in each.param_groups if len(g.get("betas", ())) == 2]
     return {
         "base_lr": max(based, default=math.nan),
         "epsilon": max(divided, default=0.0),
