@@ -23,7 +23,7 @@ from torch import nn
 
 from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
-from vitals.errors import UserError
+from vitals.errors import UserError, one_line
 from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
 from vitals.runs.memory import require_memory
 from vitals.runs.metric import Metric
@@ -113,21 +113,22 @@ def build_module(config: DictConfig, data: Any) -> L.LightningModule:
 
 def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """The configured network for images of C×H×W; `UserError` if its constructor refuses the configuration,
-    or images that are not square, or of another size of `data.sizes`, do not fit it."""
+    or the images, or those of another size of `data.sizes`, do not fit it."""
     channels, height, width = image_shape
     network = _network(config, num_classes=num_classes, in_channels=channels, image_size=height)
-    name, training = type(network).__name__, network.training
-    tried = {} if height == width else {(height, width): f"data.image_size={min(height, width)}, say"}
+    training = network.training
+    other = " to more" if height == width else f"={min(height, width)}, say"
+    tried = {(height, width): f"data.image_size{other}"}
     for size in config.data.get("sizes") or ():
         tried[size, max(1, round(width * size / height))] = f"data.sizes=[{height}], or null"
     for pixels, instead in tried.items():
         try:
-            with torch.no_grad():
-                network.eval()(torch.zeros(1, channels, *pixels))
-        except RuntimeError:
+            with torch.no_grad():  # and uncompiled: a network is compiled where it is called
+                network.eval().forward(torch.zeros(1, channels, *pixels))
+        except RuntimeError as error:
             raise UserError(
-                f"{name} does not take images of {pixels[1]}×{pixels[0]} pixels: set {instead}, or take "
-                f"network=convnet."
+                f"network: {type(network).__name__} does not take images of {pixels[1]}×{pixels[0]} pixels "
+                f"({one_line(error)}): set {instead}, or take another network."
             ) from None
     return network.train(training)
 

@@ -187,8 +187,6 @@ class Experiment(types.RunSchema):
                 yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
             elif data.source == "image_folder":
                 existing_folder(str(data.root), "data.root", "the folder of the images")
-            elif data.crop_padding >= (size := data.image_size or 32):
-                yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
             if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
                 # A folder of the working folder, as the default is, is made for the download; any other that
                 # is missing was mistyped more often, and waiting for the network would not tell.

@@ -113,7 +113,7 @@ def test_a_network_of_square_images_asks_for_a_size(tmp_path, compose, write_tre
         f"network={network}",
     ]
     config = compose(*words)
-    with pytest.raises(UserError, match=r"does not take images of 12×8 pixels: set data\.image_size=8"):
+    with pytest.raises(UserError, match=r"does not take images of 12×8 pixels .*: set data\.image_size=8"):
         build_module(config, build_data(config))
     resized = compose(*words, "data.image_size=8")
     build_module(resized, build_data(resized))

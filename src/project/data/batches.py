@@ -96,11 +96,8 @@ class TrainingBatches:
         data: the training images.
         batch_size: images per batch and process.
         normalization: from the training images' statistics.
-        crop_padding: see `RandomCropFlip`.
-        flip: whether to mirror half of the images; `alternating`: each in every other epoch, so that two
-            epochs show both sides of every image (Keller Jordan, 2024).
-        sizes: pixels a side to scale the batches to, each for an equal share of the run: small images first
-            are cheap and teach most of it. None leaves them as they are.
+        crop_padding, flip, sizes: keys of `configs/data/*.yaml`. Two epochs of alternating flips show both
+            sides of every image (Keller Jordan, 2024); small images first are cheap and teach most of it.
         share_done: which share of the run so many epochs are; for `sizes`.
         seed: of order and augmentation.
         fixed: whether every epoch has the same batches.

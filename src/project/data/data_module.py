@@ -22,22 +22,12 @@ EVALUATION_BATCH_SIZE = 500
 class ImageData(L.LightningDataModule):
     """Images of one source as training, validation and test batches.
 
+    The keys of `configs/data/*.yaml`, which say what each is, and
+
     Args:
-        source: `cifar10`, `cifar100`, `image_folder` or `digits`.
-        root: folder of the images; None for the digits.
-        image_size: pixels a side to resize to; None keeps the images' own.
         batch_size: training images per batch and process; None takes all of them as one batch.
-        validation_fraction: share of the training images that validate; the same share of every class.
-        test_fraction: share of all images that test, where the source has no test images apart.
-        split_seed: of the splits.
-        limit: use only so many training images (after the split); None uses all.
-        crop_padding: pixels reflected at each border before a random crop of the original size.
-        flip: whether to mirror half of the training images; `alternating`: see `TrainingBatches`.
-        sizes: pixels a side of the training images, each for an equal share of the run; None: as they are.
         seed: of the order and the augmentation of the batches.
         channels_last: the memory format of the batches.
-        skip_unreadable: whether to do without image files that are damaged, which are a mistake otherwise.
-        mapped: whether the images stay in the cache file, mapped; None where they would not fit in memory.
     """
 
     source: SourceName
@@ -102,11 +92,10 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches:
         """Shuffled and augmented, but with `overfit_batches` always the same; see `TrainingBatches`."""
-        settings: dict[str, Any] = {"crop_padding": self.crop_padding, "flip": self.flip, "seed": self.seed}
-        settings["sizes"] = self.sizes
+        settings = {key: getattr(self, key) for key in ("crop_padding", "flip", "sizes", "seed")}
         if trainer := self.trainer:
             settings["share_done"] = lambda epochs: epochs / total_epochs(trainer)
-        settings["fixed"] = bool(self.trainer and getattr(self.trainer, "overfit_batches", 0))
+            settings["fixed"] = bool(getattr(trainer, "overfit_batches", 0))
         return TrainingBatches(self.train, self.batch_size or len(self.train), **settings, **self._settings())
 
     def val_dataloader(self) -> EvaluationBatches:

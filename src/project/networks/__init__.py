@@ -2,7 +2,8 @@
 
 | argument | meaning |
 | --- | --- |
-| `num_classes`, `in_channels`, `image_size` | outputs; channels of the images; pixels a side |
+| `num_classes`, `in_channels` | outputs; channels of the images |
+| `image_size` | pixels a side, where a layer is made for it |
 | `activation` | a key of `layers.ACTIVATIONS` |
 | `norm` | `batch`, `group`, `layer` or `none` |
 | `dropout` | probability, before the head |

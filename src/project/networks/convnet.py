@@ -18,7 +18,6 @@ class ConvNet(nn.Sequential):
     stem at full resolution, and is large enough for its filters to be looked at.
 
     Args (further ones: those of every network, see `project.networks`):
-        image_size: pixels a side; at least 2 for every stage.
         widths: channels of the stem and first stage, then of each further stage.
     """
 
@@ -26,18 +25,12 @@ class ConvNet(nn.Sequential):
         self,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int = 32,
         widths: Sequence[int] = (32, 64, 128),
         activation: str = "relu",
         norm: str = "batch",
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        if image_size < 2 ** len(widths):
-            raise ValueError(
-                f"widths={list(widths)} halves the image {len(widths)} times: too often for "
-                f"{image_size} pixels"
-            )
         block = partial(conv_block, norm=norm, activation=activation)
         stem = block(in_channels, widths[0], kernel_size=5, stride=2)
         stages = nn.Sequential(block(widths[0], widths[0]))

@@ -17,7 +17,6 @@ class Fast(nn.Sequential):
     After Keller Jordan's CIFAR-10 speedruns (2024), at half their resolution; made for `network.whiten=true`.
 
     Args (further ones: those of every network, see `project.networks`):
-        image_size: pixels a side; at least 2 for every block, and 2 more.
         stem: filters of the first convolution, an even number.
         kernel_size, stride: of the first convolution.
         widths: channels of each block.
@@ -28,7 +27,6 @@ class Fast(nn.Sequential):
         self,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int = 32,
         stem: int = 32,
         kernel_size: int = 4,
         stride: int = 2,
@@ -39,11 +37,6 @@ class Fast(nn.Sequential):
         dropout: float = 0.0,
         initialization: Callable[..., None] = dirac,
     ) -> None:
-        if (image_size - kernel_size) // stride + 1 < 2 ** len(widths):
-            raise ValueError(
-                f"widths={list(widths)} halves the image {len(widths)} times after a stem of stride "
-                f"{stride}: too often for {image_size} pixels"
-            )
         block = partial(conv_block, norm=norm, activation=activation)
         blocks = nn.Sequential()
         for before, width in pairwise([stem, *widths]):

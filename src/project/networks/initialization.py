@@ -37,10 +37,8 @@ def orthogonal(network: nn.Module, head: nn.Linear, activation: str) -> None:
 
 
 def dirac(network: nn.Module, head: nn.Linear, activation: str) -> None:
-    """As `kaiming`, but the first filters of each convolution pass its input channels on as they are.
-
-    The signal then reaches the head at once, and learns faster in the first epochs (Keller Jordan, 2024).
-    """
+    """As `kaiming`, but the first filters of each convolution pass its input channels on as they are: the
+    signal reaches the head at once, and learns faster in the first epochs (Keller Jordan, 2024)."""
     kaiming(network, head, activation)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups == 1:
@@ -48,10 +46,8 @@ def dirac(network: nn.Module, head: nn.Linear, activation: str) -> None:
 
 
 def gaussian(network: nn.Module, head: nn.Linear, activation: str, std: float) -> None:
-    """N(0, `std`²) everywhere, the head included, whatever the width of the layers.
-
-    With a small `std` the signal of a deep network dies out: cs231n's "small random numbers".
-    """
+    """N(0, `std`²) everywhere, the head included, whatever the width of the layers: with a small `std`, the
+    signal of a deep network dies out (cs231n's "small random numbers")."""
     _initialize(network, head, lambda weight: nn.init.normal_(weight, 0, std))
     nn.init.normal_(head.weight, 0, std)
 

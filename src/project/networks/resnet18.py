@@ -12,17 +12,12 @@ from project.networks.layers import ACTIVATIONS, norm_layer
 
 
 class ResNet18(nn.Sequential):
-    """ResNet-18 (He et al., 2016) whose stem is one 3×3 convolution without stride or pooling.
-
-    Args (further ones: those of every network, see `project.networks`):
-        image_size: pixels a side; any size will do.
-    """
+    """ResNet-18 (He et al., 2016) whose stem is one 3×3 convolution without stride or pooling."""
 
     def __init__(
         self,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int = 32,
         activation: str = "relu",
         norm: str = "batch",
         dropout: float = 0.0,

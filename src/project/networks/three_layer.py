@@ -33,8 +33,6 @@ class ThreeLayer(nn.Sequential):
     ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} must be odd, so that the image keeps its size")
-        if image_size < 2:
-            raise ValueError(f"images of {image_size} pixels a side are too small for a 2×2 pool")
         conv = conv_block(in_channels, filters, kernel_size=kernel_size, norm=norm, activation=activation)
         features = filters * (image_size // 2) ** 2
         affine = nn.Sequential(nn.Flatten(), *linear_block(features, hidden, norm, activation, dropout))

@@ -17,7 +17,6 @@ class VGG(nn.Sequential):
     place of the large fully connected layers.
 
     Args (further ones: those of every network, see `project.networks`):
-        image_size: pixels a side; at least 2 for every stage.
         stages: the channels of each convolution of each stage; `[[64], [128], [256, 256], [512, 512],
             [512, 512]]` is VGG-11.
     """
@@ -26,17 +25,12 @@ class VGG(nn.Sequential):
         self,
         num_classes: int,
         in_channels: int = 3,
-        image_size: int = 32,
         stages: Sequence[Sequence[int]] = ((64,), (128,), (256, 256), (512, 512), (512, 512)),
         activation: str = "relu",
         norm: str = "batch",
         dropout: float = 0.0,
         initialization: Callable[..., None] = kaiming,
     ) -> None:
-        if image_size < 2 ** len(stages):
-            raise ValueError(
-                f"{len(stages)} stages halve the image as often, and {image_size} pixels allow fewer"
-            )
         convolutions = nn.Sequential()
         channels = in_channels
         for widths in stages:

@@ -31,17 +31,6 @@ class Muon(Optimizer):
 
     def __init__(self, params: Iterable[dict[str, Any]]) -> None:
         super().__init__(params, {})
-        self._share()
-
-    def _share(self) -> None:
-        groups = [group for group in self.param_groups if "betas" in group]
-        self.rest = AdamW(groups) if groups else None
-        if self.rest:
-            self.rest.state = self.state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._share()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -49,10 +38,12 @@ class Muon(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            if "betas" not in group:
+            if "betas" in group:
+                rest = AdamW([group])
+                rest.state = self.state
+                rest.step()
+            else:
                 self._orthogonal_step(group)
-        if self.rest:
-            self.rest.step()
         return loss
 
     def _orthogonal_step(self, group: dict[str, Any]) -> None:
@@ -85,11 +76,9 @@ def orthogonalized(updates: Sequence[Tensor], steps: int, together: bool) -> lis
         found: Sequence[Tensor] = _newton_schulz(torch.stack(padded).bfloat16(), steps).unbind()
     else:
         found = [_newton_schulz(matrix.bfloat16(), steps) for matrix in wide]
-    made = []
-    for update, matrix, its, direction in zip(updates, matrices, wide, found, strict=True):
-        direction = direction[: its.shape[0], : its.shape[1]]
-        made.append((direction.T if matrix.shape != its.shape else direction).reshape(update.shape))
-    return made
+    cut = [each[: of.shape[0], : of.shape[1]] for each, of in zip(found, wide, strict=True)]
+    pairs = zip(cut, updates, strict=True)
+    return [(each if len(each) == len(of) else each.T).reshape(of.shape) for each, of in pairs]
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
@@ -114,16 +103,7 @@ def muon(
     betas: Sequence[float] = (0.9, 0.95),
 ) -> Muon:
     """`Muon` for the trainable parameters of a network: `filters`, and `rest`, which are biases, scales of
-    norms and the head, the last matrix (Keller Jordan, 2024).
-
-    Args:
-        network: whose parameters.
-        lr, momentum, nesterov, weight_decay: of the filters.
-        ns_steps: of Newton–Schulz, to make a step orthogonal.
-        normalize: give each filter a norm of 1 on average before every step.
-        rest_lr_scale: rate of the rest, which does not decay, as a share of `lr`.
-        betas: of AdamW.
-    """
+    norms and the head, the last matrix (Keller Jordan, 2024). What each argument is stands in its YAML."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     rest = [parameter for parameter in parameters if parameter.ndim < 2] + matrices[-1:]

@@ -84,10 +84,8 @@ class Schedule:
         return cls(made, warmup_epochs, epochs, late if late["start"] is not None else None)
 
     def plateau(self, optimizer: Optimizer, mode: Literal["max", "min"]) -> ReduceLROnPlateau | None:
-        """The scheduler to step once an epoch with the metric, whose largest or smallest value is best.
-
-        None where the rate depends on time.
-        """
+        """The scheduler to step once an epoch with the metric, whose largest or smallest value is best;
+        None where the rate depends on time."""
         return self.shape(optimizer, mode=mode) if self.shape.func is ReduceLROnPlateau else None
 
     def every_step(

@@ -37,10 +37,8 @@ def cosine(epoch: float, total: float, final: float = 0.0) -> float:
 
 
 def one_cycle(epoch: float, total: float, rise: float, initial: float, final: float) -> float:
-    """Half a cosine up from `initial` to 1 in the first `rise` of the run, then one down to `final`.
-
-    As torch's `OneCycleLR` has it after Smith and Topin (2019).
-    """
+    """Half a cosine up from `initial` to 1 in the first `rise` of the run, then one down to `final`, as
+    torch's `OneCycleLR` has it after Smith and Topin (2019)."""
     progress = min(epoch / total, 1)
     if progress < rise:
         return initial + (1 - initial) * (1 - math.cos(math.pi * progress / rise)) / 2

@@ -144,7 +144,7 @@ def test_each_size_has_an_equal_share_of_the_run():
 
 
 def test_a_network_that_needs_the_full_size_is_told_before_it_trains(compose):
-    with pytest.raises(UserError, match=r"ThreeLayer does not take images of 24×24 pixels: set data.sizes="):
+    with pytest.raises(UserError, match=r"ThreeLayer .* 24×24 pixels .*: set data.sizes="):
         build_network(compose("network=three_layer", "data.sizes=[24,32]"), 10, (3, 32, 32))
 
 

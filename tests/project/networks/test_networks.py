@@ -61,9 +61,9 @@ def test_small_images_will_do(make, name, size):
     assert make(name, size)(noise(4, size=size)).shape == (4, 10)
 
 
-@pytest.mark.parametrize(("name", "size"), [("convnet", 7), ("vgg", 31), ("three_layer", 1)])
+@pytest.mark.parametrize(("name", "size"), [("convnet", 6), ("vgg", 31), ("three_layer", 1)])
 def test_images_that_are_too_small_are_refused_with_their_size(make, name, size):
-    with pytest.raises(UserError, match=f"{size} pixel") as error:
+    with pytest.raises(UserError, match=f"{size}×{size} pixel") as error:
         make(name, size)
     assert str(error.value).startswith("network: ")
 
