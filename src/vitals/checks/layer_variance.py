@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
+from statistics import linear_regression
 from typing import Any
 
 import torch
@@ -171,14 +173,14 @@ class LayerVariance:
             fault = ("saturated-activations", "warn", seen, remedy, self.attention)
             return [Finding(*fault, self.peaked, SATURATED_MOST)]  # type: ignore[arg-type]
         layers = self.layers[1:]
-        worst = max((row for row in layers if not row.hard), key=_saturated, default=None)
+        worst = max((row for row in layers if not row.hard), key=attrgetter("saturated"), default=None)
         hard = [row for row in layers if row.hard and row.saturated > HARD_MANY]
         passes = math.prod(1 - row.saturated for row in hard)
         if worst is not None and worst.saturated > SATURATED_MANY:
             level: Level = "fail" if worst.saturated > SATURATED_MOST else "warn"
             value, threshold = worst.saturated, SATURATED_MOST if level == "fail" else SATURATED_MANY
         elif passes < HARD_LITTLE:
-            worst = max(hard, key=_saturated)
+            worst = max(hard, key=attrgetter("saturated"))
             level = "fail" if passes < HARD_LEAST else "warn"
             value, threshold = passes, HARD_LEAST if level == "fail" else HARD_LITTLE
         else:
@@ -336,10 +338,6 @@ def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSig
     return tuple(rows)
 
 
-def _saturated(row: LayerSignal) -> float:
-    return row.saturated
-
-
 def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard: bool) -> LayerSignal:
     channel_dim = values.ndim - 1 if channels_last else 1
     others = [dim for dim in range(values.ndim) if dim != channel_dim]
@@ -360,9 +358,7 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
 def _slope(layers: tuple[LayerSignal, ...]) -> float:
     """Least-squares slope of log10 signal variance against the layer's number; 0 for a single layer."""
     logs = [math.log10(max(row.signal_variance, SMALLEST)) for row in layers]
-    centre, mean = (len(logs) - 1) / 2, sum(logs) / len(logs)
-    spread = sum((i - centre) ** 2 for i in range(len(logs)))
-    return sum((i - centre) * (log - mean) for i, log in enumerate(logs)) / spread if spread else 0.0
+    return linear_regression(range(len(logs)), logs).slope if len(logs) > 1 else 0.0
 
 
 def _draw_at_he_scale(model: nn.Module) -> None:

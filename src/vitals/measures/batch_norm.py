@@ -1,6 +1,7 @@
 """The statistics of BatchNorm layers, estimated anew for given weights."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,14 +46,8 @@ def reestimate(layers: Sequence[_BatchNorm], run: Callable[[Any], Any], batches:
         return 0
     passes = _Passes(layers, run)
     momenta = [layer.momentum for layer in layers]
-
-    def wrapped() -> Iterable[list[Any]]:
-        yield [first]  # update_bn passes on the first entry of a list
-        for batch in waiting:
-            yield [batch]
-
     try:
-        update_bn(wrapped(), passes)
+        update_bn(([batch] for batch in chain([first], waiting)), passes)  # of a list it passes on the first
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -12,13 +12,8 @@ def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
     """The values of each part, of any shape, as a flat list, in a single transfer; all on one device."""
     if not parts:
         return []
-    flat = torch.cat([part.detach().reshape(-1).float() for part in parts]).tolist()
-    lists: list[list[float]] = []
-    start = 0
-    for part in parts:
-        lists.append(flat[start : start + part.numel()])
-        start += part.numel()
-    return lists
+    flat = torch.cat([part.detach().reshape(-1).float() for part in parts]).cpu()
+    return [part.tolist() for part in flat.split([part.numel() for part in parts])]
 
 
 def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:

@@ -76,14 +76,9 @@ class Modes(Monitor):
         ]
 
     def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *places: Any
     ) -> None:
-        if batch_idx == dataloader_idx == 0 and self.norms and not trainer.sanity_checking:
+        if not any(places) and self.norms and not trainer.sanity_checking:
             self.called = set()
             self.guarded(self._watch)
 
@@ -111,18 +106,12 @@ class Modes(Monitor):
             self.guarded(self._look_at_frozen, trainer, pl_module)
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *places: Any
     ) -> None:
         self._unwatch()
-        if batch_idx == 0 and trainer.training is False and not trainer.sanity_checking:
+        if places[0] == 0 and trainer.training is False and not trainer.sanity_checking:
             self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
-            if dataloader_idx:
+            if any(places):
                 return
             self.behind = self.behind + 1 if self.called else 0
             if self.behind == LOOKS:

@@ -172,15 +172,17 @@ def blend(name: str, alphas: np.ndarray) -> np.ndarray:
 
 def epochs_below(axes: Axes, label: str = "epochs") -> None:
     """A few round numbers on the x-axis, and what they count."""
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 9))))
+    plain_numbers(axes, lambda value: number(round(value, 9)), 6, along="x")
     axes.set_xlabel(label, loc="right", labelpad=3)
 
 
-def plain_numbers(axes: Axes, write: Callable[[float], str] = number, ticks: int = 5) -> None:
-    """A few round numbers on a linear y-axis."""
-    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
+def plain_numbers(
+    axes: Axes, write: Callable[[float], str] = number, ticks: int = 5, along: Literal["x", "y"] = "y"
+) -> None:
+    """A few round numbers on a linear axis."""
+    axis = axes.yaxis if along == "y" else axes.xaxis
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(round(value, 12))))
 
 
 def percentages(axes: Axes) -> None:

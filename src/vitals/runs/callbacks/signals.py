@@ -63,14 +63,9 @@ class StopAtSignal(L.Callback):
             self.shared_batches = (-trainer.strategy.reduce(fewest, reduce_op="max")).tolist()
 
     def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, number: int, loader: int = 0
     ) -> None:
-        if trainer.world_size > 1 and batch_idx < self.shared_batches[dataloader_idx]:
+        if trainer.world_size > 1 and number < self.shared_batches[loader]:
             number, _ = self._asked(trainer)
             if number:
                 self.together = True

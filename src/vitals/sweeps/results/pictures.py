@@ -77,8 +77,7 @@ def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Lev
             axes.margins(x=0.05)
             log_numbers(axes, along="x")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
+            plain_numbers(axes, ticks=6, along="x")
 
     title = f"Validation against {name}"
     keys = [Key("muted", "best of each, other keys free")]
