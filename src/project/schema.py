@@ -29,7 +29,7 @@ Stages = Annotated[
 ]
 Betas = Annotated[
     list[types.ShareBelowOne],
-    Field(description="two numbers from 0 up to, but not including, 1", min_length=2, max_length=2),
+    Field(description="a list of two numbers from 0 up to, but not including, 1", min_length=2, max_length=2),
 ]
 
 
@@ -187,6 +187,8 @@ class Experiment(types.RunSchema):
                 yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
             elif data.source == "image_folder":
                 existing_folder(str(data.root), "data.root", "the folder of the images")
+            elif data.crop_padding >= (size := data.image_size or 32):  # said before anything is downloaded
+                yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
             if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
                 # A folder of the working folder, as the default is, is made for the download; any other that
                 # is missing was mistyped more often, and waiting for the network would not tell.
