@@ -17,7 +17,7 @@ from docs.tour.runs import Runs
 from docs.tour.stop import BLUE, GREEN, GREY, ORANGE, RED, Stop, drawing
 from project.build import build_data, build_network
 from vitals.checks.gradients.check import check_gradients
-from vitals.checks.gradients.comparison import PROBABLY_WRONG
+from vitals.checks.gradients.result import PROBABLY_WRONG
 from vitals.checks.gradients.step_study import step_size_study
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.loss_at_chance import check_loss_at_chance

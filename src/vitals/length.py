@@ -37,9 +37,16 @@ def total_epochs(trainer: L.Trainer) -> float:
     return float(trainer.max_epochs) if (trainer.max_epochs or -1) > 0 else math.inf  # type: ignore[arg-type]
 
 
+def seconds_left(trainer: L.Trainer) -> float:
+    """Until the clock ends the training, by `Trainer(max_time=…)` or a `Timer` of its owner; infinite where
+    none does."""
+    left = (timer.time_remaining() for timer in _timers(trainer))
+    return min((seconds for seconds in left if seconds is not None), default=math.inf)
+
+
 def is_timed(trainer: L.Trainer) -> bool:
-    """Whether the clock may end the training: `Trainer(max_time=…)`, or a `Timer` of its owner."""
-    return any(timer.time_remaining() is not None for timer in _timers(trainer))
+    """Whether the clock may end the training."""
+    return math.isfinite(seconds_left(trainer))
 
 
 def _timers(trainer: L.Trainer) -> list[Timer]:

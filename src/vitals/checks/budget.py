@@ -10,11 +10,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
+from vitals.length import seconds_left
 from vitals.own_time import own_time
 from vitals.probes.trial import trial
 
@@ -147,11 +147,7 @@ def default_budget(trainer: L.Trainer, setup: TrainingSetup, pace: Pace) -> floa
     """Seconds that the checks may take where nobody said how many."""
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches  # infinite without an end
     training = pace.steps(setup.batch_size) * batches if batches > 0 else math.inf
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer):  # of Trainer(max_time=…), too
-            remaining = callback.time_remaining()
-            training = min(training, math.inf if remaining is None else remaining)
-    return min(MOST, max(LEAST, SHARE * training))
+    return min(MOST, max(LEAST, SHARE * min(training, seconds_left(trainer))))
 
 
 def largest_that_fits(sizes: Sequence[int], seconds: Sequence[float], budget: Budget) -> int | None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
-from vitals.checks.gradients.comparison import ENOUGH, BurnIn, Comparison, ParameterSummary, error_limit
 from vitals.checks.gradients.difference import (
     Differences,
     Estimate,
@@ -40,7 +39,14 @@ from vitals.checks.gradients.functional_loss import (
     loss_scale,
     undisturbed,
 )
-from vitals.checks.gradients.result import GradientCheck
+from vitals.checks.gradients.result import (
+    ENOUGH,
+    BurnIn,
+    Comparison,
+    GradientCheck,
+    ParameterSummary,
+    error_limit,
+)
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.measures.histogram import Histogram, histogram
