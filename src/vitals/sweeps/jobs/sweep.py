@@ -190,7 +190,7 @@ class Sweep:
             for folder in self.folder.jobs()
             if numbers is None or int(folder.name.partition("_")[0]) in numbers
         )
-        at_once = devices.at_once(1)
+        at_once = devices.at_once(self._devices_needed(self.config.trainer.devices))
         minutes = self.config.launcher.time_limit
         limit = None if minutes is None else 60.0 * minutes
         with LiveTable(total, done, at_once, self.metric) as view, chdir(self.started_in):
