@@ -123,7 +123,7 @@ class Command:
     the device is there, once before anything is written, and not in a sweep. `read_data` looks at the data
     themselves after all others, before anything is written; in a sweep, if they are in a folder, once for
     each of the `data` that its jobs have. `trains` says whether the command fills the folder that Hydra gives
-    it.
+    it, and can do so several times, in a sweep.
     """
 
     config_dir: Path
@@ -234,6 +234,8 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
         raise UserError("--resolve belongs to --cfg: write --cfg job --resolve.")
     if arguments.hydra_help or arguments.shell_completion:
         return
+    if arguments.multirun and not command.trains:
+        raise UserError(f"-m (--multirun) makes a sweep of trainings: leave it out of {this_program()}.")
     if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
         sys.argv[1:] = words
         arguments = get_args_parser().parse_args()
@@ -264,7 +266,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
     if arguments.cfg or arguments.info:
         return
     if not arguments.multirun:
-        overrides.require_one_run()
+        overrides.require_one_run(command.trains)
     elif not goes_on and (place := overrides.value("hydra.sweep.dir")) and Path(str(place), SWEEP).exists():
         raise UserError(
             f"hydra.sweep.dir={place} holds a sweep already: -m resume_sweep={shlex.quote(str(place))} goes "

@@ -26,7 +26,7 @@ def main(script: str | None = None) -> None:
         config.trust = project.trusts(config.trust)
         ensemble(config, project.module("build"))
 
-    run_command(ensemble, Command(CONFIGS, "ensemble", check))
+    run_command(ensemble, Command(CONFIGS, "ensemble", check, trains=False))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(script: str | None = None) -> None:
         config.trust = project.trusts(config.trust)
         evaluate(config, project.module("build"))
 
-    run_command(evaluate, Command(CONFIGS, "evaluate", partial(check, Evaluation)))
+    run_command(evaluate, Command(CONFIGS, "evaluate", partial(check, Evaluation), trains=False))
 
 
 if __name__ == "__main__":

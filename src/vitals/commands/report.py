@@ -26,7 +26,7 @@ def main() -> None:
 
             report(config)
 
-    run_command(report, Command(CONFIGS, "report", check_report))
+    run_command(report, Command(CONFIGS, "report", check_report, trains=False))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from project.schema import Experiment
-from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, check_command_line, run_command
 from vitals.errors import UserError
 from vitals.runs.config.overrides import Overrides, groups, search_path
 from vitals.runs.config.schema import Evaluation
@@ -309,6 +309,20 @@ def test_evaluation_answers_as_training_does(command, words):
     with pytest.raises(UserError) as error:
         check(command, "evaluate", partial(check_values, Evaluation), CONFIGS)
     assert not [word for word in words if word not in str(error.value)], error.value
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("-m run=a,b", "-m (--multirun) makes a sweep of trainings: leave it out"),
+        ("hydra.mode=MULTIRUN run=a,b", "-m (--multirun) makes a sweep of trainings: leave it out"),
+        ("run=a,b", "run=a,b names several values: this command takes one; a list is run=[a,b]"),
+    ],
+)
+def test_nothing_but_trainings_is_done_several_times(monkeypatch, command, said):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *command.split()])
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_command_line(Command(CONFIGS, "evaluate", partial(check_values, Evaluation), trains=False))
 
 
 @pytest.mark.parametrize(

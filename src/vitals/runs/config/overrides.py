@@ -106,12 +106,13 @@ class Overrides:
         values = [override.value() for override in self.parsed if override.key_or_group == key]
         return values[-1] if values else None
 
-    def require_one_run(self) -> None:
+    def require_one_run(self, sweeps: bool = True) -> None:
         """Make sure that no key has several values, which are those of a sweep; `UserError` with the words
-        that make a sweep of them, or one value."""
+        that make a sweep of them, where the command `sweeps`, or one value."""
         for override in filter(Override.is_sweep_override, self.parsed):
             key, values = override.key_or_group, str(override.get_value_string())
-            said = f"{key}={values} names several values: add -m (--multirun) for a run of each"
+            how = "add -m (--multirun) for a run of each" if sweeps else "this command takes one"
+            said = f"{key}={values} names several values: {how}"
             if "(" not in values and (key in SEVERAL or key not in self.groups):
                 said += f"; a list is {key}=[{values}]"
             if "(" not in values and key not in self.groups:
