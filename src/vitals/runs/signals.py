@@ -45,6 +45,8 @@ class Signals:
         """Whether the state is to be saved, and the training to go on."""
         self.last_words: Callable[[], object] = lambda: None
         """What must be done before a second signal ends the process."""
+        self.again: Callable[[int], object] = self._leave
+        """What a second SIGINT or SIGTERM does, by its number: by default it ends the process."""
         self.process = os.getpid()
         self.before: dict[int, Any] = {}
 
@@ -101,7 +103,7 @@ class Signals:
             self.save = True
             return
         if self.ending and name in ENDING:
-            self._leave(number)
+            self.again(number)
         self.ending = self.ending or name in ENDING
         if self.number is None:
             self.number = number

@@ -18,10 +18,11 @@ from no_view import NoView
 
 from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
+from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.processes import ForkServer, NewInterpreters
-from vitals.sweeps.jobs.queue import JobQueue, SweepInterrupted
+from vitals.sweeps.jobs.queue import JobQueue
 
 STUB = """
 import json, os, sys, time
@@ -140,23 +141,42 @@ def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(SweepInterrupted):
+    with pytest.raises(Interrupted):
         queue.run(jobs)
     assert statuses(jobs[:3]) == ["finished", "interrupted", "interrupted"]
     assert not jobs[3].folder.exists(), "a job was started after Ctrl-C"
     assert not queue.running
 
 
+def test_a_second_ctrl_c_kills_a_job_that_does_not_end(job) -> None:
+    stubborn = "signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    jobs = [job(0, f"import signal; {stubborn}")]
+
+    def interrupt_twice() -> None:
+        while not (jobs[0].log.exists() and jobs[0].log.read_text()):
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    threading.Thread(target=interrupt_twice).start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        JobQueue(Devices(["cpu0"]), NewInterpreters(), NoView()).run(jobs)
+    assert time.monotonic() - began < 30
+    assert statuses(jobs) == ["interrupted"]
+
+
 def test_ctrl_c_while_a_job_is_started_leaves_no_process_behind(job) -> None:
-    class Interrupted(NewInterpreters):
+    class Interrupting(NewInterpreters):
         def start(self, job, environment):
             process = super().start(job, environment)
             os.kill(os.getpid(), signal.SIGINT)
             return process
 
     jobs = [job(0, "time.sleep(60)"), job(1)]
-    with pytest.raises(SweepInterrupted):
-        JobQueue(Devices(["cpu0"]), Interrupted(), NoView()).run(jobs)
+    with pytest.raises(Interrupted):
+        JobQueue(Devices(["cpu0"]), Interrupting(), NoView()).run(jobs)
     assert statuses(jobs[:1]) == ["interrupted"]
     assert not jobs[1].folder.exists()
 

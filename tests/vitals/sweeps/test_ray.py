@@ -23,9 +23,10 @@ from omegaconf import OmegaConf
 
 from vitals.errors import UserError
 from vitals.runs.run_folder import RunFolder
+from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs import ray_backend
 from vitals.sweeps.jobs.job import Job
-from vitals.sweeps.jobs.queue import JobQueue, SweepInterrupted
+from vitals.sweeps.jobs.queue import JobQueue
 
 pytest.importorskip("ray")
 CONFIG = Path(__file__).parents[3] / "src" / "vitals" / "configs" / "launcher" / "ray.yaml"
@@ -95,7 +96,7 @@ def test_eight_jobs_on_two_gpus_of_which_one_raises_and_one_is_killed(job) -> No
 
 def test_ctrl_c_interrupts_the_jobs_on_ray(job) -> None:
     jobs = [job(0, f"open({str(job(0).folder / 'begun')!r}, 'w'); time.sleep(100)"), job(1)]
-    with pytest.raises(SweepInterrupted):
+    with pytest.raises(Interrupted):
         run(jobs, jobs[0].folder / "begun", cpus=1, gpus=0)
     assert RunFolder(jobs[0].folder).read_status()["status"] == "interrupted"
     assert not jobs[1].folder.exists()

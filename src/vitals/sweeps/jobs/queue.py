@@ -2,13 +2,14 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from functools import partial
+from typing import Protocol
 
 from vitals.files import CannotWrite
 from vitals.runs.run_folder import now
+from vitals.runs.signals import Interrupted, Signals
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, settle
 from vitals.sweeps.jobs.processes import KILL, Process, Starter
@@ -20,15 +21,6 @@ class View(Protocol):
     def started(self, job: Job, devices: list[str]) -> None: ...
     def ended(self, job: Job, status: str) -> None: ...
     def refresh(self) -> None: ...
-
-
-class SweepInterrupted(BaseException):
-    """The sweep was asked to stop by a signal of this number; its jobs have ended and their statuses are
-    written."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @dataclass
@@ -55,16 +47,17 @@ class JobQueue:
 
     def run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None] = lambda job, status: None) -> None:
         """Run all `jobs`, which are taken one by one as devices become free, so that a search can choose the
-        next by what the earlier ones gave; `ended` is called with each and its status. `SweepInterrupted`
-        after Ctrl-C or SIGTERM, when all have been ended."""
-        with _Signals() as signals:
+        next by what the earlier ones gave; `ended` is called with each and its status. `Interrupted`
+        after Ctrl-C or SIGTERM, when all have been ended, and their statuses are written."""
+        with Signals() as signals:
+            signals.again = partial(_interrupt, signals)
             try:
                 self._run(jobs, ended, signals)
             except BaseException:
                 self._stop_all(ended)
                 raise
 
-    def _run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None], signals: "_Signals") -> None:
+    def _run(self, jobs: Iterable[Job], ended: Callable[[Job, str], None], signals: Signals) -> None:
         waiting, coming = None, iter(jobs)
         while True:
             self._collect(ended)
@@ -74,7 +67,7 @@ class JobQueue:
                 if waiting is None and not self.running:
                     return
             if waiting is not None and (taken := self.devices.take(waiting.devices_needed)) is not None:
-                with signals.waiting():  # or a process would be left that nobody knows
+                with signals.deferred():  # or a process would be left that nobody knows
                     self._start(waiting, taken)
                 waiting = None
                 continue
@@ -117,38 +110,11 @@ class JobQueue:
                 time.sleep(0.05)
             except CannotWrite:  # how the job ended; the sweep ends as it is
                 continue
-            except SweepInterrupted:
+            except Interrupted:
                 for entry in self.running:
                     entry.process.stop(KILL)
 
 
-class _Signals:
-    """Within it, SIGINT and SIGTERM raise `SweepInterrupted`."""
-
-    def __init__(self) -> None:
-        self.waits = False
-        self.came: int | None = None
-
-    def __enter__(self) -> Self:
-        self.before = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if not self.waits:
-            raise SweepInterrupted(number)
-        self.came = number
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """A signal that comes in here raises at its end."""
-        self.waits = True
-        try:
-            yield
-        finally:
-            self.waits = False
-        if self.came is not None:
-            raise SweepInterrupted(self.came)
+def _interrupt(signals: Signals, number: int) -> None:
+    if not signals.deferring:
+        raise Interrupted(number)

@@ -182,7 +182,7 @@ class Sweep:
     ) -> None:
         """Run those of the jobs that are not finished yet, number and words of each taken one by one as
         devices become free; `ended` is called with each that was run, and its status. There are `total`, and
-        where the sweep has others beside them, they have these `numbers`. `SweepInterrupted` after Ctrl-C or
+        where the sweep has others beside them, they have these `numbers`. `Interrupted` after Ctrl-C or
         SIGTERM."""
         devices = self.backend.devices
         done = sum(

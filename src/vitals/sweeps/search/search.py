@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from vitals.errors import UserError
 from vitals.files import CannotWrite, cannot_write
 from vitals.runs.run_folder import shown
+from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.job import Job
-from vitals.sweeps.jobs.queue import SweepInterrupted
 from vitals.sweeps.jobs.sweep import Sweep
 from vitals.sweeps.search.space import Dimension, search_space
 
@@ -50,7 +50,7 @@ def run_sweep(sweep: Sweep) -> None:
         stopped = 0
         try:
             run_search(sweep, space)
-        except SweepInterrupted as stop:
+        except Interrupted as stop:
             stopped = 128 + stop.number
         except Exception as error:
             go_on = f"go on with -m resume_sweep={shlex.quote(shown(sweep.folder.path))}"
@@ -74,7 +74,7 @@ def searched(sweep: Sweep) -> list[Dimension]:
 
 def run_search(sweep: Sweep, space: list[Dimension]) -> None:
     """Run the jobs of the sweep that `search=` asks for, over `space`, as `searched` has it; `UserError` if a
-    stage has nothing to go on with, `SweepInterrupted` after Ctrl-C or SIGTERM."""
+    stage has nothing to go on with, `Interrupted` after Ctrl-C or SIGTERM."""
     search = sweep.config.get("search")
     if search is None:
         words = sweep.product()
