@@ -17,9 +17,11 @@ import pytest
 from no_view import NoView
 
 from vitals.errors import UserError
+from vitals.runs.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.devices import Devices
+from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.processes import ForkServer, NewInterpreters
 from vitals.sweeps.jobs.queue import JobQueue
@@ -213,3 +215,13 @@ def test_a_job_of_the_fork_server_is_the_leader_of_its_group_and_has_its_environ
 def test_a_job_for_more_devices_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match="a job takes 3 devices, and here 2 can be used"):
         Devices(["0", "1"]).require(3)
+
+
+def test_a_second_process_of_a_sweep_is_told_which_one_runs_it(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    with folder.only_one():
+        folder.write_record(["optimizer.lr=0.1,0.2"], "scripts/train.py", Metric("accuracy/val", "max"))
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .* is at work"), folder.only_one():
+            pass
+    with folder.only_one():
+        assert folder.read_record()["words"] == ["optimizer.lr=0.1,0.2"]

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
 from vitals.errors import UserError
 from vitals.files import Kinds, existing_folder, read_json, write_json
+from vitals.folder_lock import held, this_process
 from vitals.runs.metric import Metric
 from vitals.runs.quoting import program
 from vitals.runs.run_folder import SWEEP, RunFolder, now
@@ -66,11 +65,13 @@ class SweepFolder:
         raise UserError(f"{self.path} names no metric: its record and its jobs say nothing of one.")
 
     def write_record(self, words: Sequence[str], script: str, metric: Metric) -> None:
-        """Write how the sweep was started, so that it can be started again; what is there already stays."""
+        """Write how the sweep was started, so that it can be started again, where that is not there already,
+        and which process runs it."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.record.exists():
             content = {"words": list(words), "script": script, "folder": os.getcwd(), "started": now()}
             write_json(self.record, content | {"metric": asdict(metric)})
+        self.add_to_record(**this_process())
 
     def program(self, command: str = "") -> list[str]:
         """The words that start its own command, or another of the instrument's, from the working folder."""
@@ -86,15 +87,8 @@ class SweepFolder:
     def only_one(self) -> Iterator[None]:
         """Within it, no other process runs this sweep; `UserError` if one does."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"the sweep in {self.path} is still running: wait for it to end.") from None
-        try:
+        with held(self.path, self.read_record()):
             yield
-        finally:
-            lock.release()
 
 
 def folder_name(number: object, overrides: object) -> str:

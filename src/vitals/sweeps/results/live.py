@@ -14,8 +14,7 @@ from vitals.report.facts import progress
 from vitals.report.foreign import is_foreign
 from vitals.report.live import Live, LivePage, Server, newest, stamps
 from vitals.report.page import page_of
-from vitals.report.record import FILES
-from vitals.report.sections import LETTERS
+from vitals.report.record import FILES, LETTERS
 from vitals.runs.report import record
 from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.folder import SweepFolder
