@@ -104,8 +104,7 @@ def frequent_mistakes(run: RunRecord) -> Mistakes:
 
 
 def _predictions(run: RunRecord) -> Predictions:
-    if run.predictions is None:
-        raise LeftOut(run.missing.get("predictions.npz", "the run kept no predictions"))
-    if not len(run.predictions.labels):
+    predictions = run.kept_predictions()
+    if not len(predictions.labels):
         raise LeftOut("no test image was classified")
-    return run.predictions
+    return predictions

@@ -21,7 +21,7 @@ from vitals.report.drawing import (
     plain_numbers,
 )
 from vitals.report.numbers import bucketed, first_not_finite, number, shortened, thinned
-from vitals.report.record import Curve, LeftOut, RunRecord
+from vitals.report.record import LETTERS, Curve, LeftOut, RunRecord
 
 FEW = 12
 """Measurements up to which each is marked by a point."""
@@ -169,10 +169,9 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
 
 def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
     """One entry a run: A, B, …, each in its colour, with the folder's name."""
-    labels = "ABCDEF"
     return [
-        Key(SERIES[index], f"{labels[index]} · {shortened(run.folder.absolute().name, 28)}")
-        for index, run in enumerate(runs)
+        Key(colour, f"{letter} · {shortened(run.folder.absolute().name, 28)}")
+        for colour, letter, run in zip(SERIES, LETTERS, runs, strict=False)
     ]
 
 
@@ -263,33 +262,11 @@ def single_chart(
     write: Callable[[float], str] = number,
     log: bool = False,
     caption: str = "",
+    curves: Sequence[Curve] | None = None,
 ) -> Chart:
-    """The first of `tags` that was recorded over the epochs, in buckets where there are many measurements;
-    `LeftOut` where it was not recorded."""
-    curves = [run.curve(*tags) for run in runs]
-    return _single_chart(runs, curves, tags[0], title, write, log, caption)
-
-
-def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
-    """Norm of all weights together over the epochs; `LeftOut` where none was measured."""
-    curves = []
-    for run in runs:
-        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
-        norms = [curve for curve in norms if len(curve) == len(norms[0])]
-        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
-        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
-    return _single_chart(runs, curves, "weight-norm", "Norm of all weights")
-
-
-def _single_chart(
-    runs: Sequence[RunRecord],
-    curves: Sequence[Curve],
-    name: str,
-    title: str,
-    write: Callable[[float], str] = number,
-    log: bool = False,
-    caption: str = "",
-) -> Chart:
+    """The first of `tags` that was recorded over the epochs, or a curve of each run that was made of several,
+    in buckets where there are many measurements; `LeftOut` where it was not recorded."""
+    curves = [run.curve(*tags) for run in runs] if curves is None else curves
     if not any(drawable(curve, "log" if log else "linear") for curve in curves):
         raise LeftOut("it was not recorded")
 
@@ -310,8 +287,19 @@ def _single_chart(
         epochs_below(axes, runs[0].axis)
 
     caption = caption or (_ends(curves[0]) if len(runs) == 1 else "")
-    svg = drawn(name, f"{title} over the epochs", Plan(paint, 200))
+    svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
     return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
+
+
+def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Norm of all weights together over the epochs; `LeftOut` where none was measured."""
+    curves = []
+    for run in runs:
+        norms = [run.curve(tag) for tag in run.tags("weight_norm/")]
+        norms = [curve for curve in norms if len(curve) == len(norms[0])]
+        squares = sum((curve.values**2 for curve in norms), np.zeros(len(norms[0]) if norms else 0))
+        curves.append(Curve(norms[0].epochs, norms[0].steps, np.sqrt(squares)) if norms else run.curve())
+    return single_chart(runs, ["weight-norm"], "Norm of all weights", curves=curves)
 
 
 def _ends(curve: Curve) -> str:

@@ -67,9 +67,7 @@ def filter_pictures(run: RunRecord) -> list[Pictures]:
 def worst_pictures(run: RunRecord) -> Pictures:
     """The test images of the highest loss, each with its label and what it was taken for; `LeftOut` where the
     run kept none."""
-    predictions = run.predictions
-    if predictions is None:
-        raise LeftOut(run.missing.get("predictions.npz", "the run kept no predictions"))
+    predictions = run.kept_predictions()
     if not len(predictions.worst_images):
         raise LeftOut("the run kept no pixels")
     pictures = []

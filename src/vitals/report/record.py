@@ -30,6 +30,8 @@ PROVENANCE = {**dict.fromkeys(("choices", "git", "versions", "machine"), dict), 
 """Of what kind the page's facts about where a run came from are."""
 Numbers = NDArray[np.float64]
 
+LETTERS = "ABCDEF"
+"""Names of the runs where there are several."""
 MATERIAL = ("metrics.csv", "history.jsonl", "findings.json", PREDICTIONS)
 """Files of which one is needed to report anything."""
 FILES = ("config.yaml", "status.json", *MATERIAL)
@@ -127,6 +129,12 @@ class RunRecord:
                 values = [_number(value) for value in series.values]
                 return Curve(np.array(series.epochs, float), np.array(series.steps, float), np.array(values))
         return Curve(*(np.empty(0) for _ in range(3)))
+
+    def kept_predictions(self) -> Predictions:
+        """What it predicted for the test images; `LeftOut` if that was not kept."""
+        if self.predictions is None:
+            raise LeftOut(self.missing.get(PREDICTIONS, "the run kept no predictions"))
+        return self.predictions
 
     def tags(self, prefix: str) -> list[str]:
         """The tags of the history that begin with `prefix`, in the order in which they first came."""

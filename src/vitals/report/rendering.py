@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vitals.report.live import Live
 from vitals.report.numbers import number
+from vitals.report.record import LETTERS
 from vitals.report.stations import WORDS, station_of
 
 
@@ -28,7 +29,7 @@ def render(template: str, live: Live | None = None, script: str = "", **values: 
     served and follows what it tells of. A browser runs no script but `script`, and that of live pages."""
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("vitals.report"), undefined=StrictUndefined, **options)
-    environment.globals.update(WORDS=WORDS, station_of=station_of, labels="ABCDEF")
+    environment.globals.update(WORDS=WORDS, station_of=station_of, labels=LETTERS)
     environment.filters["number"] = number
 
     def source(name: str) -> Markup:

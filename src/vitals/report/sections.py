@@ -28,11 +28,9 @@ from vitals.report.layers import (
 )
 from vitals.report.numbers import count, percent
 from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
-from vitals.report.record import LeftOut, RunRecord
+from vitals.report.record import LETTERS, LeftOut, RunRecord
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 
-LETTERS = "ABCDEF"
-"""Names of the runs where there are several."""
 LEAD = {"loss": 3, "accuracy": 3, "updates": 3, "first-layer": 3}
 """Blocks of a station that are seen at first sight."""
 GLOSSARY = {
