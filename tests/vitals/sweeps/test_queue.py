@@ -130,6 +130,14 @@ def test_a_job_that_raises_is_killed_or_too_slow_takes_nothing_else_with_it(job,
     assert ended(int(jobs[3].log.read_text())), "what the killed job started lives on"
 
 
+def test_a_job_that_had_finished_when_its_time_limit_struck_has_finished(job) -> None:
+    late = job(0)
+    status, written = str(late.folder / "status.json"), '{"status": "finished"}'
+    late.command[-1] = f"open({status!r}, 'w').write({written!r}); time.sleep(60)"
+    JobQueue(Devices(["cpu0"]), NewInterpreters(), NoView(), time_limit=1.0).run([late])
+    assert statuses([late]) == ["finished"]
+
+
 @pytest.mark.parametrize("starter", [NewInterpreters, ForkServer])
 def test_ctrl_c_ends_the_jobs_and_writes_their_statuses(job, starter) -> None:
     jobs = [job(0), *(job(number, "time.sleep(60)") for number in (1, 2, 3))]
