@@ -72,6 +72,16 @@ LISTS_OF_NAMES = ("which", "checks", "rules")
 """Keys whose values are dotted names too: of checks, and of rules of the diagnosis."""
 
 
+def is_installed(folder: Path) -> bool:
+    """Whether what lies in `folder` was installed, for this interpreter or, as in the layers that
+    `uv run --with` makes, for another that it looks into."""
+    python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
+    places = [*python, *site.getsitepackages(), site.getusersitepackages()]
+    return bool({"site-packages", "dist-packages"} & set(folder.parts)) or any(
+        folder.is_relative_to(place) for place in places
+    )
+
+
 @dataclass(frozen=True)
 class OwnCode:
     """The modules that are the user's own, as the head of this file says: found in `roots`, and in no folder
@@ -84,14 +94,7 @@ class OwnCode:
     def beside(cls, folder: Path, *further: Path) -> Self:
         """What is the user's own where `folder`, of a run or a sweep, is read: in `further` folders and in
         those that Python looks into."""
-        python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-        installed = [*python, *site.getsitepackages(), site.getusersitepackages()]
-        roots = [
-            path
-            for path in (Path(entry).absolute() for entry in sys.path)
-            if not {"site-packages", "dist-packages"} & set(path.parts)
-            and not any(path.is_relative_to(place) for place in installed)
-        ]
+        roots = [path for entry in sys.path if not is_installed(path := Path(entry).absolute())]
         # A job of a sweep runs the copy of the code that lies in the folder of the sweep.
         sweep = None if VARIABLE in os.environ else RunFolder(folder).sweep
         elsewhere = [folder.resolve(), *([sweep.resolve()] if sweep else [])]

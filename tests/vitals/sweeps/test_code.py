@@ -23,7 +23,11 @@ def project(tmp_path: Path, monkeypatch) -> Path:
         (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
     installed = [entry for entry in sys.path if "lib/python" in entry]
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "scripts"), str(tmp_path / "src"), *installed])
+    layer = tmp_path / "cache" / "site-packages"  # as `uv run --with` puts one beside the interpreter's own
+    layer.mkdir(parents=True)
+    (layer / "old.py").write_text("")
+    own = [str(tmp_path / "scripts"), str(tmp_path / "src")]
+    monkeypatch.setattr(sys, "path", [*own, str(layer), *installed])
     return tmp_path
 
 

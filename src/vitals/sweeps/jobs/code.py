@@ -12,10 +12,8 @@ import hashlib
 import os
 import secrets
 import shutil
-import site
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import cache_from_source
@@ -24,6 +22,7 @@ from typing import Any
 
 from vitals.errors import UserError
 from vitals.files import cache_folder, read_json, write_atomically, write_json
+from vitals.runs.allowed_targets import is_installed
 from vitals.runs.kept_code import ORIGIN, VARIABLE, copied, environment
 from vitals.runs.provenance import git_state
 from vitals.runs.run_folder import SWEEP, now
@@ -46,13 +45,12 @@ class SweepCode:
         self.path, self.configs = sweep / "code", configs
         self.from_elsewhere: Path | None = None
         """Where a copy is now that was in its place and not taken here."""
-        installed = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
         here, script_file = Path.cwd(), Path(script).absolute()
         own = [script_file.parent] if script_file.is_file() else []
         on_path = [Path(entry).absolute() for entry in sys.path if entry]
         self.sources = []
         for folder in dict.fromkeys([*own, *configs, *(path for path in on_path if path != here)]):
-            if folder.is_dir() and not any(folder.is_relative_to(place) for place in installed):
+            if folder.is_dir() and not is_installed(folder):
                 self.sources.append(folder)
         if not any(here.is_relative_to(source) for source in self.sources):  # a `_target_` may lie there
             self.sources += [file.parent for file in here.glob("*/__init__.py")]
