@@ -26,7 +26,7 @@ from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError, one_line
 from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
 from vitals.runs.memory import require_memory
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 
 WHITENED = 2000
 """Training images of whose patches `network.whiten` takes the covariance."""

@@ -14,7 +14,7 @@ from project.optim.optimizers import OptimizerFactory, Schedule, set_momentum
 from vitals.errors import UserError
 from vitals.length import steps_per_epoch, total_epochs
 from vitals.measures.batch_mean import BatchMean
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 
 
 class ImageClassifier(L.LightningModule):

@@ -8,7 +8,7 @@ from vitals.runs import instantiate, terminal
 from vitals.runs.callbacks.run_status import RunStatus
 from vitals.runs.callbacks.signals import StopAtSignal
 from vitals.runs.callbacks.stop_hopeless import StopHopeless
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.resume import checkpoint_to_resume, fit
 from vitals.runs.run_folder import RunFolder
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vitals.runs.metric import Metric, bare_name
+from vitals.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder
 from vitals.runs.terminal import final_metrics
 

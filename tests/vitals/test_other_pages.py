@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vitals.ensembles.page import page as ensemble_page
 from vitals.ensembles.scores import EnsembleResult, Scores, Size
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.report import report

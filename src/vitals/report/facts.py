@@ -11,6 +11,7 @@ import yaml
 
 from vitals.files import chose_average
 from vitals.measures.healthy import UPDATE_RATIO
+from vitals.metric import Metric, Row, bare_name, epoch_in
 from vitals.report.curves import final_gap
 from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
@@ -25,14 +26,12 @@ def key_figures(run: RunRecord) -> Rows:
     if "test/accuracy" in metrics:
         said = f"test accuracy{_against_chance(run, 'accuracy', percent)}"
         rows.append((said, percent(float(metrics["test/accuracy"]))))
-    val = run.curve("accuracy/val", "accuracy/val_eval")
     averaged = run.curve("val_average/accuracy") if chose_average(run.status) else run.curve()
     if len(averaged):
         rows.append(("validation accuracy of the averaged weights, chosen", percent(averaged.last)))
-    elif np.isfinite(val.values).any():
-        best = int(np.nanargmax(val.values))
-        said = f"best validation accuracy, of epoch {number(round(float(val.epochs[best]), 2))}"
-        rows.append((said, percent(float(val.values[best]))))
+    elif run.best:
+        name, epoch, score = _best(run.best)
+        rows.append((f"best validation {name}, of {run.axis[:-1]} {epoch}", score))
     else:
         logged = (*other_metrics(run), "loss")
         ends = [(f"last validation {name}", run.curve(f"{name}/val", f"{name}/val_eval")) for name in logged]
@@ -63,6 +62,13 @@ def _against_chance(run: RunRecord, quantity: str, write: Callable[[float], str]
     """What guessing would give, to compare with; empty where the run does not say."""
     chance = run.history.last(f"facts/chance_{quantity}")
     return f"; chance is {write(float(chance))}" if chance and np.isfinite(chance) else ""
+
+
+def _best(best: tuple[Metric, Row]) -> tuple[str, str, str]:
+    """What the best epoch is judged by, which it is, and its score."""
+    metric, row = best
+    name = bare_name(metric.name.removesuffix("_eval"))
+    return name, number(epoch_in(row)), metric.text(row[metric.name])
 
 
 def other_metrics(run: RunRecord) -> list[str]:
@@ -201,29 +207,29 @@ def _loss(run: RunRecord) -> str:
 
 
 def _accuracy(run: RunRecord) -> str:
-    val = run.curve("accuracy/val", "accuracy/val_eval")
-    if not has_accuracy(run):
-        ends = [
-            f"{name} in {part} {_change(curve)}"
-            for name in other_metrics(run)[:4]
-            for part, curve in (
-                ("training", run.curve(f"{name}/train")),
-                ("validation", run.curve(f"{name}/val")),
-            )
-            if len(curve)
-        ]
-        if not ends:
-            raise LeftOut("neither an accuracy nor another metric of validation was recorded")
-        return _joined(["no accuracy was recorded that could be judged", *ends])
-    best = int(np.nanargmax(val.values))
-    epoch = number(round(float(val.epochs[best]), 2))
-    chance = _against_chance(run, "accuracy", percent).removeprefix("; ")
-    chance = f" ({chance})" if chance else ""
-    sentences = [f"Validation is best in epoch {epoch} with {percent(float(val.values[best]))}{chance}"]
+    judged = has_accuracy(run)
+    sentences = [] if judged else ["no accuracy was recorded that could be judged"]
+    ends = [
+        f"{name} in {part} {_change(curve)}"
+        for name in other_metrics(run)[:4]
+        for part, curve in (
+            ("training", run.curve(f"{name}/train")),
+            ("validation", run.curve(f"{name}/val")),
+        )
+        if len(curve)
+    ]
+    if not judged and not ends:
+        raise LeftOut("neither an accuracy nor another metric of validation was recorded")
+    if run.best:
+        name, epoch, score = _best(run.best)
+        chance = _against_chance(run, "accuracy", percent).removeprefix("; ")
+        of_accuracy = f" ({chance})" if chance else ""
+        said = f"{score}{of_accuracy}" if name == "accuracy" else f"{name} {score}"
+        sentences.append(f"validation is best in {run.axis[:-1]} {epoch} with {said}")
     gap = final_gap(run)
-    if np.isfinite(gap):
+    if judged and np.isfinite(gap):
         sentences.append(f"the last gap is {points(gap)} points")
-    return _joined(sentences)
+    return _joined(sentences if judged else sentences + ends)
 
 
 def _updates(run: RunRecord) -> str:
@@ -388,6 +394,8 @@ def results(runs: Sequence[RunRecord]) -> Table:
             else:
                 cells.append(write(float(best(curve.values)) if best else float(curve.values[-1])))
         rows.append((title, cells))
+    bests = [_best(run.best) if run.best else ("", "–", "") for run in runs]
+    rows.insert(1, ("best epoch", [epoch for _, epoch, _ in bests]))
     if any(chose_average(run.status) for run in runs):
         chosen = ["average" if chose_average(run.status) else "best epoch" for run in runs]
         rows.append(("weights chosen", chosen))

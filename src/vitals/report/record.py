@@ -17,6 +17,7 @@ from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
 from vitals.history import History
+from vitals.metric import Metric, Row
 from vitals.report.predictions import FILE as PREDICTIONS
 from vitals.report.predictions import Predictions
 
@@ -32,6 +33,9 @@ Numbers = NDArray[np.float64]
 
 LETTERS = "ABCDEF"
 """Names of the runs where there are several."""
+ACCURACIES = [Metric(f"accuracy/{part}", "max", f"loss/{part}") for part in ("val", "val_eval")]
+"""By which a run is judged whose own metric is not known, such as another program's."""
+
 MATERIAL = ("metrics.csv", "history.jsonl", "findings.json", PREDICTIONS)
 """Files of which one is needed to report anything."""
 FILES = ("config.yaml", "status.json", *MATERIAL)
@@ -136,9 +140,31 @@ class RunRecord:
             raise LeftOut(self.missing.get(PREDICTIONS, "the run kept no predictions"))
         return self.predictions
 
+    @property
+    def best(self) -> tuple[Metric, Row] | None:
+        """The best epoch so far and the metric that says so: the run's own, or else the accuracy of
+        validation, by which a record without a configuration is read; None where neither was recorded."""
+        for metric in (*_metric_of(self.config), *ACCURACIES):
+            names = [name for name in (metric.name, metric.tie_breaker) if name]
+            rows: dict[tuple[float, float], dict[str, float]] = {}
+            for name, curve in ((name, self.curve(name)) for name in names):
+                for epoch, step, value in zip(curve.epochs, curve.steps, curve.values, strict=True):
+                    rows.setdefault((epoch, step), {"epoch": float(epoch)})[name] = float(value)
+            if row := metric.best(list(rows.values())):
+                return metric, row
+        return None
+
     def tags(self, prefix: str) -> list[str]:
         """The tags of the history that begin with `prefix`, in the order in which they first came."""
         return self.history.tags(prefix)
+
+
+def _metric_of(config: dict[str, Any]) -> list[Metric]:
+    """The metric that a configuration names; empty where it names none."""
+    try:
+        return [Metric.of(config)]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from vitals.files import (
     write_json,
 )
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
-from vitals.runs.metric import Metric, bare_name, epoch_in
+from vitals.metric import Metric, bare_name, epoch_in
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:

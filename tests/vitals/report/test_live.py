@@ -24,7 +24,7 @@ from vitals.errors import UserError
 from vitals.history import History
 from vitals.report.live import LivePage, Server
 from vitals.runs.config.validation import check_report
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.live import pages

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,10 +24,13 @@ from matplotlib.figure import Figure
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
+from vitals.metric import Metric
 from vitals.report.drawing import Plan, drawn, epochs_below, log_numbers, plain_numbers
 from vitals.report.facts import differences
 from vitals.report.page import comparison_name, make_report, write_runs
 from vitals.report.record import RunRecord
+from vitals.runs.run_folder import RunFolder
+from vitals.runs.terminal import final_metrics
 
 FILES = ["config.yaml", "status.json", "metrics.csv", "findings.json", "history.jsonl", "predictions.npz"]
 
@@ -64,6 +67,35 @@ def test_the_same_folder_gives_the_same_page(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copy)
     assert make_report(run).read_bytes() == make_report(copy).read_bytes()
     assert sorted(file.name for file in copy.iterdir()) == sorted([*FILES, "report.html"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "score"),
+    [
+        (Metric("accuracy/val", "max", "loss/val"), 3, "60.00%"),
+        (Metric("accuracy/val", "max"), 2, "60.00%"),
+        (Metric("mae/val", "min"), 1, "0.2"),
+        (None, 3, "60.00%"),  # another program's record
+    ],
+)
+def test_the_best_epoch_is_that_of_the_terminal_also_where_two_are_level(
+    metric: Metric | None, best: int, score: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    rows = ["1,10,0.5,0.9,0.2", "2,20,0.6,0.8,0.3", "3,30,0.6,0.7,0.4", "4,40,0.6,0.7,0.5"]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,step,accuracy/val,loss/val,mae/val", *rows]))
+    if metric:
+        write_config(folder, **{f"metric.{key}": value for key, value in asdict(metric).items() if value})
+        assert final_metrics(RunFolder(folder), metric, {})["best/epoch"] == best
+        assert RunFolder(folder).score(metric, "best") == (
+            float(score.strip("%")) / (100 if "%" in score else 1),
+            best,
+        )
+    said = text_of(make_report(folder))
+    name = "accuracy" if "%" in score else "mae"
+    assert f"best validation {name}, of epoch {best}" in said
+    assert f"alidation is best in epoch {best} with {'mae ' * (name == 'mae')}{score}" in said
 
 
 def test_verdicts_come_from_the_findings_in_words(run: Path) -> None:

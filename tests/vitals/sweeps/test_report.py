@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from vitals.findings import Finding, write_findings
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.levels import importance, levels

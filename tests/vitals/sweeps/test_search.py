@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy.stats import kstest
 
 from vitals.errors import UserError
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.search.space import Dimension, search_space
 

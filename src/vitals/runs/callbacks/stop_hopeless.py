@@ -6,7 +6,7 @@ import statistics
 import lightning as L
 
 from vitals.length import total_epochs
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder, read_curve
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from vitals.errors import UserError
 from vitals.files import Kinds, existing_folder, read_json, write_json
 from vitals.folder_lock import held, this_process
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.quoting import program
 from vitals.runs.run_folder import SWEEP, RunFolder, now
 

@@ -29,7 +29,7 @@ from vitals.report.drawing import (
 )
 from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.sweeps.results.levels import Level, levels
 from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import short_names

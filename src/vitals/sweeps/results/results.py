@@ -11,7 +11,7 @@ from typing import get_args
 
 from vitals.files import read_json, text_of, write_table
 from vitals.findings import read_findings
-from vitals.runs.metric import Metric, bare_name
+from vitals.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
 from vitals.sweeps.jobs.folder import SweepFolder
 

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from vitals.report.rendering import Column
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.sweeps.results.results import JobResult, SweepResults, over_seeds
 
 
