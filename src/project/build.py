@@ -24,9 +24,9 @@ from torch import nn
 from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError, one_line
+from vitals.metric import Metric
 from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
 from vitals.runs.memory import require_memory
-from vitals.metric import Metric
 
 WHITENED = 2000
 """Training images of whose patches `network.whiten` takes the covariance."""

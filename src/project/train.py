@@ -4,11 +4,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from project.build import build
+from vitals.metric import Metric
 from vitals.runs import instantiate, terminal
 from vitals.runs.callbacks.run_status import RunStatus
 from vitals.runs.callbacks.signals import StopAtSignal
 from vitals.runs.callbacks.stop_hopeless import StopHopeless
-from vitals.metric import Metric
 from vitals.runs.resume import checkpoint_to_resume, fit
 from vitals.runs.run_folder import RunFolder
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.measures.views import flipped, least_sure, shifted, six_views
+from vitals.metric import Metric
 from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.instantiate import load_checkpoint, quiet_lightning, require_same_network
-from vitals.metric import Metric
 from vitals.runs.project import Project
 from vitals.runs.run_folder import RunFolder
 from vitals.runs.terminal import print_evaluation, print_unfinished

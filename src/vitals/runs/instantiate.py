@@ -28,9 +28,9 @@ from vitals.averaging.weight_average import WeightAverage
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError, did_you_mean, failed_at, one_line, reason_of
+from vitals.metric import bare_name
 from vitals.on_nonfinite import OnNonFinite
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
-from vitals.metric import bare_name
 from vitals.runs.run_folder import RunFolder
 from vitals.writers.groups import in_groups
 

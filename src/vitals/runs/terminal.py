@@ -14,8 +14,8 @@ from rich.table import Table
 
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import print_findings
-from vitals.report.numbers import number
 from vitals.metric import Metric, Row, bare_name, epoch_in
+from vitals.report.numbers import number
 from vitals.runs.quoting import command_here
 from vitals.runs.run_folder import RunFolder, Weights, read_curve, shown
 from vitals.writers.registry import writer_of

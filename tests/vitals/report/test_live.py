@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 
 from vitals.errors import UserError
 from vitals.history import History
+from vitals.metric import Metric
 from vitals.report.live import LivePage, Server
 from vitals.runs.config.validation import check_report
-from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.live import pages

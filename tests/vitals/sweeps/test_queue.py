@@ -17,7 +17,7 @@ import pytest
 from no_view import NoView
 
 from vitals.errors import UserError
-from vitals.runs.metric import Metric
+from vitals.metric import Metric
 from vitals.runs.run_folder import RunFolder
 from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.devices import Devices

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.files import copy_atomically, replacing, save_checkpoint
 from vitals.measures.finite import first_non_finite
-from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.metric import Metric, bare_name
+from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.position import Position
 from vitals.runs.terminal import print_as_it_is
 

@@ -19,8 +19,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vitals.errors import UserError, listed
-from vitals.runs.config.combinations import Axis, axes
 from vitals.metric import Metric
+from vitals.runs.config.combinations import Axis, axes
 from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.quoting import this_program
 from vitals.runs.run_folder import RunFolder, shown

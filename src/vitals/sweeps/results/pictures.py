@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from vitals.metric import Metric
 from vitals.report.curves import line
 from vitals.report.drawing import (
     SEQUENCE,
@@ -29,7 +30,6 @@ from vitals.report.drawing import (
 )
 from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
-from vitals.metric import Metric
 from vitals.sweeps.results.levels import Level, levels
 from vitals.sweeps.results.results import JobResult, SweepResults
 from vitals.sweeps.results.tables import short_names

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from vitals.report.rendering import Column
 from vitals.metric import Metric
+from vitals.report.rendering import Column
 from vitals.sweeps.results.results import JobResult, SweepResults, over_seeds
 
 
