@@ -97,8 +97,10 @@ class LossParameters(Monitor):
         if self.active and not module.automatic_optimization:
             self._unhook()
             self.hook = register_optimizer_step_post_hook(self._step_of)
+        self.moving: list[Tensor] = []
+        """Some parameters that a step is to change; those of other optimizers may be frozen for its time."""
         self.stepped: list[Tensor] = []
-        """Some values of the parameters before a step, and after it."""
+        """Some of their values before the step, and after it."""
         self.undone = 0
         """Steps in a row that were taken back."""
         self.made_anew = 0
@@ -123,7 +125,7 @@ class LossParameters(Monitor):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if len(self.stepped) == 1:
-            self.stepped.append(_first_values(trainer))
+            self.stepped.append(_values(self.moving))
         if self.at_start and self.batches == PATIENCE:
             self.guarded(self._standing_still, trainer)
             self.at_start = []
@@ -136,7 +138,9 @@ class LossParameters(Monitor):
     ) -> None:
         self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self._wanted() and not self.stepped:
-            self.stepped = [_first_values(trainer)]
+            groups = [group for each in trainer.optimizers for group in each.param_groups]
+            self.moving = [p for group in groups for p in group["params"] if p.requires_grad][:FEW]
+            self.stepped = [_values(self.moving)]
         if self.at_start:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
@@ -186,9 +190,7 @@ class LossParameters(Monitor):
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
-        now, step = _first_values(trainer), after - before
-        if len(now) != len(before):  # some have been frozen or thawed
-            return
+        now, step = _values(self.moving), after - before
         size = float(step @ step)
         left = float((now - before) @ step) / size if size > 0 else 1.0
         self.undone = self.undone + 1 if left < TAKEN_BACK else 0
@@ -346,11 +348,9 @@ def _rate(group: dict[str, Any]) -> float:
     return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a warm-up may start from 0
 
 
-def _first_values(trainer: L.Trainer) -> Tensor:
-    """Of some parameters of the optimizers, in double precision."""
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    trained = (p for group in groups for p in group["params"] if p.requires_grad)
-    some = [double(_some(parameter)) for parameter in islice(trained, FEW)]
+def _values(parameters: Sequence[Tensor]) -> Tensor:
+    """Some of each, in double precision."""
+    some = [double(_some(parameter)) for parameter in parameters]
     return torch.cat([each.to(some[0].device) for each in some]) if some else torch.zeros(0)
 
 

@@ -161,6 +161,24 @@ def test_an_optimizer_that_never_steps_is_named(forgotten: bool, tmp_path: Path)
     assert [finding.where for finding in monitor.findings] == (["net.1.weight"] if forgotten else [])
 
 
+class Toggled(TwoByHand):
+    """Freezes, for the time of each optimizer's pass, what the other one has, as Lightning's GANs do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            self.toggle_optimizer(optimizer)
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+            optimizer.zero_grad()
+            self.untoggle_optimizer(optimizer)
+
+
+def test_optimizers_that_are_toggled_are_looked_at(tmp_path: Path) -> None:
+    monitor = LossParameters()
+    fit(Toggled(forgotten=False), tmp_path, monitor, limit_val_batches=0)
+    assert monitor.findings == []
+
+
 class Sampling(Foreign):
     """Freezes its network while it samples, and thaws it after that."""
 
