@@ -184,7 +184,8 @@ def _like(batch: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Any:
     for name, value in vars(table).items() if hasattr(table, "__dict__") else ():
         if isinstance(value, dict):
             vars(table)[name] = dict(value) if type(value) is dict else copy.copy(value)
-    table.update(entries)
+    for key, value in entries.items():  # outputs of transformers refuse `update`
+        table[key] = value
     if all(batch[key] is value for key, value in before.items()):
         return table
     batch.update(before)
