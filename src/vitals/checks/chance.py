@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.measures.double import double
-from vitals.probes.trial import Loss
+from vitals.probes.training_step import modes_kept
+from vitals.probes.trial import Inputs, Loss, Trial
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]
 
@@ -30,6 +31,9 @@ DOUBTFUL_LOGIT = 1.5
 ALMOST_NONE, SOME = 0.05, 0.3
 """Shares of the loss of logits of zero that a sure and right answer costs, and that probabilities cost which
 are taken for logits: 0.45 at least for binary cross-entropy."""
+LARGE = 32.0
+"""Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two, so that
+parameters come back to the bit."""
 
 
 def kind_of(outputs: Tensor) -> Kind:
@@ -176,32 +180,48 @@ def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
     return ""
 
 
+def stays_a_share(copies: Trial, inputs: Inputs) -> bool:
+    """Whether the outputs stay between 0 and 1 for inputs and parameters that are far larger; inputs alone
+    say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
+    large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
+    wide = [each for each in copies.model.parameters() if each.dtype in (torch.float32, torch.float64)]
+    for parameter in wide:
+        parameter.mul_(LARGE)
+    with modes_kept(copies.model):
+        copies.model.eval()
+        outputs = copies.outputs(large)
+    for parameter in wide:
+        parameter.div_(LARGE)
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
 def double_softmax_floor(classes: int) -> float:
     """ln(1 + (C−1)/e): cross-entropy of a sure and right probability vector taken for logits, 1.461 for
     C=10."""
     return math.log(1 + (classes - 1) / math.e)
 
 
-def applies_softmax_twice(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+def applies_softmax_twice(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tensor) -> bool:
     """Whether probabilities meet a loss that applies softmax itself, or the loss alone applies it twice.
 
-    `outputs` (N, C) are the model's. Certain by mechanism: the outputs are probabilities (rows sum to 1, or
-    every value lies strictly between 0 and 1, as after a sigmoid), the loss ignores a constant added to them,
-    and even a perfect answer costs what it costs under softmax twice. Log-probabilities are harmless: softmax
-    undoes the log.
+    `outputs` (N, C) are the model's for `inputs`. Certain by mechanism: the outputs are probabilities (rows
+    sum to 1, or every value lies strictly between 0 and 1, as after a sigmoid, whatever the weights: those of
+    a small last layer on features that are nearly alike, as of a fresh transformer, do so by accident), the
+    loss ignores a constant added to them, and even a perfect answer costs what it costs under softmax twice.
+    Log-probabilities are harmless: softmax undoes the log.
     """
-    floor = double_softmax_floor(outputs.shape[1])
+    floor, loss = double_softmax_floor(outputs.shape[1]), copies.loss_of
     kind = kind_of(outputs)
-    squashed = bool(((outputs > 0) & (outputs < 1)).all())
+    squashed = bool(((outputs > 0) & (outputs < 1)).all()) and stays_a_share(copies, inputs)
     if kind == "probabilities" or squashed:
         answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
         return _ignores_shift(loss, outputs, targets) and float(loss(answer, targets)) > 0.5 * floor
     return kind == "logits" and abs(perfect_loss(loss, outputs, targets) - floor) < 0.02 * floor
 
 
-def sigmoid_floor(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
-    """The least loss that probabilities can have, where `loss` takes them for logits: 0.31 to 0.69 for binary
-    cross-entropy, by how common ones are. 0 where it does not, or where `outputs` are no probabilities.
+def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tensor) -> float:
+    """The least loss that probabilities can have, where the loss takes them for logits: 0.31 to 0.69 for
+    binary cross-entropy, by how common ones are. 0 where it does not, or where `outputs` are none.
 
     `outputs` and `targets`, ones and zeros, have as many numbers. A loss of probabilities is near zero, or
     fails, where these are the targets themselves or far outside of 0 to 1; one of logits is the other way
@@ -209,7 +229,9 @@ def sigmoid_floor(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     """
     if not bool(((outputs > 0) & (outputs < 1)).all()) or not bool(((targets == 0) | (targets == 1)).all()):
         return 0.0
-    answer = targets.reshape(outputs.shape).to(outputs.dtype)
+    if not stays_a_share(copies, inputs):
+        return 0.0
+    answer, loss = targets.reshape(outputs.shape).to(outputs.dtype), copies.loss_of
     try:
         sure = float(loss((2 * answer - 1) * SURE_LOGIT, targets))
         given, guess = (float(loss(each, targets)) for each in (answer, torch.zeros_like(answer)))

@@ -243,7 +243,7 @@ def check_tiny_subset(
         classes = check_classes(outputs, y)
         chance = uniform_loss(copies.loss_of, outputs, y)
         perfect = perfect_loss(copies.loss_of, outputs, y)
-        twice = applies_softmax_twice(copies.loss_of, outputs, y)
+        twice = applies_softmax_twice(copies, x, outputs, y)
     distinct = len(x.flatten(1).unique(dim=0))
 
     def made_of(*attempts: Attempt) -> TinySubset:

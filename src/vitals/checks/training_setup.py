@@ -25,6 +25,7 @@ from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import (
     drawn_places,
+    in_one_batch,
     random_batches,
     successive_batches,
     training_loader,
@@ -33,7 +34,7 @@ from vitals.probes.loaders import (
     validation_loader,
 )
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows, joined
+from vitals.probes.rows import Rows, joined, samples_in, taken
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
 from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept, modes_kept
@@ -245,14 +246,17 @@ def training_setup(
 
 
 def _setup(
-    trainer: L.Trainer, module: L.LightningModule, samples: int, batch: Any, shared: bool
+    trainer: L.Trainer, module: L.LightningModule, samples: int, batch: Any, shared: bool, even: bool = False
 ) -> TrainingSetup:
+    """With batches made `even`, of one length, where the loader pads each to its own."""
     with isolated_rng(seed=0), torch.enable_grad(), eagerly():
         owner, optimizers = copies_of(module, trainer.optimizers, shared)
         mute(owner)
         facts: Any = stand_in(trainer, training=True)
         attach(owner, facts)
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
+        if even:
+            source.pad(samples)
         step = _first_step(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
@@ -285,11 +289,15 @@ def _setup(
             [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
         )
         drawn = list(source.random(samples))
-        taken: list[tuple[Tensor, Any]] = []
+        found_in: list[tuple[Tensor, Any]] = []
         for each in drawn:
-            with suppress(UserError) if taken else nullcontext():  # a last batch of one may be left out
-                taken.append((step.network_inputs(each, owner.training_step), step.targets(each)))
-        inputs, *targets = joined([_flat(*each) for each in taken])
+            with suppress(UserError) if found_in else nullcontext():  # a last batch of one may be left out
+                found_in.append((step.network_inputs(each, owner.training_step), step.targets(each)))
+        parts = [_flat(*each) for each in found_in]
+        lengths = {tuple(row.shape[1:] for row in part) for part in parts}
+        if len(lengths) > 1 and step.class_numbers and not even:  # such as texts
+            return _setup(trainer, module, samples, batch, shared, even=True)
+        inputs, *targets = joined(parts)
         validation_inputs, training_mode = _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
             training_mode = _mode_in_validation(trainer, step)
@@ -300,7 +308,7 @@ def _setup(
             setup,
             draws=_draws(trainer.train_dataloader),
             twice=None if batch is not None else lambda: _twice(trainer, step),
-            plain=None if batch is not None else lambda: _plain(trainer, step, samples),
+            plain=None if batch is not None or source.padded else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
             inputs=inputs[:samples],
@@ -338,18 +346,18 @@ def _draws(loader: Any) -> tuple[int, int, int]:
 
 def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:
     """Training samples as validation would see them."""
-    taken: list[tuple[Tensor, ...]] = []
+    found: list[tuple[Tensor, ...]] = []
     count = 0
     with _validating(trainer, step) as preparation:
         loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
         for batch in map(preparation, random_batches(loader, samples)):
             step.owner.eval()
             inputs = step.network_inputs(batch, step.owner.training_step)
-            taken.append(_flat(inputs, step.targets(batch)))
+            found.append(_flat(inputs, step.targets(batch)))
             count += len(inputs)
             if count >= samples:
                 break
-    inputs, *targets = joined(taken)
+    inputs, *targets = joined(found)
     return inputs[:samples], targets[0][:samples]
 
 
@@ -376,18 +384,33 @@ class _Source:
     def __init__(self, trainer: L.Trainer, preparation: BatchPreparation, batch: Any) -> None:
         self.loader = training_loader(trainer)
         self.preparation, self.batch = preparation, batch
+        self.padded: list[list[Any]] = []
+        """In the loader's order and at random: batches that are padded to one length."""
+
+    def pad(self, samples: int) -> None:
+        """From now on give batches of so many samples in all that are padded to one length, and can be put
+        together; as before where that cannot be done."""
+        if self.batch is None and (size := max(Rows(next(self.successive(1))).size, 1)) > 1:
+            for at_random in (False, True):
+                whole = in_one_batch(self.loader, samples, at_random)
+                firsts = range(0, samples_in(whole), size) if whole is not None else ()
+                self.padded.append([taken(whole, first, size) for first in firsts])
+            self.padded *= all(self.padded)
 
     def successive(self, samples: int) -> Iterator[Any]:
         """Batches in the loader's order."""
         if self.batch is not None:
             return iter([self.batch])
-        return self._first(successive_batches(self.loader), samples)
+        return self._first(self._padded(0) or successive_batches(self.loader), samples)
 
     def random(self, samples: int) -> Iterator[Any]:
         """Batches drawn at random."""
         if self.batch is not None:
             return iter([self.batch])
-        return self._first(random_batches(self.loader, samples), samples)
+        return self._first(self._padded(1) or random_batches(self.loader, samples), samples)
+
+    def _padded(self, which: int) -> Iterator[Any] | None:
+        return iter(self.padded[which]) if self.padded else None
 
     def _first(self, batches: Iterator[Any], samples: int) -> Iterator[Any]:
         count, end = 0, math.inf

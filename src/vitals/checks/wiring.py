@@ -31,7 +31,7 @@ from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.squashed import Squashed
-from vitals.probes.training_step import TrainingStep, modes_kept
+from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -48,9 +48,6 @@ first and the last their own."""
 SEQUENCES, SHORTEST = 8, 4
 """Sequences of tokens that are looked at, and places below which they are none."""
 NAMES_SHOWN = 3
-LARGE = 32.0
-"""Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two, so that
-parameters come back to the bit."""
 
 
 @dataclass(frozen=True)
@@ -326,15 +323,15 @@ def check_wiring(
         left_out_share = 0.0
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
-            twice = applies_softmax_twice(copies.loss_of, outputs, targets)
+            twice = applies_softmax_twice(copies, inputs, outputs, targets)
             heard = _heard(copies, outputs, targets)
             over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
         elif isinstance(targets, Tensor) and outputs.ndim > 2 and not targets.is_floating_point():
             over_places = softmax_elsewhere(copies.loss_of, outputs, targets)
             if isinstance(inputs, Tensor) and inputs.is_floating_point():  # of tokens it is the padding
                 left_out_share = _left_out_share(copies.loss_of, outputs, targets)
-        elif isinstance(targets, Tensor) and targets.numel() == outputs.numel() and _bounded(copies, inputs):
-            floor = sigmoid_floor(copies.loss_of, outputs, targets)
+        elif isinstance(targets, Tensor) and targets.numel() == outputs.numel():
+            floor = sigmoid_floor(copies, inputs, outputs, targets)
     with trial(model, loss, dropout=False) as copies:
         flow = gradient_flow(copies, inputs, targets)
     # Inputs that are all the same silence the first layers, and are the fault of the data.
@@ -463,21 +460,6 @@ def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
         if drawn and _matter(model, inputs, [weight]):
             return name
     return ""
-
-
-def _bounded(copies: Trial, inputs: Inputs) -> bool:
-    """Whether the outputs stay between 0 and 1 for inputs and parameters that are far larger; inputs alone
-    say nothing where they are numbers of tokens, or behind a tanh or a recurrence, which bound them."""
-    large = inputs * LARGE if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
-    wide = [each for each in copies.model.parameters() if each.dtype in (torch.float32, torch.float64)]
-    for parameter in wide:
-        parameter.mul_(LARGE)
-    with modes_kept(copies.model):
-        copies.model.eval()
-        outputs = copies.outputs(large)
-    for parameter in wide:
-        parameter.div_(LARGE)
-    return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:

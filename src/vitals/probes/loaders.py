@@ -70,6 +70,21 @@ def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
     return [DataLoader(dataset, size, sampler=places, collate_fn=loader.collate_fn) for _ in range(2)]
 
 
+def in_one_batch(loader: Any, count: int, at_random: bool) -> Any:
+    """One batch of `count` samples of `loader`, which its `collate_fn` pads to one length where it pads each
+    batch to its own; in the loader's order, or `at_random` where that is the order of the data set. None
+    where its samples have no places, or do not fit into one batch."""
+    try:
+        places = drawn_places(loader, count)
+        dataset: Any = _own(loader.dataset) if places else ()
+        if at_random and isinstance(loader.sampler, SequentialSampler):
+            places = torch.randperm(len(dataset))[:count].tolist()
+        whole = DataLoader(dataset, max(len(places), 1), sampler=places, collate_fn=loader.collate_fn)
+        return next(iter(whole), None)
+    except Exception:  # whatever a collate function of one's own makes of so many
+        return None
+
+
 def is_even(loader: Any) -> bool:
     """Whether `loader` gives all samples of its data set alike, in an order or at random."""
     plain = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
