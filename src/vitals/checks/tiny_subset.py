@@ -303,8 +303,8 @@ class FewSamples:
         name, losses = self.final
         start, end, where = losses[0], losses[-1], "tiny subset"
         seen = (
-            f"On {self.samples} samples the loss goes from {start:.4g} to {end:.4g} in {len(losses) - 1} "
-            f"steps of {name}"
+            f"On {self.samples} sample{'s' * (self.samples != 1)} the loss goes from {start:.4g} to "
+            f"{end:.4g} in {len(losses) - 1} steps of {name}"
         )
         if not math.isfinite(end):
             remedy = "Look for a division by zero, or a logarithm or square root of zero, in your step."

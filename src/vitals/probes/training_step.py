@@ -135,7 +135,7 @@ class TrainingStep:
                 return f"your batches are lists of samples, and {shown[0]} gets what is made of these"
             outputs = self.calls[0].outputs
             if not isinstance(outputs, Tensor):
-                return f"{shown[0]} gives more than one tensor"
+                return f"{shown[0]} gives a value of type {type(outputs).__name__}, not one tensor"
             if not outputs.ndim or len(outputs) != self.rows.size:
                 return f"{shown[0]} gives other rows than one for each sample"
             return (

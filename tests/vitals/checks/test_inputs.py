@@ -84,6 +84,29 @@ def test_a_column_that_is_what_is_to_be_predicted(noise, causes):
     assert named(check_inputs(torch.cat([x, column[:, None]], 1), None, numbers=y)) == causes
 
 
+class Forecast(nn.Module):
+    """The next four numbers of a series; `reversible` normalizes each series, and undoes that at the end."""
+
+    def __init__(self, reversible):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.reversible = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)), reversible
+
+    def forward(self, x):
+        if not self.reversible:
+            return self.net(x)
+        mean, sd = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        return self.net((x - mean) / sd) * sd + mean
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_series_that_the_network_normalizes_itself_may_have_any_scale(reversible):
+    random = torch.Generator().manual_seed(0)
+    series = 100 * torch.randn(256, 1, generator=random) + torch.randn(256, 20, generator=random)
+    result = check_inputs(series[:, :16], None, numbers=series[:, 16:], model=Forecast(reversible))
+    assert named(result) == ({} if reversible else {"input-not-normalized": "warn"})
+
+
 @pytest.mark.parametrize("factor", [100, 0.01])
 def test_scale_matters_only_to_a_network_that_minds_it(factor):
     images, labels = batch(256)

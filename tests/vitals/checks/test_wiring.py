@@ -276,6 +276,15 @@ def test_inputs_without_signal_are_not_blamed_on_the_network():
     assert named(check_wiring(convnet(), F.cross_entropy, torch.zeros_like(inputs), targets)) == {}
 
 
+def test_logits_that_start_between_zero_and_one_are_no_probabilities():
+    net = convnet()
+    with torch.no_grad():
+        net[-1].weight.mul_(1e-3)
+        net[-1].bias.fill_(0.2)
+    assert bool(((outputs := net(batch(32)[0])) > 0).all() and (outputs < 1).all())
+    assert named(check_wiring(net, F.cross_entropy, *batch(32))) == {}
+
+
 def test_softmax_inside_the_loss_is_found():
     def twice(outputs, targets):
         return F.cross_entropy(outputs.softmax(1), targets)

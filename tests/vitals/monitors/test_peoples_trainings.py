@@ -1,5 +1,6 @@
 """What people's trainings have beside a network and a loss, and what is said of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,13 @@ class WithLoss(nn.Module):
     """Gives its loss beside its outputs, in a table of its own, as pretrained language models do."""
 
     class Output(dict[str, Any]):
-        pass
+        def update(self, *entries: Any, **further: Any) -> None:
+            raise TypeError("You cannot use ``update``.")
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embed, self.inner = nn.Embedding(16, 16), nn.Linear(16, 32)
+        self.embed, self.inner = nn.Embedding(17, 16, padding_idx=16), nn.Linear(16, 32)
         self.classifier = nn.Linear(32, 4)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
@@ -116,8 +118,17 @@ class ByKeywords(Foreign):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
+def padded(samples: Sequence[Any]) -> dict[str, Tensor]:
+    """A batch as long as the longest of its texts."""
+    ids = [sample["input_ids"][sample["attention_mask"].bool()] for sample in samples]
+    words = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=16)
+    labels = torch.stack([sample["labels"] for sample in samples])
+    return {"input_ids": words, "attention_mask": (words != 16).long(), "labels": labels}
+
+
+@pytest.mark.parametrize("collate", [None, padded])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, tmp_path: Path) -> None:
+def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, collate: Any, tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (512,), generator=random)
     ids = torch.randint(0, 4, (512, 8), generator=random) + 4 * labels[:, None]
@@ -128,7 +139,8 @@ def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, tmp_path
         for words, mask, label in zip(ids, masks, labels, strict=True)
     ]
     checks = quick(checks=["informative_inputs"], samples=512)
-    fit(ByKeywords(), tmp_path, checks, train=DataLoader(data, 32, shuffle=True), limit_val_batches=0)
+    loader = DataLoader(data, 8 if collate else 32, shuffle=True, collate_fn=collate)
+    fit(ByKeywords(), tmp_path, checks, train=loader, limit_val_batches=0)
     assert alarms(checks.findings) == (["labels-random"] if shuffled else [])
     assert not any(finding.cause == "skipped" for finding in checks.findings)
 
