@@ -2,7 +2,8 @@
 the task?"""
 
 import math
-from collections.abc import Container, Sequence
+import sys
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,6 +108,9 @@ class Wiring:
     """Whether there is one output, the same number for every sample."""
     left_out_share: float = 0.0
     """Share of the places of images that are of a class which the loss leaves out."""
+    unused: tuple[str, ...] = ()
+    """Not reached either, nor do outputs change with them: what a library's network has beside what is used
+    of it, as a pooler, or the later stages of an encoder."""
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
     future: float = 0.0
@@ -147,6 +151,7 @@ class Wiring:
                 self.not_in_optimizer if self.later else (),
                 "In no optimizer yet, and a callback adds some later",
             ),
+            (self.unused, "Parts of a library's network that are not used"),
             (self.left_out, "Networks that the optimizer of this loss leaves alone as a whole"),
             (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
         ]
@@ -575,7 +580,13 @@ class WiringCheck(Check):
         results = [_of_loss(each, options.size or 64) for each in setup.each_loss()]
         learn = total = 0
         for result, names in results:
-            cut = {*result.unreached, *result.zero_gradient, *result.not_in_optimizer, *result.apart}
+            cut = {
+                *result.unreached,
+                *result.unused,
+                *result.zero_gradient,
+                *result.not_in_optimizer,
+                *result.apart,
+            }
             learn, total = learn + len(names - cut), total + len(names)
         found = [finding for result, _ in results for finding in result.findings()]
         if setup.step is not None and (shapes := setup.step.every_output_with_every_target()):
@@ -589,8 +600,11 @@ class WiringCheck(Check):
         )
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
-        """`left_out`: the share of the places of images that are of a class which the loss leaves out."""
-        return {"left_out": outcome.result.left_out_share}
+        """`left_out`: the share of the places of images that are of a class which the loss leaves out;
+        `unused`: weights of a library's network that are not used."""
+        result: Wiring = outcome.result
+        unused = [name for name in result.unused if not name.endswith("bias")]
+        return {"left_out": result.left_out_share, "unused": float(len(unused))}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, setup.batch_size) for size in (64, 16, 4)]
@@ -649,6 +663,29 @@ def _apart(step: TrainingStep) -> list[Finding]:
     return [Finding("labels-random", "fail", seen, remedy, "labels", apart / known, APART, exact=True)]
 
 
+def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
+    """Of the parameters called `names`, which the loss does not depend on, those in parts that a class of
+    somebody's library has: whoever takes some of its outputs, or calls its first stages, knows of it."""
+    wanting = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for name in names:
+        above = name.rpartition(".")[0]
+        while above and all(each in names for each in wanting if each.startswith(f"{above}.")):
+            above = above.rpartition(".")[0]
+        while (
+            above and _package(model.get_submodule(above))[0] == "torch"
+        ):  # a list of layers, whoever made it
+            above = above.rpartition(".")[0]
+        package, file = _package(model.get_submodule(above))
+        if "-packages" in file and package not in ("torch", "lightning", "pytorch_lightning", "vitals"):
+            yield name
+
+
+def _package(part: nn.Module) -> tuple[str, str]:
+    """The package of the class of `part`, and the file that it is in."""
+    module = type(part).__module__
+    return module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
+
+
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
     result = check_wiring(
@@ -657,6 +694,10 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))
+    if result.unreached and not result.matter[0]:
+        unused = tuple(_unused_of_a_library(setup.model, result.unreached))
+        left = tuple(name for name in result.unreached if name not in unused)
+        result = replace(result, unreached=left, unused=unused)
     if setup.step is not None and setup.gives == "loss":
         found = setup.step.squashed  # of outputs that nobody else can be asked for
         result = replace(

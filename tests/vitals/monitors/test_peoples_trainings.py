@@ -12,6 +12,7 @@ from foreign import Foreign, alarms, fit, loader, mlp, quick
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.ops import MLP
 
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import read_findings
@@ -143,6 +144,46 @@ def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, collate:
     fit(ByKeywords(), tmp_path, checks, train=loader, limit_val_batches=0)
     assert alarms(checks.findings) == (["labels-random"] if shuffled else [])
     assert not any(finding.cause == "skipped" for finding in checks.findings)
+
+
+class FirstLayer(Foreign):
+    """Takes the first layer of a network alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        torch.manual_seed(0)
+        self.head = nn.Linear(32, 10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.head(self.net[0](batch[0].flatten(1)).relu()), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("net", "causes"),
+    [
+        (lambda: MLP(64, [32, 32, 10]), []),
+        (lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32)), ["frozen-parameters"]),
+    ],
+)
+def test_what_is_not_used_of_a_librarys_network_is_no_forgotten_layer(
+    net: Any, causes: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["wiring"])
+    fit(
+        FirstLayer(net()),
+        tmp_path,
+        checks,
+        UpdateRatio(every_n_steps=1),
+        Diagnosis(probe=False),
+        max_epochs=2,
+    )
+    assert alarms(read_findings(next(tmp_path.rglob("findings.json")))) == causes
 
 
 class TwoByHand(Foreign):
