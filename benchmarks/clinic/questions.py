@@ -1,6 +1,37 @@
 """Faults and odd but healthy runs of image classifiers, retold from public questions and issues of kinds that
 no other file here has: the issue is named where there is one; the others are what is asked again and again.
 Written before any rule was looked at.
+
+Validation accuracy and loss after the last epoch, one seed:
+
+                                             sick     twin or healthy
+                                        acc   loss     acc   loss
+    stored-state-brings-its-rate       0.31   2.00    0.48   1.49
+    average-left-in                    0.37   1.81    0.49   1.48
+    thawed-without-the-optimizer       0.41   1.67    0.50   1.40
+    frozen-for-validation              0.35   1.79    0.47   1.51
+    cleared-at-each-micro-batch        0.34   1.89    0.45   1.62
+    clipped-before-backward            0.10   2.31    0.42   1.59
+    divided-by-the-size-of-the-set     0.36   0.09    0.45   1.56
+    exponentials-in-half-precision     0.10    NaN    0.48   1.73
+    teacher-never-loaded               0.39   2.13    0.48   1.48
+    reversal-before-the-wrong-head     0.13   2.35    0.46   1.53
+    norms-that-start-at-zero           0.10   2.30    0.45   1.58
+    dropout-without-its-scale          0.36   5.18    0.39   1.64
+    statistics-moved-by-a-blank        0.31   4.03    0.47   1.48
+    traced-in-training-mode            0.31   1.91    0.37   1.76
+    mean-over-other-images             0.10   2.32    0.39   1.64
+    cached-by-the-name-alone           0.08   2.33    0.47   1.48
+    augmented-before-the-split         0.77   0.75    0.36   2.32
+    overfit-batches-left-on            0.24   2.75    0.38   1.72
+    features-of-two-domains                           0.46   1.53
+    attacked-while-it-learns                          0.41   1.61
+    class-vectors-fixed                               0.44   1.76
+    two-steps-back-for-five                           0.49   1.49
+    labels-of-its-own                                 0.44   1.63
+    three-views-in-a-batch                            0.39   1.71
+    grey-three-times                                  0.48   1.52
+    loss-that-bears-wrong-labels                      0.47   0.72
 """
 
 from __future__ import annotations
@@ -309,7 +340,7 @@ class Reversed(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, above: Tensor) -> Tensor:
         return -0.3 * above
 
 
@@ -508,6 +539,8 @@ def augmented_before_the_split(images: Images, fault: bool) -> Session:
     few = torch.randperm(len(y))[:1200]
     x, y = x[few], y[few]
     session = run(Classifier(plain_cnn(norm="batch"), partial(Adam, lr=2e-3)), images, 6)
+    train: Dataset
+    val: Dataset
     if fault:
         train, val = random_split(TensorDataset(four_ways(x), y.repeat_interleave(4)), [3840, 960])
     else:
@@ -528,7 +561,7 @@ def overfit_batches_left_on(images: Images, fault: bool) -> Session:
     (x, y), _ = standard(images)
     order = torch.randperm(len(y))
     module = Classifier(dense(128, norm=True), partial(Adam, lr=1e-3))
-    limit = {"overfit_batches": 5} if fault else {}
+    limit: dict[str, Any] = {"overfit_batches": 5} if fault else {}
     return run(module, images, 30 if fault else 3, train=(x[order], y[order]), **limit)
 
 
@@ -563,11 +596,9 @@ def attacked_while_it_learns(images: Images) -> Session:
     story="The last layer is an orthogonal matrix that stays as it is, as in 'Fix your classifier'.",
 )
 def class_vectors_fixed(images: Images) -> Session:
-    net = nn.Sequential(
-        *plain_cnn(norm="batch")[:-1], nn.Linear(768, 64), nn.Linear(64, NUM_CLASSES, bias=False)
-    )
-    nn.init.orthogonal_(net[-1].weight, gain=2.0)
-    net[-1].requires_grad_(False)
+    last = nn.Linear(64, NUM_CLASSES, bias=False).requires_grad_(False)
+    nn.init.orthogonal_(last.weight, gain=2.0)
+    net = nn.Sequential(*plain_cnn(norm="batch")[:-1], nn.Linear(768, 64), last)
     return run(Classifier(net, partial(Adam, lr=2e-3)), images)
 
 
@@ -599,7 +630,7 @@ def two_steps_back_for_five(images: Images) -> Session:
 class PseudoLabels(Classifier):
     """FixMatch: where the network is sure of a weak view, a strong view is to say the same."""
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, free = batch
         with torch.no_grad():
             sure, said = self(free.flip(-1)).softmax(1).max(1)
