@@ -332,3 +332,41 @@ def second_past_lightning(module: Any, optimizers: Any, loss: Tensor, number: in
 def test_an_optimizer_that_is_never_asked_for_a_step_is_told(act: Any, levels: list[str]) -> None:
     found = look(Halves(act), max_epochs=7, limit_val_batches=0)  # before which Lightning clears gradients
     assert [finding.level for finding in found] == levels
+
+
+class ValidatesItsAverage(Foreign):
+    """Validation puts averaged weights in the place of those that train, and takes them out or leaves them."""
+
+    def __init__(self, takes_out: bool) -> None:
+        super().__init__(mlp())
+        self.takes_out = takes_out
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.03)
+
+    def on_validation_start(self) -> None:
+        self.stored = copy.deepcopy(self.net.state_dict())
+        self.net.load_state_dict(self.average.state_dict())
+
+    def on_validation_end(self) -> None:
+        if self.takes_out:
+            self.net.load_state_dict(self.stored)
+
+
+class BestSoFar(Foreign):
+    """Goes back to the weights of before where they are better, here always."""
+
+    def on_validation_end(self) -> None:
+        self.best = getattr(self, "best", None) or copy.deepcopy(self.net.state_dict())
+        self.net.load_state_dict(self.best)
+
+
+def test_weights_that_validation_leaves_in_the_place_of_those_that_train_are_told() -> None:
+    [finding] = look(ValidatesItsAverage(takes_out=False), max_epochs=3)
+    assert finding.cause == "frozen-parameters"
+    assert "validation puts other weights in the place of those that train" in finding.message
+    assert look(ValidatesItsAverage(takes_out=True), max_epochs=3) == []
+    assert look(BestSoFar(mlp()), max_epochs=4) == []
