@@ -47,6 +47,10 @@ OVERLOOKED = 0.5
 probabilities, which are bounded, and far more with cross-entropy."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains."""
+SMALL_SHARE = 0.05
+"""Share of the mean of a guess's cross-entropies that a batch of guesses costs where the loss is their sum
+over some number: 0.016 of 64 images over the 4000 of the set. Sums over the samples of a few batches are
+meant."""
 
 FEWEST = 16
 """Samples below which their mean loss says little of the network."""
@@ -91,6 +95,9 @@ class LossAtChance:
     """The loss of sure answers that are all wrong; infinite where it was not needed."""
     proportional: bool = False
     """Whether twice the outputs give twice the loss."""
+    of_batch: float = math.nan
+    """Where the loss is a sum over samples, and the optimizer goes by its size: the loss of a batch of
+    guesses over the mean of their cross-entropies."""
 
     @property
     def deviation(self) -> float:
@@ -171,6 +178,17 @@ class LossAtChance:
             return [
                 Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.wrong, limit, exact=True)
             ]
+        if self.of_batch < SMALL_SHARE:
+            seen = (
+                f"The loss is a sum over the samples of a batch, divided by a number that is far larger than "
+                f"theirs: a batch of guesses costs {self.of_batch:.2g} of what one of them does, and steps "
+                f"are as much smaller than the learning rate says."
+            )
+            remedy = "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does."
+            share = self.of_batch
+            return [
+                Finding("wrong-initial-loss", "warn", seen, remedy, "loss", share, SMALL_SHARE, exact=True)
+            ]
         span = self.chance - self.perfect
         told = span / self.chance if self.chance > 0 else 1.0
         if told < TELLING and span < TELLING * self.prior_entropy:  # not for a large constant in the loss
@@ -242,6 +260,7 @@ def check_loss_at_chance(
     targets: Any,
     optimizer: Optimizer | None = None,
     classes: int = 0,
+    batch_size: int = 0,
 ) -> LossAtChance:
     """Compare the loss of the untrained `model` on real samples with that of a uniform guess.
 
@@ -251,7 +270,8 @@ def check_loss_at_chance(
     128, better 256, or the mean is too uncertain (of 32 it spreads by 0.13). The copy runs in training mode,
     since in evaluation mode BatchNorm knows no statistics yet. cs231n "Neural Networks Part 3", sanity
     checks: ln 10 = 2.303 for ten classes, 9 for the margin loss. `optimizer` tells which faults of the
-    weights matter, and whether its first step makes a loss above chance good. Raises `UserError` where
+    weights matter, and whether its first step makes a loss above chance good; of `batch_size` samples that go
+    into a step it says whether a sum over them is too small for it. Raises `UserError` where
     inputs, targets, outputs (N, C) and loss do not fit together.
     """
     if classes:
@@ -267,6 +287,9 @@ def check_loss_at_chance(
         over_batch = softmax_elsewhere(copies.loss_of, outputs, targets)
         wrong = wrong_loss(copies.loss_of, outputs, targets)
         proportional = is_proportional(copies.loss_of, outputs, targets)
+        twice = float(copies.loss_of(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+        summed = isinstance(optimizer, torch.optim.SGD) and math.isclose(twice, 2 * value, rel_tol=1e-3)
+        guess = len(outputs) * math.log(max(outputs.shape[1], 2)) / max(batch_size, 1)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -281,6 +304,7 @@ def check_loss_at_chance(
         over_batch=over_batch,
         wrong=wrong,
         proportional=proportional,
+        of_batch=chance / guess if summed and batch_size else math.nan,
     )
     if over_batch or proportional:
         return result
@@ -378,7 +402,8 @@ class LossAtChanceCheck(Check):
         inputs, targets = cut(setup.inputs, size), cut(setup.targets, size)
         classes = setup.step.classes() if setup.step and setup.gives == "cross-entropy" else 0
         optimizer = setup.optimizer_or_none()
-        result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, optimizer, classes)
+        size = setup.batch_size * max(setup.total_batches // max(setup.total_steps, 1), 1)
+        result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, optimizer, classes, size)
         if result.deviation < 0 or result.chance <= 0:  # as with rewards for drawn actions
             setup.require_fixed_loss()
         low, high = result.expected

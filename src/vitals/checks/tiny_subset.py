@@ -72,8 +72,9 @@ MAX_STEPS = 300
 GLANCE = 100
 """Steps after which an optimizer that has come less than half the way waits until Adam has tried: where that
 learns, its own end decides nothing. Healthy networks that take longer are well on their way by then."""
-ZERO = 0.01
-"""Loss above that of a perfect answer that counts as zero."""
+ZERO, SMALL = 0.01, 0.1
+"""Loss above that of a perfect answer that counts as zero; or this share of what lies between that and a
+guess, where a loss is small as a whole."""
 AT_CHANCE = 0.05
 """Share of ln C within which a loss has not moved from chance."""
 MOSTLY_LEARNED = 0.5
@@ -133,14 +134,19 @@ class TinySubset:
         return min(self.attempts, key=lambda attempt: _or_infinite(attempt.losses[-1]))
 
     @property
+    def zero(self) -> float:
+        """How far above a perfect answer a loss counts as zero."""
+        return _zero(self.chance, self.perfect)
+
+    @property
     def fits(self) -> bool:
         """Whether an attempt has all examples right at a loss that is all but perfect."""
         return not self.softmax_twice and any(self._fits(attempt) for attempt in self.attempts)
 
     def _fits(self, attempt: Attempt) -> bool:
-        trained = attempt.accuracy == 1 and attempt.losses[-1] < attempt.perfect + ZERO
+        trained = attempt.accuracy == 1 and attempt.losses[-1] < attempt.perfect + self.zero
         # Randomness that cannot be switched off may hide in training mode what was learned.
-        return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < attempt.perfect + ZERO)
+        return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < attempt.perfect + self.zero)
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `tiny-subset-fits` where nothing is."""
@@ -158,7 +164,7 @@ class TinySubset:
         if self.fits:
             if self.perfect > ZERO:
                 seen += f"; {self.perfect:.4g} is the least this loss allows (label smoothing or a penalty)"
-            found = [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, loss, self.perfect + ZERO)]
+            found = [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, loss, self.perfect + self.zero)]
             first = self.attempts[0]
             if not self._fits(first):
                 reached = first.losses[-1]
@@ -177,7 +183,7 @@ class TinySubset:
                 "Look for a division by zero, or a logarithm or square root of zero, in network and loss."
             )
             return Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, loss)
-        if excess < -ZERO:
+        if excess < -self.zero:
             seen += f", below the {final.perfect:.3g} of a right answer: the loss rewards wrong ones."
             remedy = "Check the sign of the loss and the order of its arguments."
             return Finding("wrong-initial-loss", "fail", seen, remedy, where, loss, final.perfect)
@@ -194,7 +200,7 @@ class TinySubset:
         if excess < MOSTLY_LEARNED * span:
             seen += f"; it learns, though slowly, and started at {final.losses[0]:.4g}."
             remedy = "A higher learning rate or better scaled weights would get there sooner."
-            return Finding("tiny-subset-fits", "note", seen, remedy, where, loss, self.perfect + ZERO)
+            return Finding("tiny-subset-fits", "note", seen, remedy, where, loss, self.perfect + self.zero)
         if self.root is not None:
             root = self.root
             return Finding(
@@ -210,7 +216,7 @@ class TinySubset:
         seen += f", no better than the chance of {self.chance:.3f}." if stuck else ", where it stays."
         remedy = "Widen the narrowest layer, and look for a layer that passes nothing on."
         return Finding(
-            "underfitting", "fail" if stuck else "warn", seen, remedy, where, loss, self.perfect + ZERO
+            "underfitting", "fail" if stuck else "warn", seen, remedy, where, loss, self.perfect + self.zero
         )
 
 
@@ -254,10 +260,10 @@ def check_tiny_subset(
         def begun(candidate: Optimizer | None) -> Iterator[Attempt]:
             copies = stack.enter_context(trial(model, smooth, candidate, dropout=False))
             if twice:  # no steps change that verdict
-                return _attempts(copies, x, y, perfect, min(GLANCE, max_steps))
+                return _attempts(copies, x, y, chance, perfect, min(GLANCE, max_steps))
             waits = candidate is not None and not is_large(model.parameters())  # one copy in memory is enough
             halfway = perfect + MOSTLY_LEARNED * (chance - perfect) if waits else math.inf
-            return _attempts(copies, x, y, perfect, max_steps, halfway)
+            return _attempts(copies, x, y, chance, perfect, max_steps, halfway)
 
         own = begun(optimizer)
         result = made_of(first := next(own))
@@ -407,7 +413,13 @@ def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
 
 
 def _attempts(
-    copies: Trial, x: Tensor, y: Tensor, perfect: float, max_steps: int, halfway: float = math.inf
+    copies: Trial,
+    x: Tensor,
+    y: Tensor,
+    chance: float,
+    perfect: float,
+    max_steps: int,
+    halfway: float = math.inf,
 ) -> Iterator[Attempt]:
     """An attempt of `max_steps` steps; before it, where its loss is above `halfway` after `GLANCE` of them,
     what it has come to by then, in training mode alone."""
@@ -416,7 +428,7 @@ def _attempts(
     rates = {float(group["lr"]) for group in optimizer.param_groups}
     name = f"{type(optimizer).__name__} at learning rate {max(rates):g}"
     losses: list[float] = []
-    ratio, due = 0.0, 0
+    ratio, due, zero = 0.0, 0, _zero(chance, perfect)
     sizes: dict[str, float] = {}
 
     def look(name: str, gradient: Tensor) -> None:
@@ -436,9 +448,9 @@ def _attempts(
         if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
             in_order = [sizes[name] for name, _ in copies.model.named_parameters() if name in sizes]
             ratio = max(ratio, in_order[0] / in_order[-1] if len(in_order) > 1 and in_order[-1] > 0 else 1.0)
-        if losses[-1] < perfect + ZERO and step >= due:
+        if losses[-1] < perfect + zero and step >= due:
             perfect, due = _perfect_now(copies, x, y, perfect), 2 * step + 1  # it costs as much as many steps
-            if losses[-1] < perfect + ZERO:
+            if losses[-1] < perfect + zero:
                 break
         if not math.isfinite(losses[-1]):
             break
@@ -454,6 +466,10 @@ def _attempts(
     evaluated, eval_loss = reached()
     accuracies = right(predictions), eval_loss, right(evaluated)
     yield Attempt(name, tuple(losses), perfect, *accuracies, predictions.cpu(), ratio)
+
+
+def _zero(chance: float, perfect: float) -> float:
+    return min(ZERO, SMALL * (chance - perfect)) if chance > perfect else ZERO
 
 
 def _perfect_now(copies: Trial, x: Tensor, y: Tensor, before: float) -> float:
@@ -518,7 +534,9 @@ class TinySubsetCheck(Check):
         )
         loss, accuracy, steps = result.final.losses[-1], result.final.accuracy, len(result.final.losses) - 1
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
-        return Outcome(result.findings(), seen, f"loss below {result.perfect + ZERO:.3g}, 100%", result)
+        return Outcome(
+            result.findings(), seen, f"loss below {result.perfect + result.zero:.3g}, 100%", result
+        )
 
     def _few(self, setup: TrainingSetup, options: Options) -> Outcome:
         result = check_few_samples(

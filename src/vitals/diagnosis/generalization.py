@@ -65,22 +65,33 @@ def overfitting(run: Run) -> Iterator[Finding]:
     series = run.history.series(tag)
     validation = [value for value in series.values if math.isfinite(value)]
     training = run.values("loss/train_eval") or run.values("loss/train")
+    known, right = run.accuracy("train"), run.share_right("train")
+    if run.few_shown:
+        training = run.values("loss/train")
+        known, shown = next(reversed(run.values("accuracy/train")), math.nan), run.fact("samples_different")
+        right = share_between(known * shown, shown, errors=2.0)
     if len(validation) < 3 or len(training) < 2 or run.at_chance("val", best=True):
         return
     lowest = min(validation)
     place = series.values.index(lowest)
     late = min(validation[-2:])  # one bad epoch is no trend
-    gap = run.accuracy("train") - run.accuracy("val")
-    certain = run.share_right("train")[0] - run.share_right("val")[1]
+    gap = known - run.accuracy("val")
+    certain = right[0] - run.share_right("val")[1]
     apart = validation[-1] > APART * training[-1] > 0  # losses below zero have no ratio
-    by_heart = run.accuracy("train") > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
+    by_heart = known > BY_HEART and gap > LARGE_GAP and place < len(validation) - 1
     by_heart = by_heart and certain > GAP
     if by_heart and apart and validation[-1] > 1.02 * lowest:
         message = (
-            f"{run.accuracy('train'):.0%} of the training samples are right, and {run.accuracy('val'):.0%} "
+            f"{known:.0%} of the training samples are right, and {run.accuracy('val'):.0%} "
             f"of the validation samples, whose loss has not fallen since epoch {series.epochs[place]:.0f}."
         )
         remedy = "Take more or augmented data, weight decay or dropout, or a smaller network."
+        if run.few_shown:
+            remedy = (
+                f"Only {run.fact('samples_different'):.0f} samples came in the first epoch: look for "
+                f"overfit_batches, limit_train_batches or a part of the set left from a trial. Or: "
+                f"{remedy[0].lower()}{remedy[1:]}"
+            )
         yield Finding("overfitting", "warn", message, remedy, tag, gap, LARGE_GAP)
         return
     behind = gap >= GAP or (math.isnan(gap) and run.one_loss)

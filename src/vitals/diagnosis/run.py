@@ -196,6 +196,11 @@ class Run:
         return share_between(self.accuracy(part) * samples, samples, errors=2.0)
 
     @property
+    def few_shown(self) -> bool:
+        """Whether most of the samples that are evaluated as the training's were never shown to it."""
+        return self.fact("samples_different") < self.samples("train") / 2
+
+    @property
     def learns(self) -> bool:
         """Whether the run has learned something of its training set."""
         if math.isfinite(self.above_chance("train")):

@@ -36,8 +36,8 @@ TAKEN_BACK, LOOKS = 0.05, 3
 of which that must be so."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
-validation has put other weights in their place, and how many in a row. Of weights whose average over 100 steps
-stayed in place after it, 15 steps before each, 0.07 to 0.14 was left (measured)."""
+validation has put other weights in their place; and validations in a row of which that must be so. 15 steps
+leave 0.07 to 0.14 where an average over 100 of them stays in place (by its definition)."""
 
 MADE = 20
 """Optimizers that appear within `PATIENCE` batches and take one step each: a loop makes one for each step."""

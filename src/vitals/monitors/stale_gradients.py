@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.norms import dense, real
 from vitals.monitors.monitor import Monitor
@@ -31,6 +32,9 @@ def stale_share(new: Sequence[Tensor], fresh: Sequence[Tensor], old: Sequence[Te
 
 PAIRS = (3, 9, 20)
 """Steps whose gradient is compared with that of the step before: few, and soon."""
+IN_VAIN = 3
+"""Steps in a row that go by the last of several batches alone, the gradients of the others being cleared
+before it."""
 
 
 class StaleGradients(Monitor):
@@ -42,7 +46,8 @@ class StaleGradients(Monitor):
 
     Where no parameter has a gradient as `backward` begins, nothing of the old one can be in the new. Else the
     gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
-    measured under gradient accumulation or a gradient scaler, where the two differ for good reasons.
+    measured under gradient accumulation or a gradient scaler, where the two differ for good reasons. Where
+    batches are accumulated by hand and cleared before each of them, it says so.
     """
 
     charts: ClassVar[Charts] = {
@@ -59,6 +64,9 @@ class StaleGradients(Monitor):
         self.batches = 0
         self.cleared: bool | None = None
         """Whether no gradient was left as the first `backward` since the last step began."""
+        self.asked_in = self.lost = self.vain = 0
+        """The batch of the last `backward`; batches since the last step whose gradients were cleared without
+        one; and steps in a row before which that was so of all but one."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -74,8 +82,16 @@ class StaleGradients(Monitor):
             self.batches += 1
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if self.active and self.cleared is None:
-            self.cleared = all(parameter.grad is None for parameter in _held(trainer.optimizers[0]))
+        if not self.active:
+            return
+        parameters = _held(trainer.optimizers[0])
+        if self.cleared is None:
+            self.cleared = all(parameter.grad is None for parameter in parameters)
+        elif self.batches > self.asked_in and not any(
+            parameter.grad is not None and bool(dense(parameter.grad).any()) for parameter in parameters
+        ):
+            self.lost += 1
+        self.asked_in = self.batches
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -84,6 +100,7 @@ class StaleGradients(Monitor):
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
         # LBFGS and accumulation by hand see several gradients for a step, or several batches.
+        self._count_lost(trainer)
         one_batch, self.batches = self.batches == 1, 0
         cleared, self.cleared = self.cleared, None
         step = trainer.global_step + 1 - self.first
@@ -97,6 +114,20 @@ class StaleGradients(Monitor):
             self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         if step >= max(PAIRS):
             self.active, self.batch = False, None
+
+    def _count_lost(self, trainer: L.Trainer) -> None:
+        batches, lost = self.batches, self.lost
+        self.asked_in = self.lost = 0
+        self.vain = self.vain + 1 if 0 < lost == batches - 1 else 0
+        if self.vain == IN_VAIN:
+            message = (
+                f"A step is taken for {batches} batches, and the gradients of {lost} of them are cleared "
+                f"before it: it goes by the last batch alone."
+            )
+            remedy = "Call zero_grad() once after each optimizer.step(), not before every backward pass."
+            count = float(lost)
+            fault = Finding("batch-too-small", "warn", message, remedy, "gradient", count, 0.0, exact=True)
+            self.say(trainer, fault)
 
     def _compare(self, trainer: L.Trainer, module: L.LightningModule, parameters: list[Tensor]) -> None:
         twin = shared_twin(trainer, module)

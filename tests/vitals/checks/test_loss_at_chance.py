@@ -301,3 +301,22 @@ def test_the_best_constant_outputs_give_the_classes_their_shares(loss: Any) -> N
     binary = torch.special.entr(shares).sum() + torch.special.entr(1 - shares).sum()
     best = prior_entropy(targets) if loss is F.cross_entropy else float(binary) / CLASSES
     assert constant_loss(loss, torch.randn(256, CLASSES), targets) == pytest.approx(best, abs=1e-4)
+
+
+def summed(by: float):
+    return lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum") / by
+
+
+@pytest.mark.parametrize(
+    ("loss", "make", "cause"),
+    [
+        (summed(4000.0), lambda p: SGD(p, 0.03), "wrong-initial-loss"),
+        (summed(4000.0), lambda p: Adam(p, 1e-3), "loss-at-chance"),  # which does not go by its size
+        (summed(128.0), lambda p: SGD(p, 0.03), "loss-at-chance"),  # in eight parts of a step
+        (F.cross_entropy, lambda p: SGD(p, 0.03), "loss-at-chance"),
+    ],
+)
+def test_a_sum_over_samples_that_is_divided_by_the_size_of_the_set(loss: Any, make: Any, cause: str) -> None:
+    net = convnet()
+    result = check_loss_at_chance(net, loss, *batch(256), make(net.parameters()), batch_size=16)
+    assert result.findings()[0].cause == cause

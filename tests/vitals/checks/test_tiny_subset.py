@@ -252,3 +252,11 @@ def test_a_loss_that_looks_at_the_original_weights_leaves_no_gradient_there():
     before = state_of(net)
     check_tiny_subset(net, penalized, *batch(64), max_steps=3)
     assert same(before, state_of(net))
+
+
+def test_a_loss_that_is_small_as_a_whole_is_zero_further_down():
+    net = convnet()
+    loss = lambda outputs, targets: F.cross_entropy(outputs, targets) / 200  # noqa: E731
+    result = check_tiny_subset(net, loss, *batch(64), Adam(net.parameters(), 2e-3))
+    assert result.fits
+    assert result.final.losses[-1] < 0.1 * result.chance

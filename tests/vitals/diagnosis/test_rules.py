@@ -236,6 +236,23 @@ def test_an_evaluation_of_what_is_not_trained_is_no_fault_of_the_rate() -> None:
     assert alarms(run) == ["train-val-mismatch"]
 
 
+def test_a_network_that_is_surely_wrong_in_evaluation_mode_alone_is_not_what_was_trained() -> None:
+    live = {"accuracy/train": [0.3, 0.4, 0.5, 0.6]}
+    for evaluated, found in (([2.0, 3.0, 4.0, 5.0], ["train-val-mismatch"]), ([2.0, 5.0, 2.4, 5.0], [])):
+        assert alarms(record(measured=live | {"loss/train_eval": evaluated}, train=0.4)) == found
+
+
+def test_samples_that_were_never_shown_are_no_training_samples() -> None:
+    """A trial on 100 samples that went on: what is evaluated as training is new to the network, too."""
+    few = {"facts/samples_different": [100.0], "loss/train_eval": [2.0, 2.5, 2.8, 3.0]}
+    few |= {"accuracy/train": [0.5, 0.9, 1.0, 1.0], "loss/train": [1.5, 0.5, 0.1, 0.05]}
+    few |= {"loss/val_eval": [2.0, 2.5, 2.8, 3.0]}
+    found = diagnose(record(falling(end=0.05), 0.3, 0.25, measured=few), [])
+    [finding] = [each for each in found if each.alarming]
+    assert finding.cause == "overfitting"
+    assert "Only 100 samples came" in finding.remedy
+
+
 def test_a_run_that_learns_is_silent() -> None:
     assert alarms(record()) == []
     assert not needs_probe(record())

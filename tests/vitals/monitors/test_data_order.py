@@ -148,3 +148,19 @@ def test_labels_of_a_stream_are_held_against_its_images_once_enough_have_come(tm
         causes.append([finding.cause for finding in checks.findings])
         assert checks.missing == []
     assert causes == [["inputs-informative"], ["labels-random"]]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_versions_of_one_image_in_training_and_validation(before: bool, tmp_path) -> None:
+    """Images mirrored and made noisy, and split afterwards or before."""
+    torch.manual_seed(0)
+    images, labels = digits(400)
+    several = torch.stack([images, images.flip(-1), images + 0.1 * torch.randn_like(images)], 1).flatten(0, 1)
+    labels = labels.repeat_interleave(3)
+    places = torch.randperm(1200) if before else torch.arange(1200)
+    data = [TensorDataset(several[part], labels[part]) for part in (places[:900], places[900:])]
+    monitor = DataOrder()
+    train, validation = (DataLoader(each, 50, shuffle=each is data[0]) for each in data)
+    fit(Plain(mlp()), tmp_path, monitor, train=train, validation=validation)
+    found = [finding for finding in monitor.findings if finding.cause == "data-leak"]
+    assert [finding.level for finding in found] == (["warn"] if before else [])

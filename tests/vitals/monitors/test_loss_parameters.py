@@ -335,7 +335,7 @@ def test_an_optimizer_that_is_never_asked_for_a_step_is_told(act: Any, levels: l
 
 
 class ValidatesItsAverage(Foreign):
-    """Validation puts averaged weights in the place of those that train, and takes them out or leaves them."""
+    """Validation puts averaged weights in the place of those that train, and takes them out or not."""
 
     def __init__(self, takes_out: bool) -> None:
         super().__init__(mlp())

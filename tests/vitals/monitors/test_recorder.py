@@ -140,3 +140,36 @@ def test_samples_are_counted_between_two_steps(tmp_path: Path) -> None:
     assert recorder.history.last("facts/batches_per_step") == 4
     losses = [loss for _, loss in module.seen[:4]]
     assert recorder.history.last("facts/first_losses") == pytest.approx(sum(losses))
+
+
+class StepsByHand(Foreign):
+    """A step for each four batches; gradients are cleared once for each, or before every batch."""
+
+    def __init__(self, each: bool, attacks: bool = False) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+        self.each, self.attacks = each, attacks
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        if self.attacks:
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        if self.each or batch_idx % 4 == 0 or self.attacks:
+            optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        if batch_idx % 4 == 3 or self.attacks:
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (lambda: StepsByHand(each=True), ["batch-too-small"]),
+        (lambda: StepsByHand(each=False), []),
+        (lambda: StepsByHand(each=True, attacks=True), []),  # for something else, in the batch itself
+    ],
+)
+def test_gradients_that_are_cleared_before_their_step(module: Any, found: list[str]) -> None:
+    monitor = StaleGradients()
+    fit(module(), None, monitor, train=some(16))
+    assert [finding.cause for finding in monitor.findings] == found
