@@ -107,7 +107,7 @@ class LossParameters(Monitor):
         """Some of their values before the step, and after it."""
         self.undone = 0
         """Steps in a row that were taken back."""
-        self.leg = [_first_values(trainer)]
+        self.leg = [_values(_moving(trainer))]
         """Some values of the parameters after the validation before, and in front of the present one."""
         self.replaced = 0
         """Validations in a row that left other weights in place."""
@@ -124,11 +124,11 @@ class LossParameters(Monitor):
         self.stepped = []
         if len(self.leg) == 2:
             self.guarded(self._put_back, trainer, *self.leg)
-            self.leg = [_first_values(trainer)]
+            self.leg = [_values(_moving(trainer))]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.active and not trainer.sanity_checking:
-            self.leg = [*self.leg[:1], _first_values(trainer)]
+            self.leg = [*self.leg[:1], _values(_moving(trainer))]
 
     def _wanted(self) -> bool:
         return self.active and (self.batches <= EARLY or self.number < 2)
@@ -153,8 +153,7 @@ class LossParameters(Monitor):
     ) -> None:
         self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self._wanted() and not self.stepped:
-            groups = [group for each in trainer.optimizers for group in each.param_groups]
-            self.moving = [p for group in groups for p in group["params"] if p.requires_grad][:FEW]
+            self.moving = _moving(trainer)
             self.stepped = [_values(self.moving)]
         if self.at_start:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
@@ -219,7 +218,7 @@ class LossParameters(Monitor):
 
     def _put_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that validation leaves other weights in place of those that were trained."""
-        now = _first_values(trainer)
+        now = _values(_moving(trainer))
         if not len(now) == len(before) == len(after):
             return
         steps = after - before
@@ -383,6 +382,12 @@ class LossParameters(Monitor):
 
 def _rate(group: dict[str, Any]) -> float:
     return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a warm-up may start from 0
+
+
+def _moving(trainer: L.Trainer) -> list[Tensor]:
+    """Some of the parameters that the optimizers may change now."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [p for group in groups for p in group["params"] if p.requires_grad][:FEW]
 
 
 def _values(parameters: Sequence[Tensor]) -> Tensor:

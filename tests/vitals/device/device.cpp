@@ -100,9 +100,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Device getDevice() const override { return device; }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const override { return only(); }
+  c10::Stream getStream(c10::Device) const noexcept override { return only(); }
   c10::Stream getNewStream(c10::Device, int) const override { return only(); }
-  c10::Stream exchangeStream(c10::Stream) const override { return only(); }
+  c10::Stream exchangeStream(c10::Stream) const noexcept override { return only(); }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
@@ -114,8 +114,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
 struct Hooks final : at::PrivateUse1HooksInterface {
-  bool isAvailable() const override { return true; }
-  bool isBuilt() const override { return true; }
+  bool isAvailable() const { return true; }  // of torch 2.6 no part of it
+  bool isBuilt() const { return true; }
   void init() const override {}
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return 1; }
