@@ -160,7 +160,7 @@ def shrunk_to_nothing(images: Images, fault: bool) -> Session:
     story="Initialized the second convolution with ones.",
 )
 def ones_in_one_layer(images: Images, fault: bool) -> Session:
-    net = lenet()
+    net: Any = lenet()
     if fault:
         nn.init.ones_(net[3].weight)
     return run(Classifier(net, partial(Adam, lr=1e-3)), images)
@@ -174,7 +174,7 @@ def ones_in_one_layer(images: Images, fault: bool) -> Session:
     story="Initialized weights and biases of the hidden dense layer with zeros: its ReLU has no slope there.",
 )
 def zeros_in_one_layer(images: Images, fault: bool) -> Session:
-    net = lenet()
+    net: Any = lenet()
     if fault:
         nn.init.zeros_(net[6].weight)
         nn.init.zeros_(net[6].bias)
