@@ -81,6 +81,9 @@ MOSTLY_LEARNED = 0.5
 """Share of chance below which the loss shows that learning works and is only slow."""
 FIRST_STEPS = 10
 """Steps in which the gradients of the first and the last weights are compared."""
+ALIKE = 1e-6
+"""Largest difference between the outputs for different samples, as a share of the largest output, that is
+rounding."""
 VANISHED = 1e-4
 """Root mean square gradient of the first weights over that of the last below which the first layers learn
 nothing."""
@@ -105,6 +108,8 @@ class Attempt:
     gradient_ratio: float
     """Root mean square of the first weight tensor's gradient over the last one's, the most of the first
     steps."""
+    alike: bool
+    """Whether the final outputs are the same for all examples, to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +212,8 @@ class TinySubset:
                 root.cause, "fail", f"{seen}. {root.message}", root.remedy, root.where, loss, self.perfect
             )
         stuck = abs(loss - self.chance) < AT_CHANCE * span
+        if stuck and all(attempt.alike for attempt in self.attempts):
+            return _nothing_arrives(seen, where)
         if final.gradient_ratio < VANISHED:
             seen += f"; the first layer's gradient is {final.gradient_ratio:.1g} of the last one's."
             remedy = (
@@ -218,6 +225,20 @@ class TinySubset:
         return Finding(
             "underfitting", "fail" if stuck else "warn", seen, remedy, where, loss, self.perfect + self.zero
         )
+
+
+def _nothing_arrives(seen: str, where: str) -> Finding:
+    seen += "; all outputs are then the same, to the last digit: nothing of a sample arrives."
+    remedy = (
+        "Look at where the outputs are read, as at the last step of a sequence, which may be padding, and for "
+        "a layer that passes nothing on."
+    )
+    return Finding("vanishing-gradients", "fail", seen, remedy, where, threshold=ALIKE)
+
+
+def _are_alike(outputs: Tensor) -> bool:
+    values = outputs.detach().reshape(len(outputs), -1)
+    return bool((values - values[:1]).abs().max() <= ALIKE * values.abs().max())
 
 
 def check_tiny_subset(
@@ -298,6 +319,10 @@ class FewSamples:
     """The loss of the best guess that is the same for all samples; NaN where that is not known."""
     zero: float = math.nan
     """The loss of outputs that are all zero."""
+    level: float = math.nan
+    """The loss, before the first step, of outputs that are for all samples what they are in the mean."""
+    alike: bool = False
+    """Whether each attempt ends in outputs that are the same for all samples, to rounding."""
 
     @property
     def final(self) -> tuple[str, tuple[float, ...]]:
@@ -323,6 +348,8 @@ class FewSamples:
             seen += f", though one best guess for all has {self.constant:.4g}: the targets are out of reach."
             remedy = "Scale the targets to mean 0 and deviation 1, or start the last bias at their mean."
             return [Finding("wrong-initial-loss", "warn", seen, remedy, where, start, self.constant)]
+        if all(map(self._stays_at_the_guess, self.attempts)) and self.alike:
+            return [_nothing_arrives(seen, where)]
         if all(map(self._stays_at_the_guess, self.attempts)):
             seen += f", where it stays: no better than the one best guess for all, {self.constant:.4g}."
             remedy = "Look for a layer that passes nothing on, and for inputs that are all alike."
@@ -362,12 +389,15 @@ def check_few_samples(
     that only one that stays at the best constant guess is a fault.
     """
     check_rows(inputs, targets)
-    constant = zero = math.nan
-    if isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1:
+    constant = zero = level = math.nan
+    of_samples = isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1
+    if of_samples:
         with trial(model, loss, dropout=False) as copies, torch.no_grad():
             outputs = copies.outputs(inputs)
             constant = constant_guess(copies.loss_of, outputs, targets)
             zero = float(copies.loss_of(torch.zeros_like(outputs), targets))
+            level = float(copies.loss_of(outputs.mean(dim=0).expand_as(outputs), targets))
+    alike = of_samples
     attempts = []
     for candidate in (optimizer, None) if optimizer is not None else (None,):
         with trial(model, loss, candidate, dropout=False) as copies:
@@ -380,12 +410,13 @@ def check_few_samples(
                     break
             with torch.no_grad():
                 losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
+                alike = alike and _are_alike(copies.outputs(inputs))
         rate = max(float(group["lr"]) for group in optimizer_copy.param_groups)
         attempts.append((f"{type(optimizer_copy).__name__} at learning rate {rate:g}", tuple(losses)))
         if losses[-1] < FALLEN * losses[0]:
             break
     samples = len(inputs) if isinstance(inputs, Tensor) else len(inputs[0]) if inputs else 1
-    return FewSamples(tuple(attempts), samples, constant, zero)
+    return FewSamples(tuple(attempts), samples, constant, zero, level, alike)
 
 
 def _with_configured_rate(copies: Trial) -> Optimizer:
@@ -438,10 +469,10 @@ def _attempts(
     def reached() -> tuple[Tensor, float]:
         with torch.no_grad():
             outputs = copies.outputs(x)
-            return outputs.argmax(dim=1), float(copies.loss_of(outputs, y))
+            return outputs, float(copies.loss_of(outputs, y))
 
-    def right(predictions: Tensor) -> float:
-        return float((predictions == y).float().mean())
+    def right(outputs: Tensor) -> float:
+        return float((outputs.argmax(dim=1) == y).float().mean())
 
     for step in range(max_steps):
         losses.append(float(copies.step(x, y, look)))
@@ -455,17 +486,18 @@ def _attempts(
         if not math.isfinite(losses[-1]):
             break
         if step + 1 == GLANCE < max_steps and losses[-1] > halfway:
-            guessed, loss = reached()
-            so_far = (*losses, loss)
-            yield Attempt(name, so_far, perfect, right(guessed), math.inf, 0.0, guessed.cpu(), ratio)
-    predictions, loss = reached()
+            outputs, loss = reached()
+            so_far, guessed = (*losses, loss), outputs.argmax(dim=1).cpu()
+            yield Attempt(name, so_far, perfect, right(outputs), math.inf, 0.0, guessed, ratio, False)
+    outputs, loss = reached()
     losses.append(loss)
     with torch.no_grad():
         perfect = _perfect_now(copies, x, y, perfect)
     copies.model.eval()
     evaluated, eval_loss = reached()
-    accuracies = right(predictions), eval_loss, right(evaluated)
-    yield Attempt(name, tuple(losses), perfect, *accuracies, predictions.cpu(), ratio)
+    accuracies = right(outputs), eval_loss, right(evaluated)
+    predictions = outputs.argmax(dim=1).cpu()
+    yield Attempt(name, tuple(losses), perfect, *accuracies, predictions, ratio, _are_alike(outputs))
 
 
 def _zero(chance: float, perfect: float) -> float:
@@ -549,6 +581,13 @@ class TinySubsetCheck(Check):
         _, losses = result.final
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
         return Outcome(result.findings(), seen, "a loss that falls", result)
+
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`start_over_level`: the loss before the first step over that of outputs which are for all samples
+        what they are then in the mean, for targets other than class numbers."""
+        few = outcome.result
+        known = isinstance(few, FewSamples) and few.level > 0
+        return {"start_over_level": few.attempts[0][1][0] / few.level} if known else {}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         # Of steps. There is no verdict on fewer than all but that it fits, so that it goes on until the time

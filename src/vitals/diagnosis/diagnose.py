@@ -23,6 +23,8 @@ RULES: tuple[Rule, ...] = (
     learning_rate.too_high,
     learning_rate.batch_too_small,
     learning_rate.too_low,
+    signal.starts_far_apart,
+    signal.bursts,
     signal.exploding,
     signal.saturated_layer,
     signal.vanishing,

@@ -24,6 +24,12 @@ EXPLODED = 1e3
 """Growth of the gradient's norm that no learning brings."""
 
 
+FAR_APART = 20.0
+"""Times the loss of outputs that are the same for all samples that those before the first step have: their
+deviation is four times that of the targets or more. 32 with embeddings of unit normal weights in a product of
+64, 1 to 3 of healthy networks (measured)."""
+
+
 @dataclass(frozen=True)
 class DeadLayer:
     """A hidden layer that lets nothing through."""
@@ -72,6 +78,40 @@ def largest_update(run: Run, until: int | None) -> float:
     found = [point for tag in tags for point in run.history.series(tag)]
     ratios = [ratio for step, _, ratio in found if until is None or step <= until]
     return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
+
+
+@needs("loss/train_step", "facts/guess_loss", verdict="spread of the first outputs")
+def starts_far_apart(run: Run) -> Iterator[Finding]:
+    """Outputs began so far from each other that the run has not come down to what one guess for all has."""
+    above, guess = run.fact("start_over_level"), run.fact("guess_loss")
+    if not above > FAR_APART or not run.finished or not run.long_enough:
+        return
+    if not guess < run.last_loss < run.first_loss:
+        return
+    message = (
+        f"Before the first step the outputs for different samples were so far apart that the loss was "
+        f"{above:.3g} times that of their mean for all of them; it has come from {run.first_loss:.3g} to "
+        f"{run.last_loss:.3g}, where one guess for all has {guess:.3g}."
+    )
+    remedy = (
+        "Draw the weights smaller, so that outputs start no further apart than the targets: nn.Embedding "
+        "draws them with a deviation of 1."
+    )
+    yield Finding("bad-initialization", "fail", message, remedy, "outputs", above, FAR_APART)
+
+
+@needs("loss/train_step", verdict="exponentials between layers")
+def bursts(run: Run) -> Iterator[Finding]:
+    """Outputs grow faster than any power of the inputs, and the training suffers from it."""
+    thrown = any(finding.alarming and finding.cause == "learning-rate-too-high" for finding in run.checks)
+    if not run.fact("bursts", 0.0) or not (thrown or run.barely_learns):
+        return
+    message = (
+        "For inputs eight times as large the outputs are beyond all numbers, in double precision, too: an "
+        "exponential, or a power, stands between the layers, and its gradients grow as it does."
+    )
+    remedy = "Take an activation that grows no faster than its input: ReLU, GELU, ELU."
+    yield Finding("exploding-gradients", "fail", message, remedy, "outputs", exact=True)
 
 
 @needs("dead_units/")
