@@ -243,7 +243,9 @@ def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tenso
 def softmax_elsewhere(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether the loss applies softmax over the samples of the batch, or over places, instead of the classes:
     it stays the same when the outputs (N, C), (N, C, ...) or (N, ..., C) of each class are raised by a number
-    of its own, which no right loss of class numbers (N,) or (N, ...) does."""
+    of its own, which no right loss of class numbers (N,) or (N, ...) does; neither where all of them are one
+    and the same, since one that is linear in probabilities has the same mean over classes that are equally
+    common."""
     fits = (outputs.shape[:dim] + outputs.shape[dim + 1 :] == targets.shape for dim in (1, outputs.ndim - 1))
     dims = {dim for dim, fit in zip((1, outputs.ndim - 1), fits, strict=True) if fit}
     if len(dims) != 1 or kind_of(outputs) != "logits":
@@ -251,8 +253,11 @@ def softmax_elsewhere(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     outputs = outputs / outputs.abs().max().clamp_min(1e-30)  # beside huge ones a shift is lost in rounding
     shift = SHIFT * torch.arange(outputs.shape[dim := dims.pop()], device=outputs.device).to(outputs.dtype)
     shifted_outputs = outputs + shift.reshape([-1 if each == dim else 1 for each in range(outputs.ndim)])
-    plain, shifted = float(loss(outputs, targets)), float(loss(shifted_outputs, targets))
-    return abs(shifted - plain) < 1e-3 * max(1.0, abs(plain))
+    for labels in (targets, torch.full_like(targets, int(targets.flatten().mode().values))):
+        plain, shifted = float(loss(outputs, labels)), float(loss(shifted_outputs, labels))
+        if not abs(shifted - plain) < 1e-3 * max(1.0, abs(plain)):
+            return False
+    return True
 
 
 def _ignores_shift(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:

@@ -196,9 +196,8 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
-    result = Outputs(
-        bend, layers, noise, float(both.min()), zeros, places=places, grown=grown, dropped=dropped, bursts=bursts
-    )
+    found: Any = {"places": places, "grown": grown, "dropped": dropped, "bursts": bursts}
+    result = Outputs(bend, layers, noise, float(both.min()), zeros, **found)
     if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():
         return result
     with trial(model, loss, dropout=False) as copies, torch.no_grad():

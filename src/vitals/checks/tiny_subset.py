@@ -230,8 +230,8 @@ class TinySubset:
 def _nothing_arrives(seen: str, where: str) -> Finding:
     seen += "; all outputs are then the same, to the last digit: nothing of a sample arrives."
     remedy = (
-        "Look at where the outputs are read, as at the last step of a sequence, which may be padding, and for "
-        "a layer that passes nothing on."
+        "Look at where outputs are read, as at the last step of a sequence, which may be padding, and for a "
+        "layer that passes nothing on."
     )
     return Finding("vanishing-gradients", "fail", seen, remedy, where, threshold=ALIKE)
 

@@ -14,6 +14,9 @@ SHRUNK = 0.3
 OUTWEIGHS, LITTLE = 30.0, 0.1
 """Times that a part of the loss pulls as hard as that of the outputs, and accuracy above an even guess, from
 which it is too strong."""
+OUTPULLS = 3.0
+"""The first of these where a layer has died under it and nothing is learned: 9 where a penalty on the
+activations has put them out (measured)."""
 SAME, KEPT = 0.01, 0.1
 """Share of its first variance over samples that is left of a layer whose outputs a penalty has made the same
 for all, and share that the layer after it keeps by what comes from elsewhere, such as noise: 0.005 and 0.4 in
@@ -50,13 +53,17 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
         return
     beside, accuracy, chance = run.fact("beside"), run.accuracy("val"), run.fact("even_share")
-    if beside > OUTWEIGHS and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
+    died = death(run)
+    put_out = died if died and died.later and not run.learns else None  # by what wants to see no activation
+    limit = OUTPULLS if put_out else OUTWEIGHS
+    if beside > limit and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
         message = (
             f"What the loss takes beside the outputs of the network, as of features, pulled {beside:.2g} "
             f"times as hard as what it takes of these; {accuracy:.0%} of the validation samples are right."
         )
+        message = f"{message} {put_out.sentence}." if put_out else message
         remedy = "Lower the weight of that part of the loss until both pull alike."
-        yield Finding("regularization-too-strong", "warn", message, remedy, "loss", beside, OUTWEIGHS)
+        yield Finding("regularization-too-strong", "warn", message, remedy, "loss", beside, limit)
         return
     evaluated = run.values("loss/train_eval")
     chance = run.guess_loss
