@@ -217,6 +217,20 @@ def focal(outputs, targets, weight):
     return (weight((-each).exp()) * each).mean()
 
 
+def test_a_loss_that_is_linear_in_probabilities_is_no_softmax_over_the_batch():
+    images, labels = batch(256)
+    labels = torch.arange(len(labels)) % 10  # each class alike: all guesses for all cost the same
+
+    def absolute_errors(outputs, targets):
+        return F.l1_loss(outputs.softmax(1), F.one_hot(targets, 10).float())
+
+    def over_the_batch(outputs, targets):
+        return F.nll_loss(outputs.log_softmax(0), targets)
+
+    assert not check_loss_at_chance(convnet(), absolute_errors, images, labels).over_batch
+    assert check_loss_at_chance(convnet(), over_the_batch, images, labels).over_batch
+
+
 def test_a_loss_that_looks_away_from_wrong_answers_is_found():
     upside_down = check_loss_at_chance(convnet(), lambda out, y: focal(out, y, torch.square), *batch(256))
     assert named(upside_down) == {"wrong-initial-loss": "fail"}

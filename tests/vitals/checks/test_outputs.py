@@ -140,3 +140,16 @@ def test_outputs_in_proportion_to_the_inputs_are_those_of_a_network_without_bias
     for layer in (zeros.net[1], zeros.net[3]):
         nn.init.zeros_(layer.bias)
     assert not check_outputs(zeros, images).grown < 1e-5
+
+
+class Exponential(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+def test_exponentials_between_layers_burst_and_one_at_the_end_does_not() -> None:
+    images = batch(64)[0]
+    between = nn.Sequential(Exponential(), nn.Linear(32, 32), Exponential())
+    assert check_outputs(Deep(between, nn.Identity()), images).bursts
+    for between, after in ((nn.ReLU(), Exponential()), (nn.SELU(), nn.Identity())):
+        assert not check_outputs(Deep(between, after), images).bursts

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
 
-from vitals.checks.tiny_subset import GLANCE, check_tiny_subset
+from vitals.checks.tiny_subset import GLANCE, check_few_samples, check_tiny_subset
 from vitals.errors import UserError
 
 
@@ -173,6 +173,28 @@ SICK = {
         "non-finite-loss",
     ),
 }
+
+
+class OfTheLastStep(nn.Module):
+    """A GRU of sequences, with a row of zeros behind each of them, read at the last step."""
+
+    def __init__(self, outputs, padding):
+        super().__init__()
+        torch.manual_seed(0)
+        self.padding = padding
+        self.recur, self.head = nn.GRU(8, 16, batch_first=True), nn.Linear(16, outputs)
+
+    def forward(self, x):
+        return self.head(self.recur(F.pad(x, (0, 0, 0, self.padding)))[0][:, -1])
+
+
+@pytest.mark.parametrize("padding", [0, 150])
+def test_outputs_to_which_nothing_of_a_sample_arrives_are_named(padding):
+    x, y = torch.randn(64, 5, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
+    classes = check_tiny_subset(OfTheLastStep(4, padding), F.cross_entropy, x, y, max_steps=60)
+    values = check_few_samples(OfTheLastStep(1, padding), F.mse_loss, x[:20], x[:20, 0, :1], max_steps=60)
+    for result in (classes, values):
+        assert ("vanishing-gradients" in named(result)) is bool(padding)
 
 
 @pytest.mark.parametrize("name", SICK)

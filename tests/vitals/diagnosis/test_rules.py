@@ -614,3 +614,51 @@ def test_a_rate_of_fine_tuning_at_fresh_weights_asks_for_those_that_were_to_be_l
         run = record(level(), ratio=1e-6, measured=measured, **STUCK)
         [finding] = [each for each in diagnose(run, []) if each.alarming]
         assert ("strict=False" in finding.remedy) is said
+
+
+NUMBERS = {
+    "accuracy/train_eval": [],
+    "accuracy/val_eval": [],
+    "facts/chance_accuracy": [math.nan],
+    "facts/chance_loss": [math.nan],
+}
+"""A run whose targets are no class numbers."""
+
+
+def test_outputs_that_start_too_far_apart_are_why_the_loss_stays_above_that_of_a_guess() -> None:
+    for facts, found in (
+        ({"facts/start_over_level": [32.0], "facts/guess_loss": [0.8]}, ["bad-initialization"]),
+        ({"facts/start_over_level": [3.0], "facts/guess_loss": [0.8]}, []),
+        ({"facts/start_over_level": [32.0], "facts/guess_loss": [20.0]}, []),  # it came down
+    ):
+        assert alarms(record(falling(64.0, 6.0), measured=NUMBERS | facts)) == found
+
+
+def test_vectors_that_are_seldom_drawn_want_a_larger_rate_where_the_curvature_bears_it() -> None:
+    probes = {"rate_probe/0.1": [0.8296], "rate_probe/1": [0.8296], "rate_probe/10": [0.822]}
+    facts = probes | {"facts/guess_loss": [0.8], "curvature/bearable": [200.0]}
+    for largest, found in ((2.0, ["learning-rate-too-low"]), (50.0, [])):
+        measured = NUMBERS | facts | {"curvature/largest": [largest], "loss/train_eval": [0.76, 0.74]}
+        assert alarms(record(falling(0.93, 0.75), ratio=2e-4, measured=measured, fresh=0.0)) == found
+
+
+def test_activations_that_a_penalty_puts_out_are_its_fault_and_not_that_of_the_rate() -> None:
+    dead = {f"dead_units/{layer}": [0.0, *[1.0] * 9] for layer in LAYERS[1:2]}
+    for pull, found in ((9.0, ["regularization-too-strong"]), (0.5, ["dead-relu"])):
+        measured = dead | {"facts/beside": [pull], "facts/even_share": [0.1]}
+        run = record([2.8, *level(steps=199)], measured=measured, **STUCK)
+        assert alarms(run) == found
+
+
+def test_exponentials_between_layers_are_named_where_the_training_suffers() -> None:
+    measured = {"facts/bursts": [1.0]}
+    assert alarms(record(measured=measured)) == []
+    thrown = Finding("learning-rate-too-high", "warn", "The first update throws the loss.", exact=True)
+    run = Run(record(measured=measured).history, [thrown])
+    assert alarms(run)[0] == "exploding-gradients"
+
+
+def test_a_loss_of_another_scale_does_not_hide_that_nothing_moves() -> None:
+    probes = {"rate_probe/0.1": [0.17945], "rate_probe/1": [0.17938], "rate_probe/10": [0.1782]}
+    run = record(level(0.18), ratio=6e-5, measured=probes, **STUCK)
+    assert alarms(run) == ["learning-rate-too-low"]
