@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_low
-from vitals.diagnosis.run import ENOUGH, Run, needs
+from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding
 
 SHRUNK = 0.3
 """Share of its starting norm to which a healthy weight hardly ever shrinks."""
+GONE = 0.01
+"""The same from which nothing is left of them, where hardly more than a guess is learned."""
 OUTWEIGHS, LITTLE = 30.0, 0.1
 """Times that a part of the loss pulls as hard as that of the outputs, and accuracy above an even guess, from
 which it is too strong."""
@@ -47,8 +49,13 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         if name.endswith("weight") and len(norms) > 2 and norms[0] > 0
     }
     typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
-    if typical < SHRUNK and not run.learns and not starved(run):
-        message = f"The weights have shrunk to {typical:.1%} of their starting norm, and nothing is learned."
+    # What has no weights of that kind, as what each user adds to a rating, may be learned all the same.
+    gone = typical < GONE and run.finished and run.last_loss > BARELY * run.guess_loss > 0
+    if ((typical < SHRUNK and not run.learns) or gone) and not starved(run):
+        message = (
+            f"The weights have shrunk to {typical:.1%} of their starting norm, and "
+            f"{'little' if run.learns else 'nothing'} is learned."
+        )
         remedy = "Lower the weight decay until they keep their size."
         yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
         return

@@ -46,6 +46,9 @@ ADVERSARIES = {
 WON, GROWN = 0.02, 3.0
 """Share of its first value to which the loss of a discriminator that has won falls, and times its own that
 the generator's is then."""
+ASKED = 0.1
+"""Rise from 0 to 1 that is asked of a share, such as an accuracy, from which an end of the run for want of it
+is no sign that it has come to its end; those in use are 0.001 to 0.01."""
 FEWEST = 6
 """Measurements without which no metric is judged."""
 LOST = 0.15
@@ -117,7 +120,8 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
 
 
 def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
-    """What ends a run, or lowers its rate, because a metric gets better."""
+    """What ends a run, or lowers its rate, because a metric gets better, or though it does."""
+    yield from _asked_too_much(trainer)
     watchers: list[tuple[Any, str, str, str, bool]] = [
         (each, str(each.monitor), "underfitting", "ends the run", bool(each.stopped_epoch))
         for each in trainer.early_stopping_callbacks
@@ -142,6 +146,26 @@ def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
             message += f", and did so after epoch {watcher.stopped_epoch}." if ended else "."
             level: Level = "fail" if ended else "warn"
             yield Finding(cause, level, message, f"Give it mode='{right}'.", metric, exact=True)
+
+
+def _asked_too_much(trainer: L.Trainer) -> Iterator[Finding]:
+    """What has ended a run that still got better, as it asks for more than a share can rise."""
+    for each in trainer.early_stopping_callbacks:
+        if not isinstance(each, EarlyStopping) or not each.stopped_epoch:
+            continue
+        metric, delta, words = str(each.monitor), abs(each.min_delta), _words(parted(str(each.monitor))[0])
+        now, best = (
+            float(value) for value in (trainer.callback_metrics.get(metric, math.nan), each.best_score)
+        )
+        share = bool(words & HIGHER) and not words & TURNED and each.mode == "max" and 0 <= best < now <= 1
+        if share and delta >= ASKED:
+            message = (
+                f"EarlyStopping ended the run after epoch {each.stopped_epoch}, where {metric} had risen from "
+                f"{best:.3g} to {now:.3g}: it counts no rise below min_delta={delta:g}, and {metric} goes "
+                f"from 0 to 1."
+            )
+            remedy = f"Give it min_delta={delta / 100:g}, if percent were meant."
+            yield Finding("underfitting", "warn", message, remedy, metric, delta, ASKED, exact=True)
 
 
 def adversaries(run: Run) -> tuple[str, str] | None:

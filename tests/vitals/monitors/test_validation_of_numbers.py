@@ -156,3 +156,16 @@ def test_early_stopping_that_ends_a_run_for_getting_better(tmp_path: Path) -> No
             limit_val_batches=None,
         )
         assert alarms(diagnosis.findings) == found
+
+
+class Rising(Line):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_acc", 0.2 + 0.05 * self.current_epoch)
+
+
+def test_early_stopping_that_asks_more_than_an_accuracy_can_rise(tmp_path: Path) -> None:
+    for least, found in ((0.5, ["underfitting"]), (0.06, [])):
+        stops = EarlyStopping("val_acc", mode="max", min_delta=least, patience=1)
+        options: dict[str, Any] = {"train": planes(), "validation": planes(start=1), "max_epochs": 4}
+        _, _, diagnosis = watched(Rising(), tmp_path / f"{least}", stops, **options, limit_val_batches=None)
+        assert alarms(diagnosis.findings) == found
