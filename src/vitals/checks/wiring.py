@@ -32,7 +32,7 @@ from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.squashed import Squashed
-from vitals.probes.training_step import TrainingStep
+from vitals.probes.training_step import Path, TrainingStep
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -46,6 +46,8 @@ UNHEARD = 0.1
 APART = 0.7
 """Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
 first and the last their own."""
+PUSHED = 0.1
+"""Standard deviation of what is added to all weights, so that none of them is zero."""
 SEQUENCES, SHORTEST = 8, 4
 """Sequences of tokens that are looked at, and places below which they are none."""
 NAMES_SHOWN = 3
@@ -593,6 +595,8 @@ class WiringCheck(Check):
             found.append(_paired(*shapes))
         if setup.step is not None:
             found += [*_apart(setup.step), *_misgiven(setup.step.squashed)]
+            if not any(finding.cause == "frozen-parameters" for finding in found):  # that says more
+                found += _idle(setup.step)
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(
@@ -671,9 +675,8 @@ def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str
         above = name.rpartition(".")[0]
         while above and all(each in names for each in wanting if each.startswith(f"{above}.")):
             above = above.rpartition(".")[0]
-        while (
-            above and _package(model.get_submodule(above))[0] == "torch"
-        ):  # a list of layers, whoever made it
+        # Of a list of layers its owner is asked.
+        while above and _package(model.get_submodule(above))[0] == "torch":
             above = above.rpartition(".")[0]
         package, file = _package(model.get_submodule(above))
         if "-packages" in file and package not in ("torch", "lightning", "pytorch_lightning", "vitals"):
@@ -684,6 +687,35 @@ def _package(part: nn.Module) -> tuple[str, str]:
     """The package of the class of `part`, and the file that it is in."""
     module = type(part).__module__
     return module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
+
+
+def _idle(step: TrainingStep) -> list[Finding]:
+    """What a network is given of the batch and makes nothing of, whatever its weights: a branch that starts
+    at zero may come to it."""
+    rows = step.rows.of(step.rows.example)
+    found = []
+    if step.idle:
+        with trial(Path(step, ())) as copies, torch.no_grad():
+            path: Any = copies.model
+            for parameter in filter(torch.is_floating_point, path.parameters()):
+                parameter.add_(PUSHED * torch.randn_like(parameter))
+
+            def outputs(given: list[Tensor]) -> Tensor:
+                torch.manual_seed(0)
+                return path.outputs(given)  # type: ignore[no-any-return]
+
+            for number, place in step.idle.items():
+                other = [row.roll(1, 0) if each == place else row for each, row in enumerate(rows)]
+                if torch.equal(outputs(list(rows)), outputs(other)):
+                    found.append(str(number + 1))
+    if not found:
+        return []
+    seen = (
+        f"The outputs of the network stay the same, to the last digit, when samples exchange what it is "
+        f"given as argument {' and '.join(found)}: forward() makes nothing of it."
+    )
+    remedy = "Look for a name that stands where another was meant, as in a line that was copied."
+    return [Finding("input-constant", "warn", seen, remedy, "inputs", exact=True)]
 
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:

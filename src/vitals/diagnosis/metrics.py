@@ -160,9 +160,9 @@ def _asked_too_much(trainer: L.Trainer) -> Iterator[Finding]:
         share = bool(words & HIGHER) and not words & TURNED and each.mode == "max" and 0 <= best < now <= 1
         if share and delta >= ASKED:
             message = (
-                f"EarlyStopping ended the run after epoch {each.stopped_epoch}, where {metric} had risen from "
-                f"{best:.3g} to {now:.3g}: it counts no rise below min_delta={delta:g}, and {metric} goes "
-                f"from 0 to 1."
+                f"EarlyStopping ended the run after epoch {each.stopped_epoch}, where {metric} had risen "
+                f"from {best:.3g} to {now:.3g}: it counts no rise below min_delta={delta:g}, and "
+                f"{metric} goes from 0 to 1."
             )
             remedy = f"Give it min_delta={delta / 100:g}, if percent were meant."
             yield Finding("underfitting", "warn", message, remedy, metric, delta, ASKED, exact=True)

@@ -75,6 +75,9 @@ class TrainingStep:
         self.beside = 0
         """The classes C of the last call's outputs (N, C), where the loss takes class numbers, these outputs,
         and more of what was called; else 0."""
+        self.idle: dict[int, int] = {}
+        """Places among the arguments of the only call of what its outputs do not change with, and among the
+        rows of the batch."""
         with torch.no_grad():
             self.rows.exact = self._is_exact()
         if len(losses) == 1:
@@ -191,6 +194,13 @@ class TrainingStep:
             other = [*rows[:place], rows[place].roll(1, 0), *rows[place + 1 :]]
             if not torch.equal(outputs(Path(self, ()), other), whole):
                 given.append(place)
+        if len(self.calls) == 1:
+            self.idle = {
+                number: places.pop()
+                for number, argument in enumerate(self.calls[0].arguments)
+                if (places := {place for place, row in enumerate(rows) if _is_row(argument, row)})
+                and not places & {*given, *self.target_rows}
+            }
         if not given or self.rows.listed & set(given) or (len(given) == 1 and rows[given[0]].ndim < 2):
             return None
         path = Path(self, given)
@@ -603,6 +613,12 @@ class _Answers:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return next(self.given)
+
+
+def _is_row(argument: Any, row: Tensor) -> bool:
+    """Whether what a network is given is this row of the batch, and not the same for all samples."""
+    same = isinstance(argument, Tensor) and argument.shape == row.shape and torch.equal(argument, row)
+    return same and bool((row != row[:1]).any())
 
 
 def _detached(leaf: Any) -> Any:
