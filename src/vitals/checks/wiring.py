@@ -693,7 +693,7 @@ def _idle(step: TrainingStep) -> list[Finding]:
     """What a network is given of the batch and makes nothing of, whatever its weights: a branch that starts
     at zero may come to it."""
     rows = step.rows.of(step.rows.example)
-    found = []
+    numbers = []
     if step.idle:
         with trial(Path(step, ())) as copies, torch.no_grad():
             path: Any = copies.model
@@ -702,17 +702,18 @@ def _idle(step: TrainingStep) -> list[Finding]:
 
             def outputs(given: list[Tensor]) -> Tensor:
                 torch.manual_seed(0)
-                return path.outputs(given)  # type: ignore[no-any-return]
+                found: Tensor = path.outputs(given)
+                return found
 
             for number, place in step.idle.items():
                 other = [row.roll(1, 0) if each == place else row for each, row in enumerate(rows)]
                 if torch.equal(outputs(list(rows)), outputs(other)):
-                    found.append(str(number + 1))
-    if not found:
+                    numbers.append(str(number + 1))
+    if not numbers:
         return []
     seen = (
         f"The outputs of the network stay the same, to the last digit, when samples exchange what it is "
-        f"given as argument {' and '.join(found)}: forward() makes nothing of it."
+        f"given as argument {' and '.join(numbers)}: forward() makes nothing of it."
     )
     remedy = "Look for a name that stands where another was meant, as in a line that was copied."
     return [Finding("input-constant", "warn", seen, remedy, "inputs", exact=True)]

@@ -277,3 +277,39 @@ def test_labels_that_go_to_the_outputs_of_others_are_told(module: Any, said: boo
     checks = SanityChecks(["wiring"], on_fail="warn")
     fit(module(), None, checks)
     assert [f.cause for f in checks.findings if f.alarming] == ["labels-random"] * said
+
+
+class Product(nn.Module):
+    """Of the vectors of two numbers, the second of which may be left out, or may start at zero."""
+
+    def __init__(self, used: bool = True, start: float = 0.1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.users, self.films, self.used = nn.Embedding(20, 4), nn.Embedding(20, 4), used
+        nn.init.normal_(self.users.weight, std=start)
+
+    def forward(self, users: Tensor, films: Tensor) -> Tensor:
+        return (self.users(users) * self.films(films if self.used else users)).sum(1)
+
+
+class Ratings(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        users, films, y = batch
+        return F.mse_loss(self.net(users, films), y)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [(lambda: Product(used=False), True), (lambda: Product(), False), (lambda: Product(start=0.0), False)],
+    ids=["left out", "used", "behind zeros"],
+)
+def test_an_argument_of_which_the_network_makes_nothing_is_told(net: Any, said: bool) -> None:
+    checks = SanityChecks(["wiring"], on_fail="warn")
+    users, films = torch.randint(20, (2, 128), generator=torch.Generator().manual_seed(0))
+    rows = TensorDataset(users, films, torch.randn(128))
+    fit(Ratings(net()), None, checks, train=DataLoader(rows, 32))
+    causes = [finding.cause for finding in checks.findings if finding.alarming]
+    assert ("input-constant" in causes) is said
