@@ -49,15 +49,8 @@ NORMED = ("rate-with-one-zero-too-many", "no-zero-grad")
 OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches", "evaluated", "samples")}
 
 
-NOT_HERE = {
-    "facts/guess_loss",
-    "facts/beside",
-    "facts/even_share",
-    "facts/left_out",
-    "facts/unused",
-    "facts/homogeneous",
-}
-NOT_HERE |= {"facts/places"}
+NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out", "facts/homogeneous"}
+NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts"}
 """Facts of losses without class numbers, and of the checks before learning, which are left out here."""
 
 

@@ -227,13 +227,13 @@ class TinySubset:
         )
 
 
-def _nothing_arrives(seen: str, where: str) -> Finding:
+def _nothing_arrives(seen: str, where: str, cause: str = "vanishing-gradients") -> Finding:
     seen += "; all outputs are then the same, to the last digit: nothing of a sample arrives."
     remedy = (
-        "Look at where outputs are read, as at the last step of a sequence, which may be padding, and for a "
-        "layer that passes nothing on."
+        "Look at where outputs are read, as at the last step of a sequence, which may be padding, for a "
+        "layer that passes nothing on, and for numbers that a table does not know."
     )
-    return Finding("vanishing-gradients", "fail", seen, remedy, where, threshold=ALIKE)
+    return Finding(cause, "fail", seen, remedy, where, threshold=ALIKE)
 
 
 def _are_alike(outputs: Tensor) -> bool:
@@ -323,6 +323,8 @@ class FewSamples:
     """The loss, before the first step, of outputs that are for all samples what they are in the mean."""
     alike: bool = False
     """Whether each attempt ends in outputs that are the same for all samples, to rounding."""
+    whole: bool = False
+    """Whether the inputs are whole numbers, such as ids, which may all be looked up in one place."""
 
     @property
     def final(self) -> tuple[str, tuple[float, ...]]:
@@ -349,7 +351,8 @@ class FewSamples:
             remedy = "Scale the targets to mean 0 and deviation 1, or start the last bias at their mean."
             return [Finding("wrong-initial-loss", "warn", seen, remedy, where, start, self.constant)]
         if all(map(self._stays_at_the_guess, self.attempts)) and self.alike:
-            return [_nothing_arrives(seen, where)]
+            cause = "input-constant" if self.whole else "vanishing-gradients"
+            return [_nothing_arrives(seen, where, cause)]
         if all(map(self._stays_at_the_guess, self.attempts)):
             seen += f", where it stays: no better than the one best guess for all, {self.constant:.4g}."
             remedy = "Look for a layer that passes nothing on, and for inputs that are all alike."
@@ -416,7 +419,8 @@ def check_few_samples(
         if losses[-1] < FALLEN * losses[0]:
             break
     samples = len(inputs) if isinstance(inputs, Tensor) else len(inputs[0]) if inputs else 1
-    return FewSamples(tuple(attempts), samples, constant, zero, level, alike)
+    whole = isinstance(inputs, Tensor) and not inputs.is_floating_point()
+    return FewSamples(tuple(attempts), samples, constant, zero, level, alike, whole)
 
 
 def _with_configured_rate(copies: Trial) -> Optimizer:
