@@ -691,9 +691,10 @@ def _package(part: nn.Module) -> tuple[str, str]:
 
 def _idle(step: TrainingStep) -> list[Finding]:
     """What a network is given of the batch and makes nothing of, whatever its weights: a branch that starts
-    at zero may come to it."""
+    at zero may come to it. Numbers of things, of which networks take several alike, are easily exchanged; of
+    what else is left alone it is only noted."""
     rows = step.rows.of(step.rows.example)
-    numbers = []
+    found: dict[str, Tensor] = {}
     if step.idle:
         with trial(Path(step, ())) as copies, torch.no_grad():
             path: Any = copies.model
@@ -702,21 +703,24 @@ def _idle(step: TrainingStep) -> list[Finding]:
 
             def outputs(given: list[Tensor]) -> Tensor:
                 torch.manual_seed(0)
-                found: Tensor = path.outputs(given)
-                return found
+                made: Tensor = path.outputs(given)
+                return made
 
             for number, place in step.idle.items():
-                other = [row.roll(1, 0) if each == place else row for each, row in enumerate(rows)]
-                if torch.equal(outputs(list(rows)), outputs(other)):
-                    numbers.append(str(number + 1))
-    if not numbers:
+                moved = rows[place].roll(1, 0)
+                other = [moved if each == place else row for each, row in enumerate(rows)]
+                alike = torch.equal(moved, rows[place])  # as masks of texts of one length
+                if not alike and torch.equal(outputs(list(rows)), outputs(other)):
+                    found[str(number + 1)] = moved
+    if not found:
         return []
     seen = (
         f"The outputs of the network stay the same, to the last digit, when samples exchange what it is "
-        f"given as argument {' and '.join(numbers)}: forward() makes nothing of it."
+        f"given as argument {' and '.join(found)}: forward() makes nothing of it."
     )
     remedy = "Look for a name that stands where another was meant, as in a line that was copied."
-    return [Finding("input-constant", "warn", seen, remedy, "inputs", exact=True)]
+    things = any(not row.is_floating_point() and int(row.max()) > 1 for row in found.values())
+    return [Finding("input-constant", "warn" if things else "note", seen, remedy, "inputs", exact=True)]
 
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
