@@ -1,6 +1,7 @@
 """Norms of many tensors at once."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ def to_host(parts: Sequence[Tensor]) -> list[list[float]]:
     """The values of each part, of any shape, as a flat list, in a single transfer; all on one device."""
     if not parts:
         return []
-    flat = torch.cat([part.detach().reshape(-1).float() for part in parts]).cpu()
-    return [part.tolist() for part in flat.split([part.numel() for part in parts])]
+    values = iter(torch.cat([part.detach().reshape(-1).float() for part in parts]).tolist())
+    return [list(islice(values, part.numel())) for part in parts]
 
 
 def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:

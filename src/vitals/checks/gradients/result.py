@@ -85,10 +85,12 @@ class ParameterSummary:
 
     @property
     def kinks(self) -> int:
+        """Rows whose step went across a kink, as of a ReLU, so that they say nothing."""
         return sum(row.kink for row in self.rows)
 
     @property
     def too_small(self) -> int:
+        """Further rows whose gradients are too small to be compared."""
         return sum(row.too_small for row in self.rows if not row.kink)
 
     @property
@@ -98,6 +100,7 @@ class ParameterSummary:
 
     @property
     def max_error(self) -> float | None:
+        """The largest relative error of the rows that count; None without any."""
         return max(self.relative_errors, default=None)
 
     @property
@@ -165,6 +168,7 @@ class GradientCheck:
 
     @property
     def max_error(self) -> float | None:
+        """The largest relative error of the rows that count; None without any."""
         """Relative, 0 to 2, over the rows that count; None where none does."""
         return max(self.relative_errors, default=None)
 
