@@ -33,9 +33,15 @@ class RunningStatistics:
     """Of the training."""
     values: dict[str, int]
     """Of the layers that train: over how many values they take mean and variance of a channel."""
+    normalizes: bool
+    """Whether there are any that train."""
 
     def findings(self) -> list[Finding]:
-        """What is wrong, the most important first; `wiring-correct` where nothing is."""
+        """What is wrong, the most important first; `wiring-correct` where nothing is, `skipped` where there
+        is nothing to look at."""
+        if not self.normalizes:
+            seen = "No BatchNorm takes statistics from the batches."
+            return [Finding("skipped", "note", seen, where="running statistics")]
         pairs = [name for name, count in self.values.items() if count <= PAIR]
         if pairs:
             seen = (
@@ -76,7 +82,13 @@ def check_running_statistics(
         and layer.momentum is not None
         and not has_statistics(layer)
     }
-    return RunningStatistics(stale, batches, _values(model, inputs) if inputs is not None else {})
+    normalizes = _normalizes(model)
+    values = _values(model, inputs) if normalizes and inputs is not None else {}
+    return RunningStatistics(stale, batches, values, normalizes)
+
+
+def _normalizes(model: nn.Module) -> bool:
+    return any(isinstance(layer, _BatchNorm) and layer.training for layer in model.modules())
 
 
 def _values(model: nn.Module, inputs: Inputs) -> dict[str, int]:
@@ -98,8 +110,7 @@ class RunningStatisticsCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        norms = any(isinstance(part, _BatchNorm) and part.training for part in setup.model.modules())
-        inputs = setup.batch(setup.batch_size)[0] if norms else None
+        inputs = setup.batch(setup.batch_size)[0] if _normalizes(setup.model) else None
         result = check_running_statistics(setup.model, setup.total_batches, inputs)
         seen = f"{max(result.stale.values(), default=0.0):.1%} of the first are left"
         return Outcome(result.findings(), seen, f"{LEFT:.0%} at most", result)
