@@ -57,7 +57,7 @@ class Outputs:
     """With weights that train."""
     noise: float
     """Root mean square of the difference of two passes over the same samples in evaluation mode, dropout
-    layers left out, over the spread of the outputs."""
+    layers left out, over the spread of the outputs; 0 where weights are drawn, and nothing of a sample."""
     lowest: float
     zeros: float
     """Share of the outputs that are exactly zero."""
@@ -180,6 +180,9 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         grown = math.nan
         if inputs.is_floating_point() and all(each.ndim > 1 for each in copies.model.parameters()):
             grown = _share(copies.outputs(2 * one) - 2 * first, first)
+        # Weights that are drawn for each pass, as in a Bayesian network, are the same for all samples of it.
+        twins = copies.outputs(one[:1].expand(2, *one.shape[1:]).contiguous())
+        of_weights = _share(twins[0] - twins[1], first) < RANDOM
         bursts = bool(inputs.is_floating_point() and first.isfinite().all()) and _bursts(copies, one)
     dropped = 0.0
     if loss is not None and isinstance(targets, Tensor) and not isinstance(model, StepModel):
@@ -196,6 +199,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
+    noise = 0.0 if noise > RANDOM and of_weights else noise
     found: Any = {"places": places, "grown": grown, "dropped": dropped, "bursts": bursts}
     result = Outputs(bend, layers, noise, float(both.min()), zeros, **found)
     if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():

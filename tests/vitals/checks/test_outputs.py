@@ -35,6 +35,13 @@ class Averages(nn.Dropout):
         return F.dropout(x, self.p, True)
 
 
+class Bayesian(nn.Linear):
+    """Draws its weights for each pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight + 0.1 * torch.randn_like(self.weight), self.bias)
+
+
 POOLED_FIRST = nn.Sequential(
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 10)
 )
@@ -56,6 +63,7 @@ HEALTHY = {
     "one layer": mlp(),
     "convnet": convnet(norm=True, dropout=0.5),
     "softplus": Deep(nn.ReLU(), nn.Softplus()),
+    "weights drawn on purpose": Deep(nn.Sequential(nn.ReLU(), Bayesian(32, 32)), nn.Identity()),
     "dropped on purpose": Deep(nn.Sequential(nn.ReLU(), Averages()), nn.Identity()),
 }
 
