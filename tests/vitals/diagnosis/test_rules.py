@@ -86,6 +86,18 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
 
 
+def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the_rate() -> None:
+    """As that of a student whose teacher is its own slow copy, which grows surer."""
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
+    unknown |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    unknown |= {"facts/configured_rate": [0.1]}
+    rising = [1.5 + 2.5 * step / STEPS for step in range(STEPS)]
+    high = ["learning-rate-too-high"]
+    for works, ratio, said in ((math.nan, 3e-3, []), (0.01, 3e-3, high), (math.nan, 0.2, high)):
+        run = record(rising, ratio=ratio, measured=unknown | {"facts/working_rate": [works]})
+        assert alarms(run) == said
+
+
 def test_masks_have_many_classes_each_so_that_fewer_samples_are_many() -> None:
     able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
     masks = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
