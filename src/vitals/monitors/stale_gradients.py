@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.double import double
-from vitals.measures.norms import dense, real
+from vitals.measures.norms import dense, norms, real
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
 from vitals.recorder import shared_twin
@@ -36,6 +36,11 @@ IN_VAIN = 3
 """Steps in a row that go by the last of several batches alone, the gradients of the others being cleared
 before it."""
 
+STEPS, MOUNTING, GROWN, OLD, HELD = 20, 10, 2.0, 0.2, 8
+"""Steps of each of several optimizers that are looked at; how many in a row find the gradients of the step
+before in place, with all but a share of what they were; by which factor they have grown by then; and of how
+many parameters. Gradients that are set to zero in place are no longer what they were, or do not grow so."""
+
 
 class StaleGradients(Monitor):
     """Measures how much of the gradient of the step before is left in that of three early steps.
@@ -47,7 +52,8 @@ class StaleGradients(Monitor):
     Where no parameter has a gradient as `backward` begins, nothing of the old one can be in the new. Else the
     gradient of the batch alone is made anew for comparison, on a copy that shares the parameters. Not
     measured under gradient accumulation or a gradient scaler, where the two differ for good reasons. Where
-    batches are accumulated by hand and cleared before each of them, it says so.
+    batches are accumulated by hand and cleared before each of them, it says so; and where there are several
+    optimizers, whether the gradients of one mount from step to step.
     """
 
     charts: ClassVar[Charts] = {
@@ -64,6 +70,9 @@ class StaleGradients(Monitor):
         self.batches = 0
         self.cleared: bool | None = None
         """Whether no gradient was left as the first `backward` since the last step began."""
+        self.several: dict[int, tuple[int, float, list[tuple[Tensor, Tensor]]]] = {}
+        """Of each of several optimizers: steps in a row at which gradients were left, their size at the
+        first, and the gradients, as they are held and as they were."""
         self.asked_in = self.lost = self.vain = 0
         """The batch of the last `backward`; batches since the last step whose gradients were cleared without
         one; and steps in a row before which that was so of all but one."""
@@ -71,18 +80,20 @@ class StaleGradients(Monitor):
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         self.active = self.active and not scaled and trainer.accumulate_grad_batches == 1
-        self.active = self.active and len(trainer.optimizers) == 1
         self.first = trainer.global_step
+        self.several = {}
+        self.looks = STEPS * len(trainer.optimizers)
+        """Left, where there are several optimizers."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.active:
+        if self.active and len(trainer.optimizers) == 1:
             self.batch = batch
             self.batches += 1
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not self.active:
+        if not self.active or len(trainer.optimizers) != 1:
             return
         parameters = _held(trainer.optimizers[0])
         if self.cleared is None:
@@ -96,7 +107,10 @@ class StaleGradients(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        self.guarded(self._look, trainer, pl_module, optimizer)
+        if len(trainer.optimizers) == 1:
+            self.guarded(self._look, trainer, pl_module, optimizer)
+        elif self.active:
+            self.guarded(self._look_at_one_of, trainer, optimizer)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
         # LBFGS and accumulation by hand see several gradients for a step, or several batches.
@@ -114,6 +128,42 @@ class StaleGradients(Monitor):
             self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         if step >= max(PAIRS):
             self.active, self.batch = False, None
+
+    def _look_at_one_of(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
+        held = [p.grad for p in _held(optimizer) if p.grad is not None and p.grad.layout == torch.strided][
+            :HELD
+        ]
+        steps, size, before = self.several.get(id(optimizer), (0, 0.0, []))
+        # Those that are cleared as is usual make room for others.
+        left = (
+            bool(held)
+            and len(held) == len(before)
+            and all(now is then for now, (then, _) in zip(held, before, strict=True))
+        )
+        if left:
+            old = [was for _, was in before]
+            share = float(stale_share(held, [torch.zeros_like(each) for each in held], old))
+            steps = steps + 1 if share > 1 - OLD else 0
+        else:
+            steps = 0
+        now = float(norms(held).norm()) if left else 0.0
+        size = size if steps > 1 else now
+        self.several[id(optimizer)] = steps, size, [(each, each.detach().clone()) for each in held]
+        if steps == MOUNTING and now > GROWN * size:
+            number = [id(each) for each in trainer.optimizers].index(id(optimizer))
+            message = (
+                f"In {steps} steps in a row the gradients of optimizer {number} were those of the step "
+                f"before, with what had come since, and grew to {now / size:.1f} times what they were: "
+                f"nothing clears them."
+            )
+            remedy = "Call zero_grad() of each optimizer before the backward of its loss."
+            fault = Finding(
+                "gradients-accumulate", "fail", message, remedy, "gradient", now / size, GROWN, exact=True
+            )
+            self.say(trainer, fault)
+        self.looks -= 1
+        if not self.looks:
+            self.active, self.several = False, {}
 
     def _count_lost(self, trainer: L.Trainer) -> None:
         batches, lost = self.batches, self.lost

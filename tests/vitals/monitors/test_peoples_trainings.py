@@ -1,6 +1,6 @@
 """What people's trainings have beside a network and a loss, and what is said of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vitals.monitors.first_layer_filters import FirstLayerFilters
 from vitals.monitors.loss_parameters import LossParameters
 from vitals.monitors.modes import Modes
 from vitals.monitors.non_finite import NonFinite
+from vitals.monitors.stale_gradients import StaleGradients
 from vitals.monitors.update_ratio import UpdateRatio
 from vitals.recorder import Recorder
 
@@ -214,6 +215,37 @@ def test_an_optimizer_that_never_steps_is_named(forgotten: bool, tmp_path: Path)
     monitor = LossParameters()
     fit(TwoByHand(forgotten), tmp_path, monitor, max_epochs=8, limit_val_batches=0)
     assert [finding.where for finding in monitor.findings] == (["net.1.weight"] if forgotten else [])
+
+
+class Cleared(TwoByHand):
+    """Two optimizers whose gradients are taken away, set to zero, or left."""
+
+    def __init__(self, clear: Callable[[Any], object]) -> None:
+        super().__init__(False)
+        self.clear = clear
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            self.clear(optimizer)
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("clear", "said"),
+    [
+        (lambda optimizer: optimizer.zero_grad(), False),
+        (lambda optimizer: optimizer.zero_grad(set_to_none=False), False),
+        (lambda optimizer: None, True),
+    ],
+    ids=["taken away", "zeros", "left"],
+)
+def test_gradients_that_mount_under_several_optimizers_are_named(
+    clear: Any, said: bool, tmp_path: Path
+) -> None:
+    monitor = StaleGradients()
+    fit(Cleared(clear), tmp_path, monitor, max_epochs=8, limit_val_batches=0)
+    assert [finding.cause for finding in monitor.findings] == ["gradients-accumulate"] * 2 * said
 
 
 class Toggled(TwoByHand):
