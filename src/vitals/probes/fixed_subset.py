@@ -89,15 +89,16 @@ class FixedSubsets:
                 self.training = self._kept([batch], samples, step)
 
     def _stays(self, loader: Any) -> bool:
-        """Whether samples are the same when they are drawn once more."""
+        """Whether samples are the same when they are drawn once more, and enter the network as those of
+        validation do: not smaller in the first epochs, for instance."""
+        module = self.twin.module
         try:
-            first, second = (
-                self._kept(map(self.preparation, each), FEW, self.twin.module.training_step)[0]
-                for each in twice(loader, FEW)
-            )
-        except Exception:  # a data set may want other places than numbers
+            one, other = (list(map(self.preparation, each)) for each in twice(loader, FEW))
+            first, second = (self._kept(each, FEW, module.training_step)[0] for each in (one, other))
+            validated = self._kept(one, FEW, module.validation_step)[0]
+        except Exception:  # a data set may want other places than numbers, a validation other batches
             return False
-        return isinstance(first, Tensor) and torch.equal(first, second)
+        return isinstance(first, Tensor) and torch.equal(first, second) and torch.equal(first, validated)
 
     @cached_property
     def validation(self) -> tuple[Any, Any] | None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from foreign import Foreign, Manual, convnet, digits, fit, loader, mlp
 from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitals.diagnosis.callback import Diagnosis
@@ -157,6 +158,23 @@ def test_without_class_numbers_the_subsets_have_a_loss_alone(tmp_path: Path) -> 
     assert curves.findings == []
     assert "loss/train_eval" in events.tags()
     assert "accuracy/train_eval" not in events.tags()
+
+
+class Smaller(Foreign):
+    """Trains on images of half the size in the first epochs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return super().training_step((F.avg_pool2d(x, 2) if self.current_epoch < 2 else x, y), batch_idx)
+
+
+@pytest.mark.parametrize(("kind", "as_is"), [(Foreign, 1.0), (Smaller, 0.0)])
+def test_samples_that_a_step_prepares_otherwise_than_validation_are_not_as_they_are_stored(
+    kind: type[Foreign], as_is: float, tmp_path: Path
+) -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
+    _, _, diagnosis = watched(kind(net), tmp_path, LearningCurves(1), limit_val_batches=1)
+    assert diagnosis.recorder.history.last("facts/train_as_is") == as_is
 
 
 def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
