@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from vitals.installed import is_installed
+
 LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<frozen")
 """Where code is from that nobody wrote for their own training, besides packages that were installed."""
 
@@ -84,7 +86,7 @@ def failed_at(error: BaseException) -> str:
     there is none."""
     lines = traceback.extract_tb(error.__traceback__)
     theirs = [line for line in lines if not line.filename.startswith(LIBRARIES)]
-    theirs = [line for line in theirs if "-packages" not in line.filename]
+    theirs = [line for line in theirs if not is_installed(Path(line.filename))]
     if not theirs:
         return ""
     last = theirs[-1]

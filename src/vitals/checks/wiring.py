@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,16 +24,16 @@ from vitals.checks.chance import (
 )
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
+from vitals.checks.handed_over import handed_over, left_alone
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
+from vitals.installed import is_installed
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
-from vitals.probes.squashed import Squashed
-from vitals.probes.training_step import Path, TrainingStep
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -43,11 +44,6 @@ FOLLOWING = 0.9
 """Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
-APART = 0.7
-"""Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
-first and the last their own."""
-PUSHED = 0.1
-"""Standard deviation of what is added to all weights, so that none of them is zero."""
 SEQUENCES, SHORTEST = 8, 4
 """Sequences of tokens that are looked at, and places below which they are none."""
 NAMES_SHOWN = 3
@@ -352,8 +348,6 @@ def check_wiring(
         except RuntimeError as error:
             if "checkpoint is incompatible" not in str(error):
                 raise
-    with trial(model, loss, dropout=False) as copies:
-        copies.model.eval()
         future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
@@ -591,12 +585,10 @@ class WiringCheck(Check):
             }
             learn, total = learn + len(names - cut), total + len(names)
         found = [finding for result, _ in results for finding in result.findings()]
-        if setup.step is not None and (shapes := setup.step.every_output_with_every_target()):
-            found.append(_paired(*shapes))
         if setup.step is not None:
-            found += [*_apart(setup.step), *_misgiven(setup.step.squashed)]
+            found += handed_over(setup.step)
             if not any(finding.cause == "frozen-parameters" for finding in found):  # that says more
-                found += _idle(setup.step)
+                found += left_alone(setup.step)
         if any(finding.alarming for finding in found):
             found = [finding for finding in found if finding.level != "ok"]
         return Outcome(
@@ -618,55 +610,6 @@ class WiringCheck(Check):
         return 3 * pace.copy + pace.steps(size, count=3.5) + pace.passes(4, count=5)
 
 
-def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
-    seen = (
-        f"The loss compares each output with the targets of all samples, and stays the same when these are "
-        f"exchanged: outputs have the shape {outputs} and targets {targets}, which are broadcast to each "
-        f"other."
-    )
-    remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
-    return Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)
-
-
-def _misgiven(seen_by: Squashed) -> list[Finding]:
-    """Losses that take what they are given for something else."""
-    found = []
-    if seen_by.shares:
-        seen = (
-            "kl_div gets probabilities, which lie between 0 and 1 and sum to 1, where it takes their "
-            "logarithms: it goes below zero, and what it is least for is no distribution like the target's."
-        )
-        remedy = "Give kl_div the outputs of log_softmax first, and the target's probabilities second."
-        found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "loss", exact=True))
-    if seen_by.ends is not None:
-        low, high = seen_by.ends
-        seen = (
-            f"The targets of a binary cross-entropy go from {low:.3g} to {high:.3g}, where it takes shares "
-            f"from 0 to 1: beyond them it has no least value, and the outputs grow without end."
-        )
-        remedy = "Scale the targets to 0 to 1, as masks of 0 and 255, or take a loss for numbers."
-        found.append(Finding("wrong-initial-loss", "fail", seen, remedy, "targets", high, 1.0, exact=True))
-    return found
-
-
-def _apart(step: TrainingStep) -> list[Finding]:
-    try:
-        apart, known = step.labels_apart()
-    except Exception:  # steps of which samples or labels cannot be exchanged
-        return []
-    if not known or apart < APART * known:
-        return []
-    seen = (
-        f"The class number of {apart} of {known} samples looked at goes to the outputs of other samples, and "
-        f"not to the rows that the network gets for the sample itself."
-    )
-    remedy = (
-        "Bring labels and outputs into one order: y.repeat(k) behind cat of k views, y.repeat_interleave(k) "
-        "where those of a sample lie together; sort and shuffle both alike."
-    )
-    return [Finding("labels-random", "fail", seen, remedy, "labels", apart / known, APART, exact=True)]
-
-
 def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
     """Of the parameters called `names`, which the loss does not depend on, those in parts that a class of
     somebody's library has: whoever takes some of its outputs, or calls its first stages, knows of it."""
@@ -679,7 +622,7 @@ def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str
         while above and _package(model.get_submodule(above))[0] == "torch":
             above = above.rpartition(".")[0]
         package, file = _package(model.get_submodule(above))
-        if "-packages" in file and package not in ("torch", "lightning", "pytorch_lightning", "vitals"):
+        if is_installed(Path(file)) and package not in ("torch", "lightning", "pytorch_lightning", "vitals"):
             yield name
 
 
@@ -687,40 +630,6 @@ def _package(part: nn.Module) -> tuple[str, str]:
     """The package of the class of `part`, and the file that it is in."""
     module = type(part).__module__
     return module.partition(".")[0], str(getattr(sys.modules.get(module), "__file__", ""))
-
-
-def _idle(step: TrainingStep) -> list[Finding]:
-    """What a network is given of the batch and makes nothing of, whatever its weights: a branch that starts
-    at zero may come to it. Numbers of things, of which networks take several alike, are easily exchanged; of
-    what else is left alone it is only noted."""
-    rows = step.rows.of(step.rows.example)
-    found: dict[str, Tensor] = {}
-    if step.idle:
-        with trial(Path(step, ())) as copies, torch.no_grad():
-            path: Any = copies.model
-            for parameter in filter(torch.is_floating_point, path.parameters()):
-                parameter.add_(PUSHED * torch.randn_like(parameter))
-
-            def outputs(given: list[Tensor]) -> Tensor:
-                torch.manual_seed(0)
-                made: Tensor = path.outputs(given)
-                return made
-
-            for number, place in step.idle.items():
-                moved = rows[place].roll(1, 0)
-                other = [moved if each == place else row for each, row in enumerate(rows)]
-                alike = torch.equal(moved, rows[place])  # as masks of texts of one length
-                if not alike and torch.equal(outputs(list(rows)), outputs(other)):
-                    found[str(number + 1)] = moved
-    if not found:
-        return []
-    seen = (
-        f"The outputs of the network stay the same, to the last digit, when samples exchange what it is "
-        f"given as argument {' and '.join(found)}: forward() makes nothing of it."
-    )
-    remedy = "Look for a name that stands where another was meant, as in a line that was copied."
-    things = any(not row.is_floating_point() and int(row.max()) > 1 for row in found.values())
-    return [Finding("input-constant", "warn" if things else "note", seen, remedy, "inputs", exact=True)]
 
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
@@ -736,7 +645,7 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
         left = tuple(name for name in result.unreached if name not in unused)
         result = replace(result, unreached=left, unused=unused)
     if setup.step is not None and setup.gives == "loss":
-        found = setup.step.squashed  # of outputs that nobody else can be asked for
+        found = setup.step.loss_arguments  # of outputs that nobody else can be asked for
         result = replace(
             result, softmax_twice=found.classes > 0, classes=found.classes, binary_floor=found.binary_floor
         )

@@ -1,16 +1,17 @@
-"""In what order the training data come, and whether they repeat: read off the batches of the training."""
+"""In what order the training data come, whether they repeat, and whether validation has some of them: read
+off the batches of both."""
 
 from collections.abc import Sequence, Sized
 from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitals.findings import Finding
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.double import double
+from vitals.measures.image_versions import ASKED, FAR, KIN, NEAR, sketches, versions
 from vitals.monitors.monitor import Monitor
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
@@ -32,16 +33,11 @@ table, 0 of one that is shuffled; series that rise and fall stay below."""
 OVERLAP = 0.1
 """Share of the samples of validation that are training samples, too, number by number: 0.97 where images are
 repeated four times before a fifth is split off, none where the set is split first."""
-NEAR, FAR, FAMILY, VERSIONS = 0.3, 50, 8, 0.5
-"""Distance of an image of validation to the nearest image of the training, over that to the 50th nearest,
-and of one of the first eight over that to the next, below both of which it is a version of one; and share of
-those looked at. Of images that were mirrored, shifted and made noisy before they were split 0.68 to 0.71 are,
-of CIFAR-10, of digits and of drawn shapes that were split first none, and of drawn rings, which differ in two
-or three numbers alone, 0.38 (measured)."""
-KIN, ASKED = 2**13, 500
-"""Images of training and of validation that are compared."""
-SKETCH = 8
-"""Rows and columns to which an image is averaged for that."""
+VERSIONS = 0.5
+"""Share of the images of validation looked at that are versions of one of the training. Of images that were
+mirrored, shifted and made noisy before they were split 0.68 to 0.71 are, of CIFAR-10, of digits and of drawn
+shapes that were split first none, and of drawn rings, which differ in two or three numbers alone, 0.38
+(measured)."""
 UNLIKE = 0.9
 """Share of different values from which a column of a table is one of measured numbers: two rows that agree in
 it are one, and not two of a few that there are."""
@@ -51,9 +47,11 @@ class DataOrder(Monitor):
     """Looks at labels and samples of the first two epochs as the training step gets them.
 
     A loader may say nothing of itself: a stream, a sampler or a shuffle buffer of somebody's own. Kept are a
-    number for each sample and its labels, on the device. What it finds are findings: batches of like labels,
-    and as notes few samples that come again and again, or the same order in both epochs. It draws no curve;
-    the history has `facts/samples_seen` and `facts/samples_different`, of the first epoch.
+    number for each sample and its labels, on the device, and of images a sketch. What it finds are findings:
+    batches of like labels or in the order of what is to be predicted, samples of validation that are those of
+    the training or versions of them, and as notes few samples that come again and again, or the same order in
+    both epochs. It draws no curve; the history has `facts/samples_seen` and `facts/samples_different`, of the
+    first epoch.
     """
 
     station = "before"
@@ -120,7 +118,7 @@ class DataOrder(Monitor):
                 self.measured = _are_measured(large, values)
             prints.append((values @ self.weights).float())
             if not self.epochs and self.measured and self.samples < KIN:
-                self.sketches[0].extend(_sketches(large))
+                self.sketches[0].extend(sketches(large))
         self.coming = labels, prints, len(rows[0]) if rows else 0
 
     def on_validation_batch_start(
@@ -139,7 +137,7 @@ class DataOrder(Monitor):
             if values.shape[1] == len(self.weights):
                 self.validated.append((values @ self.weights).float())
                 if sum(map(len, self.sketches[1])) < ASKED:
-                    self.sketches[1].extend(_sketches(large))
+                    self.sketches[1].extend(sketches(large))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.active:
@@ -196,7 +194,7 @@ class DataOrder(Monitor):
 
     def _compare(self, trainer: L.Trainer, prints: Tensor) -> None:
         validated = torch.cat(self.validated).cpu() if self.validated else torch.zeros(0)
-        near, asked = _versions(*self.sketches)
+        near, asked = versions(*self.sketches)
         self.validated, self.sketches = [], ([], [])
         known = int(torch.isin(validated, prints).sum())
         sizes = [_size(loader) for loader in (trainer.val_dataloaders, trainer.train_dataloader)]
@@ -256,27 +254,6 @@ def _some(row: Tensor) -> Tensor:
     in batches of any size."""
     values = row.detach().flatten(1)
     return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
-
-
-def _sketches(row: Tensor) -> list[Tensor]:
-    """Of images (N, C, H, W) their brightness in `SKETCH` rows and columns, of mean 0 and length 1 (N, 64);
-    nothing of other rows."""
-    if row.ndim != 4 or min(row.shape[2:]) < SKETCH:
-        return []
-    small = F.adaptive_avg_pool2d(row.detach().float().mean(1, keepdim=True), SKETCH).flatten(1)
-    return [F.normalize(small - small.mean(1, keepdim=True)).cpu()]
-
-
-def _versions(training: list[Tensor], validation: list[Tensor]) -> tuple[int, int]:
-    """How many images of `validation` are versions of one of the `training`, of how many."""
-    if not validation or sum(map(len, training)) < 4 * FAR:
-        return 0, 0
-    known, asked = torch.cat(training)[:KIN], torch.cat(validation)[:ASKED]
-    mirrored = asked.unflatten(1, (SKETCH, SKETCH)).flip(2).flatten(1)
-    distances = torch.minimum(torch.cdist(asked, known), torch.cdist(mirrored, known)).clamp(min=1e-4)
-    nearest = distances.topk(FAR, dim=1, largest=False).values
-    leap = (nearest[:, :FAMILY] < NEAR * nearest[:, 1 : FAMILY + 1]).any(1)
-    return int((leap & (nearest[:, 0] < NEAR * nearest[:, -1])).sum()), len(asked)
 
 
 def _are_measured(row: Tensor, values: Tensor) -> bool:

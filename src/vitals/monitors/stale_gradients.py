@@ -80,7 +80,7 @@ class StaleGradients(Monitor):
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         self.active = self.active and not scaled and trainer.accumulate_grad_batches == 1
-        self.first = trainer.global_step
+        self.first, self.single = trainer.global_step, len(trainer.optimizers) == 1
         self.several = {}
         self.looks = STEPS * len(trainer.optimizers)
         """Left, where there are several optimizers."""
@@ -88,12 +88,12 @@ class StaleGradients(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.active and len(trainer.optimizers) == 1:
+        if self.active and self.single:
             self.batch = batch
             self.batches += 1
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not self.active or len(trainer.optimizers) != 1:
+        if not self.active or not self.single:
             return
         parameters = _held(trainer.optimizers[0])
         if self.cleared is None:
@@ -107,7 +107,7 @@ class StaleGradients(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        if len(trainer.optimizers) == 1:
+        if self.single:
             self.guarded(self._look, trainer, pl_module, optimizer)
         elif self.active:
             self.guarded(self._look_at_one_of, trainer, optimizer)

@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_map
 
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
+from vitals.probes.loss_arguments import LossArguments
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, is_ragged, leaves_of
-from vitals.probes.squashed import Squashed
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
     EVERY_THIRD,
@@ -59,7 +59,7 @@ class TrainingStep:
 
     def __init__(self, owner: L.LightningModule, trainer: Any, batch: Any) -> None:
         self.owner, self.trainer, self.rows = owner, trainer, Rows(batch)
-        self.squashed = Squashed()
+        self.loss_arguments = LossArguments()
         self.calls, losses = self._watched(batch)
         self.optimizers = [loss.optimizers for loss in losses]
         """By loss, the numbers of the optimizers that minimise it."""
@@ -481,7 +481,7 @@ class TrainingStep:
             if depth == 0:
                 calls.append(Call(module, arguments, options, tree_map(_detached, outputs)))
 
-        with ExitStack() as stack, buffers_kept(self.owner), self.squashed:
+        with ExitStack() as stack, buffers_kept(self.owner), self.loss_arguments:
             for module in self.owner.modules():
                 if next(module.parameters(), None) is not None and module not in through:
                     stack.enter_context(module.register_forward_pre_hook(enter))

@@ -18,9 +18,7 @@ It is judged by what a name leads to, wherever the name begins: `torch.nn.functi
 import ast
 import os
 import pkgutil
-import site
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import UserError, one_line
+from vitals.installed import is_installed
 from vitals.runs.kept_code import VARIABLE
 from vitals.runs.run_folder import RunFolder
 
@@ -70,16 +69,6 @@ FUNCTIONS = (
 """Modules, with those below them, whose functions may be named."""
 LISTS_OF_NAMES = ("which", "checks", "rules")
 """Keys whose values are dotted names too: of checks, and of rules of the diagnosis."""
-
-
-def is_installed(folder: Path) -> bool:
-    """Whether what lies in `folder` was installed, for this interpreter or, as in the layers that
-    `uv run --with` makes, for another that it looks into."""
-    python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
-    places = [*python, *site.getsitepackages(), site.getusersitepackages()]
-    return bool({"site-packages", "dist-packages"} & set(folder.parts)) or any(
-        folder.is_relative_to(place) for place in places
-    )
 
 
 @dataclass(frozen=True)

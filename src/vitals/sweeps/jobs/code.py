@@ -22,7 +22,7 @@ from typing import Any
 
 from vitals.errors import UserError
 from vitals.files import cache_folder, read_json, write_atomically, write_json
-from vitals.runs.allowed_targets import is_installed
+from vitals.installed import is_installed
 from vitals.runs.kept_code import ORIGIN, VARIABLE, copied, environment
 from vitals.runs.provenance import git_state
 from vitals.runs.run_folder import SWEEP, now

@@ -89,13 +89,12 @@ def settle(job: Job, code: int, reason: str | None) -> str:
     """
     run = RunFolder(job.folder)
     status = str(run.read_status().get("status", ""))
-    if reason is not None and status == "finished":
-        pass  # its process was ended while it closed what it had written
-    elif reason == "interrupted":
-        if status not in ("failed", "interrupted"):
+    if reason == "interrupted":
+        if status not in ("finished", "failed", "interrupted"):
             run.write_status("interrupted", ended=now(), error=None)
     elif reason is not None:
-        run.write_status("failed", ended=now(), error=reason)
+        if status != "finished":  # else its process was ended while it closed what it had written
+            run.write_status("failed", ended=now(), error=reason)
     elif code == 0:
         if status != "finished":
             run.write_status("finished", ended=now(), error=None)

@@ -22,7 +22,7 @@ SUM = 1e-3
 """Distance to 1 of the sum of shares."""
 
 
-class Squashed(TorchFunctionMode):
+class LossArguments(TorchFunctionMode):
     """Notes for each kind of loss that is called inside it whether its outputs have gone through what it
     applies itself, which the graph says, and whether numbers are what it takes them for."""
 
