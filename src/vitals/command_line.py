@@ -6,8 +6,6 @@ code 2, or 1 where the machine is at fault, without a traceback; `HYDRA_FULL_ERR
 """
 
 import argparse
-import atexit
-import gc
 import io
 import logging
 import os
@@ -98,20 +96,6 @@ def _in_thread(tell: Callable[[Any], object], raised: Any) -> None:
     system = raised.exc_value
     if not (isinstance(system, OSError) and system.errno in FAILURES):
         tell(raised)
-
-
-@contextmanager
-def importing_torch() -> Iterator[None]:
-    """Look for no garbage in a million objects that stay: it took 1.3 of 5.8 seconds, and more later."""
-    first = "torch" not in sys.modules
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-    if first:
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # or what a library lets go of last counts as a leak
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, Command, answers_mistakes, importing_torch, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
 from vitals.ensembles.selection import select
 from vitals.runs.config import validation
 from vitals.runs.config.schema import Ensemble
+from vitals.runs.held_memory import importing_torch
 from vitals.runs.project import ProjectFolder
 
 

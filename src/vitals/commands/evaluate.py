@@ -4,9 +4,10 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import CONFIGS, Command, answers_mistakes, importing_torch, run_command
+from vitals.command_line import CONFIGS, Command, answers_mistakes, run_command
 from vitals.runs.config.schema import Evaluation
 from vitals.runs.config.validation import check
+from vitals.runs.held_memory import importing_torch
 from vitals.runs.project import ProjectFolder
 from vitals.runs.run_folder import RunFolder
 

@@ -5,8 +5,9 @@ from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import Command, answers_mistakes, importing_torch, run_command
+from vitals.command_line import Command, answers_mistakes, run_command
 from vitals.runs.config.validation import check_run
+from vitals.runs.held_memory import importing_torch
 from vitals.runs.prerequisites import require_batches, require_packages
 from vitals.runs.project import ProjectFolder
 from vitals.runs.run_folder import RunFolder

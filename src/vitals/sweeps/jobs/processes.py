@@ -9,7 +9,6 @@ milliseconds. A job on a GPU gets an interpreter of its own, whose devices are s
 import atexit
 import contextlib
 import ctypes
-import gc
 import multiprocessing
 import os
 import runpy
@@ -24,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from vitals.runs.held_memory import hold_memory
 from vitals.sweeps.jobs.job import Job
 
 PR_SET_PDEATHSIG = 1
@@ -162,7 +162,7 @@ def _run_job(words: list[str], environment: dict[str, str], folder: str, log: st
     """In the forked process: be the interpreter that the job's command would have started."""
     os.setsid()
     threading.Thread(target=_end_with_sweep, daemon=True).start()
-    gc.freeze()  # a collection would touch, and so copy, every page that is shared with the server
+    hold_memory()  # a collection would touch, and so copy, every page that is shared with the server
     nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor, onto in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, onto)
