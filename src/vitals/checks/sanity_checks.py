@@ -206,6 +206,7 @@ class SanityChecks(L.Callback):
     ) -> tuple[TrainingSetup, Sequence[Check]]:
         """What is to be looked at, and the checks that can look at it; why the others cannot, in findings."""
         setup = training_setup(trainer, module, self.options.samples, batch)
+        self.facts["plays"] = float(setup.step is not None and setup.step.plays())
         reasons: dict[str, list[str]] = {}
         made = []
         for check in self.checks:

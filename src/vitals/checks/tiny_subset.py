@@ -408,7 +408,10 @@ def check_few_samples(
             copies = Trial(copies.model, copies.loss, optimizer_copy)
             losses: list[float] = []
             for _ in range(max_steps):
-                losses.append(or_nan(partial(copies.step, inputs, targets)))
+                step = partial(copies.step, inputs, targets)
+                losses.append(
+                    or_nan(step) if losses else float(step())
+                )  # what fails at once is no number gone
                 if not math.isfinite(losses[-1]) or 0 < losses[-1] < ZERO * losses[0]:
                     break
             with torch.no_grad():

@@ -22,6 +22,7 @@ from vitals.errors import UserError
 from vitals.measures.fresh_draws import fresh_share
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
+from vitals.probes.copies import unchanged
 from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import (
     drawn_places,
@@ -39,7 +40,7 @@ from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
 from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept, modes_kept
 from vitals.probes.trial import Loss, copies_of
-from vitals.probes.untouched import GUARDED, ChangesParameters
+from vitals.probes.untouched import GUARDED, ChangesParameters, Shared, untouched
 
 LABELS = 512
 """Labels of successive batches from which their order is judged."""
@@ -257,7 +258,17 @@ def _setup(
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         if even:
             source.pad(samples)
-        step = _first_step(owner, facts, source)
+        try:
+            step = _first_step(owner, facts, source)
+        except ChangesParameters:
+            raise
+        except UserError:
+            if not is_overridden("on_train_epoch_start", owner):
+                raise
+            # What is kept from batch to batch may be that of those which Lightning tried validation with.
+            with untouched(getattr(owner, GUARDED, Shared(())).tensors):
+                owner.on_train_epoch_start()
+            step = _first_step(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         for optimizer in optimizers:
@@ -491,7 +502,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
         seen.append(part.training)
 
     try:
-        with ExitStack() as stack, modes_kept(owner):
+        with ExitStack() as stack, modes_kept(owner), unchanged(owner.modules()):
             for part in owner.children():
                 if next(part.parameters(), None) is not None:
                     stack.enter_context(part.register_forward_pre_hook(look))
@@ -531,7 +542,7 @@ def _validating(trainer: L.Trainer, step: TrainingStep) -> Iterator[BatchPrepara
     modes are put back at its end."""
     facts, step.trainer = step.trainer, stand_in(trainer, training=False)
     try:
-        with modes_kept(step.owner):
+        with modes_kept(step.owner), unchanged(step.owner.modules()):
             yield BatchPreparation(trainer, step.owner, step.trainer)
     finally:
         step.trainer = facts

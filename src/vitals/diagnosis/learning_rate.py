@@ -83,6 +83,8 @@ def too_high(run: Run) -> Iterator[Finding]:
     broken_off = not run.finite and max(run.losses[-3:], default=0.0) > far
     if broken_off:
         seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
+    elif run.plays:
+        return
     elif thrown and run.last_loss > (DIVERGED if known or run.finished else PASSING) * lowest:
         seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
     elif thrown and known and lowest > far and run.long_enough:
@@ -247,7 +249,7 @@ def too_low(run: Run) -> Iterator[Finding]:
 def batch_too_small(run: Run) -> Iterator[Finding]:
     """Nothing is learned from batches so small that their gradients are noise."""
     classes = run.batch_size * max(run.fact("places", 1.0), 1.0)  # as many as the pixels of its masks
-    if not classes <= TINY_BATCH or run.learns or not run.long_enough or any(too_high(run)):
+    if not classes <= TINY_BATCH or run.learns or not run.long_enough or run.plays or any(too_high(run)):
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
         return

@@ -155,6 +155,12 @@ class Run:
         the others do, and say nothing alone."""
         return self.fact("optimizers", 1.0) == 1
 
+    @property
+    def plays(self) -> bool:
+        """Whether each step makes its data by what the network has said, as the episodes of a game do: losses
+        are of other data then, often of more the more is learned."""
+        return self.fact("plays", 0.0) > 0
+
     # -------------------------------------------------------------------------------- accuracy
 
     @property

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -119,6 +120,38 @@ class TrainingStep:
             with suppress(UserError), buffers_kept(self.owner), isolated_rng():
                 model(*(row[: max(2, self.rows.size // 2)] for row in rows))
                 return exact
+        return False
+
+    def plays(self) -> bool:
+        """Whether the step makes its data itself, as the episodes of a game do: it looks at nothing in the
+        batch, and what the network is shown depends on what it has said, beside any gradient."""
+
+        def other(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf + 1 if leaf.is_floating_point() else (leaf == 0).to(leaf.dtype)
+
+        def run(batch: Any, answer: int | None = None) -> tuple[list[Tensor], Tensor]:
+            shown: list[Tensor] = []
+
+            def say(module: nn.Module, arguments: Any, outputs: Any) -> Any:
+                shown.extend(each for each in leaves_of(arguments) if isinstance(each, Tensor))
+                return outputs if answer is None else tree_map(partial(_sure_of, answer), outputs)
+
+            with ExitStack() as stack, buffers_kept(self.owner), isolated_rng(seed=0):
+                for part in {call.module for call in self.calls}:
+                    stack.enter_context(part.register_forward_hook(say))
+                loss = only_loss(step_losses(self.owner, self.trainer, batch))
+            return [each for each in shown if not each.requires_grad], loss.detach()
+
+        example = self.rows.example
+        if self.network is not None or len(self.calls) < 2:
+            return False
+        with suppress(UserError), torch.enable_grad():
+            if not torch.equal(run(example)[1], run(tree_map(other, example))[1]):
+                return False
+            (first, _), (second, _) = run(example, 0), run(example, -1)
+            return len(first) != len(second) or not all(map(torch.equal, first, second))
         return False
 
     @property
@@ -623,6 +656,15 @@ def _is_row(argument: Any, row: Tensor) -> bool:
 
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _sure_of(place: int, leaf: Any) -> Any:
+    """Outputs that speak for one place alone, be they shares or logits, and keep their graph."""
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.ndim:
+        return leaf
+    sure = torch.full_like(leaf, 0.02)
+    sure[..., place] = 0.98 if place == 0 or leaf.shape[-1] > 1 else 0.02
+    return leaf * 0 + sure
 
 
 def _like(outputs: Tensor) -> Tensor:
