@@ -176,7 +176,9 @@ def too_low(run: Run) -> Iterator[Finding]:
         yield Finding("learning-rate-too-low", "warn", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
     base = run.fact("base_lr")
-    if run.finished and run.steps >= LONG and rates and rates[0] < rates[-1] == peak < UNFINISHED * base:
+    rising = run.steps >= LONG and rates and rates[0] < rates[-1] == peak < UNFINISHED * base
+    # What the schedule multiplies may be a factor, as of Noam's schedule, and no rate that is ever reached.
+    if run.finished and rising and run.last_loss > FAR_LEFT * run.first_loss:
         message = (
             f"The run ended in its warm-up: by step {run.steps} the learning rate had come from "
             f"{rates[0]:.2g} to {peak:.2g} of the {base:g} that it was to reach."

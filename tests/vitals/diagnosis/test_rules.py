@@ -492,6 +492,20 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
+    "a run as long as its warm-up, by a factor, that learns": record(
+        falling(2.3, 0.5),
+        measured={"lr/0": [4e-4 * i for i in range(1, 11)], "facts/base_lr": [0.5]},
+    ),
+    "episodes that it plays itself, one a batch": record(
+        level(30.0),
+        ratio=0.5,
+        batch_size=1,
+        measured={
+            "facts/plays": [1.0],
+            **{f"facts/chance_{of}": [math.nan] for of in ("loss", "accuracy")},
+            **{f"{of}/{part}_eval": [] for of in ("loss", "accuracy") for part in ("train", "val")},
+        },
+    ),
     "huge first updates that are survived": record(ratio=0.15),
     "a schedule that ends near zero": record(measured={"lr/0": [0.1, 0.1, 0.08, 0.05, 0.02, 1e-3, 1e-5]}),
     "fine-tuning at a tiny rate": record(level(0.3), train=0.9, val=0.88, ratio=1e-6),

@@ -316,3 +316,74 @@ def test_an_argument_of_which_the_network_makes_nothing_is_told(net: Any, said: 
     fit(Ratings(net()), None, checks, train=DataLoader(rows, 32))
     causes = [finding.cause for finding in checks.findings if finding.alarming]
     assert ("input-constant" in causes) is (said and not alike)
+
+
+class Carried(Foreign):
+    """An LSTM's state goes on from batch to batch, and begins anew with each epoch."""
+
+    hidden: Any = None
+
+    def __init__(self) -> None:
+        super().__init__(nn.LSTM(8, 12, batch_first=True))
+        self.head = nn.Linear(12, 10)
+
+    def on_train_epoch_start(self) -> None:
+        self.hidden = None
+
+    def on_validation_epoch_start(self) -> None:
+        self.hidden = None
+
+    def loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        states, hidden = self.net(x.view(-1, 8, 8), self.hidden)
+        self.hidden = tuple(each.detach() for each in hidden)
+        return F.cross_entropy(self.head(states[:, -1]), y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss(batch)
+
+
+@pytest.mark.parametrize("tried", [0, 1])
+def test_a_state_that_goes_on_from_batch_to_batch_is_not_that_of_validation(
+    tried: int, tmp_path: Path
+) -> None:
+    checks, data = quick(checks=["tiny_subset", "wiring"]), loader(drop_last=True)
+    validation = DataLoader(TensorDataset(*(each[:40] for each in digits())), batch_size=20)
+    fit(Carried(), tmp_path, checks, train=data, validation=validation, num_sanity_val_steps=tried)
+    assert not [each.message for each in checks.findings if each.alarming or "fails" in each.message]
+    assert checks.made == 2
+
+
+class Plays(Foreign):
+    """Steps to the left or the right until it falls off; or draws points and asks for their sine."""
+
+    def __init__(self, draws: bool) -> None:
+        super().__init__(nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 2)))
+        self.draws = draws
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.draws:
+            x = torch.rand(20, 1)
+            return sum(
+                (F.mse_loss(self.net(part)[:, :1], part.sin()) for part in x.split(10)), x.new_zeros(())
+            )
+        place, losses = torch.zeros(1), []
+        while place.abs() < 3 and len(losses) < 20:
+            choice = torch.distributions.Categorical(logits=self.net(place))
+            action = choice.sample()
+            losses.append(choice.log_prob(action))
+            place = place + 2 * action - 1
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_step_that_plays_is_told_from_one_that_draws_its_points(draws: bool, tmp_path: Path) -> None:
+    checks = quick(checks=["step_size"])
+    fit(Plays(draws), tmp_path, checks, train=DataLoader(TensorDataset(torch.zeros(3))), max_steps=1)
+    assert checks.facts["plays"] == (not draws)
