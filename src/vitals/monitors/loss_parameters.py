@@ -314,8 +314,13 @@ class LossParameters(Monitor):
         held: dict[int, float],
     ) -> None:
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
-        teacher, are meant, unless the optimizers hold what is no longer in the module."""
-        if not foreign:
+        teacher, are meant, unless the optimizers hold what is no longer in the module, or one of them what is
+        another's."""
+        of_each = [
+            {id(p) for group in each.param_groups for p in group["params"]} for each in trainer.optimizers
+        ]
+        twice = len(set().union(*of_each)) < sum(map(len, of_each))
+        if not foreign and not twice:
             parts = dict(module.named_children())
             trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}
             names = [name for name in names if name.partition(".")[0] not in set(parts) - trained]
@@ -323,6 +328,8 @@ class LossParameters(Monitor):
             return
         message = f"{len(names)} parameter(s) of the network get no step from the optimizer: {listed(names)}"
         message += f"; it holds {foreign} that the network no longer has." if foreign else "."
+        if twice:
+            message = f"{message[:-1]}; others are in two optimizers."
         remedy = (
             "Change the layers before configure_optimizers is called, or build the optimizer from the "
             "parameters that the network has then."
