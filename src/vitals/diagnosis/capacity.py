@@ -8,6 +8,7 @@ from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_low
 from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding
+from vitals.measures.counts import CERTAIN
 
 SHRUNK = 0.3
 """Share of its starting norm to which a healthy weight hardly ever shrinks."""
@@ -78,7 +79,9 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         return
     dropped = run.fact("dropout", 0.0)
     half = dropped >= MOST_DROPPED and run.last_loss - evaluated[-1] > (chance - evaluated[-1]) / 2 > 0
-    if half or (run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance):
+    # Where hardly anything is to be learned, as of classes that are nearly one, it may be but the batches.
+    above = run.last_loss - evaluated[-1] > CERTAIN * run.last_error
+    if half or (above and run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance):
         message = (
             f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess {chance:.3g}; "
             f"without it {evaluated[-1]:.3g}."

@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     generalization.nothing_to_learn,
     generalization.validation_at_chance,
     generalization.validation_guessed,
+    generalization.validation_told_less,
     generalization.overfitting,
     capacity.too_few_steps,
     capacity.without_biases,

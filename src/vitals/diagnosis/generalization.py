@@ -42,6 +42,10 @@ are on their way from above; with masks of other samples they come to 0.97 to 1.
 FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
 """Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
 which those of validation are not, and below which samples that are seen for the first time are known."""
+TOLD = 0.1
+"""Share of the loss that validation_step logs at first, and never gets below, to which the training step
+comes on the same samples: 8e-5 where the decoder is told what it is to say, 0.2 where it is not, whose
+validation gets better, too (measured)."""
 BETTER_THERE = 0.2
 """Share of a guess's loss by which samples that are seen for the first time are better known than those of
 validation; where little can be known of any, both stay near 0.9."""
@@ -319,6 +323,26 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
             "series in time by its order."
         )
     yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
+
+
+@needs("validation/loss", "loss/val", verdict="what validation_step gives the network")
+def validation_told_less(run: Run) -> Iterator[Finding]:
+    """On the same validation samples the training step gets better and better, validation_step never."""
+    own, logged = run.values("validation/loss"), run.values("loss/val")
+    if run.has_class_numbers or min(len(own), len(logged)) < 3 or min(logged) < logged[0]:
+        return
+    if not 0 < own[-1] < min(FITTED * own[0], TOLD * logged[0]):
+        return
+    message = (
+        f"On the same validation samples training_step has come from a loss of {own[0]:.2g} to "
+        f"{own[-1]:.2g}, and validation_step logs {logged[-1]:.3g}, never less than at first "
+        f"({logged[0]:.3g}): what training gives the network may hold what it is to predict."
+    )
+    remedy = (
+        "Look at what each step gives the network: a decoder gets the symbols before, shifted by one, not "
+        "the symbol itself; else prepare both by one function."
+    )
+    yield Finding("train-val-mismatch", "fail", message, remedy, "loss/val", own[-1] / logged[0], TOLD)
 
 
 def _other_targets(run: Run) -> str:

@@ -124,6 +124,12 @@ class Run:
         """Mean loss of the last twentieth."""
         return self.mean_loss(0.95, 1)
 
+    @property
+    def last_error(self) -> float:
+        """Standard error of the same."""
+        last = self.losses[-self.window :]
+        return statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else math.nan
+
     @cached_property
     def chance_loss(self) -> float:
         """Cross-entropy of always giving the shares of the classes; NaN where labels are not known."""

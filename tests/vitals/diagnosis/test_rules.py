@@ -98,6 +98,19 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
         assert alarms(run) == said
 
 
+def test_a_training_step_that_knows_what_validation_step_does_not_is_told() -> None:
+    numbers = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/val_eval": [], "loss/train_eval": []}
+    numbers |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    told, better, apart = [0.3, 0.02, 0.003], [6.0, 3.0, 2.0], [6.0, 6.9, 8.2]
+    for own, logged, found in (
+        (told, apart, ["train-val-mismatch"]),
+        (told, better, []),
+        ([0.3, 0.31, 0.29], apart, []),
+    ):
+        run = record(falling(2.5, 0.01), measured=numbers | {"validation/loss": own, "loss/val": logged})
+        assert ("train-val-mismatch" in alarms(run)) == bool(found)
+
+
 def test_masks_have_many_classes_each_so_that_fewer_samples_are_many() -> None:
     able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
     masks = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
@@ -492,6 +505,10 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
+    "batches of nearly one class, some of which have another": record(
+        [0.3, 0.2, 0.1] + [0.0, 0.0, 0.0, 0.14] * 50,
+        measured={"facts/chance_loss": [0.0357], "loss/train_eval": [0.034, 0.0335]},
+    ),
     "a run as long as its warm-up, by a factor, that learns": record(
         falling(2.3, 0.5),
         measured={"lr/0": [4e-4 * i for i in range(1, 11)], "facts/base_lr": [0.5]},
