@@ -1,7 +1,7 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 from weakref import WeakSet
 
@@ -314,12 +314,12 @@ class LossParameters(Monitor):
         held: dict[int, float],
     ) -> None:
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
-        teacher, are meant, unless the optimizers hold what is no longer in the module, or one of them what is
-        another's."""
+        teacher, are meant, unless the optimizers hold what is no longer in the module, or one of them nothing
+        but what is another's."""
         of_each = [
             {id(p) for group in each.param_groups for p in group["params"]} for each in trainer.optimizers
         ]
-        twice = len(set().union(*of_each)) < sum(map(len, of_each))
+        twice = any(one <= other for one, other in permutations(of_each, 2))
         if not foreign and not twice:
             parts = dict(module.named_children())
             trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}

@@ -176,6 +176,19 @@ class TwoOptimizers(Teacher):
         return [torch.optim.SGD(net.parameters(), lr=0.01) for net in (self.net, self.teacher)]
 
 
+class OneNetworkTwice(TwoOptimizers):
+    """Both optimizers were given the parameters of one network."""
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net.parameters(), lr=0.01) for _ in range(2)]
+
+
+def test_a_network_that_no_optimizer_has_is_no_teacher_where_another_has_two() -> None:
+    [finding] = look(OneNetworkTwice())
+    assert finding.cause == "frozen-parameters"
+    assert "others are in two optimizers" in finding.message
+
+
 @pytest.mark.parametrize(
     "module",
     [
