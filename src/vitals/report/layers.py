@@ -33,8 +33,8 @@ ROWS = 24
 """Layers up to which each row of a map bears its name."""
 TINY = 0.02
 """Share of dead or saturated units below which no map is drawn."""
-MAPS = 6
-"""Layers or parameters drawn, evenly spread over the depth."""
+MAPS = 4
+"""Layers or parameters drawn, evenly spread over the depth: their axes are half the cost of a page."""
 MOMENTS = 120
 LEVELS = 56
 """Rows of a map: bins of the values, the same at all times."""
