@@ -282,6 +282,13 @@ def test_leaves_everything_as_it_was():
     assert same(before, state_of(training.model, training.optimizer))
 
 
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA has started, and takes no notes")
+def test_no_seed_is_left_behind_for_a_device_that_starts_later():
+    noted = len(torch.cuda._queued_calls)
+    check_tiny_subset(model := mlp(), F.cross_entropy, *batch(64), SGD(model.parameters(), 0.1), 1)
+    assert len(torch.cuda._queued_calls) == noted
+
+
 def test_a_loss_that_looks_at_the_original_weights_leaves_no_gradient_there():
     net = convnet()
 
