@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitals.findings import Finding
 from vitals.probes.loss_arguments import LossArguments
+from vitals.probes.random_states import seed_torch
 from vitals.probes.training_step import Path, TrainingStep
 from vitals.probes.trial import trial
 
@@ -38,7 +39,7 @@ def left_alone(step: TrainingStep) -> list[Finding]:
                 parameter.add_(PUSHED * torch.randn_like(parameter))
 
             def outputs(given: list[Tensor]) -> Tensor:
-                torch.manual_seed(0)
+                seed_torch(0)
                 made: Tensor = path.outputs(given)
                 return made
 

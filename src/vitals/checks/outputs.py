@@ -17,6 +17,7 @@ from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.random_states import seed_torch
 from vitals.probes.training_step import StepModel, buffers_kept
 from vitals.probes.trial import Loss, Trial, check_rows, constant_guess, is_class_numbers, trial
 
@@ -158,7 +159,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         copies.model.eval()
         with buffers_kept(copies.model):  # what observes ranges for quantization does so in this mode, too
             first = copies.outputs(one)
-        torch.manual_seed(1)
+        seed_torch(1)
         again, second = copies.outputs(one), copies.outputs(other)
         bend = math.nan
         with torch.enable_grad():

@@ -21,6 +21,7 @@ from vitals.measures.norms import real
 from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
+from vitals.probes.random_states import seed_torch
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
 from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
@@ -235,7 +236,7 @@ def check_step_size(
                     torch.add(old, change, alpha=factor, out=parameter)
                 for name, buffer in copies.model.named_buffers():
                     buffer.copy_(buffers[name])
-                torch.manual_seed(0)  # the same dropout as before the update
+                seed_torch(0)  # the same dropout as before the update
                 losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
     warmup = max(present) / max(configured)
     result = StepSize(
@@ -275,7 +276,7 @@ def _over(
             restore_configured_rates(copies.optimizer)
 
             def value() -> Tensor:
-                torch.manual_seed(0)
+                seed_torch(0)
                 return copies.loss_at(inputs, targets)
 
             found = curvature(value, copies.optimizer, end=own_time() + seconds / 2)

@@ -34,6 +34,7 @@ from vitals.installed import is_installed
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.random_states import seed_torch
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -418,7 +419,7 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
             if name in names and parameter.is_floating_point():
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                 parameter.add_(torch.randn_like(parameter) * (spread or 0.1))
-        torch.manual_seed(0)
+        seed_torch(0)
         return not torch.equal(copies.outputs(inputs), before)
 
 

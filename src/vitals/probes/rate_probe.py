@@ -16,7 +16,7 @@ from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
 from vitals.probes.loaders import successive_batches, training_loader
-from vitals.probes.random_states import isolated_rng
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rate_search import SECONDS, STEPS, working_rate
 from vitals.probes.rows import samples_in, together
 from vitals.probes.stand_in import BatchPreparation, stand_in
@@ -120,7 +120,7 @@ def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimi
     restore_configured_rates(optimizer)
     twin = Twin(trainer, own)
     twin.original = own
-    torch.manual_seed(0)
+    seed_torch(0)
     return twin, optimizer
 
 
@@ -142,7 +142,8 @@ def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = mat
             clip(optimizer)
         return loss
 
-    in_turn = steps_in_turn(twin.module, optimizer)
+    trained = (parameter for parameter in twin.module.parameters() if parameter.requires_grad)
+    in_turn = steps_in_turn(trained, optimizer)
     losses: list[float] = []
     try:
         for batch in batches[:-JUDGED]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import lightning as L
@@ -37,11 +38,10 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number;
     `ChangesParameters` if it writes to those that its module shares with the training, `UserError` if it
     takes its batches itself, or fails."""
-    if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
+    by_itself, numbered, of_several = _asks_for(getattr(step, "__func__", step))
+    if by_itself:
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
-    where: tuple[int, ...] = (number,) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else ()
-    if is_param_in_hook_signature(step, "dataloader_idx", explicit=True):
-        where += (0,)
+    where = (number,) * numbered + (0,) * of_several
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
         with untouched(shared.tensors) if shared and shared.tensors else nullcontext():
@@ -52,6 +52,16 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
         name = getattr(step, "__name__", "step")
         place = failed_at(error)
         raise UserError(f"your {name} fails with {type(error).__name__}{place and ' at '}{place}.") from error
+
+
+@lru_cache(maxsize=64)  # a signature takes as long as the pass of a small network
+def _asks_for(step: Callable[..., Any]) -> tuple[bool, bool, bool]:
+    """Whether a step wants the loader itself, the number of the batch, and that of its loader."""
+    return (
+        is_param_in_hook_signature(step, "dataloader_iter", explicit=True),
+        is_param_in_hook_signature(step, "batch_idx", min_args=2),
+        is_param_in_hook_signature(step, "dataloader_idx", explicit=True),
+    )
 
 
 def step_losses(

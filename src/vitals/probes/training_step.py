@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from vitals.errors import UserError
 from vitals.probes.copies import unchanged
 from vitals.probes.loss_arguments import LossArguments
-from vitals.probes.random_states import isolated_rng
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rows import Rows, is_ragged, leaves_of
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import (
@@ -218,7 +218,7 @@ class TrainingStep:
 
         def outputs(path: "Path", given: Sequence[Tensor]) -> Tensor:
             with buffers_kept(self.owner):
-                torch.manual_seed(0)
+                seed_torch(0)
                 return path.outputs(given)
 
         whole = outputs(Path(self, ()), rows)
@@ -238,7 +238,7 @@ class TrainingStep:
             return None
         path = Path(self, given)
         with buffers_kept(self.owner):
-            torch.manual_seed(0)
+            seed_torch(0)
             fits = torch.equal(path(path.inputs(rows)), whole)
         return path if fits and (len(given) == 1 or self._keeps_samples_apart(path, rows)) else None
 
@@ -251,7 +251,7 @@ class TrainingStep:
             path.training = False
             with modes_kept(self.owner), buffers_kept(self.owner):
                 self.owner.eval()
-                torch.manual_seed(0)
+                seed_torch(0)
                 alone, together = path(inputs[:half]), path(inputs)[:half]
         except UserError:  # which does not take fewer
             return False
@@ -306,7 +306,7 @@ class TrainingStep:
         return self._value(outputs, [*rows[:place], renamed, *rows[place + 1 :]]) != value
 
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
-        torch.manual_seed(0)
+        seed_torch(0)
         assert outputs is not None
         return float(self._loss(outputs, rows, factor))
 
@@ -377,12 +377,12 @@ class TrainingStep:
         outputs = _like(call.outputs)
 
         def inputs(changed: Sequence[Tensor]) -> Tensor:
-            torch.manual_seed(0)
+            seed_torch(0)
             return self._inputs(call.module, self.rows.batch(changed), self.owner.training_step)
 
         def pull(changed: Sequence[Tensor]) -> Tensor:
             asked = outputs.detach().clone().requires_grad_()
-            torch.manual_seed(0)
+            seed_torch(0)
             (gradient,) = torch.autograd.grad(self._loss(asked, changed), asked)
             return gradient
 

@@ -77,6 +77,11 @@ class Trial:
         Frozen parameters (`requires_grad=False`) are left out.
         """
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return self._gradients(parameters, inputs, targets)
+
+    def _gradients(
+        self, parameters: dict[str, nn.Parameter], inputs: Inputs, targets: Any
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
         loss = self.loss_at(inputs, targets)
         if not loss.requires_grad or not parameters:
             return loss.detach(), dict.fromkeys(parameters)
@@ -92,9 +97,10 @@ class Trial:
         model each takes its step as soon as its gradient is there, which then goes: not all are in memory.
         """
         optimizer: Any = self.optimizer
-        if steps_in_turn(self.model, optimizer):
+        every = dict(self.model.named_parameters())
+        trained = {name: each for name, each in every.items() if each.requires_grad}
+        if steps_in_turn(trained.values(), optimizer):
             return step_in_turn(self.loss_at(inputs, targets), self.model, optimizer, look)
-        trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         losses: list[Tensor] = []
         made: list[tuple[Tensor | None, int]] = []
         """Gradients that are in place, and the versions of their parameters."""
@@ -108,9 +114,9 @@ class Trial:
 
         def evaluate() -> None:
             made.clear()
-            for parameter in self.model.parameters():
+            for parameter in every.values():
                 parameter.grad = None  # room for the next ones
-            loss, gradients = self.gradients(inputs, targets)
+            loss, gradients = self._gradients(trained, inputs, targets)
             for name, parameter in trained.items():
                 gradient = gradients[name]
                 if gradient is not None and not losses:
@@ -127,10 +133,11 @@ class Trial:
         return losses[0]
 
 
-def steps_in_turn(model: nn.Module, optimizer: Optimizer) -> bool:
-    """Whether `step_in_turn` does what `optimizer.step` does, and is worth it for the memory it spares."""
+def steps_in_turn(trained: Iterable[Tensor], optimizer: Optimizer) -> bool:
+    """Whether `step_in_turn` does with these parameters what `optimizer.step` does, and is worth it for the
+    memory it spares."""
     alone = type(optimizer) in EACH_BY_ITSELF and getattr(optimizer, "clipping", None) is None
-    return alone and is_large(parameter for parameter in model.parameters() if parameter.requires_grad)
+    return alone and is_large(trained)
 
 
 def step_in_turn(
@@ -296,6 +303,22 @@ def quick_optimizer(model: nn.Module) -> Optimizer:
     if not trained:
         raise UserError("model: it has no parameter that trains.")
     return Adafactor(trained, lr=0.03) if is_large(trained) else Adam(trained, lr=FALLBACK_RATE)
+
+
+def is_quick(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether `optimizer`, without weight decay, trains all of `model` as `quick_optimizer` would."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if type(optimizer) not in (Adam, AdamW) or is_large(trained) or getattr(optimizer, "clipping", None):
+        return False
+    usual = Adam(trained, lr=FALLBACK_RATE).defaults
+    alike = all(
+        group.get("initial_lr", group["lr"]) == FALLBACK_RATE
+        and all(group[name] == usual[name] for name in ("betas", "eps", "amsgrad", "maximize"))
+        for group in optimizer.param_groups
+    )
+    return alike and {*map(id, trained)} <= {
+        id(p) for group in optimizer.param_groups for p in group["params"]
+    }
 
 
 def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) -> float:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitals.measures.healthy import UPDATE_RATIO, UPDATE_RATIO_TARGET
 from vitals.report.curves import FEW, drawable, run_keys
@@ -35,6 +34,8 @@ TINY = 0.02
 """Share of dead or saturated units below which no map is drawn."""
 MAPS = 6
 """Layers or parameters drawn, evenly spread over the depth."""
+MAP = np.array([0.26, 0.98])
+"""From where to where a map goes in its half of the width."""
 MOMENTS = 120
 LEVELS = 56
 """Rows of a map: bins of the values, the same at all times."""
@@ -239,37 +240,37 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
         raise LeftOut(f"no histogram of the {kind} was recorded")
     shown = spread(list(maps), MAPS)
     rows = -(-len(shown) // 2)
-    height = 36 + 96 * rows
-
+    height = 20 + 96 * rows
     names = [tag.partition("/")[2] for tag in shown]
 
     def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()  # for all maps: its own for each would be half the cost of a page
+        axes.axis("off")
+        small = {"fontsize": 9, "color": color("muted")}
         for place, tag in enumerate(shown):
-            axes = figure.add_subplot(rows, 2, place + 1)
+            (bottom, top), (left, right) = (rows - 1 - place // 2 + np.array([0.1, 0.76])), place % 2 + MAP
             epochs, low, high, density = maps[tag]
-            end = epochs[-1] if epochs[-1] > epochs[0] else epochs[0] + 1
             picture = blend("heat", np.sqrt(density)[::-1])
-            axes.imshow(picture, aspect="auto", extent=(epochs[0], end, low, high), interpolation="none")
-            axes.grid(visible=False)
+            axes.imshow(picture, aspect="auto", extent=(left, right, bottom, top), interpolation="none")
             if low < 0 < high:
-                axes.axhline(0, color=color("muted"), linewidth=0.6, alpha=0.6)
-            label = short_name(tag.partition("/")[2], names, 27)
-            axes.set_title(label, loc="left", fontsize=9.5, pad=4, color=color("ink"))
-            axes.tick_params(labelsize=9)
-            axes.yaxis.set_major_locator(MaxNLocator(3))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12), 2)))
-            if place >= len(shown) - 2:
-                epochs_below(axes, "epochs" if place == len(shown) - 1 else "")
-                axes.xaxis.set_major_locator(MaxNLocator(3))
-            else:
-                axes.set_xticks([])
-        figure.subplots_adjust(wspace=0.36, hspace=0.42)
+                zero = bottom - low / (high - low) * (top - bottom)
+                axes.plot([left, right], [zero, zero], color=color("muted"), linewidth=0.6, alpha=0.6)
+            axes.text(left, top + 0.05, short_name(names[place], names, 27), fontsize=9.5)
+            for y, value, upright in ((bottom, low, "bottom"), (top, high, "top")):
+                style: dict[str, Any] = {"ha": "right", "va": upright} | small
+                axes.text(left - 0.02, y, number(value, 2), **style)
+            for x, epoch, side in ((left, epochs[0], "left"), (right, epochs[-1], "right")):
+                if place >= len(shown) - 2:  # the same below all
+                    said = number(round(float(epoch), 2)) + " epochs" * (side == "right")
+                    style = {"ha": side, "va": "top"} | small
+                    axes.text(x, bottom - 0.03, said, **style)
+        axes.set(xlim=(0, 2), ylim=(0, rows))
 
     title = f"Histograms of the {kind}"
     caption = "The stronger the colour, the more values; each moment on a scale of its own."
     if len(shown) < len(maps):
         caption = f"{len(shown)} of {len(maps)}, evenly spread over the depth. {caption}"
-    return Chart(title, drawn(name, title, Plan(paint, height, (46, 10, 20, 36))), (), caption)
+    return Chart(title, drawn(name, title, Plan(paint, height, (0, 0, 10, 10))), (), caption)
 
 
 def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
 
-from vitals.checks.tiny_subset import GLANCE, check_few_samples, check_tiny_subset
+from vitals.checks.tiny_subset import GLANCE, PATIENCE, check_few_samples, check_tiny_subset
 from vitals.errors import UserError
 
 
@@ -112,6 +112,23 @@ def test_an_optimizer_that_has_not_come_half_the_way_goes_on_only_where_adam_doe
         dead, F.cross_entropy, *batch(64), SGD(dead.parameters(), 0.02), 150
     ).attempts
     assert [len(attempt.losses) for attempt in attempts] == [151, 151]
+
+
+def test_adam_is_not_tried_where_the_run_s_own_optimizer_is_adam_as_it_comes():
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1), nn.ReLU(), nn.Linear(1, 10))
+    for others in ({}, {"lr": 1e-2}, {"betas": (0.5, 0.9)}):
+        result = check_tiny_subset(
+            constant, F.cross_entropy, *batch(256), Adam(constant.parameters(), **others), max_steps=20
+        )
+        assert (len(result.attempts), result.fits) == (1 if not others else 2, False)
+    head = Adam(constant[3].parameters())
+    assert len(check_tiny_subset(constant, F.cross_entropy, *batch(256), head, max_steps=20).attempts) == 2
+
+
+def test_a_loss_that_stands_still_is_not_waited_for():
+    result = check_tiny_subset(dead_net(), F.cross_entropy, *batch(256))
+    assert [len(attempt.losses) for attempt in result.attempts] == [PATIENCE + 1]
+    assert result.findings()[0].level == "fail"
 
 
 def test_no_second_optimizer_is_tried_on_a_softmax_that_is_applied_twice():
@@ -263,6 +280,13 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_tiny_subset(training.model, training.failing_loss, *batch(64), training.optimizer)
     assert same(before, state_of(training.model, training.optimizer))
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="CUDA has started, and takes no notes")
+def test_no_seed_is_left_behind_for_a_device_that_starts_later():
+    noted = len(torch.cuda._queued_calls)
+    check_tiny_subset(model := mlp(), F.cross_entropy, *batch(64), SGD(model.parameters(), 0.1), 1)
+    assert len(torch.cuda._queued_calls) == noted
 
 
 def test_a_loss_that_looks_at_the_original_weights_leaves_no_gradient_there():

@@ -31,7 +31,7 @@ from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
 from vitals.probes.eagerly import eagerly
-from vitals.probes.random_states import isolated_rng
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.untouched import untouched
 
 
@@ -310,10 +310,7 @@ def undisturbed(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def _seed_everything(seed: int) -> None:
-    # Not `torch.manual_seed`: before CUDA starts, that would leave our seed behind for it.
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
+    seed_torch(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (the user's code may draw from it)
 

@@ -154,4 +154,10 @@ def tensors_in(values: Any) -> list[Tensor]:
         values = values.values()
     elif not isinstance(values, (tuple, list)):
         return []
-    return [tensor for value in values for tensor in tensors_in(value)]
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list, dict)):
+            found += tensors_in(value)
+    return found
