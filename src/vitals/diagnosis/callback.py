@@ -17,6 +17,7 @@ from vitals.diagnosis.generalization import validation_guessed, validation_told_
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
+from vitals.either_package import either
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
@@ -262,7 +263,7 @@ class Diagnosis(L.Callback):
 def _kept(trainer: L.Trainer, module: L.LightningModule) -> Any:
     """A temporary file with the state of `module`; None where that is large, spread over processes, or cannot
     be saved."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    if not isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy)):
         return None
     try:
         state = module.state_dict()

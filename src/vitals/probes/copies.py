@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
+from vitals.either_package import either
 from vitals.errors import UserError, failed_at
 
 LIVE: tuple[type, ...] = (
@@ -44,7 +45,7 @@ STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_st
 
 def is_compiled(part: Any) -> bool:
     """Whether this is a LightningModule that `torch.compile` was given as a whole."""
-    return isinstance(part, L.LightningModule) and bool(part._compiler_ctx)
+    return isinstance(part, either(L.LightningModule)) and bool(part._compiler_ctx)
 
 
 class NoOp:
@@ -138,12 +139,13 @@ def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> 
 def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
     """Let LightningModules in a copy of a copy ask the trainer that the first copy asks, which `deepcopy`
     leaves out; and take what is compiled, and bound to the original, from the copy."""
+    modules = either(L.LightningModule)
     for mine, its in zip(copied.modules(), original.modules(), strict=False):
-        if isinstance(its, L.LightningModule) and isinstance(mine, L.LightningModule):
+        if isinstance(its, modules) and isinstance(mine, modules):
             for name in STEPS if is_compiled(its) else ():
                 mine.__dict__.pop(name, None)
             trainer: Any = its._trainer
-            if trainer is not None and not isinstance(trainer, L.Trainer):
+            if trainer is not None and not isinstance(trainer, either(L.Trainer)):
                 mine._trainer = trainer
 
 
@@ -198,6 +200,7 @@ def _of_the_copy(value: Any, memo: dict[int, Any]) -> Any:
 def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
     """Put into `memo` what stands for everything in `original` that `deepcopy` would fail on."""
     waiting: list[tuple[Any, Any]] = [(original, None)]
+    live = (*either(Logger, L.Trainer), *LIVE)
     seen: set[int] = set()
     kept: list[Any] = []
     while waiting:
@@ -209,7 +212,7 @@ def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
         if isinstance(part, Tensor):
             if part.grad_fn is not None:
                 memo[id(part)] = part.detach().clone()
-        elif isinstance(part, (Logger, L.Trainer, *LIVE)):
+        elif isinstance(part, live):
             outermost = part if holder is None else holder
             memo[id(outermost)] = NoOp()
         elif isinstance(part, types.GeneratorType):

@@ -9,10 +9,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
+from vitals.either_package import either, is_own
 from vitals.probes.copies import NoOp
 
 
@@ -28,7 +28,7 @@ class BatchPreparation:
     def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
         for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
             owner: Any = self.owner
-            if self.data is not None and is_overridden(name, self.data, L.LightningDataModule):
+            if self.data is not None and is_own(name, self.data, L.LightningDataModule):
                 owner = self.data
                 owner.trainer = self.facts
             else:
@@ -135,7 +135,7 @@ def loader_facts(loaders: Any) -> Any:
 def attach(module: nn.Module, trainer: Any) -> None:
     """Make `trainer`, from `stand_in`, the trainer of `module`, a copy, and of the modules in it."""
     for part in module.modules():
-        if isinstance(part, L.LightningModule):
+        if isinstance(part, either(L.LightningModule)):
             part._trainer = trainer
 
 
@@ -146,6 +146,6 @@ def mute(module: nn.Module) -> None:
     """Make `module`, a copy, and the LightningModules in it log and print nothing and leave optimizers
     alone."""
     for part in module.modules():
-        if isinstance(part, L.LightningModule):
+        if isinstance(part, either(L.LightningModule)):
             for name in MUTED:
                 part.__dict__[name] = NoOp()
