@@ -240,6 +240,9 @@ def training_setup(
     """
     if any(map(is_lazy, module.parameters())):
         raise UserError("the module has lazy layers; run a batch through it before the training begins.")
+    held = [p for each in trainer.optimizers for group in each.param_groups for p in group["params"]]
+    if not any(parameter.requires_grad for parameter in (*module.parameters(), *held)):
+        raise UserError("no parameter wants a gradient (requires_grad), so that there is nothing to learn.")
     try:
         return _setup(trainer, module, samples, batch, shared=True)
     except ChangesParameters:

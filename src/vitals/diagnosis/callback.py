@@ -99,6 +99,8 @@ class Diagnosis(L.Callback):
         self.start, self.fresh = None if self.tried else self.fresh, None
         self.began, self.first_step, self.spent = own_time(), trainer.global_step, 0.0
         if self._may_try(trainer) and not trainer.global_step:
+            if self.start:
+                self.start.close()
             self.start = _kept(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -302,6 +302,8 @@ class LossParameters(Monitor):
             self._without_optimizer(trainer, module, without, foreign, held)
         given = {id(leaf) for leaf in tree_leaves(self.batch)}
         strays = [leaf for leaf in leaves if id(leaf) not in own and id(leaf) not in held]
+        # A number among the buffers is what a sum of losses begins with.
+        given |= {id(buffer) for buffer in module.buffers() if buffer.numel() == 1}
         strays = [leaf for leaf in strays if id(leaf) not in given]
         # Copies that a meta-learner trains by itself are a loss of their own; a layer is part of the network.
         self._strays(trainer, module, strays if len(reached) > len(without) else [])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -184,12 +185,22 @@ def _like(batch: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Any:
     for name, value in vars(table).items() if hasattr(table, "__dict__") else ():
         if isinstance(value, dict):
             vars(table)[name] = dict(value) if type(value) is dict else copy.copy(value)
-    for key, value in entries.items():  # outputs of transformers refuse `update`
-        table[key] = value
+    try:
+        _fill(table, entries)
+    except Exception:  # it minds how many samples it is said to have: its own rows are as many as are wanted
+        rows = [len(leaf) for leaf in leaves_of(entries) if isinstance(leaf, Tensor) and leaf.ndim]
+        with suppress(Exception):
+            table = _fill(batch[torch.arange(rows[0]) % len(batch)], entries)
     if all(batch[key] is value for key, value in before.items()):
         return table
     batch.update(before)
     return entries
+
+
+def _fill(table: Any, entries: dict[Any, Any]) -> Any:
+    for key, value in entries.items():  # outputs of transformers refuse `update`
+        table[key] = value
+    return table
 
 
 def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
