@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
+import inspect
 import io
 import multiprocessing.process
 import socket
@@ -106,7 +108,9 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     memo |= {id(context): None for context in compiled}
     kept = _prepare(original, memo)
     shared = set(map(id, memo.values()))  # on purpose
+    asking = {type(part) for each in modules for part in each.modules() if _asks_to_be_made(type(part))}
     try:
+        copyreg.dispatch_table.update(dict.fromkeys(asking, _reduced))
         copied = copy.deepcopy(original, memo)
         for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
             if isinstance(its, nn.Module):
@@ -121,7 +125,22 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
         why = f"your code fails at {place}." if place else "something in it refuses."
         raise UserError(f"{type(original).__name__} cannot be copied: {why}") from error
     finally:
+        for kind in asking:
+            del copyreg.dispatch_table[kind]
         del kept  # the states gone through had to live as long as their identities stand in the memo
+
+
+def _asks_to_be_made(kind: type) -> bool:
+    """Whether an object of this class is not made without arguments, as `deepcopy` makes one."""
+    if kind.__new__ is object.__new__ or kind in copyreg.dispatch_table:
+        return False
+    wanted = list(inspect.signature(kind.__new__).parameters.values())[1:]
+    return any(each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD for each in wanted)
+
+
+def _reduced(part: Any) -> Any:
+    _, _, *state = part.__reduce_ex__(4)
+    return object.__new__, (type(part),), *state
 
 
 def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> None:

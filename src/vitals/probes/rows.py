@@ -116,8 +116,8 @@ class Rows:
             yield tuple(row[places] for row in rows)
 
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
-        """The first row of each of `rows`, `count` times."""
-        return [row[:1].expand(count, *row.shape[1:]) for row in rows]
+        """The first row of each of `rows`, `count` times; a step may write to them, as some that mix do."""
+        return [row[:1].expand(count, *row.shape[1:]).clone() for row in rows]
 
 
 def is_ragged(leaf: Any) -> bool:
@@ -381,8 +381,23 @@ def taken(batch: Any, first: int, count: int) -> Any:
 
 def first_samples(batch: Any, count: int) -> Any:
     """A copy of the first `count` samples of `batch`."""
-    rows = taken(batch, 0, count)
+    rows = taken(plain(batch), 0, count)
     return replaced(rows, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def plain(batch: Any) -> Any:
+    """`batch` with plain tensors where they are of a class of somebody's own: what such a tensor says of its
+    samples, such as where they lie in a scan, need not agree with that of others that it is joined with."""
+    if not any(map(_is_of_own_class, leaves_of(batch))):
+        return batch
+    return replaced(batch, lambda leaf: leaf.as_subclass(Tensor) if _is_of_own_class(leaf) else leaf)
+
+
+def _is_of_own_class(leaf: Any) -> bool:
+    kind = type(leaf)
+    if not isinstance(leaf, Tensor) or kind.__module__.partition(".")[0] == "torch":
+        return False
+    return kind.__torch_dispatch__ is Tensor.__torch_dispatch__  # else there may be no numbers in it
 
 
 def in_halves(batch: Any) -> tuple[Any, Any]:

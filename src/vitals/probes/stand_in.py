@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from vitals.either_package import either, is_own
 from vitals.probes.copies import NoOp
+from vitals.probes.rows import plain
 
 
 class BatchPreparation:
@@ -35,7 +37,7 @@ class BatchPreparation:
                 owner._trainer = self.facts
             arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
             batch = getattr(owner, name)(batch, *arguments)
-        return self.convert(batch)
+        return plain(self.convert(batch))
 
 
 class StandInOptimizer(NoOp):
@@ -88,6 +90,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     optimizers = StandInOptimizers(
         StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)
     )
+    stage: Any = type(trainer.state.stage)("train" if training else "validate")  # of the package in use
     return StandIn(
         **{name: getattr(trainer, name) for name in AS_THEY_ARE},
         **dict.fromkeys(FALSE, False),
@@ -99,6 +102,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         global_rank=0,
         local_rank=0,
         is_global_zero=True,
+        state=dataclasses.replace(trainer.state, stage=stage),
         training=training,
         validating=not training,
         logger=NoOp(),
