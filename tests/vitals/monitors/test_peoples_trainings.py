@@ -469,7 +469,7 @@ class InEvaluationMode(Foreign):
     """Its metrics are in a mode of their own."""
 
     def __init__(self) -> None:
-        super().__init__(mlp(norm=True))
+        super().__init__(mlp())
         self.metrics = MetricCollection({"accuracy": MulticlassAccuracy(10)})
 
     def on_train_epoch_start(self) -> None:
