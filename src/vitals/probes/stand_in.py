@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import RunningStage
 from torch import nn
 from torch.optim import Optimizer
 
@@ -90,7 +91,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     optimizers = StandInOptimizers(
         StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)
     )
-    stage: Any = type(trainer.state.stage)("train" if training else "validate")  # of the package in use
+    stage = RunningStage.TRAINING if training else RunningStage.VALIDATING
     return StandIn(
         **{name: getattr(trainer, name) for name in AS_THEY_ARE},
         **dict.fromkeys(FALSE, False),
