@@ -11,6 +11,11 @@ from vitals.installed import is_installed
 LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<frozen")
 """Where code is from that nobody wrote for their own training, besides packages that were installed."""
 
+FRAMEWORKS = frozenset(
+    {"", "torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "numpy"}
+)
+"""Packages whose lines say nothing of whose module it is."""
+
 
 class UserError(Exception):
     """Something the user wrote or supplied is wrong: the message says what, where, and what would be right.
@@ -78,20 +83,40 @@ def reason_of(error: BaseException) -> str:
     if place:
         return f"your code fails with {kind} at {place}."
     known = next((text for part, text in TORCH_SAYS.items() if part in str(error).lower()), "")
+    if not known and (lines := _of_a_package(error)):
+        return f"{_package(lines[-1])} fails with {kind} at {_shown(lines[-1])}."
     return known or f"it failed on your module with {kind}, which is a fault of ours, not of yours."
 
 
 def failed_at(error: BaseException) -> str:
     """The innermost line in a traceback that is nobody's library, "`the line` (file.py, line 3)"; empty where
     there is none."""
+    theirs = [line for line in _lines(error) if not is_installed(Path(line.filename))]
+    return _shown(theirs[-1]) if theirs else ""
+
+
+def _of_a_package(error: BaseException) -> list[traceback.FrameSummary]:
+    """The lines in a traceback of the first installed package that is not what everybody trains with:
+    somebody's own, where he installs it, or one that brings modules."""
+    lines = [line for line in _lines(error) if _package(line) not in FRAMEWORKS]
+    return [line for line in lines if _package(line) == _package(lines[0])]
+
+
+def _lines(error: BaseException) -> list[traceback.FrameSummary]:
     lines = traceback.extract_tb(error.__traceback__)
-    theirs = [line for line in lines if not line.filename.startswith(LIBRARIES)]
-    theirs = [line for line in theirs if not is_installed(Path(line.filename))]
-    if not theirs:
-        return ""
-    last = theirs[-1]
-    where = f"{Path(last.filename).name}, line {last.lineno}"
-    code = (last.line or "").strip()
+    return [line for line in lines if not line.filename.startswith(LIBRARIES)]
+
+
+def _package(line: traceback.FrameSummary) -> str:
+    """The name of the installed package that a line is of; empty where it is of none."""
+    parts = Path(line.filename).parts
+    places = [place for place, part in enumerate(parts) if part in ("site-packages", "dist-packages")]
+    return parts[places[-1] + 1].removesuffix(".py") if places else ""
+
+
+def _shown(line: traceback.FrameSummary) -> str:
+    where = f"{Path(line.filename).name}, line {line.lineno}"
+    code = (line.line or "").strip()
     return f"`{code[:100]}` ({where})" if code else where
 
 

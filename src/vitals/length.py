@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 
+from vitals.either_package import either
+
 
 def total_steps(trainer: L.Trainer) -> float:
     """Optimizer steps of the whole training; infinite where it has no end.
@@ -51,4 +53,4 @@ def is_timed(trainer: L.Trainer) -> bool:
 
 def _timers(trainer: L.Trainer) -> list[Timer]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, Timer)]
+    return [callback for callback in callbacks if isinstance(callback, either(Timer))]

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from vitals.either_package import either
 from vitals.errors import Diverged, UserError
 from vitals.findings import Finding, sentence
 from vitals.measures.finite import first_non_finite
@@ -98,7 +99,7 @@ class OnNonFinite(L.Callback):
             self.watch.judges = False
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         # With DDP every process has the same gradients.
-        self.asks = trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy)
+        self.asks = trainer.world_size > 1 and not isinstance(trainer.strategy, either(DDPStrategy))
         self.in_a_row, self.batches = Counter({id(optimizer): 0 for optimizer in trainer.optimizers}), []
         self.stepped = True
         self.looked_at = trainer.global_step

@@ -20,7 +20,8 @@ FOLDER = Path(__file__).parent / "configs" / "callbacks"
 def diagnostics(
     preset: str = "default", budget: float | None = None, on_nonfinite: Action | None = None
 ) -> list[L.Callback]:
-    """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`.
+    """All callbacks that watch, for `Trainer(callbacks=vitals.diagnostics())`, of
+    `lightning` or of `pytorch_lightning`.
 
     They say what they find in `findings.json` in the trainer's log folder, keep what they measure in
     `history.jsonl` beside it, write to the trainer's loggers, and never end a training unless asked to.

@@ -8,11 +8,11 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torchmetrics import Metric
 
+from vitals.either_package import is_own
 from vitals.errors import UserError, reason_of
 from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import successive_batches
@@ -106,7 +106,7 @@ class _Readings:
 def _readings(trainer: L.Trainer, owner: L.LightningModule) -> _Readings:
     """What one process reads off its share of the validation samples."""
     loaders = trainer.val_dataloaders
-    if loaders is None or not is_overridden("validation_step", owner, L.LightningModule):
+    if loaders is None or not is_own("validation_step", owner, L.LightningModule):
         raise UserError("there is no validation.")
     several = isinstance(loaders, list | tuple) and len(loaders) > 1
     loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]

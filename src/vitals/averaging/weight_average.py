@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, require
 from vitals.averaging.batch_norm_statistics import reestimate_statistics
 from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
+from vitals.either_package import either
 from vitals.errors import UserError
 from vitals.files import save_checkpoint
 from vitals.length import is_timed, total_steps
@@ -110,7 +111,7 @@ class WeightAverage(L.Callback):
         if stage != "fit":
             return
         self._forget()
-        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        if isinstance(trainer.strategy, either(FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
             raise UserError("average needs whole weights on every device, and the strategy shards them.")
         endless = trainer.max_steps == -1 and (trainer.max_epochs in (None, -1) and self.epochs is None)
         endless = endless and not is_timed(trainer)

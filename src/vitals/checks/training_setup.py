@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from vitals.either_package import either, is_own
 from vitals.errors import UserError
 from vitals.measures.fresh_draws import fresh_share
 from vitals.own_time import own_time
@@ -240,6 +240,9 @@ def training_setup(
     """
     if any(map(is_lazy, module.parameters())):
         raise UserError("the module has lazy layers; run a batch through it before the training begins.")
+    held = [p for each in trainer.optimizers for group in each.param_groups for p in group["params"]]
+    if not any(parameter.requires_grad for parameter in (*module.parameters(), *held)):
+        raise UserError("no parameter wants a gradient (requires_grad), so that there is nothing to learn.")
     try:
         return _setup(trainer, module, samples, batch, shared=True)
     except ChangesParameters:
@@ -289,7 +292,7 @@ def _setup(
             batch_size=max(step.rows.size, 1),
             total_steps=length,
             total_batches=length * trainer.accumulate_grad_batches,
-            later=any(isinstance(each, BaseFinetuning) for each in callbacks),
+            later=any(isinstance(each, either(BaseFinetuning)) for each in callbacks),
             gives="loss" if len(step.optimizers) == 1 else "losses",
             step=step,
             further=tuple(islice(source.successive(sys.maxsize), 1, 1 + FURTHER)),
@@ -494,7 +497,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
 def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     """Whether a validation step calls a network in training mode; None where that is not known."""
     owner = step.owner
-    if not is_overridden("validation_step", owner, L.LightningModule):
+    if not is_own("validation_step", owner, L.LightningModule):
         return None
     seen: list[bool] = []
 
@@ -519,7 +522,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
 def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, bool | None]:
     """Inputs of the network in validation, and whether it is then in training mode; None where unknown."""
     owner = step.owner
-    if not is_overridden("validation_step", owner, L.LightningModule):
+    if not is_own("validation_step", owner, L.LightningModule):
         return None, None
     inputs, training = [], False
     try:

@@ -17,6 +17,7 @@ from vitals.diagnosis.generalization import validation_guessed, validation_told_
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
+from vitals.either_package import either
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
@@ -99,6 +100,8 @@ class Diagnosis(L.Callback):
         self.start, self.fresh = None if self.tried else self.fresh, None
         self.began, self.first_step, self.spent = own_time(), trainer.global_step, 0.0
         if self._may_try(trainer) and not trainer.global_step:
+            if self.start:
+                self.start.close()
             self.start = _kept(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,7 +266,7 @@ class Diagnosis(L.Callback):
 def _kept(trainer: L.Trainer, module: L.LightningModule) -> Any:
     """A temporary file with the state of `module`; None where that is large, spread over processes, or cannot
     be saved."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    if not isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy)):
         return None
     try:
         state = module.state_dict()

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vitals.diagnosis.curves import points, scatter
 from vitals.diagnosis.run import Run
+from vitals.either_package import either
 from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN
 from vitals.measures.names import ERRORS, parted
@@ -125,7 +126,7 @@ def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
     watchers: list[tuple[Any, str, str, str, bool]] = [
         (each, str(each.monitor), "underfitting", "ends the run", bool(each.stopped_epoch))
         for each in trainer.early_stopping_callbacks
-        if isinstance(each, EarlyStopping)
+        if isinstance(each, either(EarlyStopping))
     ]
     watchers += [
         (each.scheduler, str(each.monitor), "learning-rate-too-low", "lowers the learning rate", False)
@@ -151,7 +152,7 @@ def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:
 def _asked_too_much(trainer: L.Trainer) -> Iterator[Finding]:
     """What has ended a run that still got better, as it asks for more than a share can rise."""
     for each in trainer.early_stopping_callbacks:
-        if not isinstance(each, EarlyStopping) or not each.stopped_epoch:
+        if not isinstance(each, either(EarlyStopping)) or not each.stopped_epoch:
             continue
         metric, delta, words = str(each.monitor), abs(each.min_delta), _words(parted(str(each.monitor))[0])
         now, best = (

@@ -27,7 +27,7 @@ def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor
         if validation.shape[1] == 3:
             found["channels in reverse order"] = validation.flip(1)
         if validation.shape[2] == validation.shape[3]:
-            found["rows and columns exchanged"] = validation.transpose(2, 3)
+            found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
     return found
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
 
+from vitals.either_package import either
 from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.measures.double import double
@@ -70,9 +71,9 @@ class LossParameters(Monitor):
         """Sees the steps of all optimizers."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.active = self.active and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        self.active = self.active and isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy))
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        self.later = any(isinstance(each, BaseFinetuning) for each in callbacks)
+        self.later = any(isinstance(each, either(BaseFinetuning)) for each in callbacks)
         self.batches = self.number = 0
         self.strays: dict[int, tuple[Tensor, Tensor, int]] = {}
         """Of the look before: tensors that nobody holds, some of their values, and the step."""
@@ -301,6 +302,8 @@ class LossParameters(Monitor):
             self._without_optimizer(trainer, module, without, foreign, held)
         given = {id(leaf) for leaf in tree_leaves(self.batch)}
         strays = [leaf for leaf in leaves if id(leaf) not in own and id(leaf) not in held]
+        # A number among the buffers is what a sum of losses begins with.
+        given |= {id(buffer) for buffer in module.buffers() if buffer.numel() == 1}
         strays = [leaf for leaf in strays if id(leaf) not in given]
         # Copies that a meta-learner trains by itself are a loss of their own; a layer is part of the network.
         self._strays(trainer, module, strays if len(reached) > len(without) else [])
@@ -429,7 +432,7 @@ def _name(module: nn.Module, wanted: Tensor) -> str:
         elif depth and isinstance(value, dict):
             for key, entry in list(value.items())[:100]:
                 yield from inside(entry, f"{name}[{key!r}]", depth - 1)
-        elif depth and hasattr(value, "__dict__") and not isinstance(value, type | L.Trainer):
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, *either(L.Trainer))):
             for key, entry in list(vars(value).items()):
                 yield from inside(entry, f"{name}.{key}", depth - 1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from vitals.errors import listed
 from vitals.findings import Finding
@@ -30,9 +30,9 @@ class Modes(Monitor):
     | `modes/norms_without_statistics` | share of the BatchNorm layers, so while training, that saw no batch |
     | `modes/kept_evaluating/<part>` | 1 for a part, frozen as a whole, that is in evaluation mode then |
 
-    Modules whose parameters are all frozen are left out with all that is in them, and so are losses and
-    metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or Monte-Carlo dropout;
-    a whole network is not.
+    Modules whose parameters are all frozen, or in no optimizer, are left out with all that is in them, and so
+    are losses and metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or
+    Monte-Carlo dropout; a whole network is not.
 
     It also looks at what validation calls: a copy whose weights follow those that train, as an average does,
     while its BatchNorm statistics do not, is a finding.
@@ -132,10 +132,11 @@ class Modes(Monitor):
         self.say(trainer, fault)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
-        self._share(trainer, tag, [part.training is training for part in _trainable_parts(module)])
+        parts = _trained_parts(module, _held(trainer))
+        self._share(trainer, tag, [part.training is training for part in parts])
 
     def _look_at_norms(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        parts = _trainable_parts(module)
+        parts = _trained_parts(module, _held(trainer))
         norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
         without = [not norm.training and not has_statistics(norm) for norm in norms]
         self._share(trainer, "modes/norms_without_statistics", without)
@@ -165,9 +166,18 @@ def _is_frozen(part: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def _trainable_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules in `module` whose mode the training is about; dropout in a frozen backbone is not."""
+def _held(trainer: L.Trainer) -> set[int]:
+    """The parameters that optimizers have, by identity; none where steps are taken past Lightning."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def _trained_parts(module: nn.Module, held: set[int]) -> Iterator[nn.Module]:
+    """The modules in `module` whose mode the training is about; dropout in a frozen backbone is not, nor an
+    average of the weights, which no optimizer has."""
     for part in module.children():
-        if not _is_frozen(part) and not isinstance(part, Metric) and "Loss" not in type(part).__name__:
+        parameters = list(part.parameters())
+        trains = any(p.requires_grad and (id(p) in held or not held) for p in parameters) or not parameters
+        if trains and not isinstance(part, Metric | MetricCollection) and "Loss" not in type(part).__name__:
             yield part
-            yield from _trainable_parts(part)
+            yield from _trained_parts(part, held)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
+import inspect
 import io
 import multiprocessing.process
 import socket
@@ -21,6 +23,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
+from vitals.either_package import either
 from vitals.errors import UserError, failed_at
 
 LIVE: tuple[type, ...] = (
@@ -44,7 +47,7 @@ STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_st
 
 def is_compiled(part: Any) -> bool:
     """Whether this is a LightningModule that `torch.compile` was given as a whole."""
-    return isinstance(part, L.LightningModule) and bool(part._compiler_ctx)
+    return isinstance(part, either(L.LightningModule)) and bool(part._compiler_ctx)
 
 
 class NoOp:
@@ -105,7 +108,9 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
     memo |= {id(context): None for context in compiled}
     kept = _prepare(original, memo)
     shared = set(map(id, memo.values()))  # on purpose
+    asking = {type(part) for each in modules for part in each.modules() if _asks_to_be_made(type(part))}
     try:
+        copyreg.dispatch_table.update(dict.fromkeys(asking, _reduced))
         copied = copy.deepcopy(original, memo)
         for its, mine in zip(original, copied, strict=True) if several else [(original, copied)]:
             if isinstance(its, nn.Module):
@@ -120,7 +125,22 @@ def copied(original: Any, memo: dict[int, Any] | None = None) -> Any:
         why = f"your code fails at {place}." if place else "something in it refuses."
         raise UserError(f"{type(original).__name__} cannot be copied: {why}") from error
     finally:
+        for kind in asking:
+            del copyreg.dispatch_table[kind]
         del kept  # the states gone through had to live as long as their identities stand in the memo
+
+
+def _asks_to_be_made(kind: type) -> bool:
+    """Whether an object of this class is not made without arguments, as `deepcopy` makes one."""
+    if kind.__new__ is object.__new__ or kind in copyreg.dispatch_table:
+        return False
+    wanted = list(inspect.signature(kind.__new__).parameters.values())[1:]
+    return any(each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD for each in wanted)
+
+
+def _reduced(part: Any) -> Any:
+    _, _, *state = part.__reduce_ex__(4)
+    return object.__new__, (type(part),), *state
 
 
 def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> None:
@@ -138,12 +158,13 @@ def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> 
 def _give_stand_ins(original: nn.Module, copied: nn.Module) -> None:
     """Let LightningModules in a copy of a copy ask the trainer that the first copy asks, which `deepcopy`
     leaves out; and take what is compiled, and bound to the original, from the copy."""
+    modules = either(L.LightningModule)
     for mine, its in zip(copied.modules(), original.modules(), strict=False):
-        if isinstance(its, L.LightningModule) and isinstance(mine, L.LightningModule):
+        if isinstance(its, modules) and isinstance(mine, modules):
             for name in STEPS if is_compiled(its) else ():
                 mine.__dict__.pop(name, None)
             trainer: Any = its._trainer
-            if trainer is not None and not isinstance(trainer, L.Trainer):
+            if trainer is not None and not isinstance(trainer, either(L.Trainer)):
                 mine._trainer = trainer
 
 
@@ -198,6 +219,7 @@ def _of_the_copy(value: Any, memo: dict[int, Any]) -> Any:
 def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
     """Put into `memo` what stands for everything in `original` that `deepcopy` would fail on."""
     waiting: list[tuple[Any, Any]] = [(original, None)]
+    live = (*either(Logger, L.Trainer), *LIVE)
     seen: set[int] = set()
     kept: list[Any] = []
     while waiting:
@@ -209,7 +231,7 @@ def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
         if isinstance(part, Tensor):
             if part.grad_fn is not None:
                 memo[id(part)] = part.detach().clone()
-        elif isinstance(part, (Logger, L.Trainer, *LIVE)):
+        elif isinstance(part, live):
             outermost = part if holder is None else holder
             memo[id(outermost)] = NoOp()
         elif isinstance(part, types.GeneratorType):

@@ -115,7 +115,7 @@ class FixedSubsets:
                 if self.step.network is None:  # a loss of pairs is another in a larger batch
                     prepared = (first_samples(each, self.batch_size) for each in prepared)
                 kept = self._kept(prepared, self.samples, twin.module.validation_step)
-                return kept if self._has_places_for(kept) else None
+                return kept if _go_together(*kept) and self._has_places_for(kept) else None
             except UserError:  # validation batches may be of another make: then training alone is seen
                 return None
 
@@ -307,3 +307,10 @@ class FixedSubsets:
         names = ("loss", "accuracy", *OF_CLASSES)
         totals = torch.stack([each.float() for each in sums]).tolist()
         return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
+
+
+def _go_together(inputs: Any, targets: Any) -> bool:
+    """Whether there are targets for each input; validation may cut a sample into windows, one after the
+    other, or into crops. Of batches there are sizes instead of targets."""
+    rows = targets if isinstance(targets, tuple) else (targets,)
+    return all(len(row) == len(inputs) for row in rows)

@@ -18,6 +18,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from vitals.either_package import either
 from vitals.errors import UserError
 from vitals.probes.copies import LARGE, NoOp, Spent, copied
 
@@ -35,7 +36,7 @@ def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[An
     is started. Draws global random numbers, so call it with those isolated. `StreamOnly` if a copy is not
     possible.
     """
-    if isinstance(loader, CombinedLoader):
+    if isinstance(loader, either(CombinedLoader)):
         return successive_batches(loader.iterables, loader._mode)
     if isinstance(loader, dict | list | tuple):
         keys = list(loader) if isinstance(loader, dict) else list(range(len(loader)))
@@ -152,7 +153,7 @@ def _innermost(dataset: Any) -> Any:
 
 
 def _own_loader(loader: Any) -> Iterable[Any]:
-    if isinstance(loader, dict | list | tuple | CombinedLoader):
+    if isinstance(loader, (dict, list, tuple, *either(CombinedLoader))):
         raise UserError("loaders within lists of loaders cannot be looked at beforehand.")
     if not isinstance(loader, DataLoader):
         if isinstance(loader, Iterator) or not isinstance(loader, Iterable):

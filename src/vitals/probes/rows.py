@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -115,8 +116,8 @@ class Rows:
             yield tuple(row[places] for row in rows)
 
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
-        """The first row of each of `rows`, `count` times."""
-        return [row[:1].expand(count, *row.shape[1:]) for row in rows]
+        """The first row of each of `rows`, `count` times; a step may write to them, as some that mix do."""
+        return [row[:1].expand(count, *row.shape[1:]).clone() for row in rows]
 
 
 def is_ragged(leaf: Any) -> bool:
@@ -184,12 +185,22 @@ def _like(batch: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Any:
     for name, value in vars(table).items() if hasattr(table, "__dict__") else ():
         if isinstance(value, dict):
             vars(table)[name] = dict(value) if type(value) is dict else copy.copy(value)
-    for key, value in entries.items():  # outputs of transformers refuse `update`
-        table[key] = value
+    try:
+        _fill(table, entries)
+    except Exception:  # it minds how many samples it is said to have: its own rows are as many as are wanted
+        rows = [len(leaf) for leaf in leaves_of(entries) if isinstance(leaf, Tensor) and leaf.ndim]
+        with suppress(Exception):
+            table = _fill(batch[torch.arange(rows[0]) % len(batch)], entries)
     if all(batch[key] is value for key, value in before.items()):
         return table
     batch.update(before)
     return entries
+
+
+def _fill(table: Any, entries: dict[Any, Any]) -> Any:
+    for key, value in entries.items():  # outputs of transformers refuse `update`
+        table[key] = value
+    return table
 
 
 def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
@@ -370,8 +381,23 @@ def taken(batch: Any, first: int, count: int) -> Any:
 
 def first_samples(batch: Any, count: int) -> Any:
     """A copy of the first `count` samples of `batch`."""
-    rows = taken(batch, 0, count)
+    rows = taken(plain(batch), 0, count)
     return replaced(rows, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def plain(batch: Any) -> Any:
+    """`batch` with plain tensors where they are of a class of somebody's own: what such a tensor says of its
+    samples, such as where they lie in a scan, need not agree with that of others that it is joined with."""
+    if not any(map(_is_of_own_class, leaves_of(batch))):
+        return batch
+    return replaced(batch, lambda leaf: leaf.as_subclass(Tensor) if _is_of_own_class(leaf) else leaf)
+
+
+def _is_of_own_class(leaf: Any) -> bool:
+    kind = type(leaf)
+    if not isinstance(leaf, Tensor) or kind.__module__.partition(".")[0] == "torch":
+        return False
+    return kind.__torch_dispatch__ is Tensor.__torch_dispatch__  # else there may be no numbers in it
 
 
 def in_halves(batch: Any) -> tuple[Any, Any]:

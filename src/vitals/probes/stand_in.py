@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.trainer.states import RunningStage
 from torch import nn
 from torch.optim import Optimizer
 
+from vitals.either_package import either, is_own
 from vitals.probes.copies import NoOp
+from vitals.probes.rows import plain
 
 
 class BatchPreparation:
@@ -28,14 +31,14 @@ class BatchPreparation:
     def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
         for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
             owner: Any = self.owner
-            if self.data is not None and is_overridden(name, self.data, L.LightningDataModule):
+            if self.data is not None and is_own(name, self.data, L.LightningDataModule):
                 owner = self.data
                 owner.trainer = self.facts
             else:
                 owner._trainer = self.facts
             arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
             batch = getattr(owner, name)(batch, *arguments)
-        return self.convert(batch)
+        return plain(self.convert(batch))
 
 
 class StandInOptimizer(NoOp):
@@ -88,6 +91,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
     optimizers = StandInOptimizers(
         StandInOptimizer(each, number, events) for number, each in enumerate(trainer.optimizers)
     )
+    stage = RunningStage.TRAINING if training else RunningStage.VALIDATING
     return StandIn(
         **{name: getattr(trainer, name) for name in AS_THEY_ARE},
         **dict.fromkeys(FALSE, False),
@@ -99,6 +103,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         global_rank=0,
         local_rank=0,
         is_global_zero=True,
+        state=dataclasses.replace(trainer.state, stage=stage),
         training=training,
         validating=not training,
         logger=NoOp(),
@@ -135,7 +140,7 @@ def loader_facts(loaders: Any) -> Any:
 def attach(module: nn.Module, trainer: Any) -> None:
     """Make `trainer`, from `stand_in`, the trainer of `module`, a copy, and of the modules in it."""
     for part in module.modules():
-        if isinstance(part, L.LightningModule):
+        if isinstance(part, either(L.LightningModule)):
             part._trainer = trainer
 
 
@@ -146,6 +151,6 @@ def mute(module: nn.Module) -> None:
     """Make `module`, a copy, and the LightningModules in it log and print nothing and leave optimizers
     alone."""
     for part in module.modules():
-        if isinstance(part, L.LightningModule):
+        if isinstance(part, either(L.LightningModule)):
             for name in MUTED:
                 part.__dict__[name] = NoOp()

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
+from vitals.either_package import either
 from vitals.errors import UserError, failed_at
 from vitals.probes.copies import unchanged
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
@@ -86,7 +87,7 @@ def step_losses(
         events.clear()
         with unchanged(parts):
             for part in parts:
-                if isinstance(part, L.LightningModule):
+                if isinstance(part, either(L.LightningModule)):
                     part._trainer = facts
             owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
             if owner.automatic_optimization:

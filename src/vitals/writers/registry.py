@@ -5,6 +5,7 @@ from functools import singledispatch
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from vitals.either_package import either
 from vitals.writers.trackers import CSVWriter, MLFlowWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 from vitals.writers.trackio import TrackioLogger
 from vitals.writers.writer import Writer
@@ -16,7 +17,9 @@ def writer_of(logger: Logger) -> Writer:
 
     `writer_of.register(MyLogger, MyWriter)` registers another.
     """
-    return Writer(logger)
+    registered = writer_of.registry.items()  # such as of the other package's class of the same name
+    known = (make for kind, make in registered if kind is not object and isinstance(logger, either(kind)))
+    return next(known, Writer)(logger)
 
 
 writer_of.register(CSVLogger, CSVWriter)

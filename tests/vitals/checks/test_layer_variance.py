@@ -3,7 +3,7 @@
 import pytest
 import torch
 from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, named, same, state_of
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import init
 
 from vitals.checks.layer_variance import check_layer_variance
@@ -291,3 +291,25 @@ class Quantized(nn.Module):
 
 def test_a_quantizer_whose_codes_have_collapsed_is_no_fault_of_the_weights():
     assert named(check_layer_variance(Quantized(), course_inputs())) == {}
+
+
+class Timed(nn.Module):
+    """The step of a diffusion, as sines and cosines, beside the image; or squashed by a tanh."""
+
+    def __init__(self, squashed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.squashed = squashed
+        self.image, self.time, self.head = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.image(x)
+        angles = 100 * x[:, :1].abs() * torch.logspace(0, -4, 16)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.head(torch.relu(image + self.time(torch.tanh(9 * waves) if self.squashed else waves)))
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_sines_are_at_their_limits_by_their_nature(squashed: bool) -> None:
+    result = check_layer_variance(Timed(squashed), torch.randn(64, 8))
+    assert [each.cause for each in result.findings() if each.alarming] == ["saturated-activations"] * squashed

@@ -127,6 +127,18 @@ def test_a_stop_within_a_classifier_is_told() -> None:
     assert alarms(lambda h: torch.tanh(h) * h.detach()) == ["wrong-gradient"]
 
 
+class CastsItself(nn.Linear):
+    """Brings its weights to the type of what it gets, as it does when it lies on another device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = self.weight.data.to(x.dtype)
+        return super().forward(x)
+
+
+def test_weights_that_are_given_their_own_data_are_still_perturbed() -> None:
+    assert alarms(CastsItself(16, 16), stops_are_meant=True) == []
+
+
 class KeepsMean(nn.Module):
     """A loss with a running baseline of its own."""
 

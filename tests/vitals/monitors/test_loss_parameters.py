@@ -161,6 +161,17 @@ class UpdatedByHand(Outside):
         self.scale.grad = None
 
 
+class SumFromABuffer(Foreign):
+    """A loss that begins with a number of the module's, as losses with several terms do."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.zero.requires_grad_() + super().training_step(batch, batch_idx)
+
+
 class TwoOptimizers(Teacher):
     def __init__(self) -> None:
         super().__init__()
@@ -197,6 +208,7 @@ def test_a_network_that_no_optimizer_has_is_no_teacher_where_another_has_two() -
         lambda: GradientPenalty(mlp()),
         FirstOrderMeta,
         UpdatedByHand,
+        SumFromABuffer,
         TwoOptimizers,
     ],
 )

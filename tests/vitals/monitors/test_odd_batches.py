@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,34 @@ from torch.utils.data import DataLoader, TensorDataset
 from vitals.probes.rows import Rows, first_samples, in_halves, samples_in, together
 
 Z = torch.zeros
+
+
+class Table(MutableMapping[str, Any]):
+    """Has a number of rows, as a TensorDict has, and takes no column of another."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self.count, self.columns = len(next(iter(columns.values()))), columns
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return Table({name: column[key] for name, column in self.columns.items()})
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if len(value) != self.count:
+            raise RuntimeError(f"{len(value)} rows, and {self.count} are wanted")
+        self.columns[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.columns[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return self.count
+
+
 BATCHES: dict[str, tuple[Any, int]] = {
     "images and boxes": (
         (
@@ -41,6 +69,8 @@ BATCHES: dict[str, tuple[Any, int]] = {
     "dicts of loaders": ([{"x": Z(32, 64), "y": Z(32)}, {"x": Z(64, 64), "y": Z(64)}], 32),
     "views": (([Z(32, 64), Z(32, 64)], Z(32)), 32),
     "two views of two": (([Z(2, 64), Z(2, 64)], Z(2)), 2),
+    "a table of so many rows": (Table({"image": Z(16, 64), "label": Z(16).long()}), 16),
+    "tables in a table": (Table({"label": Z(16), "views": Table({"one": Z(16, 8), "two": Z(16, 8)})}), 16),
     "two texts": ((Z(2, 64).long(), Z(2)), 2),
     "packed sequences": (
         (nn.utils.rnn.pack_sequence([Z(3 + k % 4, 8) for k in range(16)], enforce_sorted=False), Z(16)),

@@ -11,12 +11,16 @@ import torch.nn.functional as F
 from foreign import Foreign, alarms, fit, mlp, quick
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 from torchvision.ops import MLP
 
 from vitals.diagnosis.callback import Diagnosis
-from vitals.findings import read_findings
+from vitals.findings import Finding, read_findings
 from vitals.monitors.first_layer_filters import FirstLayerFilters
+from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.loss_parameters import LossParameters
 from vitals.monitors.modes import Modes
 from vitals.monitors.non_finite import NonFinite
@@ -375,3 +379,102 @@ def test_what_cannot_be_taken_apart_is_told_in_words_of_the_batch(tmp_path: Path
     checks = quick(checks=["inputs", "informative_inputs"])
     fit(Margin(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
     assert "self(…) gets more of the batch than its inputs, such as labels" in checks.findings[0].message
+
+
+class AsksForTheStage(Foreign):
+    """Gives a loss in the stages that it knows of."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        known = self.trainer.state.stage in ("train", "validate")
+        return {"loss": super().training_step(batch, batch_idx) if known else None}
+
+
+class MixesInPlace(Foreign):
+    """Adds other samples to the batch where it lies, as timm's Mixup does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        x.mul_(0.9).add_(x.flip(0).mul_(0.1))
+        logits = self.net(x)
+        return 0.9 * F.cross_entropy(logits, y) + 0.1 * F.cross_entropy(logits, y.flip(0))
+
+
+class Asking(nn.Module):
+    """Is not made without its network, which `copy.deepcopy` does not know."""
+
+    def __new__(cls, network: nn.Module) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+class HalvesInValidation(Foreign):
+    """Validates the halves of each image, one after the other."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self.net(batch[0][:, :, :4]), batch[0][:, :, :4])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        outputs = self.net(torch.cat(batch[0].split(4, dim=2)))
+        self.log("val_loss", F.mse_loss(torch.cat(outputs.chunk(2), dim=2), batch[0]))
+
+
+class KeepsAnAverage(Foreign):
+    """An average of the weights, in evaluation mode and in no optimizer, that wants gradients as they do."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp(norm=True))
+        self.average = AveragedModel(self.net)
+        for parameter in self.average.parameters():
+            parameter.requires_grad_(True)
+        self.average.eval()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.average.update_parameters(self.net)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=self.lr)
+
+
+def seen(module: Any, folder: Path) -> list[Finding]:
+    watching = (quick(checks=["wiring", "tiny_subset"]), LearningCurves(), Modes(), Recorder())
+    fit(module, folder, *watching, Diagnosis(report=False), max_epochs=2)
+    [file] = folder.rglob("findings.json")
+    return read_findings(file)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: AsksForTheStage(mlp()),
+        lambda: MixesInPlace(mlp()),
+        lambda: Foreign(Asking(mlp())),
+        lambda: HalvesInValidation(nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))),
+        KeepsAnAverage,
+    ],
+    ids=["the stage", "mixes in place", "asks to be made", "halves", "an average"],
+)
+def test_what_people_write_is_looked_at_and_not_blamed(module: Any, tmp_path: Path) -> None:
+    found = seen(module(), tmp_path)
+    assert alarms(found) == []
+    assert not [each.message for each in found if each.cause == "skipped" and each.where != "checks"]
+
+
+class InEvaluationMode(Foreign):
+    """Its metrics are in a mode of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.metrics = MetricCollection({"accuracy": MulticlassAccuracy(10)})
+
+    def on_train_epoch_start(self) -> None:
+        self.net.eval()
+
+
+def test_metrics_do_not_hide_that_the_network_trains_in_evaluation_mode(tmp_path: Path) -> None:
+    assert "eval-mode-training" in alarms(seen(InEvaluationMode(), tmp_path))

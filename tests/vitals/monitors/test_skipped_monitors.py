@@ -98,6 +98,21 @@ class Nested(Foreign):
         super().__init__(Inner(mlp()))
 
 
+class FillsAMemory(Foreign):
+    """Learns nothing: it keeps what a network of somebody else's makes of the training images."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp().requires_grad_(False).eval())
+        self.memory: list[Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.memory.append(self.net(batch[0]))
+        return torch.tensor(0.0, requires_grad=True)
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
 HOPELESS: dict[str, tuple[Callable[[], Any], Any, dict[str, str]]] = {
     "dict batches": (
         lambda: TakesDicts(convnet()),
@@ -133,6 +148,7 @@ HOPELESS: dict[str, tuple[Callable[[], Any], Any, dict[str, str]]] = {
     "weights moved within the step": (Momentum, None, {}),
     "schedulers by hand": (lambda: Scheduled(mlp()), None, {}),
     "nested": (Nested, None, {}),
+    "nothing to learn": (FillsAMemory, None, {"UpdateRatio": "no optimizer has a parameter"}),
 }
 
 

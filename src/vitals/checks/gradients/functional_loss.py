@@ -489,7 +489,7 @@ def _multiplies(node: Any) -> bool:
 class Stops(TorchFunctionMode):
     """Keeps what `detach`, `.data` and `no_grad` gave in the first evaluation inside it, and gives it again
     in all later ones: what is stopped is a constant, as are targets, baselines and what a straight-through
-    estimate adds.
+    estimate adds. A tensor that is given its own `.data`, as where a module casts itself, stays as it is.
 
     What runs within an autograd Function of one's own is no such thing.
     """
@@ -502,6 +502,8 @@ class Stops(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         self._place, self._no_grad = 0, False
+        self._own: dict[int, tuple[Tensor, Any]] = {}
+        """What `.data` gave, by identity, and of which tensor."""
         return super().__enter__()
 
     def __exit__(self, *reason: Any) -> None:
@@ -513,6 +515,8 @@ class Stops(TorchFunctionMode):
     ) -> Any:
         if func is torch._C._set_grad_enabled:
             self._no_grad = not args[0]
+        if func == _GIVE_DATA and self._own.get(id(args[1]), (None, None))[1] is args[0]:
+            return None
         result = func(*args, **(kwargs or {}))
         stopped = func in _STOPPING or (self._no_grad and not any(result is each for each in args))
         if not stopped or not isinstance(result, Tensor) or not result.is_floating_point():
@@ -522,10 +526,14 @@ class Stops(TorchFunctionMode):
             return result  # not a copy: through `.data` an in-place step may move what it belongs to
         kept = self._kept[self._place] if self._place < len(self._kept) else result
         self._place += 1
-        return kept.clone() if kept.shape == result.shape else result
+        again = kept.clone() if kept.shape == result.shape else result
+        if func == _DATA:
+            self._own[id(again)] = again, args[0]
+        return again
 
 
-_STOPPING = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+_DATA, _GIVE_DATA = Tensor.data.__get__, Tensor.data.__set__  # type: ignore[attr-defined]
+_STOPPING = (Tensor.detach, _DATA)
 
 
 class _FirstUse(TorchDispatchMode):
