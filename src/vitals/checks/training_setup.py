@@ -266,7 +266,7 @@ def _setup(
         except ChangesParameters:
             raise
         except UserError:
-            if not is_overridden("on_train_epoch_start", owner):
+            if not is_own("on_train_epoch_start", owner, L.LightningModule):
                 raise
             # What is kept from batch to batch may be that of those which Lightning tried validation with.
             with untouched(getattr(owner, GUARDED, Shared(())).tensors):
