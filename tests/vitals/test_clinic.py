@@ -51,6 +51,7 @@ OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches
 
 NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out", "facts/homogeneous"}
 NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts", "facts/plays"}
+NOT_HERE |= {"facts/norms_unlike"}
 """Facts of losses without class numbers, and of the checks before learning, which are left out here."""
 
 
@@ -111,9 +112,9 @@ def missing_tags(name: str, folder: Path) -> set[str]:
     for rule in RULES:
         list(rule(run))
     expected = LOGGED_OTHERWISE | NOT_HERE | (set() if name in NORMED else OF_NORMS)
-    # The rate is probed only where the record leaves a doubt, as in `rate-with-one-zero-too-many`, and other
-    # preparations are tried only where validation is behind.
-    seldom = ("rate_probe/", "curvature/", "validation/changed/")
+    # The rate is probed only where the record leaves a doubt, as in `rate-with-one-zero-too-many`, other
+    # preparations are tried only where validation is behind, and none of these begins with trained weights.
+    seldom = ("rate_probe/", "curvature/", "validation/changed/", "start/")
     return {tag for tag in history.missing if not tag.startswith(seldom)} - expected
 
 

@@ -1,20 +1,27 @@
 """Does a training step hand over what belongs together: labels to the outputs of their samples, to losses
 what they take, to networks what they use?"""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitals.findings import Finding
+from vitals.measures.double import double
 from vitals.probes.loss_arguments import LossArguments
-from vitals.probes.random_states import seed_torch
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.training_step import Path, TrainingStep
 from vitals.probes.trial import trial
 
 APART = 0.7
 """Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
 first and the last their own."""
+SHARE, LEAST = 0.05, 1e-3
+"""What shares of mixed images and of their labels may differ by, and the least share of a second image."""
+MIXES, MIX_SAMPLES, MIX_VALUES, FEWEST_MIXED = 8, 8, 512, 8
+"""Times that a step is asked how it mixes, images of each and numbers of an image that are looked at; and
+mixed images of which something is said."""
 PUSHED = 0.1
 """Standard deviation of what is added to all weights, so that none of them is zero."""
 
@@ -23,7 +30,7 @@ def handed_over(step: TrainingStep) -> list[Finding]:
     """What goes to the wrong place in `step`, the most important first; empty where nothing does."""
     shapes = step.every_output_with_every_target()
     paired = [_paired(*shapes)] if shapes else []
-    return [*paired, *_apart(step), *_misgiven(step.loss_arguments)]
+    return [*paired, *_apart(step), *_mixed(step), *_misgiven(step.loss_arguments)]
 
 
 def left_alone(step: TrainingStep) -> list[Finding]:
@@ -107,3 +114,97 @@ def _apart(step: TrainingStep) -> list[Finding]:
         "where those of a sample lie together; sort and shuffle both alike."
     )
     return [Finding("labels-random", "fail", seen, remedy, "labels", apart / known, APART, exact=True)]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """An image that is made of two of the batch, and its label."""
+
+    own: float
+    """Share of the first image, and so of its class."""
+    given: float
+    """Share of the class of the first image in the label."""
+    other: float
+    """The same of the second."""
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether each class has the share of the other image."""
+        near = abs(self.given - (1 - self.own)) + abs(self.other - self.own) < 2 * SHARE
+        return near and abs(2 * self.own - 1) > 4 * SHARE
+
+    @property
+    def strange(self) -> bool:
+        """Whether the class of the second image is not in the label, and one that is in no image is."""
+        return self.own < 1 - SHARE and self.other < SHARE / 2 and self.given + self.other < 1 - SHARE
+
+
+def _mixed(step: TrainingStep) -> list[Finding]:
+    """Images that are mixed with others of the batch, and labels that are not mixed as these are."""
+    if step.network is None or not step.class_numbers or step.outputs is None:
+        return []
+    found: list[Mixed] = []
+    with isolated_rng(seed=0):
+        random = step.loss_is_random(step.outputs, step.targets(step.rows.example))
+    for seed in range(MIXES if random else 0):  # as labels are, where they are mixed
+        with isolated_rng(seed=seed):
+            found += _mixed_once(step)
+    exchanged, strange = (sum(getattr(each, name) for each in found) for name in ("exchanged", "strange"))
+    if max(exchanged, strange) < max(FEWEST_MIXED, len(found) / 4):
+        return []
+    which, count = ("exchanged", exchanged) if exchanged > strange else ("strange", strange)
+    example = next(each for each in found if getattr(each, which))
+    seen = (
+        f"Images are mixed of two, and {count} of {len(found)} labels are not mixed as they are: one of "
+        f"{example.own:.0%} of an image and {1 - example.own:.0%} of another has {example.given:.0%} of the "
+        f"class of the first and {example.other:.0%} of that of the second."
+    )
+    remedy = "Mix images and labels by one permutation: x[order] goes with y[order]."
+    if which == "exchanged":
+        remedy = "Give each label the share of its own image: lam * loss(y) + (1 - lam) * loss(y[order])."
+    return [Finding("labels-random", "fail", seen, remedy, "labels", count / len(found), 0.25, exact=True)]
+
+
+def _mixed_once(step: TrainingStep) -> list[Mixed]:
+    rows, handed = step.rows.of(step.rows.example), step.handed()
+    labels = [row for row in rows if row.numel() == len(row) and not row.is_floating_point()]
+    if handed is None or len(labels) != 1:
+        return []
+    given, outputs, pull = handed
+    images = [row for row in rows if row.is_floating_point() and row.shape == given.shape]
+    if len(images) != 1 or outputs.ndim != 2 or torch.equal(given, images[0]):
+        return []
+    classes = labels[0].reshape(-1).long()
+    # The slope of a cross-entropy is what the outputs say, less what they are to say, over the batch.
+    target = double(outputs).softmax(1) - len(outputs) * double(pull)
+    target = target - target.amin(1, keepdim=True)  # what label smoothing gives to all
+    target = target / target.sum(1, keepdim=True)
+    made, own = double(given.flatten(1)), double(images[0].flatten(1))
+    made, own = made[:, :: max(1, made.shape[1] // MIX_VALUES)], own[:, :: max(1, own.shape[1] // MIX_VALUES)]
+    found = []
+    for place in range(min(len(made), MIX_SAMPLES)):
+        share, other = _parts(made[place], own, place)
+        if other < 0 or classes[other] == classes[place] or share > 1 - LEAST:
+            continue
+        its = target[place, classes[place]], target[place, classes[other]]
+        found.append(Mixed(share, *map(float, its)))
+    return found
+
+
+def _parts(made: Tensor, images: Tensor, place: int) -> tuple[float, int]:
+    """The share of image `place` in what was `made` of it and of another, and the place of that one; −1 where
+    it was made in another way."""
+    mine, others = images[place], images - images[place]
+    # made = mine + t (other - mine), for the one other for which that is so.
+    lengths = others.square().sum(1)
+    shares = (others @ (made - mine)) / lengths.clamp_min(1e-12)
+    left = (made - mine - shares[:, None] * others).square().sum(1)
+    best = int(left.masked_fill(lengths < 1e-6, torch.inf).argmin())
+    if float(left[best]) < 1e-4 * float(lengths[best]):
+        return 1 - float(shares[best]), best
+    kept = made == mine
+    pasted = (images == made) & ~kept
+    best = int(pasted.sum(1).argmax())
+    if bool((kept | pasted[best]).all()):
+        return float(kept.double().mean()), best
+    return 1.0, -1

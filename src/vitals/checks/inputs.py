@@ -140,6 +140,8 @@ class Inputs:
     places: tuple[int, int] = (0, 0)
     """How many class numbers the places of an image or a sequence have, and the first of them, where all are
     one; zeros else."""
+    wears_out: bool = False
+    """Whether the data set changes what it keeps when samples are taken out."""
     told: tuple[int, float] = (0, 0.0)
     """The column of a table that goes best with a number that is to be predicted, and its correlation."""
 
@@ -179,7 +181,14 @@ class Inputs:
             return [
                 Finding("non-finite-loss", "fail", "The inputs contain NaN or infinity.", remedy, "inputs")
             ]
-        found = [*self._told(), *self._one_label(), *self._repetition(), *self._labels(), *self._agreement()]
+        found = [
+            *self._wearing(),
+            *self._told(),
+            *self._one_label(),
+            *self._repetition(),
+            *self._labels(),
+            *self._agreement(),
+        ]
         found = [*([] if found and found[0].where == "sampler" else self._information()), *found]
         if not any(finding.cause == "input-constant" for finding in found):
             found += self._scale()
@@ -211,6 +220,21 @@ class Inputs:
                 "into, and look at the sampler."
             )
         return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
+
+    def _wearing(self) -> list[Finding]:
+        """Samples that are changed where they are kept."""
+        if not self.wears_out:
+            return []
+        seen = (
+            "Taking a sample out changes the array in which the data set keeps it: with the same random "
+            "numbers it is another one the next time. Each epoch trains on what the one before has left, and "
+            "validation on what nothing has changed."
+        )
+        remedy = (
+            "Let __getitem__ work on a copy, as image = self.images[index].clone() or .copy(); look for "
+            "slices that are assigned to, -=, /= and inplace=True."
+        )
+        return [Finding("train-val-mismatch", "fail", seen, remedy, "data set", exact=True)]
 
     def _told(self) -> list[Finding]:
         """A column that is what is to be predicted."""
@@ -290,10 +314,15 @@ class Inputs:
         if count >= FEWEST_LABELS and (self.balance < UNBALANCED or few):
             most = max(self.label_counts)
             seen = f"Class {self.label_counts.index(most)} has {most} of {count} labels ({most / count:.0%})."
-            if most < count / 2:
+            remedy = "Draw rare classes more often, weight the loss by class, and judge by balanced accuracy."
+            if most == count:
+                remedy = (
+                    "Look at where class numbers come from: a folder one level too high is one class, and so "
+                    "is what a cast or a comparison has made of them."
+                )
+            elif most < count / 2:
                 two = sum(sorted(self.label_counts)[-2:])
                 seen = f"Two of {self.classes} classes have {two} of {count} labels ({two / count:.0%})."
-            remedy = "Draw rare classes more often, weight the loss by class, and judge by balanced accuracy."
             found.append(Finding("class-imbalance", "warn", seen, remedy, "labels", self.balance, UNBALANCED))
         return found
 
@@ -358,6 +387,8 @@ def check_inputs(
     draws: tuple[int, int, int] = (0, 0, 0),
     weights: Sequence[float] = (),
     numbers: Tensor | None = None,
+    even: bool = False,
+    wears_out: bool = False,
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
@@ -367,7 +398,8 @@ def check_inputs(
     N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
     labels at hand; `draws` tells what the sampler draws: how often, how many different samples, of how many;
-    `weights` those of the classes in the loss, 1 in the mean over samples;
+    `weights` those of the classes in the loss, 1 in the mean over samples; `even` whether `targets` are drawn
+    from all samples alike; `wears_out` whether taking them out changes them;
     `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
     counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
     fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
@@ -387,7 +419,8 @@ def check_inputs(
     counts = torch.bincount(valid, minlength=classes)
     finite = bool(torch.isfinite(inputs).all())
     shares = counts.double() / counts.sum().clamp_min(1) if all_targets is not None else None
-    alike, score = class_order(label_batches, classes, shares) if classes else (0.0, 0.0)
+    alone = even and len(targets) >= FEWEST_LABELS and len(targets.unique()) == 1
+    alike, score = class_order(label_batches, classes, shares, alone) if classes else (0.0, 0.0)
     return Inputs(
         _channels(inputs),
         None if validation_inputs is None else _channels(validation_inputs),
@@ -406,6 +439,7 @@ def check_inputs(
         draws,
         tuple(weights),
         _places(numbers),
+        wears_out,
         _told(inputs, numbers),
     )
 
@@ -511,6 +545,8 @@ class InputsCheck(Check):
             draws=setup.draws,
             weights=weights,
             numbers=numbers if targets is None else None,
+            even=setup.even,
+            wears_out=setup.wears_out,
         )
         mean, sd = (
             ", ".join(f"{value:.2f}" for value in values[:3])

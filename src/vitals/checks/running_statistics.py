@@ -15,8 +15,13 @@ from vitals.probes.trial import Inputs, trial
 
 LEFT = 0.5
 """Share of the statistics at the end of the training that are still those of a new layer."""
+TINY = 1e-12
 PAIR = 2
 """Values of a channel of which nothing but their order is left."""
+UNLIKE = 2.0
+"""Ratio of the variances, for half of the channels, of what one layer is given in different places of the
+network: 3 where three convolutions have one layer, 1.02 to 1.09 for two views of an image (measured). A note:
+a block that is repeated may bear it."""
 FEWEST_STEPS = 20
 """Batches below which it is the training that is short: at torch's own momentum of 0.1 seven of them leave
 half."""
@@ -35,6 +40,9 @@ class RunningStatistics:
     """Of the layers that train: over how many values they take mean and variance of a channel."""
     normalizes: bool
     """Whether there are any that train."""
+    unlike: dict[str, float]
+    """Of the layers that train and are called several times in a pass: by how much the variances of what they
+    are given differ, as a ratio."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is, `skipped` where there
@@ -50,6 +58,16 @@ class RunningStatistics:
             )
             remedy = "Take larger batches, or GroupNorm or LayerNorm, which need no other samples."
             return [Finding("batch-too-small", "warn", seen, remedy, pairs[0], PAIR, PAIR)]
+        unlike = {name: ratio for name, ratio in self.unlike.items() if ratio > UNLIKE}
+        if unlike:
+            where, ratio = max(unlike.items(), key=lambda item: item[1])
+            seen = (
+                f"{len(unlike)} BatchNorm layer(s) are called several times in a pass, with inputs whose "
+                f"variances differ by a factor of {ratio:.2g} ({listed(unlike)}): the running statistics are "
+                f"a mixture, and evaluation mode goes by them."
+            )
+            remedy = "Give each place a BatchNorm layer of its own; they may have one weight and bias."
+            return [Finding("train-val-mismatch", "note", seen, remedy, where, ratio, UNLIKE)]
         late = {name: share for name, share in self.stale.items() if share > LEFT}
         if self.batches < FEWEST_STEPS or not late:
             seen = "The running statistics of BatchNorm follow the batches soon enough."
@@ -83,24 +101,33 @@ def check_running_statistics(
         and not has_statistics(layer)
     }
     normalizes = _normalizes(model)
-    values = _values(model, inputs) if normalizes and inputs is not None else {}
-    return RunningStatistics(stale, batches, values, normalizes)
+    tracked = {name: layer in tracking for name, layer in model.named_modules()}
+    given = _given(model, inputs) if normalizes and inputs is not None else {}
+    values = {name: calls[-1][0] for name, calls in given.items()}
+    unlike = {}
+    for name, calls in given.items():
+        spreads = torch.stack([variances for _, variances in calls])
+        if len(calls) > 1 and tracked[name]:
+            unlike[name] = float((spreads.amax(0) / spreads.amin(0).clamp_min(TINY)).median())
+    return RunningStatistics(stale, batches, values, normalizes, unlike)
 
 
 def _normalizes(model: nn.Module) -> bool:
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in model.modules())
 
 
-def _values(model: nn.Module, inputs: Inputs) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _given(model: nn.Module, inputs: Inputs) -> dict[str, list[tuple[int, Tensor]]]:
+    """Of each call of a BatchNorm layer that trains: values of a channel, and the channels' variances."""
+    found: dict[str, list[tuple[int, Tensor]]] = {}
     with trial(model) as copies, torch.no_grad():
         for name, layer in copies.model.named_modules():
             if isinstance(layer, _BatchNorm) and layer.training:
 
-                def count(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
-                    found[name] = arguments[0].numel() // max(arguments[0].shape[1], 1)
+                def look(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
+                    channels = arguments[0].detach().transpose(0, 1).flatten(1)
+                    found.setdefault(name, []).append((channels.shape[1], channels.float().var(1)))
 
-                layer.register_forward_pre_hook(count)
+                layer.register_forward_pre_hook(look)
         copies.outputs(inputs)
     return found
 
@@ -114,6 +141,9 @@ class RunningStatisticsCheck(Check):
         result = check_running_statistics(setup.model, setup.total_batches, inputs)
         seen = f"{max(result.stale.values(), default=0.0):.1%} of the first are left"
         return Outcome(result.findings(), seen, f"{LEFT:.0%} at most", result)
+
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        return {"norms_unlike": max(outcome.result.unlike.values(), default=1.0)}
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         return options.budget.pace.copy + options.budget.pace.passes(setup.batch_size)

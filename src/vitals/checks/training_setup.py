@@ -27,12 +27,14 @@ from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import (
     drawn_places,
     in_one_batch,
+    is_even,
     random_batches,
     successive_batches,
     training_loader,
     twice,
     unaugmented,
     validation_loader,
+    wears_out,
 )
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined, samples_in, taken
@@ -46,6 +48,7 @@ LABELS = 512
 """Labels of successive batches from which their order is judged."""
 TWICE = 64
 """Samples that are drawn two times, to see how much the augmentation leaves of them."""
+VALIDATION_TWICE = 16
 PLACES = 2048
 """Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
@@ -106,8 +109,14 @@ class TrainingSetup:
     draws: tuple[int, int, int] = (0, 0, 0)
     """Places that the sampler draws first, how many of them are different, and how many samples there are;
     zeros where that is not known."""
+    wears_out: bool = False
+    """Whether the data set changes what it keeps when samples are taken out."""
+    even: bool = False
+    """Whether `targets` are drawn from all samples alike."""
     twice: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Gives the inputs of `TWICE` training samples, and of the same once more; None for a stream."""
+    validation_twice: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """The same of validation."""
     plain: Callable[[], tuple[Any, Any]] | None = None
     """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
     where a stream gives each sample only once."""
@@ -312,6 +321,7 @@ def _setup(
         if len(lengths) > 1 and step.class_numbers and not even:  # such as texts
             return _setup(trainer, module, samples, batch, shared, even=True)
         inputs, *targets = joined(parts)
+        assert step.outputs is not None
         validation_inputs, training_mode = _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
             training_mode = _mode_in_validation(trainer, step)
@@ -321,7 +331,10 @@ def _setup(
         return replace(
             setup,
             draws=_draws(trainer.train_dataloader),
+            wears_out=batch is None and _wears_out(trainer.train_dataloader),
+            even=batch is None and is_even(trainer.train_dataloader),
             twice=None if batch is not None else lambda: _twice(trainer, step),
+            validation_twice=None if validation_inputs is None else lambda: _validation_twice(trainer, step),
             plain=None if batch is not None or source.padded else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
@@ -330,7 +343,7 @@ def _setup(
             label_batches=tuple(successive),
             validation_inputs=validation_inputs,
             training_layers_in_validation=training_mode,
-            loss_is_random=_is_random(step),
+            loss_is_random=step.loss_is_random(step.outputs, step.targets(step.rows.example)),
             gives="class numbers" if step.class_numbers else "cross-entropy" if step.classes() else "network",
         )
 
@@ -358,6 +371,13 @@ def _draws(loader: Any) -> tuple[int, int, int]:
         return 0, 0, 0
 
 
+def _wears_out(loader: Any) -> bool:
+    try:
+        return wears_out(loader)
+    except Exception:  # data sets of one's own may do anything
+        return False
+
+
 def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:
     """Training samples as validation would see them."""
     found: list[tuple[Tensor, ...]] = []
@@ -382,6 +402,18 @@ def _twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
         for loader in twice(trainer.train_dataloader, TWICE)
     )
     return first, second
+
+
+def _validation_twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
+    found = []
+    with _validating(trainer, step) as preparation:
+        for loader in twice(validation_loader(trainer), VALIDATION_TWICE):
+            step.owner.eval()
+            batches = [
+                step.network_inputs(preparation(batch), step.owner.validation_step) for batch in loader
+            ]
+            found.append(torch.cat(batches))
+    return found[0], found[1]
 
 
 def _itself(outputs: Tensor, targets: Any) -> Tensor:
@@ -549,12 +581,3 @@ def _validating(trainer: L.Trainer, step: TrainingStep) -> Iterator[BatchPrepara
             yield BatchPreparation(trainer, step.owner, step.trainer)
     finally:
         step.trainer = facts
-
-
-def _is_random(step: TrainingStep) -> bool:
-    """Whether the loss of the same outputs differs from call to call."""
-    assert step.outputs is not None
-    targets = step.targets(step.rows.example)
-    with torch.no_grad():
-        first, second = (float(step.loss(step.outputs, targets)) for _ in range(2))
-    return first != second and math.isfinite(first)

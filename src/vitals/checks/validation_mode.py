@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
@@ -27,6 +27,9 @@ DROPOUTS = {
     F.alpha_dropout: "alpha_dropout",
     F.feature_alpha_dropout: "feature_alpha_dropout",
 }
+AUGMENTED = 0.3
+"""Root mean square by which images change at random, over their spread: 1 and more with crops of half of them
+and erased squares (measured); noise that is to be borne is less."""
 ATTENTION = F.scaled_dot_product_attention
 
 
@@ -82,6 +85,9 @@ class ValidationMode:
     training: bool
     dropout: tuple[str, ...]
     """Functions that drop values in evaluation mode too."""
+    changed: tuple[float, float] = (0.0, 0.0)
+    """By how much of their spread images of training, and of validation, differ from themselves when they are
+    taken out once more."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is."""
@@ -89,11 +95,30 @@ class ValidationMode:
             seen = f"In evaluation mode F.{self.dropout[0]} goes on dropping values."
             remedy = "Give it training=self.training (a rate of 0 in attention), or use nn.Dropout."
             return [Finding("train-mode-evaluation", "warn", seen, remedy, f"F.{self.dropout[0]}")]
+        if not self.training and self.changed[1] > AUGMENTED and self.changed[0] > AUGMENTED:
+            seen = (
+                f"Images for validation are changed at random, as those of training: taken out twice, one "
+                f"differs from itself by {self.changed[1]:.0%} of the spread of pixels. What is measured is "
+                f"how well mangled images are known, and another figure each time."
+            )
+            remedy = (
+                "Give validation a data set of its own, without the random transforms: random_split leaves "
+                "both parts with those of the whole."
+            )
+            fault = ("train-val-mismatch", "warn", seen, remedy, "validation", self.changed[1], AUGMENTED)
+            return [Finding(*fault)]  # type: ignore[arg-type]
         if not self.training:
             return [Finding("wiring-correct", "ok", "Validation runs in evaluation mode.")]
         seen = "Validation calls the network in training mode, with dropout and batch statistics on."
         remedy = "Take train() out of the validation step; Lightning sets the mode."
         return [Finding("train-mode-evaluation", "warn", seen, remedy, "validation step")]
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """Of two versions of images (N, C, H, W), over their spread; 0 of what are no images."""
+    if first.ndim != 4 or first.shape != second.shape or not first.is_floating_point():
+        return 0.0
+    return float((first - second).square().mean().sqrt() / first.std().clamp_min(1e-12))
 
 
 class ValidationModeCheck(Check):
@@ -111,7 +136,12 @@ class ValidationModeCheck(Check):
             trial(setup.model) as copies,
         ):  # some steps have a loss in training mode alone
             dropout = dropout_left_on(copies.model, cut(setup.inputs, 4))
-        result = ValidationMode(setup.training_layers_in_validation, tuple(dropout))
+        changed = (0.0, 0.0)
+        if setup.gives == "class numbers" and setup.twice is not None and setup.validation_twice is not None:
+            with suppress(Exception):  # a data set may want other places than numbers
+                changed = _difference(*setup.validation_twice()), 0.0
+                changed = (_difference(*setup.twice()) if changed[0] else 0.0), changed[0]
+        result = ValidationMode(setup.training_layers_in_validation, tuple(dropout), changed)
         seen = "training" if result.training else "evaluation"
         return Outcome(result.findings(), seen, "evaluation", result)
 

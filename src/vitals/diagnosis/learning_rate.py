@@ -4,9 +4,10 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator
 
-from vitals.diagnosis.modes import evaluation_at_chance
+from vitals.diagnosis.modes import evaluation_at_chance, statistics_apart
 from vitals.diagnosis.run import BARELY, Run, needs
 from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update, starved
+from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.probes.rate_probe import JUDGED
 from vitals.probes.rate_search import STEPS, rate_remedy
@@ -24,6 +25,10 @@ FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
 FINE_TUNING = 1e-4
 """A rate up to which weights are usually ones that were trained before."""
+THAWED_STEPS, FORGOTTEN = 10, 1.15
+"""Steps over which the loss before and after layers begin to train is averaged, and times the former that it
+is at best afterwards where they have lost what they knew: 1.4 at the rate of a new head, 0.8 at a fiftieth of
+it (measured)."""
 EXCHANGED = 0.05
 """By how much Adam's first beta is above its second where they are exchanged: 0.099 of (0.999, 0.9). Those in
 use are alike, or the second is above."""
@@ -102,7 +107,8 @@ def too_high(run: Run) -> Iterator[Finding]:
     elif run.long_enough and run.barely_learns and run.gain(0.1) > _much_better(run):
         if not known and _first_losses(run) < run.fact("working_loss"):
             return  # what parts of the loss are for may rise at first, as those of a code book
-        if min(run.probe(3), run.probe(10)) < run.probe(0.1) or any(evaluation_at_chance(run)):
+        other = any(evaluation_at_chance(run)) or any(statistics_apart(run))
+        if min(run.probe(3), run.probe(10)) < run.probe(0.1) or other:
             return  # then it is not the rate's size; or what is evaluated, and learns nothing, is another
         seen = (
             f"The loss stays at {run.last_loss:.3g}, and is {run.gain(0.1):.0%} lower after a few steps at a "
@@ -128,6 +134,68 @@ def too_high(run: Run) -> Iterator[Finding]:
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
     yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
+
+
+@needs("lr/", verdict="sign of the learning rate")
+def below_zero(run: Run) -> Iterator[Finding]:
+    """A schedule has gone on past its end, and below zero."""
+    below = [
+        (step, rate)
+        for tag in run.history.tags("lr/")
+        for step, _, rate in run.history.series(tag)
+        if rate < 0
+    ]
+    if not below:
+        return
+    step, lowest = min(below)[0], min(rate for _, rate in below)
+    message = (
+        f"From step {step} at the latest the learning rate is below zero, {lowest:.2g} at the lowest: each "
+        f"step raises the loss."
+    )
+    remedy = (
+        "Count the schedule in what steps it, batches or epochs, and let it end with the training; a "
+        "max(0, …) around it keeps it from going on."
+    )
+    fault = ("learning-rate-too-high", "fail", message, remedy, "lr", lowest, 0.0, step)
+    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+
+
+@needs("loss/train_step", "update_ratio/", verdict="rate of layers that train later")
+def thawed(run: Run) -> Iterator[Finding]:
+    """Layers that train from a later step on lose what they knew."""
+    series = {
+        name: run.history.series(f"update_ratio/{name}").steps
+        for name in run.by_name("update_ratio")
+        if name.endswith("weight") and len(run.history.series(f"update_ratio/{name}"))
+    }
+    first = min((steps[0] for steps in series.values()), default=0)
+    late = {name: steps[0] for name, steps in series.items() if steps[0] > first}
+    if not late or not run.one_loss or not run.finished or not run.finite or run.last_loss <= 0:
+        return
+    seen = min(late.values())
+    start = max(step for steps in series.values() for step in steps if step < seen)
+    width = max(THAWED_STEPS, run.window)
+    before, after = run.losses[max(0, start - width) : start], run.losses[seen + width :]
+    if len(before) < width or len(after) < 2 * width:
+        return
+    known = statistics.fmean(before)
+    lowest = min(statistics.fmean(after[at : at + width]) for at in range(0, len(after) - width + 1, width))
+    if not lowest > FORGOTTEN * known:
+        return
+    layers = [name.removesuffix(".weight") for name in late if late[name] == seen]
+    rate = max(
+        (rates[-1] for tag in run.history.tags("lr/") if (rates := run.values(tag))),
+        default=run.learning_rate,
+    )
+    message = (
+        f"When {listed(layers)} began to train, before step {seen}, the loss rose from {known:.3g} and came "
+        f"back to {lowest:.3g} at best: what these layers knew is gone."
+    )
+    remedy = (
+        f"Give layers that were trained before a rate of their own, a tenth to a hundredth of {rate:g}, in a "
+        f"parameter group, or let it rise slowly."
+    )
+    yield Finding("learning-rate-too-high", "warn", message, remedy, layers[0], lowest, FORGOTTEN * known)
 
 
 @needs("facts/beta_excess", verdict="order of Adam's betas")

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 
+from vitals.checks.running_statistics import UNLIKE
 from vitals.diagnosis.run import ENOUGH, Run, needs
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 
 MANY = 0.5
 """Share of the BatchNorm layers that are idle."""
@@ -62,11 +63,16 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         f"{evaluated:.0%} of the training samples are right in evaluation mode, but {batches:.0%} of the "
         f"same samples with the statistics of their batch: BatchNorm has not kept those of the training set."
     )
+    level: Level = "note"
     remedy = (
         "Set the momentum of BatchNorm, torch's share of the new batch, to 0.1, or estimate its statistics "
         "anew after the training (torch.optim.swa_utils.update_bn)."
     )
-    yield Finding("train-val-mismatch", "note", message, remedy, "modes", evaluated, HALF * batches)
+    if run.fact("norms_unlike", 1.0) > UNLIKE:
+        level = "warn"
+        message += " One layer is called in several places of the network, and its statistics are a mixture."
+        remedy = "Give each place a BatchNorm layer of its own; they may have one weight and bias."
+    yield Finding("train-val-mismatch", level, message, remedy, "modes", evaluated, HALF * batches)
 
 
 @needs("accuracy/train", "accuracy/train_eval", verdict="evaluation mode")

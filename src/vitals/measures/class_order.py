@@ -18,7 +18,9 @@ ALIKE, ALIKE_SCORE = 0.3, 5.0
 have 0.15, of one class 1."""
 
 
-def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None = None) -> tuple[float, float]:
+def class_order(
+    batches: Sequence[Tensor], classes: int, shares: Tensor | None = None, alone: bool = False
+) -> tuple[float, float]:
     """How much alike the labels of a batch are: 0 where each is drawn by itself, 1 where each batch has one
     class, below 0 where batches are balanced; and by how many standard deviations that is above 0.
 
@@ -30,6 +32,8 @@ def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None =
         batches: class numbers (n,) of successive training batches; others are left out.
         classes: that there are.
         shares: of the classes (C,), where they are known; else those of the labels at hand.
+        alone: whether a class without any other is all that there is, and in no order; else the others are
+            taken to come later.
     """
     labels = [batch.flatten().long().cpu() for batch in batches]
     labels = [batch[(batch >= 0) & (batch < classes)] for batch in labels]
@@ -47,9 +51,8 @@ def class_order(batches: Sequence[Tensor], classes: int, shares: Tensor | None =
         shares = torch.bincount(seen, minlength=classes).double() / len(seen)
     present = shares > 0
     if int(present.sum()) < 2:
-        if len(windows) < 2 or classes < 2:
+        if len(windows) < 2 or classes < 2 or alone:
             return 0.0, 0.0
-        # One class alone: the others are yet to come, or the class names would be one.
         shares, present = torch.full((classes,), 1 / classes).double(), torch.ones(classes, dtype=torch.bool)
     counts = torch.stack([torch.bincount(window, minlength=classes) for window in windows]).double()
     sizes = counts.sum(dim=1, keepdim=True)

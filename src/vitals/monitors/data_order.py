@@ -154,7 +154,9 @@ class DataOrder(Monitor):
                     self._numbers(trainer, module, place, torch.cat(batches))
                     continue
                 classes = int(torch.stack([batch.max() for batch in batches]).max()) + 1
-                alike = class_order(batches, classes) if classes <= MOST_CLASSES else (0.0, 0.0)
+                whole = self.samples < MOST
+                few = classes <= MOST_CLASSES
+                alike = class_order(batches, classes, alone=whole) if few else (0.0, 0.0)
                 if is_sorted(*alike) and self._is_label(trainer, module, place):
                     self.say(trainer, not_shuffled(alike[0]))
             self._count(trainer, prints)

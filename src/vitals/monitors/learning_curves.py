@@ -16,6 +16,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.history import MetricsTable
 from vitals.length import total_epochs
+from vitals.measures.fresh_draws import fresh_share
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
@@ -124,6 +125,8 @@ them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
+TRAINED = 0.5
+"""Share of layers as they were drawn, below which the weights come from an earlier training."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -137,6 +140,7 @@ class LearningCurves(Monitor):
     where the module calls them `val_loss`, `train_acc` and the like, see `canonical` |
     | any other metric of an epoch | epochs trained | under the name that the module gives it; the history has
     it under `<quantity>/train` and `<quantity>/val`, too, where its name says both |
+    | `start/train`, `start/validation` | 0 | accuracies of weights that were trained before, as it begins |
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
@@ -247,6 +251,12 @@ class LearningCurves(Monitor):
     ) -> None:
         if self.active and self.batch is None:
             self.batch = batch
+            if self.evaluates and not trainer.global_step:
+                try:
+                    self._before(trainer, pl_module)
+                except Exception as error:  # the other curves go on
+                    self.evaluates = False
+                    self.skip(error)
         if batch_idx == 0 or self.validated is not None or self.logged.before is None:
             if self.validated is not None and batch_idx:  # the training goes on: it was amid an epoch
                 logged, sent = self.logged.since(trainer), set(trainer.logged_metrics)
@@ -386,12 +396,8 @@ class LearningCurves(Monitor):
     def _evaluate_subsets(
         self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool
     ) -> dict[str, float]:
-        if self.subsets is None:
-            twin = shared_twin(trainer, module)
-            self.subsets = FixedSubsets(twin, self.batch, self.subset_samples)
-            self.batch = None
-            if recorder := recorder_of(trainer):
-                recorder.add_facts(trainer, self.subsets.facts())
+        self._take_subsets(trainer, module)
+        assert self.subsets is not None
         found = self.subsets.evaluate(*self.subsets.training)
         for name in OF_CLASSES:
             found.pop(name, None)
@@ -407,6 +413,29 @@ class LearningCurves(Monitor):
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
         return named
+
+    def _take_subsets(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.subsets is None:
+            twin = shared_twin(trainer, module)
+            self.subsets = FixedSubsets(twin, self.batch, self.subset_samples)
+            self.batch = None
+            if recorder := recorder_of(trainer):
+                recorder.add_facts(trainer, self.subsets.facts())
+
+    def _before(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """What weights that were trained before know of both sets as the training begins."""
+        recorder = recorder_of(trainer)
+        if recorder is None or not fresh_share(module) < TRAINED:
+            return
+        self._take_subsets(trainer, module)
+        assert self.subsets is not None
+        validation = self.subsets.validation
+        if not self.subsets.step.class_numbers or validation is None:
+            return
+        known = self.subsets.evaluate(*self.subsets.training)["accuracy"]
+        other = self.subsets.evaluate(*validation).get("reweighed", math.nan)
+        recorder.add_facts(trainer, {"val_subset": float(len(validation[0]))})
+        recorder.history.add(0, 0.0, {"start/train": known, "start/validation": other})
 
     @staticmethod
     def _validated(

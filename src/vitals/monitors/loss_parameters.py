@@ -35,6 +35,8 @@ SAMPLE = 1000
 TAKEN_BACK, LOOKS = 0.05, 3
 """Share of a step that is left when the next batch begins, below which it was taken back; and steps in a row
 of which that must be so."""
+CLIPPED = 0.2
+"""Share of weights of one and the same size, from which they are clipped at it."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
 validation has put other weights in their place; and validations in a row of which that must be so. 15 steps
@@ -69,6 +71,8 @@ class LossParameters(Monitor):
         """Some of their values at the beginning."""
         self.hook: Any = None
         """Sees the steps of all optimizers."""
+        self.there: Any = None
+        """The same in validation."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy))
@@ -86,10 +90,8 @@ class LossParameters(Monitor):
         self.watched, self.at_start = [], []
         self.stepping: set[int] = set()
         """Numbers of the optimizers that have taken a step."""
-        if not module.automatic_optimization:
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            held = [p for group in groups for p in group["params"] if p.requires_grad]
-            self.watched, self.at_start = held[:FEW], [_some(parameter) for parameter in held[:FEW]]
+        self.watched = _moving(trainer)
+        self.at_start = [_some(parameter) for parameter in self.watched]
         self.known: WeakSet[Optimizer] = WeakSet(trainer.optimizers)
         self.made: WeakSet[Optimizer] = WeakSet()
         """Further optimizers that have moved parameters of the module."""
@@ -106,10 +108,15 @@ class LossParameters(Monitor):
         """Some parameters that a step is to change; those of other optimizers may be frozen for its time."""
         self.stepped: list[Tensor] = []
         """Some of their values before the step, and after it."""
-        self.undone = 0
-        """Steps in a row that were taken back."""
+        self.undone = self.clipped = 0
+        """Steps in a row that were taken back, and after which weights were clipped."""
         self.leg = [_values(_moving(trainer))]
-        """Some values of the parameters after the validation before, and in front of the present one."""
+        """Some values of the parameters after the validation before, in front of the present one, and, where
+        an epoch begins, behind it."""
+        self.stepped_there = 0
+        """Optimizer steps of the present validation on what is trained."""
+        self.trained: list[Tensor] = []
+        """Some of that."""
         self.replaced = 0
         """Validations in a row that left other weights in place."""
         self.made_anew = 0
@@ -123,13 +130,30 @@ class LossParameters(Monitor):
         if len(self.stepped) == 2:
             self.guarded(self._taken_back, trainer, *self.stepped)
         self.stepped = []
-        if len(self.leg) == 2:
+        if len(self.leg) > 1:
+            self.guarded(self._trained_there, trainer)
             self.guarded(self._put_back, trainer, *self.leg)
             self.leg = [_values(_moving(trainer))]
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.active and len(self.leg) == 2:
+            self.leg.append(_values(_moving(trainer)))
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.active and not trainer.sanity_checking:
-            self.leg = [*self.leg[:1], _values(_moving(trainer))]
+            self.trained = _moving(trainer)
+            self.leg = [*self.leg[:1], _values(self.trained)]
+            self.stepped_there = 0
+            self.there = register_optimizer_step_post_hook(self._step_there)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.there is not None:
+            self.there.remove()
+            self.there = None
+
+    def _step_there(self, optimizer: Optimizer, *_: Any) -> None:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self.stepped_there += not held.isdisjoint(map(id, self.trained))
 
     def _wanted(self) -> bool:
         return self.active and (self.batches <= EARLY or self.number < 2)
@@ -143,7 +167,7 @@ class LossParameters(Monitor):
         if len(self.stepped) == 1:
             self.stepped.append(_values(self.moving))
         if self.at_start and self.batches == PATIENCE:
-            self.guarded(self._standing_still, trainer)
+            self.guarded(self._standing_still, trainer, pl_module)
             self.at_start = []
         if self.hook is not None and (self.batches >= PATIENCE or self.number_made >= MADE):
             self._unhook()
@@ -156,7 +180,7 @@ class LossParameters(Monitor):
         if self._wanted() and not self.stepped:
             self.moving = _moving(trainer)
             self.stepped = [_values(self.moving)]
-        if self.at_start:
+        if self.at_start and not pl_module.automatic_optimization:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
 
@@ -193,9 +217,9 @@ class LossParameters(Monitor):
         self._say(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
 
     def _unhook(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
-            self.hook = None
+        for hook in filter(None, (self.hook, self.there)):
+            hook.remove()
+        self.hook = self.there = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._unhook()  # after an error Lightning calls no teardown
@@ -206,10 +230,24 @@ class LossParameters(Monitor):
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
         now, step = _values(self.moving), after - before
-        size = float(step @ step)
-        left = float((now - before) @ step) / size if size > 0 else 1.0
+        length = float(step @ step)
+        left = float((now - before) @ step) / length if length > 0 else 1.0
         self.undone = self.undone + 1 if left < TAKEN_BACK else 0
-        if self.undone == LOOKS:
+        size, bound = now.abs(), float(now.abs().max())
+        share = float((size == bound).float().mean()) if float(after.abs().max()) > bound else 0.0
+        one = len(trainer.optimizers) == 1  # and no critic beside what it judges
+        self.clipped = self.clipped + 1 if share > CLIPPED and one else 0
+        if self.clipped == LOOKS:
+            message = (
+                f"{share:.0%} of the weights looked at are {bound:.3g} or -{bound:.3g} exactly, and were not "
+                f"when the optimizer had taken its step: something clips them."
+            )
+            remedy = (
+                "Take the clamp_() of parameters out, or widen its bounds: the critic of a WGAN wants it. "
+                "What is clipped elsewhere are gradients."
+            )
+            self._say(trainer, message, remedy, "optimizer", self.clipped, "regularization-too-strong")
+        elif self.undone == LOOKS and not self.clipped:
             message = (
                 f"Of what an optimizer step changes {max(left, 0.0):.1%} is left when the next batch begins: "
                 f"something writes to the parameters in between."
@@ -217,8 +255,22 @@ class LossParameters(Monitor):
             remedy = "Look for what copies other weights back after each step, such as an average."
             self._say(trainer, message, remedy, "optimizer", self.undone)
 
-    def _put_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
-        """Say that validation leaves other weights in place of those that were trained."""
+    def _trained_there(self, trainer: L.Trainer) -> None:
+        """Say that validation has trained the network, and left it so."""
+        if not self.stepped_there or len(self.leg) < 2 or torch.equal(self.leg[1], _values(self.trained)):
+            return
+        message = (
+            f"In validation {self.stepped_there} optimizer steps were taken on the parameters that train, "
+            f"and these have stayed changed: the network learns what it is to be judged by."
+        )
+        remedy = "Take backward() and step() in training alone: ask for the phase where one loop does both."
+        self._say(trainer, message, remedy, "validation", self.stepped_there, "data-leak")
+
+    def _put_back(
+        self, trainer: L.Trainer, before: Tensor, after: Tensor, between: Tensor | None = None
+    ) -> None:
+        """Say that validation, or the beginning of an epoch, leaves other weights in place of those that were
+        trained; `between` both they were so."""
         now = _values(_moving(trainer))
         if not len(now) == len(before) == len(after):
             return
@@ -237,12 +289,30 @@ class LossParameters(Monitor):
                 "Put the weights back after validation (restore() after store() and copy_to(), or a second "
                 "swap), in on_validation_end as in its beginning."
             )
+            if between is not None and torch.equal(between, after):
+                message = (
+                    f"Of what the steps between two validations changed {max(left, 0.0):.0%} is left when "
+                    f"the next epoch has begun: its beginning puts other weights in their place."
+                )
+                remedy = (
+                    "Take what initializes or loads weights out of what every epoch does, such as "
+                    "on_train_epoch_start or the function that trains one."
+                )
             self._say(trainer, message, remedy, "validation", self.replaced)
 
-    def _standing_still(self, trainer: L.Trainer) -> None:
-        """Say that a step by hand moves nothing: it is not taken, or without a gradient."""
+    def _standing_still(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Say that nothing moves, as there is no loss; or that a step by hand moves nothing: it is not taken,
+        or without a gradient."""
         before = zip(self.watched, self.at_start, strict=False)
         if any(not torch.equal(_some(parameter), values) for parameter, values in before):
+            return
+        if module.automatic_optimization:
+            if not self.given:
+                message = f"training_step returned no loss for any of the first {self.batches} batches: none"
+                remedy = (
+                    "Return the loss at the end of training_step, the tensor or a dict with it as 'loss'."
+                )
+                self._say(trainer, f"{message} is trained on.", remedy, "training_step", self.batches)
             return
         called = "no loss was given to manual_backward"
         remedy = "Call manual_backward(loss) in training_step, then optimizer.step()."
@@ -263,6 +333,7 @@ class LossParameters(Monitor):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._unhook()
         super().on_train_end(trainer, pl_module)
+        self.guarded(self._trained_there, trainer)
         if self.stepping and self.batches >= PATIENCE:
             self.guarded(self._left_waiting, trainer, pl_module)
 

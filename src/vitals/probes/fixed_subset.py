@@ -221,7 +221,8 @@ class FixedSubsets:
         return torch.stack([self.step.loss(*pair) for pair in zip(*parts, strict=True)]).mean()
 
     def evaluate(self, inputs: Any, targets: Any) -> dict[str, float]:
-        """Loss, and for class numbers `accuracy` and `OF_CLASSES`, of the present weights in evaluation mode.
+        """Loss, and for class numbers `accuracy` and `OF_CLASSES`, of the present weights in evaluation mode;
+        no loss where it draws random numbers then, as one that mixes labels does whatever the outputs are of.
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
         most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
@@ -281,6 +282,7 @@ class FixedSubsets:
         losses: list[Tensor] = []
         hits: list[Tensor] = []
         confused: list[Tensor] = []
+        random = False
         for place in range(0, len(inputs), AT_ONCE):
             part = slice(place, place + AT_ONCE)
             some = inputs[part]
@@ -288,6 +290,7 @@ class FixedSubsets:
             outputs = network(some)
             losses.append(self.step.loss(outputs, their).float() * len(some))
             if self.step.class_numbers:
+                random = random or (not place and self.step.loss_is_random(outputs, their))
                 hits.append((outputs.argmax(dim=1) == their).sum())
                 if (classes := outputs.shape[1]) <= MOST_CLASSES:
                     pairs = outputs.argmax(dim=1) * classes + their.clamp(0, classes - 1)  # type: ignore[union-attr]
@@ -306,7 +309,10 @@ class FixedSubsets:
             sums += [theirs[rare].sum(), matrix.diagonal()[rare].sum()]
         names = ("loss", "accuracy", *OF_CLASSES)
         totals = torch.stack([each.float() for each in sums]).tolist()
-        return {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
+        found = {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
+        if random:
+            del found["loss"]
+        return found
 
 
 def _go_together(inputs: Any, targets: Any) -> bool:

@@ -1,5 +1,6 @@
 """Batches from somebody's data loader, taken so that the loader never notices."""
 
+import random
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -21,6 +23,8 @@ from torch.utils.data import (
 from vitals.either_package import either
 from vitals.errors import UserError
 from vitals.probes.copies import LARGE, NoOp, Spent, copied
+from vitals.probes.random_states import isolated_rng
+from vitals.probes.untouched import ChangesParameters, untouched
 
 
 class StreamOnly(UserError):
@@ -174,10 +178,55 @@ def _own_loader(loader: Any) -> Iterable[Any]:
 
 def _own(thing: Any) -> Any:
     memo = _arrays_in(thing)
+    arrays = list(memo.values())
     own = copied(thing, memo)
     if own is thing or any(isinstance(part, Spent | NoOp) for part in memo.values()):
         raise StreamOnly("The training data are a stream, which gives each batch only once.")
-    return own
+    return copied(thing, {}) if _writes(own, arrays) else own
+
+
+def wears_out(loader: Any) -> bool:
+    """Whether samples of `loader` are other ones once they have been taken out, whatever is random in them:
+    the data set changes the arrays that it keeps, such as images that it normalizes in place."""
+    if not isinstance(loader, DataLoader):
+        return False
+    memo = _arrays_in(loader.dataset)
+    arrays = list(memo.values())
+    if not _writes(copied(loader.dataset, memo), arrays):
+        return False
+    versions = []
+    for seeds in ((2,), (1, 2)):
+        own: Any = copied(loader.dataset, {})
+        for seed in seeds:
+            with isolated_rng(seed=seed):
+                np.random.seed(seed)  # noqa: NPY002 (others use it)
+                random.seed(seed)
+                sample = own[0]
+        versions.append([each for each in tree_leaves(sample) if isinstance(each, Tensor | np.ndarray)])
+    fresh, worn = versions
+    return any(not np.array_equal(*pair) for pair in zip(fresh, worn, strict=True))
+
+
+def _writes(dataset: Any, arrays: Iterable[Any]) -> bool:
+    """Whether a data set writes to one of the `arrays` that it keeps where a sample is taken out; it is kept
+    from it."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        return False
+    tables = [each for each in arrays if isinstance(each, np.ndarray) and each.flags.owndata]
+    tables = [each for each in tables if each.flags.writeable]  # those that can be made so again
+    try:
+        for table in tables:
+            table.flags.writeable = False
+        with isolated_rng(seed=0), untouched(each for each in arrays if isinstance(each, Tensor)):
+            dataset[0]
+    except ChangesParameters:
+        return True
+    except Exception as error:  # what samples are taken out by need be no numbers
+        return "read-only" in str(error)
+    finally:
+        for table in tables:
+            table.flags.writeable = True
+    return False
 
 
 def _arrays_in(thing: Any) -> dict[int, Any]:

@@ -404,6 +404,29 @@ class TrainingStep:
                     apart += not bool((fed & meant).any())
         return apart, known
 
+    def handed(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """In one run of the step with the present random numbers: what the only network gets, its outputs,
+        and by how much the loss pulls at each of these; None where there are several calls, or no tensors."""
+        seen: list[tuple[Any, Any]] = []
+        with torch.enable_grad(), buffers_kept(self.owner), ExitStack() as stack:
+            if len(self.calls) == 1:
+                hook = self.calls[0].module.register_forward_hook(
+                    lambda module, given, outputs: seen.append((given, outputs))
+                )
+                stack.callback(hook.remove)
+            loss = only_loss(step_losses(self.owner, self.trainer, self.rows.example))
+            if len(seen) != 1 or len(seen[0][0]) != 1 or not isinstance(seen[0][1], Tensor):
+                return None
+            (given,), outputs = seen[0]
+            (pull,) = torch.autograd.grad(loss, outputs)
+        return given.detach(), outputs.detach(), pull
+
+    def loss_is_random(self, outputs: Tensor, targets: Any) -> bool:
+        """Whether the loss of the same outputs differs from call to call."""
+        with torch.no_grad():
+            first, second = (float(self.loss(outputs, targets)) for _ in range(2))
+        return first != second and math.isfinite(first)
+
     def targets(self, batch: Any) -> Tensor | tuple[Tensor, ...]:
         """What the loss needs of `batch` beside the outputs: class numbers (N,) where they are, else the one
         tensor (N, ...), or all of them; `UserError` if `batch` is not made as that of the training step."""

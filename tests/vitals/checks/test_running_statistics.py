@@ -44,3 +44,23 @@ def test_frozen_layers_are_left_alone() -> None:
     assert not check_running_statistics(with_momentum(0.0).eval(), 200).stale
     [finding] = check_running_statistics(nn.Sequential(nn.Linear(2, 2)), torch.inf).findings()
     assert (finding.cause, finding.level) == ("skipped", "note")
+
+
+class Several(nn.Module):
+    """Two places of a network with one BatchNorm layer; in both is the same, or not."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.norm, self.factor = nn.BatchNorm2d(1), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x) + self.norm(self.factor * x.flip(-1))
+
+
+def test_one_layer_for_unlike_places_is_noted() -> None:
+    x = batch(32)[0][:, :1]
+    [finding] = check_running_statistics(Several(3.0), 200, x).findings()
+    assert (finding.cause, finding.level) == ("train-val-mismatch", "note")
+    assert finding.value == pytest.approx(9, rel=1e-3)
+    [finding] = check_running_statistics(Several(1.0), 200, x).findings()
+    assert finding.level == "ok"

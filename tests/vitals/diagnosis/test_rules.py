@@ -435,6 +435,13 @@ SICK: dict[str, tuple[str, Run]] = {
             level(), measured={f"weight_norm/{layer}.weight": [5.0, 0.5, 0.01] for layer in LAYERS}, **STUCK
         ),
     ),
+    "below zero": ("learning-rate-too-high", record(measured={"lr/0": [0.1, 0.05, 0.0, -0.05]})),
+    "known before the first step": (
+        "data-leak",
+        record(
+            measured={"start/train": [0.7], "start/validation": [0.85], "facts/train_as_is": [1.0]}, fresh=0.0
+        ),
+    ),
     "betas exchanged": ("learning-rate-too-high", record(measured={"facts/beta_excess": [0.099]})),
     "loss of a guess under dropout": ("regularization-too-strong", record(level(), train=0.3, val=0.3)),
     "old gradients": (
@@ -705,3 +712,10 @@ def test_a_loss_of_another_scale_does_not_hide_that_nothing_moves() -> None:
     probes = {"rate_probe/0.1": [0.17945], "rate_probe/1": [0.17938], "rate_probe/10": [0.1782]}
     run = record(level(0.18), ratio=6e-5, measured=probes, **STUCK)
     assert alarms(run) == ["learning-rate-too-low"]
+
+
+@pytest.mark.parametrize(("end", "causes"), [(1.7, ["learning-rate-too-high"]), (1.1, [])])
+def test_layers_that_train_later_and_forget_are_told(end: float, causes: list[str]) -> None:
+    run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[end] * 90], measured={"accuracy/val": [0.4]})
+    run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
+    assert [cause for cause in alarms(run) if cause != "underfitting"] == causes

@@ -41,3 +41,9 @@ def test_it_is_the_correlation_within_batches() -> None:
     assert class_order(SORTED.split(50), 10)[0] == pytest.approx(1)
     assert abs(class_order(SHUFFLED.split(50), 10)[0]) < 0.02
     assert class_order([torch.arange(10).repeat(5)] * 9, 10)[0] == pytest.approx(-1 / 49)
+
+
+def test_one_class_is_an_order_unless_it_is_all_that_there_is() -> None:
+    batches = [torch.zeros(50, dtype=torch.long)] * 9
+    assert is_sorted(*class_order(batches, 10))
+    assert class_order(batches, 10, alone=True) == (0.0, 0.0)

@@ -395,3 +395,67 @@ def test_weights_that_validation_leaves_in_the_place_of_those_that_train_are_tol
     assert "validation puts other weights in the place of those that train" in finding.message
     assert look(ValidatesItsAverage(takes_out=True), max_epochs=3) == []
     assert look(BestSoFar(mlp()), max_epochs=4) == []
+
+
+class NotReturned(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        F.cross_entropy(self.net(batch[0]), batch[1])
+
+
+class OneLoopForBoth(Foreign):
+    """Steps in validation, too, and puts the weights back or leaves them."""
+
+    def __init__(self, back: bool) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization, self.back = False, back
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        optimizer.step()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        kept = copy.deepcopy(self.net.state_dict())
+        with torch.enable_grad():
+            self.training_step(batch, batch_idx)
+        if self.back:
+            self.net.load_state_dict(kept)
+
+
+class BeginsAnew(Foreign):
+    def on_train_epoch_start(self) -> None:
+        for layer in self.net.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+
+
+class Clipped(Foreign):
+    def on_train_batch_end(self, *args: Any) -> None:
+        for parameter in self.parameters():
+            parameter.data.clamp_(-0.01, 0.01)
+
+
+def test_a_step_that_returns_no_loss_is_told() -> None:
+    [finding] = look(NotReturned(mlp()), max_epochs=8)
+    assert finding.cause == "frozen-parameters"
+    assert "returned no loss" in finding.message
+
+
+def test_steps_in_validation_are_told_unless_they_are_taken_back() -> None:
+    [finding] = look(OneLoopForBoth(back=False), inference_mode=False)
+    assert finding.cause == "data-leak"
+    assert look(OneLoopForBoth(back=True), inference_mode=False) == []
+    assert not _global_optimizer_post_hooks
+
+
+def test_weights_that_begin_anew_with_each_epoch_are_told() -> None:
+    [finding] = look(BeginsAnew(mlp()), max_epochs=4)
+    assert finding.cause == "frozen-parameters"
+    assert "its beginning puts other weights" in finding.message
+
+
+def test_weights_that_are_clipped_after_each_step_are_told() -> None:
+    [finding] = look(Clipped(mlp()))
+    assert finding.cause == "regularization-too-strong"
+    assert "0.01 or -0.01 exactly" in finding.message

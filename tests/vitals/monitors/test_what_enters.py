@@ -1,0 +1,96 @@
+"""What checks say of samples and labels as they enter the network: mixed, or changed where they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, digits, fit, loader, mlp, quick
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitals.findings import Finding
+from vitals.probes.loaders import successive_batches, wears_out
+
+
+def alarms(module: Foreign) -> list[Finding]:
+    look = quick(checks=["wiring"])
+    fit(module, None, look, limit_train_batches=1)
+    return [finding for finding in look.findings if finding.alarming]
+
+
+class Mixes(Foreign):
+    """Mixup, with labels of the same other images in the same shares, or not."""
+
+    def __init__(self, order: bool = True, share: bool = True) -> None:
+        super().__init__(mlp())
+        self.order, self.share = order, share
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x, y), share = batch, 0.7
+        other = torch.randperm(len(y))
+        theirs = other if self.order else torch.randperm(len(y))
+        logits = self.net(share * x + (1 - share) * x[other])
+        own = share if self.share else 1 - share
+        return own * F.cross_entropy(logits, y) + (1 - own) * F.cross_entropy(logits, y[theirs])
+
+
+@pytest.mark.parametrize("wrong", ["order", "share"])
+def test_labels_that_are_not_mixed_as_their_images_are_told(wrong: str) -> None:
+    [finding] = alarms(Mixes(**{wrong: False}))
+    assert finding.cause == "labels-random"
+    assert finding.exact
+    assert "not mixed as they are" in finding.message
+
+
+def test_mixup_as_it_should_be_is_not() -> None:
+    assert alarms(Mixes()) == []
+
+
+class Kept(Dataset):
+    """Images in memory, each of which `change` is given as it is taken out."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.images, self.labels = digits()
+        self.change = change
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        return self.change(self.images[place]), self.labels[place]
+
+
+def erased(image: Tensor) -> Tensor:
+    row = int(torch.randint(6, ()))
+    image[:, row : row + 3] = 0
+    return image
+
+
+def erased_in_a_copy(image: Tensor) -> Tensor:
+    return erased(image.clone())
+
+
+def test_a_data_set_that_changes_what_it_keeps_is_told_and_stays_as_it_was() -> None:
+    data = DataLoader(Kept(erased), 32)
+    before = data.dataset.images.clone()  # type: ignore[attr-defined]
+    next(successive_batches(data))
+    assert wears_out(data)
+    assert torch.equal(data.dataset.images, before)  # type: ignore[attr-defined]
+    assert not wears_out(DataLoader(Kept(erased_in_a_copy), 32))
+    assert not wears_out(loader())
+
+
+def test_one_that_normalizes_in_numpy_is_told_too() -> None:
+    data = Kept(lambda image: image)
+    data.images = data.images.numpy().copy()  # type: ignore[assignment]
+
+    def halved(image: Any) -> Any:
+        image /= 2
+        return image
+
+    data.change = halved
+    assert wears_out(DataLoader(data, 32))
