@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from vitals.checks.gradients.kinks import tensors_in
 from vitals.errors import UserError, did_you_mean, reason_of
-from vitals.measures.double import has_double
+from vitals.measures.double import double, has_double
 from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.copies import copied as deep_copy
@@ -448,7 +448,9 @@ class _Precision(TorchDispatchMode):
         return dtype.is_floating_point and dtype.itemsize < self._dtype.itemsize
 
     def _widened(self, leaf: Any) -> Any:
-        return leaf.to(self._dtype) if self._is_narrow(leaf) else leaf
+        if not self._is_narrow(leaf):
+            return leaf
+        return double(leaf) if self._dtype == torch.float64 else leaf.to(self._dtype)
 
 
 def _gives_what_it_gets(functions: set[Any], evaluate: Callable[[], Any]) -> set[Any]:
