@@ -512,6 +512,9 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
+    "a group that climbs, and a schedule that ends at zero but for rounding": record(
+        measured={"lr/0": [0.1, 0.05, -1e-17], "lr/1": [-0.01, -0.005, 0.0]}
+    ),
     "batches of nearly one class, some of which have another": record(
         [0.3, 0.2, 0.1] + [0.0, 0.0, 0.0, 0.14] * 50,
         measured={"facts/chance_loss": [0.0357], "loss/train_eval": [0.034, 0.0335]},
@@ -716,6 +719,14 @@ def test_a_loss_of_another_scale_does_not_hide_that_nothing_moves() -> None:
 
 @pytest.mark.parametrize(("end", "causes"), [(1.7, ["learning-rate-too-high"]), (1.1, [])])
 def test_layers_that_train_later_and_forget_are_told(end: float, causes: list[str]) -> None:
-    run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[end] * 90], measured={"accuracy/val": [0.4]})
+    losses = [*falling(2.3, 1.2)[:100], *[2.5] * 10, *[end] * 90]
+    evaluated = [2.0, 1.5, 1.3 * end, end]
+    run = record(losses, measured={"accuracy/val": [0.4], "loss/train_eval": evaluated})
     run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
     assert [cause for cause in alarms(run) if cause != "underfitting"] == causes
+
+
+def test_layers_that_train_later_on_harder_batches_have_not_forgotten() -> None:
+    run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[1.7] * 90], measured={"accuracy/val": [0.4]})
+    run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
+    assert "learning-rate-too-high" not in alarms(run)
