@@ -30,8 +30,8 @@ THAWED_STEPS, FORGOTTEN = 10, 1.15
 is at best afterwards where they have lost what they knew: 1.4 at the rate of a new head, 0.8 at a fiftieth of
 it (measured)."""
 ROUNDING = 1e-6
-"""Share of the largest rate below which one under zero is rounding: torch's LinearLR ends at up to -1e-16 of it
-where it is to end at zero (measured)."""
+"""Share of the largest rate below which one under zero is rounding: torch's LinearLR, where it is to end at
+zero, ends at up to -1e-16 of it (measured)."""
 EXCHANGED = 0.05
 """By how much Adam's first beta is above its second where they are exchanged: 0.099 of (0.999, 0.9). Those in
 use are alike, or the second is above."""
@@ -203,8 +203,8 @@ def thawed(run: Run) -> Iterator[Finding]:
 
 
 def _evaluated_better(run: Run, since: int) -> bool:
-    """Whether training samples as they are stored are better known at some look after step `since` than at all
-    before: then it is the batches that are harder, or the loss that asks for more."""
+    """Whether training samples as they are stored are better known at some look after step `since` than at
+    all before: then it is the batches that are harder, or the loss that asks for more."""
     looks = [(step < since, loss) for step, _, loss in run.history.series("loss/train_eval")]
     before, after = ([loss for early, loss in looks if early == which] for which in (True, False))
     return bool(before and after) and min(after) < min(before)
