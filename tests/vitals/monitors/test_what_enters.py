@@ -50,6 +50,27 @@ def test_mixup_as_it_should_be_is_not() -> None:
     assert alarms(Mixes()) == []
 
 
+class MixesForTwo(Foreign):
+    """Mixup under binary cross-entropy, on a network that is sure of itself, and often wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        with torch.no_grad():
+            for parameter in self.net.parameters():
+                parameter *= 12
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x, y), share = batch, 0.7
+        other = torch.randperm(len(y))
+        wanted = F.one_hot(y, 10).float()
+        mixed = share * wanted + (1 - share) * wanted[other]
+        return F.binary_cross_entropy_with_logits(self.net(share * x + (1 - share) * x[other]), mixed)
+
+
+def test_labels_that_are_mixed_for_another_loss_are_not() -> None:
+    assert alarms(MixesForTwo()) == []
+
+
 class Kept(Dataset):
     """Images in memory, each of which `change` is given as it is taken out."""
 
@@ -82,6 +103,26 @@ def test_a_data_set_that_changes_what_it_keeps_is_told_and_stays_as_it_was() -> 
     assert torch.equal(data.dataset.images, before)  # type: ignore[attr-defined]
     assert not wears_out(DataLoader(Kept(erased_in_a_copy), 32))
     assert not wears_out(loader())
+
+
+class Cached(Kept):
+    """Fills its memory with what is asked for, and changes it at random by numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda image: image)
+        self.memory, self.generator = torch.zeros_like(self.images), torch.Generator().manual_seed(0)
+        self.filled = [False] * len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        if not self.filled[place]:
+            self.memory[place] = self.images[place]
+            self.filled[place] = True
+        noise = torch.randn(self.memory[place].shape, generator=self.generator)
+        return self.memory[place] + 0.1 * noise, self.labels[place]
+
+
+def test_one_that_fills_a_memory_is_not() -> None:
+    assert not wears_out(DataLoader(Cached(), 32))
 
 
 def test_one_that_normalizes_in_numpy_is_told_too() -> None:
