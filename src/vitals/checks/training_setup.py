@@ -116,7 +116,7 @@ class TrainingSetup:
     twice: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Gives the inputs of `TWICE` training samples, and of the same once more; None for a stream."""
     validation_twice: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """The same of validation."""
+    """The same of validation, where there are class numbers; `UserError` where these differ, too."""
     plain: Callable[[], tuple[Any, Any]] | None = None
     """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
     where a stream gives each sample only once."""
@@ -405,15 +405,18 @@ def _twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
 
 
 def _validation_twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
-    found = []
+    inputs, targets = [], []
     with _validating(trainer, step) as preparation:
         for loader in twice(validation_loader(trainer), VALIDATION_TWICE):
             step.owner.eval()
-            batches = [
-                step.network_inputs(preparation(batch), step.owner.validation_step) for batch in loader
-            ]
-            found.append(torch.cat(batches))
-    return found[0], found[1]
+            batches = list(map(preparation, loader))
+            given = [step.network_inputs(each, step.owner.validation_step) for each in batches]
+            inputs.append(torch.cat(given))
+            labels: Any = list(map(step.targets, batches))
+            targets.append(torch.cat(labels))
+    if not torch.equal(*targets):
+        raise UserError("samples are drawn when they are asked for, and are others each time.")
+    return inputs[0], inputs[1]
 
 
 def _itself(outputs: Tensor, targets: Any) -> Tensor:

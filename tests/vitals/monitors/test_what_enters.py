@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, loader, mlp, quick
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from vitals.findings import Finding
 from vitals.probes.loaders import successive_batches, wears_out
@@ -69,6 +69,45 @@ class MixesForTwo(Foreign):
 
 def test_labels_that_are_mixed_for_another_loss_are_not() -> None:
     assert alarms(MixesForTwo()) == []
+
+
+class Erases(TensorDataset):
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        image, label = super().__getitem__(place)
+        return erased_in_a_copy(image), label
+
+
+class Draws(Dataset):
+    """Makes samples when they are asked for, as a simulation does."""
+
+    def __len__(self) -> int:
+        return 256
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        label = torch.randint(10, ())
+        return F.one_hot(label, 64).view(1, 8, 8) + 0.3 * torch.randn(1, 8, 8), label
+
+
+class Validated(Foreign):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "causes"),
+    [
+        (Erases(*digits()), Erases(*digits()), ["train-val-mismatch"]),
+        (Erases(*digits()), TensorDataset(*digits()), []),
+        (Draws(), Draws(), []),
+    ],
+)
+def test_validation_images_that_are_augmented_are_told_from_new_ones(
+    data: Any, validation: Any, causes: list[str]
+) -> None:
+    look = quick(checks=["validation_mode"])
+    loaders = [DataLoader(each, 32) for each in (data, validation)]
+    fit(Validated(mlp()), None, look, train=loaders[0], validation=loaders[1], limit_train_batches=1)
+    assert [finding.cause for finding in look.findings if finding.alarming] == causes
 
 
 class Kept(Dataset):
