@@ -283,6 +283,11 @@ def test_a_run_that_learns_is_silent() -> None:
     assert not needs_probe(record())
 
 
+KNOWN_BEFORE: dict[str, Sequence[Any]] = {
+    "start/train": [0.7],
+    "start/validation": [0.85],
+    "facts/train_as_is": [1.0],
+}
 STUCK = {"train": 0.1, "val": 0.1}
 DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
 SICK: dict[str, tuple[str, Run]] = {
@@ -438,9 +443,7 @@ SICK: dict[str, tuple[str, Run]] = {
     "below zero": ("learning-rate-too-high", record(measured={"lr/0": [0.1, 0.05, 0.0, -0.05]})),
     "known before the first step": (
         "data-leak",
-        record(
-            measured={"start/train": [0.7], "start/validation": [0.85], "facts/train_as_is": [1.0]}, fresh=0.0
-        ),
+        record(measured=KNOWN_BEFORE | {"validation/reweighed": [0.52]}, fresh=0.0),
     ),
     "betas exchanged": ("learning-rate-too-high", record(measured={"facts/beta_excess": [0.099]})),
     "loss of a guess under dropout": ("regularization-too-strong", record(level(), train=0.3, val=0.3)),
@@ -514,6 +517,9 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 HEALTHY: dict[str, Run] = {
     "a group that climbs, and a schedule that ends at zero but for rounding": record(
         measured={"lr/0": [0.1, 0.05, -1e-17], "lr/1": [-0.01, -0.005, 0.0]}
+    ),
+    "trained weights, and training samples that stay the harder ones": record(
+        measured=KNOWN_BEFORE | {"validation/reweighed": [0.64]}, fresh=0.0
     ),
     "batches of nearly one class, some of which have another": record(
         [0.3, 0.2, 0.1] + [0.0, 0.0, 0.0, 0.14] * 50,
