@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from vitals.either_package import either, is_own
 from vitals.errors import UserError
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.copies import unchanged
@@ -52,8 +53,6 @@ VALIDATION_TWICE = 16
 PLACES = 2048
 """Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
-MOSTLY = 0.5
-"""Share of the layers of a part that look freshly drawn, from which it is not one that was loaded."""
 TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
@@ -166,10 +165,7 @@ class TrainingSetup:
             model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared=True)
             mute(model.owner)
             own = tuple(optimizers[place] for place in minimisers)
-            mine, every = (
-                {id(p) for each in those for group in each.param_groups for p in group["params"]}
-                for those in (own, optimizers)
-            )
+            mine, every = held_identities(*own), held_identities(*optimizers)
             parameters = dict(model.named_parameters())
             others = {name for name in names if id(parameters[name]) in every - mine}
             left_out = tuple(name for name in names if name in others.union(self.left_out))
@@ -249,7 +245,7 @@ def training_setup(
     """
     if any(map(is_lazy, module.parameters())):
         raise UserError("the module has lazy layers; run a batch through it before the training begins.")
-    held = [p for each in trainer.optimizers for group in each.param_groups for p in group["params"]]
+    held = held_parameters(*trainer.optimizers)
     if not any(parameter.requires_grad for parameter in (*module.parameters(), *held)):
         raise UserError("no parameter wants a gradient (requires_grad), so that there is nothing to learn.")
     try:
@@ -509,7 +505,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
 
     Not those that the gradient of the loss comes to at weights that look freshly drawn: they are forgotten.
     """
-    held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    held = held_identities(*optimizers)
     left_out: list[str] = []
     reached: set[int] | None = None
     for child, part in model.named_children():
@@ -521,7 +517,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
             with suppress(RuntimeError), buffers_kept(step.owner), isolated_rng(seed=0):
                 reached = set(map(id, StepModel(step).reached(step.rows.example, 0)))
         part.requires_grad_(False)
-        if {id(p) for p in parameters.values()} & reached and fresh_share(part) > MOSTLY:
+        if {id(p) for p in parameters.values()} & reached and is_fresh(part):
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
         else:

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.history import MetricsTable
 from vitals.length import total_epochs
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
@@ -125,8 +125,6 @@ them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
-TRAINED = 0.5
-"""Share of layers as they were drawn, below which the weights come from an earlier training."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -425,7 +423,7 @@ class LearningCurves(Monitor):
     def _before(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """What weights that were trained before know of both sets as the training begins."""
         recorder = recorder_of(trainer)
-        if recorder is None or not fresh_share(module) < TRAINED:
+        if recorder is None or is_fresh(module):
             return
         self._take_subsets(trainer, module)
         assert self.subsets is not None

@@ -20,6 +20,7 @@ from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.monitors.monitor import Monitor, epoch_of
 
@@ -161,8 +162,7 @@ class LossParameters(Monitor):
             self.there = None
 
     def _step_there(self, optimizer: Optimizer, *_: Any) -> None:
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self.stepped_there += not held.isdisjoint(map(id, self.trained))
+        self.stepped_there += not held_identities(optimizer).isdisjoint(map(id, self.trained))
 
     def _call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
         made = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
@@ -205,7 +205,7 @@ class LossParameters(Monitor):
 
     def _count(self, optimizer: Optimizer) -> None:
         groups = optimizer.param_groups
-        held = {id(parameter) for group in groups for parameter in group["params"]}
+        held = held_identities(optimizer)
         if optimizer in self.known or self.moved.isdisjoint(held):
             return
         self.again = self.again or optimizer in self.made
@@ -414,10 +414,7 @@ class LossParameters(Monitor):
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
         teacher, are meant, unless the optimizers hold what is no longer in the module, or two of them the
         same; an encoder may be in one with its decoder, and alone in that which deceives a judge."""
-        of_each = [
-            {id(p) for group in each.param_groups for p in group["params"]} for each in trainer.optimizers
-        ]
-        twice = any(one == other for one, other in combinations(of_each, 2))
+        twice = any(one == other for one, other in combinations(map(held_identities, trainer.optimizers), 2))
         if not foreign and not twice:
             parts = dict(module.named_children())
             trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}
@@ -491,8 +488,7 @@ def _rate(group: dict[str, Any]) -> float:
 
 def _moving(trainer: L.Trainer) -> list[Tensor]:
     """Some of the parameters that the optimizers may change now."""
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return [p for group in groups for p in group["params"] if p.requires_grad][:FEW]
+    return [each for each in held_parameters(*trainer.optimizers) if each.requires_grad][:FEW]
 
 
 def _values(parameters: Sequence[Tensor]) -> Tensor:
