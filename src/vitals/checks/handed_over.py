@@ -21,6 +21,8 @@ SHARE, LEAST = 0.05, 1e-3
 """What shares of mixed images and of their labels may differ by, and the least share of a second image."""
 MIXES, MIX_SAMPLES, MIX_VALUES = 8, 8, 512
 """Times that a step is asked how it mixes, images of each and numbers of an image that are looked at."""
+ROUNDED = 1e-4
+"""Share of the squared distance of two images by which a mixture may miss the line between them."""
 FEWEST_MIXED, MIXED_WRONG = 8, 0.25
 """Mixed images whose labels do not go with them, and their share of all, from which it is said: of those that
 any other label is given to, some have it right by chance, and others hardly any share of a second image."""
@@ -208,7 +210,7 @@ def _parts(made: Tensor, images: Tensor, place: int) -> tuple[float, int]:
     shares = (others @ (made - mine)) / lengths.clamp_min(1e-12)
     left = (made - mine - shares[:, None] * others).square().sum(1)
     best = int(left.masked_fill(lengths < 1e-6, torch.inf).argmin())
-    if float(left[best]) < 1e-4 * float(lengths[best]):
+    if float(left[best]) < ROUNDED * float(lengths[best]):
         return 1 - float(shares[best]), best
     kept = made == mine
     pasted = (images == made) & ~kept

@@ -266,17 +266,7 @@ def _setup(
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         if even:
             source.pad(samples)
-        try:
-            step = _first_step(owner, facts, source)
-        except ChangesParameters:
-            raise
-        except UserError:
-            if not is_own("on_train_epoch_start", owner, L.LightningModule):
-                raise
-            # What is kept from batch to batch may be that of those which Lightning tried validation with.
-            with untouched(getattr(owner, GUARDED, Shared(())).tensors):
-                owner.on_train_epoch_start()
-            step = _first_step(owner, facts, source)
+        step = _step_of_an_epoch(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         for optimizer in optimizers:
@@ -357,6 +347,21 @@ def _comes_apart(step: TrainingStep) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _step_of_an_epoch(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
+    """The first step that can be looked at; where none can, as if an epoch had begun: what is kept from batch
+    to batch may be that of those which Lightning tried validation with."""
+    try:
+        return _first_step(owner, facts, source)
+    except ChangesParameters:
+        raise
+    except UserError:
+        if not is_own("on_train_epoch_start", owner, L.LightningModule):
+            raise
+    with untouched(getattr(owner, GUARDED, Shared(())).tensors):
+        owner.on_train_epoch_start()
+    return _first_step(owner, facts, source)
 
 
 def _draws(loader: Any) -> tuple[int, int, int]:

@@ -245,9 +245,8 @@ class LossParameters(Monitor):
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
-        now, step = _values(self.moving), after - before
-        size = float(step @ step)
-        left = float((now - before) @ step) / size if size > 0 else 1.0
+        now = _values(self.moving)
+        left = _left(before, after, now)
         clipped = self._clipped(trainer, before, after, now)
         self.undone = self.undone + 1 if left < TAKEN_BACK and not clipped else 0
         if self.undone == LOOKS:
@@ -296,9 +295,7 @@ class LossParameters(Monitor):
         now = _values(_moving(trainer))
         if not len(now) == len(before) == len(after):
             return
-        steps = after - before
-        size = float(steps @ steps)
-        left = float((now - before) @ steps) / size if size > 0 else 1.0
+        left = _left(before, after, now)
         # Back to where they were is what "take the best weights where it got no better" does.
         other = left < LEFT_OVER and not torch.equal(now, before)
         self.replaced = self.replaced + 1 if other else 0
@@ -495,6 +492,13 @@ def _values(parameters: Sequence[Tensor]) -> Tensor:
     """Some of each, in double precision."""
     some = [double(_some(parameter)) for parameter in parameters]
     return torch.cat([each.to(some[0].device) for each in some]) if some else torch.zeros(0)
+
+
+def _left(before: Tensor, after: Tensor, now: Tensor) -> float:
+    """The share of the way from `before` to `after` that is not taken back `now`."""
+    way = after - before
+    length = float(way @ way)
+    return float((now - before) @ way) / length if length > 0 else 1.0
 
 
 def _some(leaf: Tensor) -> Tensor:

@@ -686,12 +686,16 @@ def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
+SURE = 0.98
+"""A share, and so a logit above the others, that leaves little to chance and has a finite logarithm."""
+
+
 def _sure_of(place: int, leaf: Any) -> Any:
     """Outputs that speak for one place alone, be they shares or logits, and keep their graph."""
     if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.ndim:
         return leaf
-    sure = torch.full_like(leaf, 0.02)
-    sure[..., place] = 0.98 if place == 0 or leaf.shape[-1] > 1 else 0.02
+    sure = torch.full_like(leaf, 1 - SURE)
+    sure[..., place] = SURE if place == 0 or leaf.shape[-1] > 1 else 1 - SURE
     return leaf * 0 + sure
 
 
