@@ -260,7 +260,8 @@ class LossParameters(Monitor):
     def _clipped(self, trainer: L.Trainer, before: Tensor, after: Tensor, now: Tensor) -> bool:
         """Whether weights were clipped after a step; say so where it goes on."""
         sizes, bound = now.abs(), float(now.abs().max())
-        share = float((sizes == bound).float().mean()) if float(after.abs().max()) > bound else 0.0
+        clamped = float(after.abs().max()) > bound and torch.equal(now, after.clamp(-bound, bound))
+        share = float((sizes == bound).float().mean()) if clamped else 0.0  # else it may be rounding to a few
         larger = self.clipped > 0 or float(before.abs().max()) > bound
         one = len(trainer.optimizers) == 1  # and no critic beside what it judges
         self.clipped = self.clipped + 1 if share > CLIPPED and larger and one else 0

@@ -456,6 +456,18 @@ class FillsItsMemory(NotReturned):
         self.net(batch[0]).argmax(1)
 
 
+class OfTwoValues(Foreign):
+    """Rounds its weights to a few values after each step."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for parameter in self.parameters():
+            parameter.data.copy_(0.1 * parameter.sign())
+
+
+def test_weights_that_are_rounded_are_not_called_clipped() -> None:
+    assert {finding.cause for finding in look(OfTwoValues(mlp()))} <= {"frozen-parameters"}
+
+
 class BoundedImage(Foreign):
     """Trains what is added to images, within a bound, to deceive a network."""
 
