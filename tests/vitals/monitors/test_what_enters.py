@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from vitals.findings import Finding
+from vitals.probes import loaders
 from vitals.probes.loaders import successive_batches, wears_out
 
 
@@ -142,6 +144,33 @@ def test_a_data_set_that_changes_what_it_keeps_is_told_and_stays_as_it_was() -> 
     assert torch.equal(data.dataset.images, before)  # type: ignore[attr-defined]
     assert not wears_out(DataLoader(Kept(erased_in_a_copy), 32))
     assert not wears_out(loader())
+
+
+def test_one_that_keeps_too_much_to_be_copied_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "MOST_COPIED", 0)
+    data = Kept(erased)
+    before = data.images.clone()
+    with pytest.raises(loaders.StreamOnly):
+        next(successive_batches(DataLoader(data, 32)))
+    assert torch.equal(data.images, before)
+
+
+class FromNumpy(Kept):
+    def __init__(self) -> None:
+        super().__init__(lambda image: image)
+        self.tables = self.images.numpy().copy()
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.tables[place]), self.labels[place]
+
+
+def test_looking_whether_one_writes_brings_no_warning() -> None:
+    torch.set_warn_always(True)  # not once a process
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert not wears_out(DataLoader(FromNumpy(), 32))
+    torch.set_warn_always(False)
+    assert not said
 
 
 class Cached(Kept):
