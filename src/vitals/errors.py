@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from vitals.installed import is_installed
+from vitals.installed import PACKAGES, is_installed
 
 LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<frozen")
 """Where code is from that nobody wrote for their own training, besides packages that were installed."""
@@ -110,7 +110,7 @@ def _lines(error: BaseException) -> list[traceback.FrameSummary]:
 def _package(line: traceback.FrameSummary) -> str:
     """The name of the installed package that a line is of; empty where it is of none."""
     parts = Path(line.filename).parts
-    places = [place for place, part in enumerate(parts) if part in ("site-packages", "dist-packages")]
+    places = [place for place, part in enumerate(parts) if part in PACKAGES]
     return parts[places[-1] + 1].removesuffix(".py") if places else ""
 
 

@@ -18,6 +18,7 @@ from vitals.either_package import either
 from vitals.errors import Diverged, UserError
 from vitals.findings import Finding, sentence
 from vitals.measures.finite import first_non_finite
+from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import norms
 from vitals.monitors.monitor import epoch_of
 from vitals.monitors.non_finite import (
@@ -414,7 +415,7 @@ class _Search:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.parameters = _parameters(optimizer)
+        self.parameters = held_parameters(optimizer)
         self.weights = [parameter.detach().clone() for parameter in self.parameters]
         self.state = _state_of(optimizer)
         self.evaluations, self.finite, self.sizes = 0, True, torch.zeros(0)
@@ -426,18 +427,14 @@ class _Search:
         _set_state(self.optimizer, self.state)
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def _state_of(optimizer: Optimizer) -> dict[Any, Any]:
     """Of each parameter, by its number."""
-    numbers = {parameter: number for number, parameter in enumerate(_parameters(optimizer))}
+    numbers = {parameter: number for number, parameter in enumerate(held_parameters(optimizer))}
     return {numbers.get(key, key): copy.deepcopy(state) for key, state in optimizer.state.items()}
 
 
 def _set_state(optimizer: Optimizer, states: dict[Any, Any]) -> None:
-    parameters: dict[Any, Tensor] = dict(enumerate(_parameters(optimizer)))
+    parameters: dict[Any, Tensor] = dict(enumerate(held_parameters(optimizer)))
     # Within the same dictionary, for others may refer to it.
     optimizer.state.clear()
     optimizer.state.update({parameters.get(key, key): state for key, state in states.items()})

@@ -19,9 +19,13 @@ APART = 0.7
 first and the last their own."""
 SHARE, LEAST = 0.05, 1e-3
 """What shares of mixed images and of their labels may differ by, and the least share of a second image."""
-MIXES, MIX_SAMPLES, MIX_VALUES, FEWEST_MIXED = 8, 8, 512, 8
-"""Times that a step is asked how it mixes, images of each and numbers of an image that are looked at; and
-mixed images of which something is said."""
+MIXES, MIX_SAMPLES, MIX_VALUES = 8, 8, 512
+"""Times that a step is asked how it mixes, images of each and numbers of an image that are looked at."""
+ROUNDED = 1e-4
+"""Share of the squared distance of two images by which a mixture may miss the line between them."""
+FEWEST_MIXED, MIXED_WRONG = 8, 0.25
+"""Mixed images whose labels do not go with them, and their share of all, from which it is said: of those that
+any other label is given to, some have it right by chance, and others hardly any share of a second image."""
 PUSHED = 0.1
 """Standard deviation of what is added to all weights, so that none of them is zero."""
 
@@ -126,6 +130,8 @@ class Mixed:
     """Share of the class of the first image in the label."""
     other: float
     """The same of the second."""
+    third: float
+    """The largest of a class that is in neither."""
 
     @property
     def exchanged(self) -> bool:
@@ -135,8 +141,9 @@ class Mixed:
 
     @property
     def strange(self) -> bool:
-        """Whether the class of the second image is not in the label, and one that is in no image is."""
-        return self.own < 1 - SHARE and self.other < SHARE / 2 and self.given + self.other < 1 - SHARE
+        """Whether one that is in no image has the share of the second; a teacher's doubts go to several."""
+        absent = self.own < 1 - SHARE and self.other < SHARE / 2 and self.third > SHARE
+        return absent and self.given + self.third > 1 - SHARE
 
 
 def _mixed(step: TrainingStep) -> list[Finding]:
@@ -150,7 +157,7 @@ def _mixed(step: TrainingStep) -> list[Finding]:
         with isolated_rng(seed=seed):
             found += _mixed_once(step)
     exchanged, strange = (sum(getattr(each, name) for each in found) for name in ("exchanged", "strange"))
-    if max(exchanged, strange) < max(FEWEST_MIXED, len(found) / 4):
+    if max(exchanged, strange) < max(FEWEST_MIXED, MIXED_WRONG * len(found)):
         return []
     which, count = ("exchanged", exchanged) if exchanged > strange else ("strange", strange)
     example = next(each for each in found if getattr(each, which))
@@ -162,7 +169,8 @@ def _mixed(step: TrainingStep) -> list[Finding]:
     remedy = "Mix images and labels by one permutation: x[order] goes with y[order]."
     if which == "exchanged":
         remedy = "Give each label the share of its own image: lam * loss(y) + (1 - lam) * loss(y[order])."
-    return [Finding("labels-random", "fail", seen, remedy, "labels", count / len(found), 0.25, exact=True)]
+    fault = ("labels-random", "fail", seen, remedy, "labels", count / len(found), MIXED_WRONG)
+    return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
 
 
 def _mixed_once(step: TrainingStep) -> list[Mixed]:
@@ -170,14 +178,15 @@ def _mixed_once(step: TrainingStep) -> list[Mixed]:
     labels = [row for row in rows if row.numel() == len(row) and not row.is_floating_point()]
     if handed is None or len(labels) != 1:
         return []
-    given, outputs, pull = handed
+    given, pull = handed
     images = [row for row in rows if row.is_floating_point() and row.shape == given.shape]
-    if len(images) != 1 or outputs.ndim != 2 or torch.equal(given, images[0]):
+    if len(images) != 1 or pull.ndim != 2 or torch.equal(given, images[0]):
         return []
     classes = labels[0].reshape(-1).long()
-    # The slope of a cross-entropy is what the outputs say, less what they are to say, over the batch.
-    target = double(outputs).softmax(1) - len(outputs) * double(pull)
-    target = target - target.amin(1, keepdim=True)  # what label smoothing gives to all
+    # Outputs that prefer no class are pulled up by what the label has of each, be the cross-entropy one of
+    # shares or one for each class, and down by what is the same for all; so is what label smoothing gives.
+    target = -double(pull)
+    target = target - target.amin(1, keepdim=True)
     target = target / target.sum(1, keepdim=True)
     made, own = double(given.flatten(1)), double(images[0].flatten(1))
     made, own = made[:, :: max(1, made.shape[1] // MIX_VALUES)], own[:, :: max(1, own.shape[1] // MIX_VALUES)]
@@ -186,8 +195,9 @@ def _mixed_once(step: TrainingStep) -> list[Mixed]:
         share, other = _parts(made[place], own, place)
         if other < 0 or classes[other] == classes[place] or share > 1 - LEAST:
             continue
-        its = target[place, classes[place]], target[place, classes[other]]
-        found.append(Mixed(share, *map(float, its)))
+        label, pair = target[place], torch.stack([classes[place], classes[other]])
+        third = label.index_fill(0, pair, 0.0).max()
+        found.append(Mixed(share, *map(float, (*label[pair], third))))
     return found
 
 
@@ -200,7 +210,7 @@ def _parts(made: Tensor, images: Tensor, place: int) -> tuple[float, int]:
     shares = (others @ (made - mine)) / lengths.clamp_min(1e-12)
     left = (made - mine - shares[:, None] * others).square().sum(1)
     best = int(left.masked_fill(lengths < 1e-6, torch.inf).argmin())
-    if float(left[best]) < 1e-4 * float(lengths[best]):
+    if float(left[best]) < ROUNDED * float(lengths[best]):
         return 1 - float(shares[best]), best
     kept = made == mine
     pasted = (images == made) & ~kept

@@ -19,7 +19,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import Inputs, Trial, ignores_scale, trial
@@ -274,7 +274,7 @@ def check_layer_variance(
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
     adaptive = optimizer is not None and ignores_scale(optimizer)
-    drawn = watch.peaked > SATURATED_MOST and fresh_share(model) > 0.5
+    drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
     peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")
     return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked)
 

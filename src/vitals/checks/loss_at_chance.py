@@ -24,7 +24,7 @@ from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
 from vitals.probes.trial import Loss, check_batch, check_classes, trial
 from vitals.writers.writer import Writer
 
@@ -312,7 +312,7 @@ def check_loss_at_chance(
         with trial(model, loss) as copies:
             result = replace(result, constant=constant_loss(copies.loss_of, outputs, targets))
     if result.deviation < -NEAR:
-        return replace(result, untrained=fresh_share(model) > 0.5)
+        return replace(result, untrained=is_fresh(model))
     if result.deviation <= FAR:
         return result
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from vitals.either_package import either, is_own
 from vitals.errors import UserError
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
 from vitals.probes.copies import unchanged
@@ -52,8 +53,6 @@ VALIDATION_TWICE = 16
 PLACES = 2048
 """Draws of the sampler that are looked at."""
 VALIDATION_SAMPLES = 256
-MOSTLY = 0.5
-"""Share of the layers of a part that look freshly drawn, from which it is not one that was loaded."""
 TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
@@ -116,7 +115,7 @@ class TrainingSetup:
     twice: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Gives the inputs of `TWICE` training samples, and of the same once more; None for a stream."""
     validation_twice: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """The same of validation."""
+    """The same of validation, where there are class numbers; `UserError` where these differ, too."""
     plain: Callable[[], tuple[Any, Any]] | None = None
     """Gives inputs and targets of training samples without augmentation, as far as it is known how; None
     where a stream gives each sample only once."""
@@ -166,10 +165,7 @@ class TrainingSetup:
             model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared=True)
             mute(model.owner)
             own = tuple(optimizers[place] for place in minimisers)
-            mine, every = (
-                {id(p) for each in those for group in each.param_groups for p in group["params"]}
-                for those in (own, optimizers)
-            )
+            mine, every = held_identities(*own), held_identities(*optimizers)
             parameters = dict(model.named_parameters())
             others = {name for name in names if id(parameters[name]) in every - mine}
             left_out = tuple(name for name in names if name in others.union(self.left_out))
@@ -249,7 +245,7 @@ def training_setup(
     """
     if any(map(is_lazy, module.parameters())):
         raise UserError("the module has lazy layers; run a batch through it before the training begins.")
-    held = [p for each in trainer.optimizers for group in each.param_groups for p in group["params"]]
+    held = held_parameters(*trainer.optimizers)
     if not any(parameter.requires_grad for parameter in (*module.parameters(), *held)):
         raise UserError("no parameter wants a gradient (requires_grad), so that there is nothing to learn.")
     try:
@@ -270,17 +266,7 @@ def _setup(
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         if even:
             source.pad(samples)
-        try:
-            step = _first_step(owner, facts, source)
-        except ChangesParameters:
-            raise
-        except UserError:
-            if not is_own("on_train_epoch_start", owner, L.LightningModule):
-                raise
-            # What is kept from batch to batch may be that of those which Lightning tried validation with.
-            with untouched(getattr(owner, GUARDED, Shared(())).tensors):
-                owner.on_train_epoch_start()
-            step = _first_step(owner, facts, source)
+        step = _step_of_an_epoch(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         for optimizer in optimizers:
@@ -363,6 +349,21 @@ def _comes_apart(step: TrainingStep) -> bool:
     return True
 
 
+def _step_of_an_epoch(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
+    """The first step that can be looked at; where none can, as if an epoch had begun: what is kept from batch
+    to batch may be that of those which Lightning tried validation with."""
+    try:
+        return _first_step(owner, facts, source)
+    except ChangesParameters:
+        raise
+    except UserError:
+        if not is_own("on_train_epoch_start", owner, L.LightningModule):
+            raise
+    with untouched(getattr(owner, GUARDED, Shared(())).tensors):
+        owner.on_train_epoch_start()
+    return _first_step(owner, facts, source)
+
+
 def _draws(loader: Any) -> tuple[int, int, int]:
     try:
         places = drawn_places(loader, PLACES)
@@ -405,15 +406,18 @@ def _twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
 
 
 def _validation_twice(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor, Tensor]:
-    found = []
+    inputs, targets = [], []
     with _validating(trainer, step) as preparation:
         for loader in twice(validation_loader(trainer), VALIDATION_TWICE):
             step.owner.eval()
-            batches = [
-                step.network_inputs(preparation(batch), step.owner.validation_step) for batch in loader
-            ]
-            found.append(torch.cat(batches))
-    return found[0], found[1]
+            batches = list(map(preparation, loader))
+            given = [step.network_inputs(each, step.owner.validation_step) for each in batches]
+            inputs.append(torch.cat(given))
+            labels: Any = list(map(step.targets, batches))
+            targets.append(torch.cat(labels))
+    if not torch.equal(*targets):
+        raise UserError("samples are drawn when they are asked for, and are others each time.")
+    return inputs[0], inputs[1]
 
 
 def _itself(outputs: Tensor, targets: Any) -> Tensor:
@@ -506,7 +510,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
 
     Not those that the gradient of the loss comes to at weights that look freshly drawn: they are forgotten.
     """
-    held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    held = held_identities(*optimizers)
     left_out: list[str] = []
     reached: set[int] | None = None
     for child, part in model.named_children():
@@ -518,7 +522,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
             with suppress(RuntimeError), buffers_kept(step.owner), isolated_rng(seed=0):
                 reached = set(map(id, StepModel(step).reached(step.rows.example, 0)))
         part.requires_grad_(False)
-        if {id(p) for p in parameters.values()} & reached and fresh_share(part) > MOSTLY:
+        if {id(p) for p in parameters.values()} & reached and is_fresh(part):
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
         else:

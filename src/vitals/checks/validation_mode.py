@@ -139,8 +139,8 @@ class ValidationModeCheck(Check):
         changed = (0.0, 0.0)
         if setup.gives == "class numbers" and setup.twice is not None and setup.validation_twice is not None:
             with suppress(Exception):  # a data set may want other places than numbers
-                changed = _difference(*setup.validation_twice()), 0.0
-                changed = (_difference(*setup.twice()) if changed[0] else 0.0), changed[0]
+                if validation := _difference(*setup.validation_twice()):
+                    changed = _difference(*setup.twice()), validation
         result = ValidationMode(setup.training_layers_in_validation, tuple(dropout), changed)
         seen = "training" if result.training else "evaluation"
         return Outcome(result.findings(), seen, "evaluation", result)

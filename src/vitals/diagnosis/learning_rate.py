@@ -29,6 +29,9 @@ THAWED_STEPS, FORGOTTEN = 10, 1.15
 """Steps over which the loss before and after layers begin to train is averaged, and times the former that it
 is at best afterwards where they have lost what they knew: 1.4 at the rate of a new head, 0.8 at a fiftieth of
 it (measured)."""
+ROUNDING = 1e-6
+"""Share of the largest rate below which one under zero is rounding: torch's LinearLR, where it is to end at
+zero, ends at up to -1e-16 of it (measured)."""
 EXCHANGED = 0.05
 """By how much Adam's first beta is above its second where they are exchanged: 0.099 of (0.999, 0.9). Those in
 use are alike, or the second is above."""
@@ -138,13 +141,14 @@ def too_high(run: Run) -> Iterator[Finding]:
 
 @needs("lr/", verdict="sign of the learning rate")
 def below_zero(run: Run) -> Iterator[Finding]:
-    """A schedule has gone on past its end, and below zero."""
-    below = [
-        (step, rate)
-        for tag in run.history.tags("lr/")
-        for step, _, rate in run.history.series(tag)
-        if rate < 0
-    ]
+    """A schedule has gone on past its end, and below zero; a group that climbs on purpose begins below it."""
+    below = []
+    for tag in run.history.tags("lr/"):
+        peak = 0.0
+        for step, _, rate in run.history.series(tag):
+            peak = max(peak, rate)
+            if rate < -ROUNDING * peak < 0:
+                below.append((step, rate))
     if not below:
         return
     step, lowest = min(below)[0], min(rate for _, rate in below)
@@ -180,7 +184,7 @@ def thawed(run: Run) -> Iterator[Finding]:
         return
     known = statistics.fmean(before)
     lowest = min(statistics.fmean(after[at : at + width]) for at in range(0, len(after) - width + 1, width))
-    if not lowest > FORGOTTEN * known:
+    if not lowest > FORGOTTEN * known or _evaluated_better(run, seen):
         return
     layers = [name.removesuffix(".weight") for name in late if late[name] == seen]
     rate = max(
@@ -196,6 +200,14 @@ def thawed(run: Run) -> Iterator[Finding]:
         f"parameter group, or let it rise slowly."
     )
     yield Finding("learning-rate-too-high", "warn", message, remedy, layers[0], lowest, FORGOTTEN * known)
+
+
+def _evaluated_better(run: Run, since: int) -> bool:
+    """Whether training samples as they are stored are better known at some look after step `since` than at
+    all before: then it is the batches that are harder, or the loss that asks for more."""
+    looks = [(step < since, loss) for step, _, loss in run.history.series("loss/train_eval")]
+    before, after = ([loss for early, loss in looks if early == which] for which in (True, False))
+    return bool(before and after) and min(after) < min(before)
 
 
 @needs("facts/beta_excess", verdict="order of Adam's betas")

@@ -17,6 +17,8 @@ FEWEST = 64
 MOST = 2**18
 """Weights whose moments are taken, evenly spaced; the largest is that of all. Copies in float64 of tens of
 millions take seconds and twice the memory of the layer."""
+MOSTLY = 0.5
+"""Share of layers as they were drawn, from which a network is new."""
 ERRORS = 4.0
 """Standard errors by which the moments of a draw may be off."""
 EDGE = 10.0
@@ -45,6 +47,11 @@ def fresh_share(model: nn.Module) -> float:
     """Share of the linear and convolutional layers of `model` that look as they were drawn; 0 without any."""
     layers = sum(isinstance(module, nn.Linear | _ConvNd) for module in model.modules())
     return len(fresh_layers(model)) / layers if layers else 0.0
+
+
+def is_fresh(model: nn.Module) -> bool:
+    """Whether `model` is new, as most of its layers are as they were drawn."""
+    return fresh_share(model) > MOSTLY
 
 
 def looks_drawn(weight: Tensor) -> bool:

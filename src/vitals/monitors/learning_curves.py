@@ -16,7 +16,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.history import MetricsTable
 from vitals.length import total_epochs
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
@@ -125,8 +125,6 @@ them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
-TRAINED = 0.5
-"""Share of layers as they were drawn, below which the weights come from an earlier training."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -396,17 +394,16 @@ class LearningCurves(Monitor):
     def _evaluate_subsets(
         self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool
     ) -> dict[str, float]:
-        self._take_subsets(trainer, module)
-        assert self.subsets is not None
-        found = self.subsets.evaluate(*self.subsets.training)
+        subsets = self._fixed_subsets(trainer, module)
+        found = subsets.evaluate(*subsets.training)
         for name in OF_CLASSES:
             found.pop(name, None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
         apart = known is not None and not -ABOVE < reached - known < GAP
-        if not logged or apart or not self.subsets.step.class_numbers:
-            named |= self._validated(trainer, self.subsets, logged, reached)
-        modes = {f"modes/{name}": value for name, value in self.subsets.by_batch_statistics().items()}
+        if not logged or apart or not subsets.step.class_numbers:
+            named |= self._validated(trainer, subsets, logged, reached)
+        modes = {f"modes/{name}": value for name, value in subsets.by_batch_statistics().items()}
         if modes and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
         validation = named.get("accuracy/val_eval", known)
@@ -414,26 +411,26 @@ class LearningCurves(Monitor):
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
         return named
 
-    def _take_subsets(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _fixed_subsets(self, trainer: L.Trainer, module: L.LightningModule) -> FixedSubsets:
         if self.subsets is None:
             twin = shared_twin(trainer, module)
             self.subsets = FixedSubsets(twin, self.batch, self.subset_samples)
             self.batch = None
             if recorder := recorder_of(trainer):
                 recorder.add_facts(trainer, self.subsets.facts())
+        return self.subsets
 
     def _before(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """What weights that were trained before know of both sets as the training begins."""
         recorder = recorder_of(trainer)
-        if recorder is None or not fresh_share(module) < TRAINED:
+        if recorder is None or is_fresh(module):
             return
-        self._take_subsets(trainer, module)
-        assert self.subsets is not None
-        validation = self.subsets.validation
-        if not self.subsets.step.class_numbers or validation is None:
+        subsets = self._fixed_subsets(trainer, module)
+        validation = subsets.validation
+        if not subsets.step.class_numbers or validation is None:
             return
-        known = self.subsets.evaluate(*self.subsets.training)["accuracy"]
-        other = self.subsets.evaluate(*validation).get("reweighed", math.nan)
+        known = subsets.evaluate(*subsets.training)["accuracy"]
+        other = subsets.evaluate(*validation).get("reweighed", math.nan)
         recorder.add_facts(trainer, {"val_subset": float(len(validation[0]))})
         recorder.history.add(0, 0.0, {"start/train": known, "start/validation": other})
 

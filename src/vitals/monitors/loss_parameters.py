@@ -1,7 +1,7 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, permutations
+from itertools import combinations, islice
 from typing import Any
 from weakref import WeakSet
 
@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
@@ -19,6 +20,7 @@ from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.monitors.monitor import Monitor, epoch_of
 
@@ -36,7 +38,9 @@ TAKEN_BACK, LOOKS = 0.05, 3
 """Share of a step that is left when the next batch begins, below which it was taken back; and steps in a row
 of which that must be so."""
 CLIPPED = 0.2
-"""Share of weights of one and the same size, from which they are clipped at it."""
+"""Share of weights of one and the same size, from which they are clipped at it. It is a fault where those of
+the start were larger: bounds that weights grow to are meant, as in binarized networks and for images that
+deceive."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
 validation has put other weights in their place; and validations in a row of which that must be so. 15 steps
@@ -73,6 +77,8 @@ class LossParameters(Monitor):
         """Sees the steps of all optimizers."""
         self.there: Any = None
         """The same in validation."""
+        self.calls: Any = None
+        """Sees the calls of all modules, for one batch, where no loss has come."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy))
@@ -88,6 +94,8 @@ class LossParameters(Monitor):
         """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
         self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # in an earlier training
         self.watched, self.at_start = [], []
+        self.computes = False
+        """Whether a module was called then to be trained; not so while a game fills its memory."""
         self.stepping: set[int] = set()
         """Numbers of the optimizers that have taken a step."""
         self.watched = _moving(trainer)
@@ -130,6 +138,8 @@ class LossParameters(Monitor):
         if len(self.stepped) == 2:
             self.guarded(self._taken_back, trainer, *self.stepped)
         self.stepped = []
+        if self.at_start and self.batches == PATIENCE and not self.given:
+            self.calls = register_module_forward_hook(self._call)
         if len(self.leg) > 1:
             self.guarded(self._trained_there, trainer)
             self.guarded(self._put_back, trainer, *self.leg)
@@ -152,8 +162,11 @@ class LossParameters(Monitor):
             self.there = None
 
     def _step_there(self, optimizer: Optimizer, *_: Any) -> None:
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self.stepped_there += not held.isdisjoint(map(id, self.trained))
+        self.stepped_there += not held_identities(optimizer).isdisjoint(map(id, self.trained))
+
+    def _call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
+        made = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+        self.computes = self.computes or any(tensor.requires_grad for tensor in made)
 
     def _wanted(self) -> bool:
         return self.active and (self.batches <= EARLY or self.number < 2)
@@ -167,6 +180,9 @@ class LossParameters(Monitor):
         if len(self.stepped) == 1:
             self.stepped.append(_values(self.moving))
         if self.at_start and self.batches == PATIENCE:
+            if self.calls is not None:
+                self.calls.remove()
+                self.calls = None
             self.guarded(self._standing_still, trainer, pl_module)
             self.at_start = []
         if self.hook is not None and (self.batches >= PATIENCE or self.number_made >= MADE):
@@ -189,7 +205,7 @@ class LossParameters(Monitor):
 
     def _count(self, optimizer: Optimizer) -> None:
         groups = optimizer.param_groups
-        held = {id(parameter) for group in groups for parameter in group["params"]}
+        held = held_identities(optimizer)
         if optimizer in self.known or self.moved.isdisjoint(held):
             return
         self.again = self.again or optimizer in self.made
@@ -217,9 +233,9 @@ class LossParameters(Monitor):
         self._say(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
 
     def _unhook(self) -> None:
-        for hook in filter(None, (self.hook, self.there)):
+        for hook in filter(None, (self.hook, self.there, self.calls)):
             hook.remove()
-        self.hook = self.there = None
+        self.hook = self.there = self.calls = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self._unhook()  # after an error Lightning calls no teardown
@@ -229,14 +245,26 @@ class LossParameters(Monitor):
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         """Say that what a step changes is changed back before the next batch."""
-        now, step = _values(self.moving), after - before
-        length = float(step @ step)
-        left = float((now - before) @ step) / length if length > 0 else 1.0
-        self.undone = self.undone + 1 if left < TAKEN_BACK else 0
-        size, bound = now.abs(), float(now.abs().max())
-        share = float((size == bound).float().mean()) if float(after.abs().max()) > bound else 0.0
+        now = _values(self.moving)
+        left = _left(before, after, now)
+        clipped = self._clipped(trainer, before, after, now)
+        self.undone = self.undone + 1 if left < TAKEN_BACK and not clipped else 0
+        if self.undone == LOOKS:
+            message = (
+                f"Of what an optimizer step changes {max(left, 0.0):.1%} is left when the next batch begins: "
+                f"something writes to the parameters in between."
+            )
+            remedy = "Look for what copies other weights back after each step, such as an average."
+            self._say(trainer, message, remedy, "optimizer", self.undone)
+
+    def _clipped(self, trainer: L.Trainer, before: Tensor, after: Tensor, now: Tensor) -> bool:
+        """Whether weights were clipped after a step; say so where it goes on."""
+        sizes, bound = now.abs(), float(now.abs().max())
+        clamped = float(after.abs().max()) > bound and torch.equal(now, after.clamp(-bound, bound))
+        share = float((sizes == bound).float().mean()) if clamped else 0.0  # else it may be rounding to a few
+        larger = self.clipped > 0 or float(before.abs().max()) > bound
         one = len(trainer.optimizers) == 1  # and no critic beside what it judges
-        self.clipped = self.clipped + 1 if share > CLIPPED and one else 0
+        self.clipped = self.clipped + 1 if share > CLIPPED and larger and one else 0
         if self.clipped == LOOKS:
             message = (
                 f"{share:.0%} of the weights looked at are {bound:.3g} or -{bound:.3g} exactly, and were not "
@@ -247,13 +275,7 @@ class LossParameters(Monitor):
                 "What is clipped elsewhere are gradients."
             )
             self._say(trainer, message, remedy, "optimizer", self.clipped, "regularization-too-strong")
-        elif self.undone == LOOKS and not self.clipped:
-            message = (
-                f"Of what an optimizer step changes {max(left, 0.0):.1%} is left when the next batch begins: "
-                f"something writes to the parameters in between."
-            )
-            remedy = "Look for what copies other weights back after each step, such as an average."
-            self._say(trainer, message, remedy, "optimizer", self.undone)
+        return share > CLIPPED
 
     def _trained_there(self, trainer: L.Trainer) -> None:
         """Say that validation has trained the network, and left it so."""
@@ -274,9 +296,7 @@ class LossParameters(Monitor):
         now = _values(_moving(trainer))
         if not len(now) == len(before) == len(after):
             return
-        steps = after - before
-        size = float(steps @ steps)
-        left = float((now - before) @ steps) / size if size > 0 else 1.0
+        left = _left(before, after, now)
         # Back to where they were is what "take the best weights where it got no better" does.
         other = left < LEFT_OVER and not torch.equal(now, before)
         self.replaced = self.replaced + 1 if other else 0
@@ -305,6 +325,8 @@ class LossParameters(Monitor):
         or without a gradient."""
         before = zip(self.watched, self.at_start, strict=False)
         if any(not torch.equal(_some(parameter), values) for parameter, values in before):
+            return
+        if not self.given and not self.computes:
             return
         if module.automatic_optimization:
             if not self.given:
@@ -388,12 +410,9 @@ class LossParameters(Monitor):
         held: dict[int, float],
     ) -> None:
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
-        teacher, are meant, unless the optimizers hold what is no longer in the module, or one of them nothing
-        but what is another's."""
-        of_each = [
-            {id(p) for group in each.param_groups for p in group["params"]} for each in trainer.optimizers
-        ]
-        twice = any(one <= other for one, other in permutations(of_each, 2))
+        teacher, are meant, unless the optimizers hold what is no longer in the module, or two of them the
+        same; an encoder may be in one with its decoder, and alone in that which deceives a judge."""
+        twice = any(one == other for one, other in combinations(map(held_identities, trainer.optimizers), 2))
         if not foreign and not twice:
             parts = dict(module.named_children())
             trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}
@@ -467,14 +486,20 @@ def _rate(group: dict[str, Any]) -> float:
 
 def _moving(trainer: L.Trainer) -> list[Tensor]:
     """Some of the parameters that the optimizers may change now."""
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return [p for group in groups for p in group["params"] if p.requires_grad][:FEW]
+    return [each for each in held_parameters(*trainer.optimizers) if each.requires_grad][:FEW]
 
 
 def _values(parameters: Sequence[Tensor]) -> Tensor:
     """Some of each, in double precision."""
     some = [double(_some(parameter)) for parameter in parameters]
     return torch.cat([each.to(some[0].device) for each in some]) if some else torch.zeros(0)
+
+
+def _left(before: Tensor, after: Tensor, now: Tensor) -> float:
+    """The share of the way from `before` to `after` that is not taken back `now`."""
+    way = after - before
+    length = float(way @ way)
+    return float((now - before) @ way) / length if length > 0 else 1.0
 
 
 def _some(leaf: Tensor) -> Tensor:

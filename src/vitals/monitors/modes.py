@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
+from vitals.measures.held_parameters import held_identities
 from vitals.monitors.monitor import Monitor
 from vitals.recorder import recorder_of
 
@@ -132,11 +133,11 @@ class Modes(Monitor):
         self.say(trainer, fault)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
-        parts = _trained_parts(module, _held(trainer))
+        parts = _trained_parts(module, held_identities(*trainer.optimizers))
         self._share(trainer, tag, [part.training is training for part in parts])
 
     def _look_at_norms(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        parts = _trained_parts(module, _held(trainer))
+        parts = _trained_parts(module, held_identities(*trainer.optimizers))
         norms = [part for part in parts if isinstance(part, _BatchNorm) and part.running_mean is not None]
         without = [not norm.training and not has_statistics(norm) for norm in norms]
         self._share(trainer, "modes/norms_without_statistics", without)
@@ -166,15 +167,9 @@ def _is_frozen(part: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def _held(trainer: L.Trainer) -> set[int]:
-    """The parameters that optimizers have, by identity; none where steps are taken past Lightning."""
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return {id(parameter) for group in groups for parameter in group["params"]}
-
-
 def _trained_parts(module: nn.Module, held: set[int]) -> Iterator[nn.Module]:
     """The modules in `module` whose mode the training is about; dropout in a frozen backbone is not, nor an
-    average of the weights, which no optimizer has."""
+    average of the weights, which no optimizer has. None has any where steps are taken past Lightning."""
     for part in module.children():
         parameters = list(part.parameters())
         trains = any(p.requires_grad and (id(p) in held or not held) for p in parameters) or not parameters

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.double import double
+from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import dense, norms, real
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
@@ -95,7 +96,7 @@ class StaleGradients(Monitor):
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         if not self.active or not self.single:
             return
-        parameters = _held(trainer.optimizers[0])
+        parameters = held_parameters(trainer.optimizers[0])
         if self.cleared is None:
             self.cleared = all(parameter.grad is None for parameter in parameters)
         elif self.batches > self.asked_in and not any(
@@ -118,7 +119,7 @@ class StaleGradients(Monitor):
         one_batch, self.batches = self.batches == 1, 0
         cleared, self.cleared = self.cleared, None
         step = trainer.global_step + 1 - self.first
-        parameters = _held(optimizer)
+        parameters = held_parameters(optimizer)
         if step in PAIRS and cleared and one_batch:
             self.record(trainer, {"old_gradient": 0.0})
         elif step in PAIRS and self.before and one_batch:
@@ -130,9 +131,8 @@ class StaleGradients(Monitor):
             self.active, self.batch = False, None
 
     def _look_at_one_of(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
-        held = [p.grad for p in _held(optimizer) if p.grad is not None and p.grad.layout == torch.strided][
-            :HELD
-        ]
+        given = [each.grad for each in held_parameters(optimizer) if each.grad is not None]
+        held = [each for each in given if each.layout == torch.strided][:HELD]
         steps, size, before = self.several.get(id(optimizer), (0, 0.0, []))
         # Those that are cleared as is usual make room for others.
         left = (
@@ -199,7 +199,3 @@ class StaleGradients(Monitor):
             new, [torch.zeros_like(p) if g is None else g for p, g in zip(known, fresh, strict=True)], before
         )
         self.record(trainer, {"old_gradient": float(share)})
-
-
-def _held(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

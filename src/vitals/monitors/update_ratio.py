@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.measures.healthy import UPDATE_RATIO
+from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import to_host
 from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
 from vitals.monitors.monitor import Monitor
@@ -86,7 +87,7 @@ class UpdateRatio(Monitor):
             self.ended[key] = self.meters[key].after()
 
     def _before(self, module: L.LightningModule, optimizer: Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = held_parameters(optimizer)
         meter = self.meters.get(id(optimizer))
         if meter is None or not meter.measures(parameters):  # some may have been unfrozen
             names = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.measures.double import double
+from vitals.measures.held_parameters import held_parameters
 from vitals.probes.copies import unchanged
 from vitals.probes.step_losses import call_step, in_their_units
 from vitals.probes.training_step import buffers_kept, replaced
@@ -32,7 +33,7 @@ def clipping_of(trainer: L.Trainer) -> Clipping | None:
         return None
 
     def clip(optimizer: Optimizer) -> None:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = held_parameters(optimizer)
         if algorithm == GradClipAlgorithmType.VALUE:
             clip_grad_value_(parameters, float(limit))
         else:
@@ -52,7 +53,7 @@ def clipping_by_hand(
     whose parameters are those of `owner`. `UserError` if the step fails, or does something else than to scale
     the gradient.
     """
-    parameters = [parameter for group in optimizers[0].param_groups for parameter in group["params"]]
+    parameters = held_parameters(optimizers[0])
     losses: list[Tensor] = []
     seen: list[Tensor] = []
 

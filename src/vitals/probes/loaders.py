@@ -1,6 +1,7 @@
 """Batches from somebody's data loader, taken so that the loader never notices."""
 
 import random
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,6 +26,9 @@ from vitals.errors import UserError
 from vitals.probes.copies import LARGE, NoOp, Spent, copied
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.untouched import ChangesParameters, untouched
+
+MOST_COPIED = 2**30
+"""Bytes, at most, that are copied for each look of what a data set keeps, where it writes to that."""
 
 
 class StreamOnly(UserError):
@@ -182,7 +186,16 @@ def _own(thing: Any) -> Any:
     own = copied(thing, memo)
     if own is thing or any(isinstance(part, Spent | NoOp) for part in memo.values()):
         raise StreamOnly("The training data are a stream, which gives each batch only once.")
-    return copied(thing, {}) if _writes(own, arrays) else own
+    return _apart(thing, arrays) if _writes(own, arrays) else own
+
+
+def _apart(thing: Any, arrays: Iterable[Any]) -> Any:
+    """A copy of `thing` with `arrays` of its own."""
+    if sum(each.nbytes for each in arrays if isinstance(each, Tensor | np.ndarray)) > MOST_COPIED:
+        raise StreamOnly(
+            "Taking samples out changes what the data set keeps, which is too large to be copied."
+        )
+    return copied(thing, {})
 
 
 def wears_out(loader: Any) -> bool:
@@ -195,13 +208,13 @@ def wears_out(loader: Any) -> bool:
     if not _writes(copied(loader.dataset, memo), arrays):
         return False
     versions = []
-    for seeds in ((2,), (1, 2)):
-        own: Any = copied(loader.dataset, {})
-        for seed in seeds:
+    for before in (1, 0):  # another sample fills what is kept to be filled, and draws from numbers of its own
+        own = _apart(loader.dataset, arrays)
+        for seed, place in enumerate((before, 0)):
             with isolated_rng(seed=seed):
                 np.random.seed(seed)  # noqa: NPY002 (others use it)
                 random.seed(seed)
-                sample = own[0]
+                sample = own[place]
         versions.append([each for each in tree_leaves(sample) if isinstance(each, Tensor | np.ndarray)])
     fresh, worn = versions
     return any(not np.array_equal(*pair) for pair in zip(fresh, worn, strict=True))
@@ -214,10 +227,12 @@ def _writes(dataset: Any, arrays: Iterable[Any]) -> bool:
         return False
     tables = [each for each in arrays if isinstance(each, np.ndarray) and each.flags.owndata]
     tables = [each for each in tables if each.flags.writeable]  # those that can be made so again
+    ignored = warnings.catch_warnings()
     try:
         for table in tables:
             table.flags.writeable = False
-        with isolated_rng(seed=0), untouched(each for each in arrays if isinstance(each, Tensor)):
+        with isolated_rng(seed=0), untouched(each for each in arrays if isinstance(each, Tensor)), ignored:
+            warnings.simplefilter("ignore")  # torch.from_numpy does not like what cannot be written to
             dataset[0]
     except ChangesParameters:
         return True

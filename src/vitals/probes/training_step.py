@@ -404,22 +404,27 @@ class TrainingStep:
                     apart += not bool((fed & meant).any())
         return apart, known
 
-    def handed(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """In one run of the step with the present random numbers: what the only network gets, its outputs,
-        and by how much the loss pulls at each of these; None where there are several calls, or no tensors."""
+    def handed(self) -> tuple[Tensor, Tensor] | None:
+        """In one run of the step with the present random numbers: what the only network gets, and by how much
+        the loss pulls at outputs of zero, which prefer no class; None where there are several calls, or no
+        tensors."""
         seen: list[tuple[Any, Any]] = []
+
+        def say_nothing(module: nn.Module, given: Any, outputs: Any) -> Any:
+            if isinstance(outputs, Tensor):
+                outputs = torch.zeros_like(outputs, requires_grad=True)
+            seen.append((given, outputs))
+            return outputs
+
         with torch.enable_grad(), buffers_kept(self.owner), ExitStack() as stack:
             if len(self.calls) == 1:
-                hook = self.calls[0].module.register_forward_hook(
-                    lambda module, given, outputs: seen.append((given, outputs))
-                )
-                stack.callback(hook.remove)
+                stack.enter_context(self.calls[0].module.register_forward_hook(say_nothing))
             loss = only_loss(step_losses(self.owner, self.trainer, self.rows.example))
             if len(seen) != 1 or len(seen[0][0]) != 1 or not isinstance(seen[0][1], Tensor):
                 return None
             (given,), outputs = seen[0]
             (pull,) = torch.autograd.grad(loss, outputs)
-        return given.detach(), outputs.detach(), pull
+        return given.detach(), pull
 
     def loss_is_random(self, outputs: Tensor, targets: Any) -> bool:
         """Whether the loss of the same outputs differs from call to call."""
@@ -681,12 +686,16 @@ def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
+SURE = 0.98
+"""A share, and so a logit above the others, that leaves little to chance and has a finite logarithm."""
+
+
 def _sure_of(place: int, leaf: Any) -> Any:
     """Outputs that speak for one place alone, be they shares or logits, and keep their graph."""
     if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.ndim:
         return leaf
-    sure = torch.full_like(leaf, 0.02)
-    sure[..., place] = 0.98 if place == 0 or leaf.shape[-1] > 1 else 0.02
+    sure = torch.full_like(leaf, 1 - SURE)
+    sure[..., place] = SURE if place == 0 or leaf.shape[-1] > 1 else 1 - SURE
     return leaf * 0 + sure
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 
 from vitals.errors import UserError
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.probes.copies import copied
 from vitals.probes.eagerly import eagerly
@@ -316,9 +317,7 @@ def is_quick(optimizer: Optimizer, model: nn.Module) -> bool:
         and all(group[name] == usual[name] for name in ("betas", "eps", "amsgrad", "maximize"))
         for group in optimizer.param_groups
     )
-    return alike and {*map(id, trained)} <= {
-        id(p) for group in optimizer.param_groups for p in group["params"]
-    }
+    return alike and {*map(id, trained)} <= held_identities(optimizer)
 
 
 def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) -> float:
@@ -377,7 +376,7 @@ def ignores_scale(optimizer: Optimizer) -> bool:
     """
     moved = []
     for scale in (0.01, 1.0):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = held_parameters(optimizer)
         corners = [nn.Parameter(p.detach()[(slice(8),) * p.ndim].clone()) for p in parameters]
         try:
             with isolated_rng(0), torch.no_grad():

@@ -283,6 +283,11 @@ def test_a_run_that_learns_is_silent() -> None:
     assert not needs_probe(record())
 
 
+KNOWN_BEFORE: dict[str, Sequence[Any]] = {
+    "start/train": [0.7],
+    "start/validation": [0.85],
+    "facts/train_as_is": [1.0],
+}
 STUCK = {"train": 0.1, "val": 0.1}
 DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
 SICK: dict[str, tuple[str, Run]] = {
@@ -438,9 +443,7 @@ SICK: dict[str, tuple[str, Run]] = {
     "below zero": ("learning-rate-too-high", record(measured={"lr/0": [0.1, 0.05, 0.0, -0.05]})),
     "known before the first step": (
         "data-leak",
-        record(
-            measured={"start/train": [0.7], "start/validation": [0.85], "facts/train_as_is": [1.0]}, fresh=0.0
-        ),
+        record(measured=KNOWN_BEFORE | {"validation/reweighed": [0.52]}, fresh=0.0),
     ),
     "betas exchanged": ("learning-rate-too-high", record(measured={"facts/beta_excess": [0.099]})),
     "loss of a guess under dropout": ("regularization-too-strong", record(level(), train=0.3, val=0.3)),
@@ -512,6 +515,12 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
+    "a group that climbs, and a schedule that ends at zero but for rounding": record(
+        measured={"lr/0": [0.1, 0.05, -1e-17], "lr/1": [-0.01, -0.005, 0.0]}
+    ),
+    "trained weights, and training samples that stay the harder ones": record(
+        measured=KNOWN_BEFORE | {"validation/reweighed": [0.64]}, fresh=0.0
+    ),
     "batches of nearly one class, some of which have another": record(
         [0.3, 0.2, 0.1] + [0.0, 0.0, 0.0, 0.14] * 50,
         measured={"facts/chance_loss": [0.0357], "loss/train_eval": [0.034, 0.0335]},
@@ -716,6 +725,14 @@ def test_a_loss_of_another_scale_does_not_hide_that_nothing_moves() -> None:
 
 @pytest.mark.parametrize(("end", "causes"), [(1.7, ["learning-rate-too-high"]), (1.1, [])])
 def test_layers_that_train_later_and_forget_are_told(end: float, causes: list[str]) -> None:
-    run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[end] * 90], measured={"accuracy/val": [0.4]})
+    losses = [*falling(2.3, 1.2)[:100], *[2.5] * 10, *[end] * 90]
+    evaluated = [2.0, 1.5, 1.3 * end, end]
+    run = record(losses, measured={"accuracy/val": [0.4], "loss/train_eval": evaluated})
     run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
     assert [cause for cause in alarms(run) if cause != "underfitting"] == causes
+
+
+def test_layers_that_train_later_on_harder_batches_have_not_forgotten() -> None:
+    run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[1.7] * 90], measured={"accuracy/val": [0.4]})
+    run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
+    assert "learning-rate-too-high" not in alarms(run)

@@ -194,6 +194,18 @@ class OneNetworkTwice(TwoOptimizers):
         return [torch.optim.SGD(self.net.parameters(), lr=0.01) for _ in range(2)]
 
 
+class EncoderTwice(OneNetworkTwice):
+    """As in an adversarial autoencoder: one optimizer has the encoder with its decoder, one has it alone."""
+
+    def configure_optimizers(self) -> Any:
+        parts = self.net, self.net[1]
+        return [torch.optim.SGD(part.parameters(), lr=0.01) for part in parts]
+
+
+def test_a_teacher_is_one_where_a_part_is_in_two_optimizers() -> None:
+    assert look(EncoderTwice()) == []
+
+
 def test_a_network_that_no_optimizer_has_is_no_teacher_where_another_has_two() -> None:
     [finding] = look(OneNetworkTwice())
     assert finding.cause == "frozen-parameters"
@@ -434,6 +446,48 @@ class Clipped(Foreign):
     def on_train_batch_end(self, *args: Any) -> None:
         for parameter in self.parameters():
             parameter.data.clamp_(-0.01, 0.01)
+
+
+class FillsItsMemory(NotReturned):
+    """A game that looks at what its network says, and learns from it later."""
+
+    @torch.no_grad()
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.net(batch[0]).argmax(1)
+
+
+class OfTwoValues(Foreign):
+    """Rounds its weights to a few values after each step."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for parameter in self.parameters():
+            parameter.data.copy_(0.1 * parameter.sign())
+
+
+def test_weights_that_are_rounded_are_not_called_clipped() -> None:
+    assert {finding.cause for finding in look(OfTwoValues(mlp()))} <= {"frozen-parameters"}
+
+
+class BoundedImage(Foreign):
+    """Trains what is added to images, within a bound, to deceive a network."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp().requires_grad_(False))
+        self.added = nn.Parameter(torch.zeros(1, 8, 8))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -F.cross_entropy(self.net(batch[0] + self.added), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([self.added], lr=0.1)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.added.data.clamp_(-0.03, 0.03)
+
+
+def test_what_is_trained_within_a_bound_and_steps_before_there_is_a_loss_are_not() -> None:
+    assert look(BoundedImage()) == []
+    assert look(FillsItsMemory(mlp()), max_epochs=8) == []
 
 
 def test_a_step_that_returns_no_loss_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, loader, mlp, quick
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from vitals.findings import Finding
+from vitals.probes import loaders
 from vitals.probes.loaders import successive_batches, wears_out
 
 
@@ -50,6 +52,66 @@ def test_mixup_as_it_should_be_is_not() -> None:
     assert alarms(Mixes()) == []
 
 
+class MixesForTwo(Foreign):
+    """Mixup under binary cross-entropy, on a network that is sure of itself, and often wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        with torch.no_grad():
+            for parameter in self.net.parameters():
+                parameter *= 12
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x, y), share = batch, 0.7
+        other = torch.randperm(len(y))
+        wanted = F.one_hot(y, 10).float()
+        mixed = share * wanted + (1 - share) * wanted[other]
+        return F.binary_cross_entropy_with_logits(self.net(share * x + (1 - share) * x[other]), mixed)
+
+
+def test_labels_that_are_mixed_for_another_loss_are_not() -> None:
+    assert alarms(MixesForTwo()) == []
+
+
+class Erases(TensorDataset):
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        image, label = super().__getitem__(place)
+        return erased_in_a_copy(image), label
+
+
+class Draws(Dataset):
+    """Makes samples when they are asked for, as a simulation does."""
+
+    def __len__(self) -> int:
+        return 256
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        label = torch.randint(10, ())
+        return F.one_hot(label, 64).view(1, 8, 8) + 0.3 * torch.randn(1, 8, 8), label
+
+
+class Validated(Foreign):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "causes"),
+    [
+        (Erases(*digits()), Erases(*digits()), ["train-val-mismatch"]),
+        (Erases(*digits()), TensorDataset(*digits()), []),
+        (Draws(), Draws(), []),
+    ],
+)
+def test_validation_images_that_are_augmented_are_told_from_new_ones(
+    data: Any, validation: Any, causes: list[str]
+) -> None:
+    look = quick(checks=["validation_mode"])
+    loaders = [DataLoader(each, 32) for each in (data, validation)]
+    fit(Validated(mlp()), None, look, train=loaders[0], validation=loaders[1], limit_train_batches=1)
+    assert [finding.cause for finding in look.findings if finding.alarming] == causes
+
+
 class Kept(Dataset):
     """Images in memory, each of which `change` is given as it is taken out."""
 
@@ -82,6 +144,53 @@ def test_a_data_set_that_changes_what_it_keeps_is_told_and_stays_as_it_was() -> 
     assert torch.equal(data.dataset.images, before)  # type: ignore[attr-defined]
     assert not wears_out(DataLoader(Kept(erased_in_a_copy), 32))
     assert not wears_out(loader())
+
+
+def test_one_that_keeps_too_much_to_be_copied_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "MOST_COPIED", 0)
+    data = Kept(erased)
+    before = data.images.clone()
+    with pytest.raises(loaders.StreamOnly):
+        next(successive_batches(DataLoader(data, 32)))
+    assert torch.equal(data.images, before)
+
+
+class FromNumpy(Kept):
+    def __init__(self) -> None:
+        super().__init__(lambda image: image)
+        self.tables = self.images.numpy().copy()
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.tables[place]), self.labels[place]
+
+
+def test_looking_whether_one_writes_brings_no_warning() -> None:
+    torch.set_warn_always(True)  # not once a process
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert not wears_out(DataLoader(FromNumpy(), 32))
+    torch.set_warn_always(False)
+    assert not said
+
+
+class Cached(Kept):
+    """Fills its memory with what is asked for, and changes it at random by numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda image: image)
+        self.memory, self.generator = torch.zeros_like(self.images), torch.Generator().manual_seed(0)
+        self.filled = [False] * len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        if not self.filled[place]:
+            self.memory[place] = self.images[place]
+            self.filled[place] = True
+        noise = torch.randn(self.memory[place].shape, generator=self.generator)
+        return self.memory[place] + 0.1 * noise, self.labels[place]
+
+
+def test_one_that_fills_a_memory_is_not() -> None:
+    assert not wears_out(DataLoader(Cached(), 32))
 
 
 def test_one_that_normalizes_in_numpy_is_told_too() -> None:
