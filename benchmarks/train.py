@@ -127,8 +127,10 @@ def train_by_hand(size: int, images: int, clock: Callable[[], float], turns: Con
 def loop_by_hand(size: int, images: int, clock: Callable[[], float]) -> Iterator[Callable[[int], float]]:
     """What trains by hand, in a process of its own, while one waits."""
     ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=train_by_hand, args=(size, images, clock, theirs))
+    arguments = (size, images, clock, theirs)
+    process = get_context("spawn").Process(target=train_by_hand, args=arguments, daemon=True)
     process.start()
+    theirs.close()  # or a loop that has failed would be waited for
 
     def by_hand(batches: int) -> float:
         ours.send(batches)
@@ -181,6 +183,10 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="Lightning's trainer with nothing around it")
     parser.add_argument("--cpu-seconds", action="store_true", help="of the process: on a machine with others")
     arguments = parser.parse_args()
+    if min(arguments.batch_size) < 1 or arguments.images // max(arguments.batch_size) <= TURN:
+        parser.error(f"--batch-size must be 1 or more, and --images more than {TURN} batches of it")
+    if arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     clock = time.process_time if arguments.cpu_seconds else time.perf_counter
     hold_memory()  # as the scripts do
     kind = "of a run of one epoch" if arguments.whole else "of a run of 20 epochs"
