@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vitals.checks.chance import COUNT_ALL
 from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
@@ -225,7 +225,7 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
     yield Finding("train-val-mismatch", "fail", message, remedy, "accuracy/val", value, accuracy, exact=True)
 
 
-@needs("validation/reweighed", "accuracy/train_eval", verdict="labels wrong in part")
+@needs("validation/reweighed|new/accuracy", "accuracy/train_eval", verdict="labels wrong in part")
 def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     """Images of the training set are less often right than those of validation, which were never shown."""
     if run.fact("train_as_is") != 1:
@@ -236,17 +236,21 @@ def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
         for tag in ("accuracy/train_eval", "loss/train_eval", "validation/loss")
     )
     looks = [
-        (score, right[step], value)
+        (score, right[step], value, "")
         for step, _, value in run.history.series("validation/reweighed")
         if step in right and losses.get(step, 0.0) > others.get(step, math.inf)
         if math.isfinite(score := _standard_errors(run, right[step], value))
     ]
-    score, training, validation = max(looks, default=(0.0, math.nan, math.nan))
+    parts = ("accuracy", "validation", "samples", "validation_samples")
+    new, known, *samples = (run.history.last(f"new/{part}", math.nan) for part in parts)
+    if known - new > KNOWN_MORE:
+        looks.append((_standard_errors(run, new, known, samples), new, known, " before their first step"))
+    score, training, validation, when = max(looks, default=(0.0, math.nan, math.nan, ""))
     if not score > CERTAIN:
         return
     message = (
-        f"{training:.0%} of the training samples are right, as they are stored and in evaluation mode, but "
-        f"{validation:.0%} of the validation samples, which the network was never shown: {score:.1f} "
+        f"{training:.0%} of the training samples are right{when}, as they are stored and in evaluation mode, "
+        f"but {validation:.0%} of the validation samples, which the network was never shown: {score:.1f} "
         f"standard errors more. At least about {1 - training / validation:.0%} of the training labels do not "
         f"go with their samples, unless these are harder than those of validation."
     )
@@ -254,9 +258,13 @@ def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     yield Finding("labels-random", "warn", message, remedy, "labels", score, CERTAIN)
 
 
-def _standard_errors(run: Run, training: float, validation: float) -> float:
-    """By how many of its standard errors the accuracy of validation is above that of training samples."""
-    parts = ((training, run.samples("train")), (validation, run.samples("val")))
+def _standard_errors(
+    run: Run, training: float, validation: float, samples: Sequence[float] | None = None
+) -> float:
+    """By how many of its standard errors the accuracy of validation is above that of training samples; of the
+    fixed subsets where no numbers of samples are given."""
+    counts = (run.samples("train"), run.samples("val")) if samples is None else samples
+    parts = zip((training, validation), counts, strict=True)
     variance = sum(max(share * (1 - share), 1e-3) / max(samples, 1.0) for share, samples in parts)
     return (validation - training) / math.sqrt(variance)
 

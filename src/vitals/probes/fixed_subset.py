@@ -182,6 +182,23 @@ class FixedSubsets:
         first, *rest = (each[:count] for each in joined(kept))
         return first, rest[0] if len(rest) == 1 else tuple(rest)
 
+    def entering(self, batch: Any) -> tuple[Any, Any]:
+        """What enters the network of a training batch, and its targets."""
+        self.twin.refresh()
+        self.twin.attach(self.evaluating)
+        with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
+            return self._kept([batch], self.samples, self.twin.module.training_step)
+
+    def right(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Which samples (n,) of class numbers the present weights have right, in evaluation mode."""
+        self.twin.refresh()
+        self.twin.attach(self.evaluating)
+        network = self.step.network
+        assert network is not None
+        network.eval()
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+            return network(inputs).argmax(dim=1) == targets
+
     def facts(self) -> dict[str, float]:
         """What guessing gives, `chance_loss` in nats and `chance_accuracy` for class numbers, and for others
         `guess_loss`, that of the best outputs that are the same for all samples, and `places` that have a
@@ -299,9 +316,8 @@ class FixedSubsets:
         if confused:
             matrix = sums[2].view(classes, classes)
             shares = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
-            recalls = torch.where(shares > 0, shares * matrix.diagonal() / matrix.sum(dim=0), 0.0)
             sums[2] = matrix.amax(dim=1).sum()
-            sums.append(len(inputs) * recalls.sum() / shares.sum())
+            sums.append(len(inputs) * reweighed(matrix.diagonal(), matrix.sum(dim=0), shares))
             theirs = matrix.sum(dim=0)
             expected = theirs * len(self.training[1]) / len(inputs)
             sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
@@ -313,6 +329,12 @@ class FixedSubsets:
         if random:
             del found["loss"]
         return found
+
+
+def reweighed(right: Tensor, of: Tensor, shares: Tensor) -> Tensor:
+    """Accuracy, where of each class so many samples are `right` (C,), `of` (C,) so many, if classes were as
+    common as `shares` (C,) are; NaN where one of these is missing."""
+    return torch.where(shares > 0, shares * right / of, 0.0).sum() / shares.sum()
 
 
 def _go_together(inputs: Any, targets: Any) -> bool:

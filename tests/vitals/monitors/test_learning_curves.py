@@ -177,6 +177,29 @@ def test_samples_that_a_step_prepares_otherwise_than_validation_are_not_as_they_
     assert diagnosis.recorder.history.last("facts/train_as_is") == as_is
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.4])
+def test_samples_seen_for_the_first_time_tell_labels_that_are_wrong_in_part(
+    wrong: float, tmp_path: Path
+) -> None:
+    inputs, labels = digits(1797)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
+    inputs, labels = inputs[order], labels[order]
+    drawn = torch.randint(10, labels.shape, generator=generator)
+    given = torch.where(torch.rand(labels.shape, generator=generator) < wrong, drawn, labels)
+    train = DataLoader(TensorDataset(inputs[:1200], given[:1200]), 20, shuffle=True)
+    val = DataLoader(TensorDataset(inputs[1200:], labels[1200:]), 200)
+    module, options = Foreign(mlp(), lr=0.02), {"train": train, "validation": val, "limit_val_batches": None}
+    _, _, diagnosis = watched(module, tmp_path, LearningCurves(1), **options)
+    history = diagnosis.recorder.history
+    assert history.last("new/samples") == 300
+    assert history.last("new/validation") > 0.6
+    behind = history.last("new/validation") - history.last("new/accuracy")
+    assert behind > 0.2 if wrong else behind < 0.1
+    causes = [each.cause for each in diagnosis.findings if each.alarming]
+    assert causes == (["labels-random"] if wrong else [])
+
+
 def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
     class Backwards(Foreign):
         automatic_optimization = False
