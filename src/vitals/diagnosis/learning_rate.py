@@ -62,8 +62,10 @@ known: 0.01 with plain descent for vectors of 300 users and films (measured)."""
 LARGE_STEPS = 1e-2
 """Median update:weight ratio of a run whose steps are ten times as large as usual: where three times the rate
 is worse yet, and the loss has hardly fallen, it bounces."""
-MILD = 0.02
-"""The same at ten times the rate in a run that learns, where the gain is in proportion to the rate."""
+MILD, TWENTIETH = 0.02, 0.03
+"""The same at ten times the rate in a run that learns, where the gain is in proportion to the rate: worth a
+note, and an alarm. A tenth of a good rate, with which up to a fifth less is learned and which may be meant,
+gains up to 0.022, a twentieth 0.032 to 0.052 (measured)."""
 PROPORTIONAL = 1e-4
 """The same where the gain is in proportion to the rate, far above rounding: losses of probes are of the same
 batches and random numbers."""
@@ -292,7 +294,7 @@ def too_low(run: Run) -> Iterator[Finding]:
             yield _other_rate(
                 run,
                 "learning-rate-too-low",
-                "note",  # a tenth of a good rate learns too (measured), and may be meant
+                "warn" if run.gain(10) > TWENTIETH else "note",
                 f"A step changes the weights by {typical:.1e} of their size, and at the end twenty steps at "
                 f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much.",
                 "update_ratio",

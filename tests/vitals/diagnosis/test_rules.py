@@ -617,14 +617,17 @@ def test_an_overflow_after_a_diverging_loss_is_no_second_cause() -> None:
     assert alarms(record([2.3, 2.2, 2.3, *[math.nan] * 40], **STUCK), [overflow]) == ["non-finite-loss"]
 
 
-def test_a_rate_at_which_a_run_learns_but_slowly_is_noted() -> None:
+@pytest.mark.parametrize(("lowered", "level"), [(1.735, "note"), (1.704, "warn")])
+def test_a_rate_at_which_a_run_learns_but_slowly_is_noted_at_a_tenth_and_an_alarm_at_a_twentieth(
+    lowered: float, level: str
+) -> None:
     measured = {"rate_probe/0.1": [1.793], "rate_probe/1": [1.784], "rate_probe/3": [1.769]}
     trained = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured, fresh=0.2)
     assert not needs_probe(trained)  # with a new head, say
-    run = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured | {"rate_probe/10": [1.735]})
+    run = record(falling(2.3, 1.7), 0.37, 0.32, 6e-4, measured=measured | {"rate_probe/10": [lowered]})
     assert needs_probe(record(falling(2.3, 1.7), 0.37, 0.32, 6e-4))
     [finding] = [finding for finding in diagnose(run, []) if finding.cause == "learning-rate-too-low"]
-    assert finding.level == "note"
+    assert finding.level == level
 
 
 def test_a_stuck_run_that_nothing_explains_asks_for_a_probe() -> None:

@@ -200,8 +200,11 @@ HOOKS = {
 }
 
 
-MEASUREMENTS = [(kind, {}) for kind in HOOKS if kind is not Histograms]
-MEASUREMENTS += [(Histograms, {"histograms_every": every}) for every in (1, 100)]
+MEASUREMENTS: list[tuple[type[Monitor], dict[str, Any]]] = [
+    *((kind, {}) for kind in (UpdateRatio, FirstLayerFilters, NonFinite)),
+    (LearningCurves, {"subset_samples": 0}),  # of the subsets an epoch's last steps are looked at, too
+    *((Histograms, {"histograms_every": every}) for every in (1, 100)),
+]
 
 
 @pytest.mark.parametrize(("kind", "options"), MEASUREMENTS)
