@@ -7,15 +7,15 @@ import csv
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from vitals.bounded_yaml import bounded_text
+from vitals.bounded_yaml import read_mapping
 from vitals.errors import UserError, listed
 from vitals.history import History
 from vitals.measures.names import tag_of_foreign
@@ -298,12 +298,8 @@ def _hyperparameters(sources: list[Path]) -> dict[str, Any]:
     """What `hparams.yaml`, as Lightning writes it, or a `config.yaml` beside the record says."""
     names = ("hparams.yaml", "config.yaml")
     for file in {source.parent / name: None for name in names for source in sources}:
-        try:
-            content = yaml.safe_load(bounded_text(file))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        if isinstance(content, dict):
-            return {str(key): value for key, value in content.items()}
+        with suppress(OSError, ValueError):
+            return read_mapping(file)
     return {}
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from vitals.bounded_yaml import bounded_text
+from vitals.bounded_yaml import read_mapping
 from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
@@ -97,7 +96,7 @@ class RunRecord:
                 return empty
 
         nothing: dict[str, Any] = {}
-        config = load("config.yaml", _read_config, nothing)
+        config = load("config.yaml", read_mapping, nothing)
         provenance = config.get("provenance")
         return cls(
             folder=folder,
@@ -165,13 +164,6 @@ def _metric_of(config: dict[str, Any]) -> list[Metric]:
         return [Metric.of(config)]
     except (KeyError, TypeError, ValueError):
         return []
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(bounded_text(path))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no keys")
-    return {str(key): value for key, value in content.items()}
 
 
 def _read_status(path: Path) -> dict[str, Any]:

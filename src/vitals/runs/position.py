@@ -110,13 +110,13 @@ class Position:
             "stepped": loop._batches_that_stepped + (stepped and not counted),
             "loaders": self.loaders,
             "gradients": gradients,
-            "processes": _of_all(trainer, own),
+            "processes": of_all(trainer, own),
         }
 
     def at_epoch_end(self, trainer: L.Trainer) -> dict[str, Any]:
         """The state between two epochs; asks all processes."""
         own = {"before_next": plain_states(raw_states()), "logged": _logged(trainer)}
-        return {"batches": 0, "processes": _of_all(trainer, own)}
+        return {"batches": 0, "processes": of_all(trainer, own)}
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any]) -> None:
         processes = state["processes"]
@@ -180,7 +180,7 @@ def _ahead(trainer: L.Trainer) -> bool:
     return fetcher is not None and fetcher.length is None
 
 
-def _of_all(trainer: L.Trainer, own: dict[str, Any]) -> list[Any]:
+def of_all(trainer: L.Trainer, own: Any) -> list[Any]:
     """What each process has, by its rank."""
     if trainer.world_size == 1:
         return [own]

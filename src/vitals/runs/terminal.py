@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.diagnosis.callback import Diagnosis
-from vitals.findings import print_findings
 from vitals.metric import Metric, Row, bare_name, epoch_in
 from vitals.report.numbers import number
 from vitals.runs.quoting import command_here
@@ -116,11 +114,6 @@ def print_results(
     for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
         print_as_it_is(f"curves:   {place}")
     print_as_it_is(f"evaluate: {command_here('evaluate', run=shown(folder.path))}")
-
-
-def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """What is wrong."""
-    print_findings([*diagnosis.findings, *diagnosis.looks])
 
 
 def print_as_it_is(line: str) -> None:

@@ -96,17 +96,12 @@ def run_command(words: list[str], log: str, folder: str, environment: dict[str, 
 @contextmanager
 def ray_starter(settings: DictConfig, devices: Devices) -> Iterator[Starter]:
     """Within it, jobs can be started; what we started of Ray itself ends with it."""
+    import ray
+
     try:
         yield RayStarter(devices.are_gpus, 1 / settings.jobs_per_device, settings.cpus_per_device)
     finally:
-        disconnect()
-
-
-def disconnect() -> None:
-    """Leave the cluster, or end our own instance."""
-    import ray
-
-    ray.shutdown()
+        ray.shutdown()  # which leaves a cluster, and ends our own instance
 
 
 def _no_cluster(address: str, why: str) -> UserError:

@@ -1,7 +1,5 @@
 """The report of a sweep: `results.csv`, `report.html`, and the tables on the terminal."""
 
-from collections.abc import Sequence
-
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
@@ -18,8 +16,6 @@ from vitals.sweeps.results.results import SweepResults, read_results, write_csv
 from vitals.sweeps.results.tables import TextTable, job_table, remarks, seed_table
 
 ROWS = 30
-DISPENSABLE = ("epoch", "minutes", "last")
-"""Columns that a narrow terminal does without, the first to go first."""
 
 
 def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
@@ -29,7 +25,7 @@ def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
     steps, shares = next_steps(results), importance(results)
     write_csv(results)
     write_atomically(folder.path / "report.html", sweep_page(results, steps, shares))
-    _print_table(console, "Jobs", job_table(results), DISPENSABLE)
+    _print_table(console, "Jobs", job_table(results))
     for job, said in remarks(results)[:ROWS]:
         state = f"[{COLOURS.get(job.status, 'yellow')}]{escape(job.status)}[/]"
         console.print(f"job {job.number} {state}: {escape(said)}", soft_wrap=True, highlight=False)
@@ -49,30 +45,14 @@ def report(folder: SweepFolder, console: Console | None = None) -> SweepResults:
     return results
 
 
-def _print_table(console: Console, title: str, content: TextTable, narrow: Sequence[str] = ()) -> None:
-    """Print the first rows, without what is in `narrow` as far as the terminal has no room for it."""
-    content = TextTable(content.columns, content.rows[:ROWS])
-    for dispensable in narrow:
-        if _width(content, with_titles=True) > console.width:
-            content = content.without(dispensable)
-    fold_titles = _width(content, with_titles=False) <= console.width < _width(content, with_titles=True)
+def _print_table(console: Console, title: str, content: TextTable) -> None:
+    """Print the first rows."""
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for column, width in zip(content.columns, _widths(content, with_titles=False), strict=True):
+    for column in content.columns:
         justify: JustifyMethod = "right" if column.amount else "left"
-        kept = width if fold_titles else None
-        table.add_column(escape(column.title), justify=justify, overflow="fold", width=kept)
-    for row in content.rows:
+        table.add_column(escape(column.title), justify=justify, overflow="fold")
+    for row in content.rows[:ROWS]:
         table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else escape(cell) for cell in row))
     console.print(table)
-
-
-def _width(content: TextTable, with_titles: bool) -> int:
-    return sum(_widths(content, with_titles)) + 2 * len(content.columns)
-
-
-def _widths(content: TextTable, with_titles: bool) -> list[int]:
-    """Of the columns, when no cell is folded, nor, if these count, a title."""
-    titles = [column.title if with_titles else column.title[:4] for column in content.columns]
-    return [max(map(len, column)) for column in zip(titles, *content.rows, strict=True)]

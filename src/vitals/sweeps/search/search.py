@@ -82,7 +82,8 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
         sweep.run(enumerate(words), len(words))
         return
     sweep.folder.add_to_record(space=[part.sweep_word() for part in space if not part.together])
-    fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
+    fixed = [str(override.input_line) for override in sweep.overrides if not override.is_sweep_override()]
+    fixed += ["stop_hopeless=true"] if search.stop_hopeless else []
     with _telling_of(sweep.folder.study):
         resolve_name(search._target_)(sweep, space, fixed)
 
