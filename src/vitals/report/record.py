@@ -4,6 +4,7 @@ Importable without torch.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -97,15 +98,12 @@ class RunRecord:
 
         nothing: dict[str, Any] = {}
         config = load("config.yaml", read_mapping, nothing)
-        provenance = config.get("provenance")
+        came_from = config.pop("provenance", None)
+        facts = came_from.items() if isinstance(came_from, dict) else ()
         return cls(
             folder=folder,
-            config={key: value for key, value in config.items() if key != "provenance"},
-            provenance={
-                key: value
-                for key, value in (provenance.items() if isinstance(provenance, dict) else ())
-                if isinstance(value, PROVENANCE.get(key, object))
-            },
+            config=config,
+            provenance={key: fact for key, fact in facts if isinstance(fact, PROVENANCE.get(key, object))},
             status=load("status.json", _read_status, {}),
             metrics=load("metrics.csv", read_metrics, []),
             findings=load("findings.json", read_findings, []),
@@ -143,7 +141,10 @@ class RunRecord:
     def best(self) -> tuple[Metric, Row] | None:
         """The best epoch so far and the metric that says so: the run's own, or else the accuracy of
         validation, by which a record without a configuration is read; None where neither was recorded."""
-        for metric in (*_metric_of(self.config), *ACCURACIES):
+        metrics = [*ACCURACIES]
+        with suppress(KeyError, TypeError, ValueError):  # a configuration that names none
+            metrics.insert(0, Metric.of(self.config))
+        for metric in metrics:
             names = [name for name in (metric.name, metric.tie_breaker) if name]
             rows: dict[tuple[float, float], dict[str, float]] = {}
             for name, curve in ((name, self.curve(name)) for name in names):
@@ -156,14 +157,6 @@ class RunRecord:
     def tags(self, prefix: str) -> list[str]:
         """The tags of the history that begin with `prefix`, in the order in which they first came."""
         return self.history.tags(prefix)
-
-
-def _metric_of(config: dict[str, Any]) -> list[Metric]:
-    """The metric that a configuration names; empty where it names none."""
-    try:
-        return [Metric.of(config)]
-    except (KeyError, TypeError, ValueError):
-        return []
 
 
 def _read_status(path: Path) -> dict[str, Any]:
