@@ -261,12 +261,9 @@ class OnNonFinite(L.Callback):
             before = before or f"the training went back {self.rollbacks} times"
             finding = replace(finding, message=f"{finding.message} Before that {before}.")
         elif self.action != "rollback":
-            skip = self.action == "stop" and finding.exact
-            other = (
-                "skip leaves such steps out"
-                if skip
-                else f"rollback goes back and halves it, up to {ROLLBACKS} times"
-            )
+            other = f"rollback goes back and halves it, up to {ROLLBACKS} times"
+            if self.action == "stop" and finding.exact:
+                other = "skip leaves such steps out"
             finding = replace(finding, remedy=f"{finding.remedy} on_nonfinite={other}.".strip())
         if self.good:
             self.good[0].restore(self.trainer, self.module)
