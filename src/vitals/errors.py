@@ -83,8 +83,10 @@ def reason_of(error: BaseException) -> str:
     if place:
         return f"your code fails with {kind} at {place}."
     known = next((text for part, text in TORCH_SAYS.items() if part in str(error).lower()), "")
-    if not known and (lines := _of_a_package(error)):
-        return f"{_package(lines[-1])} fails with {kind} at {_shown(lines[-1])}."
+    # Of the first package that is not what everybody trains with: somebody's own, or one that brings modules.
+    lines = [line for line in _lines(error) if _package(line) not in FRAMEWORKS]
+    if not known and (own := [line for line in lines if _package(line) == _package(lines[0])]):
+        return f"{_package(own[-1])} fails with {kind} at {_shown(own[-1])}."
     return known or f"it failed on your module with {kind}, which is a fault of ours, not of yours."
 
 
@@ -93,13 +95,6 @@ def failed_at(error: BaseException) -> str:
     there is none."""
     theirs = [line for line in _lines(error) if not is_installed(Path(line.filename))]
     return _shown(theirs[-1]) if theirs else ""
-
-
-def _of_a_package(error: BaseException) -> list[traceback.FrameSummary]:
-    """The lines in a traceback of the first installed package that is not what everybody trains with:
-    somebody's own, where he installs it, or one that brings modules."""
-    lines = [line for line in _lines(error) if _package(line) not in FRAMEWORKS]
-    return [line for line in lines if _package(line) == _package(lines[0])]
 
 
 def _lines(error: BaseException) -> list[traceback.FrameSummary]:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Self
@@ -211,22 +211,12 @@ def _is_allowed(thing: Any, own: OwnCode, trusted: Sequence[str]) -> bool:
     if _begins(f"{module}.{name}", trusted) or own.holds(module):
         return True
     if isinstance(thing, type):
-        return _begins(module, PLACES) and issubclass(thing, _kinds())
-    named = module in FUNCTIONS or _begins(module, FUNCTIONS[3:])
-    return (named and "." not in name) or thing in _builders()
+        return _begins(module, PLACES) and issubclass(thing, tuple(map(pkgutil.resolve_name, KINDS)))
+    if (module in FUNCTIONS or _begins(module, FUNCTIONS[3:])) and "." not in name:
+        return True
+    from torchvision import models  # here: most configurations name no function
 
-
-@cache
-def _kinds() -> tuple[type, ...]:
-    return tuple(map(pkgutil.resolve_name, KINDS))
-
-
-@cache
-def _builders() -> list[Any]:
-    """torchvision's functions that make a network by its name."""
-    from torchvision import models
-
-    return [models.get_model, *map(models.get_model_builder, models.list_models())]
+    return thing in [models.get_model, *map(models.get_model_builder, models.list_models())]
 
 
 def _refused(file: Path, key: str, name: str, thing: Any = None) -> UserError:

@@ -99,7 +99,7 @@ class Position:
             "before_next": plain_states(self.before_next),
             "before_that": plain_states(self.before_that) if batches > 1 and _ahead(trainer) else None,
             "logged": _logged(trainer),
-            "metrics": _metric_states(module),
+            "metrics": {name: {"updates": m._update_count, **m.metric_state} for name, m in _metrics(module)},
             "results": _sums(trainer) | self.results,
         }
         gradients = {}
@@ -195,14 +195,10 @@ def _logged(trainer: L.Trainer) -> dict[str, Tensor]:
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
+    """What gathers values over an epoch."""
     for name, part in module.named_modules():
         if isinstance(part, Metric):
             yield name, part
-
-
-def _metric_states(module: nn.Module) -> dict[str, Any]:
-    """What the metrics in `module` have gathered in the epoch so far."""
-    return {name: {"updates": m._update_count, **m.metric_state} for name, m in _metrics(module)}
 
 
 def _set_metric_states(module: nn.Module, states: Mapping[str, Any]) -> None:

@@ -56,9 +56,10 @@ def final_metrics(
         figures[f"{kind}/epoch"] = epoch_in(row)
         for name in validated:
             if math.isfinite(row.get(name, math.nan)):
-                figures[f"{kind}/{_flat(name)}"] = row[name]
+                figures[f"{kind}/{name.replace('/', '_')}"] = row[name]  # one stroke, that of the kind
 
-    validated = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_validation(name)]
+    logged = dict.fromkeys(name for row in rows for name in row if not name.startswith("val_average/"))
+    validated = [name for name in logged if re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)]
     best = metric.best(rows)
     if best is not None:
         take("best", best)
@@ -68,7 +69,7 @@ def final_metrics(
         figures["average/epoch"] = epoch_in(last)
         for name in validated:
             if (value := averages.get(f"val_average/{bare_name(name)}")) is not None:
-                figures[f"average/{_flat(name)}"] = value
+                figures[f"average/{name.replace('/', '_')}"] = value
     if test:
         figures["test/averaged"] = int(averaged)
     return figures | {f"test/{bare_name(name)}": value for name, value in test.items() if "test" in name}
@@ -152,12 +153,3 @@ def _figure(metric: Metric, name: str, value: float | None) -> str:
     if value is None:
         return "–"
     return metric.text(value) if name == bare_name(metric.name) else number(value, 4)
-
-
-def _flat(name: str) -> str:
-    """`accuracy_val` for `accuracy/val`: hparams has the kind of weights before the stroke."""
-    return name.replace("/", "_")
-
-
-def _is_validation(name: str) -> bool:
-    return bool(re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)) and not name.startswith("val_average/")

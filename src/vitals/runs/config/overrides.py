@@ -347,7 +347,9 @@ def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = (
     folders = [config_dir]
     for place in places:
         kind, _, rest = place.rpartition("://")
-        folder = package_folder(rest) if kind == "pkg" else Path(rest)
+        spec = find_spec(rest) if kind == "pkg" else None
+        inside = list(spec.submodule_search_locations or []) if spec else []  # it may be one of files alone
+        folder = Path(inside[0] if inside else rest)
         if not folder.is_dir():
             raise UserError(
                 f"{place} is not a folder: --config-dir and hydra.searchpath name folders of YAML files."
@@ -372,13 +374,6 @@ def own_search_path(config_dir: Path, config_name: str) -> list[str]:
     """What the primary configuration itself says of `hydra.searchpath`."""
     config = OmegaConf.load(config_dir / f"{config_name}.yaml")
     return list(OmegaConf.select(config, "hydra.searchpath", default=[]))
-
-
-def package_folder(name: str) -> Path:
-    """The folder of the package `name`, which may be one of files alone."""
-    spec = find_spec(name)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else Path(name)
 
 
 def groups(folders: Iterable[Path]) -> dict[str, list[str]]:

@@ -169,7 +169,8 @@ def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> No
     The first job of a stage is the best point so far; the others are drawn anew in the narrowed ranges.
     """
     search = sweep.config.search
-    counts = [_count(jobs, search.trials) for jobs in search.stage_jobs]
+    shares = (jobs * search.trials if isinstance(jobs, float) else jobs for jobs in search.stage_jobs)
+    counts = [max(1, round(jobs)) for jobs in shares]
     sweep.announce(sum(counts) * sweep.repeats)
     start, best = 0, None
     for stage, (epochs, count) in enumerate(zip(search.stage_epochs, counts, strict=True)):
@@ -186,11 +187,6 @@ def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> No
                 )
             best = survivors[0]
             space = [part.narrowed([point[part.key] for point in survivors]) for part in space]
-
-
-def _count(jobs: float, trials: int) -> int:
-    """A whole number of jobs, or a share of all."""
-    return max(1, round(jobs * trials)) if isinstance(jobs, float) else int(jobs)
 
 
 def _shortened(sweep: Sweep, epochs: int | None) -> list[str]:
