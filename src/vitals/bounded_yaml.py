@@ -1,8 +1,5 @@
-"""What a YAML file holds that is small enough to be read.
-
-Aliases make 350 bytes into more than any memory holds: what they stand for is counted before anything is
-built.
-"""
+"""What a YAML file holds that is small enough to be read. Aliases make 350 bytes into more than any memory
+holds: what they stand for is counted before anything is built."""
 
 from pathlib import Path
 from typing import Any

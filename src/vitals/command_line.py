@@ -102,11 +102,10 @@ class Command:
     """What a command line is checked against: the primary configuration `config_name` in `config_dir`, and
     checks.
 
-    `check` makes those of one configuration that need no torch. `prepare` makes slower ones, such as whether
-    the device is there, once before anything is written, and not in a sweep. `read_data` looks at the data
-    themselves after all others, before anything is written; in a sweep, if they are in a folder, once for
-    each of the `data` that its jobs have. `trains` says whether the command fills the folder that Hydra gives
-    it, and can do so several times, in a sweep.
+    `check` makes those of one configuration that need no torch, `prepare` slower ones, once before anything
+    is written, and not in a sweep; `read_data` looks at the data themselves after all others, in a sweep, if
+    they are in a folder, once for each of the `data` that its jobs have. `trains` says whether the command
+    fills the folder that Hydra gives it, and can do so several times, in a sweep.
     """
 
     config_dir: Path

@@ -19,19 +19,13 @@ FRAMEWORKS = frozenset(
 
 class UserError(Exception):
     """Something the user wrote or supplied is wrong: the message says what, where, and what would be right.
-
-    The entry points print the message alone, without a traceback, and exit with `code`.
-    """
+    The entry points print it alone, without a traceback, and exit with `code`."""
 
     code = 2
 
 
 class Ended(SystemExit):
-    """Findings end the program.
-
-    Args:
-        reason: the gravest finding and its remedy.
-    """
+    """Findings end the program; `reason` is the gravest one and its remedy."""
 
     code: int
 
@@ -136,10 +130,8 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """A clause naming the nearest valid names, or all of them where none is near.
-
-    `did_you_mean("rmspropp", ["sgd", "rmsprop"])` is `"did you mean rmsprop?"`.
-    """
+    """A clause naming the nearest valid names, as `did you mean rmsprop?`, or all of them where none is
+    near."""
     valid = sorted(valid)
     if not valid:
         return "there is nothing to choose from."

@@ -54,14 +54,9 @@ class Series:
 
 
 class History:
-    """Series by their tags; `vitals.writers.groups` has the names under which loggers show them.
-
-    Values are numbers, or for pictures and histograms what their monitor says; `vitals.monitors` tells which
-    tags there are.
-
-    Args:
-        path: of the file that takes every measurement as it is made; None keeps them in memory alone.
-    """
+    """Series by their tags; `vitals.monitors` tells which there are, `vitals.writers.groups` the names under
+    which loggers show them. Values are numbers, or for pictures and histograms what their monitor says. The
+    file at `path` takes every measurement as it is made; None keeps them in memory alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -99,10 +94,8 @@ class History:
         return series.values[-1] if len(series) else default
 
     def resume(self, step: int, count: int | None = None) -> None:
-        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it.
-
-        If one of them is damaged, all but the last, which a crash may have cut off, the file is set aside.
-        """
+        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it. If
+        one of them but the last, which a crash may have cut off, is damaged, the file is set aside."""
         if self.path is None or not os.path.lexists(self.path):
             return
         try:

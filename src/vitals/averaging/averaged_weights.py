@@ -34,10 +34,9 @@ class AveragedWeights:
     """What torch's `AveragedModel` does, with one multi-tensor update and no wait for the device. Weights in
     16 bits are averaged in 32: a small step towards them would be rounded away.
 
-    `decay` is that of `ema` from one update to the next, above 0 and below 1. After n of them it is
-    (1 + n)/(10 + n) if that is less, so that a short run forgets its first weights, too. `last` are the
-    weights that `last_k` keeps, 1 or more. `UserError` if there is no such `kind`, or a value is out of
-    range.
+    `decay` is that of `ema`, above 0 and below 1; the n-th update uses (1 + n)/(10 + n) if that is less, so
+    that a short run forgets its first weights, too. `last` are the weights that `last_k` keeps, 1 or more.
+    `UserError` if there is no such `kind`, or a value is out of range.
     """
 
     def __init__(self, model: nn.Module, kind: Kind = "swa", decay: float = 0.999, last: int = 5) -> None:

@@ -1,7 +1,5 @@
 """The record that another program left: TensorBoard's event files, or a CSV file with a row an epoch or step.
-
-Importable without torch.
-"""
+Importable without torch."""
 
 import csv
 import math

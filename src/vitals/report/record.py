@@ -1,7 +1,5 @@
 """A run as its folder tells it: everything that the page is made from, and why what is missing is missing.
-
-Importable without torch.
-"""
+Importable without torch."""
 
 from collections.abc import Callable
 from contextlib import suppress

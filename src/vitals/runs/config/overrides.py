@@ -1,8 +1,5 @@
-"""Check the names on a command line against the configuration, and suggest the nearest valid ones.
-
-Hydra refuses wrong names too; here they are answered in one sentence that says what would have been right.
-Importable without torch.
-"""
+"""Check the names on a command line against the configuration, and suggest the nearest valid ones, where
+Hydra would only refuse them. Importable without torch."""
 
 import itertools
 import math

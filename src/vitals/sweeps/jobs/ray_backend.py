@@ -1,11 +1,9 @@
 """Jobs on Ray: this machine's own instance, or a cluster that runs already.
 
 Ray decides where a job goes and sets CUDA_VISIBLE_DEVICES there; the job itself is the same plain command in
-a process of its own, so that Lightning's DDP works in it and a crash ends nothing else. (hydra-ray-launcher
-1.2.2 runs the task in Ray's worker: DDP dies there, a killed worker is retried into the same folder or takes
-the queue with it, and it needs cloudpickle < 3.)
-
-The nodes share a file system with the machine that runs the sweep, and have the same Python environment.
+a process of its own, so that Lightning's DDP works in it and a crash ends nothing else, as it does in the
+worker where Hydra's launcher runs it. The nodes share a file system with the machine that runs the sweep, and
+have the same Python environment.
 """
 
 import os

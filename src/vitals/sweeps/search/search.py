@@ -1,8 +1,7 @@
 """The searches that `search=` names: which jobs there are, and what is learned from each.
 
-Ours on Optuna's ask-and-tell, not Hydra's Optuna sweeper: the release for Hydra 1.3 needs Optuna 2 of 2022
-and dies on a NaN; the candidates for 1.4 mend that, but still wait for a whole batch, begin again at job 0
-and propose the same points when continued, and know no pruning.
+On Optuna's ask-and-tell, not with Hydra's Optuna sweeper, which waits for a whole batch, begins again at job
+0 when continued, and proposes the same points.
 """
 
 import errno
