@@ -203,6 +203,12 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     return job
 
 
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each key where that is enough to tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
 def _words(words: Sequence[str]) -> dict[str, str]:
     pairs = (word.lstrip("+").partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("hydra")}
