@@ -224,9 +224,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
     if arguments.help:
         print_help(config_dir, config_name, arguments.overrides)
         sys.exit()
-    if any(word.startswith("resume_sweep=") for word in arguments.overrides):
-        if not arguments.multirun:
-            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+    if arguments.multirun and any(word.startswith("resume_sweep=") for word in arguments.overrides):
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
         return check_command_line(command, goes_on=True)
