@@ -91,15 +91,15 @@ def print_results(
         table.add_column(escape(column), justify="left" if left else "right")
     raw = "best" if "best/epoch" in metrics else "last"
     chosen = "average" if metrics.get("test/averaged") else raw
-    for weights, data, kind, group in [
-        *((kind, "validation", kind, kind) for kind in get_args(Weights)),
-        (chosen, "test", chosen, "test"),
+    for weights, data, group in [
+        *((kind, "validation", kind) for kind in get_args(Weights)),
+        (chosen, "test", "test"),
     ]:
         row = {bare_name(key.partition("/")[2]): key for key in metrics if key.startswith(f"{group}/")}
         if not any(name in row for name in names):
             continue
         figures = [_figure(metric, name, metrics[row[name]] if name in row else None) for name in names]
-        table.add_row(weights, data, f"{metrics.get(f'{kind}/epoch', math.nan):g}", *figures)
+        table.add_row(weights, data, f"{metrics.get(f'{weights}/epoch', math.nan):g}", *figures)
     console = Console()
     console.print(table)
     for note in notes:

@@ -33,11 +33,8 @@ class StopHopeless(L.Callback):
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         epoch, of = trainer.current_epoch + 1, total_epochs(trainer)
         self.best = min(self.best, metrics.get(self.metric.name), key=self.metric.rank)
-        reason = ""
-        if trainer.is_global_zero and epoch < of:
-            reason = self._reason(metrics, epoch, of)
-        reason = trainer.strategy.broadcast(reason)
-        if reason:
+        judged = trainer.is_global_zero and epoch < of
+        if reason := trainer.strategy.broadcast(self._reason(metrics, epoch, of) if judged else ""):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self.folder.write_status("running", stopped_early=reason)
