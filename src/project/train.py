@@ -4,6 +4,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from project.build import build
+from vitals.findings import print_findings
 from vitals.metric import Metric
 from vitals.runs import instantiate, terminal
 from vitals.runs.callbacks.run_status import RunStatus
@@ -54,5 +55,5 @@ def train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     instantiate.log_results(loggers, config, metrics, trainer.global_step)
     if trainer.is_global_zero:
         terminal.print_results(folder, metric, metrics, [average.verdict() for average in averages], loggers)
-        terminal.print_diagnosis(diagnosis)
+        print_findings([*diagnosis.findings, *diagnosis.looks])
     return metrics

@@ -242,11 +242,8 @@ CAUSES: dict[str, Cause] = {cause.code: cause for cause in (*_FAULTS, *_VERDICTS
 
 def register(cause: Cause) -> Cause:
     """Add the row of a check or a rule of one's own, and return it; the same row again changes nothing.
-
-    Raises:
-        UserError: if the code has another meaning already, the station is none of the course's, or `brings`
-            names an unknown code.
-    """
+    `UserError` if the code has another meaning already, the station is none of the course's, or `brings`
+    names an unknown code."""
     known = CAUSES.get(cause.code, cause)
     if known != cause:
         raise UserError(

@@ -66,29 +66,28 @@ def answers_mistakes() -> Iterator[None]:
     try:
         with Signals():
             yield
-    except UserError as error:
-        if full_error:
-            raise
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(error.code)
-    except yaml.YAMLError as error:  # of a configuration of somebody's own
-        if full_error:
-            raise
-        print(f"\nA configuration is no YAML: {one_line(error)}.", file=sys.stderr)
-        sys.exit(UserError.code)
     except Interrupted:
         print("\nInterrupted.", file=sys.stderr)
         raise
     except Exception as error:
-        problem, system = cannot_write(error), error.__cause__ or error
-        if isinstance(system, OSError) and system.errno in FAILURES and system.filename:
-            problem = CannotWrite(Path(system.filename), system)
-        if full_error or problem is None:
+        if full_error or (problem := _mistake(error)) is None:
             raise
         print(f"\n{problem}", file=sys.stderr)
         sys.exit(problem.code)
     finally:
         logging.raiseExceptions, threading.excepthook = complains, of_threads
+
+
+def _mistake(error: Exception) -> UserError | None:
+    """What is said of an error that the user can mend; None of any other."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, yaml.YAMLError):
+        return UserError(f"A configuration is no YAML: {one_line(error)}.")
+    system = error.__cause__ or error
+    if isinstance(system, OSError) and system.errno in FAILURES and system.filename:
+        return CannotWrite(Path(system.filename), system)
+    return cannot_write(error)
 
 
 def _in_thread(tell: Callable[[Any], object], raised: Any) -> None:
@@ -103,11 +102,10 @@ class Command:
     """What a command line is checked against: the primary configuration `config_name` in `config_dir`, and
     checks.
 
-    `check` makes those of one configuration that need no torch. `prepare` makes slower ones, such as whether
-    the device is there, once before anything is written, and not in a sweep. `read_data` looks at the data
-    themselves after all others, before anything is written; in a sweep, if they are in a folder, once for
-    each of the `data` that its jobs have. `trains` says whether the command fills the folder that Hydra gives
-    it, and can do so several times, in a sweep.
+    `check` makes those of one configuration that need no torch, `prepare` slower ones, once before anything
+    is written, and not in a sweep; `read_data` looks at the data themselves after all others, in a sweep, if
+    they are in a folder, once for each of the `data` that its jobs have. `trains` says whether the command
+    fills the folder that Hydra gives it, and can do so several times, in a sweep.
     """
 
     config_dir: Path
@@ -226,9 +224,7 @@ def check_command_line(command: Command, goes_on: bool = False) -> None:
     if arguments.help:
         print_help(config_dir, config_name, arguments.overrides)
         sys.exit()
-    if any(word.startswith("resume_sweep=") for word in arguments.overrides):
-        if not arguments.multirun:
-            raise UserError("resume_sweep=… continues a sweep: add -m (--multirun).")
+    if arguments.multirun and any(word.startswith("resume_sweep=") for word in arguments.overrides):
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
         sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
         return check_command_line(command, goes_on=True)
@@ -343,12 +339,10 @@ def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     overrides = Overrides(config_dir, config_name, words)
     known, config = overrides.groups, overrides.with_hydra
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    parts = {
-        file.stem.upper(): shlex.join(program(command=file.stem)) for file in COMMANDS.glob("[a-z]*.py")
-    } | {
-        "APP_CONFIG_GROUPS": "\n".join(f"{group}: {', '.join(known[group])}" for group in known),
-        "CONFIG": OmegaConf.to_yaml(task),
-    }
+    commands = [file.stem for file in COMMANDS.glob("[a-z]*.py")]
+    parts = {name.upper(): shlex.join(program(command=name)) for name in commands}
+    parts["APP_CONFIG_GROUPS"] = "\n".join(f"{group}: {', '.join(known[group])}" for group in known)
+    parts["CONFIG"] = OmegaConf.to_yaml(task)
     print(Template(config.hydra.help.template).safe_substitute(parts))
 
 
@@ -369,10 +363,6 @@ def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[st
     for place in places:
         kind, _, rest = place.rpartition("://")
         whole.append(place if kind not in ("", "file") else f"file://{Path(rest).expanduser().absolute()}")
-        if kind in ("", "file") and not Path(rest).expanduser().is_dir():
-            raise UserError(
-                f"{place} is not a folder: --config-dir and hydra.searchpath name folders of YAML files."
-            )
     words = [word for word in sys.argv[1:] if word not in given]
     words = _without_flag(words, "--config-dir", "-cd")
     listed = ",".join(hydra_value(place) for place in dict.fromkeys([*whole, *own]))

@@ -19,19 +19,13 @@ FRAMEWORKS = frozenset(
 
 class UserError(Exception):
     """Something the user wrote or supplied is wrong: the message says what, where, and what would be right.
-
-    The entry points print the message alone, without a traceback, and exit with `code`.
-    """
+    The entry points print it alone, without a traceback, and exit with `code`."""
 
     code = 2
 
 
 class Ended(SystemExit):
-    """Findings end the program.
-
-    Args:
-        reason: the gravest finding and its remedy.
-    """
+    """Findings end the program; `reason` is the gravest one and its remedy."""
 
     code: int
 
@@ -83,8 +77,10 @@ def reason_of(error: BaseException) -> str:
     if place:
         return f"your code fails with {kind} at {place}."
     known = next((text for part, text in TORCH_SAYS.items() if part in str(error).lower()), "")
-    if not known and (lines := _of_a_package(error)):
-        return f"{_package(lines[-1])} fails with {kind} at {_shown(lines[-1])}."
+    # Of the first package that is not what everybody trains with: somebody's own, or one that brings modules.
+    lines = [line for line in _lines(error) if _package(line) not in FRAMEWORKS]
+    if not known and (own := [line for line in lines if _package(line) == _package(lines[0])]):
+        return f"{_package(own[-1])} fails with {kind} at {_shown(own[-1])}."
     return known or f"it failed on your module with {kind}, which is a fault of ours, not of yours."
 
 
@@ -93,13 +89,6 @@ def failed_at(error: BaseException) -> str:
     there is none."""
     theirs = [line for line in _lines(error) if not is_installed(Path(line.filename))]
     return _shown(theirs[-1]) if theirs else ""
-
-
-def _of_a_package(error: BaseException) -> list[traceback.FrameSummary]:
-    """The lines in a traceback of the first installed package that is not what everybody trains with:
-    somebody's own, where he installs it, or one that brings modules."""
-    lines = [line for line in _lines(error) if _package(line) not in FRAMEWORKS]
-    return [line for line in lines if _package(line) == _package(lines[0])]
 
 
 def _lines(error: BaseException) -> list[traceback.FrameSummary]:
@@ -141,10 +130,8 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """A clause naming the nearest valid names, or all of them where none is near.
-
-    `did_you_mean("rmspropp", ["sgd", "rmsprop"])` is `"did you mean rmsprop?"`.
-    """
+    """A clause naming the nearest valid names, as `did you mean rmsprop?`, or all of them where none is
+    near."""
     valid = sorted(valid)
     if not valid:
         return "there is nothing to choose from."

@@ -181,17 +181,13 @@ def write_json(path: Path, content: Any, over: bool = False) -> None:
     try:
         write_atomically(path, text)
     except CannotWrite:
-        if not (over and _written_over(path, text.encode(errors="replace"))):
-            raise
-
-
-def _written_over(path: Path, data: bytes) -> bool:
-    with suppress(OSError), path.open("r+b") as file:
-        if len(data) <= 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0):
-            file.write(data)
-            file.truncate()
-            return True
-    return False
+        data = text.encode(errors="replace")
+        with suppress(OSError), path.open("r+b") as file:
+            if over and len(data) <= 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0):
+                file.write(data)
+                file.truncate()
+                return
+        raise
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -202,14 +198,16 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
         writer.writerows(rows)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename what is damaged at `path` to `damaged_<name>`, or `damaged2_<name>` and so on; the new path."""
-    names = (f"damaged{number if number > 1 else ''}_{path.name}" for number in itertools.count(1))
-    new = next(new for name in names if not (new := path.with_name(name)).exists())
-    logging.getLogger(__name__).warning(
-        "%s is damaged: it is now %s, and what can be read of it is kept", path, new
-    )
-    return path.rename(new)
+def renamed(path: Path, word: str) -> Path:
+    """Rename `path` to `<word>_<name>`, or `<word>2_<name>` where there is one, and so on; the new path."""
+    names = (f"{word}{number if number > 1 else ''}_{path.name}" for number in itertools.count(1))
+    return path.rename(next(new for name in names if not (new := path.with_name(name)).exists()))
+
+
+def set_aside(path: Path) -> None:
+    """Rename what is damaged at `path` to `damaged_<name>`, as `renamed` has it."""
+    said = "%s is damaged: it is now %s, and what can be read of it is kept"
+    logging.getLogger(__name__).warning(said, path, renamed(path, "damaged"))
 
 
 def log_folder(trainer: Any) -> Path | None:

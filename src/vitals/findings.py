@@ -74,10 +74,8 @@ class Finding:
 
 
 def without_consequences(findings: Iterable[Finding]) -> list[Finding]:
-    """The same findings in the same order, those that follow from another one lowered to notes.
-
-    Of two causes that may each follow from the other none is lowered.
-    """
+    """The same findings in the same order, those that follow from another one lowered to notes; of two causes
+    that may each follow from the other none."""
     findings = list(findings)
     alarms = {finding.cause for finding in findings if finding.alarming}
     return [_lowered(f, alarms) if f.alarming and not f.exact else f for f in findings]
@@ -114,11 +112,8 @@ def worst_level(findings: Iterable[Finding]) -> Level:
 
 
 def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
-    """The alarms of a run, most important first, or one line where there is none.
-
-    They are one table, or in a console of less than `NARROW` columns, where its cells would be a few words
-    wide, a paragraph each.
-    """
+    """The alarms of a run, most important first, or one line where there is none: one table, or a paragraph
+    each in a console of less than `NARROW` columns, where its cells would be a few words wide."""
     console = console or Console()
     alarms = [finding for finding in ranked(findings) if finding.alarming]
     if not alarms:
@@ -164,10 +159,8 @@ def sentence(finding: Finding) -> str:
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown list, most important first, for the loggers.
-
-    A list, as TensorBoard's card is narrow and would break the cells of a table within words.
-    """
+    """The findings as a Markdown list, most important first, for the loggers: TensorBoard's card is narrow
+    and would break the cells of a table within words."""
     return "\n".join(
         f"- **{finding.level}** &nbsp; **{finding.cause}**"
         + (f" ({_literally(finding.where)})" if finding.where else "")
@@ -183,23 +176,16 @@ def _literally(text: str) -> str:
 
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
-    """Write `findings` to `path` as a JSON list, most important first.
-
-    JSON has no NaN or infinity, so such numbers are written as null; the message still says them.
-    """
+    """Write `findings` to `path` as a JSON list, most important first. JSON has no NaN or infinity: such
+    numbers are null, and the message still says them."""
     entries = [{key: _plain(value) for key, value in asdict(finding).items()} for finding in ranked(findings)]
     write_json(path, entries)
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """The findings in the JSON file at `path`, in the order of the file. Unknown keys are left out.
-
-    Causes may be unknown here: a project's own are registered only where its checks and rules are imported.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it is damaged, or holds something else.
-    """
+    """The findings in the JSON file at `path`, in the order of the file; unknown keys are left out. Causes
+    may be unknown here: a project's own are registered only where its checks and rules are imported.
+    `OSError` if there is no such file, `ValueError` if it is damaged, or holds something else."""
     try:
         return [_finding(entry) for entry in json.loads(text_of(path))]
     except (TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -37,23 +37,19 @@ def held(folder: Path, record: Mapping[str, Any]) -> Iterator[bool]:
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE)
-    except (Timeout, RuntimeError) as error:
-        if not isinstance(error, NotImplementedError):
-            raise occupied(folder, record) from None
-        locked = False
+    except NotImplementedError:  # no locks here
+        pass
+    except (Timeout, RuntimeError):
+        raise occupied(folder, record) from None
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise UserError(f"{folder} cannot be written to: {error.strerror or error}.") from None
-        locked = False
-    else:
-        locked = True
-    if not locked and record.get("status") == "running" and _lives(record):
+    if not lock.is_locked and record.get("status") == "running" and _lives(record):
         raise occupied(folder, record)
     try:
-        yield locked
+        yield lock.is_locked
     finally:
-        if locked:
-            lock.release()
+        lock.release()
 
 
 def is_at_work(folder: Path, record: Mapping[str, Any]) -> bool | None:
@@ -63,20 +59,16 @@ def is_at_work(folder: Path, record: Mapping[str, Any]) -> bool | None:
         return False
     file = folder / LOCK
     if record.get("locked") is not False and file.exists() and not file.is_symlink():  # which it would empty
-        lock = FileLock(file)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            with FileLock(file, timeout=0):
+                if record.get("locked"):
+                    return False
+        except NotImplementedError:  # no locks here
+            pass
+        except (Timeout, RuntimeError):  # the latter where this very process holds it
             return True
         except OSError:  # such as a folder that is for reading alone
             pass
-        except RuntimeError as error:
-            if not isinstance(error, NotImplementedError):  # this very process holds it
-                return True
-        else:
-            lock.release()
-            if record.get("locked"):
-                return False
     return _lives(record)
 
 

@@ -11,7 +11,7 @@ Numbers that JSON does not know are the strings "nan", "inf" and "-inf".
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -54,14 +54,9 @@ class Series:
 
 
 class History:
-    """Series by their tags; `vitals.writers.groups` has the names under which loggers show them.
-
-    Values are numbers, or for pictures and histograms what their monitor says; `vitals.monitors` tells which
-    tags there are.
-
-    Args:
-        path: of the file that takes every measurement as it is made; None keeps them in memory alone.
-    """
+    """Series by their tags; `vitals.monitors` tells which there are, `vitals.writers.groups` the names under
+    which loggers show them. Values are numbers, or for pictures and histograms what their monitor says. The
+    file at `path` takes every measurement as it is made; None keeps them in memory alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -99,10 +94,8 @@ class History:
         return series.values[-1] if len(series) else default
 
     def resume(self, step: int, count: int | None = None) -> None:
-        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it.
-
-        If one of them is damaged, all but the last, which a crash may have cut off, the file is set aside.
-        """
+        """Read back the first `count` lines of the file at `path`, up to `step`, and drop the rest of it. If
+        one of them but the last, which a crash may have cut off, is damaged, the file is set aside."""
         if self.path is None or not os.path.lexists(self.path):
             return
         try:
@@ -152,7 +145,7 @@ class History:
             return
         if not self.lines:  # later no more: where a run's folder is deleted, no half of a new one is made
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({**entry, "values": _to_json(entry["values"])}, separators=(",", ":"))
+        line = json.dumps({**entry, "values": _each(entry["values"], _to_json)}, separators=(",", ":"))
         append_line(self.path, line)
         self.lines += 1
 
@@ -170,7 +163,8 @@ def _entry(line: str) -> dict[str, Any] | None:
     """A measurement as it was written; None of a line that is none. A value of no known kind is left out."""
     try:
         entry = json.loads(line)
-        step, epoch, values = int(entry["step"]), float(entry["epoch"]), _from_json(dict(entry["values"]))
+        step, epoch = int(entry["step"]), float(entry["epoch"])
+        values = _each(dict(entry["values"]), _from_json)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     lists = "steps" in entry
@@ -186,24 +180,19 @@ def _is_measured(tag: str, value: Any, lists: bool) -> bool:
 
 def rounded(value: Any) -> Any:
     """A number to seven digits, as it is kept, so that a run reads back what it has written."""
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
+    return _each(value, lambda part: float(f"{part:.7g}") if isinstance(part, float) else part)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same mappings and lists with each value in them changed."""
     if isinstance(value, Mapping):
-        return {key: rounded(part) for key, part in value.items()}
-    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: _each(part, change) for key, part in value.items()}
+    return [_each(part, change) for part in value] if isinstance(value, list | tuple) else change(value)
 
 
 def _to_json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {key: _to_json(part) for key, part in value.items()}
-    return [_to_json(part) for part in value] if isinstance(value, list | tuple) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, str):
-        return float(value) if value in ("nan", "inf", "-inf") else value
-    if isinstance(value, dict):
-        return {key: _from_json(part) for key, part in value.items()}
-    return [_from_json(part) for part in value] if isinstance(value, list) else value
+    return float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value

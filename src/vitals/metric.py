@@ -1,8 +1,5 @@
-"""The metric by which runs are judged, as `metric` of `train.yaml` names it.
-
-Checkpoints, averaging, plateau, early stopping, sweeps, searches, ensembles and tables read it from there;
-nothing else knows the name of a metric. Importable without torch.
-"""
+"""The metric by which runs are judged, as `metric` of `train.yaml` names it: nothing else knows the name of
+one. Importable without torch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -70,12 +70,7 @@ class OnNonFinite(L.Callback):
     A loss that is not finite makes all of its gradients NaN, in every process, so that looking at these, one
     norm of each and one transfer to the host, is enough; a `NonFinite` that stands before this one among the
     callbacks has the norms already. On a GPU the host waits for them in each step, as a gradient scaler does.
-
-    Args:
-        action: what is done.
-
-    Raises:
-        UserError: if there is no such action.
+    `UserError` if there is no such action.
     """
 
     def __init__(self, action: Action = "stop") -> None:
@@ -261,12 +256,9 @@ class OnNonFinite(L.Callback):
             before = before or f"the training went back {self.rollbacks} times"
             finding = replace(finding, message=f"{finding.message} Before that {before}.")
         elif self.action != "rollback":
-            skip = self.action == "stop" and finding.exact
-            other = (
-                "skip leaves such steps out"
-                if skip
-                else f"rollback goes back and halves it, up to {ROLLBACKS} times"
-            )
+            other = f"rollback goes back and halves it, up to {ROLLBACKS} times"
+            if self.action == "stop" and finding.exact:
+                other = "skip leaves such steps out"
             finding = replace(finding, remedy=f"{finding.remedy} on_nonfinite={other}.".strip())
         if self.good:
             self.good[0].restore(self.trainer, self.module)
@@ -324,11 +316,8 @@ def done_on_nonfinite(trainer: L.Trainer) -> dict[str, int]:
 
 
 class _Buffers:
-    """The buffers of a module as they were when they were last kept.
-
-    Batch norm writes its statistics without counting that as a change; of all others those that have changed
-    are copied alone.
-    """
+    """The buffers of a module as they were when they were last kept; those that have changed are copied, and
+    those of batch norm, which writes its statistics without counting that as a change."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.places = [(part._buffers, name) for part in module.modules() for name in part._buffers]

@@ -8,11 +8,8 @@ WAITED = Path("/proc/thread-self/schedstat")
 
 
 def own_time() -> float:
-    """Seconds since some moment, less those in which this thread waited for its turn at a processor.
-
-    Sleeping counts, and so do reading and waiting for an accelerator. On a machine that others keep busy a
-    limit by it allows as much work as on a quiet one. Where the system does not tell, it is the usual clock.
-    """
+    """Seconds since some moment, less those in which this thread waited for its turn at a processor; where
+    the system does not tell, the usual clock. Sleeping, reading and waiting for an accelerator count."""
     try:
         waited = int(WAITED.read_bytes().split()[1])
     except (OSError, IndexError, ValueError):

@@ -6,11 +6,11 @@ mean of the last few checkpoints (the same section).
 """
 
 from collections import deque
+from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from vitals.errors import UserError, did_you_mean
 from vitals.probes.copies import copied
@@ -30,25 +30,14 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def ema_decay(count: int, decay: float) -> float:
-    """The decay after `count` averaged weights: min(decay, (1 + n)/(10 + n)).
+class AveragedWeights:
+    """What torch's `AveragedModel` does, with one multi-tensor update and no wait for the device. Weights in
+    16 bits are averaged in 32: a small step towards them would be rounded away.
 
-    The warm-up lets the mean forget its first weights in a short run, too.
+    `decay` is that of `ema`, above 0 and below 1; the n-th update uses (1 + n)/(10 + n) if that is less, so
+    that a short run forgets its first weights, too. `last` are the weights that `last_k` keeps, 1 or more.
+    `UserError` if there is no such `kind`, or a value is out of range.
     """
-    return min(decay, (1 + count) / (10 + count))
-
-
-class AveragedWeights(AveragedModel):
-    """torch's `AveragedModel` with one multi-tensor update and no wait for the device. Weights in 16 bits are
-    averaged in 32: a small step towards them would be rounded away.
-
-    `decay` is that of `ema` from one update to the next, above 0 and below 1, reached after a warm-up; `last`
-    are the weights that `last_k` keeps, 1 or more. `UserError` if there is no such `kind`, or a value is out
-    of range.
-    """
-
-    module: nn.Module
-    """A copy of the model that becomes the average when `finish` is called, and not before."""
 
     def __init__(self, model: nn.Module, kind: Kind = "swa", decay: float = 0.999, last: int = 5) -> None:
         if kind not in KINDS:
@@ -56,13 +45,14 @@ class AveragedWeights(AveragedModel):
         require(0 < decay < 1, f"decay={decay:g}", "between 0 and 1, both excluded")
         require(is_count(last), f"last={last}", "a whole number of 1 or more")
         jit = any(isinstance(part, torch.jit.ScriptModule) for part in model.modules())
-        super().__init__(model if jit else nn.Identity())
-        if not jit:  # whose functions, as hooks, would still act on the training
-            self.module = copied(model)
+        # The functions of any other, as hooks, would still act on the training.
+        self.module: nn.Module = deepcopy(model) if jit else copied(model)
+        """A copy of the model that becomes the average when `finish` is called, and not before."""
         self.kind, self.decay = kind, decay
         self.count = 0
         self.recent: deque[list[Tensor]] = deque(maxlen=last)
-        self.means = [_in_32_bits(parameter) for parameter in self.module.parameters()]
+        halves = (torch.float16, torch.bfloat16)
+        self.means = [p.detach().float() if p.dtype in halves else p for p in self.module.parameters()]
         self.sources: tuple[nn.Module | None, list[Tensor]] = (None, [])
         """The model last averaged and its parameters: to look for them takes as long as to average them."""
 
@@ -77,7 +67,8 @@ class AveragedWeights(AveragedModel):
         elif self.kind == "swa":
             _move(self.means, values, 1 / (self.count + 1))
         else:
-            _move(self.means, values, 1 - ema_decay(self.count, self.decay) if self.count else 1.0)
+            decay = min(self.decay, (1 + self.count) / (10 + self.count))
+            _move(self.means, values, 1 - decay if self.count else 1.0)
         self.count += 1
 
     @torch.no_grad()
@@ -94,7 +85,6 @@ class AveragedWeights(AveragedModel):
                 parameter.copy_(mean)
         for buffer, source in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(source)
-        self.n_averaged.fill_(self.count)
         return self.module
 
     def averaging_state(self) -> dict[str, Any]:
@@ -127,10 +117,6 @@ class AveragedWeights(AveragedModel):
             self.recent.append(
                 [value.to(mean.device, copy=True) for value, mean in zip(values, self.means, strict=True)]
             )
-
-
-def _in_32_bits(parameter: Tensor) -> Tensor:
-    return parameter.detach().float() if parameter.dtype in (torch.float16, torch.bfloat16) else parameter
 
 
 def _move(means: list[Tensor], values: list[Tensor], share: float) -> None:

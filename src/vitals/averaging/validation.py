@@ -1,4 +1,5 @@
-"""Lightning's validation, run on a copy of the module so that module, trainer and loaders never notice."""
+"""What is run on a copy of the module, so that module, trainer and loaders never notice: the validation, and
+training batches for BatchNorm's statistics."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,8 +15,10 @@ from torchmetrics import Metric
 
 from vitals.either_package import is_own
 from vitals.errors import UserError, reason_of
+from vitals.measures.batch_norm import pooled, reestimate, tracking_layers
+from vitals.probes.copies import NoOp
 from vitals.probes.eagerly import eagerly
-from vitals.probes.loaders import successive_batches
+from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.stand_in import BatchPreparation, mute, stand_in
 
 T = TypeVar("T")
@@ -143,3 +146,38 @@ def _readings(trainer: L.Trainer, owner: L.LightningModule) -> _Readings:
         owner.on_validation_epoch_end()
     owner._trainer = None
     return readings
+
+
+def reestimate_statistics(trainer: L.Trainer, owner: L.LightningModule, batches: int) -> None:
+    """Estimate BatchNorm's running statistics anew in `owner`, a copy of the module that trains, in place.
+
+    They are those of the first so many `batches` of the training loader of each process, at most an epoch,
+    from iterators of their own, through the hooks and the training step of `owner`, pooled over the
+    processes. `NotPossible` if a process could not run the training step.
+    """
+    layers = tracking_layers(owner)
+    if not layers:
+        return
+    number = int(min(batches, trainer.num_training_batches))
+    seen = on_all_processes(trainer, lambda: _run_training_batches(trainer, owner, number))
+    if seen and trainer.world_size > 1:
+        pooled(layers, lambda statistics: trainer.strategy.reduce(statistics, reduce_op="mean"))
+
+
+def _run_training_batches(trainer: L.Trainer, owner: Any, number: int) -> int:
+    facts = stand_in(trainer, training=True)
+    mute(owner)
+    owner.__dict__["manual_backward"] = NoOp()
+    where = (0,) if is_param_in_hook_signature(owner.training_step, "batch_idx", min_args=2) else ()
+    preparation = BatchPreparation(trainer, owner, facts)
+
+    def run(batch: Any) -> None:
+        prepared = preparation(batch)
+        with trainer.precision_plugin.train_step_context(), eagerly():
+            owner._trainer = facts
+            owner.training_step(prepared, *where)
+
+    batches = islice(successive_batches(training_loader(trainer)), number)
+    seen = reestimate(tracking_layers(owner), run, batches)
+    owner._trainer = None
+    return seen

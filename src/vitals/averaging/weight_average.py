@@ -11,8 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, require
-from vitals.averaging.batch_norm_statistics import reestimate_statistics
-from vitals.averaging.validation import NotPossible, on_all_processes, validate_copy
+from vitals.averaging.validation import NotPossible, on_all_processes, reestimate_statistics, validate_copy
 from vitals.either_package import either
 from vitals.errors import UserError
 from vitals.files import save_checkpoint

@@ -1,8 +1,8 @@
 """Put the results of a sweep together.
 
 Prints a table of the jobs, what the seeds give together, which hyper-parameter matters, whether a best value
-lies at the edge of its range, and what is left to run; writes `results.csv` and `report.html` into it.
-Every sweep ends with it; call it again while a sweep runs, or after jobs were continued by hand.
+lies at the edge of its range, and what is left to run; writes `results.csv` and `report.html` into it. Call
+it while a sweep runs, or after jobs were continued by hand.
 """
 
 import argparse

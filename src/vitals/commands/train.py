@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vitals.command_line import Command, answers_mistakes, run_command
@@ -45,7 +46,7 @@ def main(script: str | None = None) -> None:
     def train(config: DictConfig) -> None:
         from vitals.runs.run import run
 
-        run(config, RunFolder.of_this_run(), project.module("train").train)
+        run(config, RunFolder(HydraConfig.get().runtime.output_dir), project.module("train").train)
 
     check = partial(check_run, project.module("schema").Experiment)
     run_command(train, Command(project.configs, "train", check, preparation(project), reading(project)))

@@ -59,9 +59,8 @@ def load_members(
             left_out.append(f"Left out: {error}")
         else:
             members.append(member)
-    digests = {id(member.data): "" for member in members}
-    for member in members:
-        digests[id(member.data)] = digests[id(member.data)] or _digest(member, split)
+    of_data = {id(member.data): member for member in members}
+    digests = {key: _digest(member, split) for key, member in of_data.items()}
     most = Counter(digests[id(member.data)] for member in members).most_common(1)
     together = [member for member in members if digests[id(member.data)] == most[0][0]]
     for member in members:

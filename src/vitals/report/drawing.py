@@ -1,8 +1,5 @@
-"""Matplotlib's figures as SVG that follows the page: its fonts, its width, its light or dark colours.
-
-Every colour in a figure is a token, a colour of no meaning that is replaced in the SVG by a variable of the
-page's style sheet. Text stays text.
-"""
+"""Matplotlib's figures as SVG that follows the page: its fonts, its width, its light or dark colours. A
+colour in a figure is a token, which becomes a variable of the page's style sheet; text stays text."""
 
 import io
 import re

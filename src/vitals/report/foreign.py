@@ -1,21 +1,19 @@
 """The record that another program left: TensorBoard's event files, or a CSV file with a row an epoch or step.
-
-Importable without torch.
-"""
+Importable without torch."""
 
 import csv
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from vitals.bounded_yaml import bounded_text
+from vitals.bounded_yaml import read_mapping
 from vitals.errors import UserError, listed
 from vitals.history import History
 from vitals.measures.names import tag_of_foreign
@@ -29,7 +27,7 @@ Point = tuple[float, float, float]
 STEPS = {"step", "steps", "global_step", "globalstep", "iteration", "iterations", "iter"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Raw:
     """One column or tag, as it was found; the arrays go together, in the order of writing."""
 
@@ -113,29 +111,22 @@ def _raws(path: Path, said: str) -> tuple[list[Raw], list[Path]]:
     if len(tables) > 1:
         raise UserError(f"{said} holds {len(tables)} CSV files: name one of them, such as {tables[0]}.")
     runs = _event_runs(path)
-    if path in runs or not tables:
-        if path not in runs and len(runs) > 1:
-            latest = max(runs, key=lambda run: max(file.stat().st_mtime for file in _files(runs[run])))
-            raise UserError(f"{said} holds {len(runs)} runs: name one of them, such as {latest}.")
-        inside = sorted({file.parent for name in CSV_NAMES for file in path.rglob(name)})
-        if not runs and len(inside) > 1:
-            latest = max(inside, key=lambda folder: folder.stat().st_mtime)
+    if path not in runs and tables:
+        return _from_csv(tables[0], said), tables
+    if path not in runs:
+        inside = list(runs) or sorted({file.parent for name in CSV_NAMES for file in path.rglob(name)})
+        if len(inside) > 1:
+            latest = max(inside, key=lambda run: max(file.stat().st_mtime for file in run.rglob("*")))
             raise UserError(f"{said} holds {len(inside)} runs: name one of them, such as {latest}.")
-        if not runs and inside:
+        if inside and not runs:
             return _raws(inside[0], said)
-        groups = runs.get(path) or next(iter(runs.values()), {})
-        raws = _from_events(groups)
-        sources = _files(groups)
-        if tables:  # two loggers in one folder
-            known = {tag_of_foreign(raw.name) for raw in raws}
-            raws += [raw for raw in _from_csv(tables[0], said) if tag_of_foreign(raw.name) not in known]
-            sources += tables
-        return raws, sources
-    return _from_csv(tables[0], said), tables
-
-
-def _files(groups: dict[str, list[Path]]) -> list[Path]:
-    return [file for files in groups.values() for file in files]
+    groups = runs.get(path) or next(iter(runs.values()), {})
+    raws, sources = _from_events(groups), [file for files in groups.values() for file in files]
+    if tables:  # two loggers in one folder
+        known = {tag_of_foreign(raw.name) for raw in raws}
+        raws += [raw for raw in _from_csv(tables[0], said) if tag_of_foreign(raw.name) not in known]
+        sources += tables
+    return raws, sources
 
 
 def _event_runs(path: Path) -> dict[Path, dict[str, list[Path]]]:
@@ -298,12 +289,8 @@ def _hyperparameters(sources: list[Path]) -> dict[str, Any]:
     """What `hparams.yaml`, as Lightning writes it, or a `config.yaml` beside the record says."""
     names = ("hparams.yaml", "config.yaml")
     for file in {source.parent / name: None for name in names for source in sources}:
-        try:
-            content = yaml.safe_load(bounded_text(file))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        if isinstance(content, dict):
-            return {str(key): value for key, value in content.items()}
+        with suppress(OSError, ValueError):
+            return read_mapping(file)
     return {}
 
 
@@ -370,23 +357,22 @@ def _put_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
     unit = [raw for raw in raws if len(raw.steps) > 1 and np.median(np.diff(raw.steps)) == 1]
     over_epochs = [raw for raw in unit if raw.steps[-1] < longest.steps[-1] / 2]
     if not over_epochs and len(unit) == sum(len(raw.steps) > 1 for raw in raws):
-        validated = any((tag_of_foreign(raw.name) or ("", "", ""))[1] == "val" for raw in raws)
-        named = any((tag_of_foreign(raw.name) or ("", "", ""))[2] == "epoch" for raw in raws)
-        over_epochs = raws if validated or named else []
+        names = filter(None, (tag_of_foreign(raw.name) for raw in raws))
+        over_epochs = raws if any(part == "val" or grain == "epoch" for _, part, grain in names) else []
     first = min((raw.steps[0] for raw in over_epochs), default=0.0)
+    offset = max(0.0, 1 - first)
     clock = max(over_epochs, key=lambda raw: len(raw.steps), default=None)
     start = min(raw.walls[0] for raw in raws)
     marks = [pair for axis in axes for pair in zip(axis.steps, axis.values, strict=True)]
     for raw in raws:
-        if any(raw is other for other in over_epochs):
-            raw.epochs = raw.steps + (1 - first if first < 1 else 0)
-            if longest is not raw and not any(longest is other for other in over_epochs):
+        if raw in over_epochs:
+            raw.epochs = raw.steps + offset
+            if longest not in over_epochs:
                 raw.steps = np.interp(raw.walls, longest.walls, longest.steps).round()
         elif marks:
             raw.epochs = _trained(raw.steps, np.full(len(raw.steps), np.nan), marks)
         elif clock is not None:
-            ends = [start, *clock.walls], [0.0, *(clock.steps + (1 - first if first < 1 else 0))]
-            raw.epochs = np.interp(raw.walls, *ends)
+            raw.epochs = np.interp(raw.walls, [start, *clock.walls], [0.0, *(clock.steps + offset)])
         else:
             raw.epochs = raw.steps
     return "epochs" if over_epochs or marks else "steps"

@@ -1,7 +1,5 @@
 """Pages that follow what they tell of: served to browsers on this machine alone, and remade as files change.
-
-Importable without matplotlib, which takes most of a second.
-"""
+Importable without matplotlib, which takes most of a second."""
 
 import hashlib
 import re

@@ -1,7 +1,5 @@
-"""One self-contained page about a run, or about several side by side, from their folders alone.
-
-Importable without torch.
-"""
+"""One self-contained page about a run, or about several side by side, from their folders alone. Importable
+without torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

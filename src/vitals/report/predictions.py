@@ -1,8 +1,5 @@
-"""What a run's chosen weights say of every test image: `predictions.npz` in its folder.
-
-Small enough to keep with every run, and enough for a confusion matrix, an ensemble or a look at the worst
-mistakes without the network or the images.
-"""
+"""What a run's chosen weights say of every test image: `predictions.npz` in its folder, enough for a
+confusion matrix, an ensemble or a look at the worst mistakes without the network or the images."""
 
 import io
 from dataclasses import dataclass

@@ -1,18 +1,16 @@
 """A run as its folder tells it: everything that the page is made from, and why what is missing is missing.
-
-Importable without torch.
-"""
+Importable without torch."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from vitals.bounded_yaml import bounded_text
+from vitals.bounded_yaml import read_mapping
 from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
@@ -97,16 +95,13 @@ class RunRecord:
                 return empty
 
         nothing: dict[str, Any] = {}
-        config = load("config.yaml", _read_config, nothing)
-        provenance = config.get("provenance")
+        config = load("config.yaml", read_mapping, nothing)
+        came_from = config.pop("provenance", None)
+        facts = came_from.items() if isinstance(came_from, dict) else ()
         return cls(
             folder=folder,
-            config={key: value for key, value in config.items() if key != "provenance"},
-            provenance={
-                key: value
-                for key, value in (provenance.items() if isinstance(provenance, dict) else ())
-                if isinstance(value, PROVENANCE.get(key, object))
-            },
+            config=config,
+            provenance={key: fact for key, fact in facts if isinstance(fact, PROVENANCE.get(key, object))},
             status=load("status.json", _read_status, {}),
             metrics=load("metrics.csv", read_metrics, []),
             findings=load("findings.json", read_findings, []),
@@ -144,7 +139,10 @@ class RunRecord:
     def best(self) -> tuple[Metric, Row] | None:
         """The best epoch so far and the metric that says so: the run's own, or else the accuracy of
         validation, by which a record without a configuration is read; None where neither was recorded."""
-        for metric in (*_metric_of(self.config), *ACCURACIES):
+        metrics = [*ACCURACIES]
+        with suppress(KeyError, TypeError, ValueError):  # a configuration that names none
+            metrics.insert(0, Metric.of(self.config))
+        for metric in metrics:
             names = [name for name in (metric.name, metric.tie_breaker) if name]
             rows: dict[tuple[float, float], dict[str, float]] = {}
             for name, curve in ((name, self.curve(name)) for name in names):
@@ -157,21 +155,6 @@ class RunRecord:
     def tags(self, prefix: str) -> list[str]:
         """The tags of the history that begin with `prefix`, in the order in which they first came."""
         return self.history.tags(prefix)
-
-
-def _metric_of(config: dict[str, Any]) -> list[Metric]:
-    """The metric that a configuration names; empty where it names none."""
-    try:
-        return [Metric.of(config)]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(bounded_text(path))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no keys")
-    return {str(key): value for key, value in content.items()}
 
 
 def _read_status(path: Path) -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """What the configuration in the folder of a run may name: nobody's code is run because a folder says so.
 
-A configuration says with `_target_` what is built of it, and that can be any function there is. Whoever
-composes one himself may name what he likes. One that is read from a folder, to evaluate or to go on with a
-run, may come from anywhere. Of what it names nothing but this is built:
+Whoever composes a configuration may name with `_target_` any function there is; one that is read from a
+folder, to evaluate or to go on with a run, may come from anywhere. Of what it names nothing but this is
+built:
 
 * classes of networks, optimizers, schedules, metrics, and of what a trainer takes, of `PLACES`;
 * the functions of `FUNCTIONS`, and torchvision's builders of networks;
-* what is defined in the user's own code, which is what Python finds outside of the installed packages: the
-  package of the project in use, the working folder and those of `PYTHONPATH`. Nothing is that lies in the
-  folder of the run, or in a folder of those in which the run lies, too;
+* what is defined in the user's own code, which is what Python finds outside of the installed packages, and
+  neither in the folder of the run or of its sweep, nor in one that holds these;
 * what `trust=` names: a dotted name, or the beginning of one.
 
-It is judged by what a name leads to, wherever the name begins: `torch.nn.functional.torch.load` is of
-`torch.serialization`, and `load_from_checkpoint` of a class of one's own is Lightning's.
+It is judged by what a name leads to: `torch.nn.functional.torch.load` is of `torch.serialization`, and
+`load_from_checkpoint` of a class of one's own is Lightning's.
 """
 
 import ast
@@ -22,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Self
@@ -98,11 +97,9 @@ class OwnCode:
         )
 
     def defines(self, name: str) -> bool:
-        """Whether a dotted name is of a class or function that the source of a module of the user's own has.
-
-        Or had, where nothing of that name is in it now. Nothing is imported: a sweep that goes on runs the
-        code as it was at its start.
-        """
+        """Whether a dotted name is of a class or function that the source of a module of the user's own has,
+        or had, where nothing of that name is in it now. Nothing is imported: a sweep that goes on runs the
+        code as it was at its start."""
         module, _, last = name.rpartition(".")
         for source in self._sources(module):
             with suppress(OSError, SyntaxError, ValueError):
@@ -167,10 +164,8 @@ def require_allowed(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
 
 
 def names_to_trust(config: Any, folder: Path) -> list[str]:
-    """What a configuration that its owner has composed names of other packages.
-
-    Where the same command goes on with its run in `folder`, these are what it trusts there.
-    """
+    """What a configuration that its owner has composed names of other packages: what the same command trusts
+    where it goes on with its run in `folder`."""
     own = OwnCode.beside(folder)
     names = {str(name) for _, name in _named(_plain(config))}
     return sorted(name for name in names if not (_begins(name, PACKAGES) or own.may_hold(name)))
@@ -211,22 +206,12 @@ def _is_allowed(thing: Any, own: OwnCode, trusted: Sequence[str]) -> bool:
     if _begins(f"{module}.{name}", trusted) or own.holds(module):
         return True
     if isinstance(thing, type):
-        return _begins(module, PLACES) and issubclass(thing, _kinds())
-    named = module in FUNCTIONS or _begins(module, FUNCTIONS[3:])
-    return (named and "." not in name) or thing in _builders()
+        return _begins(module, PLACES) and issubclass(thing, tuple(map(pkgutil.resolve_name, KINDS)))
+    if (module in FUNCTIONS or _begins(module, FUNCTIONS[3:])) and "." not in name:
+        return True
+    from torchvision import models  # here: most configurations name no function
 
-
-@cache
-def _kinds() -> tuple[type, ...]:
-    return tuple(map(pkgutil.resolve_name, KINDS))
-
-
-@cache
-def _builders() -> list[Any]:
-    """torchvision's functions that make a network by its name."""
-    from torchvision import models
-
-    return [models.get_model, *map(models.get_model_builder, models.list_models())]
+    return thing in [models.get_model, *map(models.get_model_builder, models.list_models())]
 
 
 def _refused(file: Path, key: str, name: str, thing: Any = None) -> UserError:

@@ -112,7 +112,6 @@ class RunMLFlow(MLFlowLogger):
         uri = tracking_uri or mlflow.get_tracking_uri()
         super().__init__(run_name=run_name, run_id=resumed_as, tracking_uri=uri, **options)
         self.folder = save_dir
-
         self.has_parameters = resumed_as is not None
 
     @property

@@ -99,7 +99,7 @@ class Position:
             "before_next": plain_states(self.before_next),
             "before_that": plain_states(self.before_that) if batches > 1 and _ahead(trainer) else None,
             "logged": _logged(trainer),
-            "metrics": _metric_states(module),
+            "metrics": {name: {"updates": m._update_count, **m.metric_state} for name, m in _metrics(module)},
             "results": _sums(trainer) | self.results,
         }
         gradients = {}
@@ -110,13 +110,13 @@ class Position:
             "stepped": loop._batches_that_stepped + (stepped and not counted),
             "loaders": self.loaders,
             "gradients": gradients,
-            "processes": _of_all(trainer, own),
+            "processes": of_all(trainer, own),
         }
 
     def at_epoch_end(self, trainer: L.Trainer) -> dict[str, Any]:
         """The state between two epochs; asks all processes."""
         own = {"before_next": plain_states(raw_states()), "logged": _logged(trainer)}
-        return {"batches": 0, "processes": _of_all(trainer, own)}
+        return {"batches": 0, "processes": of_all(trainer, own)}
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any]) -> None:
         processes = state["processes"]
@@ -180,7 +180,7 @@ def _ahead(trainer: L.Trainer) -> bool:
     return fetcher is not None and fetcher.length is None
 
 
-def _of_all(trainer: L.Trainer, own: dict[str, Any]) -> list[Any]:
+def of_all(trainer: L.Trainer, own: Any) -> list[Any]:
     """What each process has, by its rank."""
     if trainer.world_size == 1:
         return [own]
@@ -195,14 +195,10 @@ def _logged(trainer: L.Trainer) -> dict[str, Tensor]:
 
 
 def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
+    """What gathers values over an epoch."""
     for name, part in module.named_modules():
         if isinstance(part, Metric):
             yield name, part
-
-
-def _metric_states(module: nn.Module) -> dict[str, Any]:
-    """What the metrics in `module` have gathered in the epoch so far."""
-    return {name: {"updates": m._update_count, **m.metric_state} for name, m in _metrics(module)}
 
 
 def _set_metric_states(module: nn.Module, states: Mapping[str, Any]) -> None:

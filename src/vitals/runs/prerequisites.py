@@ -21,11 +21,15 @@ def require_packages(config: DictConfig) -> None:
     """Make sure that the packages are there that the configuration asks for, without importing any;
     `UserError` saying which is missing and what to do."""
     for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
-        if find_spec(name) is None:
-            raise UserError(f"logger={name} needs the package {name}: pip install {name}")
-    sampler = (config.get("search") or {}).get("sampler")
-    if sampler and find_spec("optuna") is None:
-        raise UserError(f"search={sampler} needs the package optuna: pip install optuna")
+        require_package(f"logger={name}", name)
+    if sampler := (config.get("search") or {}).get("sampler"):
+        require_package(f"search={sampler}", "optuna")
+
+
+def require_package(word: str, package: str) -> None:
+    """Make sure that the package which a `word` of the command line needs is there; `UserError` if not."""
+    if find_spec(package) is None:
+        raise UserError(f"{word} needs the package {package}: pip install {package}")
 
 
 def require_prerequisites(config: DictConfig) -> None:

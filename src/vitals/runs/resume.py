@@ -49,16 +49,15 @@ def require_unfinished(config: DictConfig) -> None:
     if folder.begins_again:
         return
     _, checkpoint = last_checkpoint(folder)
-    trained = {"max_epochs": _epochs(checkpoint), "max_steps": checkpoint["global_step"]}
     amid = not _is_closed(checkpoint) and not _ended_early(checkpoint, status)
-    if status.get("status") != "finished" and not (amid and _length_is_over(checkpoint, config)):
+    if status.get("status") != "finished" and not (amid and _lengths_over(checkpoint, config)):
         return
-    for key, done in trained.items():
-        if 0 < (config.trainer.get(key) or -1) <= done:
-            raise UserError(
-                f"resume={config.resume} has been trained for all of its {done} {key.removeprefix('max_')}: "
-                f"set trainer.{key} to more, for example trainer.{key}={2 * done}."
-            )
+    if over := _lengths_over(checkpoint, config):
+        key, done = next(iter(over.items()))
+        raise UserError(
+            f"resume={config.resume} has been trained for all of its {done} {key.removeprefix('max_')}: "
+            f"set trainer.{key} to more, for example trainer.{key}={2 * done}."
+        )
     timer = Timer(plain(config.trainer).get("max_time"))
     timer.load_state_dict(checkpoint.get("callbacks", {}).get("Timer", {}))
     if (left := timer.time_remaining()) is not None and left <= 0:
@@ -70,7 +69,7 @@ def require_unfinished(config: DictConfig) -> None:
         reason = status.get("stopped_early") or status.get("stopped_by") or "a callback ended its training"
         raise UserError(
             f"resume={config.resume} has finished ({reason}): to train on, say what is to be different, such "
-            f"as trainer.max_epochs={2 * trained['max_epochs']}."
+            f"as trainer.max_epochs={2 * _progress(checkpoint)['processed']}."
         )
 
 
@@ -86,7 +85,7 @@ def checkpoint_to_resume(
         print(f"{shown(folder.last_checkpoint)} cannot be read: the run goes on from {path.name}.")
     status = folder.read_status()
     early = _ended_early(checkpoint, status)
-    if _is_closed(checkpoint) and not early and not _length_is_over(checkpoint, config):
+    if _is_closed(checkpoint) and not early and not _lengths_over(checkpoint, config):
         path, checkpoint = last_checkpoint(folder, to_train=True)
     elif early and not _is_closed(checkpoint):
         # The training had ended, and its last epoch was not closed: the end of the training comes again.
@@ -140,14 +139,10 @@ def _is_closed(checkpoint: Mapping[str, Any]) -> bool:
     return bool(progress["processed"] == progress["ready"])
 
 
-def _length_is_over(checkpoint: Mapping[str, Any], config: DictConfig) -> bool:
-    done = {"max_epochs": _epochs(checkpoint), "max_steps": checkpoint["global_step"]}
-    return any(0 < (config.trainer.get(key) or -1) <= count for key, count in done.items())
-
-
-def _epochs(checkpoint: Mapping[str, Any]) -> int:
-    """That have been trained to their end."""
-    return int(_progress(checkpoint)["processed"])
+def _lengths_over(checkpoint: Mapping[str, Any], config: DictConfig) -> dict[str, int]:
+    """The epochs trained to their end, and the steps, where the trainer asks for no more of them."""
+    done = {"max_epochs": _progress(checkpoint)["processed"], "max_steps": checkpoint["global_step"]}
+    return {key: count for key, count in done.items() if 0 < (config.trainer.get(key) or -1) <= count}
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> Any:

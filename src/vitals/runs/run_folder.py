@@ -3,7 +3,6 @@
 Importable without torch, so that a wrong folder is answered at once.
 """
 
-import itertools
 import math
 import re
 import shlex
@@ -13,20 +12,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import yaml
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import ConfigAttributeError
 
-from vitals.bounded_yaml import bounded_text
+from vitals.bounded_yaml import read_mapping
 from vitals.errors import UserError, one_line
 from vitals.files import (
     existing_folder,
     read_json,
     read_metrics,
     read_status,
+    renamed,
     require_inside,
+    text_of,
     write_json,
 )
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
@@ -79,11 +78,6 @@ class RunFolder:
         """The folder of the sweep that the run is a job of; None of any other run."""
         folder = self.path.absolute().parent
         return folder if (folder / SWEEP).is_file() else None
-
-    @classmethod
-    def of_this_run(cls) -> Self:
-        """The folder that Hydra has made for the run of this process."""
-        return cls(HydraConfig.get().runtime.output_dir)
 
     @classmethod
     def existing(cls, path: Path | str, key: str) -> Self:
@@ -151,12 +145,10 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
     def move_aside(self) -> Path:
-        """Rename the folder to `old_<name>`, or `old2_<name>` where there is one, and so on; the new path.
-        `UserError` if a process trains here."""
+        """Rename the folder to `old_<name>`, as `renamed` has it; the new path. `UserError` if a process
+        trains here."""
         self.require_free()
-        names = (f"old{number if number > 1 else ''}_{self.path.name}" for number in itertools.count(1))
-        path = next(path for name in names if not (path := self.path.with_name(name)).exists())
-        return self.path.rename(path)
+        return renamed(self.path, "old")
 
     @property
     def weights(self) -> Weights:
@@ -219,19 +211,25 @@ class RunFolder:
         except Exception as error:
             raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
 
+    def find(self, pattern: str) -> str | None:
+        """What `config.yaml` has in the group of a `pattern` of one line, found without reading the rest of
+        it; empty where it has no such line, None where there is no such file, or it may not be read."""
+        try:
+            found = re.search(pattern, text_of(self.config, "replace"), re.MULTILINE)
+        except OSError:
+            return None
+        return found[1] if found else ""
+
     def read_provenance(self) -> dict[str, Any]:
         """Where the run came from, as `config.yaml` says; empty where it says nothing."""
         facts = self._read().get("provenance")
         return facts if isinstance(facts, dict) else {}
 
-    def _read(self) -> dict[Any, Any]:
+    def _read(self) -> dict[str, Any]:
         try:
-            content = yaml.load(bounded_text(self.config), Loader=get_yaml_loader())
+            return read_mapping(self.config, get_yaml_loader())
         except Exception as error:  # whatever a damaged file makes of its reader
             raise UserError(f"{self.config} cannot be read: {one_line(error)}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{self.config} holds no keys: it is not the configuration of a run.")
-        return content
 
     def read_metric(self) -> Metric:
         """The metric by which the run is judged."""
@@ -257,7 +255,7 @@ class RunFolder:
         write_json(self.status, read_json(self.status) | record, over=True)
 
 
-def _interpolation_in(value: Any, content: dict[Any, Any], key: str = "") -> str:
+def _interpolation_in(value: Any, content: dict[str, Any], key: str = "") -> str:
     """The first key below `key` with a value that stands for something else than a plain value of `content`;
     empty where there is none."""
     if isinstance(value, str) and "${" in value:

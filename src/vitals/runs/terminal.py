@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.diagnosis.callback import Diagnosis
-from vitals.findings import print_findings
 from vitals.metric import Metric, Row, bare_name, epoch_in
 from vitals.report.numbers import number
 from vitals.runs.quoting import command_here
@@ -58,9 +56,10 @@ def final_metrics(
         figures[f"{kind}/epoch"] = epoch_in(row)
         for name in validated:
             if math.isfinite(row.get(name, math.nan)):
-                figures[f"{kind}/{_flat(name)}"] = row[name]
+                figures[f"{kind}/{name.replace('/', '_')}"] = row[name]  # one stroke, that of the kind
 
-    validated = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_validation(name)]
+    logged = dict.fromkeys(name for row in rows for name in row if not name.startswith("val_average/"))
+    validated = [name for name in logged if re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)]
     best = metric.best(rows)
     if best is not None:
         take("best", best)
@@ -70,7 +69,7 @@ def final_metrics(
         figures["average/epoch"] = epoch_in(last)
         for name in validated:
             if (value := averages.get(f"val_average/{bare_name(name)}")) is not None:
-                figures[f"average/{_flat(name)}"] = value
+                figures[f"average/{name.replace('/', '_')}"] = value
     if test:
         figures["test/averaged"] = int(averaged)
     return figures | {f"test/{bare_name(name)}": value for name, value in test.items() if "test" in name}
@@ -92,15 +91,15 @@ def print_results(
         table.add_column(escape(column), justify="left" if left else "right")
     raw = "best" if "best/epoch" in metrics else "last"
     chosen = "average" if metrics.get("test/averaged") else raw
-    for weights, data, kind, group in [
-        *((kind, "validation", kind, kind) for kind in get_args(Weights)),
-        (chosen, "test", chosen, "test"),
+    for weights, data, group in [
+        *((kind, "validation", kind) for kind in get_args(Weights)),
+        (chosen, "test", "test"),
     ]:
         row = {bare_name(key.partition("/")[2]): key for key in metrics if key.startswith(f"{group}/")}
         if not any(name in row for name in names):
             continue
         figures = [_figure(metric, name, metrics[row[name]] if name in row else None) for name in names]
-        table.add_row(weights, data, f"{metrics.get(f'{kind}/epoch', math.nan):g}", *figures)
+        table.add_row(weights, data, f"{metrics.get(f'{weights}/epoch', math.nan):g}", *figures)
     console = Console()
     console.print(table)
     for note in notes:
@@ -116,11 +115,6 @@ def print_results(
     for place in filter(None, (writer_of(logger).where(shown) for logger in loggers)):
         print_as_it_is(f"curves:   {place}")
     print_as_it_is(f"evaluate: {command_here('evaluate', run=shown(folder.path))}")
-
-
-def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """What is wrong."""
-    print_findings([*diagnosis.findings, *diagnosis.looks])
 
 
 def print_as_it_is(line: str) -> None:
@@ -159,12 +153,3 @@ def _figure(metric: Metric, name: str, value: float | None) -> str:
     if value is None:
         return "–"
     return metric.text(value) if name == bare_name(metric.name) else number(value, 4)
-
-
-def _flat(name: str) -> str:
-    """`accuracy_val` for `accuracy/val`: hparams has the kind of weights before the stroke."""
-    return name.replace("/", "_")
-
-
-def _is_validation(name: str) -> bool:
-    return bool(re.search(r"(^|[/_])val(id|idation)?([/_]|$)", name)) and not name.startswith("val_average/")

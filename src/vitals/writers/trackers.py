@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
@@ -38,9 +37,6 @@ class TensorBoardWriter(Writer):
 
     def image(self, tag: str, picture: np.ndarray | Tensor, step: int) -> None:
         self.logger.experiment.add_image(tag, picture, step)
-
-    def figure(self, tag: str, figure: Figure, step: int) -> None:
-        self.logger.experiment.add_figure(tag, figure, step)
 
     def histogram(self, tag: str, found: Histogram, step: int) -> None:
         figures = found.smallest, found.largest, sum(found.counts), found.total, found.squares

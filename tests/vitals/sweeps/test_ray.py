@@ -28,7 +28,7 @@ from vitals.sweeps.jobs import ray_backend
 from vitals.sweeps.jobs.job import Job
 from vitals.sweeps.jobs.queue import JobQueue
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 CONFIG = Path(__file__).parents[3] / "src" / "vitals" / "configs" / "launcher" / "ray.yaml"
 STUB = """
 import json, os, sys, time
@@ -136,7 +136,7 @@ def test_jobs_on_a_cluster_that_is_joined_by_its_address(job, tmp_path: Path) ->
             time.sleep(5)
             with contextlib.suppress(UserError):
                 gpus = len(ray_backend.connect(settings(address=address)).names)
-                ray_backend.disconnect()
+                ray.shutdown()
         jobs = [job(number, "time.sleep(2)") for number in range(4)]
         run(jobs, address=address)
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vitals.report.predictions import FILE, Predictions
+from vitals.runs.position import of_all
 
 
 class PredictionWriter(L.Callback):
@@ -61,12 +62,8 @@ def _predictions(logits: Tensor, labels: Tensor, images: Any, count: int) -> Pre
 
 def _gathered(trainer: L.Trainer, *parts: Tensor) -> tuple[Tensor, ...]:
     """The rows of all processes in the order of the test set, of which process r has rows r, r + W, …"""
-    if trainer.world_size == 1:
-        return parts
-    shares: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(shares, parts)
     joined = []
-    for pieces in zip(*shares, strict=True):
+    for pieces in zip(*of_all(trainer, parts), strict=True):
         whole = pieces[0].new_empty((sum(map(len, pieces)), *pieces[0].shape[1:]))
         for rank, piece in enumerate(pieces):
             whole[rank :: trainer.world_size] = piece

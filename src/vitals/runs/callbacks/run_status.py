@@ -13,11 +13,8 @@ from vitals.runs.run_folder import RunFolder
 
 class RunStatus(L.Callback):
     """Writes epoch, step and the seconds trained so far into the status of `folder` after every epoch, and
-    what ended the run early.
-
-    A run whose length is a number of steps is validated after the last of them, too: Lightning leaves that
-    out where it lies amid an epoch.
-    """
+    what ended the run early. One whose length is a number of steps is validated after the last of them, too:
+    Lightning leaves that out where it lies amid an epoch."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder

@@ -14,11 +14,10 @@ class StopHopeless(L.Callback):
     """Stops the run in `folder` when its loss is no longer finite, or it lags behind the other jobs of its
     sweep.
 
-    It lags when its best score by `metric` so far is worse than the median of what the others had reached at
-    the same epoch (Golovin et al. 2017, *Google Vizier*, 3.2.2), once `enough` of them have come so far, and
-    after `from_share` of the run's epochs. The others are the folders beside its own, so that it needs no
-    word from the process that started it. The reason goes to `stopped_early` in `status.json`; the run then
-    ends as any other, with its best weights evaluated.
+    It lags when its best score by `metric` so far is worse than the median of what the others, in the folders
+    beside its own, had reached at the same epoch (Golovin et al. 2017, *Google Vizier*, 3.2.2), once `enough`
+    of them have come so far, and after `from_share` of the run's epochs. The reason goes to `stopped_early`
+    in `status.json`; the run then ends as any other.
     """
 
     def __init__(self, folder: RunFolder, metric: Metric, enough: int = 5, from_share: float = 0.2) -> None:
@@ -34,11 +33,8 @@ class StopHopeless(L.Callback):
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         epoch, of = trainer.current_epoch + 1, total_epochs(trainer)
         self.best = min(self.best, metrics.get(self.metric.name), key=self.metric.rank)
-        reason = ""
-        if trainer.is_global_zero and epoch < of:
-            reason = self._reason(metrics, epoch, of)
-        reason = trainer.strategy.broadcast(reason)
-        if reason:
+        judged = trainer.is_global_zero and epoch < of
+        if reason := trainer.strategy.broadcast(self._reason(metrics, epoch, of) if judged else ""):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self.folder.write_status("running", stopped_early=reason)

@@ -33,9 +33,7 @@ class RunTensorBoard(TensorBoardLogger):
     @rank_zero_only
     def go_back(self, position: Mapping[str, int]) -> None:
         """Take away, before anything is written, what came after `position`: a resumed run writes it anew.
-
-        TensorBoard's own way, `purge_step`, knows one x-axis only, and curves over epochs have another.
-        """
+        (TensorBoard's `purge_step` knows one x-axis only, and curves over epochs have another.)"""
         for file in self._files():
             if file.name not in position:
                 file.unlink()

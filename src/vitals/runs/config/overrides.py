@@ -1,8 +1,5 @@
-"""Check the names on a command line against the configuration, and suggest the nearest valid ones.
-
-Hydra refuses wrong names too; here they are answered in one sentence that says what would have been right.
-Importable without torch.
-"""
+"""Check the names on a command line against the configuration, and suggest the nearest valid ones, where
+Hydra would only refuse them. Importable without torch."""
 
 import itertools
 import math
@@ -52,10 +49,7 @@ class Overrides:
         self.config_dir, self.config_name = config_dir, config_name
         self.folders = search_path(config_dir, config_name, arguments)
         self.groups = groups(self.folders)
-        nothing = [argument for argument in arguments if self._chooses_nothing(argument)]
-        kept = [argument for argument in arguments if argument not in nothing]
-        found = iter(self._together([self._as_hydra_has_it(argument) for argument in kept]))
-        spelled = [None if argument in nothing else next(found) for argument in arguments]
+        spelled = self._together(list(map(self._as_hydra_has_it, arguments)))
         self.arguments = [word for word in spelled if word is not None]
         self.parsed = self._parse()
         choices = [override for override in self.parsed if self._is_group(override)]
@@ -159,19 +153,17 @@ class Overrides:
             "\"name='my run'\"."
         )
 
-    def _chooses_nothing(self, argument: str) -> bool:
-        """Whether it is `search=null`, of a group of which nothing is chosen anyway: Hydra refuses that."""
-        group, _, value = argument.partition("=")
-        return value.lower() in NOTHING and self._defaults.get(group, "") is None
-
-    def _as_hydra_has_it(self, argument: str) -> str:
-        """What people write and Hydra does not read, in its own spelling.
+    def _as_hydra_has_it(self, argument: str) -> str | None:
+        """What people write and Hydra does not read, in its own spelling; None of `search=null` and the like,
+        of a group of which nothing is chosen anyway.
 
         `network.initialization=gaussian` is `network/initialization=gaussian`; `~logger`, `logger=null` and
         the like are `logger=none`, where there is that choice; `+experiment=…` takes the place of the choice
         that there is; a value that Hydra cannot read, as a path with a space or a parenthesis, is quoted.
         """
         key, equals, value = argument.partition("=")
+        if value.lower() in NOTHING and self._defaults.get(key, "") is None:
+            return None
         if key.lstrip("+") == "trainer.devices" and re.fullmatch(r"(['\"])\d+,[\d,]*\1", value):
             return f"{key}=[{value[1:-1].strip(',')}]"  # Lightning's "0,1"
         if key.startswith("+") and key[1:] in self._defaults and key[1:] not in SEVERAL:
@@ -189,38 +181,34 @@ class Overrides:
                 return f"{key}={hydra_value(value)}"
         return argument
 
-    def _together(self, words: Sequence[str]) -> list[str | None]:
+    def _together(self, words: Sequence[str | None]) -> list[str | None]:
         """The words, with all that choose from a group of `SEVERAL` in the place of the last of them.
 
         `+logger=csv` adds to what is chosen otherwise. A choice of callbacks that brings nothing but one more
         callback is added to a preset, to `default` where none is named.
         """
-        spelled: list[str | None] = list(words)
+        spelled = list(words)
         for group in SEVERAL:
-            places = [place for place, word in enumerate(words) if re.match(rf"\+?{group}=", word)]
-            if not places or group not in self.groups:
+            found = {at: word for at, word in enumerate(words) if word and re.match(rf"\+?{group}=", word)}
+            if not found or group not in self.groups:
                 continue
             chosen: list[str] = []
-            for place in places:
-                plus, _, value = words[place].partition(f"{group}=")
+            for word in found.values():
+                plus, _, value = word.partition(f"{group}=")
                 names = [name.strip(" '\"") for name in value.removeprefix("[").removesuffix("]").split(",")]
                 if not value.startswith("[") and (len(names) > 1 or "(" in value):  # a sweep
                     break
-                before = chosen or self._default_choices(group) if plus else []
+                default = self._defaults.get(group) or ()
+                before = chosen or ([default] if isinstance(default, str) else default) if plus else ()
                 chosen = list(dict.fromkeys([*before, *filter(None, names)]))
             else:
                 if group == "callbacks" and chosen and all(map(self._adds, chosen)):
                     chosen = ["default", *chosen]
-                if len(places) > 1 or len(chosen) > 1 or words[places[0]].startswith("+"):
-                    for place in places:
+                if len(found) > 1 or len(chosen) > 1 or next(iter(found.values())).startswith("+"):
+                    for place in found:
                         spelled[place] = None
-                    spelled[places[-1]] = f"{group}=[{','.join(chosen)}]"
+                    spelled[max(found)] = f"{group}=[{','.join(chosen)}]"
         return spelled
-
-    def _default_choices(self, group: str) -> list[str]:
-        """What the primary configuration chooses from `group`."""
-        chosen = self._defaults.get(group)
-        return [chosen] if isinstance(chosen, str) else list(chosen or ())
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
@@ -231,9 +219,8 @@ class Overrides:
 
     def _adds(self, choice: str) -> bool:
         """Whether `choice` of the callbacks is no preset, but brings something for one."""
-        places = (folder / "callbacks" / f"{choice}.yaml" for folder in self.folders)
-        file = next(filter(Path.is_file, places), None)
-        return file is not None and not {"defaults", "learning_curves"} & set(OmegaConf.load(file))
+        known = choice in self.groups["callbacks"]
+        return known and not {"defaults", "learning_curves"} & set(self._own_keys("callbacks", choice))
 
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not override.is_delete()
@@ -296,7 +283,7 @@ class Overrides:
         if not values:
             raise UserError(f"{override.input_line} names nothing to sweep over.")
         words = [f"{override.get_key_element()}={value}" for value in values]
-        return [word for [word] in map(self._together, ([word] for word in words)) if word]
+        return [word for [word] in (self._together([word]) for word in words) if word]
 
     def _check_key(self, override: Override, base: DictConfig) -> None:
         key = override.key_or_group
@@ -357,9 +344,13 @@ def search_path(config_dir: Path, config_name: str, arguments: Sequence[str] = (
     folders = [config_dir]
     for place in places:
         kind, _, rest = place.rpartition("://")
-        folder = package_folder(rest) if kind == "pkg" else Path(rest)
+        spec = find_spec(rest) if kind == "pkg" else None
+        inside = list(spec.submodule_search_locations or []) if spec else []  # it may be one of files alone
+        folder = Path(inside[0] if inside else rest)
         if not folder.is_dir():
-            raise UserError(f"hydra.searchpath: {place} is not a folder.")
+            raise UserError(
+                f"{place} is not a folder: --config-dir and hydra.searchpath name folders of YAML files."
+            )
         folders.append(folder)
     return folders
 
@@ -380,13 +371,6 @@ def own_search_path(config_dir: Path, config_name: str) -> list[str]:
     """What the primary configuration itself says of `hydra.searchpath`."""
     config = OmegaConf.load(config_dir / f"{config_name}.yaml")
     return list(OmegaConf.select(config, "hydra.searchpath", default=[]))
-
-
-def package_folder(name: str) -> Path:
-    """The folder of the package `name`, which may be one of files alone."""
-    spec = find_spec(name)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else Path(name)
 
 
 def groups(folders: Iterable[Path]) -> dict[str, list[str]]:

@@ -8,17 +8,14 @@ command names its folder itself, that one is meant, and no other is looked at.
 
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vitals.errors import UserError, listed, one_line
-from vitals.files import text_of
 from vitals.runs.run_folder import RunFolder, shown
 
 OF_SWEEPS = ("launcher", "search", "resume_sweep", "zip", "repeats")
@@ -78,7 +75,7 @@ def same_run(
     names = sorted((path.name for path in above.iterdir()), reverse=True) if above.is_dir() else []
     found = [RunFolder(above / name) for name in names if not name.startswith("old")]
     for run in [folder] if named else found:
-        recorded = _recorded(run.config)
+        recorded = run.find(r"^  fingerprint: '?(\w+)'?$")
         if recorded is None or not (named or recorded == mine):
             continue
         if patience is not None:
@@ -98,17 +95,6 @@ def _values(config: DictConfig) -> dict[str, Any]:
     values: Any = OmegaConf.to_container(config, resolve=True)
     left_out = ("resume", "overwrite", "trust", "provenance", *OF_SWEEPS)
     return {str(key): value for key, value in values.items() if key not in left_out}
-
-
-def _recorded(path: Path) -> str | None:
-    """The fingerprint in a `config.yaml`, found without reading the rest of it; empty where it has none, and
-    None where there is no such file, or it may not be read."""
-    try:
-        text = text_of(path, "replace")
-    except OSError:
-        return None
-    found = re.search(r"^  fingerprint: '?(\w+)'?$", text, re.M)
-    return found[1] if found else ""
 
 
 def _other(config: DictConfig, folder: RunFolder) -> UserError:

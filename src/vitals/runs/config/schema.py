@@ -284,17 +284,14 @@ class RunSchema(Strict):
                 "callbacks has no learning_curves, which write the record of a run: take callbacks=none, or "
                 "in a list, such as [default,early_stopping], one of the presets."
             )
-        strategy = str(self.trainer.strategy).lower()
-        if self.average.target and ("fsdp" in strategy or "deepspeed" in strategy):
+        strategy, precision = str(trainer.strategy), str(trainer.precision)
+        if self.average.target and any(word in strategy.lower() for word in ("fsdp", "deepspeed")):
             yield (
-                f"average needs whole weights on every device, and trainer.strategy="
-                f"{self.trainer.strategy} shards them: take average=none."
+                f"average needs whole weights on every device, and trainer.strategy={strategy} shards them: "
+                f"take average=none."
             )
-        if self.trainer.accelerator == "cpu" and str(self.trainer.precision).startswith("16"):
-            yield (
-                f"trainer.precision={self.trainer.precision} needs a GPU: on a CPU take 32-true or "
-                f"bf16-mixed."
-            )
+        if trainer.accelerator == "cpu" and precision.startswith("16"):
+            yield f"trainer.precision={precision} needs a GPU: on a CPU take 32-true or bf16-mixed."
 
 
 class Evaluation(Strict):

@@ -35,18 +35,16 @@ def check(model: type[Model], config: DictConfig) -> Model:
         raise UserError(f"{error.full_key} has no value: set {error.full_key}=<value>.") from None
     except OmegaConfBaseException as error:
         plain: Any = OmegaConf.to_container(config, resolve=False)
-        for name in model.model_fields:  # to which something else refers
-            if (keys := _keys_within(model, name)) and not isinstance(plain.get(name) or {}, dict):
+        for name, field in model.model_fields.items():  # to which something else refers
+            if (keys := _keys_within(name, field)) and not isinstance(plain.get(name) or {}, dict):
                 raise UserError(f"{name}={plain[name]} is not allowed: {keys}.") from None
         raise UserError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from None
     try:
         return model.model_validate(values)
     except ValidationError as error:
         # A union reports once for each of its members: keep the first report of a key.
-        sentences = {
-            _key(model, problem["loc"]): _sentence(model, problem, config)
-            for problem in reversed(error.errors())
-        }
+        problems = [(*_place(model, problem["loc"]), problem) for problem in reversed(error.errors())]
+        sentences = {key: _sentence(key, field, problem, config) for key, field, problem in problems}
         nameless = tuple(key.removesuffix("_target_") for key, said in sentences.items() if NAMELESS in said)
         for key in [key for key in sentences if key.startswith(nameless)]:  # which nobody can know then
             if NAMELESS not in sentences[key]:
@@ -67,64 +65,46 @@ def check_report(config: DictConfig) -> None:
         raise UserError("port=… is that of a page that is served: add --watch, or leave it out.")
 
 
-def _key(model: Any, location: tuple[int | str, ...]) -> str:
-    """The dotted key of a place in the configuration, without the union members pydantic adds to it."""
-    parts: list[str] = []
+def _place(model: Any, location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
+    """The dotted key of a place in the configuration, without the union members that pydantic adds to it, and
+    its field, if it is one."""
+    key, field = "", None
     for part in location:
         if isinstance(part, int):
-            parts[-1] += f"[{part}]"
-            continue
-        if not _is_model(model):
+            key += f"[{part}]"
+        elif model is None:
             break
-        parts.append(part)
-        field = _field_of(model, part)
-        model = _inner_model(field)
-    return ".".join(parts)
-
-
-def _field(model: Any, key: str) -> FieldInfo | None:
-    field = None
-    for part in key.split("."):
-        field = _field_of(model, part.partition("[")[0])
-        model = _inner_model(field)
-    return field
-
-
-def _field_of(model: Any, name: str) -> FieldInfo | None:
-    fields: dict[str, FieldInfo] = model.model_fields if _is_model(model) else {}
-    return next((field for own, field in fields.items() if name in (own, field.alias)), None)
+        else:
+            fields = model.model_fields.items()
+            field = next((field for own, field in fields if part in (own, field.alias)), None)
+            key, model = f"{key}.{part}" if key else part, _inner_model(field)
+    return key, field
 
 
 def _inner_model(field: FieldInfo | None) -> Any:
     """The model that a field holds, or null in its place."""
-    if field is None:
-        return None
-    return next((part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)), None)
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
+def _sentence(key: str, field: FieldInfo | None, problem: Any, config: DictConfig) -> str:
     """One sentence on one wrong value: key, value, and what is allowed."""
-    key, value = _key(model, problem["loc"]), problem["input"]
-    if problem["type"] == "missing":
-        return f"{key} is missing: give it a value." if not key.endswith("_target_") else f"{key}{NAMELESS}"
-    field = _field(model, key)
-    if problem["type"] == "extra_forbidden" or field is None:
+    kind, value = problem["type"], problem["input"]
+    if kind == "missing":
+        return f"{key}{NAMELESS}" if key.endswith("_target_") else f"{key} is missing: give it a value."
+    if kind == "extra_forbidden" or field is None:
         return f"{key} is not a key of this configuration; {_key_meant(key, value, config)}"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else value
     if isinstance(value, str) and re.fullmatch(r"[\d.]+(e-?\d+)?|true|false|null", value):
         shown = repr(value)  # it is text: of ${oc.env:…}, or in quotes
-    if problem["type"] == "value_error":  # a validator of ours says it better
+    if kind == "value_error":  # a validator of ours says it better
         return f"{key}={shown}: {problem['ctx']['error']}"
-    choices = _choices(field.annotation)
-    if problem["type"] == "literal_error" and not _allowed(field):
+    if kind == "literal_error" and not _allowed(field):
+        choices = _choices(field.annotation)
         meant = did_you_mean_choice(str(value), choices)
         end = f": {meant}" if meant.startswith("did") else "."  # the others are named already
         return f"{key}={shown} is not one of {', '.join(choices)}{end}"
-    if problem["type"] == "model_type" and (keys := _keys_within(model, key)):
+    if kind == "model_type" and (keys := _keys_within(key, field)):
         return f"{key}={shown} is not allowed: {keys}."
     allowed = _allowed(field) or problem["msg"].removeprefix("Input should be ")
     instead = ""
@@ -137,12 +117,10 @@ def _sentence(model: Any, problem: Any, config: DictConfig) -> str:
     return f"{key}={shown} is not allowed: it must be {allowed}{instead}."
 
 
-def _keys_within(model: Any, key: str) -> str:
+def _keys_within(key: str, field: FieldInfo) -> str:
     """That `key` has keys of its own, and which; empty where it has none."""
-    inner = _inner_model(_field(model, key))
-    return (
-        f"it has keys of its own, {listed(f'{key}.{name}' for name in inner.model_fields)}" if inner else ""
-    )
+    names = (f"{key}.{name}" for name in getattr(_inner_model(field), "model_fields", ()))
+    return f"it has keys of its own, {said}" if (said := listed(names)) else ""
 
 
 def _choices(kind: Any) -> list[str]:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
+from vitals.runs.prerequisites import require_package
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.processes import Starter, starter_for
 
@@ -37,7 +37,7 @@ def ray(config: DictConfig, script: str) -> Backend:
     """Ray: an instance of our own, or a cluster."""
     from vitals.sweeps.jobs import ray_backend
 
-    _require_package("ray", "ray")
+    require_package("launcher=ray", "ray")
     devices = ray_backend.connect(config.launcher)
     return Backend(devices, lambda: ray_backend.ray_starter(config.launcher, devices))
 
@@ -46,7 +46,7 @@ def slurm(config: DictConfig, script: str) -> Backend:
     """Slurm: a submission a job."""
     from vitals.sweeps.jobs import slurm_backend
 
-    _require_package("submitit", "slurm")
+    require_package("launcher=slurm", "submitit")
     settings, folder = config.launcher, Path(config.hydra.sweep.dir).absolute() / ".slurm"
     devices = slurm_backend.connect(settings)
     return Backend(devices, lambda: nullcontext(slurm_backend.SlurmStarter(settings, folder)))
@@ -58,11 +58,6 @@ def not_of_hydra(choice: str) -> UserError:
         f"{choice}: Hydra's own launchers and sweepers are not used here: leave it out; launcher=local, "
         f"launcher=ray or launcher=slurm says where the jobs run, search=random how to search."
     )
-
-
-def _require_package(package: str, launcher: str) -> None:
-    if find_spec(package) is None:
-        raise UserError(f"launcher={launcher} needs the package {package}: pip install {package}")
 
 
 def local(config: DictConfig, script: str) -> Backend:

@@ -172,8 +172,9 @@ def _in_git(folder: Path) -> list[Path]:
         path = folder / os.fsdecode(name)
         if path.is_dir():  # a submodule
             files += _looking_like_code(path)
-        elif path.is_file() and not _is_beside_code(path.parent, folder):
-            files.append(path)
+        elif path.is_file():
+            inside = [place for place in path.parents if place.is_relative_to(folder)]
+            files += [] if any(map(_has_mark, inside)) else [path]  # or it is of an environment, a run …
     return files
 
 
@@ -189,11 +190,6 @@ def _looking_like_code(folder: Path, with_links: bool = False) -> list[Path]:
         else:
             files += [Path(place, name) for name in names if Path(name).suffix in LOOKS_LIKE_CODE]
     return files
-
-
-def _is_beside_code(place: Path, source: Path) -> bool:
-    """Whether a folder lies in an environment, a sweep, a run or a copy of code within `source`."""
-    return any(_has_mark(folder) for folder in (place, *place.parents) if folder.is_relative_to(source))
 
 
 def _has_mark(folder: Path) -> bool:

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -83,12 +83,10 @@ class SweepFolder:
         """Write `facts` into `sweep.json` beside what is there."""
         write_json(self.record, self.read_record() | facts)
 
-    @contextmanager
-    def only_one(self) -> Iterator[None]:
+    def only_one(self) -> AbstractContextManager[bool]:
         """Within it, no other process runs this sweep; `UserError` if one does."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with held(self.path, self.read_record()):
-            yield
+        return held(self.path, self.read_record())
 
 
 def folder_name(number: object, overrides: object) -> str:

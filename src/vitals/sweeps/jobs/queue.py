@@ -4,23 +4,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
 
 from vitals.files import CannotWrite
 from vitals.runs.run_folder import now
 from vitals.runs.signals import Interrupted, Signals
 from vitals.sweeps.jobs.devices import Devices
 from vitals.sweeps.jobs.job import Job, settle
+from vitals.sweeps.jobs.live_table import LiveTable
 from vitals.sweeps.jobs.processes import KILL, Process, Starter
-
-
-class View(Protocol):
-    """Shows how a sweep goes."""
-
-    def started(self, job: Job, devices: list[str]) -> None: ...
-    def ended(self, job: Job, status: str) -> None: ...
-    def refresh(self) -> None: ...
 
 
 @dataclass
@@ -40,7 +31,7 @@ class JobQueue:
 
     devices: Devices
     starter: Starter
-    view: View
+    view: LiveTable
     time_limit: float | None = None
     patience: float = 60.0
     running: list[_Running] = field(default_factory=list, init=False)
@@ -50,7 +41,12 @@ class JobQueue:
         next by what the earlier ones gave; `ended` is called with each and its status. `Interrupted`
         after Ctrl-C or SIGTERM, when all have been ended, and their statuses are written."""
         with Signals() as signals:
-            signals.again = partial(_interrupt, signals)
+
+            def interrupt(number: int) -> None:
+                if not signals.deferring:
+                    raise Interrupted(number)
+
+            signals.again = interrupt
             try:
                 self._run(jobs, ended, signals)
             except BaseException:
@@ -113,8 +109,3 @@ class JobQueue:
             except Interrupted:
                 for entry in self.running:
                     entry.process.stop(KILL)
-
-
-def _interrupt(signals: Signals, number: int) -> None:
-    if not signals.deferring:
-        raise Interrupted(number)

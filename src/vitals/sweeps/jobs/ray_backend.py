@@ -1,11 +1,9 @@
 """Jobs on Ray: this machine's own instance, or a cluster that runs already.
 
 Ray decides where a job goes and sets CUDA_VISIBLE_DEVICES there; the job itself is the same plain command in
-a process of its own, so that Lightning's DDP works in it and a crash ends nothing else. (hydra-ray-launcher
-1.2.2 runs the task in Ray's worker: DDP dies there, a killed worker is retried into the same folder or takes
-the queue with it, and it needs cloudpickle < 3.)
-
-The nodes share a file system with the machine that runs the sweep, and have the same Python environment.
+a process of its own, so that Lightning's DDP works in it and a crash ends nothing else, as it does in the
+worker where Hydra's launcher runs it. The nodes share a file system with the machine that runs the sweep, and
+have the same Python environment.
 """
 
 import os
@@ -96,17 +94,12 @@ def run_command(words: list[str], log: str, folder: str, environment: dict[str, 
 @contextmanager
 def ray_starter(settings: DictConfig, devices: Devices) -> Iterator[Starter]:
     """Within it, jobs can be started; what we started of Ray itself ends with it."""
+    import ray
+
     try:
         yield RayStarter(devices.are_gpus, 1 / settings.jobs_per_device, settings.cpus_per_device)
     finally:
-        disconnect()
-
-
-def disconnect() -> None:
-    """Leave the cluster, or end our own instance."""
-    import ray
-
-    ray.shutdown()
+        ray.shutdown()  # which leaves a cluster, and ends our own instance
 
 
 def _no_cluster(address: str, why: str) -> UserError:

@@ -86,7 +86,9 @@ def require_words_allowed(words: Sequence[str], file: Path, configs: Path, trust
                 )
         if not places and not word.startswith("-"):
             for value in _values(word):
-                require_allowed(_nested(key, value), file, trust)
+                for part in reversed(key.split(".")):
+                    value = {part: value}
+                require_allowed(value, file, trust)
 
 
 def _values(word: str) -> Iterator[Any]:
@@ -101,9 +103,3 @@ def _values(word: str) -> Iterator[Any]:
                 yield parser.parse_override(f"key={text}").value()
     except HydraException:  # it will be refused where the command line is read
         yield None
-
-
-def _nested(key: str, value: Any) -> Any:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value

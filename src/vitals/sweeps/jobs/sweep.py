@@ -109,10 +109,6 @@ class Sweep:
         """The word for the seed of one of several jobs of the same settings; none where there is but one."""
         return [f"seed={self.seed + turn}"] if self.repeats > 1 else []
 
-    def fixed_words(self) -> list[str]:
-        """The words that all jobs have in common."""
-        return [str(override.input_line) for override in self.overrides if not override.is_sweep_override()]
-
     def require_prerequisites(self) -> None:
         """Make sure, before anything is written, that the machine has what the jobs and the launcher need;
         `UserError` saying what is missing."""
@@ -201,7 +197,10 @@ class Sweep:
         needed, epochs = 1, None
         name, threads = folder_name(number, "_".join(words)), list[str]()
         try:
-            config = self._composed(number, words)
+            config: Any = self.context.config_loader.load_sweep_config(self.config, list(words))
+            with open_dict(config):
+                config.hydra.job.id, config.hydra.job.num = str(number), number
+            HydraConfig.instance().set_config(config)
         except Exception:  # its own command will say what is wrong with it
             pass
         else:
@@ -232,14 +231,6 @@ class Sweep:
             if not is_finished(job.folder):
                 RunFolder(job.folder).require_free(PATIENCE)
                 yield job
-
-    def _composed(self, number: int, words: Sequence[str]) -> DictConfig:
-        config: DictConfig = self.context.config_loader.load_sweep_config(self.config, list(words))
-        with open_dict(config):
-            config.hydra.job.id = str(number)
-            config.hydra.job.num = number
-        HydraConfig.instance().set_config(config)
-        return config
 
     def _devices_needed(self, devices: Any) -> int:
         count = self.config.launcher.devices_per_job

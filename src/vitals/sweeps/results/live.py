@@ -20,7 +20,7 @@ from vitals.runs.signals import Interrupted
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.levels import importance
 from vitals.sweeps.results.next_steps import next_steps
-from vitals.sweeps.results.page import sweep_page
+from vitals.sweeps.results.report import sweep_page
 from vitals.sweeps.results.results import read_results
 
 OF_JOB = ("config.yaml", "status.json", "metrics.csv", "findings.json", "job.json")

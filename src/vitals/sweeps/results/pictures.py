@@ -31,8 +31,7 @@ from vitals.report.drawing import (
 from vitals.report.numbers import number, shortened
 from vitals.report.record import Curve
 from vitals.sweeps.results.levels import Level, levels
-from vitals.sweeps.results.results import JobResult, SweepResults
-from vitals.sweeps.results.tables import short_names
+from vitals.sweeps.results.results import JobResult, SweepResults, short_names
 
 MOST = 200
 """Jobs, the best of them, that are drawn as lines, so that the page stays small and legible."""

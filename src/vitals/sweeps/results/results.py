@@ -2,14 +2,13 @@
 
 import contextlib
 import math
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from vitals.files import read_json, text_of, write_table
+from vitals.files import read_json, write_table
 from vitals.findings import read_findings
 from vitals.metric import Metric, bare_name
 from vitals.runs.run_folder import RunFolder, Weights, read_curve
@@ -184,7 +183,8 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
         state, _, said = str(status["stopped_early"]).partition(":")
     record = read_json(path / "job.json", {"words": list, "code": str})
     number, words = int(path.name.partition("_")[0]), _words(record.get("words") or [])
-    job = JobResult(number, path, words, state, _seed(path))
+    seed = run.find(r"^seed: (\d{1,20})$")
+    job = JobResult(number, path, words, state, int(seed) if seed else None)
     job.error = " ".join(said.split())
     job.code = record.get("code")
     job.curve = read_curve(path)
@@ -203,16 +203,12 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     return job
 
 
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each key where that is enough to tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
 def _words(words: Sequence[str]) -> dict[str, str]:
     pairs = (word.lstrip("+").partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("hydra")}
-
-
-def _seed(path: Path) -> int | None:
-    """The seed in `config.yaml`, found without reading the rest of it."""
-    try:
-        text = text_of(path / "config.yaml", "replace")
-    except OSError:
-        return None
-    found = re.search(r"^seed: (\d{1,20})$", text, re.MULTILINE)
-    return int(found[1]) if found else None

@@ -1,8 +1,7 @@
 """The searches that `search=` names: which jobs there are, and what is learned from each.
 
-Ours on Optuna's ask-and-tell, not Hydra's Optuna sweeper: the release for Hydra 1.3 needs Optuna 2 of 2022
-and dies on a NaN; the candidates for 1.4 mend that, but still wait for a whole batch, begin again at job 0
-and propose the same points when continued, and know no pruning.
+On Optuna's ask-and-tell, not with Hydra's Optuna sweeper, which waits for a whole batch, begins again at job
+0 when continued, and proposes the same points.
 """
 
 import errno
@@ -82,7 +81,8 @@ def run_search(sweep: Sweep, space: list[Dimension]) -> None:
         sweep.run(enumerate(words), len(words))
         return
     sweep.folder.add_to_record(space=[part.sweep_word() for part in space if not part.together])
-    fixed = sweep.fixed_words() + (["stop_hopeless=true"] if search.stop_hopeless else [])
+    fixed = [str(override.input_line) for override in sweep.overrides if not override.is_sweep_override()]
+    fixed += ["stop_hopeless=true"] if search.stop_hopeless else []
     with _telling_of(sweep.folder.study):
         resolve_name(search._target_)(sweep, space, fixed)
 
@@ -168,7 +168,8 @@ def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> No
     The first job of a stage is the best point so far; the others are drawn anew in the narrowed ranges.
     """
     search = sweep.config.search
-    counts = [_count(jobs, search.trials) for jobs in search.stage_jobs]
+    shares = (jobs * search.trials if isinstance(jobs, float) else jobs for jobs in search.stage_jobs)
+    counts = [max(1, round(jobs)) for jobs in shares]
     sweep.announce(sum(counts) * sweep.repeats)
     start, best = 0, None
     for stage, (epochs, count) in enumerate(zip(search.stage_epochs, counts, strict=True)):
@@ -185,11 +186,6 @@ def coarse_to_fine(sweep: Sweep, space: list[Dimension], fixed: list[str]) -> No
                 )
             best = survivors[0]
             space = [part.narrowed([point[part.key] for point in survivors]) for part in space]
-
-
-def _count(jobs: float, trials: int) -> int:
-    """A whole number of jobs, or a share of all."""
-    return max(1, round(jobs * trials)) if isinstance(jobs, float) else int(jobs)
 
 
 def _shortened(sweep: Sweep, epochs: int | None) -> list[str]:

@@ -84,7 +84,8 @@ class Study:
         stopped = RunFolder(folder).read_status().get("stopped_early")
         if trial.state != TrialState.RUNNING:  # it had failed, and was run again
             if finished:
-                self._add_again(trial, score)
+                kept: Any = {name: getattr(trial, name) for name in ("params", "distributions", "user_attrs")}
+                self.study.add_trial(create_trial(value=score, **kept))
             return
         open_trial = Trial(self.study, trial._trial_id)
         for row in filter(self.metric.has, rows):
@@ -111,12 +112,6 @@ class Study:
     def _by_job(self) -> dict[int, FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
         return {trial.user_attrs["job"]: trial for trial in trials if "job" in trial.user_attrs}
-
-    def _add_again(self, trial: FrozenTrial, score: float | None) -> None:
-        again = create_trial(
-            params=trial.params, distributions=trial.distributions, value=score, user_attrs=trial.user_attrs
-        )
-        self.study.add_trial(again)
 
     def _sampler(self, number: int) -> BaseSampler:
         seed = self.seed + 1_000_003 * number  # neighbouring numbers, far seeds
