@@ -598,9 +598,10 @@ class WiringCheck(Check):
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`left_out`: the share of the places of images that are of a class which the loss leaves out;
-        `unused`: weights of a library's network that are not used."""
+        `unused`: weights that outputs do not depend on, as the later stages of an encoder."""
         result: Wiring = outcome.result
-        unused = [name for name in result.unused if not name.endswith("bias")]
+        unused = [*result.unused, *(() if result.matter[0] else result.unreached)]
+        unused = [name for name in unused if not name.endswith("bias")]
         return {"left_out": result.left_out_share, "unused": float(len(unused))}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:

@@ -23,7 +23,7 @@ from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.length import total_steps
 from vitals.own_time import own_time
-from vitals.probes.rate_probe import probe_curvature, probe_rates, rate_from_start
+from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
@@ -260,6 +260,8 @@ class Diagnosis(L.Callback):
         except Exception:  # without a trial the remedy names no rate
             return
         facts = {"working_rate": rate, "working_loss": loss, "configured_rate": configured}
+        with suppress(Exception):
+            facts["answers_move"] = float(answers_move(trainer, module, start))
         self.recorder.add_facts(trainer, facts)
 
 
