@@ -364,11 +364,9 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
     return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard)
 
 
-def _cut_off(
-    copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]
-) -> tuple[LayerSignal, ...]:
-    """`layers`, without those for dead whose zeros are in the inputs themselves, such as a feature that has no
-    value, and are gone where these are others and all layers give what they gave before."""
+def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> tuple[LayerSignal, ...]:
+    """`layers`, without those for dead whose zeros are in the inputs themselves, such as a feature without a
+    value: they are gone where these are others and all layers give what they gave before."""
     given: dict[str, list[Any]] = {}
 
     def keep(name: str) -> Callable[..., None]:

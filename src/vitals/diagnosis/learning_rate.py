@@ -135,8 +135,8 @@ def too_high(run: Run) -> Iterator[Finding]:
             "; it asks for other things than at first, as it depends on weights that no optimizer has and "
             "that have changed, such as those of a target network."
             if moves
-            else ", and from the same start no lower rate lowers it either: what it asks for may move, as the "
-            "answers of a slow copy do."
+            else ", and from the same start no lower rate lowers it either: what it asks for may move, as "
+            "the answers of a slow copy do."
         )
         remedy = (
             "Judge such a training by another figure: one that plays by its reward, one of features by what "
