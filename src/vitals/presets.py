@@ -41,6 +41,27 @@ def diagnostics(
     return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis(), *acting]
 
 
+class Diagnostics(L.Callback):
+    """All of `diagnostics` as one callback, for configurations that name a class for each, such as a YAML of
+    LightningCLI or of Hydra: `_target_: vitals.Diagnostics`. They stand where it stands.
+
+    Args:
+        preset, budget, on_nonfinite: see `diagnostics`.
+    """
+
+    def __init__(
+        self, preset: str = "default", budget: float | None = None, on_nonfinite: Action | None = None
+    ) -> None:
+        self.callbacks = diagnostics(preset, budget, on_nonfinite)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        present: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.callbacks[0] not in present:
+            # Lightning is walking through this list: they are set up in their turn.
+            place = present.index(self) + 1
+            present[place:place] = self.callbacks
+
+
 def monitors(preset: str) -> list[L.Callback]:
     """The monitors of `preset`, without what belongs to a run: checkpoints, progress, and the table
     `metrics.csv`, a name that CSVLogger uses, too; `UserError` if there is no such preset."""
