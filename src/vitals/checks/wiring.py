@@ -605,7 +605,7 @@ class WiringCheck(Check):
         return {"left_out": result.left_out_share, "unused": float(len(unused))}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
-        return [min(size, setup.batch_size) for size in (64, 16, 4)]
+        return [min(size, max(setup.batch_size, self.fewest)) for size in (64, 16, 4)]
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
@@ -636,9 +636,8 @@ def _package(part: nn.Module) -> tuple[str, str]:
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
-    result = check_wiring(
-        setup.model, setup.loss, *setup.batch(samples), setup.optimizers, setup.later, setup.left_out
-    )
+    batch = setup.batch(samples, WiringCheck.fewest)  # in the training itself one may be of a single sample
+    result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, setup.later, setup.left_out)
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))
