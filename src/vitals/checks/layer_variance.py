@@ -364,6 +364,13 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
     return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard)
 
 
+def moved(inputs: Inputs) -> Inputs:
+    """All numbers of `inputs` that are no whole ones larger by 1."""
+    rows = (inputs,) if isinstance(inputs, Tensor) else inputs
+    larger = tuple(row + 1 if row.is_floating_point() else row for row in rows)
+    return larger[0] if isinstance(inputs, Tensor) else larger
+
+
 def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> tuple[LayerSignal, ...]:
     """`layers`, without those for dead whose zeros are in the inputs themselves, such as a feature without a
     value: they are gone where these are others and all layers give what they gave before."""
@@ -375,12 +382,8 @@ def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> 
     def give(name: str) -> Callable[..., Any]:
         return lambda module, arguments, outputs: given[name].pop(0) if given[name] else outputs
 
-    def moved(row: Any) -> Any:
-        return row + 1 if isinstance(row, Tensor) and row.is_floating_point() else row
-
-    others: Any = moved(inputs) if isinstance(inputs, Tensor) else tuple(map(moved, inputs))
     seen: tuple[LayerSignal, ...] = ()
-    for what, rows in ((keep, inputs), (give, others)):
+    for what, rows in ((keep, inputs), (give, moved(inputs))):
         with ExitStack() as stack, suppress(UserError):  # a step may refuse inputs that it has not seen
             for name, module in _weighted(copies.model):
                 stack.enter_context(module.register_forward_hook(what(name)))
