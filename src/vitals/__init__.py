@@ -7,11 +7,12 @@ if TYPE_CHECKING:
     from vitals.averaging.weight_average import WeightAverage
     from vitals.checks.gradients.check import check_gradients
     from vitals.findings import Finding
-    from vitals.presets import diagnostics
+    from vitals.presets import Diagnostics, diagnostics
 
-__all__ = ["Finding", "WeightAverage", "check_gradients", "diagnostics"]
+__all__ = ["Diagnostics", "Finding", "WeightAverage", "check_gradients", "diagnostics"]
 
 _HOMES = {
+    "Diagnostics": "vitals.presets",
     "Finding": "vitals.findings",
     "WeightAverage": "vitals.averaging.weight_average",
     "check_gradients": "vitals.checks.gradients.check",

@@ -9,6 +9,7 @@ import yaml
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
+from vitals.either_package import either
 from vitals.errors import UserError, did_you_mean
 from vitals.on_nonfinite import Action, OnNonFinite
 from vitals.recorder import Recorder
@@ -39,6 +40,27 @@ def diagnostics(
     """
     acting = [] if on_nonfinite is None else [OnNonFinite(on_nonfinite)]
     return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis(), *acting]
+
+
+class Diagnostics(*either(L.Callback)):  # type: ignore[misc]  # LightningCLI asks for that of its own package
+    """All of `diagnostics` as one callback, for configurations that name a class for each, such as a YAML of
+    LightningCLI or of Hydra: `_target_: vitals.Diagnostics`. They stand where it stands.
+
+    Args:
+        preset, budget, on_nonfinite: see `diagnostics`.
+    """
+
+    def __init__(
+        self, preset: str = "default", budget: float | None = None, on_nonfinite: Action | None = None
+    ) -> None:
+        self.callbacks = diagnostics(preset, budget, on_nonfinite)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        present: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.callbacks[0] not in present:
+            # Lightning is walking through this list: they are set up in their turn.
+            place = present.index(self) + 1
+            present[place:place] = self.callbacks
 
 
 def monitors(preset: str) -> list[L.Callback]:

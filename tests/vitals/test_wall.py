@@ -92,3 +92,54 @@ def test_no_module_imports_itself_by_way_of_others():
         if module in FILES:
             graph.add(name, module)
     graph.prepare()  # raises CycleError, which names them
+
+
+def asked_of_one_package(tree: ast.AST):
+    """Lines that ask for a class of `lightning`, and not of either package."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    packages, names = set(), set()
+    for node in imports:
+        for each in node.names:
+            module = node.module if isinstance(node, ast.ImportFrom) else each.name
+            if module.split(".")[0] == "lightning":
+                (names if isinstance(node, ast.ImportFrom) else packages).add(each.asname or each.name)
+
+    def classes(node):
+        """What stands in a class or tuple of such, but for what `either` is given."""
+        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "either"):
+            yield node
+            for part in ast.iter_child_nodes(node):
+                yield from classes(part)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "is_overridden":
+            yield node.lineno
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            asked = list(classes(node.args[1]))
+            if any(isinstance(each, ast.Name) and each.id in packages | names for each in asked):
+                yield node.lineno
+
+
+def test_classes_of_lightning_are_asked_for_in_either_package():
+    """A module, trainer, strategy or logger may be of `pytorch_lightning`, whose classes are others."""
+    wrong = [
+        (name, line)
+        for name, file in FILES.items()
+        if name.startswith("vitals.") and room_of(name) not in HYDRAS_SIDE | {"either_package"}
+        for line in asked_of_one_package(ast.parse(file.read_text()))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("L.Trainer", True),
+        ("(int, Logger)", True),
+        ("either(L.Trainer)", False),
+        ("(type, *either(Logger))", False),
+    ],
+)
+def test_a_class_of_one_package_is_seen(line, wrong):
+    source = f"import lightning as L\nfrom lightning.pytorch.loggers import Logger\nisinstance(x, {line})"
+    assert bool(list(asked_of_one_package(ast.parse(source)))) == wrong

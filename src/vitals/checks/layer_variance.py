@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from statistics import linear_regression
@@ -256,6 +256,8 @@ def check_layer_variance(
         layers = _signals(copies, inputs, watch)
         if not layers:
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
+        if any(row.dead > DEAD_MANY for row in layers):
+            layers = _cut_off(copies, inputs, layers)
         slope = _slope(layers)
         slope_at_he_scale, silent = slope, ""
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at
@@ -360,6 +362,36 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
     of_all, of_samples = values.var(correction=0), values.var(dim=0, correction=0).mean()
     silent = float(dead.float().mean())
     return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard)
+
+
+def moved(inputs: Inputs) -> Inputs:
+    """All numbers of `inputs` that are no whole ones larger by 1."""
+    rows = (inputs,) if isinstance(inputs, Tensor) else inputs
+    larger = tuple(row + 1 if row.is_floating_point() else row for row in rows)
+    return larger[0] if isinstance(inputs, Tensor) else larger
+
+
+def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> tuple[LayerSignal, ...]:
+    """`layers`, without those for dead whose zeros are in the inputs themselves, such as a feature without a
+    value: they are gone where these are others and all layers give what they gave before."""
+    given: dict[str, list[Any]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, arguments, outputs: given.setdefault(name, []).append(outputs)
+
+    def give(name: str) -> Callable[..., Any]:
+        return lambda module, arguments, outputs: given[name].pop(0) if given[name] else outputs
+
+    seen: tuple[LayerSignal, ...] = ()
+    for what, rows in ((keep, inputs), (give, moved(inputs))):
+        with ExitStack() as stack, suppress(UserError):  # a step may refuse inputs that it has not seen
+            for name, module in _weighted(copies.model):
+                stack.enter_context(module.register_forward_hook(what(name)))
+            seen = _signals(copies, rows, _Squashing(False))
+    alive = {row.name for row in seen if row.dead <= DEAD_MANY}
+    return tuple(
+        replace(row, dead=0.0) if row.dead > DEAD_MANY and row.name in alive else row for row in layers
+    )
 
 
 def _slope(layers: tuple[LayerSignal, ...]) -> float:

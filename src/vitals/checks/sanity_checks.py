@@ -1,5 +1,6 @@
 """Checks before the first optimizer step of any LightningModule."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -172,7 +173,9 @@ class SanityChecks(L.Callback):
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
         console = Console()
         try:
-            with isolated_rng():
+            with isolated_rng(), warnings.catch_warnings():
+                # What the training warns of, it will say itself; the rest is of how it is looked at.
+                warnings.simplefilter("ignore")
                 with status_line("looking at the training that is about to begin", console) as show:
                     budget = Budget()
                     setup, checks = self._setup(trainer, module, batch)

@@ -149,9 +149,10 @@ class TrainingSetup:
             parameter.data = parameter.data.clone()
         return True
 
-    def batch(self, limit: int) -> tuple[Any, Any]:
-        """Inputs and targets of one training batch, of at most `limit` samples."""
-        size = min(self.batch_size, limit)
+    def batch(self, limit: int, fewest: int = 1) -> tuple[Any, Any]:
+        """Inputs and targets of one training batch, of at most `limit` samples, and of `fewest` where there
+        are so many."""
+        size = min(max(self.batch_size, fewest), limit)
         return cut(self.inputs, size), cut(self.targets, size)
 
     def each_loss(self) -> Iterator[TrainingSetup]:

@@ -3,7 +3,8 @@ the task?"""
 
 import math
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.handed_over import handed_over, left_alone
 from vitals.checks.inputs import standardized
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import check_layer_variance, moved
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
@@ -112,6 +113,8 @@ class Wiring:
     of it, as a pooler, or the later stages of an encoder."""
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
+    empty: tuple[str, ...] = ()
+    """Weights with a gradient of zero because what enters them is zero for every sample, and in the data."""
     future: float = 0.0
     """Share of the places of sequences whose target is the token that follows, where their outputs change
     with that token; 0 where they do not."""
@@ -151,6 +154,7 @@ class Wiring:
                 "In no optimizer yet, and a callback adds some later",
             ),
             (self.unused, "Parts of a library's network that are not used"),
+            (self.empty, "What enters them is zero in all samples looked at, so that they do not learn yet"),
             (self.left_out, "Networks that the optimizer of this loss leaves alone as a whole"),
             (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
         ]
@@ -352,6 +356,8 @@ def check_wiring(
         future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
+    empty = _empty(model, inputs, zero) if zero and dead is None else ()
+    zero = [name for name in zero if name not in empty]
     apart = [name for name in missing if name in flow.unreached]
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
     matters = without and _matter(model, inputs, zero)
@@ -386,6 +392,7 @@ def check_wiring(
         one_share=outputs.ndim == 2 and outputs.shape[1] == 1 and bool((outputs == outputs[0]).all()),
         left_out_share=left_out_share,
         future=future,
+        empty=empty,
         frozen_table="" if later else _frozen_table(model, inputs, left_out),
     )
 
@@ -421,6 +428,29 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
                 parameter.add_(torch.randn_like(parameter) * (spread or 0.1))
         seed_torch(0)
         return not torch.equal(copies.outputs(inputs), before)
+
+
+@torch.no_grad()
+def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the weights `names` of whose layers the input is zero for these `inputs`, and not for others,
+    as where a feature has no value."""
+    entering: dict[str, list[bool]] = {}
+
+    def look(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, given: entering.setdefault(name, []).append(bool(given and given[0].any()))
+
+    layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
+    enters = []
+    for rows in (inputs, moved(inputs)):
+        with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+            for name in filter(layers.__contains__, names):
+                part = copies.model.get_submodule(name.removesuffix(".weight"))
+                stack.enter_context(part.register_forward_pre_hook(look(name)))
+            copies.outputs(rows)
+        enters.append({name for name, seen in entering.items() if any(seen)})
+        entering.clear()
+    before, after = enters
+    return tuple(name for name in names if name in after - before)
 
 
 def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Sequence[str]) -> bool:
@@ -598,13 +628,15 @@ class WiringCheck(Check):
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`left_out`: the share of the places of images that are of a class which the loss leaves out;
-        `unused`: weights of a library's network that are not used."""
+        `unused`: weights that outputs do not depend on, as the later stages of an encoder,
+        or that nothing enters."""
         result: Wiring = outcome.result
-        unused = [name for name in result.unused if not name.endswith("bias")]
+        unused = [*result.unused, *result.empty, *(() if result.matter[0] else result.unreached)]
+        unused = [name for name in unused if not name.endswith("bias")]
         return {"left_out": result.left_out_share, "unused": float(len(unused))}
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
-        return [min(size, setup.batch_size) for size in (64, 16, 4)]
+        return [min(size, max(setup.batch_size, self.fewest)) for size in (64, 16, 4)]
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
@@ -635,9 +667,8 @@ def _package(part: nn.Module) -> tuple[str, str]:
 
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
-    result = check_wiring(
-        setup.model, setup.loss, *setup.batch(samples), setup.optimizers, setup.later, setup.left_out
-    )
+    batch = setup.batch(samples, WiringCheck.fewest)  # in the training itself one may be of a single sample
+    result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, setup.later, setup.left_out)
     if result.unreached:
         later = setup.reached_later()
         result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))

@@ -23,7 +23,7 @@ from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.length import total_steps
 from vitals.own_time import own_time
-from vitals.probes.rate_probe import probe_curvature, probe_rates, rate_from_start
+from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
 from vitals.writers.registry import writers
@@ -89,7 +89,8 @@ class Diagnosis(L.Callback):
                 recorder = Recorder()
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
-            self.probes, self.probed, self.tried, self.start = 0, -1, False, None
+            self._forget()  # of a search for a rate, which is torn down with the training alone
+            self.probes, self.probed, self.tried = 0, -1, False
             # Only after this does the trainer say that it has a checkpoint, and load it.
             self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) else None
 
@@ -97,11 +98,12 @@ class Diagnosis(L.Callback):
         return self.probe and trainer.is_global_zero
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.start, self.fresh = None if self.tried else self.fresh, None
+        if self.tried:
+            self._forget()
+        self.start, self.fresh = self.fresh, None
         self.began, self.first_step, self.spent = own_time(), trainer.global_step, 0.0
         if self._may_try(trainer) and not trainer.global_step:
-            if self.start:
-                self.start.close()
+            self._forget()
             self.start = _kept(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,9 +131,13 @@ class Diagnosis(L.Callback):
                 self._say(page)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and self.start:
-            self.start.close()
-            self.start = None
+        if stage == "fit":
+            self._forget()
+
+    def _forget(self) -> None:
+        for file in filter(None, (self.start, self.fresh)):
+            file.close()
+        self.start = self.fresh = None
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -260,6 +266,8 @@ class Diagnosis(L.Callback):
         except Exception:  # without a trial the remedy names no rate
             return
         facts = {"working_rate": rate, "working_loss": loss, "configured_rate": configured}
+        with suppress(Exception):
+            facts["answers_move"] = float(answers_move(trainer, module, start))
         self.recorder.add_facts(trainer, facts)
 
 

@@ -130,12 +130,20 @@ def too_high(run: Run) -> Iterator[Finding]:
     if run.over_curvature > 1:
         seen += f"; the loss is curved {run.over_curvature:.2g} times as strongly as steps at this rate bear"
     none_works = math.isfinite(run.fact("configured_rate")) and not math.isfinite(run.working_rate)
-    if thrown and not known and none_works and largest < LARGE_UPDATE:
-        message = (
-            f"{seen}, in steps of {largest:.1%} of the weights at most, and from the same start no lower "
-            f"rate lowers it either: what it asks for may move, as the answers of a slow copy do."
+    moves = run.fact("answers_move", 0.0) > 0 and run.finite
+    if thrown and not known and ((none_works and largest < LARGE_UPDATE) or (moves and largest < THROWN)):
+        message = f"{seen}, in steps of {largest:.1%} of the weights at most"
+        message += (
+            "; it asks for other things than at first, as it depends on weights that no optimizer has and "
+            "that have changed, such as those of a target network."
+            if moves
+            else ", and from the same start no lower rate lowers it either: what it asks for may move, as "
+            "the answers of a slow copy do."
         )
-        remedy = "Judge such a training by another figure, as what a linear classifier knows of its features."
+        remedy = (
+            "Judge such a training by another figure: one that plays by its reward, one of features by what "
+            "a linear classifier knows of them."
+        )
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
     yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)

@@ -70,7 +70,7 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
     # A small bias moves by a large share of its size, however small the steps are.
     moving = [values[-1] for name, values in ratios.items() if values and not name.endswith("bias")]
     largest = max(moving, default=0.0)
-    if len(still) <= run.fact("unused"):  # parts of a library's network that nobody calls
+    if len(still) <= run.fact("unused"):  # layers that nobody calls, as the wiring has said
         return
     if still and largest > ROUNDED:
         message = f"'{still[0]}'" + (f" and {len(still) - 1} more" if still[1:] else "") + " never changed."

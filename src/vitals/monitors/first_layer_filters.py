@@ -82,9 +82,12 @@ class FirstLayerFilters(Monitor):
         """Find the first layer in a pass of two samples through a copy, and draw it."""
         twin = shared_twin(trainer, module)
         twin.refresh()
-        name, inputs = _first_layer(twin, twin.few(batch, 2))
+        name, inputs, images = _first_layer(twin, twin.few(batch, 2))
         layer, shape = module.get_submodule(name), tuple(inputs[1:])
         filters = as_filters(layer, shape)
+        if filters is None and not images:  # of texts, tables and series nobody expects a picture
+            self.active = False
+            return
         if filters is None:
             raise UserError(f"the first layer '{name}' does not work on images of 1 or 3 channels.")
         # Under a parametrization, such as weight normalization, the weight is made anew each time.
@@ -129,8 +132,8 @@ def _png(picture: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
-    """Name and input shape of the first weighted layer to be executed."""
+def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size, bool]:
+    """Name and input shape of the first weighted layer to be executed, and whether images enter."""
     reached: list[tuple[str, torch.Size]] = []
 
     def stop(name: str, module: Any, inputs: Any) -> None:
@@ -154,4 +157,4 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
     if not reached:
         raise UserError("the training step runs no linear or convolutional layer.")
     [(name, shape)] = reached
-    return name, shapes.get("images", shape)
+    return name, shapes.get("images", shape), bool(shapes)

@@ -202,6 +202,7 @@ class LearningCurves(Monitor):
         self.follows_trainer = every_n_steps is None
         self.subset_samples, self.subsets_per_run = subset_samples, subsets_per_run
         self.writes_table = table
+        self.table: MetricsTable | None = None
         self.subsets: FixedSubsets | None = None
         self.evaluates = False
         self.rows: int | None = None
@@ -216,13 +217,13 @@ class LearningCurves(Monitor):
             every = max(1, int(trainer.log_every_n_steps))  # type: ignore[attr-defined]
             self.interval = replace(self.interval, every_n_steps=every)
         super().on_train_start(trainer, pl_module)
-        if self.rows is not None and self.active:
+        if self.rows is not None and self.active and self.table:
             del self.table.rows[self.rows :]
         self.rows = None
 
     def state_dict(self) -> dict[str, Any]:
         """What belongs to the epoch so far, and how many rows the table has."""
-        return {**super().state_dict(), "rows": len(self.table.rows) if self.active else None}
+        return {**super().state_dict(), "rows": len(self.table.rows) if self.active and self.table else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -237,7 +238,8 @@ class LearningCurves(Monitor):
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
         self.of_epoch: list[float] = []
-        self.table = MetricsTable(Path(trainer.default_root_dir) / "metrics.csv", trainer.global_step)
+        file = Path(trainer.default_root_dir) / "metrics.csv"  # which may be somebody else's
+        self.table = MetricsTable(file, trainer.global_step) if self.writes_table else None
         if not trainer.global_step:
             callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
             charts = joined(getattr(callback, "charts", {}) for callback in callbacks)
@@ -357,7 +359,7 @@ class LearningCurves(Monitor):
                 writer.scalars(unsent, step)
         if recorder := recorder_of(trainer):
             recorder.history.add(step, epoch, in_pairs(metrics) | metrics)
-        if metrics and self.writes_table:
+        if metrics and self.table:
             self.table.add({"epoch": epoch, "step": step, **metrics})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -394,7 +396,7 @@ class LearningCurves(Monitor):
             mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
             recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics)
         self.of_epoch = []
-        if metrics and self.writes_table:
+        if metrics and self.table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
 
     def _subset_due(self, trainer: L.Trainer, epoch: float) -> bool:

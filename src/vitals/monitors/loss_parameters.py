@@ -195,7 +195,7 @@ class LossParameters(Monitor):
         self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self._wanted() and not self.stepped:
             self.moving = _moving(trainer)
-            self.stepped = [_values(self.moving)]
+            self.stepped = [_values(self.moving)] if self.moving else []
         if self.at_start and not pl_module.automatic_optimization:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
@@ -392,7 +392,7 @@ class LossParameters(Monitor):
         without = [own[id(leaf)] for leaf in leaves if id(leaf) in own and held.get(id(leaf), 0.0) <= 0]
         foreign = sum(identity not in own for identity in held)
         if without and not self.later:
-            self._without_optimizer(trainer, module, without, foreign, held)
+            self._without_optimizer(trainer, module, without, foreign, held, len(without) == len(reached))
         given = {id(leaf) for leaf in tree_leaves(self.batch)}
         strays = [leaf for leaf in leaves if id(leaf) not in own and id(leaf) not in held]
         # A number among the buffers is what a sum of losses begins with.
@@ -408,12 +408,14 @@ class LossParameters(Monitor):
         names: Sequence[str],
         foreign: int,
         held: dict[int, float],
+        all_of_them: bool,
     ) -> None:
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
-        teacher, are meant, unless the optimizers hold what is no longer in the module, or two of them the
-        same; an encoder may be in one with its decoder, and alone in that which deceives a judge."""
+        teacher, are meant, unless the loss depends on nothing else, or the optimizers hold what is no longer
+        in the module, or two of them the same; an encoder may be in one with its decoder, and alone in that
+        which deceives a judge."""
         twice = any(one == other for one, other in combinations(map(held_identities, trainer.optimizers), 2))
-        if not foreign and not twice:
+        if not foreign and not twice and not all_of_them:
             parts = dict(module.named_children())
             trained = {name for name, part in parts.items() if any(id(p) in held for p in part.parameters())}
             names = [name for name in names if name.partition(".")[0] not in set(parts) - trained]

@@ -231,7 +231,8 @@ def _writes(dataset: Any, arrays: Iterable[Any]) -> bool:
     try:
         for table in tables:
             table.flags.writeable = False
-        with isolated_rng(seed=0), untouched(each for each in arrays if isinstance(each, Tensor)), ignored:
+        tensors = [each for each in arrays if isinstance(each, Tensor)]
+        with isolated_rng(seed=0), untouched(tensors, tables), ignored:
             warnings.simplefilter("ignore")  # torch.from_numpy does not like what cannot be written to
             dataset[0]
     except ChangesParameters:

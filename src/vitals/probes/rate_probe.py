@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.errors import UserError
+from vitals.measures.held_parameters import held_identities
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
@@ -110,6 +111,26 @@ def rate_from_start(
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
         return working_rate(loss_after, loss_after(0.0), rate, higher, min(seconds, SECONDS))
+
+
+def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[str, Tensor]) -> bool:
+    """Whether the loss depends on weights that no optimizer has and that are others than in the state `start`
+    before the first step, as those of a target network. `UserError` as of `probe_rates`."""
+    held = held_identities(*trainer.optimizers)
+    moved = {
+        name: start[name]
+        for name, parameter in module.named_parameters()
+        if id(parameter) not in held and name in start and not torch.equal(parameter, start[name])
+    }
+    losses = set()
+    with isolated_rng(seed=0), torch.no_grad():
+        batches = _batches(trainer, Twin(trainer, module), count=1) if moved else []
+        for batch in batches:
+            for state in ({}, moved):
+                twin, _ = _copies(trainer, module)
+                twin.original.load_state_dict(state, strict=False)
+                losses.add(float(twin.training_loss(batch)))
+    return len(losses) > 1
 
 
 def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:

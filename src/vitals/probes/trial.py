@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 
 from vitals.errors import UserError
+from vitals.measures.graph_leaves import graph_leaves, graph_nodes
 from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.probes.copies import copied
@@ -87,7 +88,11 @@ class Trial:
         if not loss.requires_grad or not parameters:
             return loss.detach(), dict.fromkeys(parameters)
         # Not backward(): a loss that refers to the original model would leave gradients there.
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        wanted, graph = list(parameters.values()), loss.grad_fn
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, wanted, allow_unused=True)
+        nodes = graph_nodes(graph) if graph and any(each is None for each in gradients) else ()
+        if any("CheckpointFunction" in node.name() for node in nodes):
+            gradients = _after_backward(self.loss_at(inputs, targets), wanted)
         found = zip(parameters, gradients, strict=True)
         return loss.detach(), {name: None if each is None else dense(each) for name, each in found}
 
@@ -132,6 +137,21 @@ class Trial:
         evaluate()  # some, as of SAM, want gradients before they call the closure
         optimizer.step(closure)
         return losses[0]
+
+
+def _after_backward(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradients that `backward` alone gives, as of a reentrant checkpoint; those that were there are put
+    back."""
+    leaves = {id(leaf): leaf for leaf in (*graph_leaves(loss), *parameters)}.values()
+    before = [(leaf, leaf.grad) for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        torch.autograd.backward(loss)
+        return tuple(parameter.grad for parameter in parameters)
+    finally:
+        for leaf, gradient in before:
+            leaf.grad = gradient
 
 
 def steps_in_turn(trained: Iterable[Tensor], optimizer: Optimizer) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -38,10 +39,17 @@ class Shared:
 class _Refusing(TorchDispatchMode):
     """Lets through every operation but those that write into one of the storages."""
 
-    def __init__(self, storages: set[int]) -> None:
+    def __init__(self, storages: set[int], arrays: Iterable[np.ndarray]) -> None:
         super().__init__()
         self.storages = storages
+        self.spans = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
         self.refused = False
+
+    def keeps(self, value: Any) -> bool:
+        """Whether `value` lies where nothing is to be written."""
+        place = _storage(value)
+        # What torch makes of an array begins where its first element lies, which may be amid that array.
+        return place in self.storages or any(first <= place < end for first, end in self.spans)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -51,20 +59,20 @@ class _Refusing(TorchDispatchMode):
             for place, argument in enumerate(func._schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     given = args[place] if place < len(args) else kwargs.get(argument.name)
-                    if any(_storage(leaf) in self.storages for leaf in tree_leaves(given)):
+                    if any(map(self.keeps, tree_leaves(given))):
                         self.refused = True
                         raise ChangesParameters
         return func(*args, **kwargs)
 
 
 @contextmanager
-def untouched(tensors: Iterable[Tensor]) -> Iterator[None]:
+def untouched(tensors: Iterable[Tensor], arrays: Iterable[np.ndarray] = ()) -> Iterator[None]:
     """Refuse to write to `tensors` inside the block, before it is done, and put back what takes their place;
-    `ChangesParameters` if it is tried. They want gradients as before, though a block that freezes them may be
-    broken off."""
+    `ChangesParameters` if it is tried, or torch writes to one of `arrays`, which own what they hold. Tensors
+    want gradients as before, though a block that freezes them may be broken off."""
     before = [(tensor, tensor.data, _storage(tensor)) for tensor in tensors]
     wanting = [(tensor, tensor.requires_grad) for tensor, _, _ in before if tensor.is_leaf]
-    refusing = _Refusing({storage for _, _, storage in before if storage})
+    refusing = _Refusing({storage for _, _, storage in before if storage}, arrays)
     try:
         with refusing:
             yield

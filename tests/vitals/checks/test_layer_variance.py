@@ -132,6 +132,28 @@ def test_what_only_looks_like_a_lost_or_growing_signal_raises_no_alarm(net):
     assert named(check_layer_variance(net, 1e-3 * batch(64)[0])) == {}
 
 
+class Features(nn.Module):
+    """A layer for each of two features, of which the second has no value."""
+
+    def __init__(self, cut_off: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(32, 4)
+        if cut_off:
+            nn.init.constant_(self.first.bias, -100.0)
+
+    def forward(self, inputs):
+        first = self.first(inputs[:, :8]).relu()
+        return self.head(torch.cat([first, self.second(inputs[:, 8:])], 1))
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_what_the_inputs_have_for_zero_no_layer_has_cut_off(cut_off):
+    inputs = torch.cat([torch.randn(64, 8), torch.zeros(64, 8)], 1)
+    found = check_layer_variance(Features(cut_off), inputs)
+    assert named(found) == {}
+    assert found.layers[2].dead >= 0.5 * cut_off  # what is cut off, half of what enters, is seen as before
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_networks_raise_no_alarm(name):
     assert named(check_layer_variance(HEALTHY[name](), batch(64)[0])) == {}

@@ -276,6 +276,46 @@ def test_inputs_without_signal_are_not_blamed_on_the_network():
     assert named(check_wiring(convnet(), F.cross_entropy, torch.zeros_like(inputs), targets)) == {}
 
 
+class Recomputed(nn.Module):
+    """Lets its first layers be computed anew in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = convnet()
+
+    def forward(self, inputs):
+        hidden = checkpoint(self.net[:3], inputs.detach().requires_grad_(), use_reentrant=True)
+        return self.net[3:](hidden)
+
+
+def test_layers_whose_gradient_comes_in_a_backward_pass_of_their_own_are_reached():
+    net = Recomputed()
+    assert named(check_wiring(net, F.cross_entropy, *batch(32))) == {}
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+class OfAFeature(nn.Module):
+    """A branch for the first numbers of an image, and what stands between."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.net, self.branch, self.between = convnet(), nn.Linear(8, 10), between
+
+    def forward(self, inputs):
+        return self.net(inputs) + self.branch(self.between(inputs.flatten(1)[:, :8]))
+
+
+@pytest.mark.parametrize(
+    ("between", "causes"), [(nn.Identity(), {}), (nn.Threshold(100, 0), {"dead-relu": "fail"})]
+)
+def test_a_feature_without_a_value_is_noted_and_one_that_is_lost_on_the_way_is_not(between, causes):
+    inputs, targets = batch(32)
+    inputs[:, 0, 0, :8] = 0
+    result = check_wiring(OfAFeature(between), F.cross_entropy, inputs, targets)
+    assert named(result) == causes
+    assert result.empty == (() if causes else ("branch.weight",))
+
+
 def test_logits_that_start_between_zero_and_one_are_no_probabilities():
     net = convnet()
     with torch.no_grad():

@@ -96,6 +96,9 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
     for works, ratio, said in ((math.nan, 3e-3, []), (0.01, 3e-3, high), (math.nan, 0.2, high)):
         run = record(rising, ratio=ratio, measured=unknown | {"facts/working_rate": [works]})
         assert alarms(run) == said
+    target = unknown | {"facts/working_rate": [0.01], "facts/answers_move": [1.0]}
+    for ratio, said in ((0.1, []), (0.2, high)):
+        assert alarms(record(rising, ratio=ratio, measured=target)) == said
 
 
 def test_a_training_step_that_knows_what_validation_step_does_not_is_told() -> None:

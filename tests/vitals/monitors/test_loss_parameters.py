@@ -44,6 +44,17 @@ class Outside(Foreign):
         return F.cross_entropy(self.net(batch[0]) * self.scale, batch[1])
 
 
+class OfTheCopy(Foreign):
+    """The optimizer gets the average of the weights in their place, which wants no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.average = mlp().requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.average.parameters(), lr=0.1)
+
+
 class MadeAnew(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +105,7 @@ class GoesOnFromTheAverage(Foreign):
     [
         (lambda: Foreign(InList()), "net.layers[0].weight, net.layers[0].bias", 2),
         (Outside, "that never change: scale", 2),
+        (OfTheCopy, "4 parameter(s) of the network get no step", 1),
         (lambda: Foreign(MadeAnew()), "2 new parameter(s) of shape (32, 32), (32,)", 3),
         (lambda: Swapped(mlp()), "2 parameter(s) of the network get no step", 1),
         (lambda: NewHead(mlp()), "4 parameter(s) of the network get no step", 1),

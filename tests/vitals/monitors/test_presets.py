@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 from monitoring import same
 from test_monitors import foreign
 
-from vitals import diagnostics
+from vitals import Diagnostics, diagnostics
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import UserError
@@ -73,3 +74,20 @@ def test_a_training_is_the_same_to_the_bit_with_every_preset(tmp_path: Path) -> 
         assert same(alone, foreign(tmp_path, *watching)), preset
         found = [finding.message for callback in watching[:-2] for finding in callback.findings]
         assert found == [], preset
+
+
+def test_one_callback_brings_all_for_a_configuration_that_names_classes(tmp_path: Path) -> None:
+    one = instantiate({"_target_": "vitals.Diagnostics", "preset": "light", "budget": 1})
+    assert isinstance(one, Diagnostics)
+    assert same(foreign(tmp_path / "alone"), foreign(tmp_path / "watched", one))
+    assert [type(each) for each in one.callbacks] == [type(each) for each in diagnostics("light")]
+    found = next((tmp_path / "watched").rglob("findings.json")).read_text()
+    assert found.count('"looks"') == 1
+    assert next((tmp_path / "watched").rglob("history.jsonl")).read_text()
+
+
+def test_a_metrics_csv_of_somebody_else_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("year,value\n2024,1\n")
+    foreign(tmp_path, *diagnostics("none")[1:])
+    assert [file.name for file in tmp_path.glob("*metrics*")] == ["metrics.csv"]
+    assert (tmp_path / "metrics.csv").read_text() == "year,value\n2024,1\n"

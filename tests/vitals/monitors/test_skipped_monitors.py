@@ -133,7 +133,7 @@ HOPELESS: dict[str, tuple[Callable[[], Any], Any, dict[str, str]]] = {
     "no images": (
         lambda: Sequences(nn.Sequential(nn.Linear(64, 2))),
         lambda: DataLoader(torch.utils.data.TensorDataset(torch.randn(64, 8, 8), torch.rand(64)), 16),
-        {"FirstLayerFilters": "does not work on images"},
+        {},
     ),
     "no layer": (
         lambda: Foreign(nn.Sequential(nn.Flatten(), nn.LayerNorm(64))),

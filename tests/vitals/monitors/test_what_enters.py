@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -156,19 +157,27 @@ def test_one_that_keeps_too_much_to_be_copied_is_left_alone(monkeypatch: pytest.
 
 
 class FromNumpy(Kept):
-    def __init__(self) -> None:
-        super().__init__(lambda image: image)
+    def __init__(self, change: Any) -> None:
+        super().__init__(change)
         self.tables = self.images.numpy().copy()
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.tables[place]), self.labels[place]
+        return self.change(torch.from_numpy(self.tables[place])), self.labels[place]
+
+
+def test_one_that_writes_to_arrays_through_torch_is_told_and_stays_as_it_was() -> None:
+    data = FromNumpy(erased)
+    before = data.tables.copy()
+    next(successive_batches(DataLoader(data, 32)))
+    assert wears_out(DataLoader(data, 32))
+    assert np.array_equal(data.tables, before)
 
 
 def test_looking_whether_one_writes_brings_no_warning() -> None:
     torch.set_warn_always(True)  # not once a process
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert not wears_out(DataLoader(FromNumpy(), 32))
+        assert not wears_out(DataLoader(FromNumpy(erased_in_a_copy), 32))
     torch.set_warn_always(False)
     assert not said
 
