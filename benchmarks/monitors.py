@@ -109,6 +109,14 @@ def seconds_by_step(profiler: SimpleProfiler, monitor: L.Callback) -> list[float
     return [sum(step) for step in zip(*hooks, strict=True)]
 
 
+def of_a_run(steps: list[float]) -> tuple[float, float]:
+    """What a step takes in the mean of a run of 20 epochs, and what some took once beyond that, of a monitor
+    whose steps took this in the `EPOCHS`: its first epochs are those, and all further ones like the last."""
+    count = len(steps) // EPOCHS
+    usual = [statistics.median(steps[place : place + count]) for place in range(0, count * EPOCHS, count)]
+    return (sum(usual) + (20 - EPOCHS) * usual[-1]) / 20, sum(steps) - sum(usual) * count
+
+
 @dataclass(frozen=True)
 class Costs:
     """Seconds that things took in one training.
@@ -187,8 +195,8 @@ def costs(words: list[str], images: ImageSet, batch_size: int, measurements: int
             seconds for i, seconds in enumerate(taken[kind], 1) if (i % period == 0) == due and i > period
         ]
 
-    each = {type(monitor): statistics.median(taken[type(monitor)]) for monitor in others}
-    once = {kind: sum(taken[kind]) - seconds * len(taken[kind]) for kind, seconds in each.items()}
+    of_run = {type(monitor): of_a_run(taken[type(monitor)]) for monitor in others}
+    each, once = ({kind: found[place] for kind, found in of_run.items()} for place in (0, 1))
     each |= {kind: statistics.median(of(kind, period, False)) for kind, (_, period) in measured.items()}
     full = sorted(of(Histograms, 2 * LOOKS, True))
     plain = set(of(Histograms, LOOKS, True)) - set(full)

@@ -76,7 +76,7 @@ class Recorder(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_global_zero and not self.history.tags("facts/batch_size"):
+        if trainer.is_global_zero and self.history.last("facts/batch_size") is None:
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
             known = {"batch_size": float(size), "total_steps": total_steps(trainer)}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitals.checks.chance import prior_entropy, uniform_loss
+from vitals.checks.chance import constant_loss, prior_entropy, uniform_loss
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
@@ -59,7 +59,8 @@ class InformativeInputs:
     real_loss: float
     """Loss after training on real inputs, on the samples trained on."""
     zero_loss: float
-    """The same with all inputs zero: no lower than H(y), the best that can be had without inputs."""
+    """The same with all inputs zero, or the best that can be had without inputs, H(y), which it cannot be
+    below."""
     prior_entropy: float
     """H(y) in nats, of the samples whose loss was taken."""
     held_out_accuracy: float
@@ -174,16 +175,20 @@ def check_informative_inputs(
     x, y, held_x, held_y = inputs[fit], targets[fit], inputs[held_out], targets[held_out]
     # Of whole numbers zero may be none that the network takes, as for a length.
     nothing = torch.zeros_like(x) if x.is_floating_point() else x[:1].expand_as(x)
-    zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
     real_loss, held_outputs, chance = _trained(model, loss, x, y, held_x, BATCH_SIZE)
     classes = check_classes(held_outputs, held_y)
-    predictions = held_outputs.argmax(dim=1)
+    predictions, entropy = held_outputs.argmax(dim=1), prior_entropy(y[:JUDGED])
+    score = agreement_score(predictions, held_y, classes)
+    zero_loss = _of_best_guess(model, loss, nothing, y)
+    # What training on zeros comes to is no lower: above both limits it would change nothing that is said.
+    if not zero_loss >= LEAK * entropy or (score >= CHANCE_SCORE and real_loss >= zero_loss):
+        zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
     return InformativeInputs(
         real_loss,
         zero_loss,
-        prior_entropy(y[:JUDGED]),
+        entropy,
         float((predictions == held_y).float().mean()),
-        agreement_score(predictions, held_y, classes),
+        score,
         agreement_score(held_y, held_y, classes),
         agreement_score(_probe(x, y, held_x, classes), held_y, classes),
         len(x.flatten(1).unique(dim=0)) / half,
@@ -246,6 +251,21 @@ def _trained(
             return final, copies.outputs(held_out), uniform_loss(copies.loss_of, outputs, y[:JUDGED])
 
 
+def _of_best_guess(model: nn.Module, loss: Loss, nothing: Tensor, y: Tensor) -> float:
+    """The least loss on the first of `y` that outputs can have which are the same for all samples; NaN where
+    those for `nothing`, zeros, are not the same once a batch of them has been trained on."""
+    with trial(model, loss, dropout=False) as copies:
+        copies = Trial(copies.model, copies.loss, quick_optimizer(copies.model))
+        copies.step(nothing[:ZERO_BATCH_SIZE], y[:ZERO_BATCH_SIZE])
+        with torch.no_grad():
+            outputs = copies.outputs(nothing[:JUDGED])
+        try:
+            same = torch.allclose(outputs, outputs[:1].expand_as(outputs), rtol=1e-3)
+            return constant_loss(copies.loss_of, outputs, y[:JUDGED]) if same else math.nan
+        except RuntimeError:  # the loss does not depend on them smoothly
+            return math.nan
+
+
 def _probe(x: Tensor, y: Tensor, held_out: Tensor, classes: int) -> Tensor:
     """Class numbers that ridge regression on the standardized inputs gives `held_out`."""
     features, held_features = _features(x), _features(held_out)
@@ -304,5 +324,5 @@ class InformativeInputsCheck(Check):
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
-        training = pace.steps(BATCH_SIZE, count=STEPS) + pace.steps(ZERO_BATCH_SIZE, count=STEPS)
+        training = pace.steps(BATCH_SIZE, count=STEPS) + pace.steps(JUDGED)
         return 2 * pace.copy + training + pace.passes(size + 2 * JUDGED)

@@ -48,7 +48,8 @@ class SanityChecks(L.Callback):
             dotted paths of one's own, such as `my_package.my_check.MyCheck`; or `Check`s themselves. The
             built-in ones run first, in their order.
         on_fail: `stop` ends the program with exit code 3 where a finding is at level `fail`; `warn` goes on.
-        elements: elements of every parameter whose gradient is compared, besides the largest.
+        elements: elements of every parameter whose gradient is compared, besides the largest and a direction
+            through all, which stands for one of them where it is right.
         burn_in_steps: of a second gradient check; 0 for none.
         tiny_subset_steps: in which twenty examples must be learned by heart.
         samples: training samples to look at.

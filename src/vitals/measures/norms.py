@@ -1,6 +1,7 @@
 """Norms of many tensors at once."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 
 import torch
@@ -22,12 +23,15 @@ def norms(tensors: Sequence[Tensor], order: float = 2) -> Tensor:
     the device of the first. 2 is Euclid's, infinity the largest absolute value."""
     if not tensors:
         return torch.zeros(0)
-    listed = [each if each.numel() else each.new_zeros(1) for each in map(_values, tensors)]
-    try:  # half precision would overflow in the sum of squares
-        return torch.stack(torch._foreach_norm(listed, order, torch.float32))
-    except RuntimeError:  # double cannot be summed in single, and some may lie on other devices
-        found = torch._foreach_norm([double(tensor) for tensor in listed], order)
-        return torch.stack([norm.to(found[0].device) for norm in found]).float()
+    listed = list(tensors)
+    for prepare in (None, _values):  # nearly all are real and dense, and this is done at each step
+        with suppress(RuntimeError):
+            listed = listed if prepare is None else list(map(prepare, listed))
+            # Half precision would overflow in the sum of squares.
+            return torch.stack(torch._foreach_norm(listed, order, torch.float32))
+    # Double cannot be summed in single, and some may lie on other devices.
+    found = torch._foreach_norm([double(tensor) for tensor in listed], order)
+    return torch.stack([norm.to(found[0].device) for norm in found]).float()
 
 
 def dense(gradient: Tensor) -> Tensor:
@@ -41,5 +45,6 @@ def real(values: Tensor) -> Tensor:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """Real and dense values of the same norm."""
-    return real(tensor.coalesce().values() if tensor.is_sparse else dense(tensor))
+    """Real and dense values of the same norm, at least one."""
+    values = real(tensor.coalesce().values() if tensor.is_sparse else dense(tensor))
+    return values if values.numel() else values.new_zeros(1)

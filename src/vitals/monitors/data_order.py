@@ -99,6 +99,18 @@ class DataOrder(Monitor):
             self.prints += prints
             self.samples += count
             self.coming = None
+            if self.epochs:
+                self.guarded(self._follow)
+
+    def _follow(self) -> None:
+        """Look no further once the second epoch has had another sample in a place than the first; asked after
+        1, 2, 4, … batches, as a device has to be waited for."""
+        if self.before is None:
+            self._end()
+        elif len(self.prints).bit_count() == 1:
+            prints = torch.cat(self.prints).cpu()
+            if not torch.equal(prints, self.before[: len(prints)]):
+                self._end()
 
     def _note(self, batch: Any) -> None:
         if self.batch is None:
@@ -144,7 +156,10 @@ class DataOrder(Monitor):
             self.guarded(self._judge, trainer, pl_module)
             self.epochs, self.samples, self.labels, self.prints = self.epochs + 1, 0, {}, []
             if self.epochs == EPOCHS:
-                self.active, self.batch, self.before = False, None, None
+                self._end()
+
+    def _end(self) -> None:
+        self.active, self.batch, self.before = False, None, None
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         prints = torch.cat(self.prints).cpu() if self.prints else torch.zeros(0)

@@ -91,6 +91,8 @@ class Histograms(Monitor):
         self.batch: Any = None
         self.whole = False
         """Whether `batch` is one as the training step gets it, since that cannot do with a part of it."""
+        self.filling = True
+        """Whether `batch` may have fewer samples than are wanted."""
         self.before: int | None = None
         """Samples of `batch` without those of the batch that is being trained on, until it has been."""
         self.twin: Twin | None = None
@@ -99,17 +101,19 @@ class Histograms(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.twin, self.measured = None, trainer.global_step
-        self.rehearsed = False
+        self.rehearsed, self.filling = False, True
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.batch is None or (not self.whole and samples_in(self.batch) < self.samples):
+        if self.filling:
+            self.filling = self.batch is None or (not self.whole and samples_in(self.batch) < self.samples)
+        if self.filling:
             self.before = 0 if self.batch is None else samples_in(self.batch)
             self.guarded(self._keep, batch)
         if self.active and not self.rehearsed and not self.retried(self._rehearse, trainer, pl_module, batch):
-            self.batch, self.whole = None, False  # the next one may do
+            self.batch, self.whole, self.filling = None, False, True  # the next one may do
 
     def _keep(self, batch: Any) -> None:
         """Take as many samples as are wanted, from several batches where these are small."""

@@ -117,6 +117,11 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
     return metrics
 
 
+def _joined(losses: Sequence[Tensor]) -> Tensor:
+    """Losses of one number each, of any shape, as (n,)."""
+    return torch.stack([loss.reshape(()) for loss in losses])
+
+
 GAP, ABOVE = 0.15, 0.02
 """Accuracy of training above validation, and below it, from which the validation subset is looked at, too."""
 BEHIND = 0.05
@@ -285,17 +290,16 @@ class LearningCurves(Monitor):
     def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):  # Lightning has divided it by the number of batches in a step
-            share = trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else 1
-            value = loss.detach().float().reshape(())
-            self.of_step.append(value * share if share != 1 else value)
+            share, value = trainer.accumulate_grad_batches, loss.detach().float()
+            by_lightning = share != 1 and trainer.lightning_module.automatic_optimization
+            self.of_step.append(value * share if by_lightning else value)
         self.speed.after_batch(samples_in(batch) * trainer.world_size)
         step = trainer.global_step
         if step == self.seen:
             return  # only accumulated
         last, self.seen = self.seen, step
         if self.of_step:
-            mean = self.of_step[0] if len(self.of_step) == 1 else torch.stack(self.of_step).mean()
-            self.losses.append(mean)
+            self.losses.append(self.of_step[0] if len(self.of_step) == 1 else _joined(self.of_step).mean())
             self.of_step = []
         if self.due(step, last):
             self._log_steps(trainer, step)
@@ -333,7 +337,7 @@ class LearningCurves(Monitor):
         """Take the losses of the steps since the last time to the host and into the history."""
         if not self.losses:
             return False
-        [losses] = to_host([torch.stack(self.losses)])
+        [losses] = to_host([_joined(self.losses)])
         self.losses = []
         self.recent = [*self.recent, *losses][-NOISE_STEPS:]
         self.of_epoch += losses
@@ -409,6 +413,7 @@ class LearningCurves(Monitor):
     ) -> dict[str, float]:
         subsets = self._fixed_subsets(trainer, module)
         found = subsets.evaluate(*subsets.training)
+        right = subsets.right
         for name in OF_CLASSES:
             found.pop(name, None)
         named = {f"{name}/train_eval": value for name, value in found.items()}
@@ -416,7 +421,8 @@ class LearningCurves(Monitor):
         apart = known is not None and not -ABOVE < reached - known < GAP
         if not logged or apart or not subsets.step.class_numbers:
             named |= self._validated(trainer, subsets, logged, reached)
-        modes = {f"modes/{name}": value for name, value in subsets.by_batch_statistics().items()}
+        by_batch = {} if right is None else subsets.by_batch_statistics(right)
+        modes = {f"modes/{name}": value for name, value in by_batch.items()}
         if modes and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
         validation = named.get("accuracy/val_eval", known)
@@ -465,7 +471,7 @@ class LearningCurves(Monitor):
         # Of each step some: weights that move fast know more at one step than at the next.
         part = slice(len(self.new), None, window)
         pair = subsets.entering(batch), (inputs[part], targets[part])
-        self.new.append([(subsets.right(*each), each[1]) for each in pair])
+        self.new.append([(subsets.which_right(*each), each[1]) for each in pair])
         if len(self.new) < window:
             return
         (right, labels), (validated, theirs) = (

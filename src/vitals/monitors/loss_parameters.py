@@ -192,7 +192,8 @@ class LossParameters(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
+        if len(self.stepping) < len(trainer.optimizers):
+            self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self._wanted() and not self.stepped:
             self.moving = _moving(trainer)
             self.stepped = [_values(self.moving)] if self.moving else []

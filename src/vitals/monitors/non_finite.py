@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from vitals.findings import Finding
 from vitals.measures.finite import of_lost_epsilon
+from vitals.measures.held_parameters import held_parameters
 from vitals.measures.layer_outputs import layer_outputs
 from vitals.measures.norms import norms, to_host
 from vitals.monitors.monitor import Monitor, epoch_of
@@ -87,7 +88,7 @@ class NonFinite(Monitor):
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         if not self.active or self.found or not self.judges:
             return
-        if loss.device.type != "cpu":
+        if not loss.is_cpu:
             self.guarded(self._keep, trainer, loss.detach())
         elif not math.isfinite(loss.item()):
             self.guarded(self._trace_loss, trainer, pl_module, trainer.global_step)
@@ -116,7 +117,7 @@ class NonFinite(Monitor):
         step, sizes = trainer.global_step, norms(gradients)
         self.latest = sizes
         losses, self.losses = self.losses, []
-        if sizes.device.type == "cpu":
+        if sizes.is_cpu:
             self.waiting.append((step + 1, sizes, names, losses))
             self._examine(trainer, sizes.tolist(), names, step)
         else:
@@ -180,7 +181,8 @@ class NonFinite(Monitor):
 
 def gradients_of(optimizer: Optimizer) -> list[Tensor]:
     """The gradients that `optimizer` is about to step with, without the sparse ones."""
-    return [parameter.grad for parameter in _with_gradient(optimizer) if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in held_parameters(optimizer)]
+    return [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
 
 
 def names_of(optimizer: Optimizer, named: Mapping[int, str]) -> list[str]:
@@ -189,10 +191,9 @@ def names_of(optimizer: Optimizer, named: Mapping[int, str]) -> list[str]:
 
 
 def _with_gradient(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None and not parameter.grad.is_sparse:
-                yield parameter
+    for parameter in held_parameters(optimizer):
+        if parameter.grad is not None and not parameter.grad.is_sparse:
+            yield parameter
 
 
 def are_finite(sizes: list[float]) -> bool:

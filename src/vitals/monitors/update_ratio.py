@@ -78,6 +78,8 @@ class UpdateRatio(Monitor):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
+        if not (self.wanted or self.begun):
+            return
         step, key = trainer.global_step, id(optimizer)
         if self.wanted and key not in self.begun:
             self.begun[key] = step

@@ -77,6 +77,8 @@ class FixedSubsets:
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             step = self.twin.module.training_step
+            self.right: Tensor | None = None
+            """Of the samples evaluated last, which had their class guessed; None but for class numbers."""
             self.as_they_are = False
             """Whether the training subset is drawn evenly, and without random changes."""
             try:
@@ -189,7 +191,7 @@ class FixedSubsets:
         with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
             return self._kept([batch], self.samples, self.twin.module.training_step)
 
-    def right(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def which_right(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Which samples (n,) of class numbers the present weights have right, in evaluation mode."""
         self.twin.refresh()
         self.twin.attach(self.evaluating)
@@ -257,10 +259,10 @@ class FixedSubsets:
                 return self._of_batches(inputs, targets)
             return self._of_network(inputs, targets)
 
-    def by_batch_statistics(self) -> dict[str, float]:
+    def by_batch_statistics(self, right: Tensor) -> dict[str, float]:
         """Accuracies on the same training samples, `of_batches`, with the statistics of batches as large as
-        in training but without dropout, and `evaluated`, in evaluation mode; none but for class numbers and a
-        network whose BatchNorm layers keep statistics while it trains."""
+        in training but without dropout, and `evaluated`, in evaluation mode, of which `right` has all; none
+        but for class numbers and a network whose BatchNorm layers keep statistics while it trains."""
         self.twin.refresh()
         network = self.step.network
         if network is None or not self.step.class_numbers or not tracking_layers(network):
@@ -269,15 +271,13 @@ class FixedSubsets:
         switch_off_dropout(network)
         inputs, targets = self.training
         count = min(len(targets), max(MODE_SAMPLES, self.batch_size)) // self.batch_size * self.batch_size
-        found: dict[str, float] = {}
+        if not count:
+            return {}
         with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
-            for name in ("of_batches", "evaluated") if count else ():
-                parts = inputs[:count].split(self.batch_size)
-                outputs = torch.cat([network(part) for part in parts])
-                found[name] = float((outputs.argmax(dim=1) == targets[:count]).float().mean())
-                self.twin.refresh()
-                network.eval()
-        return found | ({"samples": float(count)} if found else {})
+            outputs = torch.cat([network(part) for part in inputs[:count].split(self.batch_size)])
+        of_batches = outputs.argmax(dim=1) == targets[:count]
+        shares = torch.stack([of_batches.float().mean(), right[:count].float().mean()]).tolist()
+        return {"of_batches": shares[0], "evaluated": shares[1], "samples": float(count)}
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()
@@ -297,8 +297,7 @@ class FixedSubsets:
         assert network is not None
         network.eval()
         losses: list[Tensor] = []
-        hits: list[Tensor] = []
-        confused: list[Tensor] = []
+        guessed: list[Tensor] = []
         random = False
         for place in range(0, len(inputs), AT_ONCE):
             part = slice(place, place + AT_ONCE)
@@ -308,15 +307,17 @@ class FixedSubsets:
             losses.append(self.step.loss(outputs, their).float() * len(some))
             if self.step.class_numbers:
                 random = random or (not place and self.step.loss_is_random(outputs, their))
-                hits.append((outputs.argmax(dim=1) == their).sum())
-                if (classes := outputs.shape[1]) <= MOST_CLASSES:
-                    pairs = outputs.argmax(dim=1) * classes + their.clamp(0, classes - 1)  # type: ignore[union-attr]
-                    confused.append(torch.bincount(pairs, minlength=classes**2))
-        sums = [torch.stack(each).sum(dim=0) for each in (losses, hits, confused) if each]
-        if confused:
-            matrix = sums[2].view(classes, classes)
+                guessed.append(outputs.argmax(dim=1))
+        sums = [torch.stack(losses).sum()]
+        if guessed:
+            guesses = torch.cat(guessed)
+            self.right = guesses == targets
+            sums.append(self.right.sum())
+        if guessed and (classes := outputs.shape[1]) <= MOST_CLASSES:
+            pairs = guesses * classes + targets.clamp(0, classes - 1)
+            matrix = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
             shares = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
-            sums[2] = matrix.amax(dim=1).sum()
+            sums.append(matrix.amax(dim=1).sum())
             sums.append(len(inputs) * reweighed(matrix.diagonal(), matrix.sum(dim=0), shares))
             theirs = matrix.sum(dim=0)
             expected = theirs * len(self.training[1]) / len(inputs)

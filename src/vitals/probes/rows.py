@@ -33,7 +33,8 @@ class Rows:
         self.example = batch
         self.lists = sample_lists(batch)
         """The lists of samples in it, by identity."""
-        self.size = _size(batch, self.lists)
+        self.leaves = leaves_of(batch, 0, self.lists)
+        self.size = _size(self.leaves, self.lists)
         """Samples in the example; 0 where there is no tensor, or none that could be cut, as in a graph."""
         self.exact = False
         """Whether the step takes no other number of samples than that of the example."""
@@ -45,9 +46,8 @@ class Rows:
         """The tensors of `batch` that have a row for each of its samples, in their order, and the numbers of
         its samples for each list of these."""
         made = self if batch is self.example else Rows(batch)
-        leaves = [leaf for leaf in leaves_of(batch, 0, made.lists) if made._has_rows(leaf)]
         rows: list[Tensor] = []
-        for leaf in leaves:
+        for leaf in filter(made._has_rows, made.leaves):
             if isinstance(leaf, Tensor) and not is_ragged(leaf):
                 rows.append(leaf)
             else:
@@ -60,12 +60,11 @@ class Rows:
         """Which of the rows of the example are numbers of samples in a list."""
         places: set[int] = set()
         count = 0
-        for leaf in leaves_of(self.example, 0, self.lists):
-            if self._has_rows(leaf):
-                if not isinstance(leaf, Tensor) or is_ragged(leaf):
-                    places.add(count)
-                    count += len(_whole_numbers(_samples(leaf)))
-                count += 1
+        for leaf in filter(self._has_rows, self.leaves):
+            if not isinstance(leaf, Tensor) or is_ragged(leaf):
+                places.add(count)
+                count += len(_whole_numbers(_samples(leaf)))
+            count += 1
         return places
 
     def batch(self, rows: Sequence[Tensor]) -> Any:
@@ -241,8 +240,12 @@ def sample_lists(batch: Any) -> frozenset[int]:
 
 def _is_usual(batch: Any) -> bool:
     """Whether `batch` is a pair of tensors with as many rows, as nearly all are."""
-    pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(type(each) is Tensor for each in batch)
-    return pair and all(each.ndim and not each.is_nested for each in batch) and len(batch[0]) == len(batch[1])
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        return False
+    one, other = batch  # no loop over the two, as this is asked at each step
+    if type(one) is not Tensor or type(other) is not Tensor or one.is_nested or other.is_nested:
+        return False
+    return one.ndim > 0 and other.ndim > 0 and one.shape[0] == other.shape[0]
 
 
 def _look(batch: Any, candidates: list[Any], beside: list[Any]) -> None:
@@ -300,8 +303,7 @@ def _lengths(tensors: Sequence[Tensor]) -> set[int]:
     return {len(each) if each.ndim else 0 for each in tensors}
 
 
-def _size(batch: Any, lists: Container[int]) -> int:
-    leaves = leaves_of(batch, 0, lists)
+def _size(leaves: Sequence[Any], lists: Container[int]) -> int:
     given = [len(leaf) for leaf in leaves if id(leaf) in lists]
     given += [_count(leaf) for leaf in leaves if is_ragged(leaf)]
     leaves = [leaf for leaf in leaves if not is_ragged(leaf)]

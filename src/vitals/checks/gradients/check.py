@@ -105,7 +105,8 @@ def check_gradients(
         targets: the same for the loss; None where it needs none.
         samples: how many examples, the first ones, to use. Fewer have fewer kinks and are faster: 2, or 4
             where a BatchNorm layer trains, for with 2 its outputs are all about ±1.
-        elements: elements drawn from every parameter, besides the one with the largest gradient.
+        elements: elements drawn from every parameter, besides the one with the largest gradient; one less
+            where a random direction through all of them says that the gradient is right.
         steps: step sizes h. The one whose difference is the most exact, by its own estimate, counts.
         penalty: `penalty(model)` gives a scalar; or weight decay λ ≥ 0, one for all or by parameter name, for
             Σ ½·λ·‖w‖². Data loss, penalty and both are then checked one after the other.
@@ -294,21 +295,24 @@ class _TensorCheck:
     generator: torch.Generator
 
     def rows(self, elements: int) -> list[Comparison]:
-        """The largest element, `elements` others, a random direction, and more where kinks leave too few."""
+        """The largest element, a random direction, `elements` others, of which that direction stands for one
+        where it is right, and more where kinks leave too few."""
         count = self.tensor.numel()
         largest = int(self.gradient.abs().nan_to_num(nan=math.inf).argmax())
         seed = int(torch.randint(2**31, (), generator=self.generator))
         drawn = random.Random(seed).sample(range(count), min(count, _ROUNDS * elements + 1))
         others = [number for number in drawn if number != largest]
-        rows = [self._row(largest), *(self._row(number) for number in others[:elements])]
-        along = self._row_along(0, count) if count > len(rows) else None
+        limit = error_limit(self.differences.has_kinks)
+        first = self._row(largest)
+        along = self._row_along(0, count) if count > 1 + len(others[:elements]) else None
+        right = along and not (along.kink or along.too_small or along.unexplained > limit)
+        rows = [first, *(self._row(number) for number in others[bool(right) : elements])]
         for number in others[elements : _ROUNDS * elements]:
             # A smooth line through all elements says more than any of them.
             if (along and not along.kink) or sum(not row.kink for row in rows) >= ENOUGH:
                 break
             rows.append(self._row(number))
         if along:
-            limit = error_limit(self.differences.has_kinks)
             known = max(row.unexplained for row in rows)
             rows.append(along)
             if along.unexplained > limit >= known:
@@ -394,7 +398,7 @@ class GradientsCheck(Check):
         return [count, *(size for size in (count // 2, count // 4) if size >= FEWEST)]
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
-        lines = size * (options.elements + 2)
+        lines = size * (options.elements + 1)
         return options.budget.pace.copy + options.budget.pace.steps(4, count=NOISE + EVALUATIONS * lines)
 
     def _compared(self, setup: TrainingSetup, options: Options, burn_in_steps: int) -> Outcome:

@@ -434,18 +434,17 @@ class _Precision(TorchDispatchMode):
         asked = kwargs.get("device")
         if asked is not None and self._dtype == torch.float64 and not has_double(asked):
             kwargs["device"] = torch.device("cpu")  # where the copy is, for such a device
-        in_place = func.overloadpacket.__name__.endswith("_")  # a copy of what it writes to would be lost
-        narrow = any(self._is_narrow(tensor) for tensor in tensors_in((args, kwargs)))
-        # A view is widened where it is used.
-        if narrow and not in_place and not any(each.alias_info for each in func._schema.returns):
-            args, kwargs = tree_map(self._widened, (args, kwargs))
+        if any(map(self._is_narrow, tensors_in((*args, *kwargs.values())))):
+            in_place = func.overloadpacket.__name__.endswith("_")  # a copy of what it writes to would be lost
+            # A view is widened where it is used.
+            if not in_place and not any(each.alias_info for each in func._schema.returns):
+                args, kwargs = tree_map(self._widened, (args, kwargs))
         return func(*args, **kwargs)
 
     def _is_narrow(self, leaf: Any) -> bool:
-        if not isinstance(leaf, Tensor):
+        if not isinstance(leaf, Tensor) or leaf.dtype is self._dtype:
             return False
-        dtype = leaf.dtype
-        return dtype.is_floating_point and dtype.itemsize < self._dtype.itemsize
+        return leaf.dtype.is_floating_point and leaf.dtype.itemsize < self._dtype.itemsize
 
     def _widened(self, leaf: Any) -> Any:
         if not self._is_narrow(leaf):
