@@ -420,13 +420,14 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
         return
     if any(classes_renumbered(run)) or any(prepared_otherwise(run)):
         return
-    most = run.share_right("val")[1] - run.chance_accuracy
+    chance = run.chance("val")
+    most = run.share_right("val")[1] - chance
     if not run.at_chance("val") or most > 0.3 * run.above_chance("train"):
         return
     seen = (
         f"Accuracy is {run.accuracy('train'):.0%} on training samples and {run.accuracy('val'):.0%} on "
-        f"{run.samples('val'):.0f} validation samples, no better than chance ({run.chance_accuracy:.0%}; "
-        f"{run.chance_accuracy + most:.0%} at most, by two standard errors)"
+        f"{run.samples('val'):.0f} validation samples, no better than chance ({chance:.0%}; "
+        f"{chance + most:.0%} at most, by two standard errors)"
     )
     if run.passed("inputs-informative"):
         cause = "train-val-mismatch"
@@ -435,5 +436,5 @@ def validation_at_chance(run: Run) -> Iterator[Finding]:
     else:
         cause, message = "labels-random", f"{seen}: the labels are learned by heart."
         remedy = "Look at samples with their labels, and at the code that pairs them."
-    value, chance = run.accuracy("val"), run.chance_accuracy
+    value = run.accuracy("val")
     yield Finding(cause, "fail", message, remedy, "accuracy/val_eval", value, chance)

@@ -171,8 +171,13 @@ class Run:
 
     @property
     def chance_accuracy(self) -> float:
-        """Of always giving the commonest class."""
+        """Of always giving the commonest class, on training samples."""
         return self.fact("chance_accuracy")
+
+    def chance(self, part: str) -> float:
+        """The same on `part`: validation may have other shares of the classes."""
+        known = self.chance_accuracy
+        return self.history.last("validation/commonest", known) if part == "val" else known
 
     def accuracy(self, part: str) -> float:
         """Latest accuracy, 0 to 1, on training or validation images (`part` is `train` or `val`), without
@@ -184,12 +189,12 @@ class Run:
 
     def above_chance(self, part: str) -> float:
         """The same less the accuracy of always giving the commonest class: −1 to 1."""
-        return self.accuracy(part) - self.chance_accuracy
+        return self.accuracy(part) - self.chance(part)
 
     def at_chance(self, part: str, best: bool = False) -> bool:
         """Whether the latest accuracy on `part`, or the best one, is no better than chance, as far as its
         samples can tell."""
-        chance = self.chance_accuracy
+        chance = self.chance(part)
         error = math.sqrt(max(chance * (1 - chance), 1e-9) / max(self.samples(part), 1))
         above = self.above_chance(part)
         if best:

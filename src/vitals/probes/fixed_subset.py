@@ -36,7 +36,7 @@ FEW = 8
 """Samples that are drawn two times."""
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
-OF_CLASSES = ("relabelled", "reweighed", "unshown", "rare", "rare_right")
+OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right")
 """What `FixedSubsets.evaluate` says of single classes."""
 RARER = 5.0
 """Times less common than here that a class of the training subset is rare: weights and samplers make up for
@@ -245,9 +245,10 @@ class FixedSubsets:
 
         `relabelled` is the accuracy that there would be if each class that is predicted were called what it
         most often is, `reweighed` the one if classes were as common as in the training subset; NaN where one
-        of them is missing. `unshown` is the share of samples of classes that the training subset lacks,
-        though it would have `EXPECTED` samples of them were they as common there; `rare` that of classes
-        which are `RARER` times less common there, and `rare_right` how much of all is of them and right.
+        of them is missing. `commonest` is the share of the samples that are of the commonest class, `unshown`
+        that of classes which the training subset lacks, though it would have `EXPECTED` samples of them were
+        they as common there; `rare` that of classes which are `RARER` times less common there, and
+        `rare_right` how much of all is of them and right.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -320,6 +321,7 @@ class FixedSubsets:
             sums.append(matrix.amax(dim=1).sum())
             sums.append(len(inputs) * reweighed(matrix.diagonal(), matrix.sum(dim=0), shares))
             theirs = matrix.sum(dim=0)
+            sums.append(theirs.max())
             expected = theirs * len(self.training[1]) / len(inputs)
             sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
             rare = (RARER * shares < expected) & (expected >= EXPECTED)

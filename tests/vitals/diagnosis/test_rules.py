@@ -286,6 +286,12 @@ def test_a_run_that_learns_is_silent() -> None:
     assert not needs_probe(record())
 
 
+@pytest.mark.parametrize(("commonest", "found"), [(0.1, []), (0.48, ["labels-random"])])
+def test_chance_on_validation_goes_by_its_own_classes(commonest: float, found: list[str]) -> None:
+    facts = {"facts/chance_accuracy": [0.48], "validation/commonest": [commonest]}
+    assert alarms(record(train=0.7, val=0.28, measured=facts)) == found
+
+
 KNOWN_BEFORE: dict[str, Sequence[Any]] = {
     "start/train": [0.7],
     "start/validation": [0.85],
