@@ -21,7 +21,8 @@ from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
-from vitals.probes.fixed_subset import OF_CLASSES, FixedSubsets, reweighed
+from vitals.probes.fixed_subset import OF_CLASSES, FixedSubsets
+from vitals.probes.new_samples import NewSamples
 from vitals.probes.rows import samples_in
 from vitals.recorder import recorder_of, shared_twin
 from vitals.writers.groups import Charts, in_groups, joined
@@ -130,8 +131,6 @@ them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
-NEW_SHARE = 0.25
-"""Of the batches of the first epoch, the last, that are looked at before they are trained on."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
@@ -236,7 +235,7 @@ class LearningCurves(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
-        self.new: list[list[tuple[Tensor, Tensor]]] | None = None if trainer.global_step else []
+        self.sees_new = not trainer.global_step
         self.of_steps: list[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.losses: list[Tensor] = []
@@ -268,11 +267,11 @@ class LearningCurves(Monitor):
                 except Exception as error:  # the other curves go on
                     self.evaluates = False
                     self.skip(error)
-        if self.active and self.evaluates and self.new is not None:
+        if self.active and self.sees_new and self.evaluates:
             try:
                 self._see_new(trainer, pl_module, batch, batch_idx)
             except Exception:  # a batch may be of another make than the first
-                self.new = None
+                self.sees_new = False
         if batch_idx == 0 or self.validated is not None or self.logged.before is None:
             if self.validated is not None and batch_idx:  # the training goes on: it was amid an epoch
                 logged, sent = self.logged.since(trainer), set(trainer.logged_metrics)
@@ -383,6 +382,7 @@ class LearningCurves(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor], sent: set[str]
     ) -> None:
         self.guarded(self._bring_losses, trainer, trainer.global_step)
+        self.sees_new = False
         epoch = epochs_done(trainer)
         metrics = self._numbers(trainer, logged)
         pairs = in_pairs(metrics)
@@ -454,39 +454,15 @@ class LearningCurves(Monitor):
         recorder.history.add(0, 0.0, {"start/train": known, "start/validation": other})
 
     def _see_new(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, place: int) -> None:
-        """What is known, near the end of the first epoch, of samples that were not trained on yet."""
-        batches = trainer.num_training_batches
-        if trainer.max_steps > 0:
-            batches = min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
-        wanted = math.ceil(self.subset_samples / max(samples_in(batch), 1))
-        window = int(min(wanted, NEW_SHARE * batches)) if math.isfinite(batches) else 0
-        if place + window < batches or not window:
+        if not place:
+            steps, batches = trainer.max_steps, trainer.num_training_batches
+            if steps > 0:
+                batches = min(batches, steps * trainer.accumulate_grad_batches)
+            self.new = NewSamples(batches, math.ceil(self.subset_samples / max(samples_in(batch), 1)))
+        if not self.new.due(place):
             return
-        assert self.new is not None
-        subsets = self._fixed_subsets(trainer, module)
-        if not (subsets.as_they_are and subsets.step.class_numbers and subsets.validation is not None):
-            self.new = None
-            return
-        inputs, targets = subsets.validation
-        # Of each step some: weights that move fast know more at one step than at the next.
-        part = slice(len(self.new), None, window)
-        pair = subsets.entering(batch), (inputs[part], targets[part])
-        self.new.append([(subsets.which_right(*each), each[1]) for each in pair])
-        if len(self.new) < window:
-            return
-        (right, labels), (validated, theirs) = (
-            [torch.cat(parts).cpu() for parts in zip(*each, strict=True)]
-            for each in zip(*self.new, strict=True)
-        )
-        self.new = None
-        classes = 1 + int(max(labels.max(), theirs.max()))
-        shares, of, known = (
-            torch.bincount(each.clamp_min(0), minlength=classes)
-            for each in (labels, theirs, theirs[validated])
-        )
-        if recorder := recorder_of(trainer):
-            found = {"accuracy": float(right.float().mean()), "samples": float(len(right))}
-            found |= {"validation": float(reweighed(known, of, shares)), "validation_samples": len(theirs)}
+        found = self.new.look(self._fixed_subsets(trainer, module), batch)
+        if found and (recorder := recorder_of(trainer)):
             named = {f"new/{name}": value for name, value in found.items()}
             recorder.history.add(trainer.global_step, epoch_of(trainer), named)
 
