@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from vitals.checks.chance import COUNT_ALL, class_weights
 from vitals.checks.check import Check, Options, Outcome
@@ -15,7 +17,8 @@ from vitals.findings import Finding, Level
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
-from vitals.probes.trial import check_batch, trial
+from vitals.probes.step_losses import or_nan
+from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 
 def standardized(inputs: Tensor) -> Tensor:
@@ -50,6 +53,15 @@ SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network. BatchNorm behind the first layer makes it 1; pixels from 0 to 255 make it
 20 to 150 without (measured)."""
+AWAY = 2.5
+"""Root mean square of the channels' means over that of their sds from which it is tried what these cost; 1.9
+of pixels from 0 to 1."""
+TRIED, TRIED_BATCH, JUDGED = 40, 64, 128
+"""Steps of the run's own optimizer, samples of each, and samples on which they are judged."""
+LOST, GAINED = 0.5, 0.05
+"""Share of what these steps take off the loss with normalized inputs up to which they do as they are, and
+share of the loss that that is at least. Three standard deviations away it is 0 to 0.4, with BatchNorm behind
+the first layer 0.98 and more (measured, 12 networks)."""
 BLANK, MOSTLY_BLANK = 0.25, 0.5
 """Share of inputs with one value everywhere: pixels divided by 255 and cast back to whole numbers leave 42%
 of CIFAR-10 blank (measured)."""
@@ -144,6 +156,9 @@ class Inputs:
     """Whether the data set changes what it keeps when samples are taken out."""
     told: tuple[int, float] = (0, 0.0)
     """The column of a table that goes best with a number that is to be predicted, and its correlation."""
+
+    tried: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    """See `try_normalized`; NaN where inputs are not far from zero."""
 
     @property
     def balance(self) -> float:
@@ -287,6 +302,14 @@ class Inputs:
                 )
             value, limit = (scale, HUGE_SCALE) if scale > HUGE_SCALE else (spread, TINY_SCALE)
             return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", value, limit)]
+        start, end, normalized = self.tried
+        if start - normalized > GAINED * start and start - end < LOST * (start - normalized):
+            seen += (
+                f", far from zero: {TRIED} steps of the optimizer take the loss from "
+                f"{start:.3g} to {end:.3g}, with normalized inputs to {normalized:.3g}"
+            )
+            value = _away(self.train)
+            return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", value, AWAY)]
         statistics = zip(self.train.mean, self.train.sd, strict=True)
         if any(abs(mean) > OFF_CENTRE * sd or not SMALL_SD <= sd <= LARGE_SD for mean, sd in statistics):
             message = f"{seen}, which is not mean 0 and sd 1, though this network can bear it."
@@ -389,6 +412,7 @@ def check_inputs(
     numbers: Tensor | None = None,
     even: bool = False,
     wears_out: bool = False,
+    tried: tuple[float, float, float] = (math.nan, math.nan, math.nan),
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
@@ -399,7 +423,8 @@ def check_inputs(
     order is judged; `all_targets` those of the whole training set, without which counts are taken from the
     labels at hand; `draws` tells what the sampler draws: how often, how many different samples, of how many;
     `weights` those of the classes in the loss, 1 in the mean over samples; `even` whether `targets` are drawn
-    from all samples alike; `wears_out` whether taking them out changes them;
+    from all samples alike; `wears_out` whether taking them out changes them; `tried` what `try_normalized`
+    has found;
     `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
     counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
     fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
@@ -441,7 +466,36 @@ def check_inputs(
         _places(numbers),
         wears_out,
         _told(inputs, numbers),
+        tried,
     )
+
+
+def _away(channels: Channels) -> float:
+    """How far from zero, in standard deviations."""
+    means = math.sqrt(sum(mean**2 for mean in channels.mean) / len(channels.mean))
+    return means / channels.spread if channels.spread > 0 else 0.0
+
+
+def try_normalized(
+    model: nn.Module, loss: Loss, optimizer: Optimizer, inputs: Tensor, targets: Tensor
+) -> tuple[float, float, float]:
+    """The loss on the first `JUDGED` of `inputs` (N, ...) and `targets` (N,) before `TRIED` steps of a copy
+    of `optimizer`, after them, and after as many with normalized inputs; infinite where it is no number."""
+    found: list[float] = []
+    for version in (inputs, standardized(inputs)):
+        with trial(model, loss, optimizer, dropout=False) as copies:
+            assert copies.optimizer is not None
+            restore_configured_rates(copies.optimizer)
+            judged = version[:JUDGED], targets[:JUDGED]
+            with torch.no_grad():
+                found.append(float(copies.loss_at(*judged)))
+            for step in range(TRIED):
+                places = torch.arange(step * TRIED_BATCH, (step + 1) * TRIED_BATCH) % len(inputs)
+                copies.step(version[places], targets[places])
+            with torch.no_grad():
+                found.append(or_nan(partial(copies.loss_at, *judged)))
+    start, end, _, normalized = (value if math.isfinite(value) else math.inf for value in found)
+    return start, end, normalized
 
 
 def _places(numbers: Tensor | None) -> tuple[int, int]:
@@ -515,7 +569,16 @@ class InputsCheck(Check):
         return [min(size, setup.samples) for size in (512, 256, 128)]
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
-        return 3 * options.budget.pace.copy + options.budget.pace.passes(size, count=2)
+        pace = options.budget.pace
+        tried = self._tries(setup, size) * (2 * pace.copy + pace.steps(TRIED_BATCH, count=2 * TRIED))
+        return 3 * pace.copy + pace.passes(size, count=2) + tried
+
+    def _tries(self, setup: TrainingSetup, size: int) -> bool:
+        """Whether inputs are so far from zero that it is tried what that costs."""
+        known = setup.gives == "class numbers" and not setup.loss_is_random and size > JUDGED
+        if not known or setup.optimizer_or_none() is None or not setup.inputs.is_floating_point():
+            return False
+        return _away(_channels(cut(setup.inputs, size))) > AWAY
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         size = options.size or 512
@@ -535,10 +598,16 @@ class InputsCheck(Check):
                     and 0 <= int(targets.min()) <= int(targets.max()) < classes
                 ):
                     weights = class_weights(copies.loss_of, outputs[:1].expand(len(targets), -1), targets)
+        tried = (math.nan, math.nan, math.nan)
+        if targets is not None and self._tries(setup, size):
+            optimizer = setup.optimizer_or_none()
+            assert optimizer is not None
+            tried = try_normalized(model, setup.loss, optimizer, inputs, targets)
         result = check_inputs(
             inputs,
             targets,
             classes,
+            tried=tried,
             label_batches=setup.label_batches,
             validation_inputs=setup.validation_inputs,
             model=model,

@@ -8,7 +8,7 @@ from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
 from torch import nn
 
 from vitals.checks.chance import class_weights
-from vitals.checks.inputs import check_inputs
+from vitals.checks.inputs import check_inputs, try_normalized
 from vitals.errors import UserError
 
 SHUFFLED = batch(1797)[1]
@@ -287,3 +287,20 @@ def test_pixels_divided_by_255_twice_and_one_array_for_all_samples_are_told_in_w
     finding = check_inputs(last, labels, 10).findings()[0]
     assert finding.cause == "input-constant"
     assert "give out a copy" in finding.remedy
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_inputs_far_from_zero_matter_where_the_optimizer_gets_on_worse_with_them(norm):
+    images, labels = batch(512)
+    torch.manual_seed(0)
+    first = [nn.BatchNorm1d(images[0].numel())] if norm else []
+    network = nn.Sequential(
+        nn.Flatten(), *first, nn.Linear(images[0].numel(), 32), nn.Tanh(), nn.Linear(32, 10)
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+    away = images + 4
+    tried = try_normalized(network, nn.functional.cross_entropy, optimizer, away, labels)
+    result = check_inputs(away, labels, 10, model=network, tried=tried)
+    assert named(result) == ({} if norm else {"input-not-normalized": "warn"})
+    if not norm:
+        assert "40 steps of the optimizer take the loss from 2." in result.findings()[0].message
