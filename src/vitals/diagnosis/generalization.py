@@ -143,14 +143,15 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
     share = run.history.last("validation/unshown", 0.0)
     if not share > UNSHOWN or any(f.cause == "class-imbalance" and f.alarming for f in run.checks):
         return  # where one class is nearly all, others are missing
+    evenly = bool(run.fact("train_as_is", 0.0))
     message = (
-        f"{share:.0%} of {run.samples('val'):.0f} validation samples are of classes of which the training "
-        f"set has none."
+        f"{share:.0%} of {run.samples('val'):.0f} validation samples are of classes of which "
+        f"{'the training set has' if evenly else 'the training samples looked at have'} none."
     )
     remedy = "Draw training and validation samples at random, or class by class, from one list of all."
     fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
     # What comes first of a stream need not be a fair sample of it.
-    yield Finding(*fault, exact=bool(run.fact("train_as_is", 0.0)))  # type: ignore[arg-type]
+    yield Finding(*fault, exact=evenly)  # type: ignore[arg-type]
 
 
 @needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")

@@ -18,6 +18,12 @@ ALIKE, ALIKE_SCORE = 0.3, 5.0
 have 0.15, of one class 1."""
 
 
+DRIFTING = 0.05
+"""Correlation of the labels of a batch with those of the next, where `ALIKE_SCORE` bears it out: 0.33, 0.09
+and 0.03 of ten classes one after the other through a buffer of one class, of three and of five, and 0 of
+batches of a few classes that are drawn anew."""
+
+
 def class_order(
     batches: Sequence[Tensor], classes: int, shares: Tensor | None = None, alone: bool = False
 ) -> tuple[float, float]:
@@ -35,15 +41,7 @@ def class_order(
         alone: whether a class without any other is all that there is, and in no order; else the others are
             taken to come later.
     """
-    labels = [batch.flatten().long().cpu() for batch in batches]
-    labels = [batch[(batch >= 0) & (batch < classes)] for batch in labels]
-    windows: list[Tensor] = []
-    waiting: list[Tensor] = []
-    for batch in labels:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= WINDOW:
-            windows.append(torch.cat(waiting))
-            waiting = []
+    windows = _windows(batches, classes)
     seen = torch.cat(windows) if windows else torch.zeros(0, dtype=torch.long)
     if len(seen) < FEWEST_LABELS:
         return 0.0, 0.0
@@ -64,17 +62,55 @@ def class_order(
     return correlation, float((squares / free - 1).mean()) / error
 
 
+def class_drift(batches: Sequence[Tensor], classes: int) -> tuple[float, float]:
+    """How much the labels of a batch are like those of the next, 0 where each is drawn by itself or each
+    batch is, 1 where one class comes after the other; and by how many standard deviations that is above 0.
+    Arguments as of `class_order`."""
+    windows = _windows(batches, classes)
+    if len(windows) < 2 or sum(map(len, windows)) < FEWEST_LABELS:
+        return 0.0, 0.0
+    counts = torch.stack([torch.bincount(window, minlength=classes) for window in windows]).double()
+    counts = counts[:, counts.sum(dim=0) > 0]
+    shares, sizes = counts.sum(dim=0) / counts.sum(), counts.sum(dim=1, keepdim=True)
+    free = counts.shape[1] - 1
+    if not free:
+        return 0.0, 0.0
+    apart = (counts - sizes * shares) / shares.sqrt() / sizes
+    drift = float((apart[:-1] * apart[1:]).sum(dim=1).mean()) / free
+    return drift, drift * float(sizes.mean()) * math.sqrt(free * (len(windows) - 1))
+
+
+def _windows(batches: Sequence[Tensor], classes: int) -> list[Tensor]:
+    """Class numbers (n,) on the CPU, of so many successive batches that there are `WINDOW` of them."""
+    windows: list[Tensor] = []
+    waiting: list[Tensor] = []
+    for batch in batches:
+        labels = batch.flatten().long().cpu()
+        waiting.append(labels[(labels >= 0) & (labels < classes)])
+        if sum(map(len, waiting)) >= WINDOW:
+            windows.append(torch.cat(waiting))
+            waiting = []
+    return windows
+
+
 def is_sorted(alike: float, score: float) -> bool:
     """Whether what `class_order` gives, `alike` from 0 to 1 and a `score` in standard deviations, is an order
     that goes with the label."""
     return alike > ALIKE and score > ALIKE_SCORE
 
 
-def not_shuffled(alike: float) -> Finding:
-    """That batches follow an order that goes with the label; `alike` is their `class_order`."""
+def not_shuffled(alike: float, drift: bool = False) -> Finding:
+    """That batches follow an order that goes with the label; `alike` is their `class_order`, or where
+    `drift`, their `class_drift`."""
     seen = f"The labels within a batch are alike, {alike:.0%} of the way from shuffled to one class a batch."
+    if drift:
+        seen = (
+            f"The labels of a batch are like those of the next, {alike:.0%} of the way from shuffled to one "
+            f"class after the other: which classes come changes in the course of an epoch."
+        )
     remedy = (
         "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
         "give it a buffer as large as a few classes."
     )
-    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, ALIKE)
+    limit = DRIFTING if drift else ALIKE
+    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, limit)

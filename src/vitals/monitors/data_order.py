@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from vitals.findings import Finding
-from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
+from vitals.measures.class_order import (
+    ALIKE_SCORE,
+    DRIFTING,
+    FEWEST_LABELS,
+    class_drift,
+    class_order,
+    is_sorted,
+    not_shuffled,
+)
 from vitals.measures.double import double
 from vitals.measures.image_versions import ASKED, FAR, KIN, NEAR, sketches, versions
 from vitals.monitors.monitor import Monitor
@@ -172,8 +180,11 @@ class DataOrder(Monitor):
                 whole = self.samples < MOST
                 few = classes <= MOST_CLASSES
                 alike = class_order(batches, classes, alone=whole) if few else (0.0, 0.0)
-                if is_sorted(*alike) and self._is_label(trainer, module, place):
-                    self.say(trainer, not_shuffled(alike[0]))
+                drift, score = class_drift(batches, classes) if few else (0.0, 0.0)
+                drifts = drift > DRIFTING and score > ALIKE_SCORE
+                if (drifts or is_sorted(*alike)) and self._is_label(trainer, module, place):
+                    by_drift = not is_sorted(*alike)
+                    self.say(trainer, not_shuffled(drift if by_drift else alike[0], by_drift))
             self._count(trainer, prints)
             self._compare(trainer, prints)
         elif self.before is not None and len(prints) >= FEWEST_LABELS and torch.equal(prints, self.before):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitals.measures.class_order import class_order, is_sorted
+from vitals.measures.class_order import ALIKE_SCORE, DRIFTING, class_drift, class_order, is_sorted
 
 DRAW = torch.Generator().manual_seed(0)
 SORTED = torch.arange(10).repeat_interleave(200)
@@ -47,3 +47,32 @@ def test_one_class_is_an_order_unless_it_is_all_that_there_is() -> None:
     batches = [torch.zeros(50, dtype=torch.long)] * 9
     assert is_sorted(*class_order(batches, 10))
     assert class_order(batches, 10, alone=True) == (0.0, 0.0)
+
+
+def buffered(size: int) -> tuple[torch.Tensor, ...]:
+    """Sorted labels through a shuffle buffer, in batches."""
+    waiting, drawn = SORTED[:size].tolist(), []
+    for label in [*SORTED[size:].tolist(), *[-1] * size]:
+        place = int(torch.randint(len(waiting), (1,), generator=DRAW))
+        drawn.append(waiting[place])
+        waiting[place] = label if label >= 0 else waiting[-1]
+        del waiting[len(waiting) - (label < 0) :]
+    return torch.tensor(drawn).split(64)
+
+
+@pytest.mark.parametrize(
+    ("batches", "drifts"),
+    [
+        (buffered(600), True),  # of three classes
+        (buffered(2000), False),
+        (SHUFFLED.split(64), False),
+        (classes_by_images(4, 16), False),
+        (SHUFFLED[:640].split(4), False),
+    ],
+)
+def test_classes_that_come_and_go_in_the_course_of_an_epoch_drift(
+    batches: tuple[torch.Tensor, ...], drifts: bool
+) -> None:
+    drift, score = class_drift(batches, 10)
+    assert (drift > DRIFTING and score > ALIKE_SCORE) == drifts
+    assert not is_sorted(*class_order(batches, 10))
