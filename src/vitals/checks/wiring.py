@@ -324,7 +324,7 @@ def check_wiring(
             rate = float(max(group["lr"], group.get("initial_lr", 0.0)))  # a warm-up may start from 0
             held.update(dict.fromkeys(map(id, group["params"]), rate))
     wanting = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
+    missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if held else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         classes, twice, over_batch, over_places, floor, heard = 0, False, False, False, 0.0, 1.0

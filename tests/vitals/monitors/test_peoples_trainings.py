@@ -479,3 +479,28 @@ class InEvaluationMode(Foreign):
 
 def test_metrics_do_not_hide_that_the_network_trains_in_evaluation_mode(tmp_path: Path) -> None:
     assert "eval-mode-training" in alarms(seen(InEvaluationMode(), tmp_path))
+
+
+class WithoutOptimizer(Foreign):
+    """Clears the gradients, asks for new ones, and moves the weights along them itself."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter -= 0.1 * parameter.grad
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_weights_that_a_step_moves_itself_are_wired(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(WithoutOptimizer(), tmp_path, checks)
+    assert [row.outcome and row.outcome.seen for row in checks.rows] == ["4 of 4 parameters learn"]
+    assert alarms(checks.findings) == []
