@@ -44,6 +44,9 @@ ROUNDING = 1e-4
 """Share of the outputs by which other samples in the batch may change them through rounding."""
 FOLLOWING = 0.9
 """Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
+NOTHING = 1e-15
+"""Size up to which what enters a layer is zero but for rounding: 1e-17 is left of a feature that is always 1
+where its mean is subtracted in double precision (measured)."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
 SEQUENCES, SHORTEST = 8, 4
@@ -114,7 +117,7 @@ class Wiring:
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
     empty: tuple[str, ...] = ()
-    """Weights with a gradient of zero because what enters them is zero for every sample, and in the data."""
+    """Weights that get no gradient because what enters them is zero for every sample, and in the data."""
     future: float = 0.0
     """Share of the places of sequences whose target is the token that follows, where their outputs change
     with that token; 0 where they do not."""
@@ -356,7 +359,7 @@ def check_wiring(
         future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
-    empty = _empty(model, inputs, zero) if zero and dead is None else ()
+    empty = _empty(model, inputs, wanting) if zero and dead is None else ()
     zero = [name for name in zero if name not in empty]
     apart = [name for name in missing if name in flow.unreached]
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
@@ -432,12 +435,14 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights `names` of whose layers the input is zero for these `inputs`, and not for others,
-    as where a feature has no value."""
+    """Those of the weights `names` of whose layers the input is zero for `inputs`, but for rounding, and
+    not for others, as where a feature has no value."""
     entering: dict[str, list[bool]] = {}
 
     def look(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, given: entering.setdefault(name, []).append(bool(given and given[0].any()))
+        return lambda module, given: entering.setdefault(name, []).append(
+            bool(given) and float(given[0].abs().max()) > NOTHING
+        )
 
     layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
     enters = []
