@@ -348,15 +348,18 @@ def check_wiring(
     # Inputs that are all the same silence the first layers, and are the fault of the data.
     alike = isinstance(inputs, Tensor) and not bool((inputs != inputs[:1]).any())
     zero = [] if alike else flow.zero
-    leak = math.nan
+    leak, future = math.nan, 0.0
     with trial(model, loss) as copies:
         copies.model.eval()
         try:
             leak = _leak(copies, inputs)
+        except UserError:  # in evaluation mode it gives something else
+            pass
         except RuntimeError as error:
             if "checkpoint is incompatible" not in str(error):
                 raise
-        future = _future(copies, inputs, targets)
+        with suppress(UserError):
+            future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     empty = _empty(model, inputs, wanting) if zero and dead is None else ()
@@ -424,7 +427,12 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
         return False
     with trial(model, dropout=False) as copies, torch.no_grad():
         copies.model.eval()
-        before = copies.outputs(inputs)
+        try:
+            before = copies.outputs(inputs)
+        except UserError:  # in evaluation mode some give something else, which the step makes no loss of
+            copies.model.train()
+            seed_torch(0)
+            before = copies.outputs(inputs)
         for name, parameter in copies.model.named_parameters():
             if name in names and parameter.is_floating_point():
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
