@@ -18,6 +18,7 @@ from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, n
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
 from vitals.probes.step_losses import or_nan
+from vitals.probes.training_step import Path
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 
@@ -561,6 +562,23 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
 EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}"
 
 
+class _OfNumbers(nn.Module):
+    """A network of floats and whole numbers as one of the floats alone, the others as in `inputs` (N, D)."""
+
+    def __init__(self, path: Path, inputs: Tensor) -> None:
+        super().__init__()
+        self.path, self.inputs, self.places = path, inputs, path.numbers()
+
+    def numbers(self, inputs: Tensor) -> Tensor:
+        return inputs[:, self.places].contiguous().view(torch.float32)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        whole = self.inputs[: len(numbers)].clone()
+        whole[:, self.places] = numbers.float().contiguous().view(torch.int32)
+        outputs: Tensor = self.path(whole)
+        return outputs
+
+
 class InputsCheck(Check):
     name = "inputs"
     needs = "network"
@@ -582,7 +600,11 @@ class InputsCheck(Check):
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         size = options.size or 512
-        model, inputs = setup.model, cut(setup.inputs, size)
+        model, inputs, validation = setup.model, cut(setup.inputs, size), setup.validation_inputs
+        if isinstance(model, Path) and not inputs.is_floating_point() and bool(model.numbers().any()):
+            model = _OfNumbers(model, inputs)
+            inputs = model.numbers(inputs)
+            validation = None if validation is None else model.numbers(validation)
         if not inputs.is_floating_point():
             raise UserError("the network gets whole numbers, such as token ids, which have no scale.")
         targets, classes, weights = None, 0, list[float]()
@@ -609,7 +631,7 @@ class InputsCheck(Check):
             classes,
             tried=tried,
             label_batches=setup.label_batches,
-            validation_inputs=setup.validation_inputs,
+            validation_inputs=validation,
             model=model,
             draws=setup.draws,
             weights=weights,

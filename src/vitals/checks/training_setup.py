@@ -510,8 +510,11 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
     """Freeze the parts of which no optimizer has a single parameter; the names of their parameters.
 
     Not those that the gradient of the loss comes to at weights that look freshly drawn: they are forgotten.
+    Where no optimizer has any, whatever moves the parameters may move all.
     """
     held = held_identities(*optimizers)
+    if not held:
+        return ()
     left_out: list[str] = []
     reached: set[int] | None = None
     for child, part in model.named_children():

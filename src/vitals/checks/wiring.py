@@ -44,6 +44,9 @@ ROUNDING = 1e-4
 """Share of the outputs by which other samples in the batch may change them through rounding."""
 FOLLOWING = 0.9
 """Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
+NOTHING = 1e-15
+"""Size up to which what enters a layer is zero but for rounding: 1e-17 is left of a feature that is always 1
+where its mean is subtracted in double precision (measured)."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
 SEQUENCES, SHORTEST = 8, 4
@@ -114,7 +117,7 @@ class Wiring:
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
     empty: tuple[str, ...] = ()
-    """Weights with a gradient of zero because what enters them is zero for every sample, and in the data."""
+    """Weights that get no gradient because what enters them is zero for every sample, and in the data."""
     future: float = 0.0
     """Share of the places of sequences whose target is the token that follows, where their outputs change
     with that token; 0 where they do not."""
@@ -324,7 +327,7 @@ def check_wiring(
             rate = float(max(group["lr"], group.get("initial_lr", 0.0)))  # a warm-up may start from 0
             held.update(dict.fromkeys(map(id, group["params"]), rate))
     wanting = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if optimizers else []
+    missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if held else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         classes, twice, over_batch, over_places, floor, heard = 0, False, False, False, 0.0, 1.0
@@ -345,18 +348,21 @@ def check_wiring(
     # Inputs that are all the same silence the first layers, and are the fault of the data.
     alike = isinstance(inputs, Tensor) and not bool((inputs != inputs[:1]).any())
     zero = [] if alike else flow.zero
-    leak = math.nan
+    leak, future = math.nan, 0.0
     with trial(model, loss) as copies:
         copies.model.eval()
         try:
             leak = _leak(copies, inputs)
+        except UserError:  # in evaluation mode it gives something else
+            pass
         except RuntimeError as error:
             if "checkpoint is incompatible" not in str(error):
                 raise
-        future = _future(copies, inputs, targets)
+        with suppress(UserError):
+            future = _future(copies, inputs, targets)
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
-    empty = _empty(model, inputs, zero) if zero and dead is None else ()
+    empty = _empty(model, inputs, wanting) if zero and dead is None else ()
     zero = [name for name in zero if name not in empty]
     apart = [name for name in missing if name in flow.unreached]
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
@@ -421,7 +427,12 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
         return False
     with trial(model, dropout=False) as copies, torch.no_grad():
         copies.model.eval()
-        before = copies.outputs(inputs)
+        try:
+            before = copies.outputs(inputs)
+        except UserError:  # in evaluation mode some give something else, which the step makes no loss of
+            copies.model.train()
+            seed_torch(0)
+            before = copies.outputs(inputs)
         for name, parameter in copies.model.named_parameters():
             if name in names and parameter.is_floating_point():
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
@@ -432,12 +443,14 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights `names` of whose layers the input is zero for these `inputs`, and not for others,
-    as where a feature has no value."""
+    """Those of the weights `names` of whose layers the input is zero for `inputs`, but for rounding, and
+    not for others, as where a feature has no value."""
     entering: dict[str, list[bool]] = {}
 
     def look(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, given: entering.setdefault(name, []).append(bool(given and given[0].any()))
+        return lambda module, given: entering.setdefault(name, []).append(
+            bool(given) and float(given[0].abs().max()) > NOTHING
+        )
 
     layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
     enters = []

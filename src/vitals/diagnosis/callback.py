@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
@@ -143,6 +144,7 @@ class Diagnosis(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         begun = trainer.global_step or isinstance(exception, Diverged)
+        begun = begun and trainer.state.fn == TrainerFn.FITTING  # a test that fails later says nothing of it
         if trainer.is_global_zero and begun and not cannot_write(exception):
             self._examine(trainer, None, finished=False)
             if self.summary:

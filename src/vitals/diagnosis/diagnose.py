@@ -79,7 +79,9 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
         later = [_follows(finding, root) for finding in later]
         if worst is not None:
             checks[checks.index(root)] = _borne_out(root, worst)
-    return ranked([*checks, *later])
+    said = {(f.cause, f.value) for f in checks if f.alarming and f.value is not None}
+    # The same parameters, counted before the first step and behind it.
+    return ranked([*checks, *(f for f in later if not (f.exact and (f.cause, f.value) in said))])
 
 
 def looked_at(run: Run, made: int, left_out: Sequence[str], rules: Sequence[Rule] = RULES) -> Finding:

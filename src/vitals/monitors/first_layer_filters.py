@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
@@ -82,9 +83,10 @@ class FirstLayerFilters(Monitor):
         """Find the first layer in a pass of two samples through a copy, and draw it."""
         twin = shared_twin(trainer, module)
         twin.refresh()
-        name, inputs, images = _first_layer(twin, twin.few(batch, 2))
+        name, inputs = _first_layer(twin, twin.few(batch, 2))
         layer, shape = module.get_submodule(name), tuple(inputs[1:])
         filters = as_filters(layer, shape)
+        images = any(isinstance(leaf, Tensor) and leaf.ndim == 4 for leaf in tree_leaves(batch))
         if filters is None and not images:  # of texts, tables and series nobody expects a picture
             self.active = False
             return
@@ -132,8 +134,8 @@ def _png(picture: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size, bool]:
-    """Name and input shape of the first weighted layer to be executed, and whether images enter."""
+def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
+    """Name and input shape of the first weighted layer to be executed."""
     reached: list[tuple[str, torch.Size]] = []
 
     def stop(name: str, module: Any, inputs: Any) -> None:
@@ -157,4 +159,4 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size, bool]:
     if not reached:
         raise UserError("the training step runs no linear or convolutional layer.")
     [(name, shape)] = reached
-    return name, shapes.get("images", shape), bool(shapes)
+    return name, shapes.get("images", shape)

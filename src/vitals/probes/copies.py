@@ -231,7 +231,7 @@ def _prepare(original: Any, memo: dict[int, Any]) -> list[Any]:
         if isinstance(part, Tensor):
             if part.grad_fn is not None:
                 memo[id(part)] = part.detach().clone()
-        elif isinstance(part, live):
+        elif issubclass(type(part), live):  # of its class some object would have to be asked
             outermost = part if holder is None else holder
             memo[id(outermost)] = NoOp()
         elif isinstance(part, types.GeneratorType):
@@ -263,7 +263,7 @@ def _look_into(
             return
         state = copy._deepcopy_dispatch.get(type(part)) or part.__reduce_ex__(4)  # type: ignore[attr-defined]
     except Exception:  # whatever a class of theirs raises
-        memo[id(part)] = Spent() if isinstance(part, Iterator) else part
+        memo[id(part)] = Spent() if issubclass(type(part), Iterator) else part
         return
     if isinstance(state, tuple):
         kept.append(state)

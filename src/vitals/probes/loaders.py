@@ -59,13 +59,11 @@ def random_batches(loader: Any, samples: int) -> Iterator[Any]:
 
     For loaders that are not in the order of their data set, the same as `successive_batches`.
     """
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
-        return successive_batches(loader)
-    if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
+    if not isinstance(loader, DataLoader) or not isinstance(_sampler(loader), SequentialSampler):
         return successive_batches(loader)
     dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
-    return iter(DataLoader(dataset, loader.batch_size, sampler=drawn, collate_fn=loader.collate_fn))
+    return iter(DataLoader(dataset, _size(loader), sampler=drawn, collate_fn=loader.collate_fn))
 
 
 def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
@@ -75,7 +73,7 @@ def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
         raise StreamOnly("The training data are a stream, which gives each sample only once.")
     dataset: Any = _own(loader.dataset)
     places = torch.randperm(len(dataset))[:count].tolist()
-    size = loader.batch_size or count
+    size = _size(loader) or count
     return [DataLoader(dataset, size, sampler=places, collate_fn=loader.collate_fn) for _ in range(2)]
 
 
@@ -86,7 +84,7 @@ def in_one_batch(loader: Any, count: int, at_random: bool) -> Any:
     try:
         places = drawn_places(loader, count)
         dataset: Any = _own(loader.dataset) if places else ()
-        if at_random and isinstance(loader.sampler, SequentialSampler):
+        if at_random and isinstance(_sampler(loader), SequentialSampler):
             places = torch.randperm(len(dataset))[:count].tolist()
         whole = DataLoader(dataset, max(len(places), 1), sampler=places, collate_fn=loader.collate_fn)
         return next(iter(whole), None)
@@ -97,7 +95,7 @@ def in_one_batch(loader: Any, count: int, at_random: bool) -> Any:
 def is_even(loader: Any) -> bool:
     """Whether `loader` gives all samples of its data set alike, in an order or at random."""
     plain = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
-    return plain and isinstance(loader.sampler, SequentialSampler | RandomSampler | DistributedSampler)
+    return plain and isinstance(_sampler(loader), SequentialSampler | RandomSampler | DistributedSampler)
 
 
 def drawn_places(loader: Any, count: int) -> list[Any]:
@@ -142,7 +140,7 @@ def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
         return loader.unaugmented(samples)
     if not isinstance(loader, DataLoader) or not isinstance(validation, DataLoader):
         return loader
-    dataset, sampler = _own(loader.dataset), loader.sampler
+    dataset, sampler = _own(loader.dataset), _sampler(loader)
     mine, its = _innermost(dataset), _innermost(validation.dataset)
     names = [name for name in ("transform", "transforms") if hasattr(mine, name) and hasattr(its, name)]
     if type(mine) is not type(its) or not names or isinstance(dataset, IterableDataset):
@@ -150,7 +148,22 @@ def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
     for name in names:
         setattr(mine, name, getattr(its, name))
     shuffle = not isinstance(sampler, SequentialSampler)
-    return DataLoader(dataset, loader.batch_size or 1, shuffle=shuffle, collate_fn=loader.collate_fn)
+    return DataLoader(dataset, _size(loader) or 1, shuffle=shuffle, collate_fn=loader.collate_fn)
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    """What draws the places of the samples; a loader that was given batches of places says of its own
+    `sampler` that it goes through the data set in order."""
+    batches = loader.batch_sampler
+    if batches is None:
+        return loader.sampler
+    return batches.sampler if type(batches) is BatchSampler else batches
+
+
+def _size(loader: DataLoader[Any]) -> int | None:
+    """Samples of a batch; None where that is not one number."""
+    size = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
+    return size if isinstance(size, int) else None
 
 
 def _innermost(dataset: Any) -> Any:
@@ -184,8 +197,12 @@ def _own(thing: Any) -> Any:
     memo = _arrays_in(thing)
     arrays = list(memo.values())
     own = copied(thing, memo)
-    if own is thing or any(isinstance(part, Spent | NoOp) for part in memo.values()):
+    if own is thing or any(isinstance(part, Spent) for part in memo.values()):
         raise StreamOnly("The training data are a stream, which gives each batch only once.")
+    if any(isinstance(part, NoOp) for part in memo.values()):
+        raise StreamOnly(
+            "The data set keeps an open file or a connection, from which no copy of it can read."
+        )
     return _apart(thing, arrays) if _writes(own, arrays) else own
 
 

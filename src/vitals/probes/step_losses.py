@@ -82,6 +82,13 @@ def step_losses(
     `NoLoss` if there is none for this batch, `UserError` if the step fails, or gives no number.
     """
     events, graph = facts.events, torch.is_grad_enabled()
+
+    def backward(loss: Any, *arguments: Any, **options: Any) -> None:
+        events.append(loss)
+        for parameter in owner.parameters() if facts.meets_zeros else ():
+            if parameter.grad is None:  # the step has cleared it, and is to find one now
+                parameter.grad = torch.zeros_like(parameter)
+
     parts = list(owner.modules()) if parts is None else parts
     for number in range(first, first + EVERY_THIRD):
         events.clear()
@@ -89,7 +96,7 @@ def step_losses(
             for part in parts:
                 if isinstance(part, either(L.LightningModule)):
                     part._trainer = facts
-            owner.__dict__["manual_backward"] = lambda loss, *arguments, **options: events.append(loss)
+            owner.__dict__["manual_backward"] = backward
             if owner.automatic_optimization:
                 result = _automatic_step(owner, facts, batch, number)
             else:
@@ -154,7 +161,9 @@ def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int)
                 for parameter, _ in kept:
                     parameter.grad = torch.zeros_like(parameter) if zeros or facts.meets_zeros else None
                 try:
-                    result = call_step(owner.training_step, batch, number)
+                    # Moved by zero they are what the graph has kept, whatever autograd counts.
+                    with torch.autograd._unsafe_preserve_version_counter(tuple(owner.parameters())):
+                        result = call_step(owner.training_step, batch, number)
                 except UserError:
                     if zeros or facts.meets_zeros:
                         raise

@@ -626,6 +626,11 @@ class Path(StepModel):
             ]
         return torch.cat([each.reshape(len(each), -1) for each in given], dim=1)
 
+    def numbers(self) -> Tensor:
+        """Which columns of inputs (N, D) that are joined of floats and whole numbers are bits of floats."""
+        rows = [self.rows.of(self.rows.example)[place] for place in self.places]
+        return torch.cat([torch.full((row[0].numel(),), row.is_floating_point()) for row in rows])
+
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """The outputs (N, C) for these inputs (N, ...), all else as in the first sample of the example."""
         outputs: list[Tensor] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,14 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
     target = unknown | {"facts/working_rate": [0.01], "facts/answers_move": [1.0]}
     for ratio, said in ((0.1, []), (0.2, high)):
         assert alarms(record(rising, ratio=ratio, measured=target)) == said
+
+
+def test_what_is_counted_before_the_first_step_and_behind_it_is_told_once() -> None:
+    before = Finding("frozen-parameters", "fail", "2 parameter(s) get no step.", value=2.0)
+    run = Run(record(falling(2.5, 0.01)).history, [before])
+    for count, told in ((2.0, 1), (3.0, 2)):
+        behind = replace(before, message="No step comes to them.", value=count, exact=True, step=1)
+        assert alarms(run, [behind]) == ["frozen-parameters"] * told
 
 
 def test_a_training_step_that_knows_what_validation_step_does_not_is_told() -> None:

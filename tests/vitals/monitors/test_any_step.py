@@ -586,6 +586,17 @@ def test_every_kind_is_looked_at_and_left_as_it_was(kind: str, tmp_path: Path) -
     assert watched or "later" in kind
 
 
+@pytest.mark.parametrize(("factor", "causes"), [(1, []), (1000, ["input-not-normalized"])])
+def test_numbers_beside_categories_are_judged_by_their_scale(
+    factor: int, causes: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["inputs"])
+    data = loaded(lambda x, y, i: (factor * (x + factor - 1), ids(x)[:8], y))
+    fit(Step(of_both, net=Beside(categories=True)), tmp_path, checks, train=data)
+    assert [row.verdict == "skipped" for row in checks.rows] == [False]
+    assert alarms(checks.findings) == causes
+
+
 def test_a_copy_does_not_grow_with_what_the_step_keeps(tmp_path: Path) -> None:
     module = Outputs()
     seen: list[int] = []

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, loader, mlp
+from foreign import Foreign, fit, loader, mlp
 from lightning.pytorch.loggers import TensorBoardLogger
 from monitoring import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -234,3 +234,19 @@ def test_a_probe_of_the_rate_leaves_everything_as_it_was(tmp_path: Path) -> None
 def test_a_wrong_stop_on_is_refused() -> None:
     with pytest.raises(UserError, match="fail"):
         Diagnosis(stop_on="warn")  # type: ignore[arg-type]
+
+
+class FailsInTest(Foreign):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        raise ValueError("no such file")
+
+
+def test_a_test_that_fails_later_says_nothing_of_the_training(tmp_path: Path, capsys: Any) -> None:
+    module = FailsInTest(mlp())
+    trainer = fit(module, tmp_path, Diagnosis(probe=False))
+    [file] = tmp_path.rglob("findings.json")
+    before = file.read_text()
+    with pytest.raises(ValueError, match="no such file"):
+        trainer.test(module, loader(), verbose=False)
+    assert capsys.readouterr().out.count("findings:") == 1
+    assert file.read_text() == before

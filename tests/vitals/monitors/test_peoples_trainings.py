@@ -479,3 +479,57 @@ class InEvaluationMode(Foreign):
 
 def test_metrics_do_not_hide_that_the_network_trains_in_evaluation_mode(tmp_path: Path) -> None:
     assert "eval-mode-training" in alarms(seen(InEvaluationMode(), tmp_path))
+
+
+class WithoutOptimizer(Foreign):
+    """Clears the gradients, asks for new ones, and moves the weights along them itself."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.zero_grad()
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter -= 0.1 * parameter.grad
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_weights_that_a_step_moves_itself_are_wired(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(WithoutOptimizer(), tmp_path, checks)
+    assert [row.outcome and row.outcome.seen for row in checks.rows] == ["4 of 4 parameters learn"]
+    assert alarms(checks.findings) == []
+
+
+class GivesAMap(nn.Module):
+    """Frozen features at fresh weights, and two things to train with, but one where it is evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = mlp().requires_grad_(False)
+        self.head = nn.Linear(10, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        outputs = self.head(self.features(x))
+        return (outputs, outputs.exp()) if self.training else outputs.exp()
+
+
+class OfAMap(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs, _ = self.net(batch[0])
+        return F.cross_entropy(outputs, batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+def test_a_network_that_gives_something_else_in_evaluation_is_wired(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(OfAMap(GivesAMap()), tmp_path, checks)
+    assert [row.outcome and row.outcome.seen for row in checks.rows] == ["2 of 2 parameters learn"]
+    assert alarms(checks.findings) == ["frozen-parameters"]

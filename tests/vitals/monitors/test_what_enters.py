@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,18 @@ import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, loader, mlp, quick
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from vitals.findings import Finding
 from vitals.probes import loaders
-from vitals.probes.loaders import successive_batches, wears_out
+from vitals.probes.loaders import is_even, random_batches, successive_batches, twice, wears_out
 
 
 def alarms(module: Foreign) -> list[Finding]:
@@ -212,3 +220,36 @@ def test_one_that_normalizes_in_numpy_is_told_too() -> None:
 
     data.change = halved
     assert wears_out(DataLoader(data, 32))
+
+
+def test_batches_of_places_are_drawn_as_by_the_loader_itself() -> None:
+    """A loader that is given a batch sampler says itself that it goes through the data in order."""
+    data = TensorDataset(*digits(128))
+    given = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 32, drop_last=True))
+    in_order = DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 32, drop_last=True))
+    for each in (given, in_order):
+        assert [len(labels) for _, labels in random_batches(each, 64)][:2] == [32, 32]
+        assert [len(next(iter(one))[1]) for one in twice(each, 64)] == [32, 32]
+        assert is_even(each)
+    assert not torch.equal(next(random_batches(in_order, 64))[1], data.tensors[1][:32])
+
+
+class Reader(Kept):
+    """Opens its file when it is first asked for a sample."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(lambda image: image)
+        np.savez(file, images=self.images)
+        self.file, self.opened = file, None
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        if self.opened is None:
+            self.opened = np.load(self.file)
+        return torch.from_numpy(self.opened["images"][place]), self.labels[place]
+
+
+def test_a_data_set_with_an_open_file_is_left_alone(tmp_path: Path) -> None:
+    data = Reader(tmp_path / "images.npz")
+    data[0]
+    with pytest.raises(loaders.StreamOnly, match="keeps an open file"):
+        next(successive_batches(DataLoader(data, 32)))
