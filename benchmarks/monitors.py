@@ -103,9 +103,11 @@ def configured(preset: str = "default") -> list[Monitor]:
 
 
 def seconds_by_step(profiler: SimpleProfiler, monitor: L.Callback) -> list[float]:
-    """What all hooks of `monitor` took in each step, of one batch each."""
+    """What the hooks that `monitor` has took in each step, of one batch each: those that it has not would
+    bear what the first callback meets after a backward pass, whichever it is, an empty cache."""
     recorded = profiler.recorded_durations
-    hooks = [recorded[f"[Callback]{monitor.state_key}.{hook}"] for hook in OF_A_STEP]
+    own = [hook for hook in OF_A_STEP if getattr(type(monitor), hook) is not getattr(L.Callback, hook)]
+    hooks = [recorded[f"[Callback]{monitor.state_key}.{hook}"] for hook in own]
     return [sum(step) for step in zip(*hooks, strict=True)]
 
 

@@ -168,6 +168,7 @@ class DataOrder(Monitor):
 
     def _end(self) -> None:
         self.active, self.batch, self.before = False, None, None
+        self.labels, self.prints = {}, []
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         prints = torch.cat(self.prints).cpu() if self.prints else torch.zeros(0)

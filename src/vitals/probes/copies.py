@@ -8,6 +8,7 @@ import functools
 import inspect
 import io
 import multiprocessing.process
+import operator
 import socket
 import subprocess
 import threading
@@ -39,6 +40,7 @@ LARGE = 1000
 
 INTERNAL = set(vars(nn.Module())) - {"_buffers"}
 """Tables that torch keeps in every module, which no step changes."""
+CONTAINERS = (list, dict, set, deque)
 
 
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
@@ -281,16 +283,15 @@ def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
     containers: dict[int, tuple[Any, Any]] = {}
     for _, attributes in parts:
         for name, value in attributes.items():
-            if name not in INTERNAL:
+            if isinstance(value, CONTAINERS) and name not in INTERNAL:
                 _remember(value, containers)
     try:
         yield
     finally:
         for part, attributes in parts:
             now = vars(part)
-            if any(now.get(name) is not value for name, value in attributes.items()) or len(now) != len(
-                attributes
-            ):
+            changed = any(map(operator.is_not, map(now.get, attributes), attributes.values()))
+            if changed or len(now) != len(attributes):
                 now.clear()
                 now.update(attributes)
         for container, content in containers.values():
@@ -302,7 +303,7 @@ def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _remember(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
-    if id(value) in containers or not isinstance(value, list | dict | set | deque):
+    if not isinstance(value, CONTAINERS) or id(value) in containers:
         return
     if len(value) >= LARGE and isinstance(next(iter(value)), PLAIN):
         return

@@ -186,3 +186,11 @@ def test_bad_input_is_an_error_that_names_the_argument(change: dict[str, Any], m
     arguments = {"model": net, "loss": F.cross_entropy, "inputs": x, "targets": y} | change
     with pytest.raises(UserError, match=message):
         check_gradients(**arguments)
+
+
+def test_a_right_direction_through_all_stands_for_an_element() -> None:
+    net, x, y = small_net()
+    check = check_gradients(net, F.cross_entropy, x, y, elements=1)
+    assert [row.index is None for row in check.summaries[0].rows] == [False, True]  # the largest, and all
+    check = check_gradients(net, F.cross_entropy, x, y, elements=4)
+    assert len(check.summaries[0].rows) == 5

@@ -60,6 +60,29 @@ def test_labels_that_reach_the_network_by_another_way_are_found():
     assert found == {"wrong-initial-loss": "warn"}
 
 
+def test_zeros_are_trained_on_only_where_that_decides():
+    calls = []
+
+    class Watched(nn.Sequential):
+        def forward(self, values):
+            calls.append(len(values))
+            return super().forward(values)
+
+    class Numbering(Watched):
+        """Gives each sample another output, be it zero or not."""
+
+        def forward(self, values):
+            return super().forward(values) + torch.linspace(0, 1, len(values))[:, None]
+
+    parts = nn.Flatten(), nn.Linear(3072, 10)
+    result = check_informative_inputs(Watched(*parts), F.cross_entropy, *batch(512))
+    assert calls.count(8) == 1
+    assert result.zero_loss == pytest.approx(result.prior_entropy, abs=1e-3)
+    calls.clear()
+    check_informative_inputs(Numbering(*parts), F.cross_entropy, *batch(512))
+    assert calls.count(8) == 51
+
+
 def test_too_few_samples_a_class_prove_nothing():
     inputs, _ = batch(256)
     many = torch.arange(256) % 64
