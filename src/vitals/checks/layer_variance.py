@@ -61,6 +61,10 @@ LEAPING = {"argmin", "argmax", "gumbel_softmax"}
 """Names of functions behind which the signal begins anew, as that of the codes of a quantizer does."""
 PEAKED, FEWEST_PLACES = 0.99, 4
 """Share of an attention's row that one of at least so many places gets where its slope is zero."""
+SCALED_AWAY, THIN = 50.0, 0.02
+"""Times that inputs spread further than what the first layer gets of them, and the spread of this from which
+it is next to nothing: 255 and 0.001 where forward() divides by 255 what was divided before; what stands in
+front of a first layer, such as pooling, takes off less than half."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45
@@ -107,6 +111,8 @@ class LayerVariance:
     drawn: those that are trained may do so on purpose."""
     attention: str = ""
     """The layer before that attention."""
+    input_spread: float = 0.0
+    """Standard deviation over all numbers of the inputs; 0 where they are not one tensor of numbers."""
 
     @property
     def total(self) -> float:
@@ -142,7 +148,7 @@ class LayerVariance:
         if self.layers[0].signal_variance == 0:
             message = "The inputs are all the same, so that there is no signal to follow."
             return [Finding("skipped", "note", message, where="layer variance")]
-        alarms = self._dead() or self._saturated() or self._silent() or self._slope()
+        alarms = self._thin() or self._dead() or self._saturated() or self._silent() or self._slope()
         message = (
             f"The variance of the signal changes by {self.slope:+.2f} decades per layer, {self.whole:+.1f} "
             f"in all over {len(self.layers) - 1} layers."
@@ -150,6 +156,17 @@ class LayerVariance:
         low, high = self.bearable
         level: Level = "ok" if abs(self.slope) <= STEEP or low <= self.whole <= high else "note"
         return alarms or [Finding("variance-level", level, message, value=self.slope, threshold=STEEP)]
+
+    def _thin(self) -> list[Finding]:
+        first = math.sqrt(self.layers[0].variance)
+        if not (self.layers[0].name == "input" and first < THIN and self.input_spread > SCALED_AWAY * first):
+            return []
+        seen = (
+            f"The inputs spread by {self.input_spread:.3g}, and what the first layer gets of them by "
+            f"{first:.2g}: the network scales them down to next to nothing."
+        )
+        remedy = "Scale them once, in the data set or in forward()."
+        return [Finding("input-not-normalized", "warn", seen, remedy, "inputs", first, THIN)]
 
     def _dead(self) -> list[Finding]:
         hidden = self.layers[1:]
@@ -270,13 +287,14 @@ def check_layer_variance(
             )
             silent = next(silenced, "")
         # What several inputs come to shows where the first layer gets them.
-        scale = math.sqrt(layers[0].variance)
+        scale, spread = math.sqrt(layers[0].variance), 0.0
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
+            spread = float(inputs.float().std())
     adaptive = optimizer is not None and ignores_scale(optimizer)
     drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
     peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")
-    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked)
+    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked, spread)
 
 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:

@@ -54,6 +54,9 @@ meant."""
 
 FEWEST = 16
 """Samples below which their mean loss says little of the network."""
+MADE_GOOD = 0.5
+"""Share of what a loss is above chance that standardized inputs, or no dropout, must take off to be its root;
+any inputs that are a little smaller take off a tenth."""
 GROWN = 100.0
 """Times the variance of the inputs that what enters the last layer may have, before the hidden layers are at
 fault rather than the last one."""
@@ -315,7 +318,10 @@ def check_loss_at_chance(
         return replace(result, untrained=is_fresh(model))
     if result.deviation <= FAR:
         return result
-    cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)
+    limit = chance * (1 + FAR)
+    if math.isfinite(value):
+        limit = min(limit, value - MADE_GOOD * (value - chance))
+    cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, limit)
     recovers = optimizer is not None and _recovers(model, loss, inputs, targets, optimizer, chance)
     return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
 
@@ -368,16 +374,17 @@ def _recovers(
 
 
 def _cause(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer | None, chance: float
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer | None, limit: float
 ) -> tuple[str, float]:
-    """The root of a loss too high, and the loss with standardized inputs."""
+    """The root of a loss too high, which brings it down to `limit` once it is mended, and the loss with
+    standardized inputs."""
     normalized = standardized(inputs)
     with trial(model, loss) as copies, torch.no_grad():
         value = float(copies.loss_at(normalized, targets))
-    if value <= chance * (1 + FAR):
+    if value <= limit:
         return "input-not-normalized", value
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
-        if float(copies.loss_at(inputs, targets)) <= chance * (1 + FAR):
+        if float(copies.loss_at(inputs, targets)) <= limit:
             return "regularization-too-strong", value
     try:
         signal = check_layer_variance(model, normalized, optimizer)

@@ -17,6 +17,12 @@ ALIKE, ALIKE_SCORE = 0.3, 5.0
 """Correlation of the labels within a batch, and standard deviations above 0: batches of four of ten classes
 have 0.15, of one class 1."""
 
+STRETCHES, SELDOM, AWAY, EXPECTED = 4, 0.1, 0.25, 10.0
+"""Parts of an epoch one after the other; share of what a class should have in one of them up to which it
+hardly comes; share of the labels that are of such classes, in the mean over the parts; and labels that a
+class should have in each, or chance may leave it out. 0.35 where four of ten classes come before the other
+six, each part shuffled; 0 of samples that are shuffled (measured)."""
+
 
 def class_order(
     batches: Sequence[Tensor], classes: int, shares: Tensor | None = None, alone: bool = False
@@ -68,6 +74,20 @@ def is_sorted(alike: float, score: float) -> bool:
     """Whether what `class_order` gives, `alike` from 0 to 1 and a `score` in standard deviations, is an order
     that goes with the label."""
     return alike > ALIKE and score > ALIKE_SCORE
+
+
+def classes_away(batches: Sequence[Tensor], classes: int) -> tuple[float, float]:
+    """Share of the labels that are of classes which hardly come in a quarter of an epoch: the mean over the
+    quarters, and the largest. A network forgets over such a stretch, however well batches are mixed."""
+    labels = torch.cat([batch.flatten().long() for batch in batches]).cpu()
+    labels = labels[(labels >= 0) & (labels < classes)]
+    parts = labels.tensor_split(STRETCHES)
+    counts = torch.stack([torch.bincount(part, minlength=classes) for part in parts]).double()
+    shares = counts.sum(dim=0) / max(len(labels), 1)
+    expected = shares * counts.sum(dim=1, keepdim=True)
+    seldom = (counts < SELDOM * expected) & (expected >= EXPECTED)
+    away = (seldom * shares).sum(dim=1)
+    return float(away.mean()), float(away.max())
 
 
 def not_shuffled(alike: float) -> Finding:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from vitals.findings import Finding
-from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
+from vitals.measures.class_order import (
+    AWAY,
+    FEWEST_LABELS,
+    class_order,
+    classes_away,
+    is_sorted,
+    not_shuffled,
+)
 from vitals.measures.double import double
 from vitals.measures.image_versions import ASKED, FAR, KIN, NEAR, sketches, versions
 from vitals.monitors.monitor import Monitor
@@ -38,6 +45,9 @@ VERSIONS = 0.5
 mirrored, shifted and made noisy before they were split 0.68 to 0.71 are, of CIFAR-10, of digits and of drawn
 shapes that were split first none, and of drawn rings, which differ in two or three numbers alone, 0.38
 (measured)."""
+PLAIN = 8
+"""One different number in so many of an image's values, from which it is told from others: blank ones, and
+those of a few pixels that are not zero, are alike and need not be the same."""
 UNLIKE = 0.9
 """Share of different values from which a column of a table is one of measured numbers: two rows that agree in
 it are one, and not two of a few that there are."""
@@ -135,7 +145,8 @@ class DataOrder(Monitor):
         if large is not None and self.weights is not None:
             values = _some(large)
             if values.shape[1] == len(self.weights):
-                self.validated.append((values @ self.weights).float())
+                plain = _are_plain(values) if large.ndim > 2 else torch.zeros(len(values)).bool()
+                self.validated.append((values @ self.weights).float()[~plain.to(values.device)])
                 if sum(map(len, self.sketches[1])) < ASKED:
                     self.sketches[1].extend(sketches(large))
 
@@ -159,6 +170,12 @@ class DataOrder(Monitor):
                 alike = class_order(batches, classes, alone=whole) if few else (0.0, 0.0)
                 if is_sorted(*alike) and self._is_label(trainer, module, place):
                     self.say(trainer, not_shuffled(alike[0]))
+                elif (
+                    few
+                    and classes_away(batches, classes)[0] > AWAY
+                    and self._is_label(trainer, module, place)
+                ):
+                    self._say_away(trainer, *classes_away(batches, classes))
             self._count(trainer, prints)
             self._compare(trainer, prints)
         elif self.before is not None and len(prints) >= FEWEST_LABELS and torch.equal(prints, self.before):
@@ -166,6 +183,19 @@ class DataOrder(Monitor):
             remedy = "Give the training loader shuffle=True, or another seed for each epoch."
             self.say(trainer, Finding("data-not-shuffled", "note", message, remedy, "batches"))
         self.before = prints
+
+    def _say_away(self, trainer: L.Trainer, mean: float, most: float) -> None:
+        message = (
+            f"Classes with {most:.0%} of the labels hardly come in a quarter of the first epoch, and in the "
+            f"mean over its quarters {mean:.0%} are away: they come one after the other, though batches are "
+            f"mixed."
+        )
+        remedy = (
+            "Shuffle over all samples, as shuffle=True does, not within files or parts that are read one "
+            "after the other."
+        )
+        fault = ("data-not-shuffled", "warn", message, remedy, "labels", mean, AWAY)
+        self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
 
     def _count(self, trainer: L.Trainer, prints: Tensor) -> None:
         seen, different = len(prints), len(prints.unique())
@@ -256,6 +286,12 @@ def _some(row: Tensor) -> Tensor:
     in batches of any size."""
     values = row.detach().flatten(1)
     return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
+
+
+def _are_plain(values: Tensor) -> Tensor:
+    """Whether samples (N,) of `values` (N, K) have so few different ones that others may have the same."""
+    different = 1 + (values.sort(dim=1).values.diff(dim=1) > 0).sum(dim=1)
+    return different < values.shape[1] / PLAIN
 
 
 def _are_measured(row: Tensor, values: Tensor) -> bool:

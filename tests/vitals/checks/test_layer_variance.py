@@ -82,6 +82,11 @@ def at_rest(net: Residual) -> Residual:
     return net
 
 
+class Divided(nn.Module):
+    def forward(self, x):
+        return x / 255
+
+
 class LearnedPosition(nn.Module):
     """An MLP of zero weights on a learned constant, beside which the image goes its way."""
 
@@ -155,6 +160,7 @@ def test_healthy_networks_raise_no_alarm(name):
             "saturated-activations",
         ),
         (lambda: mlp(64, 64, activation=nn.Tanh), lambda: 255 * batch(64)[0], "input-not-normalized"),
+        (lambda: nn.Sequential(Divided(), mlp(64, 64)), lambda: batch(64)[0], "input-not-normalized"),
         (
             lambda: initialized(mlp(64, 64, activation=nn.Sigmoid), init.normal_),
             lambda: batch(64)[0],
@@ -169,6 +175,7 @@ def test_healthy_networks_raise_no_alarm(name):
         "bias of -3",
         "unit tanh",
         "raw pixels into tanh",
+        "divided by 255 in the network as well",
         "unit sigmoid",
     ],
 )
