@@ -101,6 +101,14 @@ class LearnedPosition(nn.Module):
         return self.head(self.image(x.flatten(1)) + self.mlp(self.place.expand(len(x), -1)))
 
 
+def normed_far_below_zero() -> nn.Sequential:
+    net = convnet(norm=True)
+    for module in net:
+        if isinstance(module, nn.BatchNorm2d):
+            init.constant_(module.bias, -2.5)
+    return net
+
+
 def biased_convnet() -> nn.Sequential:
     net = convnet()
     for module in net:
@@ -154,6 +162,7 @@ def test_healthy_networks_raise_no_alarm(name):
         (lambda: initialized(convnet(), init.zeros_), lambda: batch(64)[0], "bad-initialization"),
         (FunctionalSigmoid, lambda: torch.randn(64, 64), "vanishing-gradients"),
         (biased_convnet, lambda: batch(64)[0], "dead-relu"),
+        (normed_far_below_zero, lambda: batch(64)[0], "dead-relu"),
         (
             lambda: initialized(mlp(64, 64, activation=nn.Tanh), init.normal_),
             lambda: batch(64)[0],
@@ -173,6 +182,7 @@ def test_healthy_networks_raise_no_alarm(name):
         "zero weights",
         "deep sigmoid",
         "bias of -3",
+        "norms with a bias of -2.5",
         "unit tanh",
         "raw pixels into tanh",
         "divided by 255 in the network as well",
