@@ -98,9 +98,11 @@ class LossAtChance:
     """The loss of sure answers that are all wrong; infinite where it was not needed."""
     proportional: bool = False
     """Whether twice the outputs give twice the loss."""
+    halves: bool = False
+    """Whether twice the samples give half the loss."""
     of_batch: float = math.nan
-    """Where the loss is a sum over samples, and the optimizer goes by its size: the loss of a batch of
-    guesses over the mean of their cross-entropies."""
+    """Where the loss is a sum over samples, or a mean that is divided once more, and the optimizer goes by its
+    size: the loss of a batch of guesses over the mean of their cross-entropies."""
 
     @property
     def deviation(self) -> float:
@@ -187,7 +189,14 @@ class LossAtChance:
                 f"theirs: a batch of guesses costs {self.of_batch:.2g} of what one of them does, and steps "
                 f"are as much smaller than the learning rate says."
             )
-            remedy = "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does."
+            if self.halves:
+                seen = (
+                    f"The loss halves where the batch is doubled: a mean is divided by the number of samples "
+                    f"once more, and steps are {self.of_batch:.2g} of what the learning rate says."
+                )
+            remedy = (
+                "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does: once."
+            )
             share = self.of_batch
             return [
                 Finding("wrong-initial-loss", "warn", seen, remedy, "loss", share, SMALL_SHARE, exact=True)
@@ -291,8 +300,12 @@ def check_loss_at_chance(
         wrong = wrong_loss(copies.loss_of, outputs, targets)
         proportional = is_proportional(copies.loss_of, outputs, targets)
         twice = float(copies.loss_of(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
-        summed = isinstance(optimizer, torch.optim.SGD) and math.isclose(twice, 2 * value, rel_tol=1e-3)
-        guess = len(outputs) * math.log(max(outputs.shape[1], 2)) / max(batch_size, 1)
+        halves = math.isclose(2 * twice, value, rel_tol=1e-3)
+        summed = halves or math.isclose(twice, 2 * value, rel_tol=1e-3)
+        summed = summed and isinstance(optimizer, torch.optim.SGD)
+        guess = math.log(max(outputs.shape[1], 2)) * (len(outputs) / max(batch_size, 1)) ** (
+            -1 if halves else 1
+        )
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -307,6 +320,7 @@ def check_loss_at_chance(
         over_batch=over_batch,
         wrong=wrong,
         proportional=proportional,
+        halves=halves,
         of_batch=chance / guess if summed and batch_size else math.nan,
     )
     if over_batch or proportional:
