@@ -101,8 +101,8 @@ class LossAtChance:
     halves: bool = False
     """Whether twice the samples give half the loss."""
     of_batch: float = math.nan
-    """Where the loss is a sum over samples, or a mean that is divided once more, and the optimizer goes by its
-    size: the loss of a batch of guesses over the mean of their cross-entropies."""
+    """Where the loss is a sum over samples, or a mean that is divided once more, and the optimizer goes by
+    its size: the loss of a batch of guesses over the mean of their cross-entropies."""
 
     @property
     def deviation(self) -> float:
