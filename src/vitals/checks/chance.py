@@ -14,7 +14,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.measures.double import double
 from vitals.probes.training_step import modes_kept
-from vitals.probes.trial import Inputs, Loss, Trial
+from vitals.probes.trial import Inputs, Loss, Trial, is_class_numbers
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]
 
@@ -236,15 +236,19 @@ def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tenso
     """The least loss that probabilities can have, where the loss takes them for logits: 0.31 to 0.69 for
     binary cross-entropy, by how common ones are. 0 where it does not, or where `outputs` are none.
 
-    `outputs` and `targets`, ones and zeros, have as many numbers. A loss of probabilities is near zero, or
+    `outputs` and `targets`, ones and zeros, have as many numbers, or `targets` are class numbers of which the
+    loss makes such. A loss of probabilities is near zero, or
     fails, where these are the targets themselves or far outside of 0 to 1; one of logits is the other way
     round.
     """
-    if not bool(((outputs > 0) & (outputs < 1)).all()) or not bool(((targets == 0) | (targets == 1)).all()):
+    binary = targets
+    if is_class_numbers(targets) and outputs.ndim == 2 and targets.numel() == len(outputs) < outputs.numel():
+        binary = F.one_hot(targets, outputs.shape[1])
+    if not bool(((outputs > 0) & (outputs < 1)).all()) or not bool(((binary == 0) | (binary == 1)).all()):
         return 0.0
     if not stays_a_share(copies, inputs):
         return 0.0
-    answer, loss = targets.reshape(outputs.shape).to(outputs.dtype), copies.loss_of
+    answer, loss = binary.reshape(outputs.shape).to(outputs.dtype), copies.loss_of
     try:
         sure = float(loss((2 * answer - 1) * SURE_LOGIT, targets))
         given, guess = (float(loss(each, targets)) for each in (answer, torch.zeros_like(answer)))

@@ -131,7 +131,8 @@ class Inputs:
     """Share of inputs that differ from all before them."""
     samples: int
     sensitivity: float
-    """Spread of the outputs with these inputs over that with standardized ones; NaN without a model."""
+    """Spread of the outputs with these inputs over that with standardized ones; NaN without a model, and
+    infinite for huge ones that a recurrent layer gets first, which squashes whatever it is given."""
     classes: int
     label_counts: tuple[int, ...]
     """By class number, over the whole training set where its labels were given, else over the labels seen."""
@@ -297,7 +298,9 @@ class Inputs:
         far = spread < TINY_SCALE or scale > HUGE_SCALE
         matters = math.isnan(self.sensitivity) or not 1 / SENSITIVE <= self.sensitivity <= SENSITIVE
         if far and matters:
-            if not math.isnan(self.sensitivity):
+            if math.isinf(self.sensitivity):
+                seen += ", and the first layer is recurrent: they drive its gates to their limits"
+            elif not math.isnan(self.sensitivity):
                 seen += (
                     f", and the outputs spread {self.sensitivity:.3g} times as far as with normalized ones"
                 )
@@ -528,6 +531,7 @@ def _repeated(inputs: Tensor, targets: Tensor) -> tuple[int, int]:
     return len(several), sum(len(set(each)) > 1 for each in several)
 
 
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 IGNORED = -100
 """torch's `ignore_index`."""
 
@@ -541,11 +545,16 @@ def _channels(inputs: Tensor) -> Channels:
 def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> float:
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
     the network takes no such inputs, as of whole numbers in floats. 1 where outputs go with the `numbers` to
-    be predicted from the start, as of a forecast that normalizes each series and undoes that at the end."""
+    be predicted from the start, as of a forecast that normalizes each series and undoes that at the end.
+    Infinite for huge inputs of a recurrent layer: its outputs lie between its limits with any inputs."""
     spread: list[float] = []
+    called: list[nn.Module] = []
     for version in (inputs, standardized(inputs)):
         try:
             with trial(model, dropout=False) as copies, torch.no_grad():
+                for module in copies.model.modules():
+                    if next(module.parameters(recurse=False), None) is not None:
+                        module.register_forward_pre_hook(lambda module, _: called.append(module))
                 outputs = copies.outputs(version).reshape(len(version), -1)
         except (IndexError, RuntimeError):
             if not spread:
@@ -555,6 +564,8 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
             wanted = numbers.reshape(len(numbers), -1)
             if wanted.shape == outputs.shape and float((wanted - outputs).var() / wanted.var()) < FORETOLD:
                 return 1.0
+        if called and isinstance(called[0], RECURRENT) and _channels(inputs).scale > HUGE_SCALE:
+            return math.inf
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
 

@@ -43,6 +43,9 @@ FEWEST_LAYERS = 4
 DEAD_MANY, DEAD_ALL = 0.75, 0.9
 """Share of channels that are zero for every sample. Before training, narrow layers behind
 pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
+MOSTLY_ZERO = 0.9
+"""Share of zeros in what comes to each layer but the first: 0.97 behind BatchNorm layers whose biases start
+at -2.5, whose network learns half of what it could; half behind ReLU, 0.75 with half of that dropped."""
 SQUASHING = {"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "softmax", "clamp", "erf"}
 """Names of functions whose values can come to lie at their limits."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
@@ -61,6 +64,10 @@ LEAPING = {"argmin", "argmax", "gumbel_softmax"}
 """Names of functions behind which the signal begins anew, as that of the codes of a quantizer does."""
 PEAKED, FEWEST_PLACES = 0.99, 4
 """Share of an attention's row that one of at least so many places gets where its slope is zero."""
+SCALED_AWAY, THIN = 50.0, 0.02
+"""Times that inputs spread further than what the first layer gets of them, and the spread of this from which
+it is next to nothing: 255 and 0.001 where forward() divides by 255 what was divided before; what stands in
+front of a first layer, such as pooling, takes off less than half."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45
@@ -83,6 +90,8 @@ class LayerSignal:
     """Share of values at the limits of a tanh or sigmoid; 0 where the values are not bounded so."""
     hard: bool = False
     """Whether the slope is whole up to these limits."""
+    zeros: float = 0.0
+    """Share of values that are exactly 0, where the others are not all one, as those of spikes are."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,8 @@ class LayerVariance:
     drawn: those that are trained may do so on purpose."""
     attention: str = ""
     """The layer before that attention."""
+    input_spread: float = 0.0
+    """Standard deviation over all numbers of the inputs; 0 where they are not one tensor of numbers."""
 
     @property
     def total(self) -> float:
@@ -142,7 +153,14 @@ class LayerVariance:
         if self.layers[0].signal_variance == 0:
             message = "The inputs are all the same, so that there is no signal to follow."
             return [Finding("skipped", "note", message, where="layer variance")]
-        alarms = self._dead() or self._saturated() or self._silent() or self._slope()
+        alarms = (
+            self._thin()
+            or self._dead()
+            or self._seldom()
+            or self._saturated()
+            or self._silent()
+            or self._slope()
+        )
         message = (
             f"The variance of the signal changes by {self.slope:+.2f} decades per layer, {self.whole:+.1f} "
             f"in all over {len(self.layers) - 1} layers."
@@ -150,6 +168,17 @@ class LayerVariance:
         low, high = self.bearable
         level: Level = "ok" if abs(self.slope) <= STEEP or low <= self.whole <= high else "note"
         return alarms or [Finding("variance-level", level, message, value=self.slope, threshold=STEEP)]
+
+    def _thin(self) -> list[Finding]:
+        first = math.sqrt(self.layers[0].variance)
+        if not (self.layers[0].name == "input" and first < THIN and self.input_spread > SCALED_AWAY * first):
+            return []
+        seen = (
+            f"The inputs spread by {self.input_spread:.3g}, and what the first layer gets of them by "
+            f"{first:.2g}: the network scales them down to next to nothing."
+        )
+        remedy = "Scale them once, in the data set or in forward()."
+        return [Finding("input-not-normalized", "warn", seen, remedy, "inputs", first, THIN)]
 
     def _dead(self) -> list[Finding]:
         hidden = self.layers[1:]
@@ -162,6 +191,21 @@ class LayerVariance:
         remedy = "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU."
         limit = DEAD_ALL if level == "fail" else DEAD_MANY
         return [Finding("dead-relu", level, message, remedy, worst.name, worst.dead, limit)]
+
+    def _seldom(self) -> list[Finding]:
+        hidden = self.layers[1:]
+        least = min((row.zeros for row in hidden), default=0.0)
+        if len(hidden) < 2 or least < MOSTLY_ZERO or self.layers[0].zeros > MOSTLY_ZERO or self._collapsed():
+            return []
+        seen = (
+            f"What comes to each hidden layer is zero in {least:.0%} of the values and more: next to nothing "
+            f"passes the activations between."
+        )
+        remedy = (
+            "Start biases at zero, those of normalization layers, too, so that half of the inputs pass each "
+            "ReLU."
+        )
+        return [Finding("dead-relu", "warn", seen, remedy, hidden[0].name, least, MOSTLY_ZERO)]
 
     def _saturated(self) -> list[Finding]:
         if self.peaked > SATURATED_MOST:
@@ -272,13 +316,14 @@ def check_layer_variance(
             )
             silent = next(silenced, "")
         # What several inputs come to shows where the first layer gets them.
-        scale = math.sqrt(layers[0].variance)
+        scale, spread = math.sqrt(layers[0].variance), 0.0
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
+            spread = float(inputs.float().std())
     adaptive = optimizer is not None and ignores_scale(optimizer)
     drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
     peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")
-    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked)
+    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked, spread)
 
 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
@@ -361,7 +406,9 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
         saturated = float((((values > 0) & (values < 1 - SATURATED)) | (values > SATURATED)).float().mean())
     of_all, of_samples = values.var(correction=0), values.var(dim=0, correction=0).mean()
     silent = float(dead.float().mean())
-    return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard)
+    nothing = values == 0
+    zeros = 0.0 if bool((nothing | (values == high)).all()) else float(nothing.float().mean())
+    return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard, zeros)
 
 
 def moved(inputs: Inputs) -> Inputs:

@@ -54,6 +54,9 @@ meant."""
 
 FEWEST = 16
 """Samples below which their mean loss says little of the network."""
+MADE_GOOD = 0.5
+"""Share of what a loss is above chance that standardized inputs, or no dropout, must take off to be its root;
+any inputs that are a little smaller take off a tenth."""
 GROWN = 4.0
 """Times the variance of the inputs that what enters the last layer has where the hidden layers are at fault:
 more than what that layer makes of it in its turn. 36 and 12 where all weights are six times as large as torch
@@ -96,9 +99,11 @@ class LossAtChance:
     """The loss of sure answers that are all wrong; infinite where it was not needed."""
     proportional: bool = False
     """Whether twice the outputs give twice the loss."""
+    halves: bool = False
+    """Whether twice the samples give half the loss."""
     of_batch: float = math.nan
-    """Where the loss is a sum over samples, and the optimizer goes by its size: the loss of a batch of
-    guesses over the mean of their cross-entropies."""
+    """Where the loss is a sum over samples, or a mean that is divided once more, and the optimizer goes by
+    its size: the loss of a batch of guesses over the mean of their cross-entropies."""
 
     @property
     def deviation(self) -> float:
@@ -185,7 +190,14 @@ class LossAtChance:
                 f"theirs: a batch of guesses costs {self.of_batch:.2g} of what one of them does, and steps "
                 f"are as much smaller than the learning rate says."
             )
-            remedy = "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does."
+            if self.halves:
+                seen = (
+                    f"The loss halves where the batch is doubled: a mean is divided by the number of samples "
+                    f"once more, and steps are {self.of_batch:.2g} of what the learning rate says."
+                )
+            remedy = (
+                "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does: once."
+            )
             share = self.of_batch
             return [
                 Finding("wrong-initial-loss", "warn", seen, remedy, "loss", share, SMALL_SHARE, exact=True)
@@ -289,8 +301,12 @@ def check_loss_at_chance(
         wrong = wrong_loss(copies.loss_of, outputs, targets)
         proportional = is_proportional(copies.loss_of, outputs, targets)
         twice = float(copies.loss_of(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
-        summed = isinstance(optimizer, torch.optim.SGD) and math.isclose(twice, 2 * value, rel_tol=1e-3)
-        guess = len(outputs) * math.log(max(outputs.shape[1], 2)) / max(batch_size, 1)
+        halves = math.isclose(2 * twice, value, rel_tol=1e-3)
+        summed = halves or math.isclose(twice, 2 * value, rel_tol=1e-3)
+        summed = summed and isinstance(optimizer, torch.optim.SGD)
+        guess = math.log(max(outputs.shape[1], 2)) * (len(outputs) / max(batch_size, 1)) ** (
+            -1 if halves else 1
+        )
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -305,6 +321,7 @@ def check_loss_at_chance(
         over_batch=over_batch,
         wrong=wrong,
         proportional=proportional,
+        halves=halves,
         of_batch=chance / guess if summed and batch_size else math.nan,
     )
     if over_batch or proportional:
@@ -316,7 +333,10 @@ def check_loss_at_chance(
         return replace(result, untrained=is_fresh(model))
     if result.deviation <= FAR:
         return result
-    cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, chance)
+    limit = chance * (1 + FAR)
+    if math.isfinite(value):
+        limit = min(limit, value - MADE_GOOD * (value - chance))
+    cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, limit)
     recovers = optimizer is not None and _recovers(model, loss, inputs, targets, optimizer, chance)
     return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
 
@@ -369,17 +389,18 @@ def _recovers(
 
 
 def _cause(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer | None, chance: float
+    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer | None, limit: float
 ) -> tuple[str, float]:
-    """The root of a loss too high, and the loss with standardized inputs."""
+    """The root of a loss too high, which brings it down to `limit` once it is mended, and the loss with
+    standardized inputs."""
     normalized = standardized(inputs)
     with trial(model, loss) as copies, torch.no_grad():
         outputs = copies.outputs(normalized)
         value = float(copies.loss_of(outputs, targets))
-    if value <= chance * (1 + FAR):
+    if value <= limit:
         return "input-not-normalized", value
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
-        if float(copies.loss_at(inputs, targets)) <= chance * (1 + FAR):
+        if float(copies.loss_at(inputs, targets)) <= limit:
             return "regularization-too-strong", value
     try:
         signal = check_layer_variance(model, normalized, optimizer)

@@ -335,6 +335,7 @@ def check_wiring(
         if is_class_numbers(targets) and outputs.ndim == 2:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies, inputs, outputs, targets)
+            floor = 0.0 if twice else sigmoid_floor(copies, inputs, outputs, targets)
             heard = _heard(copies, outputs, targets)
             over_batch = kind_of(outputs) == "logits" and kind_of(outputs.T) != "logits"
         elif isinstance(targets, Tensor) and outputs.ndim > 2 and not targets.is_floating_point():

@@ -17,7 +17,6 @@ ALIKE, ALIKE_SCORE = 0.3, 5.0
 """Correlation of the labels within a batch, and standard deviations above 0: batches of four of ten classes
 have 0.15, of one class 1."""
 
-
 DRIFTING = 0.05
 """Correlation of the labels of a batch with those of the next, where `ALIKE_SCORE` bears it out: 0.33, 0.09
 and 0.03 of ten classes one after the other through a buffer of one class, of three and of five, and 0 of
@@ -112,5 +111,10 @@ def not_shuffled(alike: float, drift: bool = False) -> Finding:
         "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
         "give it a buffer as large as a few classes."
     )
+    if drift:
+        remedy = (
+            "Shuffle over all samples, as shuffle=True does, not within files or parts that are read one "
+            "after the other; give a stream a buffer as large as most classes."
+        )
     limit = DRIFTING if drift else ALIKE
     return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, limit)

@@ -46,6 +46,9 @@ VERSIONS = 0.5
 mirrored, shifted and made noisy before they were split 0.68 to 0.71 are, of CIFAR-10, of digits and of drawn
 shapes that were split first none, and of drawn rings, which differ in two or three numbers alone, 0.38
 (measured)."""
+PLAIN = 8
+"""One different number in so many of an image's values, from which it is told from others: blank ones, and
+those of a few pixels that are not zero, are alike and need not be the same."""
 UNLIKE = 0.9
 """Share of different values from which a column of a table is one of measured numbers: two rows that agree in
 it are one, and not two of a few that there are."""
@@ -155,7 +158,8 @@ class DataOrder(Monitor):
         if large is not None and self.weights is not None:
             values = _some(large)
             if values.shape[1] == len(self.weights):
-                self.validated.append((values @ self.weights).float())
+                plain = _are_plain(values) if large.ndim > 2 else torch.zeros(len(values)).bool()
+                self.validated.append((values @ self.weights).float()[~plain.to(values.device)])
                 if sum(map(len, self.sketches[1])) < ASKED:
                     self.sketches[1].extend(sketches(large))
 
@@ -283,6 +287,12 @@ def _some(row: Tensor) -> Tensor:
     in batches of any size."""
     values = row.detach().flatten(1)
     return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
+
+
+def _are_plain(values: Tensor) -> Tensor:
+    """Whether samples (N,) of `values` (N, K) have so few different ones that others may have the same."""
+    different = 1 + (values.sort(dim=1).values.diff(dim=1) > 0).sum(dim=1)
+    return different < values.shape[1] / PLAIN
 
 
 def _are_measured(row: Tensor, values: Tensor) -> bool:

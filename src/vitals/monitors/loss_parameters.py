@@ -98,9 +98,13 @@ class LossParameters(Monitor):
         """Whether a module was called then to be trained; not so while a game fills its memory."""
         self.stepping: set[int] = set()
         """Numbers of the optimizers that have taken a step."""
+        self.waiting = dict[int, list[str]]()
+        """Parameters of those that have not, though the loss gave them a gradient."""
         self.watched = _moving(trainer)
         self.at_start = [_some(parameter) for parameter in self.watched]
         self.known: WeakSet[Optimizer] = WeakSet(trainer.optimizers)
+        self.asked: WeakSet[Optimizer] = WeakSet()
+        """Those of Lightning that have taken a step, asked by Lightning or past it."""
         self.made: WeakSet[Optimizer] = WeakSet()
         """Further optimizers that have moved parameters of the module."""
         self.moved_before = set[int]()
@@ -177,6 +181,8 @@ class LossParameters(Monitor):
             self.guarded(self._look, trainer, pl_module, loss)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._wanted() and not pl_module.automatic_optimization:
+            self.guarded(self._note_waiting, trainer, pl_module)
         if len(self.stepped) == 1:
             self.stepped.append(_values(self.moving))
         if self.at_start and self.batches == PATIENCE:
@@ -207,6 +213,8 @@ class LossParameters(Monitor):
     def _count(self, optimizer: Optimizer) -> None:
         groups = optimizer.param_groups
         held = held_identities(optimizer)
+        if optimizer in self.known:
+            self.asked.add(optimizer)
         if optimizer in self.known or self.moved.isdisjoint(held):
             return
         self.again = self.again or optimizer in self.made
@@ -358,18 +366,23 @@ class LossParameters(Monitor):
         super().on_train_end(trainer, pl_module)
         self.guarded(self._trained_there, trainer)
         if self.stepping and self.batches >= PATIENCE:
-            self.guarded(self._left_waiting, trainer, pl_module)
+            self.guarded(self._left_waiting, trainer)
 
-    def _left_waiting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Say which optimizer took no step in the whole training, though the loss gives its parameters a
-        gradient."""
+    def _note_waiting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         given = {id(p): name for name, p in module.named_parameters() if p.grad is not None}
-        for number in sorted(set(range(len(trainer.optimizers))) - self.stepping):
-            if trainer.optimizers[number].state:  # it was asked past Lightning
-                continue
+        for number in set(range(len(trainer.optimizers))) - self.stepping - set(self.waiting):
             groups = trainer.optimizers[number].param_groups
             named = [p for group in groups for p in group["params"] if id(p) in given]
             if names := [given[id(p)] for p in named if bool(dense(p.grad).any())]:
+                self.waiting[number] = names
+
+    def _left_waiting(self, trainer: L.Trainer) -> None:
+        """Say which optimizer took no step in the whole training, though the loss gives its parameters a
+        gradient: it did so while training, as Lightning clears them before a validation."""
+        for number in sorted(set(self.waiting) - self.stepping):
+            names = self.waiting[number]
+            optimizer = trainer.optimizers[number]
+            if not optimizer.state and optimizer not in self.asked:  # else it was asked past Lightning
                 message = (
                     f"Optimizer {number + 1} of {len(trainer.optimizers)} took no step in {self.batches} "
                     f"batches, though the loss gives its parameters a gradient: {listed(names)}."

@@ -1,12 +1,14 @@
 """Are layers in training mode when training, and in evaluation mode when validating?"""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric, MetricCollection
 
@@ -18,7 +20,8 @@ from vitals.monitors.monitor import Monitor
 from vitals.recorder import recorder_of
 
 LOOKS = 2
-"""Validations in a row that call layers whose statistics are left behind; they may be copied at times."""
+"""Validations in a row that call layers whose statistics are left behind, which may be copied at times, or
+dropout that drops."""
 
 
 class Modes(Monitor):
@@ -36,7 +39,8 @@ class Modes(Monitor):
     Monte-Carlo dropout; a whole network is not.
 
     It also looks at what validation calls: a copy whose weights follow those that train, as an average does,
-    while its BatchNorm statistics do not, is a finding.
+    while its BatchNorm statistics do not, is a finding, and so is dropout that drops there, where a sample
+    goes through once: Monte-Carlo estimates take the mean of many passes.
     """
 
     station = "before"
@@ -50,9 +54,14 @@ class Modes(Monitor):
         """Layers left behind that the present validation has called."""
         self.behind = 0
         """Validations in a row that called some."""
+        self.passes: dict[str, int] = {}
+        """Of the present validation's batch through dropout layers in training mode."""
+        self.dropping = 0
+        """Validations in a row that dropped values of samples which pass once."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.behind, self.called, self.handles = 0, set(), []
+        self.dropping, self.passes = 0, {}
         self.norms = {
             name: (part, part.weight.detach().clone(), part.running_mean.clone())
             for name, part in module.named_modules()
@@ -79,16 +88,23 @@ class Modes(Monitor):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *places: Any
     ) -> None:
-        if not any(places) and self.norms and not trainer.sanity_checking:
-            self.called = set()
-            self.guarded(self._watch)
+        if not any(places) and not trainer.sanity_checking:
+            self.called, self.passes = set(), {}
+            self.guarded(self._watch, pl_module)
 
-    def _watch(self) -> None:
+    def _watch(self, module: L.LightningModule) -> None:
+        for name, part in module.named_modules():
+            if isinstance(part, _DropoutNd) and part.p > 0:
+                self.handles.append(part.register_forward_pre_hook(partial(self._count, name)))
         for name in self._left_behind():
             hook = self.norms[name][0].register_forward_pre_hook(
                 lambda part, given, name=name: self.called.add(name)
             )
             self.handles.append(hook)
+
+    def _count(self, name: str, part: nn.Module, given: Any) -> None:
+        if part.training:
+            self.passes[name] = self.passes.get(name, 0) + 1
 
     def _unwatch(self) -> None:
         for handle in self.handles:
@@ -117,6 +133,10 @@ class Modes(Monitor):
             self.behind = self.behind + 1 if self.called else 0
             if self.behind == LOOKS:
                 self._say_left_behind(trainer)
+            once = bool(self.passes) and max(self.passes.values()) == 1
+            self.dropping = self.dropping + 1 if once else 0
+            if self.dropping == LOOKS:
+                self._say_dropping(trainer)
 
     def _say_left_behind(self, trainer: L.Trainer) -> None:
         names = sorted(self.called)
@@ -131,6 +151,19 @@ class Modes(Monitor):
         count = float(len(names))
         fault = Finding("train-val-mismatch", "fail", message, remedy, names[0], count, 0.0, exact=True)
         self.say(trainer, fault)
+
+    def _say_dropping(self, trainer: L.Trainer) -> None:
+        names = list(self.passes)
+        message = (
+            f"Dropout is on in validation, in {listed(names)}, and each sample goes through once: what is "
+            f"measured is how well a part of the network does."
+        )
+        remedy = (
+            "Leave the modes to Lightning, or take the mean over many passes, as Monte-Carlo dropout does."
+        )
+        count = float(len(names))
+        fault = ("train-mode-evaluation", "warn", message, remedy, names[0], count, 0.0)
+        self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
         parts = _trained_parts(module, held_identities(*trainer.optimizers))

@@ -82,6 +82,11 @@ def at_rest(net: Residual) -> Residual:
     return net
 
 
+class Divided(nn.Module):
+    def forward(self, x):
+        return x / 255
+
+
 class LearnedPosition(nn.Module):
     """An MLP of zero weights on a learned constant, beside which the image goes its way."""
 
@@ -94,6 +99,14 @@ class LearnedPosition(nn.Module):
 
     def forward(self, x):
         return self.head(self.image(x.flatten(1)) + self.mlp(self.place.expand(len(x), -1)))
+
+
+def normed_far_below_zero() -> nn.Sequential:
+    net = convnet(norm=True)
+    for module in net:
+        if isinstance(module, nn.BatchNorm2d):
+            init.constant_(module.bias, -2.5)
+    return net
 
 
 def biased_convnet() -> nn.Sequential:
@@ -171,12 +184,14 @@ def test_healthy_networks_raise_no_alarm(name):
         (lambda: initialized(convnet(), init.zeros_), lambda: batch(64)[0], "bad-initialization"),
         (FunctionalSigmoid, lambda: torch.randn(64, 64), "vanishing-gradients"),
         (biased_convnet, lambda: batch(64)[0], "dead-relu"),
+        (normed_far_below_zero, lambda: batch(64)[0], "dead-relu"),
         (
             lambda: initialized(mlp(64, 64, activation=nn.Tanh), init.normal_),
             lambda: batch(64)[0],
             "saturated-activations",
         ),
         (lambda: mlp(64, 64, activation=nn.Tanh), lambda: 255 * batch(64)[0], "input-not-normalized"),
+        (lambda: nn.Sequential(Divided(), mlp(64, 64)), lambda: batch(64)[0], "input-not-normalized"),
         (
             lambda: initialized(mlp(64, 64, activation=nn.Sigmoid), init.normal_),
             lambda: batch(64)[0],
@@ -189,8 +204,10 @@ def test_healthy_networks_raise_no_alarm(name):
         "zero weights",
         "deep sigmoid",
         "bias of -3",
+        "norms with a bias of -2.5",
         "unit tanh",
         "raw pixels into tanh",
+        "divided by 255 in the network as well",
         "unit sigmoid",
     ],
 )

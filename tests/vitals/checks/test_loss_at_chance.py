@@ -317,6 +317,10 @@ def test_the_best_constant_outputs_give_the_classes_their_shares(loss: Any) -> N
     assert constant_loss(loss, torch.randn(256, CLASSES), targets) == pytest.approx(best, abs=1e-4)
 
 
+def divided_again(outputs, targets):
+    return F.cross_entropy(outputs, targets) / len(targets)
+
+
 def summed(by: float):
     return lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum") / by
 
@@ -326,11 +330,13 @@ def summed(by: float):
     [
         (summed(4000.0), lambda p: SGD(p, 0.03), "wrong-initial-loss"),
         (summed(4000.0), lambda p: Adam(p, 1e-3), "loss-at-chance"),  # which does not go by its size
-        (summed(128.0), lambda p: SGD(p, 0.03), "loss-at-chance"),  # in eight parts of a step
+        (summed(128.0), lambda p: SGD(p, 0.03), "loss-at-chance"),  # in four parts of a step
         (F.cross_entropy, lambda p: SGD(p, 0.03), "loss-at-chance"),
+        (divided_again, lambda p: SGD(p, 0.03), "wrong-initial-loss"),
+        (divided_again, lambda p: Adam(p, 1e-3), "loss-at-chance"),
     ],
 )
 def test_a_sum_over_samples_that_is_divided_by_the_size_of_the_set(loss: Any, make: Any, cause: str) -> None:
     net = convnet()
-    result = check_loss_at_chance(net, loss, *batch(256), make(net.parameters()), batch_size=16)
+    result = check_loss_at_chance(net, loss, *batch(256), make(net.parameters()), batch_size=32)
     assert result.findings()[0].cause == cause

@@ -437,6 +437,16 @@ def test_layers_whose_results_never_get_to_the_outputs_are_frozen_not_vanishing(
     assert finding.cause == "wiring-correct"
 
 
+@pytest.mark.parametrize(("sigmoid", "causes"), [(True, {"double-softmax": "fail"}), (False, {})])
+def test_binary_losses_of_class_numbers_take_logits(sigmoid, causes):
+    def loss(outputs, targets):
+        answers = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+        return F.binary_cross_entropy_with_logits(outputs, answers)
+
+    net = nn.Sequential(convnet(), *[nn.Sigmoid()] * sigmoid)
+    assert named(check_wiring(net, loss, *batch(64))) == causes
+
+
 def test_a_softmax_over_one_output_is_named_and_small_logits_are_no_sigmoid():
     torch.manual_seed(0)
     images, labels = batch(32)

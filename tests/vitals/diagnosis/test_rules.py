@@ -253,6 +253,16 @@ def test_losses_of_several_optimizers_say_nothing_alone(optimizers: float, found
     assert alarms(record(measured=measured)) == found
 
 
+def test_weights_that_a_decay_has_halved_move_faster_at_the_same_rate() -> None:
+    """As behind a normalization, to which their size means nothing: the rate is not at fault."""
+    probes = {"rate_probe/0.1": [1.6], "rate_probe/1": [1.8], "rate_probe/3": [1.95], "rate_probe/10": [2.1]}
+    for smallest, found in ((1.7, "regularization-too-strong"), (4.5, "learning-rate-too-high")):
+        norms = {f"weight_norm/{layer}.weight": [5.0, 3.0, smallest] for layer in LAYERS}
+        short = {"facts/trial_accuracy": [0.4]}
+        run = record(falling(2.4, 1.7), train=0.18, val=0.17, ratio=0.03, measured=probes | norms | short)
+        assert alarms(run) == [found]
+
+
 def test_a_decay_takes_what_no_gradient_reaches() -> None:
     """Weights without a gradient go by any decay, and layers die of it."""
     norms = {f"weight_norm/{layer}.weight": [5.0, 0.5, 0.01] for layer in LAYERS}

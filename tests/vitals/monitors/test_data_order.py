@@ -54,6 +54,7 @@ def found(folder: Any, reader: Reader, *callbacks: Any, epochs: int = 2) -> list
 
 
 SHUFFLED = torch.randperm(600, generator=torch.Generator().manual_seed(0)).tolist()
+BY_HALVES = sorted(SHUFFLED, key=lambda place: int(digits(600)[1][place]) > 3)
 BY_LABEL = torch.argsort(digits(600)[1], stable=True).tolist()
 
 
@@ -63,9 +64,16 @@ BY_LABEL = torch.argsort(digits(600)[1], stable=True).tolist()
         (lambda: Reader(SHUFFLED, anew=True), []),
         (lambda: Reader(SHUFFLED), [("data-not-shuffled", "note")]),
         (lambda: Reader(BY_LABEL), [("data-not-shuffled", "warn"), ("data-not-shuffled", "note")]),
+        (lambda: Reader(BY_HALVES), [("data-not-shuffled", "warn"), ("data-not-shuffled", "note")]),
         (lambda: Reader(SHUFFLED[:30]), [("overfitting", "note"), ("data-not-shuffled", "note")]),
     ],
-    ids=["anew each time", "always in one order", "class after class", "thirty over and over"],
+    ids=[
+        "anew each time",
+        "always in one order",
+        "class after class",
+        "four classes before six",
+        "thirty over and over",
+    ],
 )
 def test_what_comes_in_which_order(reader, expected, tmp_path) -> None:
     random.seed(0)
@@ -90,6 +98,21 @@ def test_samples_of_the_training_in_validation(places: Any, expected: list[Any],
     validation = DataLoader(TensorDataset(images[places], labels[places]), 50)
     fit(Plain(mlp()), tmp_path, monitor, train=train, validation=validation)
     assert [(finding.cause, finding.level) for finding in monitor.findings] == expected
+
+
+def test_blank_images_are_not_one_and_the_same(tmp_path) -> None:
+    images, labels = digits(600)
+    blank = torch.where(images > images.quantile(0.97), 1.0, 0.0)
+    train = DataLoader(TensorDataset(blank[:400], labels[:400]), 32, shuffle=True)
+    monitor = DataOrder()
+    fit(
+        Plain(mlp()),
+        tmp_path,
+        monitor,
+        train=train,
+        validation=DataLoader(TensorDataset(blank[400:], labels[400:]), 50),
+    )
+    assert [finding.cause for finding in monitor.findings if finding.alarming] == []
 
 
 def test_rows_of_a_table_of_few_values_may_come_in_both(tmp_path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from foreign import Foreign, fit, mlp
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitals.monitors.modes import Modes
 
@@ -63,6 +63,27 @@ def test_a_copy_that_is_validated_needs_the_statistics_too(module: Any, said: bo
     fit(module(), None, monitor, max_epochs=3)
     assert [finding.cause for finding in monitor.findings] == ["train-val-mismatch"] * said
     assert all("teacher.2" in finding.message for finding in monitor.findings)
+
+
+class Dropping(Foreign):
+    """Turns dropout on in validation, and takes the mean over some passes."""
+
+    def __init__(self, passes: int, on: bool = True) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 10)))
+        self.passes, self.on = passes, on
+
+    def on_validation_start(self) -> None:
+        self.net[2].train(self.on)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        torch.stack([self.net(batch[0]) for _ in range(self.passes)]).mean(0)
+
+
+@pytest.mark.parametrize(("passes", "on", "said"), [(1, True, True), (8, True, False), (1, False, False)])
+def test_dropout_may_be_on_in_validation_where_passes_are_averaged(passes: int, on: bool, said: bool) -> None:
+    monitor = Modes()
+    fit(Dropping(passes, on), None, monitor, max_epochs=3)
+    assert [finding.cause for finding in monitor.findings] == ["train-mode-evaluation"] * said
 
 
 class Fails(Teacher):
