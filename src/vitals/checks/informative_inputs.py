@@ -81,6 +81,8 @@ class InformativeInputs:
     """Whether the loss can be compared with H(y)."""
     plain: InformativeInputs | None = None
     """The same without augmentation; None where it was not needed, or is not known."""
+    probe_accuracy: float = math.nan
+    """Of the linear classifier on held-out samples, 0 to 1."""
     recognized: float = math.nan
     """Share of training samples that are told from others when they are drawn once more; NaN where it was not
     needed."""
@@ -183,6 +185,7 @@ def check_informative_inputs(
     # What training on zeros comes to is no lower: above both limits it would change nothing that is said.
     if not zero_loss >= LEAK * entropy or (score >= CHANCE_SCORE and real_loss >= zero_loss):
         zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
+    linear = _probe(x, y, held_x, classes)
     return InformativeInputs(
         real_loss,
         zero_loss,
@@ -190,11 +193,12 @@ def check_informative_inputs(
         float((predictions == held_y).float().mean()),
         score,
         agreement_score(held_y, held_y, classes),
-        agreement_score(_probe(x, y, held_x, classes), held_y, classes),
+        agreement_score(linear, held_y, classes),
         len(x.flatten(1).unique(dim=0)) / half,
         half,
         half / len(y.unique()),
         abs(chance - math.log(classes)) < 1e-3,
+        probe_accuracy=float((linear == held_y.cpu()).float().mean()),
     )
 
 
@@ -314,10 +318,15 @@ class InformativeInputsCheck(Check):
         return Outcome(result.findings(), seen, f"{CHANCE_SCORE:g} sd or more", result)
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
-        """`trial_accuracy`: what the short trial reached on samples held out, less two standard errors."""
+        """What the short trial reached on samples held out, `trial_accuracy`, and the linear classifier,
+        `linear_accuracy`, less two standard errors."""
         result: InformativeInputs = outcome.result
         held_out = result.samples
-        return {"trial_accuracy": share_between(result.held_out_accuracy * held_out, held_out, 2.0)[0]}
+        reached = {"trial": result.held_out_accuracy, "linear": result.probe_accuracy}
+        return {
+            f"{name}_accuracy": share_between(accuracy * held_out, held_out, 2.0)[0]
+            for name, accuracy in reached.items()
+        }
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, len(setup.inputs) // 2) for size in (SAMPLES, SAMPLES // 2)]

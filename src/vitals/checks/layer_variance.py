@@ -482,6 +482,10 @@ class LayerVarianceCheck(Check):
         low, high = result.bearable
         return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
 
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`signal_lost`: decades of variance that the signal loses on its way through the network."""
+        return {"signal_lost": -outcome.result.total}
+
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [128, 64]
 

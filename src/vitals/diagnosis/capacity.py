@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_low
+from vitals.checks.layer_variance import COLLAPSED
+from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low
 from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding
@@ -35,6 +36,8 @@ a shortcut."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
+MANY = 2000
+"""Samples seen from which a network falls short that knows less than a linear classifier of 512."""
 POOR = 0.8
 """Share of the loss of a guess above which hardly anything was learned."""
 LEVEL = 0.02
@@ -164,6 +167,26 @@ def without_biases(run: Run) -> Iterator[Finding]:
     yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.last_loss, POOR * guess)
 
 
+@needs("facts/chance_loss", verdict="signal lost from the start")
+def signal_lost(run: Run) -> Iterator[Finding]:
+    """Hardly anything is learned by a network in which little of the signal arrives, though its optimizer
+    makes up for small gradients."""
+    lost = run.fact("signal_lost")
+    if not lost > COLLAPSED or not run.finished or run.steps < ENOUGH or death(run):
+        return
+    if not run.last_loss > POOR * run.chance_loss > 0 or any(too_low(run)) or any(too_high(run)):
+        return
+    message = (
+        f"Before the first step the variance of the signal shrank by {lost:.1f} decades on its way through "
+        f"the network, and after {run.steps} steps the loss is {run.last_loss:.3g}, where a guess has "
+        f"{run.chance_loss:.3g}."
+    )
+    remedy = (
+        "Use ReLU instead of sigmoid, draw the weights at He's scale, or put normalization behind layers."
+    )
+    yield Finding("vanishing-gradients", "warn", message, remedy, "activations", lost, COLLAPSED)
+
+
 def _is_level(run: Run) -> bool:
     half = run.mean_loss(0.4, 0.6)
     return half - run.mean_loss(0.8, 1) < LEVEL * half
@@ -175,6 +198,18 @@ def underfitting(run: Run) -> Iterator[Finding]:
     if not run.finished or run.steps < 100 or death(run) or not run.chance_loss > 0:
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
+        return
+    linear = run.fact("linear_accuracy")
+    most = max(run.share_right("train")[1], run.share_right("val")[1])
+    if most < linear and run.steps * run.batch_size >= MANY:
+        message = (
+            f"After {run.steps} steps {run.accuracy('train'):.0%} of the training samples are right; a "
+            f"linear classifier of a few of them has at least {linear:.0%} of others right."
+        )
+        remedy = (
+            "Look for a layer with too few units, or one that passes little on; else the steps are too few."
+        )
+        yield Finding("underfitting", "warn", message, remedy, "accuracy/train_eval", most, linear)
         return
     end = run.mean_loss(0.8, 1)
     poor = run.above_chance("train") < 0.12 and run.last_loss > POOR * run.chance_loss

@@ -45,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     generalization.overfitting,
     capacity.too_few_steps,
     capacity.without_biases,
+    capacity.signal_lost,
     capacity.underfitting,
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""

@@ -319,6 +319,14 @@ KNOWN_BEFORE: dict[str, Sequence[Any]] = {
 STUCK = {"train": 0.1, "val": 0.1}
 DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
 SICK: dict[str, tuple[str, Run]] = {
+    "a signal that is lost from the start, and hardly anything learned": (
+        "vanishing-gradients",
+        record(falling(2.3, 2.1), 0.2, 0.2, measured={"facts/signal_lost": [6.9]}),
+    ),
+    "less than a linear classifier knows": (
+        "underfitting",
+        record(falling(2.3, 2.2), 0.16, 0.15, measured={"facts/linear_accuracy": [0.21]}),
+    ),
     "a dropout of what should be kept": (
         "regularization-too-strong",
         record(falling(2.3, 2.15), measured={"facts/dropout": [0.95], "loss/train_eval": [2.2, 1.8]}),
@@ -568,6 +576,10 @@ HEALTHY: dict[str, Run] = {
         },
     ),
     "huge first updates that are survived": record(ratio=0.15),
+    "a signal that is lost, which an adaptive optimizer bears": record(measured={"facts/signal_lost": [6.9]}),
+    "about what a linear classifier knows": record(
+        falling(2.3, 1.9), 0.2, 0.19, measured={"facts/linear_accuracy": [0.21]}
+    ),
     "a schedule that ends near zero": record(measured={"lr/0": [0.1, 0.1, 0.08, 0.05, 0.02, 1e-3, 1e-5]}),
     "fine-tuning at a tiny rate": record(level(0.3), train=0.9, val=0.88, ratio=1e-6),
     "augmentation stronger than validation": record(falling(2.3, 1.9), train=0.5, val=0.5),
