@@ -33,9 +33,9 @@ class Recorder(L.Callback):
     that one cycle is to reach, `fresh_layers`, the share of layers as they were drawn, `dropout`, the largest
     probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
     a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, how many `optimizers` there are,
-    `beta_excess`, by how much the first of Adam's betas is above the second, and what monitors add. Where a
-    module waits for several by hand, `first_losses` is the sum of what was given to `backward` before the
-    first step.
+    `beta_excess`, by how much the first of Adam's betas is above the second, `iterations`, of which LBFGS
+    makes several in a step, and what monitors add. Where a module waits for several by hand, `first_losses`
+    is the sum of what was given to `backward` before the first step.
     """
 
     def __init__(self) -> None:
@@ -160,6 +160,7 @@ def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]
         "epsilon": max(divided, default=0.0),
         "beta_excess": max((float(first) - float(second) for first, second in pairs), default=0.0),
         "optimizers": float(len(trainer.optimizers)),
+        "iterations": max((float(group.get("max_iter", 1)) for group in groups), default=1.0),
         **rates,
     }
 

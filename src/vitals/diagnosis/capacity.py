@@ -136,7 +136,8 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
     few = FEWEST_STEPS <= run.steps < FEW_STEPS and run.steps < STEPS_AN_EPOCH * epochs[-1]
     if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
         return
-    if run.fact("fresh_layers", 1.0) < 0.5:  # trained weights may need no more
+    # Trained weights may need no more, and a step of LBFGS is many.
+    if run.fact("fresh_layers", 1.0) < 0.5 or run.fact("iterations", 1.0) > 1:
         return
     third = run.steps // 3
     start, end = min(run.losses[:third]), max(run.losses[-third:])

@@ -117,4 +117,4 @@ def not_shuffled(alike: float, drift: bool = False) -> Finding:
             "after the other; give a stream a buffer as large as most classes."
         )
     limit = DRIFTING if drift else ALIKE
-    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, limit)
+    return Finding("data-not-shuffled", "warn", seen, remedy, "labels", alike, limit, exact=drift)

@@ -176,6 +176,7 @@ def test_a_handful_of_steps_is_told_but_of_a_trial_or_of_trained_weights() -> No
         ({}, ["underfitting"]),
         ({"measured": {"facts/limited": [1.0]}}, []),
         ({"fresh": 0.2}, []),
+        ({"measured": {"facts/iterations": [20.0]}}, []),
     ):
         assert alarms(record(losses, batch_size=2000, **options)) == found
 
