@@ -165,6 +165,7 @@ _FAULTS = (
         "learning-rate-too-low",
         "steps are so small that nothing is learned in the time given",
         "loss",
+        ("underfitting",),
         symptom=True,
     ),
     Cause(
