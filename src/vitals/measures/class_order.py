@@ -76,7 +76,9 @@ def class_drift(batches: Sequence[Tensor], classes: int) -> tuple[float, float]:
         return 0.0, 0.0
     apart = (counts - sizes * shares) / shares.sqrt() / sizes
     drift = float((apart[:-1] * apart[1:]).sum(dim=1).mean()) / free
-    return drift, drift * float(sizes.mean()) * math.sqrt(free * (len(windows) - 1))
+    # By as much would batches drawn anew differ, of which each may be of a few classes.
+    error = float((apart.T @ apart).norm()) / len(windows) / free / math.sqrt(len(windows) - 1)
+    return drift, drift / error if error else 0.0
 
 
 def _windows(batches: Sequence[Tensor], classes: int) -> list[Tensor]:

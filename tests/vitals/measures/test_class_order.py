@@ -76,3 +76,12 @@ def test_classes_that_come_and_go_in_the_course_of_an_epoch_drift(
     drift, score = class_drift(batches, 10)
     assert (drift > DRIFTING and score > ALIKE_SCORE) == drifts
     assert not is_sorted(*class_order(batches, 10))
+
+
+def test_batches_of_a_few_recordings_drift_no_more_than_chance_has_it() -> None:
+    def recordings() -> list[torch.Tensor]:
+        return [torch.randint(2, (4,), generator=DRAW).repeat_interleave(8) for _ in range(10)]
+
+    drifts = [class_drift(recordings(), 2) for _ in range(100)]
+    assert any(drift > DRIFTING for drift, _ in drifts)
+    assert not any(drift > DRIFTING and score > ALIKE_SCORE for drift, score in drifts)
