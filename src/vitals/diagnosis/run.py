@@ -175,9 +175,10 @@ class Run:
         return self.fact("chance_accuracy")
 
     def chance(self, part: str) -> float:
-        """The same on `part`: validation may have other shares of the classes."""
+        """The same on `part`, and no more than on training samples: where validation has more of one class,
+        as where these are drawn evenly, what gives each its due is below that class's share, and no guess."""
         known = self.chance_accuracy
-        return self.history.last("validation/commonest", known) if part == "val" else known
+        return min(known, self.history.last("validation/commonest", known)) if part == "val" else known
 
     def accuracy(self, part: str) -> float:
         """Latest accuracy, 0 to 1, on training or validation images (`part` is `train` or `val`), without

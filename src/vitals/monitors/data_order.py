@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitals.findings import Finding
 from vitals.measures.class_order import (
-    ALIKE_SCORE,
+    DRIFT_SCORE,
     DRIFTING,
     FEWEST_LABELS,
     class_drift,
@@ -186,7 +186,7 @@ class DataOrder(Monitor):
                 few = classes <= MOST_CLASSES
                 alike = class_order(batches, classes, alone=whole) if few else (0.0, 0.0)
                 drift, score = class_drift(batches, classes) if few else (0.0, 0.0)
-                drifts = drift > DRIFTING and score > ALIKE_SCORE
+                drifts = drift > DRIFTING and score > DRIFT_SCORE
                 if (drifts or is_sorted(*alike)) and self._is_label(trainer, module, place):
                     by_drift = not is_sorted(*alike)
                     self.say(trainer, not_shuffled(drift if by_drift else alike[0], by_drift))

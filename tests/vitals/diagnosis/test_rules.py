@@ -312,6 +312,11 @@ def test_chance_on_validation_goes_by_its_own_classes(commonest: float, found: l
     assert alarms(record(train=0.7, val=0.28, measured=facts)) == found
 
 
+def test_a_class_that_is_nearly_all_of_validation_and_not_of_training_is_no_guess_there() -> None:
+    facts = {"facts/chance_accuracy": [0.5], "validation/commonest": [0.9]}
+    assert not alarms(record(train=0.86, val=0.85, measured=facts))
+
+
 KNOWN_BEFORE: dict[str, Sequence[Any]] = {
     "start/train": [0.7],
     "start/validation": [0.85],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitals.measures.class_order import ALIKE_SCORE, DRIFTING, class_drift, class_order, is_sorted
+from vitals.measures.class_order import DRIFT_SCORE, DRIFTING, class_drift, class_order, is_sorted
 
 DRAW = torch.Generator().manual_seed(0)
 SORTED = torch.arange(10).repeat_interleave(200)
@@ -74,7 +74,7 @@ def test_classes_that_come_and_go_in_the_course_of_an_epoch_drift(
     batches: tuple[torch.Tensor, ...], drifts: bool
 ) -> None:
     drift, score = class_drift(batches, 10)
-    assert (drift > DRIFTING and score > ALIKE_SCORE) == drifts
+    assert (drift > DRIFTING and score > DRIFT_SCORE) == drifts
     assert not is_sorted(*class_order(batches, 10))
 
 
@@ -84,4 +84,4 @@ def test_batches_of_a_few_recordings_drift_no_more_than_chance_has_it() -> None:
 
     drifts = [class_drift(recordings(), 2) for _ in range(100)]
     assert any(drift > DRIFTING for drift, _ in drifts)
-    assert not any(drift > DRIFTING and score > ALIKE_SCORE for drift, score in drifts)
+    assert not any(drift > DRIFTING and score > DRIFT_SCORE for drift, score in drifts)
