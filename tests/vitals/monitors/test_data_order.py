@@ -47,8 +47,8 @@ class Plain(Foreign):
 
 def found(folder: Any, reader: Reader, *callbacks: Any, epochs: int = 2) -> list[tuple[str, str]]:
     monitor = DataOrder()
-    train = DataLoader(reader, batch_size=30)
-    options = {"train": train, "max_epochs": epochs, "limit_train_batches": 20}
+    train = DataLoader(reader, batch_size=8)
+    options = {"train": train, "max_epochs": epochs, "limit_train_batches": 75}
     fit(Plain(mlp()), folder, monitor, *callbacks, **options)
     return [(finding.cause, finding.level) for finding in monitor.findings]
 
