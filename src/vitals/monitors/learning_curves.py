@@ -22,6 +22,7 @@ from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import other_preparations
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import OF_CLASSES, FixedSubsets
+from vitals.probes.loaders import is_shuffled
 from vitals.probes.new_samples import NewSamples
 from vitals.probes.rows import samples_in
 from vitals.recorder import recorder_of, shared_twin
@@ -456,7 +457,9 @@ class LearningCurves(Monitor):
     def _see_new(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, place: int) -> None:
         if not place:
             steps, batches = trainer.max_steps, trainer.num_training_batches
-            if steps > 0:
+            if not is_shuffled(trainer.train_dataloader):
+                batches = math.inf  # harder ones may come last, as in a curriculum
+            elif steps > 0:
                 batches = min(batches, steps * trainer.accumulate_grad_batches)
             self.new = NewSamples(batches, math.ceil(self.subset_samples / max(samples_in(batch), 1)))
         if not self.new.due(place):

@@ -182,6 +182,8 @@ class FixedSubsets:
         if self.step.network is None:
             return kept, sizes
         first, *rest = (each[:count] for each in joined(kept))
+        if self.step.class_numbers and bool((labelled := rest[0] != IGNORED).any()):
+            return first[labelled], rest[0][labelled]  # of the others nothing is right, nor wrong
         return first, rest[0] if len(rest) == 1 else tuple(rest)
 
     def entering(self, batch: Any) -> tuple[Any, Any]:

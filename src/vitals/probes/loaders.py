@@ -98,6 +98,12 @@ def is_even(loader: Any) -> bool:
     return plain and isinstance(_sampler(loader), SequentialSampler | RandomSampler | DistributedSampler)
 
 
+def is_shuffled(loader: Any) -> bool:
+    """Whether what `loader` gives at the end of an epoch is as fair a sample of it as what comes first."""
+    sampler = _sampler(loader) if isinstance(loader, DataLoader) else None
+    return isinstance(sampler, RandomSampler) or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
+
+
 def drawn_places(loader: Any, count: int) -> list[Any]:
     """The first `count` places in the data set that the sampler of `loader` is about to draw, at most as many
     as it has in an epoch; none where there is no sampler, as for a stream."""

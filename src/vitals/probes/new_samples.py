@@ -19,7 +19,8 @@ class NewSamples:
     in it is as new to the network as validation is.
 
     Args:
-        batches: of the epoch; infinite where nobody knows, then none is looked at.
+        batches: of the epoch; infinite where nobody knows, or where the last ones need not be like the
+            others, then none is looked at.
         wanted: at most so many of them.
     """
 

@@ -200,6 +200,26 @@ def test_samples_seen_for_the_first_time_tell_labels_that_are_wrong_in_part(
     assert causes == (["labels-random"] if wrong else [])
 
 
+@pytest.mark.parametrize("kind", ["harder ones come last", "four in ten have no label"])
+def test_labels_that_are_right_are_not_called_wrong(kind: str, tmp_path: Path) -> None:
+    inputs, labels = digits(1797)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
+    inputs, given = inputs[order], labels[order]
+    hardness = torch.rand(len(inputs), generator=generator)
+    if last := kind == "harder ones come last":
+        hardness[:1200] = hardness[:1200].sort().values
+        inputs = inputs + 2 * hardness[:, None, None, None] * torch.randn(inputs.shape, generator=generator)
+    else:
+        given = torch.where((hardness < 0.4) & (torch.arange(1797) < 1200), -100, given)
+    train = DataLoader(TensorDataset(inputs[:1200], given[:1200]), 16, shuffle=not last)
+    val = DataLoader(TensorDataset(inputs[1200:], given[1200:]), 200)
+    module, options = Foreign(mlp(), lr=0.05), {"train": train, "validation": val, "limit_val_batches": None}
+    _, _, diagnosis = watched(module, tmp_path, LearningCurves(1), **options)
+    assert diagnosis.recorder.history.last("accuracy/train_eval") > 0.3
+    assert [each.cause for each in diagnosis.findings if each.alarming] == []
+
+
 def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
     class Backwards(Foreign):
         automatic_optimization = False
