@@ -217,7 +217,7 @@ def test_labels_that_are_right_are_not_called_wrong(kind: str, tmp_path: Path) -
     module, options = Foreign(mlp(), lr=0.05), {"train": train, "validation": val, "limit_val_batches": None}
     _, _, diagnosis = watched(module, tmp_path, LearningCurves(1), **options)
     assert diagnosis.recorder.history.last("accuracy/train_eval") > 0.3
-    assert [each.cause for each in diagnosis.findings if each.alarming] == []
+    assert "labels-random" not in [each.cause for each in diagnosis.findings if each.alarming]
 
 
 def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
