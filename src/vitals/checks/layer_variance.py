@@ -91,7 +91,8 @@ class LayerSignal:
     hard: bool = False
     """Whether the slope is whole up to these limits."""
     zeros: float = 0.0
-    """Share of values that are exactly 0, where the others are not all one, as those of spikes are."""
+    """Share of values that are exactly 0; 0 where that is meant: the others are all one, as those of spikes
+    are, or as many in each sample, as of the k largest."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +408,9 @@ def _signal(name: str, values: Tensor, channels_last: bool, squashed: bool, hard
     of_all, of_samples = values.var(correction=0), values.var(dim=0, correction=0).mean()
     silent = float(dead.float().mean())
     nothing = values == 0
-    zeros = 0.0 if bool((nothing | (values == high)).all()) else float(nothing.float().mean())
+    fired = (~nothing).flatten(1).sum(dim=1)
+    meant = bool((nothing | (values == high)).all() | (fired == fired[0]).all())
+    zeros = 0.0 if meant else float(nothing.float().mean())
     return LayerSignal(name, float(of_all), float(of_samples), silent, saturated, hard, zeros)
 
 

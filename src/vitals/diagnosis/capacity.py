@@ -177,6 +177,9 @@ def signal_lost(run: Run) -> Iterator[Finding]:
         return
     if not run.last_loss > POOR * run.chance_loss > 0 or any(too_low(run)) or any(too_high(run)):
         return
+    # Of some data no more can be known, of which a linear classifier, then, does not know more.
+    if not max(run.accuracy("train"), run.accuracy("val")) < run.fact("linear_accuracy"):
+        return
     message = (
         f"Before the first step the variance of the signal shrank by {lost:.1f} decades on its way through "
         f"the network, and after {run.steps} steps the loss is {run.last_loss:.3g}, where a guess has "
@@ -202,7 +205,9 @@ def underfitting(run: Run) -> Iterator[Finding]:
         return
     linear = run.fact("linear_accuracy")
     most = max(run.share_right("train")[1], run.share_right("val")[1])
-    if most < linear and run.steps * run.batch_size >= MANY:
+    # A run that is on its way needs time, and one that weighs its classes evenly gives up on the commonest.
+    poor = run.last_loss > POOR * run.chance_loss and not run.fact("limited", 0.0)
+    if poor and run.chance_accuracy < linear and most < linear and run.steps * run.batch_size >= MANY:
         message = (
             f"After {run.steps} steps {run.accuracy('train'):.0%} of the training samples are right; a "
             f"linear classifier of a few of them has at least {linear:.0%} of others right."

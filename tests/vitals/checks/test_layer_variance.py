@@ -352,3 +352,17 @@ class Timed(nn.Module):
 def test_sines_are_at_their_limits_by_their_nature(squashed: bool) -> None:
     result = check_layer_variance(Timed(squashed), torch.randn(64, 8))
     assert [each.cause for each in result.findings() if each.alarming] == ["saturated-activations"] * squashed
+
+
+class Winners(nn.Module):
+    """The k largest of what a layer gives, and zeros, as in networks that are sparse on purpose."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, places = x.topk(8, dim=1)
+        return torch.zeros_like(x).scatter(1, places, values)
+
+
+def test_as_many_zeros_in_each_sample_are_meant():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 128), Winners(), nn.Linear(128, 128), Winners(), nn.Linear(128, 10))
+    assert named(check_layer_variance(net, torch.randn(64, 64))) == {}

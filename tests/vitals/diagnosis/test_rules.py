@@ -327,7 +327,12 @@ DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2":
 SICK: dict[str, tuple[str, Run]] = {
     "a signal that is lost from the start, and hardly anything learned": (
         "vanishing-gradients",
-        record(falling(2.3, 2.1), 0.2, 0.2, measured={"facts/signal_lost": [6.9]}),
+        record(
+            falling(2.3, 2.1),
+            0.2,
+            0.2,
+            measured={"facts/signal_lost": [6.9], "facts/linear_accuracy": [0.21]},
+        ),
     ),
     "less than a linear classifier knows": (
         "underfitting",
@@ -583,6 +588,22 @@ HEALTHY: dict[str, Run] = {
     ),
     "huge first updates that are survived": record(ratio=0.15),
     "a signal that is lost, which an adaptive optimizer bears": record(measured={"facts/signal_lost": [6.9]}),
+    "a signal that is lost, and data of which a linear classifier knows no more": record(
+        falling(2.3, 2.1), 0.2, 0.2, measured={"facts/signal_lost": [6.9], "facts/linear_accuracy": [0.17]}
+    ),
+    "less than a linear classifier knows, on its way": record(
+        falling(2.3, 1.0), 0.85, 0.85, measured={"facts/linear_accuracy": [0.91]}
+    ),
+    "classes weighed evenly, of which one is nearly all": record(
+        falling(0.69, 0.5),
+        0.7,
+        0.7,
+        measured={
+            "facts/linear_accuracy": [0.87],
+            "facts/chance_loss": [0.33],
+            "facts/chance_accuracy": [0.9],
+        },
+    ),
     "about what a linear classifier knows": record(
         falling(2.3, 1.9), 0.2, 0.19, measured={"facts/linear_accuracy": [0.21]}
     ),
