@@ -17,6 +17,7 @@ from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.held_parameters import held_identities
 from vitals.monitors.monitor import Monitor
+from vitals.probes.rows import samples_in
 from vitals.recorder import recorder_of
 
 LOOKS = 2
@@ -54,8 +55,9 @@ class Modes(Monitor):
         """Layers left behind that the present validation has called."""
         self.behind = 0
         """Validations in a row that called some."""
-        self.passes: dict[str, int] = {}
-        """Of the present validation's batch through dropout layers in training mode."""
+        self.passes: dict[str, list[tuple[bool, int]]] = {}
+        """Of the first batch of the present validation through each dropout layer: whether it drops, and the
+        rows that it gets."""
         self.dropping = 0
         """Validations in a row that dropped values of samples which pass once."""
 
@@ -103,8 +105,8 @@ class Modes(Monitor):
             self.handles.append(hook)
 
     def _count(self, name: str, part: nn.Module, given: Any) -> None:
-        if part.training:
-            self.passes[name] = self.passes.get(name, 0) + 1
+        rows = given[0].shape[:1] if given and isinstance(given[0], Tensor) else ()
+        self.passes.setdefault(name, []).append((part.training, sum(rows)))
 
     def _unwatch(self) -> None:
         for handle in self.handles:
@@ -133,10 +135,19 @@ class Modes(Monitor):
             self.behind = self.behind + 1 if self.called else 0
             if self.behind == LOOKS:
                 self._say_left_behind(trainer)
-            once = bool(self.passes) and max(self.passes.values()) == 1
-            self.dropping = self.dropping + 1 if once else 0
+            dropping = self._dropping(samples_in(batch))
+            self.dropping = self.dropping + 1 if dropping else 0
             if self.dropping == LOOKS:
-                self._say_dropping(trainer)
+                self._say_dropping(trainer, dropping)
+
+    def _dropping(self, samples: int) -> list[str]:
+        """Layers that drop what passes once; none where samples also pass without, as beside an estimate of
+        how sure that is, or all of these layers get each of the `samples` several times in one pass."""
+        dropping = [name for name, passes in self.passes.items() if any(on for on, _ in passes)]
+        passes = [self.passes[name] for name in dropping]
+        if any(len(each) > 1 for each in passes):
+            return []
+        return dropping if any(each[0][1] < 2 * samples for each in passes) else []
 
     def _say_left_behind(self, trainer: L.Trainer) -> None:
         names = sorted(self.called)
@@ -152,8 +163,7 @@ class Modes(Monitor):
         fault = Finding("train-val-mismatch", "fail", message, remedy, names[0], count, 0.0, exact=True)
         self.say(trainer, fault)
 
-    def _say_dropping(self, trainer: L.Trainer) -> None:
-        names = list(self.passes)
+    def _say_dropping(self, trainer: L.Trainer, names: list[str]) -> None:
         message = (
             f"Dropout is on in validation, in {listed(names)}, and each sample goes through once: what is "
             f"measured is how well a part of the network does."

@@ -86,6 +86,27 @@ def test_dropout_may_be_on_in_validation_where_passes_are_averaged(passes: int, 
     assert [finding.cause for finding in monitor.findings] == ["train-mode-evaluation"] * said
 
 
+class AtOnce(Dropping):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0].repeat(8, 1, 1, 1)).unflatten(0, (8, -1)).mean(0)
+
+
+class Beside(Dropping):
+    """Validates as one does, and looks besides at how much outputs change with what is dropped."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        noisy = self.net(batch[0])
+        self.net.eval()
+        noisy - self.net(batch[0])
+
+
+@pytest.mark.parametrize("kind", [AtOnce, Beside])
+def test_dropout_in_validation_that_is_meant(kind: type[Dropping]) -> None:
+    monitor = Modes()
+    fit(kind(1), None, monitor, max_epochs=3)
+    assert monitor.findings == []
+
+
 class Fails(Teacher):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
