@@ -18,7 +18,7 @@ from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, n
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
 from vitals.probes.step_losses import or_nan
-from vitals.probes.training_step import Path
+from vitals.probes.training_step import IGNORED, Path
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 
@@ -531,11 +531,6 @@ def _repeated(inputs: Tensor, targets: Tensor) -> tuple[int, int]:
     return len(several), sum(len(set(each)) > 1 for each in several)
 
 
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-IGNORED = -100
-"""torch's `ignore_index`."""
-
-
 def _channels(inputs: Tensor) -> Channels:
     values = inputs.float().transpose(0, 1).flatten(1) if inputs.ndim > 2 else inputs.float().flatten()[None]
     mean, sd = values.mean(dim=1).tolist(), values.std(dim=1, correction=0).tolist()
@@ -564,7 +559,8 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
             wanted = numbers.reshape(len(numbers), -1)
             if wanted.shape == outputs.shape and float((wanted - outputs).var() / wanted.var()) < FORETOLD:
                 return 1.0
-        if called and isinstance(called[0], RECURRENT) and _channels(inputs).scale > HUGE_SCALE:
+        recurrent = bool(called) and isinstance(called[0], nn.RNNBase | nn.RNNCellBase)
+        if recurrent and _channels(inputs).scale > HUGE_SCALE:
             return math.inf
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan

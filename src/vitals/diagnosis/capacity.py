@@ -66,7 +66,8 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
             f"{'little' if run.learns else 'nothing'} is learned."
         )
         remedy = "Lower the weight decay until they keep their size."
-        yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, SHRUNK)
+        limit = HALVED if halved else SHRUNK
+        yield Finding("regularization-too-strong", "fail", message, remedy, "weight_norm", typical, limit)
         return
     beside, accuracy, chance = run.fact("beside"), run.accuracy("val"), run.fact("even_share")
     died = death(run)
