@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -541,15 +542,24 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
     the network takes no such inputs, as of whole numbers in floats. 1 where outputs go with the `numbers` to
     be predicted from the start, as of a forecast that normalizes each series and undoes that at the end.
-    Infinite for huge inputs of a recurrent layer: its outputs lie between its limits with any inputs."""
+    Infinite where a recurrent layer gets huge numbers first: its outputs lie between its limits with any."""
     spread: list[float] = []
-    called: list[nn.Module] = []
+    driven: list[bool] = []
+
+    def look(module: nn.Module, given: Any) -> None:
+        squashes = not driven and isinstance(module, nn.RNNBase | nn.RNNCellBase)
+        entering = getattr(given[0], "data", None) if squashes and given else None  # it may be packed
+        driven.append(
+            isinstance(entering, Tensor)
+            and float(entering.float().norm(2)) > HUGE_SCALE * math.sqrt(entering.numel())
+        )
+
     for version in (inputs, standardized(inputs)):
         try:
             with trial(model, dropout=False) as copies, torch.no_grad():
                 for module in copies.model.modules():
                     if next(module.parameters(recurse=False), None) is not None:
-                        module.register_forward_pre_hook(lambda module, _: called.append(module))
+                        module.register_forward_pre_hook(look)
                 outputs = copies.outputs(version).reshape(len(version), -1)
         except (IndexError, RuntimeError):
             if not spread:
@@ -559,8 +569,7 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
             wanted = numbers.reshape(len(numbers), -1)
             if wanted.shape == outputs.shape and float((wanted - outputs).var() / wanted.var()) < FORETOLD:
                 return 1.0
-        recurrent = bool(called) and isinstance(called[0], nn.RNNBase | nn.RNNCellBase)
-        if recurrent and _channels(inputs).scale > HUGE_SCALE:
+        if driven and driven[0]:
             return math.inf
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan

@@ -117,19 +117,25 @@ def test_scale_matters_only_to_a_network_that_minds_it(factor):
 
 
 class OverRows(nn.Module):
-    def __init__(self):
+    def __init__(self, normalizes=False):
         super().__init__()
         torch.manual_seed(0)
         self.rows, self.head = nn.GRU(96, 32, batch_first=True), nn.Linear(32, 10)
+        self.norm = nn.InstanceNorm2d(3) if normalizes else nn.Identity()
 
     def forward(self, x):
+        x = self.norm(x)
         return self.head(self.rows(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
 
 
-@pytest.mark.parametrize(("factor", "causes"), [(255, {"input-not-normalized": "warn"}), (1, {})])
-def test_a_recurrent_layer_squashes_what_it_minds(factor, causes):
+@pytest.mark.parametrize(
+    ("factor", "normalizes", "causes"),
+    [(255, False, {"input-not-normalized": "warn"}), (255, True, {}), (1, False, {})],
+)
+def test_a_recurrent_layer_squashes_what_it_minds(factor, normalizes, causes):
     images, labels = batch(256)
-    assert named(check_inputs(factor * from_0_to_1(images), labels, 10, model=OverRows())) == causes
+    model = OverRows(normalizes)
+    assert named(check_inputs(factor * from_0_to_1(images), labels, 10, model=model)) == causes
 
 
 @pytest.mark.parametrize(
