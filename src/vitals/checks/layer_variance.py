@@ -118,7 +118,8 @@ class LayerVariance:
     attention: str = ""
     """The layer before that attention."""
     input_spread: float = 0.0
-    """Standard deviation over all numbers of the inputs; 0 where they are not one tensor of numbers."""
+    """Standard deviation over all numbers of the inputs; 0 where they are not one tensor of numbers, or the
+    network normalizes each sample."""
 
     @property
     def total(self) -> float:
@@ -321,6 +322,10 @@ def check_layer_variance(
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             scale = float(inputs.float().square().mean().sqrt())
             spread = float(inputs.float().std())
+            # Where each sample is normalized, as counts are to shares, twice the inputs give the same.
+            if math.sqrt(layers[0].variance) < THIN:
+                twice = _signals(copies, 2 * inputs, _Squashing(watch.recurrent))[0].variance
+                spread = spread if twice > 2 * layers[0].variance else 0.0
     adaptive = optimizer is not None and ignores_scale(optimizer)
     drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
     peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")

@@ -366,3 +366,22 @@ def test_as_many_zeros_in_each_sample_are_meant():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 128), Winners(), nn.Linear(128, 128), Winners(), nn.Linear(128, 10))
     assert named(check_layer_variance(net, torch.randn(64, 64))) == {}
+
+
+class Counted(nn.Module):
+    """Of how often each word comes in a text, as a share of it, or as it came over a large number."""
+
+    def __init__(self, normalizes: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.normalizes, self.net = normalizes, mlp(*[64] * 2, inputs=2000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x / x.sum(dim=1, keepdim=True) if self.normalizes else x / 255)
+
+
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_shares_of_counts_are_not_scaled_away(normalizes: bool) -> None:
+    counts = torch.poisson(torch.full((64, 2000), 0.05), generator=torch.Generator().manual_seed(0))
+    result = check_layer_variance(Counted(normalizes), counts)
+    assert named(result) == ({} if normalizes else {"input-not-normalized": "warn"})
