@@ -178,8 +178,7 @@ def signal_lost(run: Run) -> Iterator[Finding]:
         return
     if not run.last_loss > POOR * run.chance_loss > 0 or any(too_low(run)) or any(too_high(run)):
         return
-    # Of some data no more can be known, of which a linear classifier, then, does not know more.
-    if not max(run.accuracy("train"), run.accuracy("val")) < run.fact("linear_accuracy"):
+    if not _known(run) < run.fact("linear_accuracy"):  # of some data no more can be known
         return
     message = (
         f"Before the first step the variance of the signal shrank by {lost:.1f} decades on its way through "
@@ -190,6 +189,10 @@ def signal_lost(run: Run) -> Iterator[Finding]:
         "Use ReLU instead of sigmoid, draw the weights at He's scale, or put normalization behind layers."
     )
     yield Finding("vanishing-gradients", "warn", message, remedy, "activations", lost, COLLAPSED)
+
+
+def _known(run: Run) -> float:
+    return max(run.accuracy("train"), run.accuracy("val"))
 
 
 def _is_level(run: Run) -> bool:
@@ -223,6 +226,8 @@ def underfitting(run: Run) -> Iterator[Finding]:
     probes = [run.probe(factor) for factor in (0.1, 1, 3)]
     stuck = all(math.isfinite(loss) and loss > 0.93 * end for loss in probes)
     moves = max(run.values("update_ratio_summary/median")[-3:], default=0.0) > 1e-4
+    if _known(run) >= linear > run.chance_accuracy:  # of some data no more can be known
+        return
     if _is_level(run) and poor and stuck and moves and not any(too_low(run)):
         message = (
             f"The training loss has been level at {end:.3g} for half of the run, where a guess has "

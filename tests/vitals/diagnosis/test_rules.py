@@ -591,6 +591,13 @@ HEALTHY: dict[str, Run] = {
     "a signal that is lost, and data of which a linear classifier knows no more": record(
         falling(2.3, 2.1), 0.2, 0.2, measured={"facts/signal_lost": [6.9], "facts/linear_accuracy": [0.17]}
     ),
+    "level where a linear classifier knows no more": record(
+        level(2.25),
+        train=0.16,
+        val=0.15,
+        measured={f"rate_probe/{factor}": [2.24] for factor in ("0.1", "1", "3", "10")}
+        | {"loss/train_eval": [2.25] * 4, "facts/linear_accuracy": [0.14]},
+    ),
     "less than a linear classifier knows, on its way": record(
         falling(2.3, 1.0), 0.85, 0.85, measured={"facts/linear_accuracy": [0.91]}
     ),
