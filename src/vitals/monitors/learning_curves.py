@@ -133,8 +133,7 @@ GLANCE = 250
 """Validation samples on which another preparation is tried first. A share of them has a standard error of 3
 points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
 SHORT = 2000
-"""Steps of a training up to which new samples are looked at: the subsets are made amid its first epoch then,
-after which steps take longer, by 6% in a run of 7,000 (measured; why is not known)."""
+"""Steps of a training up to which new samples are looked at: in a longer one the subsets tell as much."""
 NOISE_STEPS = 200
 """Steps back over which the noise of the loss is measured."""
 
