@@ -160,8 +160,8 @@ class Inputs:
     told: tuple[int, float] = (0, 0.0)
     """The column of a table that goes best with a number that is to be predicted, and its correlation."""
 
-    tried: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-    """See `try_normalized`; NaN where inputs are not far from zero."""
+    tried: tuple[float, float, float] | None = None
+    """See `try_normalized`; None where inputs are not far from zero."""
 
     @property
     def balance(self) -> float:
@@ -307,7 +307,7 @@ class Inputs:
                 )
             value, limit = (scale, HUGE_SCALE) if scale > HUGE_SCALE else (spread, TINY_SCALE)
             return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", value, limit)]
-        start, end, normalized = self.tried
+        start, end, normalized = self.tried or (math.nan, math.nan, math.nan)
         if start - normalized > GAINED * start and start - end < LOST * (start - normalized):
             seen += (
                 f", far from zero: {TRIED} steps of the optimizer take the loss from "
@@ -417,7 +417,7 @@ def check_inputs(
     numbers: Tensor | None = None,
     even: bool = False,
     wears_out: bool = False,
-    tried: tuple[float, float, float] = (math.nan, math.nan, math.nan),
+    tried: tuple[float, float, float] | None = None,
 ) -> Inputs:
     """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
 
@@ -636,7 +636,7 @@ class InputsCheck(Check):
                     and 0 <= int(targets.min()) <= int(targets.max()) < classes
                 ):
                     weights = class_weights(copies.loss_of, outputs[:1].expand(len(targets), -1), targets)
-        tried = (math.nan, math.nan, math.nan)
+        tried = None
         if targets is not None and self._tries(setup, size):
             optimizer = setup.optimizer_or_none()
             assert optimizer is not None
