@@ -203,7 +203,8 @@ def _own(thing: Any) -> Any:
     memo = _arrays_in(thing)
     arrays = list(memo.values())
     own = copied(thing, memo)
-    if own is thing or any(isinstance(part, Spent) for part in memo.values()):
+    shared = own is thing and not isinstance(thing, list | tuple | dict)  # these give each sample many times
+    if shared or any(isinstance(part, Spent) for part in memo.values()):
         raise StreamOnly("The training data are a stream, which gives each batch only once.")
     if any(isinstance(part, NoOp) for part in memo.values()):
         raise StreamOnly(

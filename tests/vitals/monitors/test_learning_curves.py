@@ -220,6 +220,13 @@ def test_labels_that_are_right_are_not_called_wrong(kind: str, tmp_path: Path) -
     assert "labels-random" not in [each.cause for each in diagnosis.findings if each.alarming]
 
 
+def test_a_long_list_of_samples_is_no_stream(tmp_path: Path) -> None:
+    data = DataLoader(list(zip(*digits(1200), strict=True)), 60, shuffle=True)  # type: ignore[arg-type]
+    _, _, diagnosis = watched(Foreign(mlp()), tmp_path, LearningCurves(1), train=data, limit_val_batches=1)
+    assert diagnosis.recorder.history.last("facts/train_subset") == 1000
+    assert diagnosis.recorder.history.last("facts/train_as_is") == 1
+
+
 def test_without_subsets_the_other_curves_go_on(tmp_path: Path) -> None:
     class Backwards(Foreign):
         automatic_optimization = False
