@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.optim import AdamW, Optimizer
 
 QUINTIC = (
@@ -29,6 +28,9 @@ class Muon(Optimizer):
         params: parameter groups with all their settings; see `muon`. AdamW trains those with `betas`.
     """
 
+    adamw: AdamW | None = None
+    """Made in the first step for the group and the state of this one; copies make their own."""
+
     def __init__(self, params: Iterable[dict[str, Any]]) -> None:
         super().__init__(params, {})
 
@@ -39,9 +41,10 @@ class Muon(Optimizer):
             loss = closure() if closure else None
         for group in self.param_groups:
             if "betas" in group:
-                rest = AdamW([group])
-                rest.state = self.state
-                rest.step()
+                if self.adamw is None or self.adamw.param_groups[0] is not group:
+                    self.adamw = AdamW([group], fused=group["params"][0].is_cuda)
+                self.adamw.state = self.state
+                self.adamw.step()
             else:
                 self._orthogonal_step(group)
         return loss
@@ -56,29 +59,52 @@ class Muon(Optimizer):
         means = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, means, group["momentum"]) if group["nesterov"] else means
-        directions = orthogonalized(updates, group["ns_steps"], together=updates[0].is_cuda)
+        find = orthogonalized_together if updates[0].is_cuda else orthogonalized
+        directions = find(updates, group["ns_steps"])
         if group["normalize"]:
-            norms = torch._foreach_norm(parameters)
-            scales = [len(each) ** 0.5 / norm for each, norm in zip(parameters, norms, strict=True)]
+            scales = torch._foreach_norm(parameters)
+            torch._foreach_reciprocal_(scales)
+            torch._foreach_mul_(scales, [len(each) ** 0.5 for each in parameters])
             torch._foreach_mul_(parameters, scales)
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, directions, alpha=-group["lr"])
 
 
-def orthogonalized(updates: Sequence[Tensor], steps: int, together: bool) -> list[Tensor]:
+def orthogonalized(updates: Sequence[Tensor], steps: int) -> list[Tensor]:
     """For each of `updates`, D×…, as a matrix D×K, the nearest one whose singular values are about 1, by
-    Newton–Schulz in bfloat16; all `together` with zeros around smaller ones, which change nothing."""
-    matrices = [update.flatten(1) for update in updates]
-    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
-    if together:
-        rows, columns = (max(sizes) for sizes in zip(*(matrix.shape for matrix in wide), strict=True))
-        padded = [pad(each, (0, columns - each.shape[1], 0, rows - each.shape[0])) for each in wide]
-        found: Sequence[Tensor] = _newton_schulz(torch.stack(padded).bfloat16(), steps).unbind()
-    else:
-        found = [_newton_schulz(matrix.bfloat16(), steps) for matrix in wide]
-    cut = [each[: of.shape[0], : of.shape[1]] for each, of in zip(found, wide, strict=True)]
-    pairs = zip(cut, updates, strict=True)
-    return [(each if len(each) == len(of) else each.T).reshape(of.shape) for each, of in pairs]
+    Newton–Schulz in bfloat16."""
+    found = list[Tensor]()
+    for matrix in (update.flatten(1) for update in updates):
+        tall = matrix.shape[0] > matrix.shape[1]
+        wide = _newton_schulz((matrix.T if tall else matrix).bfloat16(), steps)
+        found.append(wide.T if tall else wide)
+    return [each.reshape(of.shape) for each, of in zip(found, updates, strict=True)]
+
+
+def orthogonalized_together(updates: Sequence[Tensor], steps: int) -> list[Tensor]:
+    """As `orthogonalized`, all in one tensor with zeros around the smaller ones, which change nothing.
+
+    Columns are taken in the order of channels_last, in which filters lie on a GPU: nothing is copied but
+    once, and the directions are views.
+    """
+    matrices = [update.movedim(1, -1).flatten(1) for update in updates]
+    rows, columns = (max(pick(matrix.shape) for matrix in matrices) for pick in (min, max))
+    padded = matrices[0].new_zeros(len(matrices), rows, columns, dtype=torch.bfloat16)
+    torch._foreach_copy_(_within(padded, matrices), matrices)
+    found = _within(_newton_schulz(padded, steps), matrices)
+    shapes = [update.movedim(1, -1).shape[1:] for update in updates]
+    return [each.unflatten(1, shape).movedim(-1, 1) for each, shape in zip(found, shapes, strict=True)]
+
+
+def _within(padded: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The places of matrices D×K, laid on their side where D > K, in one tensor with zeros around."""
+    corners = [
+        each[: min(of.shape), : max(of.shape)] for each, of in zip(padded.unbind(), matrices, strict=True)
+    ]
+    return [
+        corner if corner.shape == of.shape else corner.T for corner, of in zip(corners, matrices, strict=True)
+    ]
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
