@@ -159,8 +159,9 @@ def ours(words: Sequence[str], runs: int) -> tuple[list[float], list[float], lis
             wholes.append(_now() - start)
             accuracies.append(metrics["test/accuracy"])
             seconds.append(float((Path(folder) / "seconds").read_text()))
-            options = OmegaConf.load(CONFIGS / "evaluate.yaml")
-            evaluated = evaluate(OmegaConf.merge(options, {"run": folder, "tta": "full"}), project.build)
+            options: Any = OmegaConf.load(CONFIGS / "evaluate.yaml")
+            options.run, options.tta = folder, "full"
+            evaluated = evaluate(options, project.build)
             augmented.append(evaluated["accuracy/test"])
     return accuracies, augmented, seconds, wholes
 
