@@ -33,8 +33,7 @@ ALMOST_NONE, SOME = 0.05, 0.3
 """Shares of the loss of logits of zero that a sure and right answer costs, and that probabilities cost which
 are taken for logits: 0.45 at least for binary cross-entropy."""
 LARGE = 32.0
-"""Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two, so that
-parameters come back to the bit."""
+"""Times the inputs and parameters that take outputs without a sigmoid out of 0 to 1; a power of two."""
 
 
 def kind_of(outputs: Tensor) -> Kind:

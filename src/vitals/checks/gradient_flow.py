@@ -54,12 +54,11 @@ def constant_weights(model: nn.Module) -> list[str]:
 
 
 STEPS = 3
-"""Steps in which a parameter must get a gradient: a last layer or residual branch that starts at zero lets
-none through in the first."""
+"""Steps in which a parameter must get a gradient: some layers that start at zero let none through at
+first."""
 STEP_SIZE = 0.01
 STILL_ALIKE = 0.01
-"""Largest difference between the units' gradients, as a share of the largest gradient, at which they stay
-duplicates."""
+"""Difference of the units' gradients, over the largest, up to which they stay duplicates."""
 
 
 class GradientFlow(NamedTuple):

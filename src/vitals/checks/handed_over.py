@@ -15,8 +15,7 @@ from vitals.probes.training_step import Path, TrainingStep
 from vitals.probes.trial import trial
 
 APART = 0.7
-"""Share of the samples looked at whose labels go to the outputs of others; copies in another order leave the
-first and the last their own."""
+"""Share of the samples looked at whose labels go to the outputs of others."""
 SHARE, LEAST = 0.05, 1e-3
 """What shares of mixed images and of their labels may differ by, and the least share of a second image."""
 MIXES, MIX_SAMPLES, MIX_VALUES = 8, 8, 512
@@ -24,8 +23,7 @@ MIXES, MIX_SAMPLES, MIX_VALUES = 8, 8, 512
 ROUNDED = 1e-4
 """Share of the squared distance of two images by which a mixture may miss the line between them."""
 FEWEST_MIXED, MIXED_WRONG = 8, 0.25
-"""Mixed images whose labels do not go with them, and their share of all, from which it is said: of those that
-any other label is given to, some have it right by chance, and others hardly any share of a second image."""
+"""Mixed images whose labels do not go with them, and their share of all, from which it is said."""
 PUSHED = 0.1
 """Standard deviation of what is added to all weights, so that none of them is zero."""
 

@@ -22,17 +22,13 @@ SAMPLES = 512
 """Samples to train on and as many held out; of fewer, half each."""
 FEWEST = 128
 STEPS, BATCH_SIZE = 50, 64
-"""Enough to learn something, with Adam's own default rate: what is tested is the data, not the run's
-optimizer."""
+"""With Adam's own default rate: what is tested is the data, not the run's optimizer."""
 ZERO_BATCH_SIZE = 8
-"""Zeros get the same output whatever the batch size, so that a small batch teaches the class shares as
-well."""
+"""Zeros get the same output whatever the batch, so that a small one teaches the class shares as well."""
 JUDGED = 128
-"""Samples of those trained on whose loss is taken: it is compared with that of zeros, and with H(y) at a
-margin of a tenth."""
+"""Samples of those trained on whose loss is taken, to compare it with H(y) at a margin of a tenth."""
 CHANCE_SCORE = 3.0
-"""Standard deviations above chance from which predictions on held-out samples are no accident (p = 0.001).
-Healthy networks on CIFAR-10 score 9 to 23, all with shuffled labels within 2 (measured)."""
+"""Standard deviations above chance from which predictions on held-out samples are no accident (p = 0.001)."""
 LEAK = 0.9
 """Share of H(y) below which a network that sees only zeros must know the labels from elsewhere."""
 POWER = 15.0
@@ -40,16 +36,13 @@ POWER = 15.0
 reach 68, and healthy networks about a fifth of it (measured); of two classes at 85 to 15 they can reach
 13."""
 PER_CLASS = 12
-"""Training samples a class below which held-out accuracy at chance proves nothing: too few to generalize
-from."""
+"""Training samples a class below which held-out accuracy at chance proves nothing."""
 UNRECOGNIZED = 0.25
-"""Share of samples told from 63 others, drawn once more, below which it is the augmentation that hides what
-they are."""
+"""Share of samples told from 63 others, drawn once more, below which augmentation hides what they are."""
 PROBE_PIXELS = 8
 """Side that images are averaged down to for the linear probe: 192 numbers an image, fewer than samples."""
 RIDGE = 0.1
-"""The probe's penalty as a share of each (standardized) feature's own weight: of little influence, 0.03 to
-1."""
+"""The probe's penalty, as a share of each standardized feature's own weight: 0.03 to 1 do alike."""
 
 
 @dataclass(frozen=True)

@@ -41,55 +41,46 @@ def standardized(inputs: Tensor) -> Tensor:
 
 OFF_CENTRE = 0.5
 SMALL_SD, LARGE_SD = 0.2, 5.0
-"""|mean| over sd, and sd, of a channel. Only noted, since pixels from 0 to 1 (mean 0.47, sd 0.25)
-train as well as normalized ones."""
+"""|mean| over sd, and sd, of a channel. Only noted: pixels from 0 to 1 train as well as normalized ones."""
 TINY_SCALE, HUGE_SCALE = 0.02, 10.0
-"""Spread and root mean square that are wrong for a network without normalization: pixels divided by 255 twice
-(0.002), or of 0 to 1 by means and deviations of bytes (0.004 about -2); from 0 to 255 (135)."""
+"""Spread and root mean square that are wrong for a network without normalization."""
 TWICE = 0.9
 """Of 1/255, the largest value of pixels that were divided by 255 twice: some pixel is nearly white."""
 FORETOLD = 0.5
-"""Share of the variance of what is to be predicted that the first outputs leave, below which they are on its
-scale: 0.001 where each series is normalized within the network, 1.2 of a fresh one (measured)."""
+"""Share of the variance of what is to be predicted that first outputs on its scale leave."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
-wrong scale for this very network. BatchNorm behind the first layer makes it 1; pixels from 0 to 255 make it
-20 to 150 without (measured)."""
+wrong scale for this very network."""
 AWAY = 2.5
-"""Root mean square of the channels' means over that of their sds from which it is tried what these cost; 1.9
-of pixels from 0 to 1."""
+"""Channels' means over their sds, by root mean squares, from which it is tried what these cost."""
 TRIED, TRIED_BATCH, JUDGED = 40, 64, 128
 """Steps of the run's own optimizer, samples of each, and samples on which they are judged."""
 LOST, GAINED = 0.5, 0.05
 """Share of what these steps take off the loss with normalized inputs up to which they do as they are, and
-share of the loss that that is at least. Three standard deviations away it is 0 to 0.4, with BatchNorm behind
-the first layer 0.98 and more (measured, 12 networks)."""
+share of the loss that that is at least."""
 BLANK, MOSTLY_BLANK = 0.25, 0.5
 """Share of inputs with one value everywhere: pixels divided by 255 and cast back to whole numbers leave 42%
 of CIFAR-10 blank (measured)."""
 FEWEST_SAMPLES = 8
 """Inputs below which nothing is said of how alike they are."""
 FEW_DISTINCT = 0.1
-"""Share of different inputs below which they are called identical: oversampling repeats a few, not nine in
-ten."""
+"""Share of different inputs below which they are called identical: oversampling repeats a few."""
 UNBALANCED = 0.4
-"""H(y) / ln of the classes that occur, below which a few make up nearly all: two classes at 92 to 8, ten with
-one at 81%."""
+"""H(y) / ln of the classes that occur, below which a few make up nearly all."""
 MANY, FEW = 8, 4.0
 """Of 8 classes and more, the labels are spread as over fewer than 4: exp(H(y)), in other words."""
 LEANING, UNEVEN = 0.5, 3.0
 """Power of a class's count with which its weight in the loss rises, where the commonest has so many times the
-labels of the rarest; −1 for weights that make up for the counts, 0 without any."""
+labels of the rarest; −1 for weights that make up for the counts."""
 LEFT_OUT = 0.05
 """Share of the labels that are of classes of no weight."""
 FEWEST_DISPUTED = 4
 """Images with different labels that are no slip of a few: of 4000 of CIFAR-10's none is there twice."""
 SHIFTED = 0.75
-"""Difference of the channel means of train and validation over the larger sd. Dark against bright classes
-differ by 0.3, cutout, noise and colour jitter by less."""
+"""Difference of the channel means of train and validation over the larger sd."""
 TOLD, FEWEST_ROWS = 0.999999, 64
-"""Correlation of one of several columns with what is to be predicted that is no coincidence: it is the same
-number, or made of it, and not the value before it in a smooth series; and rows from which it is taken."""
+"""Correlation of one of several columns with what is to be predicted that is no coincidence, not even in a
+smooth series; and rows from which it is taken."""
 RESCALED = 2.0
 """Ratio of their sds; noise of one sd makes it 1.4, mixup 0.7, the missing division by the sd 4."""
 

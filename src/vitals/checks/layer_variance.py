@@ -26,26 +26,19 @@ from vitals.probes.trial import Inputs, Trial, ignores_scale, trial
 from vitals.writers.writer import Writer
 
 STEEP, VERY_STEEP = 0.3, 0.8
-"""Decades of signal variance per layer: level up to 0.3, wrong beyond 0.8. See docs/course.md, "Activations
-and gradients by layer"."""
+"""Decades of signal variance per layer: docs/course.md, "Activations and gradients by layer"."""
 COLLAPSED, GONE = 5.0, 8.0
-"""Decades lost through the whole network: from here SGD stops learning, from there everything does. torch's
-default initialization loses 0.8 to 1 a layer behind ReLU; on CIFAR-10 convnets and MLPs that lose 4.2 learn
-with SGD, those that lose 6 stay at chance (measured). AlexNet with its max-pooling loses 4.0."""
+"""Decades lost through the whole network: from here SGD stops learning, from there everything does."""
 ADAPTIVE_ALLOWANCE = 3.0
-"""Decades more that Adam and its kin bear, since they rescale each gradient: nets that lose 7.8 learn
-(measured)."""
+"""Decades more that Adam and its kin bear, since they rescale each gradient."""
 EXPLODED = 3.5
-"""Decades gained on an input of unit variance or more: a standard deviation 60 times as large, which no loss
-at chance survives. Eight residual blocks without normalization double the variance each and gain 2.4."""
+"""Decades gained on an input of unit variance or more, which no loss at chance survives."""
 FEWEST_LAYERS = 4
 """A falling slope over fewer points says more about a single layer than about the network."""
 DEAD_MANY, DEAD_ALL = 0.75, 0.9
-"""Share of channels that are zero for every sample. Before training, narrow layers behind
-pixels from 0 to 1 come to 0.44 and learn well (LeNet, measured)."""
+"""Share of channels that are zero for every sample."""
 MOSTLY_ZERO = 0.9
-"""Share of zeros in what comes to each layer but the first: 0.97 behind BatchNorm layers whose biases start
-at -2.5, whose network learns half of what it could; half behind ReLU, 0.75 with half of that dropped."""
+"""Share of zeros in what comes to each layer but the first: half behind ReLU, 0.75 with dropout of half."""
 SQUASHING = {"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "softmax", "clamp", "erf"}
 """Names of functions whose values can come to lie at their limits."""
 SATURATED_MANY, SATURATED_MOST = 0.2, 0.5
@@ -55,9 +48,8 @@ HARD = {"hardtanh", "clamp", "hardsigmoid"}
 HARD_MANY = 0.75
 """The same for these, from where a layer counts: 0.32 behind a BatchNorm."""
 HARD_LITTLE, HARD_LEAST = 2e-3, 1e-4
-"""Share of the gradient that passes all such layers. One layer alone loses 4 to 7 points on digits however
-many of its values lie there, and sums of 128 and more signs, as in binarized networks, come to 0.93 to 0.97;
-layers that leave 5e-4 lose 20 points, and those that leave 1e-4 do not learn with SGD (measured)."""
+"""Share of the gradient that passes all such layers. One layer alone loses little however many of its values
+lie there, and sums of many signs, as in binarized networks, lie there nearly all."""
 WAVES = {"sin", "cos"}
 """Those whose slope comes back beyond their limits, as in the embedding of a time."""
 LEAPING = {"argmin", "argmax", "gumbel_softmax"}
@@ -66,8 +58,7 @@ PEAKED, FEWEST_PLACES = 0.99, 4
 """Share of an attention's row that one of at least so many places gets where its slope is zero."""
 SCALED_AWAY, THIN = 50.0, 0.02
 """Times that inputs spread further than what the first layer gets of them, and the spread of this from which
-it is next to nothing: 255 and 0.001 where forward() divides by 255 what was divided before; what stands in
-front of a first layer, such as pooling, takes off less than half."""
+it is next to nothing."""
 LARGE_INPUT = 10.0
 """Root mean square of inputs so large that what follows is their fault, not the weights'."""
 SMALLEST = 1e-45

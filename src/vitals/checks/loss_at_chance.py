@@ -29,38 +29,30 @@ from vitals.probes.trial import Loss, check_batch, check_classes, trial
 from vitals.writers.writer import Writer
 
 NEAR, FAR, VERY_FAR = 0.15, 1.0, 2.0
-"""|loss − chance| / chance up to which it is fine, a note, a warning. Wide, since
-networks with He weights in the last layer too start 0.1 to 0.64 above chance on CIFAR-10 and learn well,
-those with last weights of standard deviation 2 and 3 start 1.8 to 8 above (measured, 12 seeds each)."""
+"""|loss − chance| / chance up to which it is fine, a note, a warning: networks with He weights in the last
+layer start above chance, too, and learn well."""
 RECOVERY_STEPS, RECOVERY_BATCH = 40, 128
 EXCESS_LEFT, LEARNED = 0.25, 0.9
 """A loss between the last two limits is no alarm if the very first step of the run's own optimizer leaves no
 more than this share of what is above chance, and `RECOVERY_STEPS` steps on the same batch bring it below the
-second share of chance, so that it was learning and not dying. Of networks with He's weights in the last layer
-too a step leaves 0.06 to 0.17, and they lose nothing; of loud last layers that cost accuracy 0.41 and more,
-or they stay at chance for good (measured)."""
+second share of chance, so that it was learning and not dying."""
 TELLING = 0.05
-"""Share of the loss of a guess that right answers take off, below which the loss hardly tells them from wrong
-ones: 0.27 with ten classes and label smoothing of 0.5, 0.02 with 0.9."""
+"""Share of a guess's loss that right answers take off, below which they are hardly told from wrong ones."""
 OVERLOOKED = 0.5
-"""Share of the loss of a guess that sure and wrong answers cost at least: 1.1 with absolute errors of
-probabilities, which are bounded, and far more with cross-entropy."""
+"""Share of the loss of a guess that sure and wrong answers cost at least."""
 BETTER = 0.5
 """A loss below this share of chance, which no guess explains."""
 SMALL_SHARE = 0.05
 """Share of the mean of a guess's cross-entropies that a batch of guesses costs where the loss is their sum
-over some number: 0.016 of 64 images over the 4000 of the set. Sums over the samples of a few batches are
-meant."""
+over some number. Sums over the samples of a few batches are meant."""
 
 FEWEST = 16
 """Samples below which their mean loss says little of the network."""
 MADE_GOOD = 0.5
-"""Share of what a loss is above chance that standardized inputs, or no dropout, must take off to be its root;
-any inputs that are a little smaller take off a tenth."""
+"""Share of what a loss is above chance that standardized inputs, or no dropout, must take off."""
 GROWN = 4.0
-"""Times the variance of the inputs that what enters the last layer has where the hidden layers are at fault:
-more than what that layer makes of it in its turn. 36 and 12 where all weights are six times as large as torch
-draws them."""
+"""Times the variance of the inputs that what enters the last layer has where hidden layers are at fault: 36
+and 12 where all weights are six times as large as torch draws them."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,9 @@ PAIR = 2
 """Values of a channel of which nothing but their order is left."""
 UNLIKE = 2.0
 """Ratio of the variances, for half of the channels, of what one layer is given in different places of the
-network: 3 where three convolutions have one layer, 1.02 to 1.09 for two views of an image (measured). A note:
-a block that is repeated may bear it."""
+network. A note: a block that is repeated may bear it."""
 FEWEST_STEPS = 20
-"""Batches below which it is the training that is short: at torch's own momentum of 0.1 seven of them leave
-half."""
+"""Batches below which it is the training that is short."""
 
 
 @dataclass(frozen=True)

@@ -38,33 +38,25 @@ from vitals.writers.writer import Writer
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
 """Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""
 RISE = 1.0
-"""Rise of the loss in the first step, as a share of where it began, that calls for a closer look: it
-doubles."""
+"""Rise of the loss in the first step, over where it began, that calls for a closer look: it doubles."""
 AFTERMATH = 40
-"""Further steps on the same batch that decide whether the run gets over a rise. RMSprop's first step is ten
-times its later ones, so that healthy runs rise 17-fold and come down again (measured)."""
+"""Further steps on the same batch that decide whether the run gets over a rise, as RMSprop's does."""
 RECOVERED = 0.55
-"""Share of the starting loss below which those steps must bring it. On CIFAR-10, runs that went on to learn
-came to 0 to 0.42 of it; those that stay above never learned well (measured, 28 networks and rates)."""
+"""Share of the starting loss below which those steps must bring it."""
 SAFE_FACTOR = 0.3
-"""A rise counts only if some factor below this lowers the loss: then the direction is right and the step too
-long."""
+"""Below it some factor must lower the loss: then the direction is right and the step too long."""
 LITTLE = 1e-2
-"""Share of the best possible improvement below which a step is called small: a note, since healthy
-small rates (SGD 0.002 with momentum) take such steps too."""
+"""Share of the best improvement below which a step is small: a note, since healthy small rates are."""
 NEGLIGIBLE = 5e-3
-"""The same with momentum's help counted in: a warning if the whole run at this pace would not go far
-either."""
+"""The same with momentum's help: a warning if the whole run would not go far at this pace either."""
 PROMISING = 0.1
-"""Share of the loss that the best length must take off before a short one is blamed on the rate, not the
-network."""
+"""Share of the loss that the best length must take off before a short one is blamed on the rate."""
 TOO_SLOW = 0.1
 """Share of the loss that all steps of the run together would take off at the pace of the first."""
 FURTHER = 16
 """Batches, at most, on which another rate is tried in turn, and judged."""
 UPHILL = 0.05
-"""Cosine of the angle between the first update and the gradient from which it leads uphill: −1 for SGD, about
-−0.5 for Adam, near 0 where the weight decay is all of it."""
+"""Cosine of the angle between the first update and the gradient from which it leads uphill."""
 USUAL_STEPS = 1000
 """Steps of a run whose length is not known."""
 

@@ -74,13 +74,11 @@ MAX_STEPS = 300
 """Healthy networks need 18 to 223, dropout left on included (measured)."""
 GLANCE = 100
 """Steps after which an optimizer that has come less than half the way waits until Adam has tried: where that
-learns, its own end decides nothing. Healthy networks that take longer are well on their way by then."""
+learns, its own end decides nothing."""
 PATIENCE, WINDOW = 150, 50
 """Steps after which an attempt ends whose loss has stood still for the last so many."""
 STILL = 0.01
-"""Share within which a loss stands still, of what it has above a perfect answer, or of its level where that
-is not known: of 251 attempts in the clinic 32 did, and none of them fell by more than 3% of it to the 300th
-step."""
+"""Share within which a loss stands still, of what it has above a perfect answer, or of its level."""
 ZERO, SMALL = 0.01, 0.1
 """Loss above that of a perfect answer that counts as zero; or this share of what lies between that and a
 guess, where a loss is small as a whole."""
@@ -91,11 +89,9 @@ MOSTLY_LEARNED = 0.5
 FIRST_STEPS = 10
 """Steps in which the gradients of the first and the last weights are compared."""
 ALIKE = 1e-6
-"""Largest difference between the outputs for different samples, as a share of the largest output, that is
-rounding."""
+"""Largest difference between outputs for different samples, over the largest output, that is rounding."""
 VANISHED = 1e-4
-"""Root mean square gradient of the first weights over that of the last below which the first layers learn
-nothing."""
+"""Size of the first weights' gradient over the last's below which the first layers learn nothing."""
 
 
 @dataclass(frozen=True, eq=False)

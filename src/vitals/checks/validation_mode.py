@@ -28,8 +28,7 @@ DROPOUTS = {
     F.feature_alpha_dropout: "feature_alpha_dropout",
 }
 AUGMENTED = 0.3
-"""Root mean square by which images change at random, over their spread: 1 and more with crops of half of them
-and erased squares (measured); noise that is to be borne is less."""
+"""Root mean square by which images change at random, over their spread: less is noise to be borne."""
 ATTENTION = F.scaled_dot_product_attention
 
 

@@ -45,8 +45,7 @@ ROUNDING = 1e-4
 FOLLOWING = 0.9
 """Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
 NOTHING = 1e-15
-"""Size up to which what enters a layer is zero but for rounding: 1e-17 is left of a feature that is always 1
-where its mean is subtracted in double precision (measured)."""
+"""Size up to which what enters a layer is zero but for rounding."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
 SEQUENCES, SHORTEST = 8, 4

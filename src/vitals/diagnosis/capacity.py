@@ -14,25 +14,20 @@ from vitals.measures.counts import CERTAIN
 SHRUNK = 0.3
 """Share of its starting norm to which a healthy weight hardly ever shrinks."""
 HALVED = 0.5
-"""The same of a run that falls short of a short trial: 0.3 with a decay of a twentieth at a rate of 0.02,
-behind normalizations, where small weights only move faster; 0.99 and more in 30 runs with other faults
-(measured)."""
+"""The same of a run that falls short of a short trial."""
 GONE = 0.01
 """The same from which nothing is left of them, where hardly more than a guess is learned."""
 OUTWEIGHS, LITTLE = 30.0, 0.1
 """Times that a part of the loss pulls as hard as that of the outputs, and accuracy above an even guess, from
 which it is too strong."""
 OUTPULLS = 3.0
-"""The first of these where a layer has died under it and nothing is learned: 9 where a penalty on the
-activations has put them out (measured)."""
+"""The first of these where a layer has died under it and nothing is learned."""
 SAME, KEPT = 0.01, 0.1
 """Share of its first variance over samples that is left of a layer whose outputs a penalty has made the same
-for all, and share that the layer after it keeps by what comes from elsewhere, such as noise: 0.005 and 0.4 in
-a variational autoencoder whose latents say nothing, 60 and 1.3 in one whose latents do (measured)."""
+for all, and share that the layer after it keeps by what comes from elsewhere, such as noise."""
 PULLED = 0.1
 """Share of its first gradient that a layer still gets, over that of the one behind it, from which it is not
-lost: 0.001 in the first of these; more where it is but small, as in front of a normalization, or idle beside
-a shortcut."""
+lost, but small, as in front of a normalization, or idle beside a shortcut."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""

@@ -31,8 +31,7 @@ FLAT = 0.02
 QUIET = 0.05
 """Scatter of a loss, as a share of it, up to which flatness means something."""
 BY_HEART = 0.35
-"""Training accuracy above that of validation of a set that is learned by heart; a network that generalizes
-well to a hundred classes has 0.25."""
+"""Training accuracy above that of validation of a set that is learned by heart."""
 JUMP = 2.0
 """Times the rate of before that count as a change of it upwards."""
 

@@ -27,9 +27,7 @@ RARE, UNLEARNED = 0.2, 0.5
 the others."""
 KNOWN_MORE, FADED = 0.05, 0.5
 """Accuracy on validation samples above that on training samples before the first step, and the share of that
-at the first look from which it stays: 0.14 where the network comes from another fold of five, of which an
-epoch leaves 0.14; 0.16 where a fifth of the labels that are trained on is wrong, of which it leaves 0.96
-(measured)."""
+at the first look from which it stays."""
 GAP = 0.1
 """Accuracy on training samples above that on validation samples: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
@@ -42,18 +40,16 @@ PLACES, MASKS, UNEVEN = 100, 64, 0.2
 least loss of a guess of them: where nearly all is background, networks stay with it for long."""
 ARRIVED, FLAT = 1.02, 0.01
 """Times the loss of a guess down to which a run has come, and share of it by which the last two quarters may
-differ. Of masks of digits, spots and textures healthy networks have 0.58 to 0.95 of it after 100 steps, or
-are on their way from above; with masks of other samples they come to 0.97 to 1.01 and stay (measured)."""
+differ."""
 FITTED, NO_BETTER, NEW = 0.5, 0.9, 0.9
 """Shares of the loss of the best guess that is one for all: up to which training targets are learned, from
 which those of validation are not, and below which samples that are seen for the first time are known."""
 TOLD = 0.1
 """Share of the loss that validation_step logs at first, and never gets below, to which the training step
-comes on the same samples: 8e-5 where the decoder is told what it is to say, 0.2 where it is not, whose
-validation gets better, too (measured)."""
+comes on the same samples."""
 BETTER_THERE = 0.2
 """Share of a guess's loss by which samples that are seen for the first time are better known than those of
-validation; where little can be known of any, both stay near 0.9."""
+validation."""
 GAINED = 0.7
 """Share of its first value below which a logged validation loss has become better."""
 FIRST_STEPS = 10

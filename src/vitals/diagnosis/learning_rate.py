@@ -13,28 +13,24 @@ from vitals.probes.rate_probe import JUDGED
 from vitals.probes.rate_search import STEPS, rate_remedy
 
 THROWN = 0.3
-"""Update:weight ratio that throws a layer away: in the first steps healthy runs reach 0.6 with
-Adagrad, but they learn (measured)."""
+"""Update:weight ratio that throws a layer away."""
 OVERWRITTEN = 1.0
 """Median update:weight ratio of the first step that leaves nothing of the weights that were drawn."""
 TINY_UPDATE = 1e-4
 SMALL_UPDATE = 1e-3
-"""The ratio that Karpathy's rule of thumb aims at (cs231n "Neural Networks Part 3"); smaller ones are no
-fault by themselves."""
+"""The ratio that Karpathy's rule of thumb aims at; smaller ones are no fault by themselves."""
 FAR_LEFT = 0.6
 """Share of the first loss above which much is left to learn."""
 FINE_TUNING = 1e-4
 """A rate up to which weights are usually ones that were trained before."""
 THAWED_STEPS, FORGOTTEN = 10, 1.15
 """Steps over which the loss before and after layers begin to train is averaged, and times the former that it
-is at best afterwards where they have lost what they knew: 1.4 at the rate of a new head, 0.8 at a fiftieth of
-it (measured)."""
+is at best afterwards where they have lost what they knew."""
 ROUNDING = 1e-6
-"""Share of the largest rate below which one under zero is rounding: torch's LinearLR, where it is to end at
-zero, ends at up to -1e-16 of it (measured)."""
+"""Share of the largest rate below which one under zero is rounding, as where torch's LinearLR ends at
+zero."""
 EXCHANGED = 0.05
-"""By how much Adam's first beta is above its second where they are exchanged: 0.099 of (0.999, 0.9). Those in
-use are alike, or the second is above."""
+"""By how much Adam's first beta is above its second where they are exchanged."""
 LARGE_EPSILON = 0.1
 """Adam's eps from which it divides most gradients by that, and not by their size."""
 TINY_BATCH = 8
@@ -46,29 +42,23 @@ ENOUGH = 32
 DIVERGED = 2.0
 """Times the loss of an untrained network."""
 PASSING = 10.0
-"""Times its lowest that a loss of unknown parts has risen to before that is said while the run goes on: that
-of a code book rose to 2.5 times, and fell again (measured)."""
+"""Times its lowest that a loss of unknown parts has risen to before that is said while the run goes on."""
 BETTER = 0.05
-"""Share by which a probe at another rate must do better: docs/course.md, "Loss". At the end of healthy runs
-ten times the rate does 7 to 110% worse (measured, 33 runs)."""
+"""Share by which a probe at another rate must do better: docs/course.md, "Loss"."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
-"""The same for a tenth of the rate in a run that learns: noise dies down, so that healthy runs at a constant
-rate gain up to 11%, those with batches of 8 up to 6% (measured)."""
+"""The same for a tenth of the rate in a run that learns, and in batches of a few samples: noise dies down."""
 BORNE = 0.5
 """Share of what the curvature of the loss bears from which a rate is not too low."""
 FLAT = 0.02
 """The same up to which ten times the rate has only to do a little better, where hardly more than a guess is
-known: 0.01 with plain descent for vectors of 300 users and films (measured)."""
+known."""
 LARGE_STEPS = 1e-2
-"""Median update:weight ratio of a run whose steps are ten times as large as usual: where three times the rate
-is worse yet, and the loss has hardly fallen, it bounces."""
+"""Median update:weight ratio of a run whose steps are ten times as large as usual."""
 MILD, TWENTIETH = 0.02, 0.03
 """The same at ten times the rate in a run that learns, where the gain is in proportion to the rate: worth a
-note, and an alarm. A tenth of a good rate, with which up to a fifth less is learned and which may be meant,
-gains up to 0.022, a twentieth 0.032 to 0.052 (measured)."""
+note, and an alarm."""
 PROPORTIONAL = 1e-4
-"""The same where the gain is in proportion to the rate, far above rounding: losses of probes are of the same
-batches and random numbers."""
+"""The same where the gain is in proportion to the rate, far above rounding."""
 UNFINISHED, LONG = 0.5, 100
 """Share of the rate before any schedule at which a run of so many steps ends while the rate still rises."""
 VANISHED_RATE = 1e-3

@@ -48,8 +48,8 @@ WON, GROWN = 0.02, 3.0
 """Share of its first value to which the loss of a discriminator that has won falls, and times its own that
 the generator's is then."""
 ASKED = 0.1
-"""Rise from 0 to 1 that is asked of a share, such as an accuracy, from which an end of the run for want of it
-is no sign that it has come to its end; those in use are 0.001 to 0.01."""
+"""Rise from 0 to 1 that is asked of a share, from which an end for want of it is no sign of having
+arrived."""
 FEWEST = 6
 """Measurements without which no metric is judged."""
 LOST = 0.15

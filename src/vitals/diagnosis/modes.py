@@ -11,16 +11,14 @@ MANY = 0.5
 """Share of the BatchNorm layers that are idle."""
 SURE, LOST, HALF = 4.0, 0.1, 0.6
 """Standard errors and accuracy that evaluation mode loses, and the share of it that is left, from which the
-running statistics are said to be apart. It is a note: in healthy runs they lag behind the weights, too."""
+running statistics are said to be apart."""
 KNOWN, LEARNED = 0.15, 0.9
 """Accuracy above chance, and share of the loss of a guess, of a network that has learned in training mode."""
 WORSE = 1.15
 """Times the loss of a guess that the training samples cost in evaluation mode, at the last two looks, while
-they cost less than one in training mode: 1.24 to 2.3 with BatchNorm's statistics moved by other images, or a
-dropout that is not made up for; below 0.95 in 26 healthy runs and twins (measured)."""
+they cost less than one in training mode."""
 WHOLE = 0.8
-"""Share of the modules that are in the wrong mode where the whole network is, in validation. In training all
-of them are: fine-tuning keeps a part in evaluation mode on purpose, and then another trains."""
+"""Share of the modules that are in the wrong mode where the whole network is, in validation."""
 
 
 @needs("modes/evaluating_in_training")

@@ -12,8 +12,7 @@ MOSTLY_DEAD = 0.9
 MOSTLY_SATURATED = 0.5
 """Share of values at their limits."""
 LARGE_UPDATE = 0.1
-"""Update:weight ratio of a step that throws a layer somewhere else; healthy ones are up to 3e-2, in
-the first steps after an initialization up to 0.15 (measured on healthy runs, whose layers live on)."""
+"""Update:weight ratio of a step that throws a layer somewhere else."""
 FROM_ZERO = 1e-6
 """Norm of a weight that starts at zero."""
 COLLAPSED = 1e-6
@@ -25,9 +24,7 @@ EXPLODED = 1e3
 
 
 FAR_APART = 20.0
-"""Times the loss of outputs that are the same for all samples that those before the first step have: their
-deviation is four times that of the targets or more. 32 with embeddings of unit normal weights in a product of
-64, 1 to 3 of healthy networks (measured)."""
+"""Times the loss of outputs that are the same for all samples that those before the first step have."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from vitals.diagnosis.signal import death
 from vitals.findings import Finding
 
 OLD_GRADIENT = 0.6
-"""Share of the gradient of the step before that is still in this one's: 1 where nothing was cleared, and near
-0 otherwise."""
+"""Share of the gradient of the step before that is still in this one's: 1 where nothing was cleared."""
 FEW_BATCHES = 4
 """Batches below which it matters little whether their gradients are summed or averaged."""
 SUMMED = (0.5, 3.0)

@@ -15,8 +15,7 @@ from vitals.measures.parametrized import as_kept
 FEWEST = 64
 """Weights below which nothing can be said of how they were drawn."""
 MOST = 2**18
-"""Weights whose moments are taken, evenly spaced; the largest is that of all. Copies in float64 of tens of
-millions take seconds and twice the memory of the layer."""
+"""Weights whose moments are taken, evenly spaced; the largest is that of all."""
 MOSTLY = 0.5
 """Share of layers as they were drawn, from which a network is new."""
 ERRORS = 4.0

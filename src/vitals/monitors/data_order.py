@@ -36,22 +36,15 @@ MOST_CLASSES = 10_000
 REPEATED = 0.1
 """Share of different samples below which it is said how few there are."""
 IN_ORDER = 0.98
-"""Rank correlation of numbers that are to be predicted with the order in which they come: 1 of a sorted
-table, 0 of one that is shuffled; series that rise and fall stay below."""
+"""Rank correlation of numbers to be predicted with the order in which they come: 1 of a sorted table."""
 OVERLAP = 0.1
-"""Share of the samples of validation that are training samples, too, number by number: 0.97 where images are
-repeated four times before a fifth is split off, none where the set is split first."""
+"""Share of the samples of validation that are training samples, too, number by number."""
 VERSIONS = 0.5
-"""Share of the images of validation looked at that are versions of one of the training. Of images that were
-mirrored, shifted and made noisy before they were split 0.68 to 0.71 are, of CIFAR-10, of digits and of drawn
-shapes that were split first none, and of drawn rings, which differ in two or three numbers alone, 0.38
-(measured)."""
+"""Share of the images of validation looked at that are versions of one of the training."""
 PLAIN = 8
-"""One different number in so many of an image's values, from which it is told from others: blank ones, and
-those of a few pixels that are not zero, are alike and need not be the same."""
+"""One different number in so many of an image's values, from which it is told from others."""
 UNLIKE = 0.9
-"""Share of different values from which a column of a table is one of measured numbers: two rows that agree in
-it are one, and not two of a few that there are."""
+"""Share of different values from which a column of a table is one of measured numbers."""
 
 
 class DataOrder(Monitor):

@@ -130,8 +130,8 @@ BEHIND = 0.05
 """Accuracy of training above validation from which other preparations of validation are tried: a finding of
 them needs as much."""
 GLANCE = 250
-"""Validation samples on which another preparation is tried first. A share of them has a standard error of 3
-points, and one of all that is 8 points above the other, as a finding needs, is hardly ever below it here."""
+"""Validation samples on which another preparation is tried first; one that all would bear out is hardly ever
+below there."""
 SHORT = 2000
 """Steps of a training up to which new samples are looked at; tried on trainings of 60 to 250."""
 NOISE_STEPS = 200

@@ -39,12 +39,10 @@ TAKEN_BACK, LOOKS = 0.05, 3
 of which that must be so."""
 CLIPPED = 0.2
 """Share of weights of one and the same size, from which they are clipped at it. It is a fault where those of
-the start were larger: bounds that weights grow to are meant, as in binarized networks and for images that
-deceive."""
+the start were larger."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
-validation has put other weights in their place; and validations in a row of which that must be so. 15 steps
-leave 0.07 to 0.14 where an average over 100 of them stays in place (by its definition)."""
+validation has put other weights in their place; and validations in a row of which that must be so."""
 
 MADE = 20
 """Optimizers that appear within `PATIENCE` batches and take one step each: a loop makes one for each step."""

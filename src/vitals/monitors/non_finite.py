@@ -26,8 +26,8 @@ from vitals.writers.registry import writers
 HUGE = 1e8
 """Norm of a gradient that is about to overflow."""
 LEFT_OUT = 40
-"""Steps in a row that a gradient scaler leaves out: each halves the scale, so that from torch's first, 2^16,
-17 bring it to 1. What is not finite at 2^-24 is no matter of scale."""
+"""Steps in a row that a gradient scaler leaves out: each halves the scale, and what is not finite at 2^-24 is
+no matter of scale."""
 
 
 class NonFinite(Monitor):

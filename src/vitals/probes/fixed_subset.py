@@ -39,8 +39,7 @@ MOST_CLASSES = 1000
 OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right")
 """What `FixedSubsets.evaluate` says of single classes."""
 RARER = 5.0
-"""Times less common than here that a class of the training subset is rare: weights and samplers make up for
-less."""
+"""Times less common than here that a class of the training subset is rare."""
 EXPECTED = 10.0
 """Samples of a class whose absence is no accident: once in 20,000 looks."""
 AT_ONCE = 250

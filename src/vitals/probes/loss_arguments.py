@@ -16,8 +16,7 @@ MOVED |= {"Slice", "Select", "Clone", "ToCopy"}
 """Operations that only choose or arrange numbers, by the names of their backward passes."""
 BINARY = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
 BEYOND = 0.5
-"""Distance to 0 and 1 from which the target of a binary cross-entropy is no share, nor a smoothed one: those
-of adversaries are drawn up to 1.2, masks of bytes go to 255."""
+"""Distance to 0 and 1 from which the target of a binary cross-entropy is no share, nor a smoothed one."""
 SUM = 1e-3
 """Distance to 1 of the sum of shares."""
 
