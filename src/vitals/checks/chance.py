@@ -14,7 +14,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.measures.double import double
 from vitals.probes.training_step import modes_kept
-from vitals.probes.trial import Inputs, Loss, Trial, is_class_numbers
+from vitals.probes.trial import Inputs, Loss, Trial, constant_guess, is_class_numbers
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]
 
@@ -92,26 +92,14 @@ def constant_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     """The least loss that outputs (N, C) can have which are the same for every sample: H(y) for
     cross-entropy, less than the loss of a uniform guess for ten binary losses, whose classes are rare.
 
-    Probabilities are sought by their logits, log-probabilities likewise.
+    Probabilities are sought by their logits, log-probabilities likewise; NaN as of `constant_guess`.
     """
     end = {"probabilities": torch.softmax, "log-probabilities": torch.log_softmax}.get(kind_of(outputs))
-    row = torch.zeros(1, outputs.shape[1], device=outputs.device, dtype=torch.float32, requires_grad=True)
-    search = torch.optim.LBFGS([row], max_iter=50, line_search_fn="strong_wolfe")
 
-    def value() -> Tensor:
-        same = (row if end is None else end(row, dim=1)).to(outputs.dtype)
-        return loss(same.expand(len(outputs), -1), targets)
+    def of_rows(rows: Tensor, targets: Tensor) -> Tensor:
+        return loss((rows if end is None else end(rows, dim=1)).to(outputs.dtype), targets)
 
-    def closure() -> Tensor:
-        row.grad = None
-        present = value()
-        (row.grad,) = torch.autograd.grad(present, row)
-        return present
-
-    with torch.enable_grad():
-        search.step(closure)
-    with torch.no_grad():
-        return float(value())
+    return constant_guess(of_rows, torch.zeros_like(outputs, dtype=torch.float32), targets)
 
 
 def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:

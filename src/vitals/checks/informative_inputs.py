@@ -102,25 +102,20 @@ class InformativeInputs:
             remedy = "Look for labels that reach the network past its inputs."
             limit = LEAK * self.prior_entropy
             message = f"{seen}; zeros alone cannot give less than H(y) = {self.prior_entropy:.3f}."
-            return [
-                Finding("wrong-initial-loss", "warn", message, remedy, "zero inputs", self.zero_loss, limit)
-            ]
-        learned, informative = self.held_out_score >= CHANCE_SCORE, self.probe_score >= CHANCE_SCORE
+            where = "zero inputs"
+            return [Finding("wrong-initial-loss", "warn", message, remedy, where, self.zero_loss, limit)]
+        score = self.held_out_score
+        learned, informative = score >= CHANCE_SCORE, self.probe_score >= CHANCE_SCORE
         if learned and not self.real_loss >= self.zero_loss:  # NaN where all would be masked
-            score = self.held_out_score
             return [Finding("inputs-informative", "ok", f"{seen}.", "", "inputs", score, CHANCE_SCORE)]
         if informative or learned:
-            seen += (
-                f"; a linear classifier reaches {self.probe_score:.1f}, so the inputs do carry information."
-            )
-            return [
-                Finding("inputs-informative", "note", seen, "", "inputs", self.held_out_score, CHANCE_SCORE)
-            ]
+            seen += f"; a linear classifier reaches {self.probe_score:.1f}, so inputs do carry information."
+            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         if self.per_class < PER_CLASS or self.best_score < POWER:
             seen += "; there are too few samples of most classes to tell why."
-            return [
-                Finding("inputs-informative", "note", seen, "", "inputs", self.held_out_score, CHANCE_SCORE)
-            ]
+            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
+        weaker = "Look at augmented training images, and weaken the augmentation until you know them."
+        fault = "regularization-too-strong"
         seen += f"; a linear classifier reaches {self.probe_score:.1f}."
         if self.plain is not None and self.plain.teaches:
             seen += (
@@ -128,26 +123,18 @@ class InformativeInputs:
                 f"{self.plain.held_out_score:.1f} standard deviations above chance: it leaves too little of "
                 f"them to be recognized."
             )
-            remedy = "Look at augmented training images, and weaken the augmentation until you know them."
-            score = self.held_out_score
-            return [
-                Finding(
-                    "regularization-too-strong", "warn", seen, remedy, "augmentation", score, CHANCE_SCORE
-                )
-            ]
+            return [Finding(fault, "warn", seen, weaker, "augmentation", score, CHANCE_SCORE)]
         if self.recognized < UNRECOGNIZED and self.plain is None:  # else labels are wrong without it, too
             seen += (
                 f" When the same samples are drawn once more, {self.recognized:.0%} of them are nearer to "
                 f"themselves than to others: augmentation leaves too little of them to be recognized."
             )
-            remedy = "Look at augmented training images, and weaken the augmentation until you know them."
-            fault, value = "regularization-too-strong", self.recognized
-            return [Finding(fault, "warn", seen, remedy, "augmentation", value, UNRECOGNIZED)]
+            return [Finding(fault, "warn", seen, weaker, "augmentation", self.recognized, UNRECOGNIZED)]
         remedy = (
             "Look at samples with their labels, for one may be shuffled or sorted without the other, or "
             "turned by an augmentation into what its label does not say."
         )
-        return [Finding("labels-random", "warn", seen, remedy, "labels", self.held_out_score, CHANCE_SCORE)]
+        return [Finding("labels-random", "warn", seen, remedy, "labels", score, CHANCE_SCORE)]
 
 
 def check_informative_inputs(
@@ -256,11 +243,8 @@ def _of_best_guess(model: nn.Module, loss: Loss, nothing: Tensor, y: Tensor) -> 
         copies.step(nothing[:ZERO_BATCH_SIZE], y[:ZERO_BATCH_SIZE])
         with torch.no_grad():
             outputs = copies.outputs(nothing[:JUDGED])
-        try:
-            same = torch.allclose(outputs, outputs[:1].expand_as(outputs), rtol=1e-3)
-            return constant_loss(copies.loss_of, outputs, y[:JUDGED]) if same else math.nan
-        except RuntimeError:  # the loss does not depend on them smoothly
-            return math.nan
+        same = torch.allclose(outputs, outputs[:1].expand_as(outputs), rtol=1e-3)
+        return constant_loss(copies.loss_of, outputs, y[:JUDGED]) if same else math.nan
 
 
 def _probe(x: Tensor, y: Tensor, held_out: Tensor, classes: int) -> Tensor:

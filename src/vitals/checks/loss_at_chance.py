@@ -130,21 +130,14 @@ class LossAtChance:
                 f"The loss before training is {self.loss:.4g}, and does not change when all outputs of a "
                 f"class are raised: its softmax runs over the samples of the batch, not over the classes."
             )
-            remedy = "Give softmax, or log_softmax, dim=1."
-            return [
-                Finding(
-                    "wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.chance, exact=True
-                )
-            ]
+            return _wrong(seen, "Give softmax, or log_softmax, dim=1.", self.loss, self.chance)
         if self.without_log:
             seen = (
                 f"The loss before training is {self.loss:.4g}: minus the mean {self.without_log} of the "
                 f"right class, where cross-entropy takes minus the mean of its log-probability."
             )
             remedy = "Give nll_loss the outputs of log_softmax, or use cross_entropy on the logits."
-            return [
-                Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.prior_entropy)
-            ]
+            return _wrong(seen, remedy, self.loss, self.prior_entropy, exact=False)
         if self.proportional:
             seen = (
                 "The loss is proportional to the outputs, twice these give twice the loss: it has no least "
@@ -154,15 +147,11 @@ class LossAtChance:
                 "Check the order of its arguments, cross_entropy(outputs, targets), and that it takes the "
                 "logarithm of the outputs' softmax, not of the targets'."
             )
-            return [
-                Finding(
-                    "wrong-initial-loss", "fail", seen, remedy, "loss", self.loss, self.chance, exact=True
-                )
-            ]
+            return _wrong(seen, remedy, self.loss, self.chance)
         if self.perfect >= self.chance:
             seen = f"A right answer costs {self.perfect:.3g}, a uniform guess no more than {self.chance:.3g}."
             remedy = "Check the sign of the loss and the order of its arguments."
-            return [Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.perfect, self.chance)]
+            return _wrong(seen, remedy, self.perfect, self.chance, exact=False)
         if self.wrong < OVERLOOKED * self.chance:
             seen = (
                 f"Sure and wrong answers cost {self.wrong:.2g}, less than the {self.chance:.3g} of a uniform "
@@ -172,10 +161,7 @@ class LossAtChance:
                 "Look at the factor that weighs samples by their probability: the focal loss takes "
                 "(1 - p)**gamma, which is 1 for a wrong answer."
             )
-            limit = OVERLOOKED * self.chance
-            return [
-                Finding("wrong-initial-loss", "fail", seen, remedy, "loss", self.wrong, limit, exact=True)
-            ]
+            return _wrong(seen, remedy, self.wrong, OVERLOOKED * self.chance)
         if self.of_batch < SMALL_SHARE:
             seen = (
                 f"The loss is a sum over the samples of a batch, divided by a number that is far larger than "
@@ -190,10 +176,7 @@ class LossAtChance:
             remedy = (
                 "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does: once."
             )
-            share = self.of_batch
-            return [
-                Finding("wrong-initial-loss", "warn", seen, remedy, "loss", share, SMALL_SHARE, exact=True)
-            ]
+            return _wrong(seen, remedy, self.of_batch, SMALL_SHARE, "warn")
         span = self.chance - self.perfect
         told = span / self.chance if self.chance > 0 else 1.0
         if told < TELLING and span < TELLING * self.prior_entropy:  # not for a large constant in the loss
@@ -237,25 +220,28 @@ class LossAtChance:
         if self.cause == "input-not-normalized":
             detail = f"; with normalized inputs it would be {self.standardized_loss:.4g}"
             remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
-            return self._finding(self.cause, level, detail, remedy)
-        if self.cause == "regularization-too-strong":
+        elif self.cause == "regularization-too-strong":
             detail = "; without dropout it is near that"
             remedy = "Lower the dropout: it is the share that is dropped, not the share that is kept."
-            return self._finding(self.cause, level, detail, remedy)
-        if self.cause == "bad-initialization":
+        elif self.cause == "bad-initialization":
             detail = "; the signal does not stay level through the hidden layers"
             remedy = "Draw the hidden weights at the scale that keeps the variance level (He or Xavier)."
-            return self._finding(self.cause, level, detail, remedy)
-        if not math.isfinite(self.loss):
+        elif not math.isfinite(self.loss):
             remedy = "Look for a division by zero or a logarithm of zero in the network and the loss."
             return self._finding("non-finite-loss", "fail", "", remedy)
-        return self._finding(self.cause, level, large, remedy)
+        else:
+            detail = large
+        return self._finding(self.cause, level, detail, remedy)
 
     def _finding(self, cause: str, level: Level, detail: str, remedy: str) -> Finding:
-        seen = (
-            f"The loss before training is {self.loss:.4g}, that of a uniform guess {self.chance:.4g}{detail}."
-        )
-        return Finding(cause, level, seen, remedy, "loss", self.loss, self.chance)
+        seen = f"The loss before training is {self.loss:.4g}, that of a uniform guess {self.chance:.4g}"
+        return Finding(cause, level, f"{seen}{detail}.", remedy, "loss", self.loss, self.chance)
+
+
+def _wrong(
+    seen: str, remedy: str, value: float, limit: float, level: Level = "fail", exact: bool = True
+) -> list[Finding]:
+    return [Finding("wrong-initial-loss", level, seen, remedy, "loss", value, limit, exact=exact)]
 
 
 def check_loss_at_chance(
@@ -321,8 +307,8 @@ def check_loss_at_chance(
     if result.deviation < -NEAR:
         with trial(model, loss) as copies:
             result = replace(result, constant=constant_loss(copies.loss_of, outputs, targets))
-    if result.deviation < -NEAR:
-        return replace(result, untrained=is_fresh(model))
+        if result.deviation < -NEAR:
+            return replace(result, untrained=is_fresh(model))
     if result.deviation <= FAR:
         return result
     limit = chance * (1 + FAR)

@@ -6,7 +6,7 @@ points scatter; negative losses, as of a likelihood, are judged where their rati
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from vitals.causes import Cause, register
 from vitals.diagnosis.diagnose import RULES, Rule, diagnose
 from vitals.diagnosis.generalization import overfitting
 from vitals.diagnosis.run import Run
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.history import History
 from vitals.measures.counts import CERTAIN
 
@@ -81,22 +81,19 @@ def not_finite(run: Run) -> Iterator[Finding]:
             bad = [place for place, value in enumerate(series.values) if not math.isfinite(value)]
             if not bad:
                 continue
-            lasting = bad[-1] == len(series) - 1
-            first = (
-                next(place for place in range(bad[-1], -2, -1) if place not in bad) + 1 if lasting else bad[0]
-            )
-            many = f"in {len(bad)} of {len(series)} measurements"
-            since = f"from {_when(run, series.epochs[first])} to the end, {many}" if lasting else many
-            yield Finding(
-                "non-finite-loss",
-                "fail" if lasting else "warn",
-                f"The {name} loss is not a finite number {since}.",
+            lasting, first = bad[-1] == len(series) - 1, bad[0]
+            since = f"in {len(bad)} of {len(series)} measurements"
+            if lasting:
+                first = next(place for place in range(bad[-1], -2, -1) if place not in bad) + 1
+                since = f"from {_when(run, series.epochs[first])} to the end, {since}"
+            message = f"The {name} loss is not a finite number {since}."
+            remedy = (
                 "Lower the learning rate, clip the gradients, and look for divisions by zero and logarithms "
-                "of zero.",
-                tag,
-                step=series.steps[first],
-                epoch=round(series.epochs[first], 4),
+                "of zero."
             )
+            step, epoch = series.steps[first], round(series.epochs[first], 4)
+            severity: Level = "fail" if lasting else "warn"
+            yield Finding("non-finite-loss", severity, message, remedy, tag, step=step, epoch=epoch)
             break
 
 
@@ -106,16 +103,10 @@ def rises(run: Run) -> Iterator[Finding]:
     if len(loss) < 3:
         return
     if loss[-1] > 2 * loss[0] > 0 and loss[1:].min() > loss[0]:
-        yield _found(
-            run,
-            "learning-rate-too-high",
-            "fail",
-            f"The training loss rose from {loss[0]:.3g} to {loss[-1]:.3g} and was never as low again.",
-            "Lower the learning rate tenfold, or warm up.",
-            "loss/train",
-            loss[-1],
-            2 * loss[0],
-        )
+        message = f"The training loss rose from {loss[0]:.3g} to {loss[-1]:.3g} and was never as low again."
+        remedy = "Lower the learning rate tenfold, or warm up."
+        fault = ("learning-rate-too-high", "fail", message, remedy, "loss/train", loss[-1], 2 * loss[0])
+        yield _found(run, *fault)
         return
     if len(loss) < 8:
         return
@@ -129,19 +120,12 @@ def rises(run: Run) -> Iterator[Finding]:
         at = epochs[min(place + window // 2, len(epochs) - 1)]
         if _rate_rises(run, at):  # a warm restart, or one cycle: meant
             return
-        yield _found(
-            run,
-            "learning-rate-too-high",
-            "warn",
-            f"The training loss fell to {lowest:.3g} by {_when(run, at)}, and rose again to {end:.3g}, more "
-            f"than half of the way back to {smooth[0]:.3g} (by {(end - lowest) / error:.0f} standard errors)."
-            if error
-            else f"The training loss fell to {lowest:.3g} by {_when(run, at)}, and rose again to {end:.3g}.",
-            "Lower the learning rate, or let it decay.",
-            "loss/train",
-            end,
-            lowest + gained / 2,
-        )
+        message = f"The training loss fell to {lowest:.3g} by {_when(run, at)}, and rose again to {end:.3g}"
+        if error:
+            message += f", more than half of the way back to {smooth[0]:.3g}"
+            message += f" (by {(end - lowest) / error:.0f} standard errors)"
+        remedy, limit = "Lower the learning rate, or let it decay.", lowest + gained / 2
+        yield _found(run, "learning-rate-too-high", "warn", f"{message}.", remedy, "loss/train", end, limit)
 
 
 def never_falls(run: Run) -> Iterator[Finding]:
@@ -157,18 +141,15 @@ def never_falls(run: Run) -> Iterator[Finding]:
     if abs(loss[0] - end) > FLAT * start or _gets_better(run):
         return
     error = noise * math.sqrt(2 / quarter)
-    yield _found(
-        run,
-        "loss-does-not-fall",
-        "warn",
+    message = (
         f"The training loss went from {start:.4g} to {end:.4g} in {_length(run, epochs)} "
-        f"(standard error {error:.1g}): nothing was learned in that time.",
-        "Look whether gradients reach the weights and the labels belong to their inputs, and try ten times "
-        "and a tenth of the learning rate.",
-        "loss/train",
-        end,
-        start * (1 - FLAT),
+        f"(standard error {error:.1g}): nothing was learned in that time."
     )
+    remedy = (
+        "Look whether gradients reach the weights and the labels belong to their inputs, and try ten times "
+        "and a tenth of the learning rate."
+    )
+    yield _found(run, "loss-does-not-fall", "warn", message, remedy, "loss/train", end, start * (1 - FLAT))
 
 
 def level(run: Run) -> Iterator[Finding]:
@@ -179,21 +160,16 @@ def level(run: Run) -> Iterator[Finding]:
     quarter = len(loss) // 4
     before, end = float(loss[2 * quarter : 3 * quarter].mean()), float(loss[-quarter:].mean())
     if loss[0] - end > 0.1 * loss[0] and abs(before - end) < 0.01 * end and scatter(loss) < QUIET * end:
-        yield _found(
-            run,
-            "loss-level",
-            "note",
-            f"The training loss has been level at {end:.3g} since {_when(run, epochs[2 * quarter])}.",
-            "Stop earlier, or lower the learning rate there.",
-            "loss/train",
-            end,
-        )
+        message = f"The training loss has been level at {end:.3g} since {_when(run, epochs[2 * quarter])}."
+        remedy = "Stop earlier, or lower the learning rate there."
+        yield _found(run, "loss-level", "note", message, remedy, "loss/train", end)
 
 
 def validation_rises(run: Run) -> Iterator[Finding]:
     """The validation loss turns up for certain while the training loss falls; or all is learned by heart."""
     epochs, validation = points(run, "loss/val")
     at, loss = training_loss(run)
+    remedy = "Take more or augmented data, weight decay or dropout, or a smaller network."
     if len(validation) >= 5 and len(loss) >= 3:
         window = max(2, len(validation) // 8)
         smooth = np.convolve(validation, np.ones(window) / window, "valid")
@@ -204,31 +180,19 @@ def validation_rises(run: Run) -> Iterator[Finding]:
         risen = end - smooth[place]
         if falls and smooth[place] > 0 and risen > 0.15 * smooth[place] and risen > CERTAIN * error:
             errors = f" (by {risen / error:.0f} standard errors)" if error > 0 else ""
-            yield _found(
-                run,
-                "overfitting",
-                "warn",
+            message = (
                 f"The validation loss rose from {smooth[place]:.3g} around {_when(run, turn)} to {end:.3g}"
-                f"{errors}, while the training loss fell on to {loss[-1]:.3g}.",
-                f"Stop around {_when(run, turn)}, take more or augmented data, weight decay or dropout, or a "
-                f"smaller network.",
-                "loss/val",
-                end,
-                1.15 * smooth[place],
+                f"{errors}, while the training loss fell on to {loss[-1]:.3g}."
             )
+            remedy = f"Stop around {_when(run, turn)}, {remedy[0].lower()}{remedy[1:]}"
+            yield _found(run, "overfitting", "warn", message, remedy, "loss/val", end, 1.15 * smooth[place])
     gap = run.accuracy("train") - run.accuracy("val")
     if gap > BY_HEART and len(points(run, "accuracy/val")[1]) >= 3 and run.accuracy("train") > 0.9:
-        yield _found(
-            run,
-            "overfitting",
-            "warn",
+        message = (
             f"{run.accuracy('train'):.0%} of the training examples are right, and {run.accuracy('val'):.0%} "
-            f"of those of the validation.",
-            "Take more or augmented data, weight decay or dropout, or a smaller network.",
-            "accuracy/val",
-            gap,
-            BY_HEART,
+            f"of those of the validation."
         )
+        yield _found(run, "overfitting", "warn", message, remedy, "accuracy/val", gap, BY_HEART)
 
 
 def accuracy_constant(run: Run) -> Iterator[Finding]:
@@ -236,16 +200,14 @@ def accuracy_constant(run: Run) -> Iterator[Finding]:
     for part, name in (("val", "validation"), ("train", "training")):
         _, values = points(run, f"accuracy/{part}")
         if len(values) >= 5 and np.ptp(values) < 1e-9 and 0 < values[0] < 0.99:
-            yield _found(
-                run,
-                "accuracy-constant",
-                "warn",
+            message = (
                 f"The {name} accuracy is {values[0]:.2%} in all of its {len(values)} measurements, as of a "
-                f"network that gives the same class for every input.",
-                "Look at the predictions, at the mode in which the network is evaluated, and at the rate.",
-                f"accuracy/{part}",
-                float(values[0]),
+                f"network that gives the same class for every input."
             )
+            remedy = (
+                "Look at the predictions, at the mode in which the network is evaluated, and at the rate."
+            )
+            yield _found(run, "accuracy-constant", "warn", message, remedy, f"accuracy/{part}", values[0])
 
 
 def rate_curve(run: Run) -> Iterator[Finding]:
@@ -262,17 +224,12 @@ def rate_curve(run: Run) -> Iterator[Finding]:
     start = epochs[0]
     alive = epochs[np.flatnonzero(rates >= 1e-3 * peak)[-1]]
     if len(rates) >= 5 and rates[-1] < 1e-3 * peak and alive - start < 0.5 * (end - start):
-        yield _found(
-            run,
-            "learning-rate-too-low",
-            "warn",
+        message = (
             f"The learning rate is below a thousandth of its peak of {peak:.3g} since {_when(run, alive)} of "
-            f"{end:.0f}: the rest of the run trained next to nothing.",
-            "Let the rate decay over the whole run, or stop there.",
-            "lr",
-            float(rates[-1]),
-            1e-3 * peak,
+            f"{end:.0f}: the rest of the run trained next to nothing."
         )
+        remedy = "Let the rate decay over the whole run, or stop there."
+        yield _found(run, "learning-rate-too-low", "warn", message, remedy, "lr", rates[-1], 1e-3 * peak)
     at, loss = training_loss(run)
     for place in range(2, len(rates)):
         before = rates[place - 1]
@@ -285,18 +242,14 @@ def rate_curve(run: Run) -> Iterator[Finding]:
         error = scatter(loss) * math.sqrt(1 / len(old) + 1 / len(new))
         if new.mean() - old[-1] > max(CERTAIN * error, 0.2 * abs(old[-1])):
             stays = loss[-1] > old[-1]
-            yield _found(
-                run,
-                "learning-rate-too-high",
-                "warn" if stays else "note",
+            message = (
                 f"When the learning rate went from {before:.3g} to {rates[place]:.3g} at "
                 f"{_when(run, epochs[place])}, the training loss rose from {old[-1]:.3g} to {new.mean():.3g}"
-                f"{' and did not come back' if stays else ', and came back later'}.",
-                f"Go up to {before * JUMP:.1g} at most, or step by step." if stays else "",
-                "lr",
-                float(rates[place]),
-                float(before),
+                f"{' and did not come back' if stays else ', and came back later'}."
             )
+            severity = "warn" if stays else "note"
+            remedy = f"Go up to {before * JUMP:.1g} at most, or step by step." if stays else ""
+            yield _found(run, "learning-rate-too-high", severity, message, remedy, "lr", rates[place], before)
             return
 
 
@@ -326,18 +279,12 @@ CURVE_RULES: tuple[Rule, ...] = (
 
 
 def _found(
-    run: Run,
-    cause: str,
-    level: str,
-    message: str,
-    remedy: str,
-    where: str,
-    value: float,
-    threshold: float | None = None,
+    run: Run, cause: str, level: str, message: str, remedy: str, where: str, value: Any, threshold: Any = None
 ) -> Finding:
+    """A finding of the end of the record."""
     epochs, _ = training_loss(run)
-    found = Finding(cause, level, message, remedy, where, float(value), threshold)  # type: ignore[arg-type]
-    return replace(found, epoch=round(float(epochs[-1]), 4) if len(epochs) else 0.0)
+    limit, epoch = threshold and float(threshold), round(float(epochs[-1]), 4) if len(epochs) else 0.0
+    return Finding(cause, level, message, remedy, where, float(value), limit, epoch=epoch)  # type: ignore[arg-type]
 
 
 def _rates(run: Run) -> tuple[Numbers, Numbers]:
