@@ -139,13 +139,14 @@ class FunctionalLoss:
         self._kept = list(kept.values())
         model, loss, penalty = copied(model, loss, penalty, memo=kept)
         self.model = _converted(_moved(model, self.device), dtype, self._kept)
-        _fix_spectral_norms(self.model)
-        _whole_gradients(self.model)
+        _without_what_is_meant(self.model)
         self.loss = _converted(_moved(loss, self.device), dtype) if isinstance(loss, nn.Module) else loss
         self.penalty = penalty
-        if isinstance(penalty, Mapping):
-            self._check_names(penalty)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        for name in penalty if isinstance(penalty, Mapping) else ():
+            if name not in self.parameters:
+                known = did_you_mean(name, self.parameters)
+                raise UserError(f"penalty names no trainable parameter '{name}': {known}")
         self.tensors: dict[str, Tensor] = dict(self.parameters)
         """What to differentiate by: parameters under their names, inputs as `input` or `input[key]`."""
         if check_inputs:
@@ -223,9 +224,8 @@ class FunctionalLoss:
 
         try:
             for length in _LENGTHS:
-                direction = (
-                    torch.randn(tensor.shape, generator=generator).to(tensor) * length * (spread or 0.1)
-                )
+                drawn = torch.randn(tensor.shape, generator=generator).to(tensor)
+                direction = drawn * length * (spread or 0.1)
                 if _leaps(at):
                     return True
             return False
@@ -248,10 +248,10 @@ class FunctionalLoss:
     def _data_loss(self) -> Any:
         # Modules may work in place on what they are given, hence the clones.
         inputs, targets = tree_map(_cloned, self.inputs), tree_map(_cloned, self.targets)
-        arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else ()
-        named = dict(inputs) if isinstance(inputs, Mapping) else {}
-        if not isinstance(inputs, (tuple, list, Mapping)):
-            arguments = (inputs,)
+        arguments: tuple[Any, ...] = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        named = {}
+        if isinstance(inputs, Mapping):
+            arguments, named = (), dict(inputs)
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         outputs = torch.func.functional_call(self.model, buffers, arguments, named)
         return self.loss(outputs, targets)
@@ -269,12 +269,6 @@ class FunctionalLoss:
             return leaf
         dtype = self.dtype if leaf.is_floating_point() else leaf.dtype
         return leaf.detach().clone().to(self.device, dtype)
-
-    def _check_names(self, decay: Mapping[str, float]) -> None:
-        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        for name in decay:
-            if name not in names:
-                raise UserError(f"penalty names no trainable parameter '{name}': {did_you_mean(name, names)}")
 
 
 def _leaps(at: Callable[[float], float]) -> bool:
@@ -336,13 +330,11 @@ def check_parameters(model: nn.Module) -> None:
     """Raise UserError unless all parameters are real floating-point numbers and some of them train."""
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
-            raise UserError(
-                f"model has a parameter '{name}' of type {parameter.dtype}; it must be floating-point."
-            )
+            kind = f"of type {parameter.dtype}; it must be floating-point"
+            raise UserError(f"model has a parameter '{name}' {kind}.")
     if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
-        raise UserError(
-            "model has no trainable parameter: all are frozen (requires_grad=False), or there is none."
-        )
+        reason = "all are frozen (requires_grad=False), or there is none"
+        raise UserError(f"model has no trainable parameter: {reason}.")
 
 
 def batch_size(inputs: Any) -> int:
@@ -394,17 +386,13 @@ def _converted(module: nn.Module, dtype: torch.dtype, but: Sequence[Tensor] = ()
     return module._apply(widened)
 
 
-def _whole_gradients(model: nn.Module) -> None:
-    """Embeddings leave the padding's gradient out, or divide by how often a row is used: that is meant."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.padding_idx, module.scale_grad_by_freq = None, False
-
-
-def _fix_spectral_norms(model: nn.Module) -> None:
-    """Let spectral norms train no singular vectors: their backward takes them for constants, rightly so."""
+def _without_what_is_meant(model: nn.Module) -> None:
+    """Embeddings leave the padding's gradient out, or divide by how often a row is used, and the backward of
+    spectral norms takes singular vectors for constants, which are not to train: that is meant."""
     for module in model.modules():
         hooks = module._forward_pre_hooks.values()
+        if isinstance(module, nn.Embedding):
+            module.padding_idx, module.scale_grad_by_freq = None, False
         if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
             module.training = False
 

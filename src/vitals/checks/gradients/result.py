@@ -169,12 +169,28 @@ class GradientCheck:
     @property
     def max_error(self) -> float | None:
         """The largest relative error of the rows that count; None without any."""
-        """Relative, 0 to 2, over the rows that count; None where none does."""
         return max(self.relative_errors, default=None)
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `gradients-correct` where nothing is."""
-        return findings_of(self.summaries, self.decay_ratios, self.burn_in, self.spread, self.skipped)
+        if self.skipped:
+            seen = f"The gradients were not checked: {self.skipped}."
+            return [Finding("skipped", "note", seen, where="loss")]
+        if self.spread:
+            return [_not_deterministic(self.spread)]
+        summaries, found = self.summaries, list[Finding]()
+        for part in ("data", "penalty", "both"):
+            of_part = [summary for summary in summaries if summary.part == part]
+            if found := _not_finite(of_part) or _wrong(of_part):
+                break  # a fault of one part is also one of both together
+        else:
+            found = _correct(summaries) + _vanishing(summaries) + _zero(summaries)
+        found += _undecided(summaries)
+        found += [_decay_too_strong(*group) for group in self.decay_ratios if group[1] > DECAY_TOO_STRONG]
+        if self.burn_in:
+            seen, step = f" (checked at {self.burn_in}).", self.burn_in.steps
+            found = [replace(f, message=f.message.removesuffix(".") + seen, step=step) for f in found]
+        return ranked(found)
 
     def table(self) -> str:
         """A table with one line per parameter and part of the loss."""
@@ -203,35 +219,6 @@ def _cells(summary: ParameterSummary) -> Sequence[str]:
         *(f"{of(errors):.1e}" if errors else "-" for of in (median, max)),
         {"note": "skipped"}.get(summary.level, summary.level),
     )
-
-
-def findings_of(
-    summaries: Sequence[ParameterSummary],
-    decay_ratios: Sequence[tuple[str, float]] = (),
-    burn_in: BurnIn | None = None,
-    spread: float = 0.0,
-    skipped: str = "",
-) -> list[Finding]:
-    """Findings of a check, most important first; the arguments are attributes of `GradientCheck`."""
-    if skipped:
-        return [Finding("skipped", "note", f"The gradients were not checked: {skipped}.", where="loss")]
-    if spread:
-        return [_not_deterministic(spread)]
-    found: list[Finding] = []
-    for part in ("data", "penalty", "both"):
-        of_part = [summary for summary in summaries if summary.part == part]
-        faults = _not_finite(of_part) or _wrong(of_part)
-        found += faults
-        if faults:
-            break  # a fault of one part is also one of both together
-    if not found:
-        found = _correct(summaries) + _vanishing(summaries) + _zero(summaries)
-    found += _undecided(summaries)
-    found += [_decay_too_strong(*group) for group in decay_ratios if group[1] > DECAY_TOO_STRONG]
-    if burn_in:
-        seen, step = f" (checked at {burn_in}).", burn_in.steps
-        found = [replace(f, message=f.message.removesuffix(".") + seen, step=step) for f in found]
-    return ranked(found)
 
 
 def _not_deterministic(spread: float) -> Finding:
