@@ -347,7 +347,7 @@ def check_wiring(
         flow = gradient_flow(copies, inputs, targets)
     # Inputs that are all the same silence the first layers, and are the fault of the data.
     alike = isinstance(inputs, Tensor) and not bool((inputs != inputs[:1]).any())
-    zero = [] if alike else flow.zero
+    zero: Sequence[str] = [] if alike else flow.zero
     leak, future = math.nan, 0.0
     with trial(model, loss) as copies:
         copies.model.eval()
@@ -363,18 +363,19 @@ def check_wiring(
     eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     empty = _empty(model, inputs, wanting) if zero and dead is None else ()
-    zero = [name for name in zero if name not in empty]
+    zero = _without(zero, empty)
     apart = [name for name in missing if name in flow.unreached]
+    unreached = _without(flow.unreached, apart)
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
     matters = without and _matter(model, inputs, zero)
     return Wiring(
-        tuple(name for name in parameters if name not in wanting),
+        _without(list(parameters), wanting),
         tuple(apart),
         later,
         () if later else tuple(_frozen_fresh(model, inputs, left_out)),
-        tuple(name for name in missing if name not in apart),
+        _without(missing, apart),
         sum(identity not in own for identity in held),
-        tuple(name for name in flow.unreached if name not in apart),
+        unreached,
         tuple(zero),
         tuple(flow.non_finite),
         dead,
@@ -393,7 +394,7 @@ def check_wiring(
         over_places=over_places,
         heard=heard,
         binary_floor=floor,
-        matter=(_matter(model, inputs, [name for name in flow.unreached if name not in apart]), matters),
+        matter=(_matter(model, inputs, unreached), matters),
         cut_off=without and not matters,
         one_share=outputs.ndim == 2 and outputs.shape[1] == 1 and bool((outputs == outputs[0]).all()),
         left_out_share=left_out_share,
@@ -682,18 +683,20 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
     batch = setup.batch(samples, WiringCheck.fewest)  # in the training itself one may be of a single sample
     result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, setup.later, setup.left_out)
-    if result.unreached:
-        later = setup.reached_later()
-        result = replace(result, unreached=tuple(name for name in result.unreached if name not in later))
-    if result.unreached and not result.matter[0]:
-        unused = tuple(_unused_of_a_library(setup.model, result.unreached))
-        left = tuple(name for name in result.unreached if name not in unused)
-        result = replace(result, unreached=left, unused=unused)
+    unreached, unused = result.unreached, tuple[str, ...]()
+    if unreached:
+        unreached = _without(unreached, setup.reached_later())
+    if unreached and not result.matter[0]:
+        unused = tuple(_unused_of_a_library(setup.model, unreached))
+        unreached = _without(unreached, unused)
+    frozen = _without(result.frozen, setup.left_out)
+    result = replace(result, unreached=unreached, unused=unused, frozen=frozen, left_out=setup.left_out)
     if setup.step is not None and setup.gives == "loss":
         found = setup.step.loss_arguments  # of outputs that nobody else can be asked for
-        result = replace(
-            result, softmax_twice=found.classes > 0, classes=found.classes, binary_floor=found.binary_floor
-        )
-    frozen = tuple(name for name in result.frozen if name not in setup.left_out)
-    names = {name for name, parameter in setup.model.named_parameters() if parameter.requires_grad}
-    return replace(result, frozen=frozen, left_out=setup.left_out), names
+        twice, floor = found.classes > 0, found.binary_floor
+        result = replace(result, softmax_twice=twice, classes=found.classes, binary_floor=floor)
+    return result, {name for name, each in setup.model.named_parameters() if each.requires_grad}
+
+
+def _without(names: Sequence[str], others: Container[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in others)

@@ -273,8 +273,8 @@ def _look_into(
 
 
 @contextmanager
-def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put attributes, lists and tables of `modules` back as they were before the block.
+def unchanged(modules: Iterable[nn.Module], but: str = "") -> Iterator[None]:
+    """Put attributes, lists and tables of `modules` back as they were before the block, `but` for that one.
 
     So a step that keeps its losses or its last outputs neither grows the copy nor holds a graph. What is
     written into a tensor stays there.
@@ -290,6 +290,8 @@ def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for part, attributes in parts:
             now = vars(part)
+            if but:
+                attributes[but] = now[but]
             changed = any(map(operator.is_not, map(now.get, attributes), attributes.values()))
             if changed or len(now) != len(attributes):
                 now.clear()

@@ -354,18 +354,10 @@ class TrainingStep:
         views of it."""
         rows, size, calls = self.rows.of(self.rows.example), self.rows.size, self.calls
         given = [place for place, row in enumerate(rows) if row.is_floating_point() and row.ndim > 1]
-        labels = [
-            place
-            for place, row in enumerate(rows)
-            if not row.is_floating_point() and row.dtype != torch.bool and row.numel() == size
-        ]
-        if (
-            len(calls) != 1
-            or len(calls[0].arguments) != 1
-            or calls[0].options
-            or len(labels) != 1
-            or not given
-        ):
+        whole = [place for place, row in enumerate(rows) if not row.is_floating_point()]
+        labels = [at for at in whole if rows[at].dtype != torch.bool and rows[at].numel() == size]
+        one = len(calls) == 1 and len(calls[0].arguments) == 1 and not calls[0].options
+        if not one or len(labels) != 1 or not given:
             return 0, 0
         call, place = calls[0], labels[0]
         many = {
@@ -464,7 +456,7 @@ class TrainingStep:
 
         with network.register_forward_pre_hook(stop, with_kwargs=True):
             for number in range(EVERY_THIRD):
-                with suppress(Reached), unchanged_but_modes(self.owner), torch.no_grad():
+                with suppress(Reached), unchanged(self.owner.modules(), but="training"), torch.no_grad():
                     attach(self.owner, self.trainer)
                     call_step(step, batch, number)
                 if reached:
@@ -479,9 +471,8 @@ class TrainingStep:
         """What the training step makes of these outputs of the network and these targets."""
         count = len(outputs)
         rows = self.rows.repeated(self.rows.of(self.rows.example), count)
-        for place, target in zip(
-            self.target_rows, [targets] if isinstance(targets, Tensor) else targets, strict=True
-        ):
+        given = [targets] if isinstance(targets, Tensor) else targets
+        for place, target in zip(self.target_rows, given, strict=True):
             like = rows[place]
             if self.class_numbers:  # as they stand in the batch, which may be (N, 1) or of another type
                 target = target.reshape(count, *like.shape[1:]).to(like.dtype)
@@ -510,9 +501,8 @@ class TrainingStep:
                 stack.enter_context(buffers_kept(part, recurse=False))
             for module, given in answers.items():
                 stack.enter_context(replaced(module, "forward", _Answers(given)))
-            return only_loss(
-                step_losses(self.owner, self.trainer, self.rows.batch(rows), parts=self._around())
-            )
+            batch = self.rows.batch(rows)
+            return only_loss(step_losses(self.owner, self.trainer, batch, parts=self._around()))
 
     def _around(self) -> list[nn.Module]:
         """The modules that take part where no call gets into what it calls: the loss is asked for often."""
@@ -619,8 +609,7 @@ class Path(StepModel):
         given = [rows[place] for place in self.places]
         if len(given) == 1:
             return given[0]
-        mixed = len({each.is_floating_point() for each in given}) > 1
-        if mixed:
+        if len({each.is_floating_point() for each in given}) > 1:
             given = [
                 each.float().view(torch.int32) if each.is_floating_point() else each.int() for each in given
             ]
@@ -742,21 +731,6 @@ def buffers_kept(module: nn.Module, recurse: bool = True) -> Iterator[None]:
     finally:
         for buffer, value in buffers.items():
             buffer.data.copy_(value)
-
-
-@contextmanager
-def unchanged_but_modes(module: nn.Module) -> Iterator[None]:
-    """`unchanged`, with the modes left as the block leaves them."""
-    modes: list[tuple[nn.Module, bool]] = []
-    try:
-        with unchanged(list(module.modules())):
-            try:
-                yield
-            finally:
-                modes += [(part, part.training) for part in module.modules()]
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @contextmanager

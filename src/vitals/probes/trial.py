@@ -79,11 +79,6 @@ class Trial:
         Frozen parameters (`requires_grad=False`) are left out.
         """
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        return self._gradients(parameters, inputs, targets)
-
-    def _gradients(
-        self, parameters: dict[str, nn.Parameter], inputs: Inputs, targets: Any
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
         loss = self.loss_at(inputs, targets)
         if not loss.requires_grad or not parameters:
             return loss.detach(), dict.fromkeys(parameters)
@@ -122,7 +117,7 @@ class Trial:
             made.clear()
             for parameter in every.values():
                 parameter.grad = None  # room for the next ones
-            loss, gradients = self._gradients(trained, inputs, targets)
+            loss, gradients = self.gradients(inputs, targets)
             for name, parameter in trained.items():
                 gradient = gradients[name]
                 if gradient is not None and not losses:
@@ -257,16 +252,10 @@ def switch_off_dropout(model: nn.Module) -> None:
 
 
 def check_batch(inputs: Tensor, targets: Tensor, minimum: int = 1) -> None:
-    """Raise `UserError` unless `inputs` (N, ...) and `targets` (N,), whole numbers, go together and N is
-    enough."""
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
-        raise UserError("inputs: they must be one tensor of shape (N, ...).")
+    """`check_rows`, and that `targets` (N,) are whole numbers."""
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
         raise UserError("targets: they must be class numbers in one tensor of shape (N,).")
-    if len(inputs) != len(targets):
-        raise UserError(f"targets: there are {len(targets)} for {len(inputs)} inputs.")
-    if len(inputs) < minimum:
-        raise UserError(f"inputs: {len(inputs)} samples are too few, at least {minimum} are needed.")
+    check_rows(inputs, targets, minimum)
 
 
 def check_rows(inputs: Inputs, targets: Any, minimum: int = 1) -> None:
