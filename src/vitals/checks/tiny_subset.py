@@ -20,7 +20,7 @@ from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.norms import norms
 from vitals.probes.step_losses import or_nan
@@ -212,10 +212,8 @@ class TinySubset:
             remedy = "A higher learning rate or better scaled weights would get there sooner."
             return Finding("tiny-subset-fits", "note", seen, remedy, where, loss, self.perfect + self.zero)
         if self.root is not None:
-            root = self.root
-            return Finding(
-                root.cause, "fail", f"{seen}. {root.message}", root.remedy, root.where, loss, self.perfect
-            )
+            root, seen = self.root, f"{seen}. {self.root.message}"
+            return Finding(root.cause, "fail", seen, root.remedy, root.where, loss, self.perfect)
         stuck = abs(loss - self.chance) < AT_CHANCE * span
         if stuck and all(attempt.alike for attempt in self.attempts):
             return _nothing_arrives(seen, where)
@@ -227,9 +225,8 @@ class TinySubset:
             return Finding("vanishing-gradients", "fail", seen, remedy, where, final.gradient_ratio, VANISHED)
         seen += f", no better than the chance of {self.chance:.3f}." if stuck else ", where it stays."
         remedy = "Widen the narrowest layer, and look for a layer that passes nothing on."
-        return Finding(
-            "underfitting", "fail" if stuck else "warn", seen, remedy, where, loss, self.perfect + self.zero
-        )
+        level: Level = "fail" if stuck else "warn"
+        return Finding("underfitting", level, seen, remedy, where, loss, self.perfect + self.zero)
 
 
 def _nothing_arrives(seen: str, where: str, cause: str = "vanishing-gradients") -> Finding:
@@ -410,21 +407,18 @@ def check_few_samples(
     alone = optimizer is None or is_quick(optimizer, model)
     for candidate in (optimizer,) if alone else (optimizer, None):
         with trial(model, loss, candidate, dropout=False) as copies:
-            optimizer_copy = _with_configured_rate(copies)
-            copies = Trial(copies.model, copies.loss, optimizer_copy)
+            copies, name = _with_configured_rate(copies)
             losses: list[float] = []
             for _ in range(max_steps):
                 step = partial(copies.step, inputs, targets)
-                losses.append(
-                    or_nan(step) if losses else float(step())
-                )  # what fails at once is no number gone
+                # What fails at once is no number gone.
+                losses.append(or_nan(step) if losses else float(step()))
                 if not math.isfinite(losses[-1]) or 0 < losses[-1] < ZERO * losses[0]:
                     break
             with torch.no_grad():
                 losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
                 alike = alike and _are_alike(copies.outputs(inputs))
-        rate = max(float(group["lr"]) for group in optimizer_copy.param_groups)
-        attempts.append((f"{type(optimizer_copy).__name__} at learning rate {rate:g}", tuple(losses)))
+        attempts.append((name, tuple(losses)))
         if losses[-1] < FALLEN * losses[0]:
             break
     samples = len(inputs) if isinstance(inputs, Tensor) else len(inputs[0]) if inputs else 1
@@ -432,16 +426,17 @@ def check_few_samples(
     return FewSamples(tuple(attempts), samples, constant, zero, level, alike, whole)
 
 
-def _with_configured_rate(copies: Trial) -> Optimizer:
-    """The optimizer of `copies`, at the rate before any schedule and without weight decay; else Adam."""
-    optimizer = copies.optimizer
-    if optimizer is None:
-        optimizer = quick_optimizer(copies.model)
+def _with_configured_rate(copies: Trial) -> tuple[Trial, str]:
+    """`copies` with their optimizer at the rate before any schedule and without weight decay, or with Adam,
+    and what that is called."""
+    optimizer = quick_optimizer(copies.model) if copies.optimizer is None else copies.optimizer
     restore_configured_rates(optimizer)
     for group in optimizer.param_groups:
         if "weight_decay" in group:
             group["weight_decay"] = 0.0
-    return optimizer
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
+    name = f"{type(optimizer).__name__} at learning rate {rate:g}"
+    return Trial(copies.model, copies.loss, optimizer), name
 
 
 def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
@@ -457,27 +452,18 @@ def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
 
 
 def _attempts(
-    copies: Trial,
-    x: Tensor,
-    y: Tensor,
-    chance: float,
-    perfect: float,
-    max_steps: int,
-    halfway: float = math.inf,
+    copies: Trial, x: Tensor, y: Tensor, chance: float, perfect: float, steps: int, halfway: float = math.inf
 ) -> Iterator[Attempt]:
-    """An attempt of `max_steps` steps; before it, where its loss is above `halfway` after `GLANCE` of them,
+    """An attempt of so many `steps`; before it, where its loss is above `halfway` after `GLANCE` of them,
     what it has come to by then, in training mode alone."""
-    optimizer = _with_configured_rate(copies)
-    copies = Trial(copies.model, copies.loss, optimizer)
-    rates = {float(group["lr"]) for group in optimizer.param_groups}
-    name = f"{type(optimizer).__name__} at learning rate {max(rates):g}"
+    copies, name = _with_configured_rate(copies)
     losses: list[float] = []
     ratio, due, zero = 0.0, 0, _zero(chance, perfect)
     sizes: dict[str, float] = {}
 
-    def look(name: str, gradient: Tensor) -> None:
+    def look(parameter: str, gradient: Tensor) -> None:
         if len(losses) < FIRST_STEPS and gradient.ndim > 1:
-            sizes[name] = float(norms([gradient])) / math.sqrt(gradient.numel())
+            sizes[parameter] = float(norms([gradient])) / math.sqrt(gradient.numel())
 
     def reached() -> tuple[Tensor, float]:
         with torch.no_grad():
@@ -487,10 +473,10 @@ def _attempts(
     def right(outputs: Tensor) -> float:
         return float((outputs.argmax(dim=1) == y).float().mean())
 
-    for step in range(max_steps):
+    for step in range(steps):
         losses.append(float(copies.step(x, y, look)))
         if step < FIRST_STEPS:  # a last layer that starts at zero lets no gradient through in the very first
-            in_order = [sizes[name] for name, _ in copies.model.named_parameters() if name in sizes]
+            in_order = [sizes[each] for each, _ in copies.model.named_parameters() if each in sizes]
             ratio = max(ratio, in_order[0] / in_order[-1] if len(in_order) > 1 and in_order[-1] > 0 else 1.0)
         if losses[-1] < perfect + zero and step >= due:
             perfect, due = _perfect_now(copies, x, y, perfect), 2 * step + 1  # it costs as much as many steps
@@ -498,7 +484,7 @@ def _attempts(
                 break
         if not math.isfinite(losses[-1]) or _stands_still(losses, losses[-1] - perfect):
             break
-        if step + 1 == GLANCE < max_steps and losses[-1] > halfway:
+        if step + 1 == GLANCE < steps and losses[-1] > halfway:
             outputs, loss = reached()
             so_far, guessed = (*losses, loss), outputs.argmax(dim=1).cpu()
             yield Attempt(name, so_far, perfect, right(outputs), math.inf, 0.0, guessed, ratio, False)
@@ -576,28 +562,16 @@ class TinySubsetCheck(Check):
         if setup.gives != "class numbers" or setup.samples < SUBSET_SIZE:
             return self._few(setup, options)
         setup.require_fixed_loss()
-        result = check_tiny_subset(
-            setup.model,
-            setup.loss,
-            setup.inputs,
-            setup.targets,
-            setup.optimizer_or_none(),
-            options.tiny_subset_steps,
-        )
+        optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
+        result = check_tiny_subset(setup.model, setup.loss, setup.inputs, setup.targets, optimizer, most)
         loss, accuracy, steps = result.final.losses[-1], result.final.accuracy, len(result.final.losses) - 1
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
-        return Outcome(
-            result.findings(), seen, f"loss below {result.perfect + result.zero:.3g}, 100%", result
-        )
+        expected = f"loss below {result.perfect + result.zero:.3g}, 100%"
+        return Outcome(result.findings(), seen, expected, result)
 
     def _few(self, setup: TrainingSetup, options: Options) -> Outcome:
-        result = check_few_samples(
-            setup.model,
-            setup.loss,
-            *setup.batch(SUBSET_SIZE),
-            setup.optimizer_or_none(),
-            options.tiny_subset_steps,
-        )
+        optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
+        result = check_few_samples(setup.model, setup.loss, *setup.batch(SUBSET_SIZE), optimizer, most)
         _, losses = result.final
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
         return Outcome(result.findings(), seen, "a loss that falls", result)

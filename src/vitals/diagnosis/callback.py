@@ -153,15 +153,11 @@ class Diagnosis(L.Callback):
     def _examine(self, trainer: L.Trainer, module: L.LightningModule | None, finished: bool) -> None:
         """Apply the rules to the record, and write what they find; a fault in them never ends a training."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        checks: list[Finding] = []
-        others: list[Finding] = []
-        facts: dict[str, float] = {}
-        for callback in callbacks:
-            if callback is not self:
-                found = checks if isinstance(callback, SanityChecks) else others
-                found += getattr(callback, "findings", [])
-            if isinstance(callback, SanityChecks):
-                facts |= callback.facts
+        before = [each for each in callbacks if isinstance(each, SanityChecks)]
+        beside = [each for each in callbacks if each is not self and each not in before]
+        checks = [finding for each in before for finding in each.findings]
+        others = [finding for each in beside for finding in getattr(each, "findings", [])]
+        facts = {name: value for each in before for name, value in each.facts.items()}
         try:
             others += watched_the_wrong_way(trainer)
             run = Run(self.recorder.history, checks, finished, facts)
@@ -174,7 +170,7 @@ class Diagnosis(L.Callback):
                 self._try_rates(trainer, module, run, found)
                 run = Run(self.recorder.history, checks, finished, facts)
                 found = diagnose(run, others, self.rules)
-            self.findings, self.looks = found, [self._looks(run, callbacks)]
+            self.findings, self.looks = found, [self._looks(run, before)]
             self.recorder.withdraw(trainer, {finding.cause for finding in found})
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {reason_of(error)}"
@@ -187,12 +183,8 @@ class Diagnosis(L.Callback):
             if finding.level == "fail" and finding.step:
                 self.recorder.announce(trainer, finding)
 
-    def _looks(self, run: Run, callbacks: Sequence[Any]) -> Finding:
-        made, missing = 0, list[str]()
-        for callback in callbacks:
-            if isinstance(callback, SanityChecks):
-                made += callback.made
-                missing += callback.missing
+    def _looks(self, run: Run, before: Sequence[SanityChecks]) -> Finding:
+        made, missing = sum(each.made for each in before), [name for each in before for name in each.missing]
         there: dict[Rule, Any] = {
             logged_metrics: judged(run),
             lost_game: adversaries(run),
@@ -207,14 +199,9 @@ class Diagnosis(L.Callback):
         console = Console()
         print_findings([*self.findings, *self.looks], console)
         folder = self.recorder.folder
-        where = page or (folder / "findings.json" if folder else None)
-        if where is not None:
-            console.print(f"report:   {where}", soft_wrap=True, markup=False, highlight=False)
-        else:
-            said = (
-                "nothing was written, as the trainer has no logger and no default_root_dir (or fast_dev_run)"
-            )
-            console.print(f"report:   {said}", soft_wrap=True, markup=False, highlight=False)
+        why = "the trainer has no logger and no default_root_dir (or fast_dev_run)"
+        where = page or (folder / "findings.json" if folder else f"nothing was written, as {why}")
+        console.print(f"report:   {where}", soft_wrap=True, markup=False, highlight=False)
 
     @contextmanager
     def _spending(self, trainer: L.Trainer) -> Iterator[float]:

@@ -12,6 +12,8 @@ from vitals.findings import Finding
 from vitals.measures.counts import CERTAIN, share_between
 from vitals.probes.fixed_subset import RARER
 
+ACCURACIES = ("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
+BEFORE = "what is known before the first step"
 RISEN = 1.15
 """Times its lowest to which the validation loss must have risen."""
 RENAMED = 0.1
@@ -112,7 +114,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
-@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval", verdict="order of the classes")
+@needs(*ACCURACIES, verdict="order of the classes")
 def classes_renumbered(run: Run) -> Iterator[Finding]:
     """The network knows the validation samples, by other numbers of their classes."""
     relabelled = run.history.last("validation/relabelled", math.nan)
@@ -128,12 +130,11 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     remedy = (
         "Number the classes by one table (class_to_idx) in both sets, and look at how their folders sort."
     )
-    yield Finding(
-        "train-val-mismatch", "fail", message, remedy, "accuracy/val", relabelled, accuracy, exact=True
-    )
+    where = "accuracy/val"
+    yield Finding("train-val-mismatch", "fail", message, remedy, where, relabelled, accuracy, exact=True)
 
 
-@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
+@needs(*ACCURACIES)
 def classes_never_shown(run: Run) -> Iterator[Finding]:
     """Validation has classes that the training set lacks."""
     share = run.history.last("validation/unshown", 0.0)
@@ -150,12 +151,11 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
     yield Finding(*fault, exact=evenly)  # type: ignore[arg-type]
 
 
-@needs("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
+@needs(*ACCURACIES)
 def classes_rare(run: Run) -> Iterator[Finding]:
     """Classes of which training has next to nothing, and validation much, are not learned."""
-    rare, right, accuracy = (
-        run.history.last(f"validation/{n}", 0.0) for n in ("rare", "rare_right", "accuracy")
-    )
+    parts = ("rare", "rare_right", "accuracy")
+    rare, right, accuracy = (run.history.last(f"validation/{part}", 0.0) for part in parts)
     unshown = run.history.last("validation/unshown", 0.0) > UNSHOWN
     if not run.finished or not RARE < rare < 1 or unshown:  # the rare ones are learned last
         return
@@ -190,22 +190,17 @@ def classes_left_out(run: Run) -> Iterator[Finding]:
     yield Finding(*fault, exact=True)  # type: ignore[arg-type]
 
 
-@needs(
-    "accuracy/train|accuracy/train_eval",
-    "accuracy/val|accuracy/val_eval",
-    verdict="preparation of validation",
-)
+@needs(*ACCURACIES, verdict="preparation of validation")
 def prepared_otherwise(run: Run) -> Iterator[Finding]:
     """The network knows the validation samples once they are prepared in another way."""
     accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
     looks = run.history.series("validation/accuracy").steps
-    series = {
-        name: run.history.series(f"validation/changed/{name}") for name in run.by_name("validation/changed")
-    }
-    # Of the same look: a network may have known more before, as one that diverges.
-    changed = {
-        name: each.values[-1] for name, each in series.items() if looks and each.steps[-1] == looks[-1]
-    }
+    changed = {}
+    for name in run.by_name("validation/changed"):
+        series = run.history.series(f"validation/changed/{name}")
+        # Of the same look: a network may have known more before, as one that diverges.
+        if looks and series.steps[-1] == looks[-1]:
+            changed[name] = series.values[-1]
     best = max(changed, key=lambda name: changed[name], default=None)
     if best is None:
         return
@@ -266,13 +261,7 @@ def _standard_errors(
     return (validation - training) / math.sqrt(variance)
 
 
-@needs(
-    "start/train",
-    "start/validation",
-    "accuracy/train_eval",
-    "validation/reweighed",
-    verdict="what is known before the first step",
-)
+@needs("start/train", "start/validation", "accuracy/train_eval", "validation/reweighed", verdict=BEFORE)
 def validation_known_before(run: Run) -> Iterator[Finding]:
     """Trained weights know the samples of validation better than those of the training, until these are
     shown: of harder samples, or wrong labels, that would not change."""
@@ -328,9 +317,8 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         "Look at samples with their labels, and at the code that pairs or augments them: two readers, two "
         "orders, a change of one without the other."
     )
-    yield Finding(
-        "labels-random", "warn", message, remedy, "labels", run.last_loss, AT_CHANCE * run.guess_loss
-    )
+    limit = AT_CHANCE * run.guess_loss
+    yield Finding("labels-random", "warn", message, remedy, "labels", run.last_loss, limit)
 
 
 def _stays_with_a_guess(run: Run) -> bool:
@@ -410,7 +398,7 @@ def _first_seen(run: Run) -> float:
     return statistics.fmean(first) if len(first) >= FIRST_STEPS else math.nan
 
 
-@needs("facts/chance_accuracy", "accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
+@needs("facts/chance_accuracy", *ACCURACIES)
 def validation_at_chance(run: Run) -> Iterator[Finding]:
     """Training images are learned, validation samples are not even begun to be."""
     if not run.above_chance("train") > BEGUN or not math.isfinite(run.above_chance("val")):
