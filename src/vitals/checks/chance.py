@@ -103,13 +103,9 @@ def constant_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
 
 
 def perfect_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
-    """The least loss that a right answer can have: 0 for cross-entropy, 0.5003 with label smoothing 0.1 and
-    C=10.
-
-    For probabilities it is the loss of a sure and right one; for logits the least over the scale of a one-hot
-    answer, which is where label smoothing has its minimum too. A loss that minds a constant added to all
-    logits, such as binary cross-entropy of each class, also gets answers in which wrong classes are negative.
-    """
+    """The least loss that a right answer can have, sure and right where outputs are probabilities: 0.5003
+    with label smoothing 0.1 and C=10. Of logits it is the least over the scale of a one-hot answer, and of
+    one whose wrong classes are negative where the loss minds a constant added to all."""
     answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
     kind = kind_of(outputs)
     if kind != "logits":
@@ -162,10 +158,8 @@ def is_proportional(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
 
 
 def without_log(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
-    """What `loss` is minus the mean of, for the right class: `probability` or `logit`; else empty.
-
-    So it is where `nll_loss`, which expects log-probabilities, is given something else.
-    """
+    """What `loss` is minus the mean of, for the right class: `probability` or `logit`, as where `nll_loss` is
+    given something else than log-probabilities; else empty."""
     kind = kind_of(outputs)
     if kind == "log-probabilities":
         return ""
@@ -202,14 +196,10 @@ def double_softmax_floor(classes: int) -> float:
 
 
 def applies_softmax_twice(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tensor) -> bool:
-    """Whether probabilities meet a loss that applies softmax itself, or the loss alone applies it twice.
-
-    `outputs` (N, C) are the model's for `inputs`. Certain by mechanism: the outputs are probabilities (rows
-    sum to 1, or every value lies strictly between 0 and 1, as after a sigmoid, whatever the weights: those of
-    a small last layer on features that are nearly alike, as of a fresh transformer, do so by accident), the
-    loss ignores a constant added to them, and even a perfect answer costs what it costs under softmax twice.
-    Log-probabilities are harmless: softmax undoes the log.
-    """
+    """Whether probabilities, the `outputs` (N, C) for `inputs`, meet a loss that applies softmax itself, or
+    the loss alone applies it twice. Certain by mechanism: rows sum to 1, or every value lies strictly between
+    0 and 1 whatever the weights, the loss ignores a constant added to them, and even a perfect answer costs
+    what it costs under softmax twice. Log-probabilities are harmless: softmax undoes the log."""
     floor, loss = double_softmax_floor(outputs.shape[1]), copies.loss_of
     kind = kind_of(outputs)
     squashed = bool(((outputs > 0) & (outputs < 1)).all()) and stays_a_share(copies, inputs)
@@ -221,13 +211,10 @@ def applies_softmax_twice(copies: Trial, inputs: Inputs, outputs: Tensor, target
 
 def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tensor) -> float:
     """The least loss that probabilities can have, where the loss takes them for logits: 0.31 to 0.69 for
-    binary cross-entropy, by how common ones are. 0 where it does not, or where `outputs` are none.
-
-    `outputs` and `targets`, ones and zeros, have as many numbers, or `targets` are class numbers of which the
-    loss makes such. A loss of probabilities is near zero, or
-    fails, where these are the targets themselves or far outside of 0 to 1; one of logits is the other way
-    round.
-    """
+    binary cross-entropy, by how common ones are; 0 where it does not, or `outputs` are none. `targets` are as
+    many ones and zeros, or class numbers of which the loss makes such. A loss of probabilities is near zero,
+    or fails, where these are the targets themselves or far outside of 0 to 1; one of logits is the other way
+    round."""
     binary = targets
     if is_class_numbers(targets) and outputs.ndim == 2 and targets.numel() == len(outputs) < outputs.numel():
         binary = F.one_hot(targets, outputs.shape[1])
@@ -246,10 +233,9 @@ def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tenso
 
 def softmax_elsewhere(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether the loss applies softmax over the samples of the batch, or over places, instead of the classes:
-    it stays the same when the outputs (N, C), (N, C, ...) or (N, ..., C) of each class are raised by a number
-    of its own, which no right loss of class numbers (N,) or (N, ...) does; neither where all of them are one
-    and the same, since one that is linear in probabilities has the same mean over classes that are equally
-    common."""
+    it stays the same when the outputs of each class are raised by a number of its own, also where all class
+    numbers are one and the same, since one that is linear in probabilities has the same mean over even
+    classes."""
     fits = (outputs.shape[:dim] + outputs.shape[dim + 1 :] == targets.shape for dim in (1, outputs.ndim - 1))
     dims = {dim for dim, fit in zip((1, outputs.ndim - 1), fits, strict=True) if fit}
     if len(dims) != 1 or kind_of(outputs) != "logits":

@@ -145,14 +145,9 @@ def run_checks(
     checks: Sequence[Check],
     before: Callable[[str], None] = lambda name: None,
 ) -> list[Row]:
-    """Make the `checks`, the most telling first, as far as there is time; none of them raises.
-
-    What goes wrong inside a check becomes its finding `skipped`, and so does that it was left out. `before`
-    is called with the name of each check that begins.
-
-    Returns:
-        A row for each, in the order of `checks`.
-    """
+    """A row for each of the `checks`, in their order; made, as far as there is time, the most telling first.
+    None of them raises: what goes wrong becomes its finding `skipped`. `before` is called with the name of
+    each check that begins."""
     rows: dict[str, Row] = {}
     for check in sorted(checks, key=lambda check: by_what_they_tell(check.name)):
         if not check.wanted(options):

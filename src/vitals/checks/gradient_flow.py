@@ -38,11 +38,8 @@ def duplicate_unit_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def constant_weights(model: nn.Module) -> list[str]:
-    """Names of linear and convolutional weights that are all one number, though not 0.
-
-    Random biases keep their units from being exact duplicates, but leave one direction of the input to all of
-    them.
-    """
+    """Names of linear and convolutional weights that are all one number, though not 0: random biases keep
+    their units from being exact duplicates, but leave one direction of the input to all of them."""
     return [
         f"{name}.weight".lstrip(".")
         for name, module in model.named_modules()

@@ -140,14 +140,11 @@ class InformativeInputs:
 def check_informative_inputs(
     model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, samples: int = SAMPLES
 ) -> InformativeInputs:
-    """Train copies of `model` for 50 steps on half of the samples and on zeros, and test on the other half.
-
-    `inputs` (N, ...) and class numbers `targets` (N,) are training samples drawn at random, not augmented, N
-    ≥ 128; up to `samples` go into each half. The zero-input baseline is Karpathy's (A Recipe for Training
-    Neural Networks, 2019); learning twenty samples by heart works with noise as well (cs231n "Neural Networks
-    Part 3"), generalizing does not. A network that does not learn is told from data without information by a
-    linear probe. Raises `UserError` for too few samples, one class only, or parts that do not fit together.
-    """
+    """Train copies of `model` for 50 steps on half of the samples and on zeros, and test on the other half:
+    `inputs` (N, ...) and class numbers `targets` (N,), drawn at random, not augmented, N ≥ 128; up to
+    `samples` in each half. The zero-input baseline is Karpathy's (A Recipe for Training Neural Networks,
+    2019); a linear probe tells a network that does not learn from data without information. `UserError` for
+    too few samples, one class only, or parts that do not fit together."""
     check_batch(inputs, targets, minimum=FEWEST)
     if len(targets.unique()) < 2:
         raise UserError("targets: samples of at least two classes are needed.")
@@ -203,11 +200,8 @@ def _standard_each(features: Tensor) -> Tensor:
 
 def agreement_score(predictions: Tensor, targets: Tensor, classes: int) -> float:
     """By how many standard deviations `predictions` (N,) agree with `targets` (N,) more than unrelated ones
-    would.
-
-    Unlike accuracy it is 0 for a constant guess however common that class is: the numerator is that of
-    Cohen's kappa (1960), observed less expected agreement.
-    """
+    would, 0 for a constant guess however common that class is: the numerator is that of Cohen's kappa
+    (1960)."""
     predictions, targets, count = predictions.cpu(), targets.cpu(), len(targets)
     shares = [torch.bincount(labels, minlength=classes).double() / count for labels in (predictions, targets)]
     expected = float((shares[0] * shares[1]).sum())
@@ -219,11 +213,8 @@ def agreement_score(predictions: Tensor, targets: Tensor, classes: int) -> float
 def _trained(
     model: nn.Module, loss: Loss, x: Tensor, y: Tensor, held_out: Tensor, batch_size: int
 ) -> tuple[float, Tensor, float]:
-    """The final loss on the first of `x`, `y`, the outputs for `held_out`, and the loss of a uniform guess.
-
-    In training mode without dropout: BatchNorm's running statistics are far behind after so few steps, so
-    that evaluation mode would mislead.
-    """
+    """The final loss on the first of `x`, `y`, the outputs for `held_out`, and the loss of a uniform guess,
+    in training mode: after so few steps BatchNorm's running statistics are far behind."""
     with trial(model, loss, dropout=False) as copies:
         copies = Trial(copies.model, copies.loss, quick_optimizer(copies.model))
         batches = torch.cat([torch.randperm(len(x)) for _ in range(1 + STEPS * batch_size // len(x))])

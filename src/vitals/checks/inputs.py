@@ -24,10 +24,8 @@ from vitals.probes.trial import Loss, check_batch, restore_configured_rates, tri
 
 
 def standardized(inputs: Tensor) -> Tensor:
-    """`inputs` (N, C, ...), C ≥ 1, by channel, and (N, D) as a whole; a constant channel becomes 0.
-
-    Floats keep their type, bytes become float32; larger whole numbers, such as ids, are no scale and stay.
-    """
+    """`inputs` (N, C, ...) by channel, and (N, D) as a whole; a constant channel becomes 0. Floats keep their
+    type, bytes become float32; larger whole numbers, such as ids, are no scale and stay."""
     if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
         return inputs
     values = inputs.float()
@@ -410,22 +408,13 @@ def check_inputs(
     wears_out: bool = False,
     tried: tuple[float, float, float] | None = None,
 ) -> Inputs:
-    """Look at training inputs (N, C, ...) and class numbers (N,) as they enter the network, augmented or not.
-
-    Without class numbers, `targets` is None and the inputs alone are looked at, or with them `numbers` (N,)
-    or (N, 1) that are to be predicted.
-
-    N is better 256 or more. `label_batches` are the labels of successive training batches, from which the
-    order is judged; `all_targets` those of the whole training set, without which counts are taken from the
-    labels at hand; `draws` tells what the sampler draws: how often, how many different samples, of how many;
-    `weights` those of the classes in the loss, 1 in the mean over samples; `even` whether `targets` are drawn
-    from all samples alike; `wears_out` whether taking them out changes them; `tried` what `try_normalized`
-    has found;
-    `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale
-    counts only if this network minds it. Negative labels of −100, which torch's losses leave out, are no
-    fault. cs231n "Neural Networks Part 2", data preprocessing. Raises `UserError` where shapes do not fit or
-    `classes` is below 2.
-    """
+    """Look at training inputs (N, C, ...), N better 256 or more, and class numbers (N,) as they enter the
+    network; without class numbers, `targets` is None, and `numbers` (N,) or (N, 1) may be to be predicted.
+    `label_batches` are the labels of successive training batches, from which the order is judged;
+    `all_targets` those of the whole training set; `validation_inputs` (M, C, ...) are compared with `inputs`;
+    with `model`, an unusual scale counts only if this network minds it; `tried` is what `try_normalized` has
+    found; the rest is as in `Inputs` and `TrainingSetup`. Labels of −100, which torch's losses leave out, are
+    no fault. `UserError` where shapes do not fit or `classes` is below 2."""
     if targets is None:
         classes, targets = 0, torch.zeros(0, dtype=torch.long)
     else:
@@ -531,9 +520,8 @@ def _channels(inputs: Tensor) -> Channels:
 
 def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> float:
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
-    the network takes no such inputs, as of whole numbers in floats. 1 where outputs go with the `numbers` to
-    be predicted from the start, as of a forecast that normalizes each series and undoes that at the end.
-    Infinite where a recurrent layer gets huge numbers first: its outputs lie between its limits with any."""
+    the network takes no such inputs. 1 where outputs go with the `numbers` to be predicted from the start, as
+    of a forecast that undoes its own scaling; infinite where a recurrent layer gets huge numbers first."""
     spread: list[float] = []
     driven: list[bool] = []
 

@@ -278,14 +278,11 @@ class LayerVariance:
 def check_layer_variance(
     model: nn.Module, inputs: Inputs, optimizer: Optimizer | None = None
 ) -> LayerVariance:
-    """Measure how the variance of the activations changes through the network as it is initialised.
-
-    `inputs` (N, ...), N ≥ 2, better 64 to 512, go through a copy of `model` in training mode. A row is what
-    enters a linear or convolutional layer, so that functional activations, pooling and residual sums count as
-    well. The slope is judged together with the whole change, and more mildly for an adaptive `optimizer`:
-    cs231n "Neural Networks Part 2", weight initialization; He et al. 2015, eq. 10. Raises `UserError` for
-    fewer than two samples or a model without such layers.
-    """
+    """Measure how the variance of the activations changes through the network as it is initialised, in
+    training mode: `inputs` (N, ...), better 64 to 512. A row is what enters a linear or convolutional layer,
+    so that functional activations, pooling and residual sums count as well. The slope is judged together with
+    the whole change, and more mildly for an adaptive `optimizer` (He et al. 2015, eq. 10). `UserError` for
+    fewer than two samples or a model without such layers."""
     if isinstance(inputs, Tensor) and (inputs.ndim < 2 or len(inputs) < 2):
         raise UserError("inputs: one tensor (N, ...) of at least two samples is needed.")
     with trial(model) as copies, torch.no_grad():

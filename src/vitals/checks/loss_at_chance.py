@@ -100,11 +100,7 @@ class LossAtChance:
     @property
     def deviation(self) -> float:
         """Distance of the loss from chance as a share of chance; 0 between what constant outputs can reach
-        and chance.
-
-        Starting there, at H(y) for cross-entropy, is what biases set to the log of the class shares do:
-        Karpathy 2019, "init well".
-        """
+        and chance: there biases set to the log of the class shares start (Karpathy 2019, "init well")."""
         if not math.isfinite(self.loss):
             return math.inf
         scale = abs(self.chance) or 1.0
@@ -253,18 +249,13 @@ def check_loss_at_chance(
     classes: int = 0,
     batch_size: int = 0,
 ) -> LossAtChance:
-    """Compare the loss of the untrained `model` on real samples with that of a uniform guess.
-
-    Where `targets` are no class numbers (N,), `classes` says that the loss is a cross-entropy of so many.
-
-    `inputs` (N, ...) and class numbers `targets` (N,) are training samples without augmentation; at least
-    128, better 256, or the mean is too uncertain (of 32 it spreads by 0.13). The copy runs in training mode,
-    since in evaluation mode BatchNorm knows no statistics yet. cs231n "Neural Networks Part 3", sanity
-    checks: ln 10 = 2.303 for ten classes, 9 for the margin loss. `optimizer` tells which faults of the
-    weights matter, and whether its first step makes a loss above chance good; of `batch_size` samples that go
-    into a step it says whether a sum over them is too small for it. Raises `UserError` where
-    inputs, targets, outputs (N, C) and loss do not fit together.
-    """
+    """Compare the loss of the untrained `model` on training samples without augmentation, `inputs` (N, ...)
+    and class numbers `targets` (N,), with that of a uniform guess; of less than 128 the mean is too
+    uncertain. Where `targets` are no class numbers, `classes` says that the loss is a cross-entropy of so
+    many. In training mode, since in evaluation mode BatchNorm knows no statistics yet. `optimizer` tells
+    which faults of the weights matter, and whether its first step makes a loss above chance good; of
+    `batch_size` samples that go into a step it says whether a sum over them is too small for it. `UserError`
+    where inputs, targets, outputs (N, C) and loss do not fit together."""
     if classes:
         return _of_tokens(model, loss, inputs, targets, optimizer, classes)
     check_batch(inputs, targets, minimum=FEWEST)

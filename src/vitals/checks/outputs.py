@@ -145,11 +145,8 @@ class Outputs:
 
 def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, targets: Any = None) -> Outputs:
     """Look at `model` as a function of `inputs` (N, ...), floats, N ≥ 4, in evaluation mode; with `loss`, and
-    `targets` that are class numbers (N,) or what the outputs are to be, at what it can reach.
-
-    A composition of affine functions is one (cs231n "Neural Networks Part 1": without a nonlinearity the
-    matrices collapse to a single one). Raises `UserError` where the model does not give one tensor.
-    """
+    `targets` that are class numbers (N,) or what the outputs are to be, at what it can reach. `UserError`
+    where the model does not give one tensor."""
     check_rows(inputs, torch.zeros(len(inputs)), minimum=4)
     half = len(inputs) // 2
     one, other = inputs[:half], inputs[half : 2 * half]

@@ -173,13 +173,9 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
 def check_regularization(
     model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer, last: str = ""
 ) -> Regularization:
-    """Weigh the weight decay of `optimizer` against the loss of `model` on `inputs` (N, ...), `targets` (N,).
-
-    L = L_data + Σ_groups ½ λ_g ‖w_g‖² must rise with λ (cs231n "Neural Networks Part 3", sanity checks). Loss
-    values alone mislead: ResNet-18 with λ = 5e-4 has a penalty of 3.1 next to a data loss of 2.4, yet its
-    pull on the weights is 0.0015 of the data's; so ‖λw‖ / ‖g_data‖ is judged. Raises `UserError` where
-    inputs, targets and loss do not fit together.
-    """
+    """Weigh the weight decay of `optimizer` against the loss of `model` on `inputs` (N, ...), `targets` (N,):
+    L_data + Σ_groups ½ λ_g ‖w_g‖² must rise with λ, and since loss values mislead, ‖λw‖ / ‖g_data‖ is judged.
+    `UserError` where inputs, targets and loss do not fit together."""
     check_rows(inputs, targets)
     with trial(model, loss, optimizer) as copies:
         data_loss, gradients = copies.gradients(inputs, targets)

@@ -181,14 +181,11 @@ def check_step_size(
     further: Sequence[tuple[Any, Any]] = (),
     seconds: float = SECONDS,
 ) -> StepSize:
-    """Follow the loss on one batch along the first update that `optimizer` itself would make.
-
-    `inputs` (N, ...) and `targets` (N,) are one batch in training mode; `total_steps` is the length of the
-    run in optimizer steps; where the configured rate is at fault, others are tried on the `further` batches,
-    for so many `seconds`. The update is linear in the learning rate, so multiples of it are other learning
-    rates: cs231n "Optimization", effect of step size. Raises `UserError` where the optimizer moves nothing or
-    the loss is not finite.
-    """
+    """Follow the loss on one batch, `inputs` (N, ...) and `targets` (N,), along the first update that
+    `optimizer` itself would make; it is linear in the learning rate, so that multiples of it are other rates.
+    `total_steps` is the length of the run in optimizer steps; where the configured rate is at fault, others
+    are tried on the `further` batches, for so many `seconds`. `UserError` where the optimizer moves nothing
+    or the loss is not finite."""
     check_rows(inputs, targets)
     batches = further or [(inputs, targets)]
     if total_steps < 1:

@@ -251,14 +251,11 @@ def check_tiny_subset(
     optimizer: Optimizer | None = None,
     max_steps: int = MAX_STEPS,
 ) -> TinySubset:
-    """Train copies of `model` on twenty of the samples until their loss is zero, or for `max_steps` steps.
-
-    From `inputs` (N, ...) and class numbers `targets` (N,), N ≥ 20, not augmented, two samples of each of ten
-    classes are taken (more of each where there are fewer). Dropout, weight decay and, in a
-    `CrossEntropyLoss`, label smoothing are off; the rate is the configured one throughout. `optimizer` goes
-    first and Adam with 1e-3 second. Judged in training mode: cs231n "Neural Networks Part 3", sanity checks.
-    Raises `UserError` for too few samples, one class only, or parts that do not fit together.
-    """
+    """Train copies of `model` on twenty of the samples `inputs` (N, ...) with class numbers `targets` (N,), N
+    ≥ 20, not augmented, until their loss is zero, or for `max_steps` steps: two of each of ten classes, or
+    more of fewer. Dropout, weight decay and, in a `CrossEntropyLoss`, label smoothing are off; the rate is
+    the configured one throughout, and training mode counts. `optimizer` goes first and Adam with 1e-3 second.
+    `UserError` for too few samples, one class only, or parts that do not fit together."""
     check_batch(inputs, targets, minimum=SUBSET_SIZE)
     if max_steps < 1:
         raise UserError(f"max_steps: it must be at least 1, not {max_steps}.")
@@ -387,12 +384,9 @@ def check_few_samples(
     optimizer: Optimizer | None = None,
     max_steps: int = MAX_STEPS,
 ) -> FewSamples:
-    """Train copies of `model` on `inputs` (N, ...) and `targets`, whatever the loss makes of them.
-
-    As in `check_tiny_subset`: without dropout and weight decay, `optimizer` first and Adam second, until the
-    loss is a hundredth of what it was, or for `max_steps` steps. What is low nobody knows of such a loss, so
-    that only one that stays at the best constant guess is a fault.
-    """
+    """As `check_tiny_subset`, on `inputs` (N, ...) and `targets` whatever the loss makes of them, until the
+    loss is a hundredth of what it was. What is low nobody knows of such a loss, so that only one that stays
+    at the best constant guess is a fault."""
     check_rows(inputs, targets)
     constant = zero = level = math.nan
     of_samples = isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1

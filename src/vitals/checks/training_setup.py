@@ -507,11 +507,8 @@ def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
 
 
 def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
-    """Freeze the parts of which no optimizer has a single parameter; the names of their parameters.
-
-    Not those that the gradient of the loss comes to at weights that look freshly drawn: they are forgotten.
-    Where no optimizer has any, whatever moves the parameters may move all.
-    """
+    """Freeze the parts of which no optimizer, where there are any, has a single parameter; the names of their
+    parameters. Not those that a gradient comes to at weights that look freshly drawn: they are forgotten."""
     held = held_identities(*optimizers)
     if not held:
         return ()

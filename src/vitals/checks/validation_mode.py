@@ -33,12 +33,9 @@ ATTENTION = F.scaled_dot_product_attention
 
 
 def dropout_left_on(model: nn.Module, inputs: Inputs) -> list[str]:
-    """Names of the functions that drop values of `inputs` (N, ...) while `model` is in evaluation mode.
-
-    A module of one's own that derives from torch's dropout and always drops does so on purpose, as in
-    Monte-Carlo estimates (Gal and Ghahramani 2016), and is left out. Give a copy: it is put in evaluation
-    mode.
-    """
+    """Names of the functions that drop values of `inputs` (N, ...) while `model`, a copy, is in evaluation
+    mode, to which this puts it. A module that derives from torch's dropout and always drops does so on
+    purpose, as in Monte-Carlo estimates (Gal and Ghahramani 2016), and is left out."""
     model.eval()
     watch = _Watch()
     with ExitStack() as stack, torch.no_grad(), watch:

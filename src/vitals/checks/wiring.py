@@ -307,15 +307,11 @@ def check_wiring(
     later: bool = False,
     left_out: Container[str] = (),
 ) -> Wiring:
-    """Look at the connections of `model`, in the modes that it has, on `inputs` (N, ...) and `targets`: class
-    numbers (N,), or what else the loss takes.
-
-    N ≥ 4, better 64. Modes are judged as they are, so give the model as it trains. Without `optimizers` their
-    parameters are not looked at; `later` says that they are going to be given further ones, `left_out` names
-    parameters of networks that are none of their business. After Karpathy, A
-    Recipe for Training Neural Networks, 2019 ("use backprop to chart dependencies"). Raises `UserError` where
-    inputs, targets and loss do not fit together.
-    """
+    """Look at the connections of `model`, in the modes in which it trains, on `inputs` (N, ...), N ≥ 4,
+    better 64, and `targets`: class numbers (N,), or what else the loss takes. `later` says that the
+    `optimizers` are going to be given further parameters, `left_out` names those of networks that are none of
+    their business. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop to chart
+    dependencies"). `UserError` where inputs, targets and loss do not fit together."""
     check_rows(inputs, targets, minimum=4)
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     parameters = dict(model.named_parameters())

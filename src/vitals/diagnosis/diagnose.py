@@ -52,13 +52,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> list[Finding]:
-    """All findings of a run, most important first; what follows from another one is a note.
-
-    Args:
-        run: its record, with the findings of the checks before learning.
-        others: findings of the monitors.
-        rules: to apply; own ones stand after those in `RULES`.
-    """
+    """All findings of `run`, with those of its checks, and of `others`, the monitors, most important first;
+    what follows from another one is a note. Further `rules` stand after those in `RULES`."""
     step, epoch = _now(run)
     judged = [finding for rule in rules for finding in _judged(rule, run)]
     found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for f in judged]
@@ -86,14 +81,8 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
 
 
 def looked_at(run: Run, made: int, left_out: Sequence[str], rules: Sequence[Rule] = RULES) -> Finding:
-    """How many of the checks and of the `rules` had something to judge by, and the names of the others.
-
-    Args:
-        run: its record.
-        made: checks before learning that were made.
-        left_out: names of those that could not be.
-        rules: that were applied.
-    """
+    """How many checks were `made`, and how many of the `rules` had something in `run` to judge by; the names
+    of the checks `left_out` and of the other rules."""
     blind = [rule for rule in rules if not run.can_judge(rule)]
     return looks(made + len(rules) - len(blind), [*left_out, *map(_name, blind)])
 

@@ -427,10 +427,8 @@ def typical_update(run: Run) -> float:
 
 
 def slow_but_learning(run: Run) -> bool:
-    """Whether a network whose weights were drawn has come to its end in small steps, with much left to learn.
-
-    Trained weights want small steps, and rates of their own for some groups are a choice.
-    """
+    """Whether a network whose weights were drawn has come to its end in small steps, with much left to learn,
+    at one rate: rates of their own for some groups are a choice."""
     far = FAR_LEFT * run.first_loss < run.last_loss and not run.barely_learns
     drawn = run.fact("fresh_layers", 0.0) > 0.5
     rates = {max(run.values(tag)) for tag in run.history.tags("lr/") if run.values(tag)}

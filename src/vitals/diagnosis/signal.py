@@ -63,10 +63,8 @@ def death(run: Run) -> DeadLayer | None:
 
 
 def largest_update(run: Run, until: int | None) -> float:
-    """The largest update:weight ratio of a weight, in the steps up to `until`.
-
-    A weight that starts at zero, as that of an adapter or a residual branch, grows by any share at first.
-    """
+    """The largest update:weight ratio of a weight, in the steps up to `until`; one that starts at zero, as
+    that of an adapter or a residual branch, grows by any share at first."""
     tags = ["update_ratio_summary/max"]
     from_zero = {name for name, norms in run.by_name("weight_norm").items() if norms and norms[0] < FROM_ZERO}
     if from_zero:

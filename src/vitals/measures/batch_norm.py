@@ -27,19 +27,10 @@ def has_statistics(norm: _BatchNorm) -> bool:
 
 
 def reestimate(layers: Sequence[_BatchNorm], run: Callable[[Any], Any], batches: Iterable[Any]) -> int:
-    """Set the running mean and variance of `layers` to their means over `batches`.
-
-    Averaged weights need this: the statistics of no weights that went into them are theirs (Izmailov et al.,
-    2018, section 3.2).
-
-    Args:
-        layers: BatchNorm layers in training mode; their momenta are as before afterwards.
-        run: sends one batch through the network that the layers belong to, in the modes that it is in.
-        batches: of training samples.
-
-    Returns:
-        The number of batches seen. Where it is 0 the layers are left as they were.
-    """
+    """Set the running mean and variance of `layers`, which are in training mode, to their means over
+    `batches` of training samples, each of which `run` sends through the network; the number of batches, and
+    where that is 0 the layers stay as they are. Averaged weights need this: the statistics of no weights that
+    went into them are theirs (Izmailov et al., 2018, section 3.2)."""
     waiting = iter(batches)
     first = next(waiting, None)
     if first is None or not layers:
@@ -68,15 +59,9 @@ class _Passes(nn.Module):
 
 @torch.no_grad()
 def pooled(layers: Sequence[_BatchNorm], mean_over_processes: Callable[[Tensor], Tensor]) -> None:
-    """Give `layers` the statistics of the samples of all processes together, each with as many as the others.
-
-    The variance of all samples is the mean of the variances within the processes and the variance of their
-    means.
-
-    Args:
-        layers: with running statistics of this process.
-        mean_over_processes: of a float tensor, element by element.
-    """
+    """Give `layers` the statistics of the samples of all processes together, each with as many as the others:
+    the variance of all is the mean of the variances within them and the variance of their means, for which
+    `mean_over_processes` takes that of a float tensor, element by element."""
     if not layers:
         return
     means = torch.cat([_statistic(layer.running_mean) for layer in layers])

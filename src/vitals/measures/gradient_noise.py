@@ -32,15 +32,9 @@ def squared_norm(gradients: Iterable[Tensor]) -> Tensor:
 
 
 def gradient_noise(first: float, second: float, whole: float, samples: int) -> GradientNoise:
-    """Signal and noise from the squared norms of three gradients.
-
-    McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", appendix A.1.
-
-    Args:
-        first, second: squared norms of the mean gradients of two halves.
-        whole: of the gradient of both together.
-        samples: in both halves together; even, 2 or more.
-    """
+    """Signal and noise from the squared norms of three gradients: of the means over the `first` and the
+    `second` half of so many `samples`, an even number, and over the `whole` (McCandlish et al. 2018, "An
+    Empirical Model of Large-Batch Training", appendix A.1)."""
     half = (first + second) / 2
     signal = 2 * whole - half
     variance = (half - whole) * samples

@@ -5,11 +5,8 @@ from torch.autograd.graph import Node
 
 
 def graph_leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors with `requires_grad` that `backward` on `loss` would give a gradient, each once.
-
-    Read off the graph that autograd has recorded, without a backward pass. What a reentrant checkpoint or
-    another function of its own hides in its backward is not seen.
-    """
+    """The tensors with `requires_grad` that `backward` on `loss` would give a gradient, each once, read off
+    its graph; what a reentrant checkpoint hides in its backward is not seen."""
     if loss.grad_fn is None:
         return [loss] if loss.requires_grad else []
     # `variable` is an attribute of AccumulateGrad alone.

@@ -7,16 +7,8 @@ from torch import Tensor
 
 
 def image_grid(images: Tensor, columns: int, fill: float) -> Tensor:
-    """Pictures row by row, each with a border of two pixels.
-
-    Args:
-        images: (N, C, H, W), N ≥ 1, C = 1 (which is made 3) or 3.
-        columns: the most to stand side by side.
-        fill: value of the border, and of the places that remain empty.
-
-    Returns:
-        (3, height, width).
-    """
+    """Images (N, C, H, W), C = 1 or 3, row by row, at most `columns` side by side, each with a border of two
+    pixels of the value `fill`, as are places that remain empty: (3, height, width)."""
     border, count = 2, len(images)
     columns = min(columns, count)
     rows = math.ceil(count / columns)

@@ -24,16 +24,9 @@ class Probe:
 
 
 def probe(model: nn.Module, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> Probe:
-    """Run `loss` once, which calls `model`, and differentiate it.
-
-    Gradients are not added to `.grad`. Buffers and random states change as in any forward pass: give a copy
-    of the model that shares its parameters, and isolate the random states.
-
-    Args:
-        model: whose layers are looked at.
-        loss: returns a scalar.
-        parameters: to differentiate with respect to; frozen ones are left out.
-    """
+    """Run `loss`, which calls `model`, once, and differentiate it with respect to its layers and those of
+    `parameters` that train. Gradients are not added to `.grad`; buffers and random states change as in any
+    forward pass: give a copy that shares its parameters, and isolate the random states."""
     with torch.enable_grad(), layer_outputs(model) as layers:
         value = loss()
     reached = [layer.values for layer in layers if layer.values.requires_grad]

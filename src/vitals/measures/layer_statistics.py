@@ -34,12 +34,8 @@ class LayerStatistics:
 
 @torch.no_grad()
 def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
-    """The fields of `LayerStatistics` in their order; (6,), float32, on the device.
-
-    Args:
-        layer: values (N, ...).
-        gradient: of the loss with respect to the values; None where the loss does not depend on them.
-    """
+    """The fields of `LayerStatistics` in their order, of a layer's values (N, ...) and the gradient of the
+    loss with respect to these, None where there is none; (6,), float32, on the device."""
     values = _thinned(layer.values.detach()).float()
     slope = torch.zeros_like(values[:1]) if gradient is None else _thinned(gradient.detach()).float()
     others = [dim for dim in range(values.ndim) if dim != layer.channel_dim]

@@ -8,15 +8,8 @@ from torch import Tensor
 
 def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor]:
     """Validation inputs (M, ...) as they would be if they had been prepared otherwise, by what was done to
-    them: what mistakes in preparing one of two sets amount to.
-
-    Args:
-        training: inputs (N, ...), of which the scale is taken.
-        validation: inputs.
-
-    Returns:
-        Inputs (M, ...) by what was done to them.
-    """
+    them: what mistakes in preparing one of two sets amount to. The scale is taken from `training` inputs (N,
+    ...)."""
     if not validation.is_floating_point() or not training.is_floating_point():
         return {}
     channels = (0, *range(2, validation.ndim))

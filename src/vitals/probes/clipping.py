@@ -46,13 +46,10 @@ def clipping_by_hand(
     owner: L.LightningModule, facts: Any, batch: Any, optimizers: Sequence[Optimizer]
 ) -> Clipping | None:
     """What a training step under manual optimisation does to the gradient of its loss before it steps, as the
-    one factor that it comes to on `batch`, as the step gets it; None where it leaves it alone, or takes no
-    step.
-
-    `owner` is a muted copy, whose gradients are lost, `facts` from `stand_in`, and `optimizers` are copies,
-    whose parameters are those of `owner`. `UserError` if the step fails, or does something else than to scale
-    the gradient.
-    """
+    one factor that it comes to on `batch`; None where it leaves it alone, or takes no step. `owner` is a
+    muted copy, whose gradients are lost, `facts` from `stand_in`, and `optimizers` are copies, whose
+    parameters are those of `owner`. `UserError` if the step fails, or does something else than to scale the
+    gradient."""
     parameters = held_parameters(optimizers[0])
     losses: list[Tensor] = []
     seen: list[Tensor] = []

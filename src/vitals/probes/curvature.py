@@ -35,12 +35,9 @@ class Curvature:
 
 def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = math.inf) -> Curvature | None:
     """The largest curvature of `loss`, the same at each call and with its graph, in the parameters of
-    `optimizer`, by power iterations, none of which is begun after the `end` of `own_time`; None for
-    optimizers but SGD and Adam, whose steps nobody has a rule for. The second moments of Adam are those of
-    its state.
-
-    Each iteration takes about as long as two gradients. Parameters and their gradients stay as they are.
-    """
+    `optimizer`, by power iterations, of two gradients each, none of which is begun after the `end` of
+    `own_time`; None for optimizers but SGD and Adam, whose steps nobody has a rule for. Parameters and their
+    gradients stay as they are."""
     groups = optimizer.param_groups
     fastest = max(groups, key=lambda group: float(group["lr"]))
     limit = _bearable(optimizer, fastest)

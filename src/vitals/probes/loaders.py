@@ -55,10 +55,8 @@ def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[An
 
 
 def random_batches(loader: Any, samples: int) -> Iterator[Any]:
-    """Batches of up to `samples` samples drawn at random, though `loader` may give them in an order.
-
-    For loaders that are not in the order of their data set, the same as `successive_batches`.
-    """
+    """Batches of up to `samples` samples drawn at random, though `loader` may give them in an order; else
+    those of `successive_batches`."""
     if not isinstance(loader, DataLoader) or not isinstance(_sampler(loader), SequentialSampler):
         return successive_batches(loader)
     dataset: Any = _own(loader.dataset)

@@ -50,10 +50,7 @@ def seed_torch(seed: int) -> None:
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Restore all random states on the way out, after an exception too.
-
-    With `seed`, torch starts inside the block from that seed.
-    """
+    """Restore all random states on the way out; with `seed`, torch starts inside the block from that."""
     states = raw_states()
     try:
         if seed is not None:

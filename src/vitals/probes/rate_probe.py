@@ -44,13 +44,9 @@ def probe_rates(
     trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None, seconds: float = math.inf
 ) -> dict[float, float]:
     """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches: the mean over 8
-    further ones, in training mode.
-
-    The steps are taken on copies of the module, of its one optimizer and of the loader, so that nothing has
-    to be put back: the training is the same bit for bit as without the probe. `shared` is a copy of the
-    module, whose hooks prepare the batches; None makes one. `UserError` if something cannot be copied, or it
-    takes more than so many `seconds`.
-    """
+    further ones, in training mode, all on copies of the module, of its one optimizer and of the loader.
+    `shared` is a copy of the module, whose hooks prepare the batches; None makes one. `UserError` if
+    something cannot be copied, or it takes more than so many `seconds`."""
     _require_one_optimizer(trainer)
     end = own_time() + seconds
     losses: dict[float, float] = {}

@@ -22,16 +22,13 @@ def working_rate(
     higher: bool,
     seconds: float = SECONDS,
 ) -> tuple[float, float]:
-    """A rate beyond `rate`, above it where `higher`, else below, at which a short training lowers the loss
-    from `start`, with a margin, and the loss after it; NaN if none was found.
-
-    `loss_after` gives the loss after `STEPS` steps at a rate, always from the same start on the same batches:
-    NaN or infinite where it diverges, or where `own_time` comes to the second argument, within `seconds` in
-    all. The rates tried are 1 and 3 times the powers of ten: first a tenth of the last one each time, or ten
-    times as much, until the loss gets worse again, then those beside the best. The answer is the one below
-    the best, a third of it, for what is best over a few steps is too fast for many; it was tried as well, and
-    where it does nothing the best itself is the answer.
-    """
+    """A rate above `rate` where `higher`, else below, at which a short training lowers the loss from `start`,
+    with a margin, and the loss after it; NaN if none was found. `loss_after` gives the loss after `STEPS`
+    steps at a rate, always from the same start on the same batches: NaN or infinite where it diverges, or
+    where `own_time` comes to the second argument. The rates tried are 1 and 3 times the powers of ten: first
+    a tenth of the last one each time, or ten times as much, until the loss gets worse again, then those
+    beside the best. The answer is a third of the best, for what is best over a few steps is too fast for
+    many, or the best where that does nothing."""
     end = own_time() + seconds
     losses: dict[int, float] = {}
     enough = start - LOWERED * abs(start)

@@ -325,11 +325,8 @@ class TrainingStep:
 
     def every_output_with_every_target(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """The shapes of the outputs and of a tensor of the batch, as (N, 1) and (N,), where broadcasting
-        makes the loss compare all of one with all of the other; None where it does not.
-
-        Then it stays the same when samples are exchanged in one of them, and no longer does where both have
-        one shape.
-        """
+        makes the loss compare all of one with all of the other, so that it stays the same when samples are
+        exchanged in one of them, and no longer does where both have one shape; else None."""
         rows = self.rows.of(self.rows.example)
         if self.network is None or self.outputs is None or self.class_numbers:
             return None

@@ -73,11 +73,8 @@ class Trial:
         return self.loss_of(self.outputs(inputs), targets)
 
     def gradients(self, inputs: Inputs, targets: Any) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The loss, and its gradient by parameter name, dense; None for a parameter that the loss does not
-        reach.
-
-        Frozen parameters (`requires_grad=False`) are left out.
-        """
+        """The loss, and its gradient by the name of each parameter that trains, dense; None for one that it
+        does not reach."""
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         loss = self.loss_at(inputs, targets)
         if not loss.requires_grad or not parameters:
@@ -379,10 +376,8 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def ignores_scale(optimizer: Optimizer) -> bool:
-    """Whether the first step of `optimizer` is as long after gradients a hundred times as large.
-
-    Tried with copies of the corners of its parameters. One that cannot step so, as LBFGS, does not.
-    """
+    """Whether the first step of `optimizer` is as long after gradients a hundred times as large, tried with
+    copies of the corners of its parameters. One that cannot step so, as LBFGS, does not."""
     moved = []
     for scale in (0.01, 1.0):
         parameters = held_parameters(optimizer)

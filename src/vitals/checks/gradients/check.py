@@ -192,10 +192,8 @@ def _spread(tensors: dict[str, Tensor], most: int | None, numbers: int | None) -
 
 
 def _burn_in(function: FunctionalLoss, steps: int) -> BurnIn:
-    """Train the model of `function` with Adam for up to `steps` steps, or until its loss has fallen by 10%.
-
-    Every step has random numbers of its own. It ends early where the loss becomes infinite or NaN, too.
-    """
+    """Train the model of `function` with Adam for up to `steps` steps, with random numbers of their own, or
+    until its loss has fallen by 10% or is no number."""
     parameters = function.parameters
     optimizer = torch.optim.Adam(parameters.values(), lr=_LEARNING_RATE)
     first = last = function.value().item()
@@ -260,11 +258,8 @@ def _check_part(
 
 def _without_leaps(function: FunctionalLoss, summaries: list[ParameterSummary]) -> list[ParameterSummary]:
     """The summaries, those without a verdict whose tensor a function with steps stands behind, or one that
-    multiplies the gradient: no difference says what a backward past it, as of a straight-through estimator
-    or a reversal, is meant to be.
-
-    From the loss on backwards, up to the first that is wrong without one: the others inherit its error.
-    """
+    multiplies the gradient: no difference says what a backward past it is meant to be. From the loss on
+    backwards, up to the first that is wrong without one: the others inherit its error."""
     wrong = [s for s in summaries if s.finite and s.level in ("warn", "fail") and not s.detached]
     leaping = function.rescaled() if wrong else set()
     wrong = [summary for summary in wrong if summary.parameter not in leaping]

@@ -185,12 +185,9 @@ def measure_noise(
     parameters: Sequence[Tensor],
     generator: torch.Generator,
 ) -> Noise:
-    """Rounding errors of loss and gradients, times `scale`, from points close together on a line.
-
-    High differences of a smooth function vanish at a small spacing; what is left is noise (Hamming; Moré and
-    Wild, "Estimating Computational Noise", 2011). The spacing √eps is small for that, yet large enough for
-    rounding errors to change from point to point. Where a kink lies among the points, they move closer.
-    """
+    """Rounding errors of loss and gradients, times `scale`, from points on a line that are √eps apart: high
+    differences of a smooth function vanish there, and what is left is noise (Hamming; Moré and Wild,
+    "Estimating Computational Noise", 2011). Where a kink lies among the points, they move closer."""
     eps = torch.finfo(parameters[0].dtype).eps
     count = sum(parameter.numel() for parameter in parameters)
     before = [parameter.detach().clone() for parameter in parameters]
@@ -279,11 +276,8 @@ def _decided(slopes: Sequence[Slope], analytic: float, rounding: Callable[[float
 
 
 def _hidden_kink(slopes: Sequence[Slope], difference: float, rounding: Callable[[float], float]) -> bool:
-    """Whether the loss bends as sharply at the smallest step as at the largest, and enough to explain it all.
-
-    Only a kink bends so; this one lies in an operation whose winners nobody recorded, such as a kernel of the
-    user's own. In a smooth function the bend falls with h.
-    """
+    """Whether the loss bends as sharply at the smallest step as at the largest, and enough to explain it all,
+    as only a kink does: in an operation whose winners nobody recorded."""
     wide, narrow = slopes[0], slopes[-1]
     sharp = narrow.bend > 0.5 * wide.bend and narrow.bend > rounding(narrow.h)
     return wide.h > narrow.h and sharp and difference <= narrow.bend

@@ -128,10 +128,8 @@ class ParameterSummary:
 
 
 def error_limit(has_kinks: bool) -> float:
-    """Relative error, beyond rounding and truncation, up to which a gradient is right.
-
-    In a smooth loss 1e-4 is too much (cs231n); there right gradients stay well below 1e-6 (measured).
-    """
+    """Relative error, beyond rounding and truncation, up to which a gradient is right: in a smooth loss right
+    ones stay well below 1e-6 (measured)."""
     return UNCOMFORTABLE if has_kinks else 1e-6
 
 
@@ -243,10 +241,8 @@ def _not_finite(summaries: Sequence[ParameterSummary]) -> list[Finding]:
 
 
 def _wrong(summaries: Sequence[ParameterSummary]) -> list[Finding]:
-    """One finding, at the wrong tensor nearest to the loss: those before it inherit its error.
-
-    Where all of them are cut off from the loss, no backward is wrong, but none is asked for.
-    """
+    """One finding, at the wrong tensor nearest to the loss: those before it inherit its error. Where all are
+    cut off from the loss, no backward is wrong, but none is asked for."""
     bad = sorted((s for s in summaries if s.level in ("warn", "fail")), key=lambda summary: summary.order)
     if not bad or bad[-1].worst is None:
         return []
@@ -345,10 +341,8 @@ def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
 
 
 def _vanished(summaries: Sequence[ParameterSummary]) -> list[ParameterSummary]:
-    """The tensors whose gradients became too small on the way back: those the forward uses first.
-
-    A single tiny gradient between larger ones is no such thing, but a zero that rounding disguises.
-    """
+    """The tensors whose gradients became too small on the way back: those the forward uses first. A tiny one
+    between larger ones is no such thing, but a zero that rounding disguises."""
     used = sorted((s for s in summaries if s.part == "data" and s.order >= 0), key=lambda s: s.order)
     first = list(takewhile(_is_tiny, used))
     return [] if all(map(_is_zero, first)) else first

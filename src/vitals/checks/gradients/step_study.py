@@ -77,12 +77,9 @@ def step_size_study(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> StepSizeStudy:
-    """Errors of centred and forward differences against the analytic gradient, for every step size h.
-
-    The curve over h is a V: too large a step misses the curvature, too small a one drowns in rounding.
-    cs231n, "Neural Networks Part 3", section "Gradient checks". The arguments, and `UserError`, are those of
-    `check_gradients`; `elements` are drawn from every parameter besides the one with the largest gradient.
-    """
+    """Errors of centred and forward differences against the analytic gradient, for every step size h: a V,
+    between truncation and rounding. The arguments, and `UserError`, are those of `check_gradients`;
+    `elements` are drawn from every parameter besides the one with the largest gradient."""
     samples = checked_samples(model, inputs, samples)
     check_numbers(elements, steps, dtype)
     check_parameters(model)
