@@ -31,9 +31,8 @@ def standardized(inputs: Tensor) -> Tensor:
     values = inputs.float()
     dims = [0, *range(2, values.ndim)] if values.ndim > 2 else [0, 1]
     centred = values - values.mean(dims, keepdim=True)
-    result = centred / centred.square().mean(dims, keepdim=True).sqrt().clamp_min(
-        torch.finfo(torch.float32).tiny
-    )
+    spread = centred.square().mean(dims, keepdim=True).sqrt()
+    result = centred / spread.clamp_min(torch.finfo(torch.float32).tiny)
     return result.to(inputs.dtype) if inputs.is_floating_point() else result
 
 
@@ -184,18 +183,11 @@ class Inputs:
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `inputs-prepared` where nothing is."""
         if not self.finite:
+            seen = "The inputs contain NaN or infinity."
             remedy = "Look for divisions by a standard deviation of zero and for broken files."
-            return [
-                Finding("non-finite-loss", "fail", "The inputs contain NaN or infinity.", remedy, "inputs")
-            ]
-        found = [
-            *self._wearing(),
-            *self._told(),
-            *self._one_label(),
-            *self._repetition(),
-            *self._labels(),
-            *self._agreement(),
-        ]
+            return [Finding("non-finite-loss", "fail", seen, remedy, "inputs")]
+        found = [*self._wearing(), *self._told(), *self._one_label(), *self._repetition()]
+        found += [*self._labels(), *self._agreement()]
         found = [*([] if found and found[0].where == "sampler" else self._information()), *found]
         if not any(finding.cause == "input-constant" for finding in found):
             found += self._scale()
@@ -291,9 +283,8 @@ class Inputs:
             if math.isinf(self.sensitivity):
                 seen += ", and the first layer is recurrent: they drive its gates to their limits"
             elif not math.isnan(self.sensitivity):
-                seen += (
-                    f", and the outputs spread {self.sensitivity:.3g} times as far as with normalized ones"
-                )
+                seen += f", and the outputs spread {self.sensitivity:.3g} times as far"
+                seen += " as with normalized ones"
             value, limit = (scale, HUGE_SCALE) if scale > HUGE_SCALE else (spread, TINY_SCALE)
             return [Finding("input-not-normalized", "warn", f"{seen}.", remedy, "inputs", value, limit)]
         start, end, normalized = self.tried or (math.nan, math.nan, math.nan)
@@ -376,9 +367,8 @@ class Inputs:
         if len(train.mean) != len(validation.mean):
             return [Finding("train-val-mismatch", "warn", seen, remedy, "validation inputs")]
         worst_shift, worst_ratio = 0.0, 1.0
-        for mean, sd, other_mean, other_sd in zip(
-            train.mean, train.sd, validation.mean, validation.sd, strict=True
-        ):
+        channels = zip(train.mean, train.sd, validation.mean, validation.sd, strict=True)
+        for mean, sd, other_mean, other_sd in channels:
             large, small = max(sd, other_sd), min(sd, other_sd)
             if large == 0:
                 worst_shift = max(worst_shift, math.inf if mean != other_mean else 0.0)
@@ -609,11 +599,8 @@ class InputsCheck(Check):
             with trial(model, setup.loss) as copies, torch.no_grad():
                 outputs = copies.outputs(inputs[:4])
                 classes = outputs.shape[-1]
-                if (
-                    not setup.loss_is_random
-                    and outputs.ndim == 2
-                    and 0 <= int(targets.min()) <= int(targets.max()) < classes
-                ):
+                fit = outputs.ndim == 2 and 0 <= int(targets.min()) <= int(targets.max()) < classes
+                if fit and not setup.loss_is_random:
                     weights = class_weights(copies.loss_of, outputs[:1].expand(len(targets), -1), targets)
         tried = None
         if targets is not None and self._tries(setup, size):
@@ -634,9 +621,7 @@ class InputsCheck(Check):
             even=setup.even,
             wears_out=setup.wears_out,
         )
-        mean, sd = (
-            ", ".join(f"{value:.2f}" for value in values[:3])
-            for values in (result.train.mean, result.train.sd)
-        )
+        shown = (result.train.mean[:3], result.train.sd[:3])
+        mean, sd = (", ".join(f"{value:.2f}" for value in values) for values in shown)
         expected = EXPECTED + ", shuffled labels" * bool(classes)
         return Outcome(result.findings(), f"mean {mean}; sd {sd}", expected, result)

@@ -146,14 +146,8 @@ class LayerVariance:
         if self.layers[0].signal_variance == 0:
             message = "The inputs are all the same, so that there is no signal to follow."
             return [Finding("skipped", "note", message, where="layer variance")]
-        alarms = (
-            self._thin()
-            or self._dead()
-            or self._seldom()
-            or self._saturated()
-            or self._silent()
-            or self._slope()
-        )
+        alarms = self._thin() or self._dead() or self._seldom() or self._saturated()
+        alarms = alarms or self._silent() or self._slope()
         message = (
             f"The variance of the signal changes by {self.slope:+.2f} decades per layer, {self.whole:+.1f} "
             f"in all over {len(self.layers) - 1} layers."
@@ -206,11 +200,11 @@ class LayerVariance:
                 f"Behind '{self.attention}' {self.peaked:.0%} of the rows of a softmax give one place more "
                 f"than {PEAKED:.0%}, where the slope is zero."
             )
+            cause, where = "saturated-activations", self.attention
             remedy = (
                 "Divide the scores by the root of a head's width, and draw the weights at Xavier's scale."
             )
-            fault = ("saturated-activations", "warn", seen, remedy, self.attention)
-            return [Finding(*fault, self.peaked, SATURATED_MOST)]  # type: ignore[arg-type]
+            return [Finding(cause, "warn", seen, remedy, where, self.peaked, SATURATED_MOST)]
         layers = self.layers[1:]
         worst = max((row for row in layers if not row.hard), key=attrgetter("saturated"), default=None)
         hard = [row for row in layers if row.hard and row.saturated > HARD_MANY]
@@ -226,7 +220,7 @@ class LayerVariance:
             return []
         seen = f"After '{worst.name}' {worst.saturated:.0%} of the activations sit at their limits"
         if self.input_scale > LARGE_INPUT:
-            cause, seen = ("input-not-normalized", f"{seen}, as inputs are {self.input_scale:.3g} large.")
+            cause, seen = "input-not-normalized", f"{seen}, as inputs are {self.input_scale:.3g} large."
             remedy = "Subtract the training set's mean and divide by its standard deviation, per channel."
         else:
             seen += ", where the slope is zero"
@@ -266,11 +260,8 @@ class LayerVariance:
         else:
             cause = "exploding-gradients" if exploded else "vanishing-gradients"
             seen += ", whatever the scale of the weights."
-            remedy = (
-                "Put normalization or a smaller gain on each residual branch."
-                if exploded
-                else "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
-            )
+            remedy = "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
+            remedy = "Put normalization or a smaller gain on each residual branch." if exploded else remedy
         threshold = VERY_STEEP if level == "fail" else STEEP
         return [Finding(cause, level, seen, remedy, self.layers[-1].name, self.slope, threshold)]
 

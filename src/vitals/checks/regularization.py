@@ -141,20 +141,18 @@ class Regularization:
 
 
 def _fault(index: int, group: GroupPenalty) -> Finding | None:
-    where = f"parameter group {index}"
+    where, decay = f"parameter group {index}", f"Weight decay {group.weight_decay:g}"
     if group.parameters == 0:
-        seen = f"Weight decay {group.weight_decay:g} is set on {where}, which holds no parameter that trains."
+        seen = f"{decay} is set on {where}, which holds no parameter that trains."
         remedy = "Look at how parameters are sorted into groups; the names to match may have changed."
         return Finding("frozen-parameters", "warn", seen, remedy, where, 0.0)
     if not group.penalty > 0:
-        seen = (
-            f"Weight decay {group.weight_decay:g} does not raise the loss: the weights of {where} are zero."
-        )
+        seen = f"{decay} does not raise the loss: the weights of {where} are zero."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.penalty, 0.0)
     if group.pull <= DOMINANT:
         return None
     against = "an optimizer step" if group.decoupled else "the data's gradient"
-    seen = f"Weight decay {group.weight_decay:g} pulls on {where} {group.pull:.3g} times as hard as {against}"
+    seen = f"{decay} pulls on {where} {group.pull:.3g} times as hard as {against}"
     if not group.decoupled and group.weight_decay < LARGE_DECAY:
         seen += ", whose gradient is tiny at the start."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.pull, DOMINANT)
@@ -165,9 +163,8 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
     if pull < DOMINANT:
         remedy = f"Lower the weight decay to {usual:g}, which pulls {pull:.2g} times as hard."
         setting = {"weight_decay": usual}
-    return Finding(
-        "regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT, setting=setting
-    )
+    fault = ("regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT)
+    return Finding(*fault, setting=setting)  # type: ignore[arg-type]
 
 
 def check_regularization(

@@ -102,16 +102,15 @@ def not_shuffled(alike: float, drift: bool = False) -> Finding:
     """That batches follow an order that goes with the label; `alike` is their `class_order`, or where
     `drift`, their `class_drift`."""
     seen = f"The labels within a batch are alike, {alike:.0%} of the way from shuffled to one class a batch."
-    if drift:
-        seen = (
-            f"The labels of a batch are like those of the next, {alike:.0%} of the way from shuffled to one "
-            f"class after the other: which classes come changes in the course of an epoch."
-        )
     remedy = (
         "Give the training loader shuffle=True; shuffle the files of a stream before they are written, or "
         "give it a buffer as large as a few classes."
     )
     if drift:
+        seen = (
+            f"The labels of a batch are like those of the next, {alike:.0%} of the way from shuffled to one "
+            f"class after the other: which classes come changes in the course of an epoch."
+        )
         remedy = (
             "Shuffle over all samples, as shuffle=True does, not within files or parts that are read one "
             "after the other; give a stream a buffer as large as most classes."

@@ -91,7 +91,6 @@ class LossParameters(Monitor):
         self.empty = True
         """Whether no optimizer was ever given a gradient to step on, under manual optimisation."""
         self.began = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # in an earlier training
-        self.watched, self.at_start = [], []
         self.computes = False
         """Whether a module was called then to be trained; not so while a game fills its memory."""
         self.stepping: set[int] = set()
@@ -209,7 +208,6 @@ class LossParameters(Monitor):
         self.guarded(self._count, optimizer)
 
     def _count(self, optimizer: Optimizer) -> None:
-        groups = optimizer.param_groups
         held = held_identities(optimizer)
         if optimizer in self.known:
             self.asked.add(optimizer)
@@ -222,7 +220,7 @@ class LossParameters(Monitor):
             return
         self.number_made += 1
         self.keeps = {key for state in islice(optimizer.state.values(), 1) for key in state}
-        self.maker = f"{type(optimizer).__name__} at {max(group['lr'] for group in groups):g}"
+        self.maker = f"{type(optimizer).__name__} at {max(group['lr'] for group in optimizer.param_groups):g}"
 
     def _made_anew(self, trainer: L.Trainer) -> None:
         """Say that each step is taken by a new optimizer, of a kind that keeps averages of gradients."""
@@ -231,11 +229,8 @@ class LossParameters(Monitor):
         message = f"Each step is taken by a new optimizer ({self.maker}), and none by the one of Lightning"
         cause, seen = "learning-rate-too-low", ": its momentum begins again, and is that of one step."
         if self.keeps & AVERAGES:
-            cause = "learning-rate-too-high"
-            seen = (
-                ": its averages of gradients begin again, so that every weight moves by the full rate "
-                "whatever its gradient."
-            )
+            cause, seen = "learning-rate-too-high", ": its averages of gradients begin again, so that every"
+            seen += " weight moves by the full rate whatever its gradient."
         remedy = "Make the optimizer once, in configure_optimizers, and take it from self.optimizers()."
         self._say(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
 
@@ -336,11 +331,9 @@ class LossParameters(Monitor):
         if not self.given and not self.computes:
             return
         if module.automatic_optimization:
+            message = f"training_step returned no loss for any of the first {self.batches} batches: none"
+            remedy = "Return the loss at the end of training_step, the tensor or a dict with it as 'loss'."
             if not self.given:
-                message = f"training_step returned no loss for any of the first {self.batches} batches: none"
-                remedy = (
-                    "Return the loss at the end of training_step, the tensor or a dict with it as 'loss'."
-                )
                 self._say(trainer, f"{message} is trained on.", remedy, "training_step", self.batches)
             return
         called = "no loss was given to manual_backward"
