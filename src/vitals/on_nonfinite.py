@@ -219,7 +219,6 @@ class OnNonFinite(L.Callback):
         return False
 
     def _explained(self, optimizer: Optimizer, sizes: Tensor) -> Finding:
-        """Where it began, in whichever process that was."""
         trainer, module, step = self.trainer, self.module, self.trainer.global_step
         bad = next((batch for batch in self.batches if not batch[2]), None)
         try:
@@ -242,7 +241,6 @@ class OnNonFinite(L.Callback):
         return replace(finding, message=f"{finding.message.rstrip('.')}, in process {rank}.")
 
     def _act(self, finding: Finding, optimizer: Optimizer | None = None) -> None:
-        """Stop, or say what is done instead."""
         if self.action == "skip" and optimizer is not None and not first_non_finite(self.module):
             if self.skipped < SKIPPED and self.in_a_row[id(optimizer)] <= IN_A_ROW:
                 self.skipped += 1
@@ -417,7 +415,6 @@ class _Search:
 
 
 def _state_of(optimizer: Optimizer) -> dict[Any, Any]:
-    """Of each parameter, by its number."""
     numbers = {parameter: number for number, parameter in enumerate(held_parameters(optimizer))}
     return {numbers.get(key, key): copy.deepcopy(state) for key, state in optimizer.state.items()}
 

@@ -221,7 +221,6 @@ class Inputs:
         return [Finding("input-constant", level, seen, remedy, "inputs", self.blank, BLANK)]
 
     def _wearing(self) -> list[Finding]:
-        """Samples that are changed where they are kept."""
         if not self.wears_out:
             return []
         seen = (
@@ -236,7 +235,6 @@ class Inputs:
         return [Finding("train-val-mismatch", "fail", seen, remedy, "data set", exact=True)]
 
     def _told(self) -> list[Finding]:
-        """A column that is what is to be predicted."""
         column, correlation = self.told
         if not correlation > TOLD:
             return []
@@ -249,7 +247,6 @@ class Inputs:
         return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
 
     def _one_label(self) -> list[Finding]:
-        """Places that all have one and the same class."""
         count, label = self.places
         if not count or self.samples < FEWEST_ROWS:
             return []
@@ -261,7 +258,6 @@ class Inputs:
         return [Finding("class-imbalance", "warn", seen, remedy, "labels", exact=True)]
 
     def _repetition(self) -> list[Finding]:
-        """A few samples that are drawn again and again."""
         drawn, different, available = self.draws
         few = FEW_DISTINCT * min(drawn, available)
         if drawn >= FEWEST_LABELS and different < few:
@@ -446,7 +442,6 @@ def check_inputs(
 
 
 def _away(channels: Channels) -> float:
-    """How far from zero, in standard deviations."""
     means = math.sqrt(sum(mean**2 for mean in channels.mean) / len(channels.mean))
     return means / channels.spread if channels.spread > 0 else 0.0
 

@@ -313,8 +313,8 @@ def check_loss_at_chance(
 def _of_tokens(
     model: nn.Module, loss: Loss, inputs: Tensor, targets: Any, optimizer: Optimizer | None, classes: int
 ) -> LossAtChance:
-    """The same for a cross-entropy of which only the number of classes is known; a loss below chance is fine
-    there, as of weights that were trained before."""
+    """The same where only the number of classes is known; a loss below chance is fine there, as of trained
+    weights."""
     with trial(model, loss) as copies, torch.no_grad():
         outputs = copies.outputs(inputs)
         value, chance = float(copies.loss_of(outputs, targets)), math.log(classes)
@@ -345,8 +345,8 @@ def _recovers(
     chance: float,
     left: float = EXCESS_LEFT,
 ) -> bool:
-    """Whether one step of `optimizer` on a batch leaves no more than this share of what is above chance, and
-    further ones bring the loss below."""
+    """Whether one step of `optimizer` leaves no more than this share of what is above chance, and further
+    ones bring the loss below."""
     x, y = cut(inputs, RECOVERY_BATCH), cut(targets, RECOVERY_BATCH)
     with trial(model, loss, optimizer) as copies:
         before = float(copies.step(x, y))

@@ -208,8 +208,8 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
 
 
 def _bursts(copies: Trial, inputs: Tensor) -> bool:
-    """Whether the outputs for much larger inputs are no numbers, in double precision, too, to which this
-    turns the copy."""
+    """Whether outputs for much larger inputs are no numbers, in double precision, too, to which the copy
+    goes."""
     if bool(copies.outputs(FURTHER * inputs).isfinite().all()):
         return False
     with suppress(RuntimeError, UserError):  # not every network takes double precision
@@ -248,8 +248,7 @@ def _reach(result: Outputs, copies: Trial, outputs: Tensor, inputs: Tensor, targ
 
 
 def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
-    """Between which the outputs stay, whatever is done to inputs and parameters, which this changes; None
-    where that is not known."""
+    """Between which the outputs stay, whatever is done to inputs and parameters, which this changes."""
     found = []
     for factor in (LARGE, -1.0):  # outputs behind a ReLU may all be above 0 for one sign
         for parameter in copies.model.parameters():
@@ -267,8 +266,7 @@ def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
 
 
 def _unsquashed(outputs: Tensor) -> Tensor:
-    """`outputs` before the softmax or the sigmoids at the end of the network, up to a constant for each
-    sample."""
+    """`outputs` before the softmax or sigmoids at the end, up to a constant for each sample."""
     values = double(outputs)
     if outputs.ndim == 2 and kind_of(outputs) != "logits":
         logs = values.log() if kind_of(outputs) == "probabilities" else values
@@ -279,8 +277,7 @@ def _unsquashed(outputs: Tensor) -> Tensor:
 
 
 def _share(difference: Tensor, outputs: Tensor) -> float:
-    """Size of `difference` over the spread of `outputs` over the samples; NaN where there is none, or where
-    numbers are not finite."""
+    """Size of `difference` over the spread of `outputs` over the samples; NaN where there is none."""
     spread = float(double(outputs).std(dim=0).square().mean().sqrt())
     size = float(double(difference).square().mean().sqrt())
     level = float(double(outputs).abs().max())

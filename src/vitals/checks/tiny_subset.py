@@ -184,7 +184,6 @@ class TinySubset:
         return [self._plateau(seen, loss)]
 
     def _plateau(self, seen: str, loss: float) -> Finding:
-        """What kept the loss from zero, named after where it stayed."""
         final, where = self.final, "tiny subset"
         excess = loss - final.perfect
         span = self.chance - self.perfect

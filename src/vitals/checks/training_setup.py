@@ -475,7 +475,6 @@ class _Source:
 
 
 def _first_step(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
-    """The step taken apart with the first batch that gives a loss."""
     silent: NoLoss | None = None
     for batch in islice(source.successive(sys.maxsize), TRIES):
         try:

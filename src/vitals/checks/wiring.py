@@ -247,7 +247,6 @@ class Wiring:
         return found
 
     def _zero(self) -> Finding:
-        """Why gradients are exactly zero, where no unit is dead."""
         names = self.zero_gradient
         if self.matter[1]:
             seen = (
@@ -409,7 +408,6 @@ def _left_out_share(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
 
 @torch.enable_grad()
 def _heard(copies: Trial, outputs: Tensor, targets: Tensor) -> float:
-    """Share of the samples on whose outputs (N, C) the loss depends."""
     outputs = outputs.detach().requires_grad_()
     loss = copies.loss_of(outputs, targets)
     if not loss.requires_grad:
@@ -419,7 +417,6 @@ def _heard(copies: Trial, outputs: Tensor, targets: Tensor) -> float:
 
 
 def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
-    """Whether the outputs change where the parameters called `names` do."""
     if not names:
         return False
     with trial(model, dropout=False) as copies, torch.no_grad():
@@ -440,8 +437,8 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights `names` of whose layers the input is zero for `inputs`, but for rounding, and
-    not for others, as where a feature has no value."""
+    """Those of the weights `names` whose layers get zeros for `inputs`, and not for others, as of a missing
+    value."""
     entering: dict[str, list[bool]] = {}
 
     def look(name: str) -> Callable[[nn.Module, Any], None]:
@@ -464,8 +461,7 @@ def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str,
 
 
 def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Sequence[str]) -> bool:
-    """Whether the gradients of `names` are exactly zero at weights and inputs of an even scale, too, where
-    nothing is saturated."""
+    """Whether gradients of `names` are exactly zero at an even scale, too, where nothing is saturated."""
     with trial(model, loss, dropout=False) as copies:
         with torch.no_grad():
             for parameter in copies.model.parameters():
@@ -492,8 +488,8 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 
 def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:
-    """A frozen embedding at vectors that look drawn, as torch draws them; empty without one. Those that were
-    trained elsewhere are not of unit variance and even in all directions."""
+    """A frozen embedding at vectors that look drawn: trained ones are not of unit variance and even all
+    round."""
     for name, module in model.named_modules():
         weight = f"{name}.weight"
         if not isinstance(module, nn.Embedding) or module.weight.requires_grad or weight in left_out:
@@ -505,8 +501,8 @@ def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:
-    """How much output i depends on input j in the model's present mode, as a share of how much on itself: by
-    derivatives, and of inputs that are no floats by putting other samples in their places."""
+    """How much output i depends on input j, over how much on itself: by derivatives, and of inputs that are
+    no floats by putting other samples in their places."""
     if not isinstance(inputs, Tensor):
         return float("nan")
     if not inputs.is_floating_point():
@@ -654,8 +650,8 @@ class WiringCheck(Check):
 
 
 def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str]:
-    """Of the parameters called `names`, which the loss does not depend on, those in parts that a class of
-    somebody's library has: whoever takes some of its outputs, or calls its first stages, knows of it."""
+    """Of the parameters called `names`, those in parts that a class of somebody's library has: whoever takes
+    some of its outputs, or calls its first stages, knows that the loss does not depend on all."""
     wanting = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name in names:
         above = name.rpartition(".")[0]

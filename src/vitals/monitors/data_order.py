@@ -254,8 +254,8 @@ class DataOrder(Monitor):
     def _is_label(
         self, trainer: L.Trainer, module: L.LightningModule, place: int, numbers: bool = False
     ) -> bool:
-        """Whether this row of a batch is the class numbers that the loss takes, or the `numbers`, and not the
-        number of a task or a weight."""
+        """Whether this row of a batch is the class numbers that the loss takes, or the `numbers`, and no
+        weight."""
         twin = shared_twin(trainer, module)
         twin.refresh()
         twin.rehearse(self.batch)
@@ -276,8 +276,7 @@ def _large(rows: Sequence[Tensor]) -> Tensor | None:
 
 
 def _some(row: Tensor) -> Tensor:
-    """`VALUES` of the numbers of each sample, in double precision, so that what is made of them is the same
-    in batches of any size."""
+    """`VALUES` of the numbers of each sample, in double precision: the same in batches of any size."""
     values = row.detach().flatten(1)
     return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
 

@@ -213,7 +213,6 @@ class Histograms(Monitor):
 
     @staticmethod
     def _histograms(trainer: L.Trainer, found: Mapping[str, list[float]]) -> dict[str, Any]:
-        """Write the histograms of finite values."""
         step = trainer.global_step
         entries: dict[str, Any] = {}
         for tag, numbers in found.items():

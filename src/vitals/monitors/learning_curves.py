@@ -358,7 +358,6 @@ class LearningCurves(Monitor):
     def _after_validation(
         self, trainer: L.Trainer, step: int, epoch: float, logged: dict[str, Tensor], sent: set[str]
     ) -> None:
-        """Write a validation at the step and the epoch at which it was taken."""
         metrics = self._numbers(trainer, logged)
         if unsent := {f"{tag}_step": value for tag, value in metrics.items() if tag not in sent}:
             for writer in writers(trainer):

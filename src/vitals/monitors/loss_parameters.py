@@ -223,7 +223,6 @@ class LossParameters(Monitor):
         self.maker = f"{type(optimizer).__name__} at {max(group['lr'] for group in optimizer.param_groups):g}"
 
     def _made_anew(self, trainer: L.Trainer) -> None:
-        """Say that each step is taken by a new optimizer, of a kind that keeps averages of gradients."""
         if self.again or self.number_made < MADE or not self.keeps & {*AVERAGES, "momentum_buffer"}:
             return
         message = f"Each step is taken by a new optimizer ({self.maker}), and none by the one of Lightning"
@@ -246,7 +245,6 @@ class LossParameters(Monitor):
         self._unhook()
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
-        """Say that what a step changes is changed back before the next batch."""
         now = _values(self.moving)
         left = _left(before, after, now)
         clipped = self._clipped(trainer, before, after, now)
@@ -280,7 +278,6 @@ class LossParameters(Monitor):
         return share > CLIPPED
 
     def _trained_there(self, trainer: L.Trainer) -> None:
-        """Say that validation has trained the network, and left it so."""
         if not self.stepped_there or len(self.leg) < 2 or torch.equal(self.leg[1], _values(self.trained)):
             return
         message = (
@@ -369,7 +366,7 @@ class LossParameters(Monitor):
 
     def _left_waiting(self, trainer: L.Trainer) -> None:
         """Say which optimizer took no step in the whole training, though the loss gives its parameters a
-        gradient: it did so while training, as Lightning clears them before a validation."""
+        gradient."""
         for number in sorted(set(self.waiting) - self.stepping):
             names = self.waiting[number]
             optimizer = trainer.optimizers[number]
@@ -417,8 +414,7 @@ class LossParameters(Monitor):
     ) -> None:
         """Say which parameters of the module no optimizer has; networks left out as a whole, such as a
         teacher, are meant, unless the loss depends on nothing else, or the optimizers hold what is no longer
-        in the module, or two of them the same; an encoder may be in one with its decoder, and alone in that
-        which deceives a judge."""
+        in the module, or two of them the same, as of an encoder alone and with its decoder."""
         twice = any(one == other for one, other in combinations(map(held_identities, trainer.optimizers), 2))
         if not foreign and not twice and not all_of_them:
             parts = dict(module.named_children())

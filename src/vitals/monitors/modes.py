@@ -71,8 +71,7 @@ class Modes(Monitor):
         }
 
     def _left_behind(self) -> list[str]:
-        """Layers that no optimizer trains and whose weights have changed all the same, but not their running
-        mean, while that of layers which train has."""
+        """Layers that no optimizer trains, whose weights have changed and whose running mean has not."""
         moved = {
             name: not torch.equal(norm.running_mean, mean)
             for name, (norm, _, mean) in self.norms.items()

@@ -266,7 +266,6 @@ def _finding(trainer: L.Trainer, message: str, remedy: str, where: str, step: in
 
 
 def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int) -> tuple[str, str, str]:
-    """Where, what was seen, and a remedy."""
     if any(_bad(values) for values in _tensors(batch)):
         return "input", *_of_input(_place(trainer, number))
     for name, parameter in module.named_parameters():
@@ -297,7 +296,6 @@ def _of_input(place: str) -> tuple[str, str]:
 
 
 def _of_weights(name: str) -> tuple[str, str]:
-    """What was seen, and a remedy."""
     return (
         f"the weights of '{name}' are not finite since the update before.",
         "Lower the learning rate, clip gradients, or look for a division by zero in the loss.",

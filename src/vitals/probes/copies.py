@@ -146,8 +146,8 @@ def _reduced(part: Any) -> Any:
 
 
 def _require_apart(original: nn.Module, copied: nn.Module, shared: set[int]) -> None:
-    """Refuse a copy in which modules, or parameters that are not `shared`, are those of the original, as one
-    whose `__deepcopy__` gives itself: what is done to the copy would be done to the training."""
+    """Refuse a copy that shares modules, or parameters that are not `shared`, with the original, as one whose
+    `__deepcopy__` gives itself: what is done to the copy would be done to the training."""
     parts = {*map(id, copied.modules()), *(set(map(id, copied.parameters())) - shared)}
     for name, part in (*original.named_modules(), *original.named_parameters()):
         if id(part) in parts:

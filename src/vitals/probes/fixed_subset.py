@@ -342,7 +342,6 @@ def reweighed(right: Tensor, of: Tensor, shares: Tensor) -> Tensor:
 
 
 def _go_together(inputs: Any, targets: Any) -> bool:
-    """Whether there are targets for each input; validation may cut a sample into windows, one after the
-    other, or into crops. Of batches there are sizes instead of targets."""
+    """Whether there are targets for each input: validation may cut a sample into windows, or into crops."""
     rows = targets if isinstance(targets, tuple) else (targets,)
     return all(len(row) == len(inputs) for row in rows)

@@ -156,8 +156,8 @@ def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
 
 
 def _sampler(loader: DataLoader[Any]) -> Any:
-    """What draws the places of the samples; a loader that was given batches of places says of its own
-    `sampler` that it goes through the data set in order."""
+    """What draws the places of the samples; `sampler` of a loader that was given batches of places is
+    none."""
     batches = loader.batch_sampler
     if batches is None:
         return loader.sampler
@@ -171,7 +171,6 @@ def _size(loader: DataLoader[Any]) -> int | None:
 
 
 def _innermost(dataset: Any) -> Any:
-    """The data set within all subsets."""
     while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return dataset
@@ -212,7 +211,6 @@ def _own(thing: Any) -> Any:
 
 
 def _apart(thing: Any, arrays: Iterable[Any]) -> Any:
-    """A copy of `thing` with `arrays` of its own."""
     if sum(each.nbytes for each in arrays if isinstance(each, Tensor | np.ndarray)) > MOST_COPIED:
         raise StreamOnly(
             "Taking samples out changes what the data set keeps, which is too large to be copied."
@@ -243,8 +241,8 @@ def wears_out(loader: Any) -> bool:
 
 
 def _writes(dataset: Any, arrays: Iterable[Any]) -> bool:
-    """Whether a data set writes to one of the `arrays` that it keeps where a sample is taken out; it is kept
-    from it."""
+    """Whether a data set writes to one of the `arrays` that it keeps where a sample is taken out; it may
+    not."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         return False
     tables = [each for each in arrays if isinstance(each, np.ndarray) and each.flags.owndata]

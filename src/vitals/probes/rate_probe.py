@@ -130,8 +130,8 @@ def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[s
 
 
 def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:
-    """A copy of the module that trains by itself, parameters and all, and of its one optimizer at the rates
-    that were configured; random numbers begin anew."""
+    """Copies of the module, parameters and all, and of its one optimizer at the rates that were
+    configured."""
     own, [optimizer] = copies_of(module, trainer.optimizers)
     optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
     restore_configured_rates(optimizer)

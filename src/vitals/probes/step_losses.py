@@ -153,7 +153,7 @@ def _automatic_step(owner: L.LightningModule, facts: Any, batch: Any, number: in
 
 def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:
     """`call_step` for a step that may look at gradients and change them: it meets none, or zeros where it
-    cannot do without, and the gradients of the training, whose parameters these may be, stay as they are."""
+    cannot do without; those of the training stay as they are."""
     kept = [(parameter, parameter.grad) for parameter in owner.parameters()]
     try:
         with torch.enable_grad():  # the graph tells by what the loss was multiplied

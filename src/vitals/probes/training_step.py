@@ -110,8 +110,8 @@ class TrainingStep:
         return any(isinstance(leaf, Tensor) and leaf.ndim == 0 for leaf in leaves)
 
     def _is_exact(self) -> bool:
-        """Whether the step takes as many samples as there are, and no others, such as a queue that they fill
-        or a state that is kept from batch to batch."""
+        """Whether the step takes as many samples as there are, and no others, as a queue or a kept state
+        does."""
         model, rows = StepModel(self), self.rows.of(self.rows.example)
         if len(rows) < 1 or self.rows.size < 2:
             return False
@@ -199,8 +199,7 @@ class TrainingStep:
 
     def _find_path(self) -> None:
         """Take what leads from tensors of the batch to the outputs for one network: a single call with
-        several of them, such as an image and numbers beside it, or several calls, where the loss takes class
-        numbers and these outputs, and nothing else of what was called."""
+        several of them, or several calls, where the loss takes class numbers and these outputs alone."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
         alone = self.class_numbers or (len(self.calls) == 1 and self.network is not None)
@@ -213,8 +212,8 @@ class TrainingStep:
             self.class_numbers, self.target_rows = False, ()
 
     def _path(self, rows: Sequence[Tensor]) -> "Path | None":
-        """Up to the outputs, from the rows of the batch by whose exchange they change, but for the targets;
-        None where something else enters, too."""
+        """Up to the outputs, from the rows by whose exchange they change; None where something else enters,
+        too."""
 
         def outputs(path: "Path", given: Sequence[Tensor]) -> Tensor:
             with buffers_kept(self.owner):
@@ -514,8 +513,8 @@ class TrainingStep:
         return self.parts
 
     def _watched(self, batch: Any, through: Container[nn.Module] = ()) -> tuple[list[Call], list[StepLoss]]:
-        """The outermost calls of modules with parameters in one run of the step, looking into those in
-        `through`, and its losses."""
+        """The outermost calls of modules with parameters in one run of the step, or in `through`, and its
+        losses."""
         calls: list[Call] = []
         depth = 0
 

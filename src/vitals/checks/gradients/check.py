@@ -279,8 +279,6 @@ def _without_leaps(function: FunctionalLoss, summaries: list[ParameterSummary]) 
 
 @dataclass
 class _TensorCheck:
-    """The rows of one tensor."""
-
     name: str
     tensor: Tensor
     gradient: Tensor
