@@ -148,3 +148,12 @@ def test_lbfgs_refuses_a_large_image_folder(tmp_path, compose, write_tree):
     with pytest.raises(UserError, match=r"optimizer=lbfgs .* 5,\d\d\d training images: set data\.limit=5000"):
         build_data(compose(*words))
     assert len(build_data(compose(*words, "data.limit=5000")).train) == 5000
+
+
+@pytest.mark.parametrize("words", [["callbacks=none"], ["callbacks.filters=null"]])
+def test_settings_of_callbacks_that_were_not_chosen_are_passed_over(compose, words):
+    config = compose("data=digits", "experiment=fast_gpu", *words)
+    check_run(Experiment, config)
+    names = [type(callback).__name__ for callback in build_callbacks(config)]
+    assert "FirstLayerFilters" not in names
+    assert ("UpdateRatio" in names) == (words != ["callbacks=none"])

@@ -31,6 +31,7 @@ from vitals.errors import UserError, did_you_mean, failed_at, one_line, reason_o
 from vitals.metric import bare_name
 from vitals.on_nonfinite import OnNonFinite
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
+from vitals.runs.config.schema import components
 from vitals.runs.run_folder import RunFolder
 from vitals.writers.groups import in_groups
 
@@ -148,7 +149,7 @@ def build_callbacks(config: DictConfig) -> list[L.Callback]:
     """The configured callbacks, in their order, without those that the trainer is told to do without."""
     flags = {"enable_checkpointing": Checkpoint, "enable_progress_bar": ProgressBar}
     left_out = tuple(kind for flag, kind in flags.items() if config.trainer.get(flag) is False)
-    callbacks = [made(f"callbacks.{name}", entry) for name, entry in config.callbacks.items()]
+    callbacks = [made(f"callbacks.{name}", entry) for name, entry in components(config.callbacks).items()]
     return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
@@ -191,7 +192,7 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:
     group = folder.sweep
     earlier = (folder.read_status().get("loggers") or {}) if config.resume else {}
     loggers: dict[str, Logger] = {}
-    for name, entry in config.logger.items():
+    for name, entry in components(config.logger).items():
         offered: dict[str, Any] = {"save_dir": str(folder.path), "run_name": folder.path.name}
         offered |= {"group": group.name if group else None, "resumed_as": earlier.get(name)}
         where = f"logger.{name}"

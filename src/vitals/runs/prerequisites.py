@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from vitals.errors import UserError
+from vitals.runs.config.schema import components
 
 if TYPE_CHECKING:
     import lightning as L
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def require_packages(config: DictConfig) -> None:
     """Make sure that the packages are there that the configuration asks for, without importing any;
     `UserError` saying which is missing and what to do."""
-    for name in sorted(set(config.logger) & {"wandb", "mlflow", "trackio"}):
+    for name in sorted(set(components(config.logger)) & {"wandb", "mlflow", "trackio"}):
         require_package(f"logger={name}", name)
     if sampler := (config.get("search") or {}).get("sampler"):
         require_package(f"search={sampler}", "optuna")

@@ -6,9 +6,11 @@ wrong value is answered at once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from vitals.checks.registry import require_name
@@ -129,6 +131,19 @@ class Component(BaseModel):
     def class_name(self) -> str:
         """The last part of the target."""
         return str(self.target).rpartition(".")[-1]
+
+
+def components(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `callbacks` or `logger` that name their class. An experiment may have values for others,
+    which what was chosen on the command line does not bring."""
+    entries = {name: entry for name, entry in group.items() if isinstance(entry, Mapping)}
+    return {name: entry for name, entry in entries.items() if entry.get("_target_")}
+
+
+def _brought(group: str) -> set[str]:
+    """The names of all that a choice of ours may bring."""
+    choices = (files("vitals.configs") / group).iterdir()
+    return {str(name) for choice in choices for name in OmegaConf.create(choice.read_text("utf-8"))}
 
 
 class Checks(Component):
@@ -277,9 +292,16 @@ class RunSchema(Strict):
         yield from filter(None, (complaint(name, value) for name, value in (further or {}).items()))
         if trainer.epochs == math.inf and trainer.max_steps < 0 and not (further or {}).get("max_time"):
             yield "the run has no end: set trainer.max_epochs, trainer.max_steps or trainer.max_time."
-        if trainer.limit_val_batches == 0 and "early_stopping" in self.callbacks:
+        for group in ("callbacks", "logger"):
+            entries = getattr(self, group)
+            for name in sorted(set(entries) - set(components(entries)) - _brought(group)):
+                yield (
+                    f"{group}.{name} has no _target_: name the class that it stands for, "
+                    f"{group}.{name}._target_=package.Name."
+                )
+        if trainer.limit_val_batches == 0 and "early_stopping" in components(self.callbacks):
             yield "callbacks=early_stopping needs validations: trainer.limit_val_batches=0 leaves them out."
-        if "learning_curves" not in self.callbacks:
+        if "learning_curves" not in components(self.callbacks):
             yield (
                 "callbacks has no learning_curves, which write the record of a run: take callbacks=none, or "
                 "in a list, such as [default,early_stopping], one of the presets."
