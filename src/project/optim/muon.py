@@ -42,7 +42,7 @@ class Muon(Optimizer):
         for group in self.param_groups:
             if "betas" in group:
                 if self.adamw is None or self.adamw.param_groups[0] is not group:
-                    self.adamw = AdamW([group], fused=group["params"][0].is_cuda)
+                    self.adamw = AdamW([group], fused=group["params"][0].is_cuda or None)
                 self.adamw.state = self.state
                 self.adamw.step()
             else:
