@@ -1,7 +1,7 @@
 """A check before learning: what one is, and how several are made, one after the other."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -215,6 +215,12 @@ def _signed(finding: Finding, check: Check) -> Finding:
 def skipped(name: str, reason: str) -> Finding:
     """That the check called `name` could not be made, and why."""
     return Finding("skipped", "note", f"{name.replace('_', ' ').capitalize()}: {reason}", where=name)
+
+
+def of_all_losses(findings: Iterable[Finding]) -> list[Finding]:
+    """What is said of several losses, once, and that one is right only where none is wrong."""
+    once = list(dict.fromkeys(findings))
+    return [each for each in once if each.level != "ok"] if any(each.alarming for each in once) else once
 
 
 def findings_of(rows: Sequence[Row]) -> list[Finding]:

@@ -23,7 +23,7 @@ from vitals.checks.chance import (
     sigmoid_floor,
     softmax_elsewhere,
 )
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import Check, Options, Outcome, of_all_losses
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.handed_over import handed_over, left_alone
 from vitals.checks.inputs import standardized
@@ -626,11 +626,8 @@ class WiringCheck(Check):
             found += handed_over(setup.step)
             if not any(finding.cause == "frozen-parameters" for finding in found):  # that says more
                 found += left_alone(setup.step)
-        if any(finding.alarming for finding in found):
-            found = [finding for finding in found if finding.level != "ok"]
-        return Outcome(
-            list(dict.fromkeys(found)), f"{learn} of {total} parameters learn", "all of them", results[0][0]
-        )
+        seen = f"{learn} of {total} parameters learn"
+        return Outcome(of_all_losses(found), seen, "all of them", results[0][0])
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`left_out`: the share of the places of images that are of a class which the loss leaves out;

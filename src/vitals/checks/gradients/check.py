@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitals.checks.budget import BudgetSpent
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import Check, Options, Outcome, of_all_losses
 from vitals.checks.gradients.difference import (
     Differences,
     Estimate,
@@ -32,8 +32,6 @@ from vitals.checks.gradients.functional_loss import (
     Penalty,
     Stops,
     batch_size,
-    check_numbers,
-    check_parameters,
     checked_samples,
     finite_value,
     loss_scale,
@@ -131,11 +129,9 @@ def check_gradients(
         UserError: an argument is out of range, the loss is no finite scalar, or the model has integer,
             complex or only frozen parameters.
     """
-    samples = checked_samples(model, inputs, samples)
-    check_numbers(elements, steps, dtype)
+    samples = checked_samples(model, inputs, samples, elements, steps, dtype)
     if burn_in_steps < 0:
         raise UserError(f"burn_in_steps must be 0 or more, not {burn_in_steps}.")
-    check_parameters(model)
     copy = partial(
         FunctionalLoss, loss=loss, inputs=inputs, targets=targets, penalty=penalty, dtype=dtype, seed=seed
     )
@@ -425,9 +421,7 @@ class GradientsCheck(Check):
         seen = "nothing to compare" if error is None else f"relative error {error:.1e} at most"
         if len(result.summaries) < result.tensors:
             seen += f", {len(result.summaries)} of {result.tensors} tensors"
-        found = list(dict.fromkeys(finding for each in results for finding in each.findings()))
-        if any(finding.alarming for finding in found):
-            found = [finding for finding in found if finding.level != "ok"]
+        found = of_all_losses(finding for each in results for finding in each.findings())
         return Outcome(found, seen, "up to 1e-4 (kinks), 1e-6 (none)", result)
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
@@ -35,27 +36,36 @@ from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.untouched import untouched
 
 
-def checked_samples(model: nn.Module, inputs: Any, samples: int | None) -> int:
-    """How many examples to use: as asked, else 2, or 4 where a BatchNorm layer trains."""
+def checked_samples(
+    model: nn.Module,
+    inputs: Any,
+    samples: int | None,
+    elements: int,
+    steps: Sequence[float],
+    dtype: torch.dtype,
+) -> int:
+    """How many examples to use: as asked, else 2, or 4 where a BatchNorm layer trains; `UserError` for the
+    first argument that is out of range."""
     available = batch_size(inputs)
     if samples is None:
-        batch_norm = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
-        )
-        return min(available, 4 if batch_norm else 2)
+        trains = any(isinstance(part, _BatchNorm) and part.training for part in model.modules())
+        samples = min(available, 4 if trains else 2)
     if not 1 <= samples <= available:
         raise UserError(f"samples must be between 1 and the {available} examples in inputs, not {samples}.")
-    return samples
-
-
-def check_numbers(elements: int, steps: Sequence[float], dtype: torch.dtype) -> None:
-    """Raise UserError for the first argument that is out of range."""
     if elements < 1:
         raise UserError(f"elements must be at least 1, not {elements}.")
     if not steps or not all(math.isfinite(h) and h > 0 for h in steps):
         raise UserError(f"steps must be positive step sizes h, not {tuple(steps)}.")
     if dtype not in (torch.float64, torch.float32):
         raise UserError(f"dtype must be torch.float64 or torch.float32, not {dtype}.")
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            kind = f"of type {parameter.dtype}; it must be floating-point"
+            raise UserError(f"model has a parameter '{name}' {kind}.")
+    if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
+        reason = "all are frozen (requires_grad=False), or there is none"
+        raise UserError(f"model has no trainable parameter: {reason}.")
+    return samples
 
 
 def finite_value(function: FunctionalLoss, part: Part = "data") -> float:
@@ -105,7 +115,7 @@ class FunctionalLoss:
             none of them stay what and where they are, and are widened while they are used, one by one.
 
     Raises:
-        UserError: the model has integer, complex or only frozen parameters, or cannot be copied.
+        UserError: the model cannot be copied.
     """
 
     def __init__(
@@ -122,7 +132,6 @@ class FunctionalLoss:
         check_inputs: bool = False,
         choose: Callable[[dict[str, Tensor]], list[str]] | None = None,
     ) -> None:
-        check_parameters(model)
         self.dtype, self.seed = dtype, seed
         self.device = next(model.parameters()).device
         if dtype == torch.float64 and not has_double(self.device):
@@ -324,17 +333,6 @@ def _left_in_place(model: nn.Module, chosen: Container[int]) -> dict[int, nn.Par
         for each in weights
         if type(each) is nn.Parameter and each.numel() > _LARGE and id(each) not in chosen
     }
-
-
-def check_parameters(model: nn.Module) -> None:
-    """Raise UserError unless all parameters are real floating-point numbers and some of them train."""
-    for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point():
-            kind = f"of type {parameter.dtype}; it must be floating-point"
-            raise UserError(f"model has a parameter '{name}' {kind}.")
-    if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
-        reason = "all are frozen (requires_grad=False), or there is none"
-        raise UserError(f"model has no trainable parameter: {reason}.")
 
 
 def batch_size(inputs: Any) -> int:

@@ -15,8 +15,6 @@ from vitals.checks.gradients.difference import Differences, Line, relative_error
 from vitals.checks.gradients.functional_loss import (
     FunctionalLoss,
     Loss,
-    check_numbers,
-    check_parameters,
     checked_samples,
     finite_value,
     loss_scale,
@@ -80,9 +78,7 @@ def step_size_study(
     """Errors of centred and forward differences against the analytic gradient, for every step size h: a V,
     between truncation and rounding. The arguments, and `UserError`, are those of `check_gradients`;
     `elements` are drawn from every parameter besides the one with the largest gradient."""
-    samples = checked_samples(model, inputs, samples)
-    check_numbers(elements, steps, dtype)
-    check_parameters(model)
+    samples = checked_samples(model, inputs, samples, elements, steps, dtype)
     with undisturbed(dtype, next(model.parameters()).device):
         function = FunctionalLoss(model, loss, inputs, targets, samples=samples, dtype=dtype, seed=seed)
         finite_value(function)
