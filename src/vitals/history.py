@@ -86,7 +86,7 @@ class History:
 
     def series(self, tag: str) -> Series:
         """The measurements of `tag`; empty where there is none."""
-        return self._series.get(tag, Series())
+        return self._series.get(tag) or Series()
 
     def last(self, tag: str, default: Any = None) -> Any:
         """The latest value of `tag`."""

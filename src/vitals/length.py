@@ -53,4 +53,5 @@ def is_timed(trainer: L.Trainer) -> bool:
 
 def _timers(trainer: L.Trainer) -> list[Timer]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, either(Timer))]
+    kinds = either(Timer)  # a schedule asks at each step
+    return [callback for callback in callbacks if isinstance(callback, kinds)]

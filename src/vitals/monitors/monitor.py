@@ -144,7 +144,7 @@ class Monitor(L.Callback):
         if self.paced is not None:
             self.paced()
         last = step - 1 if last is None else last
-        passed = any(last < mark <= step for mark in (1, self.total_steps))
+        passed = last < 1 <= step or last < self.total_steps <= step
         return self.active and (passed or step // self.period > last // self.period)
 
     def guarded(self, measure: Callable[..., Any], *arguments: Any) -> Any:

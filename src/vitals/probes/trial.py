@@ -309,7 +309,10 @@ def quick_optimizer(model: nn.Module) -> Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model: it has no parameter that trains.")
-    return Adafactor(trained, lr=0.03) if is_large(trained) else Adam(trained, lr=FALLBACK_RATE)
+    if is_large(trained):
+        return Adafactor(trained, lr=0.03)
+    # To the bit what one after the other gives. `fused` takes gradients for contiguous that are not.
+    return Adam(trained, lr=FALLBACK_RATE, foreach=True)
 
 
 def is_quick(optimizer: Optimizer, model: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """What loggers show of a run: few groups of names, and TensorBoard's charts in the order of the course."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 Charts = Mapping[str, Mapping[str, list[Any]]]
@@ -39,6 +40,7 @@ CATEGORIES = (
 """Of TensorBoard's custom scalars, in the order of the course; it shows all else by the alphabet."""
 
 
+@cache
 def in_groups(tag: str) -> str:
     """The name under which loggers show what the history calls `tag`."""
     for beginning, shown in NAMES.items():
