@@ -185,6 +185,8 @@ def rounded(value: Any) -> Any:
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     """The same mappings and lists with each value in them changed."""
+    if isinstance(value, NUMBER):  # nearly all are, as those of histograms, and to ask for the others takes long
+        return change(value)
     if isinstance(value, Mapping):
         return {key: _each(part, change) for key, part in value.items()}
     return [_each(part, change) for part in value] if isinstance(value, list | tuple) else change(value)
