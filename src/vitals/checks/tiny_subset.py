@@ -563,6 +563,11 @@ class TinySubsetCheck(Check):
         return Outcome(result.findings(), seen, expected, result)
 
     def _few(self, setup: TrainingSetup, options: Options) -> Outcome:
+        if setup.step is not None and setup.step.rewards:
+            raise UserError(
+                "your loss weighs what was done by how it turned out: it has no least value, and few samples "
+                "say nothing of it."
+            )
         optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
         result = check_few_samples(setup.model, setup.loss, *setup.batch(SUBSET_SIZE), optimizer, most)
         _, losses = result.final

@@ -73,6 +73,9 @@ class TrainingStep:
         """Which of the batch's rows the loss depends on, given the outputs."""
         self.class_numbers = False
         """Whether these are one class number for each sample."""
+        self.rewards = False
+        """Whether the loss takes whole numbers that it pushes the outputs away from in some samples, as a
+        policy gradient does from actions that turned out badly."""
         self.beside = 0
         """The classes C of the last call's outputs (N, C), where the loss takes class numbers, these outputs,
         and more of what was called; else 0."""
@@ -302,7 +305,31 @@ class TrainingStep:
             return False
         # Losses of embeddings mind which labels agree, but not what they are called.
         renamed = torch.where(row == IGNORED, row, (row + 1) % classes)
-        return self._value(outputs, [*rows[:place], renamed, *rows[place + 1 :]]) != value
+        other = [*rows[:place], renamed, *rows[place + 1 :]]
+        if self._value(outputs, other) == value:
+            return False
+        self.rewards = self.rewards or self._are_actions(rows, row.reshape(-1))
+        return not self.rewards
+
+    def _are_actions(self, rows: Sequence[Tensor], numbers: Tensor) -> bool:
+        """Whether the loss pushes outputs away from these `numbers`, and from the same one in some samples
+        more than in others: a loss of the wrong sign pushes alike."""
+        assert self.outputs is not None
+        known = numbers != IGNORED
+        try:
+            with torch.enable_grad():
+                alike = torch.full_like(self.outputs, float(self.outputs.float().mean())).requires_grad_()
+                seed_torch(0)
+                (gradient,) = torch.autograd.grad(self._loss(alike, rows), alike, allow_unused=True)
+        except (UserError, RuntimeError):  # there is none
+            return False
+        if gradient is None:
+            return False
+        own = numbers[known].long()
+        push = gradient[known].gather(1, own[:, None])[:, 0].float()
+        if not push.max() > PUSHED * push.abs().max():
+            return False
+        return any(float(of.std()) > PUSHED * float(push.abs().max()) for of in _by_class(push, own))
 
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
         seed_torch(0)
@@ -674,6 +701,17 @@ def _is_row(argument: Any, row: Tensor) -> bool:
 
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+PUSHED = 0.25
+"""Share of the largest gradient that a push away from a class number, and its spread over the samples of a
+class, has at least where these are actions: returns differ by more than their mean, weights of samples pull
+all the same way, and mixed labels push by 1/C where they pull by 1 - 1/C."""
+
+
+def _by_class(values: Tensor, classes: Tensor) -> list[Tensor]:
+    parts = (values[classes == one] for one in classes.unique())
+    return [part for part in parts if len(part) > 1]
 
 
 SURE = 0.98

@@ -8,11 +8,11 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, alarms, fit, mlp, quick
+from foreign import Foreign, alarms, digits, fit, mlp, quick
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.ops import MLP
@@ -380,6 +380,28 @@ def test_what_cannot_be_taken_apart_is_told_in_words_of_the_batch(tmp_path: Path
     checks = quick(checks=["inputs", "informative_inputs"])
     fit(Margin(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
     assert "self(…) gets more of the batch than its inputs, such as labels" in checks.findings[0].message
+
+
+class ByRewards(Foreign):
+    """Makes the likelier what was done, as far as it turned out well: a policy gradient."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__(mlp())
+        self.offset = offset
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        states, done, gains = batch
+        loss = F.cross_entropy(self.net(states), done, reduction="none")
+        return (loss * (gains + self.offset)).mean()
+
+
+@pytest.mark.parametrize("offset", [0.0, -2.0], ids=["centred", "costs"])
+def test_what_was_done_is_no_class(offset: float, tmp_path: Path) -> None:
+    gains = torch.randn(256, generator=torch.Generator().manual_seed(0))
+    data = DataLoader(TensorDataset(*digits(), gains), batch_size=32, shuffle=True)
+    checks = quick(checks=["loss_at_chance", "tiny_subset", "informative_inputs"])
+    fit(ByRewards(offset), tmp_path, checks, train=data, limit_val_batches=0, limit_train_batches=1)
+    assert alarms(checks.findings) == []
 
 
 class AsksForTheStage(Foreign):
