@@ -489,7 +489,9 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:
     """A frozen embedding at vectors that look drawn: trained ones are not of unit variance and even all
-    round."""
+    round. Where layers are frozen with it, as in a base below adapters, these say whether that was trained."""
+    if any(isinstance(part, WEIGHTED) and not part.weight.requires_grad for part in model.modules()):
+        return ""
     for name, module in model.named_modules():
         weight = f"{name}.weight"
         if not isinstance(module, nn.Embedding) or module.weight.requires_grad or weight in left_out:

@@ -739,6 +739,13 @@ def vectors(frozen: bool = True) -> nn.Module:
     return nn.Sequential(table, nn.Flatten(), nn.Linear(12 * 16, 10))
 
 
+def adapted() -> nn.Module:
+    """A base that is frozen as a whole, of which the table has hardly been trained, and what is trained."""
+    base = nn.Sequential(nn.Embedding(17, 16), nn.Flatten(), nn.Linear(12 * 16, 32), nn.ReLU())
+    base.requires_grad_(False)[2].weight.mul_(1 + torch.rand(32, 1))
+    return nn.Sequential(base, nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
 class BothWays(nn.Module):
     """Each place of a sequence sees all of them."""
 
@@ -878,6 +885,7 @@ def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
         (next_token, tokens(0.1), places),
         (taught, students(), soft),
         (named, vectors(frozen=False), spelled),
+        (named, adapted(), spelled),
         (named, masked(), lambda x, y, i: (x, (x[0] > 0).long())),
     ]
     for loss, net, make in right:
