@@ -98,19 +98,19 @@ class TrainingStep:
             self._find_targets()
         elif self._ends_in_outputs():
             self._find_path()
-        elif self._gives_a_loss():
+        elif self._gives_several():
             outermost, through = self.calls, set[nn.Module]()
-            while self._gives_a_loss() and len(through) < DEEP:
+            while self._gives_several() and len(through) < DEEP:
                 through.add(self.calls[-1].module)
                 self.calls, _ = self._watched(self.rows.example, through)
             if self._ends_in_outputs():
                 self._find_path()
             self.calls = outermost if self.network is None else self.calls
 
-    def _gives_a_loss(self) -> bool:
-        """Whether what is called last gives a number among its outputs, as a network with its loss does."""
-        leaves = leaves_of(self.calls[-1].outputs) if self.calls else []
-        return any(isinstance(leaf, Tensor) and leaf.ndim == 0 for leaf in leaves)
+    def _gives_several(self) -> bool:
+        """Whether what is called last gives no single tensor of samples: a dict, or its loss among others."""
+        outputs = self.calls[-1].outputs if self.calls else torch.empty(1)
+        return not isinstance(outputs, Tensor) or outputs.ndim == 0
 
     def _is_exact(self) -> bool:
         """Whether the step takes as many samples as there are, and no others, as a queue or a kept state

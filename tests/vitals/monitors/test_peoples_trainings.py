@@ -106,9 +106,11 @@ class WithLoss(nn.Module):
         self.embed, self.inner = nn.Embedding(17, 16, padding_idx=16), nn.Linear(16, 32)
         self.classifier = nn.Linear(32, 4)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Any:
         words = self.inner(self.embed(input_ids)).relu() * attention_mask[..., None]
         logits = self.classifier(words.sum(1) / attention_mask.sum(1, keepdim=True))
+        if labels is None:
+            return self.Output(logits=logits, words=words)
         return self.Output(loss=F.cross_entropy(logits, labels), logits=logits)
 
 
@@ -126,6 +128,14 @@ class ByKeywords(Foreign):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
+class ByLogits(ByKeywords):
+    """Takes its logits from the table."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return F.cross_entropy(outputs["logits"], batch["labels"])
+
+
 def padded(samples: Sequence[Any]) -> dict[str, Tensor]:
     """A batch as long as the longest of its texts."""
     ids = [sample["input_ids"][sample["attention_mask"].bool()] for sample in samples]
@@ -134,9 +144,11 @@ def padded(samples: Sequence[Any]) -> dict[str, Tensor]:
     return {"input_ids": words, "attention_mask": (words != 16).long(), "labels": labels}
 
 
-@pytest.mark.parametrize("collate", [None, padded])
+@pytest.mark.parametrize(("made", "collate"), [(ByKeywords, None), (ByKeywords, padded), (ByLogits, None)])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, collate: Any, tmp_path: Path) -> None:
+def test_random_labels_are_found_in_batches_of_keywords(
+    shuffled: bool, made: Any, collate: Any, tmp_path: Path
+) -> None:
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (512,), generator=random)
     ids = torch.randint(0, 4, (512, 8), generator=random) + 4 * labels[:, None]
@@ -148,7 +160,7 @@ def test_random_labels_are_found_in_batches_of_keywords(shuffled: bool, collate:
     ]
     checks = quick(checks=["informative_inputs"], samples=512)
     loader = DataLoader(data, 8 if collate else 32, shuffle=True, collate_fn=collate)
-    fit(ByKeywords(), tmp_path, checks, train=loader, limit_val_batches=0)
+    fit(made(), tmp_path, checks, train=loader, limit_val_batches=0)
     assert alarms(checks.findings) == (["labels-random"] if shuffled else [])
     assert not any(finding.cause == "skipped" for finding in checks.findings)
 
