@@ -305,11 +305,12 @@ def check_wiring(
     optimizers: Optimizer | Sequence[Optimizer] = (),
     later: bool = False,
     left_out: Container[str] = (),
+    ranked: bool = False,
 ) -> Wiring:
     """Look at the connections of `model`, in the modes in which it trains, on `inputs` (N, ...), N ≥ 4,
     better 64, and `targets`: class numbers (N,), or what else the loss takes. `later` says that the
     `optimizers` are going to be given further parameters, `left_out` names those of networks that are none of
-    their business. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop to chart
+    their business, and `ranked` that whole numbers (N,) are none of classes. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop to chart
     dependencies"). `UserError` where inputs, targets and loss do not fit together."""
     check_rows(inputs, targets, minimum=4)
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
@@ -326,7 +327,7 @@ def check_wiring(
         outputs = copies.outputs(inputs)
         classes, twice, over_batch, over_places, floor, heard = 0, False, False, False, 0.0, 1.0
         left_out_share = 0.0
-        if is_class_numbers(targets) and outputs.ndim == 2:
+        if is_class_numbers(targets) and outputs.ndim == 2 and not ranked:
             classes = check_classes(outputs, targets)
             twice = applies_softmax_twice(copies, inputs, outputs, targets)
             floor = 0.0 if twice else sigmoid_floor(copies, inputs, outputs, targets)
@@ -673,7 +674,9 @@ def _package(part: nn.Module) -> tuple[str, str]:
 def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
     batch = setup.batch(samples, WiringCheck.fewest)  # in the training itself one may be of a single sample
-    result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, setup.later, setup.left_out)
+    ranked = setup.step is not None and setup.gives != "class numbers"
+    further = (setup.later, setup.left_out, ranked)
+    result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, *further)
     unreached, unused = result.unreached, tuple[str, ...]()
     if unreached:
         unreached = _without(unreached, setup.reached_later())

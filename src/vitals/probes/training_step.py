@@ -306,14 +306,13 @@ class TrainingStep:
         # Losses of embeddings mind which labels agree, but not what they are called.
         renamed = torch.where(row == IGNORED, row, (row + 1) % classes)
         other = [*rows[:place], renamed, *rows[place + 1 :]]
-        if self._value(outputs, other) == value:
-            return False
-        self.rewards = self.rewards or self._are_actions(rows, row.reshape(-1))
-        return not self.rewards
+        return self._value(outputs, other) != value and self._are_told_apart(rows, row.reshape(-1))
 
-    def _are_actions(self, rows: Sequence[Tensor], numbers: Tensor) -> bool:
-        """Whether the loss pushes outputs away from these `numbers`, and from the same one in some samples
-        more than in others: a loss of the wrong sign pushes alike."""
+    def _are_told_apart(self, rows: Sequence[Tensor], numbers: Tensor) -> bool:
+        """Whether the loss moves the output of such a `number` against all others, as that of a class, and
+        that of the same one alike in all samples: of ranks those below are moved together. What is pushed
+        away in some samples alone is an action that turned out badly; a loss of the wrong sign pushes alike.
+        """
         assert self.outputs is not None
         known = numbers != IGNORED
         try:
@@ -322,14 +321,18 @@ class TrainingStep:
                 seed_torch(0)
                 (gradient,) = torch.autograd.grad(self._loss(alike, rows), alike, allow_unused=True)
         except (UserError, RuntimeError):  # there is none
-            return False
+            return True
         if gradient is None:
+            return True
+        classes, gradient = numbers[known].long(), gradient[known].float()
+        own = gradient.gather(1, classes[:, None])[:, 0]
+        others, least = gradient.sum(1) - own, PUSHED * float(own.abs().max())
+        together = (own.abs() > least) & (others.abs() > least) & (own.sign() == others.sign())
+        if bool(together.any()):
             return False
-        own = numbers[known].long()
-        push = gradient[known].gather(1, own[:, None])[:, 0].float()
-        if not push.max() > PUSHED * push.abs().max():
-            return False
-        return any(float(of.std()) > PUSHED * float(push.abs().max()) for of in _by_class(push, own))
+        spread = max((float(own[classes == one].std(correction=0)) for one in classes.unique()), default=0.0)
+        self.rewards = self.rewards or (float(own.max()) > least and spread > least)
+        return not self.rewards
 
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
         seed_torch(0)
@@ -541,8 +544,9 @@ class TrainingStep:
 
     def _watched(self, batch: Any, through: Container[nn.Module] = ()) -> tuple[list[Call], list[StepLoss]]:
         """The outermost calls of modules with parameters in one run of the step, or in `through`, and its
-        losses."""
+        losses; first the calls through which no gradient comes, such as a teacher's."""
         calls: list[Call] = []
+        traced: list[bool] = []
         depth = 0
 
         def enter(module: nn.Module, arguments: Any) -> None:
@@ -553,6 +557,7 @@ class TrainingStep:
             nonlocal depth
             depth -= 1
             if depth == 0:
+                traced.append(any(isinstance(x, Tensor) and x.requires_grad for x in leaves_of(outputs)))
                 calls.append(Call(module, arguments, options, tree_map(_detached, outputs)))
 
         with ExitStack() as stack, buffers_kept(self.owner), self.loss_arguments:
@@ -561,7 +566,8 @@ class TrainingStep:
                     stack.enter_context(module.register_forward_pre_hook(enter))
                     stack.enter_context(module.register_forward_hook(leave, with_kwargs=True))
             losses = step_losses(self.owner, self.trainer, batch)
-        return calls, losses
+        order = sorted(range(len(calls)), key=traced.__getitem__)
+        return [calls[place] for place in order], losses
 
 
 APART_TRIED, APART_FEWEST = 8, 8
@@ -704,16 +710,10 @@ def _detached(leaf: Any) -> Any:
 
 
 PUSHED = 0.25
-"""Share of the largest gradient that a push away from a class number, and its spread over the samples of a
-class, has at least where these are actions: returns differ by more than their mean, weights of samples pull
-all the same way, and mixed labels push by 1/C where they pull by 1 - 1/C."""
-
-
-def _by_class(values: Tensor, classes: Tensor) -> list[Tensor]:
-    parts = (values[classes == one] for one in classes.unique())
-    return [part for part in parts if len(part) > 1]
-
-
+"""Share of the largest gradient of the output of a sample's number that a push away from it, and its spread
+over the samples with that number, has at least where these are actions: returns differ by more than their
+mean, weights of samples pull all the same way, and mixed labels push by 1/C where they pull by 1 - 1/C. Of
+ranks some move with the others by as much: a softmax moves one against the sum of the others, to rounding."""
 SURE = 0.98
 """A share, and so a logit above the others, that leaves little to chance and has a finite logarithm."""
 

@@ -416,6 +416,47 @@ def test_what_was_done_is_no_class(offset: float, tmp_path: Path) -> None:
     assert alarms(checks.findings) == []
 
 
+class OfRanks(Foreign):
+    """Asks of each rank but the last whether a sample is above it."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(64, 9)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        above = (batch[1][:, None] > torch.arange(9)).float()
+        return F.binary_cross_entropy_with_logits(self.net(batch[0]), above)
+
+
+def test_ranks_are_no_classes_though_none_of_a_batch_is_the_last(tmp_path: Path) -> None:
+    images, numbers = digits()
+    data = TensorDataset(images[:32], numbers[:32].clamp(max=8))
+    checks = quick(checks=["wiring", "loss_at_chance"])
+    fit(OfRanks(), tmp_path, checks, train=DataLoader(data, batch_size=32), limit_val_batches=0)
+    [skipped] = [each.message for each in checks.findings if each.cause == "skipped"]
+    assert skipped.startswith("Loss at chance: your loss takes no class number for each sample")
+
+
+class Beside(Foreign):
+    """Asks a teacher, too, behind its own network."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.teacher = mlp().requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self.net(batch[0])
+        with torch.no_grad():
+            sure = self.teacher(batch[0]).argmax(1)
+        self.log("agreement", (sure == outputs.argmax(1)).float().mean())
+        return F.cross_entropy(outputs, batch[1])
+
+
+def test_a_teacher_that_is_called_last_hides_no_classes(tmp_path: Path) -> None:
+    checks = quick(checks=["loss_at_chance"])
+    fit(Beside(), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert [each.cause for each in checks.findings] == ["loss-at-chance"]
+
+
 class AsksForTheStage(Foreign):
     """Gives a loss in the stages that it knows of."""
 
