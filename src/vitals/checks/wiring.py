@@ -685,9 +685,9 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
         unreached = _without(unreached, unused)
     frozen = _without(result.frozen, setup.left_out)
     result = replace(result, unreached=unreached, unused=unused, frozen=frozen, left_out=setup.left_out)
-    if setup.step is not None and setup.gives == "loss":
-        found = setup.step.loss_arguments  # of outputs that nobody else can be asked for
-        twice, floor = found.classes > 0, found.binary_floor
+    if ranked and setup.step is not None:  # what class numbers say, they say more surely
+        found = setup.step.loss_arguments
+        twice, floor = found.classes > 0, result.binary_floor or found.binary_floor
         result = replace(result, softmax_twice=twice, classes=found.classes, binary_floor=floor)
     return result, {name for name, each in setup.model.named_parameters() if each.requires_grad}
 

@@ -784,6 +784,13 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
         "wiring",
         "double-softmax",
     ),
+    "probabilities of the classes of pixels": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Softmax(1)),
+        lambda x, y, i: (x, (x[0] > 0).long() + (x[0] > 1).long()),
+        "wiring",
+        "double-softmax",
+    ),
     "probabilities into a loss that the network makes": (
         lambda module, batch: module.net(images=batch[0], labels=batch[1]),
         WithLoss,
