@@ -214,6 +214,14 @@ def test_outputs_to_which_nothing_of_a_sample_arrives_are_named(padding):
         assert ("vanishing-gradients" in named(result)) is bool(padding)
 
 
+def test_a_rate_that_undoes_the_network_is_no_missing_signal():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    x = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    result = check_few_samples(net, F.mse_loss, x, 2 + 0.3 * x[:, :2], Adam(net.parameters(), lr=0.5))
+    assert not named(result)
+
+
 @pytest.mark.parametrize("name", SICK)
 def test_the_plateau_is_named(name):
     net, loss, cause = SICK[name]
