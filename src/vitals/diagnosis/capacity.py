@@ -37,6 +37,9 @@ POOR = 0.8
 """Share of the loss of a guess above which hardly anything was learned."""
 LEVEL = 0.02
 """Share of the loss by which it falls in the last half of a run that has come to its end."""
+WORSE = 1.2
+"""Times the loss of a guess up to which dropout may keep it there, since a guess is not far: 1.46 where steps
+a hundred times too long throw the outputs about (measured)."""
 MOST_DROPPED = 0.9
 """Probability of dropout from which it looks like the share to be kept: the largest in use is 0.8."""
 
@@ -85,7 +88,8 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     half = dropped >= MOST_DROPPED and run.last_loss - evaluated[-1] > (chance - evaluated[-1]) / 2 > 0
     # Where hardly anything is to be learned, as of classes that are nearly one, it may be but the batches.
     above = run.last_loss - evaluated[-1] > CERTAIN * run.last_error
-    if half or (above and run.last_loss > 0.97 * chance and evaluated[-1] < 0.95 * chance):
+    at_guess = 0.97 * chance < run.last_loss < WORSE * chance
+    if half or (above and at_guess and evaluated[-1] < 0.95 * chance):
         message = (
             f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess {chance:.3g}; "
             f"without it {evaluated[-1]:.3g}."

@@ -546,6 +546,10 @@ SICK: dict[str, tuple[str, Run]] = {
 }
 
 
+def test_outputs_that_steps_throw_about_are_not_laid_to_dropout():
+    assert "regularization-too-strong" not in alarms(record(level(1.5 * math.log(10)), train=0.3, val=0.3))
+
+
 @pytest.mark.parametrize("name", SICK)
 def test_each_fault_is_named_first_and_alone(name: str) -> None:
     cause, run = SICK[name]
