@@ -310,8 +310,9 @@ def check_wiring(
     """Look at the connections of `model`, in the modes in which it trains, on `inputs` (N, ...), N ≥ 4,
     better 64, and `targets`: class numbers (N,), or what else the loss takes. `later` says that the
     `optimizers` are going to be given further parameters, `left_out` names those of networks that are none of
-    their business, and `ranked` that whole numbers (N,) are none of classes. After Karpathy, A Recipe for Training Neural Networks, 2019 ("use backprop to chart
-    dependencies"). `UserError` where inputs, targets and loss do not fit together."""
+    their business, and `ranked` that whole numbers (N,) are none of classes. After Karpathy, A Recipe for
+    Training Neural Networks, 2019 ("use backprop to chart dependencies"). `UserError` where inputs, targets
+    and loss do not fit together."""
     check_rows(inputs, targets, minimum=4)
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     parameters = dict(model.named_parameters())
@@ -490,7 +491,8 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:
     """A frozen embedding at vectors that look drawn: trained ones are not of unit variance and even all
-    round. Where layers are frozen with it, as in a base below adapters, these say whether that was trained."""
+    round. Where layers are frozen with it, as in a base below adapters, these say whether that was
+    trained."""
     if any(isinstance(part, WEIGHTED) and not part.weight.requires_grad for part in model.modules()):
         return ""
     for name, module in model.named_modules():
