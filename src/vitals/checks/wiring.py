@@ -677,8 +677,8 @@ def _of_loss(setup: TrainingSetup, samples: int) -> tuple[Wiring, set[str]]:
     """The wiring of one loss, and the names of the parameters that are to learn by it."""
     batch = setup.batch(samples, WiringCheck.fewest)  # in the training itself one may be of a single sample
     ranked = setup.step is not None and setup.gives != "class numbers"
-    further = (setup.later, setup.left_out, ranked)
-    result = check_wiring(setup.model, setup.loss, *batch, setup.optimizers, *further)
+    left_out, owned = setup.left_out, setup.optimizers
+    result = check_wiring(setup.model, setup.loss, *batch, owned, setup.later, left_out, ranked)
     unreached, unused = result.unreached, tuple[str, ...]()
     if unreached:
         unreached = _without(unreached, setup.reached_later())
