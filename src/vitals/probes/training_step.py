@@ -317,7 +317,8 @@ class TrainingStep:
         known = numbers != IGNORED
         try:
             with torch.enable_grad():
-                alike = torch.full_like(self.outputs, float(self.outputs.float().mean())).requires_grad_()
+                mean = float(self.outputs.float().mean()) if self.outputs.aminmax()[0] >= 0 else 0.0
+                alike = torch.full_like(self.outputs, mean).requires_grad_()
                 seed_torch(0)
                 (gradient,) = torch.autograd.grad(self._loss(alike, rows), alike, allow_unused=True)
         except (UserError, RuntimeError):  # there is none
@@ -330,8 +331,10 @@ class TrainingStep:
         together = (own.abs() > least) & (others.abs() > least) & (own.sign() == others.sign())
         if bool(together.any()):
             return False
+        even = (gradient - others[:, None] / (gradient.shape[1] - 1)).abs().scatter(1, classes[:, None], 0.0)
+        pushed = (own > least) & (even.amax(1) < least)  # where another is pulled instead, labels are mixed
         spread = max((float(own[classes == one].std(correction=0)) for one in classes.unique()), default=0.0)
-        self.rewards = self.rewards or (float(own.max()) > least and spread > least)
+        self.rewards = self.rewards or (bool(pushed.any()) and spread > least)
         return not self.rewards
 
     def _value(self, outputs: Tensor | None, rows: Sequence[Tensor], factor: float = 1.0) -> float:
