@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from vitals.either_package import either, is_own
 from vitals.errors import UserError
-from vitals.measures.fresh_draws import is_fresh
+from vitals.measures.fresh_draws import is_new
 from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
@@ -522,7 +522,7 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
             with suppress(RuntimeError), buffers_kept(step.owner), isolated_rng(seed=0):
                 reached = set(map(id, StepModel(step).reached(step.rows.example, 0)))
         part.requires_grad_(False)
-        if {id(p) for p in parameters.values()} & reached and is_fresh(part):
+        if {id(p) for p in parameters.values()} & reached and is_new(part):
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
         else:

@@ -53,6 +53,16 @@ def is_fresh(model: nn.Module) -> bool:
     return fresh_share(model) > MOSTLY
 
 
+def is_new(part: nn.Module) -> bool:
+    """The same of a part that may have no such layer, but embeddings and recurrences."""
+    if any(isinstance(module, nn.Linear | _ConvNd) for module in part.modules()):
+        return is_fresh(part)
+    weights = [m.weight[m.weight.any(1)] for m in part.modules() if isinstance(m, nn.Embedding)]
+    recurrent = (m.named_parameters() for m in part.modules() if isinstance(m, nn.RNNBase))
+    weights += [each for named in recurrent for name, each in named if name.startswith("weight_hh")]
+    return bool(weights) and all(map(looks_drawn, weights))
+
+
 def looks_drawn(weight: Tensor) -> bool:
     """Whether `weight` (units, ...) has the distribution of one of the usual initializations.
 

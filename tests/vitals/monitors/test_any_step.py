@@ -707,6 +707,29 @@ def test_a_part_that_no_optimizer_has_was_forgotten_unless_its_weights_were_load
     assert alarms(checks.findings) == expected
 
 
+@pytest.mark.parametrize("loaded_before", [False, True])
+def test_forgotten_embeddings_and_recurrences_are_told_from_loaded_ones(
+    loaded_before: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    words, reader = nn.Embedding(17, 16, padding_idx=16), nn.GRU(16, 16, batch_first=True)
+    if loaded_before:
+        for weight in (words.weight, *reader.parameters()):
+            weight.data.mul_(1 + torch.rand_like(weight))
+    module = Half(
+        lambda module, batch: F.cross_entropy(
+            module.net(module.reader(module.words(batch[0]))[0][:, -1]), batch[1]
+        ),
+        net=nn.Linear(16, 10),
+        words=words,
+        reader=reader,
+    )
+    checks = quick(checks=["wiring"])
+    data = loaded(lambda x, y, i: (ids(x), y))
+    fit(module, tmp_path, checks, train=data, limit_val_batches=0, limit_train_batches=1)
+    assert alarms(checks.findings) == ([] if loaded_before else ["frozen-parameters"])
+
+
 def test_random_labels_are_found_in_dicts_as_well(tmp_path: Path) -> None:
     labels = torch.randint(0, 10, (512,), generator=torch.Generator().manual_seed(0))
     images = digits(512)[0]
