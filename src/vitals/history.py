@@ -185,7 +185,7 @@ def rounded(value: Any) -> Any:
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     """The same mappings and lists with each value in them changed."""
-    if isinstance(value, NUMBER):  # as nearly all are, of histograms thousands; the others take long to ask for
+    if isinstance(value, NUMBER):  # as nearly all are: of histograms thousands
         return change(value)
     if isinstance(value, Mapping):
         return {key: _each(part, change) for key, part in value.items()}
