@@ -402,6 +402,10 @@ class LossAtChanceCheck(Check):
         low, high = result.expected
         return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)
 
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`own_chance`: what a uniform guess costs by the loss itself, in training mode."""
+        return {"own_chance": outcome.result.chance}
+
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, len(setup.inputs)) for size in (512, 256, 128)]
 

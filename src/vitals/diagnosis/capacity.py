@@ -81,7 +81,8 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         yield Finding("regularization-too-strong", "warn", message, remedy, "loss", beside, limit)
         return
     evaluated = run.values("loss/train_eval")
-    chance = run.guess_loss
+    # A loss that takes its labels otherwise in training, as smoothed ones, has a guess of its own there.
+    chance = max(run.guess_loss, run.fact("own_chance", 0.0))
     if not evaluated or not run.learns or not chance > 0:
         return
     dropped = run.fact("dropout", 0.0)

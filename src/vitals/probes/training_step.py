@@ -376,54 +376,62 @@ class TrainingStep:
                     return tuple(outputs.shape), tuple(row.shape)
         return None
 
-    def labels_apart(self) -> tuple[int, int]:
+    def labels_apart(self, draws: int = 1) -> list[tuple[int, int]]:
         """Of how many samples the label has to do with the outputs of others alone, and of how many that is
         known: by which rows of the network's inputs change with a sample, and for which rows of its outputs
         the loss changes with the class number. The network may get several rows for each sample, as with two
-        views of it."""
+        views of it. Once for each of `draws` of random numbers by which other inputs enter the network."""
         rows, size, calls = self.rows.of(self.rows.example), self.rows.size, self.calls
         given = [place for place, row in enumerate(rows) if row.is_floating_point() and row.ndim > 1]
         whole = [place for place, row in enumerate(rows) if not row.is_floating_point()]
         labels = [at for at in whole if rows[at].dtype != torch.bool and rows[at].numel() == size]
         one = len(calls) == 1 and len(calls[0].arguments) == 1 and not calls[0].options
         if not one or len(labels) != 1 or not given:
-            return 0, 0
+            return []
         call, place = calls[0], labels[0]
         many = {
             len(each) if isinstance(each, Tensor) and each.ndim > 1 else 0
             for each in (call.arguments[0], call.outputs)
         }
         if len(many) != 1 or many.pop() % size or size < APART_FEWEST:
-            return 0, 0
+            return []
         outputs = _like(call.outputs)
 
-        def inputs(changed: Sequence[Tensor]) -> Tensor:
-            seed_torch(0)
+        def inputs(changed: Sequence[Tensor], seed: int) -> Tensor:
+            seed_torch(seed)
             return self._inputs(call.module, self.rows.batch(changed), self.owner.training_step)
 
-        def pull(changed: Sequence[Tensor]) -> Tensor:
+        def pull(changed: Sequence[Tensor], seed: int) -> Tensor:
             asked = outputs.detach().clone().requires_grad_()
-            seed_torch(0)
+            seed_torch(seed)
             (gradient,) = torch.autograd.grad(self._loss(asked, changed), asked)
             return gradient
 
-        apart = known = 0
+        entering: list[Tensor] = []
+        found: list[tuple[int, int]] = []
         with torch.enable_grad():
-            before, pulled = inputs(rows), pull(rows)
-            for sample in torch.linspace(1, size - 2, APART_TRIED).long().unique().tolist():
-                other = int((rows[place].reshape(-1) != rows[place].reshape(-1)[sample]).long().argmax())
-                own, its = list(rows), list(rows)
-                for each in given:
-                    own[each] = rows[each].clone()
-                    own[each][sample] = rows[each][other]
-                its[place] = rows[place].clone()
-                its[place][sample] = rows[place][other]
-                fed = (inputs(own) != before).flatten(1).any(dim=1)
-                meant = (pull(its) != pulled).flatten(1).any(dim=1)
-                if bool(fed.any()) and bool(meant.any()):
-                    known += 1
-                    apart += not bool((fed & meant).any())
-        return apart, known
+            for seed in range(draws):
+                before = inputs(rows, seed)
+                if any(torch.equal(before, other) for other in entering):
+                    continue
+                entering.append(before)
+                pulled = pull(rows, seed)
+                apart = known = 0
+                for sample in torch.linspace(1, size - 2, APART_TRIED).long().unique().tolist():
+                    other = int((rows[place].reshape(-1) != rows[place].reshape(-1)[sample]).long().argmax())
+                    own, its = list(rows), list(rows)
+                    for each in given:
+                        own[each] = rows[each].clone()
+                        own[each][sample] = rows[each][other]
+                    its[place] = rows[place].clone()
+                    its[place][sample] = rows[place][other]
+                    fed = (inputs(own, seed) != before).flatten(1).any(dim=1)
+                    meant = (pull(its, seed) != pulled).flatten(1).any(dim=1)
+                    if bool(fed.any()) and bool(meant.any()):
+                        known += 1
+                        apart += not bool((fed & meant).any())
+                found.append((apart, known))
+        return found
 
     def handed(self) -> tuple[Tensor, Tensor] | None:
         """In one run of the step with the present random numbers: what the only network gets, and by how much

@@ -566,6 +566,9 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
+    "labels smoothed in training alone, by shares that sum to more, of which a guess costs twice as much": record(
+        level(3.94), measured={"facts/own_chance": [4.6]}
+    ),
     "a group that climbs, and a schedule that ends at zero but for rounding": record(
         measured={"lr/0": [0.1, 0.05, -1e-17], "lr/1": [-0.01, -0.005, 0.0]}
     ),

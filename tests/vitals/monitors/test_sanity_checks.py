@@ -256,6 +256,18 @@ class Mixed(Foreign):
         return 0.7 * F.cross_entropy(outputs, y) + 0.3 * F.cross_entropy(outputs, y[other])
 
 
+class Flipped(Foreign):
+    """Half of the batches are turned over along `dim`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(mlp())
+        self.dim = dim
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return F.cross_entropy(self.net(x.flip(self.dim) if torch.rand(()) < 0.5 else x), y)
+
+
 class Moved(Foreign):
     """The images are moved on by one, the labels are not."""
 
@@ -272,8 +284,10 @@ class Moved(Foreign):
         (lambda: Mixed(mlp()), False),
         (lambda: Foreign(mlp(norm=True)), False),
         (lambda: Moved(mlp()), True),
+        (lambda: Flipped(0), True),
+        (lambda: Flipped(-1), False),
     ],
-    ids=["interleaved", "repeated", "mixed", "plain", "moved"],
+    ids=["interleaved", "repeated", "mixed", "plain", "moved", "turned over", "mirrored"],
 )
 def test_labels_that_go_to_the_outputs_of_others_are_told(module: Any, said: bool) -> None:
     checks = SanityChecks(["wiring"], on_fail="warn")
