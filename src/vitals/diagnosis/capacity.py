@@ -31,6 +31,9 @@ lost, but small, as in front of a normalization, or idle beside a shortcut."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
+CUT_SHORT = 0.5
+"""Share of the batches of an epoch after which it ends that is cut short: 0.11 where a hook ends it at its
+eighth batch of 63 (measured), 1 where nothing does."""
 MANY = 2000
 """Samples seen from which a network falls short that knows less than a linear classifier of 512."""
 POOR = 0.8
@@ -151,6 +154,24 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
     )
     remedy = "Take smaller batches, of 32 to 128 samples, or many more epochs."
     yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.steps, FEW_STEPS)
+
+
+@needs("loss/train_step", "epoch_share")
+def epochs_cut_short(run: Run) -> Iterator[Finding]:
+    """Epochs end long before their last batch, and much is left to learn."""
+    shares = run.values("epoch_share")
+    cut = [share for share in shares if share < CUT_SHORT]  # the last may end with the training
+    if len(cut) < 2 or not run.finished or not run.last_loss > FAR_LEFT * run.first_loss > 0:
+        return
+    message = (
+        f"{len(cut)} of {len(shares)} epochs ended after {max(cut):.0%} of their batches at most, and the loss "
+        f"went from {run.first_loss:.3g} to {run.last_loss:.3g}."
+    )
+    remedy = (
+        "Return None from training_step to leave out a batch: -1 from on_train_batch_start ends the epoch; "
+        "or look for a data set that gives fewer samples than its __len__ says."
+    )
+    yield Finding("underfitting", "warn", message, remedy, "batches", max(cut), CUT_SHORT)
 
 
 @needs("loss/train_step", "facts/chance_loss|facts/guess_loss")

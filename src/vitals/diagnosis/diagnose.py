@@ -44,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     generalization.validation_told_less,
     generalization.overfitting,
     capacity.too_few_steps,
+    capacity.epochs_cut_short,
     capacity.without_biases,
     capacity.signal_lost,
     capacity.underfitting,

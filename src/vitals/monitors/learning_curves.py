@@ -161,6 +161,7 @@ class LearningCurves(Monitor):
     | `lr/<group>`, `momentum/<group>` | optimizer steps | of each parameter group, in the next step |
     | `images_per_second`, `memory_gib` | optimizer steps | speed without validation; peak so far |
     | `epoch` | optimizer steps | epochs trained, with their fraction |
+    | `epoch_share` | epochs | share of its batches that an epoch had before it ended; in the history alone |
 
     `metrics.csv` in the trainer's `default_root_dir` has one row an epoch, of the epoch metrics. On resuming,
     the rows of epochs that are trained anew are replaced. The history has the loss of every step. What the
@@ -245,6 +246,7 @@ class LearningCurves(Monitor):
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
         self.of_epoch: list[float] = []
+        self.batches_of_epoch = 0
         file = Path(trainer.default_root_dir) / "metrics.csv"  # which may be somebody else's
         self.table = MetricsTable(file, trainer.global_step) if self.writes_table else None
         if not trainer.global_step:
@@ -285,11 +287,12 @@ class LearningCurves(Monitor):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.guarded(self._after_batch, trainer, outputs, batch)
+        self.guarded(self._after_batch, trainer, outputs, batch, batch_idx)
         if self.active and self.of_steps is None:  # what is there now cannot be a metric of an epoch
             self.of_steps = sorted(trainer.callback_metrics)
 
-    def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
+    def _after_batch(self, trainer: L.Trainer, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.batches_of_epoch = batch_idx + 1
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):  # Lightning has divided it by the number of batches in a step
             share, value = trainer.accumulate_grad_batches, loss.detach().float()
@@ -400,7 +403,9 @@ class LearningCurves(Monitor):
                 writer.scalars(unsent, trainer.global_step, math.ceil(epoch))
         if recorder := recorder_of(trainer):
             mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
-            recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics)
+            batches, done = trainer.num_training_batches, self.batches_of_epoch
+            share = {"epoch_share": done / batches} if batches and math.isfinite(batches) else {}
+            recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics | share)
         self.of_epoch = []
         if metrics and self.table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})

@@ -338,6 +338,10 @@ SICK: dict[str, tuple[str, Run]] = {
         "underfitting",
         record(falling(2.3, 2.2), 0.16, 0.15, measured={"facts/linear_accuracy": [0.21]}),
     ),
+    "epochs that a hook ends early": (
+        "underfitting",
+        record(falling(2.3, 1.8), measured={"epoch_share": [0.11] * 4}),
+    ),
     "a dropout of what should be kept": (
         "regularization-too-strong",
         record(falling(2.3, 2.15), measured={"facts/dropout": [0.95], "loss/train_eval": [2.2, 1.8]}),

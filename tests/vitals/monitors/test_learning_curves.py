@@ -53,6 +53,20 @@ def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_
     assert [found[step] for step in found] == pytest.approx([expected[step - 1] for step in found])
 
 
+class EndsEpochs(Foreign):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        return -1 if batch_idx == 1 else None
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Foreign, 1.0), (EndsEpochs, 1 / 6)])
+def test_an_epoch_that_a_hook_ends_has_a_share_of_its_batches(
+    kind: Any, share: float, tmp_path: Path
+) -> None:
+    curves = LearningCurves(subset_samples=0)
+    _, _, diagnosis = watched(kind(mlp()), tmp_path, curves, train=some(6), max_epochs=2)
+    assert diagnosis.recorder.history.series("epoch_share").values == pytest.approx([share, share], rel=1e-3)
+
+
 def test_rate_momentum_speed_and_epoch_are_those_of_the_next_step(tmp_path: Path) -> None:
     def make(module: Any) -> Any:
         groups = [
