@@ -86,6 +86,9 @@ AT_CHANCE = 0.05
 """Share of ln C within which a loss has not moved from chance."""
 MOSTLY_LEARNED = 0.5
 """Share of chance below which the loss shows that learning works and is only slow."""
+REWARDED = 0.1
+"""Share by which a right answer costs less than a guess where no loss rewards wrong ones: 0.17 where six
+tenths of the target are a teacher's, below 0 where a sign or an order is wrong (measured)."""
 FIRST_STEPS = 10
 """Steps in which the gradients of the first and the last weights are compared."""
 ALIKE = 1e-6
@@ -192,6 +195,12 @@ class TinySubset:
                 "Look for a division by zero, or a logarithm or square root of zero, in network and loss."
             )
             return Finding("non-finite-loss", "fail", f"{seen}.", remedy, where, loss)
+        if excess < -self.zero and max(self.perfect, 0.0) < (1 - REWARDED) * self.chance:
+            seen += (
+                f", below the {final.perfect:.3g} of the answer that the label gives: the loss asks for "
+                f"other things, too, as of a teacher."
+            )
+            return Finding("tiny-subset-fits", "note", seen, "", where, loss, final.perfect)
         if excess < -self.zero:
             seen += f", below the {final.perfect:.3g} of a right answer: the loss rewards wrong ones."
             remedy = "Check the sign of the loss and the order of its arguments."

@@ -164,8 +164,8 @@ def epochs_cut_short(run: Run) -> Iterator[Finding]:
     if len(cut) < 2 or not run.finished or not run.last_loss > FAR_LEFT * run.first_loss > 0:
         return
     message = (
-        f"{len(cut)} of {len(shares)} epochs ended after {max(cut):.0%} of their batches at most, and the loss "
-        f"went from {run.first_loss:.3g} to {run.last_loss:.3g}."
+        f"{len(cut)} of {len(shares)} epochs ended after {max(cut):.0%} of their batches at most, and the "
+        f"loss went from {run.first_loss:.3g} to {run.last_loss:.3g}."
     )
     remedy = (
         "Return None from training_step to leave out a batch: -1 from on_train_batch_start ends the epoch; "

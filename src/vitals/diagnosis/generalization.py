@@ -49,6 +49,8 @@ which those of validation are not, and below which samples that are seen for the
 TOLD = 0.1
 """Share of the loss that validation_step logs at first, and never gets below, to which the training step
 comes on the same samples."""
+SAME_LOSS = 1e-5
+"""Share of it within which a loss is the same on other samples: it is not made of them."""
 BETTER_THERE = 0.2
 """Share of a guess's loss by which samples that are seen for the first time are better known than those of
 validation."""
@@ -365,6 +367,8 @@ def validation_told_less(run: Run) -> Iterator[Finding]:
         return
     if not 0 < own[-1] < min(FITTED * own[0], TOLD * logged[0]):
         return
+    if math.isclose(own[-1], run.history.last("loss/train_eval", math.nan), rel_tol=SAME_LOSS):
+        return  # whatever batch it is given: it takes its samples from elsewhere
     message = (
         f"On the same validation samples training_step has come from a loss of {own[0]:.2g} to "
         f"{own[-1]:.2g}, and validation_step logs {logged[-1]:.3g}, never less than at first "

@@ -5,6 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+GREY = 0.02
+"""Mean difference of standardized channels up to which images are grey: 0 where one is read for all, 0.23
+of CIFAR-10 (measured)."""
+
 
 def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor]:
     """Validation inputs (M, ...) as they would be if they had been prepared otherwise, by what was done to
@@ -14,14 +18,23 @@ def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor
         return {}
     channels = (0, *range(2, validation.ndim))
     (mean, sd), (own_mean, own_sd) = (_scale(values, channels) for values in (training, validation))
-    found = {"scaled as in training": (validation - own_mean) / own_sd.clamp_min(1e-12) * sd + mean}
+    plain = (validation - own_mean) / own_sd.clamp_min(1e-12)
+    found = {"scaled as in training": plain * sd + mean}
     if validation.ndim == 4:
         found["upside down"] = validation.flip(2)
+        found["bright and dark exchanged"] = 2 * own_mean - validation
         if validation.shape[1] == 3:
             found["channels in reverse order"] = validation.flip(1)
+            if _is_grey((training - mean) / sd.clamp_min(1e-12)) and not _is_grey(plain):
+                found["one value for all channels, as in training"] = plain.mean(1, keepdim=True) * sd + mean
         if validation.shape[2] == validation.shape[3]:
             found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
     return found
+
+
+def _is_grey(images: Tensor) -> bool:
+    """Whether all channels of standardized `images` (N, C, H, W) are alike but for rounding."""
+    return float((images - images[:, :1]).abs().mean()) < GREY
 
 
 def _scale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

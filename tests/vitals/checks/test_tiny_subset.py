@@ -83,6 +83,17 @@ def test_a_penalty_that_falls_is_no_loss_that_rewards_wrong_answers():
     assert "wrong-initial-loss" not in named(result)
 
 
+def test_what_a_teacher_says_beside_the_labels_is_no_reward_for_wrong_answers():
+    def distilled(outputs, targets):
+        told = F.one_hot((targets + (targets > 5)) % 10, 10) * 0.5 + 0.05
+        return 0.3 * F.cross_entropy(outputs, targets) + 0.7 * F.cross_entropy(outputs, told)
+
+    model = convnet()
+    result = check_tiny_subset(model, distilled, *batch(64), Adam(model.parameters(), 1e-3))
+    assert not result.fits
+    assert named(result) == {}
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_networks_fit(name):
     net, make, loss = HEALTHY[name]

@@ -121,6 +121,8 @@ def test_a_training_step_that_knows_what_validation_step_does_not_is_told() -> N
     ):
         run = record(falling(2.5, 0.01), measured=numbers | {"validation/loss": own, "loss/val": logged})
         assert ("train-val-mismatch" in alarms(run)) == bool(found)
+    elsewhere = numbers | {"validation/loss": told, "loss/val": apart, "loss/train_eval": told}
+    assert "train-val-mismatch" not in alarms(record(falling(2.5, 0.01), measured=elsewhere))
 
 
 def test_masks_have_many_classes_each_so_that_fewer_samples_are_many() -> None:
@@ -570,7 +572,7 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 
 
 HEALTHY: dict[str, Run] = {
-    "labels smoothed in training alone, by shares that sum to more, of which a guess costs twice as much": record(
+    "labels smoothed in training alone, whose guess costs twice as much": record(
         level(3.94), measured={"facts/own_chance": [4.6]}
     ),
     "a group that climbs, and a schedule that ends at zero but for rounding": record(
