@@ -12,6 +12,7 @@ from vitals.findings import Finding, consequence, looks, ranked, without_consequ
 RULES: tuple[Rule, ...] = (
     updates.gradients_accumulate,
     updates.gradients_summed,
+    updates.put_back,
     updates.frozen_parameters,
     modes.evaluating_in_training,
     modes.training_in_validation,

@@ -1,10 +1,10 @@
 """Are layers in the right mode?"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vitals.checks.running_statistics import UNLIKE
-from vitals.diagnosis.run import ENOUGH, Run, needs
+from vitals.diagnosis.run import ENOUGH, GUESSED, Run, needs
 from vitals.findings import Finding, Level
 
 MANY = 0.5
@@ -96,16 +96,24 @@ def evaluation_at_chance(run: Run) -> Iterator[Finding]:
         )
         limit = WORSE * run.chance_loss
         yield Finding("train-val-mismatch", "warn", message, remedy, "modes", evaluated[-1], limit)
-    elif run.at_chance("train"):
+    elif run.at_chance("train") or _still_guesses(run, evaluated, live):
         message = (
-            f"{live:.0%} of the training samples were right while training, and {run.accuracy('train'):.0%} "
-            f"are in evaluation mode, no better than chance: what is evaluated is not what was trained."
+            f"{live:.0%} of the training samples were right while training, at a loss of "
+            f"{run.last_loss:.3g}, and {run.accuracy('train'):.0%} are in evaluation mode, hardly better than "
+            f"chance: what is evaluated is not what was trained."
         )
         remedy = (
             "Look at what forward() does in evaluation mode alone: an average of the weights that is too "
             "slow for so few steps, running statistics, another branch."
         )
         yield Finding("train-val-mismatch", "warn", message, remedy, "modes", run.accuracy("train"), live)
+
+
+def _still_guesses(run: Run, evaluated: Sequence[float], live: float) -> bool:
+    """Whether the training samples cost what a guess costs in evaluation mode, and few of those are right
+    that are while training."""
+    guesses = len(evaluated) == 2 and min(evaluated) > GUESSED * run.chance_loss
+    return guesses and not run.few_shown and run.accuracy("train") < HALF * live
 
 
 @needs("modes/training_in_validation")

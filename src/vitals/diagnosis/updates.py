@@ -1,9 +1,11 @@
 """Does every parameter get the update that it should?"""
 
+import statistics
 from collections.abc import Iterator
 
 from vitals.diagnosis.learning_rate import too_high
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.modes import evaluation_at_chance
+from vitals.diagnosis.run import GUESSED, Run, needs
 from vitals.diagnosis.signal import death
 from vitals.findings import Finding
 
@@ -14,6 +16,9 @@ FEW_BATCHES = 4
 SUMMED = (0.5, 3.0)
 """Loss of a batch of untrained networks, as a share of that of a guess: with He's weights in the last layer
 too, up to 2."""
+SAME_LOOKS, MOVED = 3, 1e-4
+"""Looks at the same samples that give the same loss to the last of seven digits, and update:weight ratio from
+which that is no rounding."""
 ROUNDED = 1e-5
 """Updates of a smaller share of a weight may be lost in rounding altogether."""
 
@@ -52,6 +57,29 @@ def gradients_summed(run: Run) -> Iterator[Finding]:
     )
     remedy = f"Divide the loss by {batches:.0f} before manual_backward, or the learning rate."
     yield Finding("gradients-accumulate", "fail", message, remedy, "gradient", batches, 1.0, exact=True)
+
+
+@needs("loss/train_eval", "update_ratio_summary/median", verdict="what is learned stays")
+def put_back(run: Run) -> Iterator[Finding]:
+    """Each step moves the weights, and at every look they are the same as before."""
+    looks = run.values("loss/train_eval")
+    moved = run.values("update_ratio_summary/median")
+    if len(looks) < SAME_LOOKS or len(set(looks[-SAME_LOOKS:])) > 1 or not statistics.median(moved) > MOVED:
+        return
+    if not 0 < run.last_loss < GUESSED * looks[-1]:  # where nothing is learned, nothing need be put back
+        return
+    message = (
+        f"The same training samples cost {looks[-1]:.7g} at each of the last {SAME_LOOKS} looks, to the last "
+        f"digit, though each step changed the weights by {statistics.median(moved):.1e} of their size: what "
+        f"an epoch learns is thrown away, or what is evaluated is not what is trained."
+    )
+    remedy = (
+        "Look for a callback that loads weights or a checkpoint again, as the best so far by a comparison "
+        "the wrong way round, and for an average that is never moved."
+    )
+    if not any(evaluation_at_chance(run)):
+        fault = ("frozen-parameters", "fail", message, remedy, "weights", looks[-1], looks[-1])
+        yield Finding(*fault, exact=True)  # type: ignore[arg-type]
 
 
 @needs("update_ratio/")

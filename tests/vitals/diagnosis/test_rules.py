@@ -56,7 +56,7 @@ def record(
         **{f"dead_units/{layer}": [0.0] * 10 for layer in LAYERS},
         **{f"saturated_units/{layer}": [0.0] * 10 for layer in LAYERS},
         "lr/0": [0.1] * 10,
-        "loss/train_eval": [2.0, 1.7, 1.5, 1.3] if train > 0.2 else [2.3] * 4,
+        "loss/train_eval": [2.0, 1.7, 1.5, 1.3] if train > 0.2 else [2.3, 2.301, 2.3, 2.301],
         "loss/val_eval": [2.0, 1.75, 1.6, 1.5] if val > 0.2 else [2.31] * 4,
         "accuracy/train_eval": [train] * 4,
         "accuracy/val_eval": [val] * 4,
@@ -481,6 +481,19 @@ SICK: dict[str, tuple[str, Run]] = {
     "schedule that lets go of a loss half-way": (
         "learning-rate-too-low",
         record(falling(2.3, 1.6), measured={"lr/0": [0.1, 0.1, 0.1, 0.01, 1e-3, *[1e-4] * 5]}),
+    ),
+    "an average of the weights that has hardly left the first": (
+        "train-val-mismatch",
+        record(
+            falling(2.3, 1.5),
+            train=0.18,
+            val=0.16,
+            measured={"accuracy/train": [0.2, 0.4, 0.45], "loss/train_eval": [2.4, 2.35, 2.31]},
+        ),
+    ),
+    "weights that each epoch puts back": (
+        "frozen-parameters",
+        record(measured={"loss/train_eval": [2.1, 1.835276, 1.835276, 1.835276]}),
     ),
     "an average of the weights that stays at the first": (
         "train-val-mismatch",
