@@ -220,25 +220,6 @@ def brightness_wraps_around(images: Images, fault: bool) -> Session:
     return reading(module, images, brighter(clip=not fault))
 
 
-def solarized(threshold: int) -> Callable[[Tensor], Tensor]:
-    def transform(pixels: Tensor) -> Tensor:
-        return standardized(torch.where(pixels.int() >= threshold, 255 - pixels, pixels))
-
-    return transform
-
-
-@CASES.sick(
-    "solarized-from-zero",
-    "train-val-mismatch",
-    "regularization-too-strong",
-    story="Solarizes training images above a threshold of 256, which is 0 as a byte: all of them are "
-    "negatives (google-research/big_vision#110).",
-)
-def solarized_from_zero(images: Images, fault: bool) -> Session:
-    module = Classifier(residual_net(16), partial(SGD, lr=0.05, momentum=0.9))
-    return reading(module, images, solarized(0 if fault else 256), epochs=3)
-
-
 def grey(pixels: Tensor) -> Tensor:
     return standardized(pixels.float().mean(0, keepdim=True).expand(3, -1, -1))
 
@@ -251,21 +232,6 @@ def grey(pixels: Tensor) -> Tensor:
 def read_as_grey_for_training(images: Images, fault: bool) -> Session:
     module = Classifier(plain_cnn(24, "batch"), partial(RMSprop, lr=1e-3))
     return reading(module, images, grey if fault else standardized)
-
-
-def thumbnail(pixels: Tensor) -> Tensor:
-    small = F.avg_pool2d(standardized(pixels), 4)
-    return F.interpolate(small[None], scale_factor=4)[0]
-
-
-@CASES.sick(
-    "thumbnails-for-training",
-    "train-val-mismatch",
-    story="Trains on the previews that lie beside the images, of a quarter of their size, scaled up again.",
-)
-def thumbnails_for_training(images: Images, fault: bool) -> Session:
-    module = Classifier(plain_cnn(16, "group"), partial(AdamW, lr=3e-3))
-    return reading(module, images, thumbnail if fault else standardized)
 
 
 class FlippedToo(Classifier):
@@ -567,34 +533,6 @@ def dampened_by_position(images: Images, fault: bool) -> Session:
     return run(Classifier(plain_cnn(24), optimizer), images, 5)
 
 
-class DividedItself(Classifier):
-    """Divides the loss for the accumulation."""
-
-    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        return super().training_step(batch, batch_idx) / 8
-
-
-@CASES.sick(
-    "divided-for-accumulation-twice",
-    "learning-rate-too-low",
-    story="Divides the loss by the steps of accumulation, which the trainer with accumulate_grad_batches "
-    "does as well (llm-random/llm-random#529).",
-)
-def divided_for_accumulation_twice(images: Images, fault: bool) -> Session:
-    module = (DividedItself if fault else Classifier)(convnext(24, 2), partial(SGD, lr=0.1, momentum=0.9))
-    return run(module, images, 3, 16, accumulate_grad_batches=8)
-
-
-@CASES.sick(
-    "linear-rule-for-adam",
-    "learning-rate-too-low",
-    story="Scales AdamW's 5e-4 by batch/512, as the scripts for vision transformers do, with batches of 16.",
-)
-def linear_rule_for_adam(images: Images, fault: bool) -> Session:
-    rate = 5e-4 * 16 / 512 if fault else 5e-4
-    return run(Classifier(VisionTransformer(48, 2), partial(AdamW, lr=rate)), images, 3, 16)
-
-
 @CASES.sick(
     "betas-exchanged",
     "learning-rate-too-high",
@@ -773,61 +711,7 @@ def rest_of_the_epoch_skipped(images: Images, fault: bool) -> Session:
     return run(kind(plain_cnn(24, "batch"), partial(SGD, lr=0.02, momentum=0.9)), images, 5)
 
 
-class HalfGradients(Classifier):
-    """The loss of one task among many, at a small weight; gradients are kept in half precision."""
-
-    share = 1e-5
-    rounded = False
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        for parameter in self.parameters():
-            parameter.register_hook(lambda grad: grad.half().float() if self.rounded else grad)
-
-    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        return self.share * super().training_step(batch, batch_idx)
-
-
-@CASES.sick(
-    "gradients-kept-in-half",
-    "vanishing-gradients",
-    "learning-rate-too-low",
-    "frozen-parameters",
-    story="Keeps the gradients in half precision to save memory, of a loss that has the weight 1e-5: nearly "
-    "all of them are below what a half can hold, and zero.",
-)
-def gradients_kept_in_half(images: Images, fault: bool) -> Session:
-    module = HalfGradients(plain_cnn(24, "group"), partial(Adam, lr=1e-3, eps=1e-12))
-    module.rounded = fault
-    return run(module, images, 3)
-
-
 # ------------------------------------------------------------------------------------------- modes and layers
-
-
-class KeptFrozen(nn.Sequential):
-    """Keeps its BatchNorm layers in evaluation mode."""
-
-    freeze_bn = True
-
-    def train(self, mode: bool = True) -> KeptFrozen:
-        super().train(mode)
-        for module in self.modules():
-            if self.freeze_bn and isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-
-@CASES.sick(
-    "norms-frozen-from-scratch",
-    "eval-mode-training",
-    story="freeze_bn=True from a detector's recipe, whose trunk was pretrained; here it is trained from "
-    "scratch (jfzhang95/pytorch-deeplab-xception#140).",
-)
-def norms_frozen_from_scratch(images: Images, fault: bool) -> Session:
-    net = KeptFrozen(*vgg(8, 24, 32, 32, norm=True))
-    net.freeze_bn = fault
-    return run(Classifier(net, partial(SGD, lr=0.02, momentum=0.9)), images, 5)
 
 
 class UnitVectors(nn.Module):
@@ -858,55 +742,6 @@ def normalized_over_the_batch(images: Images, fault: bool) -> Session:
     return session
 
 
-class Block(nn.Module):
-    def __init__(self, width: int, times: bool) -> None:
-        super().__init__()
-        self.times = times
-        self.branch = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.branch(x) if self.times else x + self.branch(x)
-
-
-@CASES.sick(
-    "multiplied-in-place-of-added",
-    "vanishing-gradients",
-    "bad-initialization",
-    "exploding-gradients",
-    story="x * self.branch(x) in a residual block where x + self.branch(x) was meant.",
-)
-def multiplied_in_place_of_added(images: Images, fault: bool) -> Session:
-    blocks = [Block(24, times=fault) for _ in range(5)]
-    net = nn.Sequential(nn.Conv2d(3, 24, 4, 4), *blocks, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(384, 10))
-    return run(Classifier(net, partial(SGD, lr=0.02, momentum=0.9)), images)
-
-
-class MeanOver(nn.Module):
-    def __init__(self, *dims: int) -> None:
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(self.dims).flatten(1)
-
-
-@CASES.sick(
-    "averaged-over-the-channels",
-    "underfitting",
-    story="The last pooling is x.mean(1), which leaves a map of 4x4 and no channels, where x.mean((2, 3)) "
-    "was meant.",
-)
-def averaged_over_the_channels(images: Images, fault: bool) -> Session:
-    trunk = plain_cnn(32, "batch")[:-2]
-    tail = [MeanOver(1), nn.Linear(16, 10)] if fault else [MeanOver(2, 3), nn.Linear(64, 10)]
-    return run(Classifier(nn.Sequential(*trunk, *tail), partial(Adam, lr=2e-3)), images, 5)
-
-
 # ------------------------------------------------------------------------------------------------------- loss
 
 
@@ -928,50 +763,6 @@ class OverTheBatch(Classifier):
 def largest_loss_of_the_batch(images: Images, fault: bool) -> Session:
     module = OverTheBatch(plain_cnn(24, "group"), partial(AdamW, lr=1e-3))
     module.of_batch = torch.max if fault else torch.mean
-    return run(module, images, 4)
-
-
-@CASES.sick(
-    "easiest-eighth-of-the-batch",
-    "underfitting",
-    "wrong-initial-loss",
-    story="Hard example mining by topk(largest=False): trains on the eighth of each batch that is learned "
-    "already.",
-)
-def easiest_eighth_of_the_batch(images: Images, fault: bool) -> Session:
-    module = OverTheBatch(residual_net(16), partial(Adam, lr=2e-3))
-    module.of_batch = lambda losses: losses.topk(len(losses) // 8, largest=not fault).values.mean()
-    return run(module, images, 4)
-
-
-class AlsoTellsAnimals(Classifier):
-    """A second head tells animals from vehicles."""
-
-    weight = 0.3
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.second = nn.Linear(192, 2)
-
-    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        x, y = batch
-        features = self.net[:-1](x)
-        animal = ((y >= 2) & (y <= 7)).long()
-        loss = F.cross_entropy(self.net[-1](features), y)
-        self.log("train/loss", loss, on_epoch=True, on_step=False)
-        return loss + self.weight * F.cross_entropy(self.second(features[:, :192]), animal)
-
-
-@CASES.sick(
-    "second-task-outweighs-the-first",
-    "regularization-too-strong",
-    "underfitting",
-    "learning-rate-too-high",
-    story="A second head with a loss of its own has the weight 300 in place of 0.3.",
-)
-def second_task_outweighs_the_first(images: Images, fault: bool) -> Session:
-    module = AlsoTellsAnimals(plain_cnn(24), partial(SGD, lr=0.02, momentum=0.9, nesterov=True))
-    module.weight = 300.0 if fault else 0.3
     return run(module, images, 4)
 
 

@@ -3,12 +3,14 @@
 import math
 import statistics
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from vitals.diagnosis.modes import evaluation_at_chance, statistics_apart
 from vitals.diagnosis.run import BARELY, Run, needs
 from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update, starved
 from vitals.errors import listed
 from vitals.findings import Finding, Level
+from vitals.history import Series
 from vitals.probes.rate_probe import JUDGED
 from vitals.probes.rate_search import STEPS, rate_remedy
 
@@ -49,6 +51,9 @@ MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns, and in batches of a few samples: noise dies down."""
 BORNE = 0.5
 """Share of what the curvature of the loss bears from which a rate is not too low."""
+FAR_BELOW = 0.05
+"""The same up to which half of that gain is enough where next to nothing was learned: 0.02, with 4.8% to be
+gained, where dampening takes nine tenths of each gradient (measured)."""
 FLAT = 0.02
 """The same up to which ten times the rate has only to do a little better, where hardly more than a guess is
 known."""
@@ -59,6 +64,8 @@ MILD, TWENTIETH = 0.02, 0.03
 note, and an alarm."""
 PROPORTIONAL = 1e-4
 """The same where the gain is in proportion to the rate, far above rounding."""
+ANEW = 3
+"""Times that a warm-up which counts the batches of an epoch has begun anew."""
 UNFINISHED, LONG = 0.5, 100
 """Share of the rate before any schedule at which a run of so many steps ends while the rate still rises."""
 VANISHED_RATE = 1e-3
@@ -270,6 +277,18 @@ def too_low(run: Run) -> Iterator[Finding]:
         level: Level = "fail" if run.barely_learns else "warn"
         yield Finding("learning-rate-too-low", level, message, remedy, "lr", peak, UNFINISHED * base)
         return
+    anew = _rises_anew(early)
+    short = run.finished and peak < UNFINISHED * base and run.last_loss > FAR_LEFT * run.first_loss
+    if anew >= ANEW and short:
+        message = (
+            f"The learning rate begins anew {anew} times, with an epoch each time, and rises to {peak:.2g} at "
+            f"most, where {base:g} is configured: its warm-up never ends."
+        )
+        remedy = (
+            "Count the steps of the whole training for the warm-up (global_step), not those of the epoch."
+        )
+        yield Finding("learning-rate-too-low", "warn", message, remedy, "lr", peak, UNFINISHED * base)
+        return
     ahead = 1 - run.probe(1) / run.last_loss if run.last_loss > 0 else math.nan
     highest = run.learning_rate
     if run.finished and run.barely_learns and highest < UNFINISHED * base and ahead > BETTER:
@@ -314,7 +333,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     slow = slow or (typical < SMALL_UPDATE and flat and run.finished)
     # Any healthy run gains from larger steps for a while: their size must be small, too.
-    stuck = run.finished and gain > BETTER and typical < SMALL_UPDATE
+    stuck = gain > BETTER or (gain > BETTER / 2 and run.over_curvature < FAR_BELOW)
+    stuck = stuck and run.finished and typical < SMALL_UPDATE
     if run.steps * run.batch_size < FEW_SAMPLES:
         slow = stuck = False
     if (still or slow or stuck) and from_scratch:
@@ -325,6 +345,18 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
         threshold = TINY_UPDATE if typical < TINY_UPDATE else SMALL_UPDATE
         yield _other_rate(run, "learning-rate-too-low", "fail", message, "update_ratio", typical, threshold)
+
+
+def _rises_anew(rates: Series) -> int:
+    """How often the rate falls back with the beginning of an epoch; 0 where it ever falls within one, as a
+    cycle does."""
+    times = 0
+    for (_, epoch, rate), (_, later, following) in pairwise(rates):
+        if following < rate:
+            if math.ceil(later) == math.ceil(epoch):
+                return 0
+            times += 1
+    return times
 
 
 @needs("loss/train_step")

@@ -99,8 +99,8 @@ def evaluation_at_chance(run: Run) -> Iterator[Finding]:
     elif run.at_chance("train") or _still_guesses(run, evaluated, live):
         message = (
             f"{live:.0%} of the training samples were right while training, at a loss of "
-            f"{run.last_loss:.3g}, and {run.accuracy('train'):.0%} are in evaluation mode, hardly better than "
-            f"chance: what is evaluated is not what was trained."
+            f"{run.last_loss:.3g}, and {run.accuracy('train'):.0%} are in evaluation mode, hardly better "
+            f"than chance: what is evaluated is not what was trained."
         )
         remedy = (
             "Look at what forward() does in evaluation mode alone: an average of the weights that is too "

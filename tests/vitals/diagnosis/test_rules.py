@@ -394,6 +394,15 @@ SICK: dict[str, tuple[str, Run]] = {
             val=0.24,
         ),
     ),
+    "a warm-up that each epoch begins anew": (
+        "learning-rate-too-low",
+        record(
+            falling(2.3, 2.0),
+            measured={"lr/0": [1e-5, 6e-5, 1.4e-4] * 4, "facts/base_lr": [2e-3]},
+            train=0.3,
+            val=0.27,
+        ),
+    ),
     "a schedule that keeps to a hundredth of the rate": (
         "learning-rate-too-low",
         record(
@@ -597,6 +606,10 @@ HEALTHY: dict[str, Run] = {
     "batches of nearly one class, some of which have another": record(
         [0.3, 0.2, 0.1] + [0.0, 0.0, 0.0, 0.14] * 50,
         measured={"facts/chance_loss": [0.0357], "loss/train_eval": [0.034, 0.0335]},
+    ),
+    "a cycle of the rate in each epoch": record(
+        falling(2.3, 1.9),
+        measured={"lr/0": [1e-3, 0.02, 1e-3] * 4, "facts/base_lr": [0.05]},
     ),
     "a run as long as its warm-up, by a factor, that learns": record(
         falling(2.3, 0.5),
