@@ -10,10 +10,12 @@ GREY = 0.02
 of CIFAR-10 (measured)."""
 
 
-def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor]:
+def other_preparations(
+    training: Tensor, validation: Tensor, entering: Tensor | None = None
+) -> dict[str, Tensor]:
     """Validation inputs (M, ...) as they would be if they had been prepared otherwise, by what was done to
     them: what mistakes in preparing one of two sets amount to. The scale is taken from `training` inputs (N,
-    ...)."""
+    ...); `entering` are a few as the training has them, where these are prepared as validation is."""
     if not validation.is_floating_point() or not training.is_floating_point():
         return {}
     channels = (0, *range(2, validation.ndim))
@@ -25,7 +27,7 @@ def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor
         found["bright and dark exchanged"] = 2 * own_mean - validation
         if validation.shape[1] == 3:
             found["channels in reverse order"] = validation.flip(1)
-            if _is_grey((training - mean) / sd.clamp_min(1e-12)) and not _is_grey(plain):
+            if _is_grey(training if entering is None else entering) and not _is_grey(validation):
                 found["one value for all channels, as in training"] = plain.mean(1, keepdim=True) * sd + mean
         if validation.shape[2] == validation.shape[3]:
             found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
@@ -33,8 +35,10 @@ def other_preparations(training: Tensor, validation: Tensor) -> dict[str, Tensor
 
 
 def _is_grey(images: Tensor) -> bool:
-    """Whether all channels of standardized `images` (N, C, H, W) are alike but for rounding."""
-    return float((images - images[:, :1]).abs().mean()) < GREY
+    """Whether all channels of `images` (N, C, H, W) are alike but for their scale."""
+    mean, sd = _scale(images, (0, 2, 3))
+    plain = (images - mean) / sd.clamp_min(1e-12)
+    return float((plain - plain[:, :1]).abs().mean()) < GREY
 
 
 def _scale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

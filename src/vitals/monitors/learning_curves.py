@@ -501,7 +501,8 @@ class LearningCurves(Monitor):
                 epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in (of_classes | found).items()}
                 behind = reached - found["accuracy"] > BEHIND
-                others = other_preparations(subsets.training[0], subsets.validation[0]) if behind else {}
+                sets = subsets.training[0], subsets.validation[0]
+                others = other_preparations(*sets, subsets.entering_training()) if behind else {}
                 for name, inputs in others.items():
                     changed = subsets.evaluate(inputs[:GLANCE], subsets.validation[1][:GLANCE])
                     if changed["accuracy"] > found["accuracy"]:  # else all of them would not say more

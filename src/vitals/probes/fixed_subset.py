@@ -192,6 +192,12 @@ class FixedSubsets:
         with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
             return self._kept([batch], self.samples, self.twin.module.training_step)
 
+    def entering_training(self) -> Tensor | None:
+        """A few inputs as the training has them; the subset may be prepared as validation is."""
+        given = [argument for call in self.step.calls for argument in call.arguments]
+        shape = getattr(self.training[0], "shape", ())[1:]
+        return next((each for each in given if isinstance(each, Tensor) and each.shape[1:] == shape), None)
+
     def which_right(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Which samples (n,) of class numbers the present weights have right, in evaluation mode."""
         self.twin.refresh()
