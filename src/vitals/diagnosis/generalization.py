@@ -10,6 +10,7 @@ from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding
 from vitals.measures.counts import CERTAIN, share_between
+from vitals.measures.other_preparations import AS_GREY
 from vitals.probes.fixed_subset import RARER
 
 ACCURACIES = ("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
@@ -209,7 +210,8 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
         return
     least, _ = share_between(changed[best] * samples, samples)
     _, most = share_between(accuracy * samples, samples)
-    if not least - most > RENAMED / 2:
+    grey = best == AS_GREY and changed[best] > accuracy  # which is seen of the images themselves
+    if not least - most > RENAMED / 2 and not grey:
         return
     message = (
         f"{accuracy:.0%} of {samples:.0f} validation samples are right, and {changed[best]:.0%} with {best}: "

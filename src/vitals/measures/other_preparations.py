@@ -9,6 +9,9 @@ GREY = 0.02
 """Mean difference of standardized channels up to which images are grey: 0 where one is read for all, 0.23
 of CIFAR-10 (measured)."""
 
+AS_GREY = "one value for all channels, as in training"
+"""What is tried where the training has grey images and validation has not."""
+
 
 def other_preparations(
     training: Tensor, validation: Tensor, entering: Tensor | None = None
@@ -28,7 +31,7 @@ def other_preparations(
         if validation.shape[1] == 3:
             found["channels in reverse order"] = validation.flip(1)
             if _is_grey(training if entering is None else entering) and not _is_grey(validation):
-                found["one value for all channels, as in training"] = plain.mean(1, keepdim=True) * sd + mean
+                found[AS_GREY] = plain.mean(1, keepdim=True) * sd + mean
         if validation.shape[2] == validation.shape[3]:
             found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
     return found

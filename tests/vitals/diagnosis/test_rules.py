@@ -427,6 +427,16 @@ SICK: dict[str, tuple[str, Run]] = {
             },
         ),
     ),
+    "validation in colour after a training in grey": (
+        "train-val-mismatch",
+        record(
+            val=0.4,
+            measured={
+                "validation/accuracy": [0.4],
+                "validation/changed/one value for all channels, as in training": [0.47],
+            },
+        ),
+    ),
     "validation classes in another order": (
         "train-val-mismatch",
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
