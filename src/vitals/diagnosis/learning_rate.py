@@ -281,8 +281,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     short = run.finished and peak < UNFINISHED * base and run.last_loss > FAR_LEFT * run.first_loss
     if anew >= ANEW and short:
         message = (
-            f"The learning rate begins anew {anew} times, each time with an epoch, and rises to {peak:.2g} at "
-            f"most, where {base:g} is configured: its warm-up never ends."
+            f"The learning rate begins anew {anew} times, each time with an epoch, and rises to {peak:.2g} "
+            f"at most, where {base:g} is configured: its warm-up never ends."
         )
         remedy = (
             "Count the steps of the whole training for the warm-up (global_step), not those of the epoch."
