@@ -198,7 +198,7 @@ _FAULTS = (
         "data-leak",
         "inputs hold what is to be predicted, or validation holds samples of the training",
         "before",
-        ("overfitting", "wrong-initial-loss", "train-val-mismatch"),
+        ("overfitting", "wrong-initial-loss", "train-val-mismatch", "labels-random"),
     ),
     Cause("train-mode-evaluation", "validation runs with layers in training mode", "before"),
     Cause("overfitting", "training loss keeps falling while validation loss rises", "accuracy", symptom=True),

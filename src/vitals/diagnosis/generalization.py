@@ -31,6 +31,12 @@ the others."""
 KNOWN_MORE, FADED = 0.05, 0.5
 """Accuracy on validation samples above that on training samples before the first step, and the share of that
 at the first look from which it stays."""
+AS_OFTEN, ONE_WAY = 0.5, 2.0
+"""Times as often as its own, by three standard errors, that a sample is given the number of the class after
+it, and times as often as that of the class before it, where part of the labels are off by one."""
+ROUGHER, ROUGHER_ERRORS = 1.5, 10.0
+"""Times that neighbouring pixels differ as much in the images of one set as in those of the other, and
+standard errors by which they must: classes and cameras differ by some."""
 GAP = 0.1
 """Accuracy on training samples above that on validation samples: ten points."""
 BY_HEART, LARGE_GAP = 0.95, 0.35
@@ -222,6 +228,38 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
     yield Finding("train-val-mismatch", "fail", message, remedy, "accuracy/val", value, accuracy, exact=True)
 
 
+@needs(
+    "facts/roughness",
+    "accuracy/train|accuracy/train_eval",
+    "accuracy/val|accuracy/val_eval",
+    verdict="roughness of the images",
+)
+def rougher_or_smoother(run: Run) -> Iterator[Finding]:
+    """Validation images are of another sharpness than training images, and less of them are known."""
+    training, validation = run.fact("roughness"), run.fact("roughness_validation")
+    ratio = max(training, validation) / max(min(training, validation), 1e-12)
+    certain = ratio > ROUGHER and abs(run.fact("roughness_score")) > ROUGHER_ERRORS
+    if not certain or run.fact("train_as_is") != 1 or not _behind(run) > GAP:
+        return
+    rough, smooth = ("training", "validation") if training > validation else ("validation", "training")
+    message = (
+        f"{run.accuracy('train'):.0%} of the training samples are right and {run.accuracy('val'):.0%} of the "
+        f"validation samples, whose images are of another sharpness: neighbouring pixels differ {ratio:.2g} "
+        f"times as much in {rough} images as in {smooth} images (by {training:.2g} of the deviation of an "
+        f"image in training, {validation:.2g} in validation)."
+    )
+    remedy = (
+        "Look at images of both as they enter the network; read, resize and crop them by one function, and "
+        "look for noise in one set."
+    )
+    yield Finding("train-val-mismatch", "warn", message, remedy, "inputs", ratio, ROUGHER)
+
+
+def _behind(run: Run) -> float:
+    """By how much accuracy is lower on validation than on training samples, at least."""
+    return run.share_right("train")[0] - run.share_right("val")[1]
+
+
 @needs("validation/reweighed|new/accuracy", "accuracy/train_eval", verdict="labels wrong in part")
 def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     """Images of the training set are less often right than those of validation, which were never shown."""
@@ -253,6 +291,33 @@ def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     )
     remedy = "Look at the training samples with the largest loss, with their labels, and at who gave them."
     yield Finding("labels-random", "warn", message, remedy, "labels", score, CERTAIN)
+
+
+@needs("validation/next", "training/next", "accuracy/val|accuracy/val_eval", verdict="labels off by one")
+def labels_off_by_one(run: Run) -> Iterator[Finding]:
+    """Validation samples are given the number beside their own nearly as often as their own, always on one
+    side, and training samples on both."""
+    (after, before), (shown_after, shown_before) = (
+        [run.history.last(f"{part}/{name}", 0.0) for name in ("next", "previous")]
+        for part in ("validation", "training")
+    )
+    samples, accuracy = run.samples("val"), run.history.last("validation/accuracy", math.nan)
+    way, side, other = ("after", after, before) if after > before else ("before", before, after)
+    leaning = after - before - (shown_after - shown_before)
+    error = math.sqrt(after + before) * math.sqrt(1 / samples + 1 / max(run.samples("train"), 1.0))
+    least, _ = share_between(side * samples, samples)
+    if not least > AS_OFTEN * accuracy or not side > ONE_WAY * other or not abs(leaning) > CERTAIN * error:
+        return
+    message = (
+        f"{accuracy:.0%} of {samples:.0f} validation samples are given their class, and {side:.0%} the one "
+        f"{way} it, of the training samples as many the one after as the one before: about "
+        f"{side / (side + accuracy):.0%} of the training labels are off by one."
+    )
+    remedy = (
+        "Look for two sources that count classes from 0 and from 1, or with and without a background, and at "
+        "how the folders of each sort."
+    )
+    yield Finding("labels-random", "fail", message, remedy, "labels", side, AS_OFTEN * accuracy, exact=True)
 
 
 def _standard_errors(

@@ -79,7 +79,7 @@ def evaluation_at_chance(run: Run) -> Iterator[Finding]:
     surely wrong."""
     live = next(reversed(run.values("accuracy/train")), math.nan)
     learned = live - run.chance_accuracy > KNOWN and 0 < run.last_loss < LEARNED * run.chance_loss
-    if not run.finished or run.steps < ENOUGH or not learned:
+    if not run.finished or not run.finite or run.steps < ENOUGH or not learned:
         return
     evaluated = run.values("loss/train_eval")[-2:]
     worse = len(evaluated) == 2 and min(evaluated) > WORSE * run.chance_loss

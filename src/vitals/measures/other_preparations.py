@@ -44,6 +44,14 @@ def _is_grey(images: Tensor) -> bool:
     return float((plain - plain[:, :1]).abs().mean()) < GREY
 
 
+def roughness(images: Tensor) -> Tensor:
+    """By how much neighbouring pixels of each of `images` (N, channels, height, width) differ, root mean
+    square, as a share of the standard deviation of all its pixels; (N,)."""
+    differences = [images.diff(dim=dim).flatten(1).square().mean(1) for dim in (2, 3)]
+    spread = images.flatten(1).var(1).clamp_min(1e-12)
+    return (torch.stack(differences).mean(0) / spread).sqrt()
+
+
 def _scale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over `dims`; `torch.std` over several takes four times as long."""
     mean = values.mean(dims, keepdim=True)

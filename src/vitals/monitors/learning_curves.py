@@ -19,9 +19,9 @@ from vitals.length import total_epochs, total_steps
 from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
-from vitals.measures.other_preparations import other_preparations
+from vitals.measures.other_preparations import other_preparations, roughness
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
-from vitals.probes.fixed_subset import OF_CLASSES, FixedSubsets
+from vitals.probes.fixed_subset import NEIGHBOURS, OF_CLASSES, FixedSubsets
 from vitals.probes.loaders import is_shuffled
 from vitals.probes.new_samples import NewSamples
 from vitals.probes.rows import samples_in
@@ -124,14 +124,30 @@ def _joined(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack([loss.reshape(()) for loss in losses])
 
 
+def _roughness(training: Tensor, validation: Tensor) -> dict[str, float]:
+    """How rough the images of both sets are, and by how many standard errors they differ."""
+    if not (training.ndim == 4 == validation.ndim and validation.is_floating_point()):
+        return {}
+    parts = [roughness(each[:ROUGH].float()) for each in (training, validation)]
+    means, errors = [float(each.mean()) for each in parts], [float(each.var() / len(each)) for each in parts]
+    score = (means[1] - means[0]) / math.sqrt(max(sum(errors), 1e-12))
+    return {"roughness": means[0], "roughness_validation": means[1], "roughness_score": score}
+
+
 GAP, ABOVE = 0.15, 0.02
 """Accuracy of training above validation, and below it, from which the validation subset is looked at, too."""
+MIXED_UP = 0.75
+"""Training samples that are given the number of a class beside their own, over those that are right, from
+which it is looked at, too: 1 where half of the labels are off by one, 0.5 where nothing is but little is
+learned."""
 BEHIND = 0.05
 """Accuracy of training above validation from which other preparations of validation are tried: a finding of
 them needs as much."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first; one that all would bear out is hardly ever
 below there."""
+ROUGH = 500
+"""Samples of each set whose roughness is taken."""
 SHORT = 2000
 """Steps of a training up to which new samples are looked at; tried on trainings of 60 to 250."""
 NOISE_STEPS = 200
@@ -421,17 +437,20 @@ class LearningCurves(Monitor):
         subsets = self._fixed_subsets(trainer, module)
         found = subsets.evaluate(*subsets.training)
         right = subsets.right
-        for name in OF_CLASSES:
-            found.pop(name, None)
+        of_classes = {name: found.pop(name, 0.0) for name in OF_CLASSES}
         named = {f"{name}/train_eval": value for name, value in found.items()}
         known, reached = metrics.get("accuracy/val"), found.get("accuracy", 0.0)
         apart = known is not None and not -ABOVE < reached - known < GAP
+        neighbours = {name: of_classes[name] for name in NEIGHBOURS}
+        apart = apart or sum(neighbours.values()) > MIXED_UP * reached
         if not logged or apart or not subsets.step.class_numbers:
             named |= self._validated(trainer, subsets, logged, reached)
         by_batch = {} if right is None else subsets.by_batch_statistics(right)
-        modes = {f"modes/{name}": value for name, value in by_batch.items()}
-        if modes and (recorder := recorder_of(trainer)):
-            recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), modes)
+        measured = {f"modes/{name}": value for name, value in by_batch.items()}
+        if subsets.step.class_numbers:
+            measured |= {f"training/{name}": value for name, value in neighbours.items()}
+        if measured and (recorder := recorder_of(trainer)):
+            recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
         validation = named.get("accuracy/val_eval", known)
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
@@ -503,6 +522,8 @@ class LearningCurves(Monitor):
                 behind = reached - found["accuracy"] > BEHIND
                 sets = subsets.training[0], subsets.validation[0]
                 others = other_preparations(*sets, subsets.entering_training()) if behind else {}
+                if behind and not recorder.history.tags("facts/roughness"):
+                    recorder.add_facts(trainer, _roughness(subsets.training[0], subsets.validation[0]))
                 for name, inputs in others.items():
                     changed = subsets.evaluate(inputs[:GLANCE], subsets.validation[1][:GLANCE])
                     if changed["accuracy"] > found["accuracy"]:  # else all of them would not say more

@@ -290,6 +290,9 @@ def test_a_network_that_is_surely_wrong_in_evaluation_mode_alone_is_not_what_was
     live = {"accuracy/train": [0.3, 0.4, 0.5, 0.6]}
     for evaluated, found in (([2.0, 3.0, 4.0, 5.0], ["train-val-mismatch"]), ([2.0, 5.0, 2.4, 5.0], [])):
         assert alarms(record(measured=live | {"loss/train_eval": evaluated}, train=0.4)) == found
+    lost = Finding("non-finite-loss", "fail", "The loss became NaN.", exact=True)
+    run = record([*falling(), math.nan], measured=live, **STUCK)
+    assert alarms(run, [lost]) == ["non-finite-loss"]  # and with NaN for weights all are of one class
 
 
 def test_samples_that_were_never_shown_are_no_training_samples() -> None:
@@ -308,6 +311,14 @@ def test_a_run_that_learns_is_silent() -> None:
     assert not needs_probe(record())
 
 
+def test_validation_that_is_known_from_a_leak_says_nothing_of_the_labels() -> None:
+    new = {"facts/train_as_is": [1.0], "new/accuracy": [0.27], "new/validation": [0.45]}
+    new |= {"new/samples": [500.0], "new/validation_samples": [500.0]}
+    assert alarms(record(measured=new)) == ["labels-random"]
+    leak = Finding("data-leak", "warn", "Validation holds samples of the training.", exact=True)
+    assert alarms(record(measured=new), [leak]) == ["data-leak"]
+
+
 @pytest.mark.parametrize(("commonest", "found"), [(0.1, []), (0.48, ["labels-random"])])
 def test_chance_on_validation_goes_by_its_own_classes(commonest: float, found: list[str]) -> None:
     facts = {"facts/chance_accuracy": [0.48], "validation/commonest": [commonest]}
@@ -323,6 +334,19 @@ KNOWN_BEFORE: dict[str, Sequence[Any]] = {
     "start/train": [0.7],
     "start/validation": [0.85],
     "facts/train_as_is": [1.0],
+}
+OFF_BY_ONE: dict[str, Sequence[Any]] = {
+    "validation/accuracy": [0.22],
+    "validation/next": [0.26],
+    "validation/previous": [0.07],
+    "training/next": [0.15],
+    "training/previous": [0.15],
+}
+SMOOTHER: dict[str, Sequence[Any]] = {
+    "facts/train_as_is": [1.0],
+    "facts/roughness": [0.43],
+    "facts/roughness_validation": [0.24],
+    "facts/roughness_score": [-38.0],
 }
 STUCK = {"train": 0.1, "val": 0.1}
 DEAD = {"dead_units/conv2": [0.0, 0.4, *[1.0] * 8], "activation_variance/conv2": [0.3, 0.1, *[0.0] * 8]}
@@ -441,6 +465,8 @@ SICK: dict[str, tuple[str, Run]] = {
         "train-val-mismatch",
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
+    "validation images enlarged": ("train-val-mismatch", record(train=0.64, val=0.22, measured=SMOOTHER)),
+    "half of the labels off by one": ("labels-random", record(train=0.3, val=0.22, measured=OFF_BY_ONE)),
     "classes of which nearly none are shown": (
         "class-imbalance",
         record(
@@ -606,6 +632,16 @@ def test_a_remedy_is_given_with_evidence(name: str) -> None:
 HEALTHY: dict[str, Run] = {
     "labels smoothed in training alone, whose guess costs twice as much": record(
         level(3.94), measured={"facts/own_chance": [4.6]}
+    ),
+    "validation images that are smoother, and known as well": record(train=0.64, val=0.6, measured=SMOOTHER),
+    "training images whose roughness is that of an augmentation": record(
+        train=0.64, val=0.22, measured=SMOOTHER | {"facts/train_as_is": [0.0]}
+    ),
+    "grades that are given too high, in training as in validation": record(
+        train=0.3, val=0.22, measured=OFF_BY_ONE | {"training/next": [0.24], "training/previous": [0.06]}
+    ),
+    "classes that are taken for those beside them, on both sides": record(
+        train=0.3, val=0.22, measured=OFF_BY_ONE | {"validation/previous": [0.2]}
     ),
     "a group that climbs, and a schedule that ends at zero but for rounding": record(
         measured={"lr/0": [0.1, 0.05, -1e-17], "lr/1": [-0.01, -0.005, 0.0]}
