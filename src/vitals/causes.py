@@ -52,7 +52,10 @@ _FAULTS = (
         "input-constant",
         "the inputs carry no information: all the same, or zeroed",
         "before",
-        (*_SIGNAL, *_LEARNING, "input-not-normalized", "bad-initialization", "wrong-initial-loss"),
+        (
+            *(*_SIGNAL, *_LEARNING, "input-not-normalized", "bad-initialization", "wrong-initial-loss"),
+            "regularization-too-strong",
+        ),
     ),
     Cause(
         "input-not-normalized",

@@ -52,7 +52,9 @@ OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches
 NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out", "facts/homogeneous"}
 NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts", "facts/plays"}
 NOT_HERE |= {"facts/norms_unlike", "facts/signal_lost", "facts/linear_accuracy", "facts/own_chance"}
-"""Facts of losses without class numbers, and of the checks before learning, which are left out here."""
+NOT_HERE |= {"narrow/linear", "narrow/network", "narrow/score", "narrow_layer/"}
+"""Of losses without class numbers, of narrow layers, and of the checks before learning, which are left out
+here."""
 
 
 class WithoutChecks(Vitals):

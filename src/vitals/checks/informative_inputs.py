@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitals.checks.chance import constant_loss, prior_entropy, uniform_loss
@@ -16,6 +15,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.counts import share_between
+from vitals.measures.linear_classifier import linear_classifier, small
 from vitals.probes.trial import Loss, Trial, check_batch, check_classes, quick_optimizer, trial
 
 SAMPLES = 512
@@ -39,10 +39,6 @@ PER_CLASS = 12
 """Training samples a class below which held-out accuracy at chance proves nothing."""
 UNRECOGNIZED = 0.25
 """Share of samples told from 63 others, drawn once more, below which augmentation hides what they are."""
-PROBE_PIXELS = 8
-"""Side that images are averaged down to for the linear probe: 192 numbers an image, fewer than samples."""
-RIDGE = 0.1
-"""The probe's penalty, as a share of each standardized feature's own weight: 0.03 to 1 do alike."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def check_informative_inputs(
     # What training on zeros comes to is no lower: above both limits it would change nothing that is said.
     if not zero_loss >= LEAK * entropy or (score >= CHANCE_SCORE and real_loss >= zero_loss):
         zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
-    linear = _probe(x, y, held_x, classes)
+    linear = linear_classifier(x, y, held_x, classes)
     return InformativeInputs(
         real_loss,
         zero_loss,
@@ -186,8 +182,8 @@ def recognized(first: Tensor, second: Tensor) -> float:
     versions = [second, second.flip(-1)] if second.ndim == 4 else [second]
     found = 0.0
     for change in (lambda x: x, _standard_each):
-        features = change(_features(first))
-        distances = torch.stack([torch.cdist(features, change(_features(each))) for each in versions]).amin(0)
+        features = change(small(first))
+        distances = torch.stack([torch.cdist(features, change(small(each))) for each in versions]).amin(0)
         own = distances.argmin(dim=1) == torch.arange(len(features))
         found = max(found, float(own.float().mean()))
     return found
@@ -236,30 +232,6 @@ def _of_best_guess(model: nn.Module, loss: Loss, nothing: Tensor, y: Tensor) -> 
             outputs = copies.outputs(nothing[:JUDGED])
         same = torch.allclose(outputs, outputs[:1].expand_as(outputs), rtol=1e-3)
         return constant_loss(copies.loss_of, outputs, y[:JUDGED]) if same else math.nan
-
-
-def _probe(x: Tensor, y: Tensor, held_out: Tensor, classes: int) -> Tensor:
-    """Class numbers that ridge regression on the standardized inputs gives `held_out`."""
-    features, held_features = _features(x), _features(held_out)
-    mean, sd = features.mean(dim=0), features.std(dim=0)
-    varying = sd > 0
-    features = ((features - mean) / sd)[:, varying]
-    held_features = ((held_features - mean) / sd)[:, varying]
-    # The kernel form needs an N×N system however many features there are.
-    kernel = features @ features.T / max(1, features.shape[1])
-    wanted = F.one_hot(y.cpu(), classes).double()
-    weights = torch.linalg.solve(
-        kernel + RIDGE * torch.eye(len(y), dtype=kernel.dtype), wanted - wanted.mean(dim=0)
-    )
-    return (held_features @ features.T / max(1, features.shape[1]) @ weights).argmax(dim=1)
-
-
-def _features(inputs: Tensor) -> Tensor:
-    """Inputs (N, D) as float64 on the CPU, images averaged down to 8×8 first."""
-    values = inputs.float()
-    if values.ndim == 4 and min(values.shape[2:]) > PROBE_PIXELS:
-        values = F.adaptive_avg_pool2d(values, PROBE_PIXELS)
-    return values.flatten(1).cpu().double()
 
 
 class InformativeInputsCheck(Check):

@@ -50,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     capacity.epochs_cut_short,
     capacity.without_biases,
     capacity.signal_lost,
+    capacity.narrow_layer,
     capacity.underfitting,
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""

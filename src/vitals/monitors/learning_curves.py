@@ -429,7 +429,11 @@ class LearningCurves(Monitor):
     def _subset_due(self, trainer: L.Trainer, epoch: float) -> bool:
         epochs = total_epochs(trainer)
         every = math.ceil(epochs / self.subsets_per_run) if math.isfinite(epochs) else 1
-        return epoch % every == 0 or round(epoch - epochs, 3) >= 0 or trainer.should_stop
+        return epoch % every == 0 or self._ends(trainer, epoch)
+
+    @staticmethod
+    def _ends(trainer: L.Trainer, epoch: float) -> bool:
+        return round(epoch - total_epochs(trainer), 3) >= 0 or trainer.should_stop
 
     def _evaluate_subsets(
         self, trainer: L.Trainer, module: L.LightningModule, metrics: dict[str, float], logged: bool
@@ -449,6 +453,8 @@ class LearningCurves(Monitor):
         measured = {f"modes/{name}": value for name, value in by_batch.items()}
         if subsets.step.class_numbers:
             measured |= {f"training/{name}": value for name, value in neighbours.items()}
+            if self._ends(trainer, epochs_done(trainer)):
+                measured |= subsets.before_narrow_layer()
         if measured and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
         validation = named.get("accuracy/val_eval", known)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 from vitals.measures.batch_norm import tracking_layers
+from vitals.measures.linear_classifier import linear_classifier
 from vitals.probes.loaders import (
     StreamOnly,
     is_even,
@@ -20,6 +21,7 @@ from vitals.probes.loaders import (
     unaugmented,
     validation_loader,
 )
+from vitals.probes.narrow_layer import entering, narrow_layer
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, first_samples, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
@@ -288,6 +290,35 @@ class FixedSubsets:
         of_batches = outputs.argmax(dim=1) == targets[:count]
         shares = torch.stack([of_batches.float().mean(), right[:count].float().mean()]).tolist()
         return {"of_batches": shares[0], "evaluated": shares[1], "samples": float(count)}
+
+    def before_narrow_layer(self) -> dict[str, float]:
+        """Of a network with a narrow layer: `narrow_layer/<name>`, its units, accuracies on validation,
+        `narrow/linear` of a linear classifier of what enters it and `narrow/network`, and `narrow/score`, by
+        how many standard errors the first is the higher."""
+        self.twin.refresh()
+        network = self.step.network
+        if network is None or not self.step.class_numbers or self.validation is None:
+            return {}
+        self.twin.attach(self.evaluating)
+        network.eval()
+        (inputs, labels), (new, targets) = self.training, self.validation
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+            if (found := narrow_layer(network, inputs[:FEW])) is None:
+                return {}
+            layer, units = found
+            shown, _ = entering(network, layer, inputs, AT_ONCE)
+            given, outputs = entering(network, layer, new, AT_ONCE)
+        if len(shown) != len(inputs) or len(given) != len(new):  # called more than once
+            return {}
+        linear = linear_classifier(shown, labels, given, outputs.shape[1]) == targets.cpu()
+        reached = (outputs.argmax(1) == targets).cpu()
+        apart = float((linear != reached).sum())  # of the same samples: what both know says nothing
+        linear, reached = linear.float(), reached.float()
+        score = float(linear.sum() - reached.sum()) / max(apart, 1.0) ** 0.5
+        names = [name for name, module in self.twin.module.named_modules() if module is layer]
+        measured = {"linear": float(linear.mean()), "network": float(reached.mean()), "score": score}
+        measured = {f"narrow/{name}": value for name, value in measured.items()}
+        return measured | {f"narrow_layer/{names[0] if names else ''}": float(units)}
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()

@@ -466,6 +466,19 @@ SICK: dict[str, tuple[str, Run]] = {
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
     "validation images enlarged": ("train-val-mismatch", record(train=0.64, val=0.22, measured=SMOOTHER)),
+    "a layer of two units": (
+        "underfitting",
+        record(
+            train=0.3,
+            val=0.25,
+            measured={
+                "narrow/linear": [0.34],
+                "narrow/network": [0.25],
+                "narrow/score": [4.5],
+                "narrow_layer/net.5": [2.0],
+            },
+        ),
+    ),
     "half of the labels off by one": ("labels-random", record(train=0.3, val=0.22, measured=OFF_BY_ONE)),
     "classes of which nearly none are shown": (
         "class-imbalance",
