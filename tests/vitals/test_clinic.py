@@ -53,8 +53,9 @@ NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_
 NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts", "facts/plays"}
 NOT_HERE |= {"facts/norms_unlike", "facts/signal_lost", "facts/linear_accuracy", "facts/own_chance"}
 NOT_HERE |= {"narrow/linear", "narrow/network", "narrow/score", "narrow_layer/"}
-"""Of losses without class numbers, of narrow layers, and of the checks before learning, which are left out
-here."""
+NOT_HERE |= {"guide/", "guides/even_share"}
+"""Of losses without class numbers, of narrow layers and teachers, and of the checks before learning, which
+are left out here."""
 
 
 class WithoutChecks(Vitals):

@@ -14,6 +14,7 @@ RULES: tuple[Rule, ...] = (
     updates.gradients_summed,
     updates.put_back,
     updates.frozen_parameters,
+    updates.guided_by_guesses,
     modes.evaluating_in_training,
     modes.training_in_validation,
     modes.statistics_apart,

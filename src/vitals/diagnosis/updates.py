@@ -1,5 +1,6 @@
 """Does every parameter get the update that it should?"""
 
+import math
 import statistics
 from collections.abc import Iterator
 
@@ -19,6 +20,9 @@ too, up to 2."""
 SAME_LOOKS, MOVED = 3, 1e-4
 """Looks at the same samples that give the same loss to the last of seven digits, and update:weight ratio from
 which that is no rounding."""
+HALF_AS_MUCH = 0.5
+"""Share of what the network knows above chance below which a frozen part at fresh weights, asked for the same
+classes, knows too little to teach it: at chance where its weights were never loaded."""
 ROUNDED = 1e-5
 """Updates of a smaller share of a weight may be lost in rounding altogether."""
 
@@ -106,3 +110,24 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
             "not used."
         )
         yield Finding("frozen-parameters", "fail", message, remedy, still[0], float(len(still)), 0.0)
+
+
+@needs("guide/", "accuracy/train|accuracy/train_eval", verdict="frozen teachers")
+def guided_by_guesses(run: Run) -> Iterator[Finding]:
+    """The loss takes what a network says that was never trained, and knows less than the one it is to
+    teach."""
+    chance, samples = run.history.last("guides/even_share", math.nan), run.samples("train")
+    limit = chance + HALF_AS_MUCH * (run.share_right("train")[0] - chance)
+    for name, values in run.by_name("guide").items():
+        if not run.finished or not limit > chance or not values[-1] < limit:
+            continue
+        message = (
+            f"training_step asks '{name}', which is frozen at weights that look freshly drawn, not "
+            f"pretrained: it has {values[-1]:.0%} of {samples:.0f} training samples right, the network that "
+            f"is trained {run.accuracy('train'):.0%}."
+        )
+        remedy = (
+            "Load the trained weights before they are frozen, and look at the names that load_state_dict "
+            "leaves out with strict=False; a loss that takes its outputs for targets teaches guesses."
+        )
+        yield Finding("frozen-parameters", "warn", message, remedy, name, values[-1], limit)

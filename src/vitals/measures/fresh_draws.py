@@ -63,6 +63,18 @@ def is_new(part: nn.Module) -> bool:
     return bool(weights) and all(map(looks_drawn, weights))
 
 
+def frozen_fresh_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Children of `model` of two layers and more, all of which look as they were drawn and are frozen, by
+    name."""
+    found = {}
+    for name, child in model.named_children():
+        layers = sum(isinstance(module, nn.Linear | _ConvNd) for module in child.modules())
+        frozen = layers > 1 and not any(parameter.requires_grad for parameter in child.parameters())
+        if frozen and len(fresh_layers(child)) == layers:
+            found[name] = child
+    return found
+
+
 def looks_drawn(weight: Tensor) -> bool:
     """Whether `weight` (units, ...) has the distribution of one of the usual initializations.
 

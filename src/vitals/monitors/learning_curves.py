@@ -455,6 +455,8 @@ class LearningCurves(Monitor):
             measured |= {f"training/{name}": value for name, value in neighbours.items()}
             if self._ends(trainer, epochs_done(trainer)):
                 measured |= subsets.before_narrow_layer()
+        if self._ends(trainer, epochs_done(trainer)):
+            measured |= subsets.of_guides()
         if measured and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
         validation = named.get("accuracy/val_eval", known)

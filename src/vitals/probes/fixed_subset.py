@@ -1,16 +1,17 @@
 """The same samples again and again, without augmentation and in evaluation mode."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 from vitals.measures.batch_norm import tracking_layers
+from vitals.measures.fresh_draws import frozen_fresh_parts
 from vitals.measures.linear_classifier import linear_classifier
 from vitals.probes.loaders import (
     StreamOnly,
@@ -75,7 +76,14 @@ class FixedSubsets:
             self.evaluating = stand_in(trainer, training=False)
             self.twin.attach(self.evaluating)
             self.preparation = BatchPreparation(trainer, self.twin.module, self.evaluating)
-            self.step = TrainingStep(self.twin.module, stand_in(trainer, training=True), few)
+            guides = frozen_fresh_parts(self.twin.module)
+            called: set[nn.Module] = set()
+            with ExitStack() as stack:
+                for part in guides.values():
+                    stack.callback(part.register_forward_pre_hook(lambda part, _: called.add(part)).remove)
+                self.step = TrainingStep(self.twin.module, stand_in(trainer, training=True), few)
+            self.guides = {name: part for name, part in guides.items() if part in called}
+            """Frozen parts at fresh weights which the training step calls, by name."""
             if len(self.step.optimizers) > 1:
                 raise UserError(f"{several(len(self.step.optimizers))}; one is needed here.")
             step = self.twin.module.training_step
@@ -290,6 +298,42 @@ class FixedSubsets:
         of_batches = outputs.argmax(dim=1) == targets[:count]
         shares = torch.stack([of_batches.float().mean(), right[:count].float().mean()]).tolist()
         return {"of_batches": shares[0], "evaluated": shares[1], "samples": float(count)}
+
+    def of_guides(self) -> dict[str, float]:
+        """`guide/<name>`, the accuracy on the training subset of each of `guides` that is as fresh as before
+        and gives each class a number, and `guides/even_share`, that of an even guess; where the step calls
+        more than one network."""
+        if self.step.network is not None or not self.guides:
+            return {}
+        self.twin.refresh()
+        self.twin.attach(self.evaluating)
+        self.twin.module.eval()
+        guides = [
+            (name, part) for name, part in frozen_fresh_parts(self.twin.module).items() if name in self.guides
+        ]
+        given: dict[str, Tensor] = {}
+        right: dict[str, list[Tensor]] = {}
+        classes = 0
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda part, arguments, output: given.update({name: output})
+
+        batches, _ = self.training
+        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training(), ExitStack() as stack:
+            for name, part in guides:
+                stack.callback(part.register_forward_hook(keep(name)).remove)
+            for batch in batches:
+                step_losses(self.twin.module, self.evaluating, batch)
+                whole = [
+                    row for row in self.step.rows.of(batch) if row.ndim == 1 and not row.is_floating_point()
+                ]
+                for name, outputs in given.items():
+                    labels = [row for row in whole if outputs.ndim == 2 and len(row) == len(outputs)]
+                    if len(labels) == 1 and int(labels[0].max()) < outputs.shape[1]:
+                        classes = outputs.shape[1]
+                        right.setdefault(name, []).append(outputs.argmax(1) == labels[0])
+        found = {f"guide/{name}": float(torch.cat(each).float().mean()) for name, each in right.items()}
+        return found | ({"guides/even_share": 1 / classes} if found else {})
 
     def before_narrow_layer(self) -> dict[str, float]:
         """Of a network with a narrow layer: `narrow_layer/<name>`, its units, accuracies on validation,

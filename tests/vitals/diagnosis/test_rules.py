@@ -466,6 +466,10 @@ SICK: dict[str, tuple[str, Run]] = {
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
     "validation images enlarged": ("train-val-mismatch", record(train=0.64, val=0.22, measured=SMOOTHER)),
+    "a teacher that guesses": (
+        "frozen-parameters",
+        record(measured={"guide/teacher": [0.12], "guides/even_share": [0.1]}),
+    ),
     "a layer of two units": (
         "underfitting",
         record(
@@ -646,6 +650,7 @@ HEALTHY: dict[str, Run] = {
     "labels smoothed in training alone, whose guess costs twice as much": record(
         level(3.94), measured={"facts/own_chance": [4.6]}
     ),
+    "a teacher that knows some": record(measured={"guide/teacher": [0.4], "guides/even_share": [0.1]}),
     "validation images that are smoother, and known as well": record(train=0.64, val=0.6, measured=SMOOTHER),
     "training images whose roughness is that of an augmentation": record(
         train=0.64, val=0.22, measured=SMOOTHER | {"facts/train_as_is": [0.0]}

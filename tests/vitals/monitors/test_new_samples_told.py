@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,3 +61,37 @@ def test_what_new_samples_say(fault: str, cause: list[str], tmp_path: Path) -> N
         limit_val_batches=None,
     )
     assert alarms(diagnosis.findings) == cause
+
+
+class Taught(Foreign):
+    """Half of the loss is the distance from a frozen teacher."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__(mlp(), 0.02)
+        self.teacher = teacher.requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self.net(x)
+        self.log("train_acc", (logits.argmax(1) == y).float().mean(), on_step=False, on_epoch=True)
+        return F.cross_entropy(logits, y) + F.mse_loss(logits.softmax(1), self.teacher(x).softmax(1))
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_teacher_that_was_never_loaded(loaded: bool, tmp_path: Path) -> None:
+    images, labels = digits(600)
+    teacher = mlp()
+    if loaded:
+        optimizer = torch.optim.Adam(teacher.parameters(), 0.01)
+        for _ in range(30):
+            optimizer.zero_grad()
+            F.cross_entropy(teacher(images), labels).backward()
+            optimizer.step()
+    _, _, diagnosis = watched(
+        Taught(teacher),
+        tmp_path,
+        LearningCurves(),
+        train=DataLoader(TensorDataset(images, labels), 32, shuffle=True),
+        max_epochs=2,
+    )
+    assert alarms(diagnosis.findings) == ([] if loaded else ["frozen-parameters"])
