@@ -31,9 +31,10 @@ the others."""
 KNOWN_MORE, FADED = 0.05, 0.5
 """Accuracy on validation samples above that on training samples before the first step, and the share of that
 at the first look from which it stays."""
-AS_OFTEN, ONE_WAY = 0.5, 2.0
+AS_OFTEN, ONE_WAY, ONWARD = 0.5, 2.0, 0.8
 """Times as often as its own, by three standard errors, that a sample is given the number of the class after
-it, and times as often as that of the class before it, where part of the labels are off by one."""
+it, times as often as that of the class before it, and share of the samples in whose class it is, where part
+of the labels are off by one: what is biased to one class has it from both sides."""
 ROUGHER, ROUGHER_ERRORS = 1.5, 10.0
 """Times that neighbouring pixels differ as much in the images of one set as in those of the other, and
 standard errors by which they must: classes and cameras differ by some."""
@@ -304,9 +305,12 @@ def labels_off_by_one(run: Run) -> Iterator[Finding]:
     samples, accuracy = run.samples("val"), run.history.last("validation/accuracy", math.nan)
     way, side, other = ("after", after, before) if after > before else ("before", before, after)
     leaning = after - before - (shown_after - shown_before)
+    onward = run.history.last("validation/onward", 0.0)
+    alike = onward if after > before else 1 - onward
     error = math.sqrt(after + before) * math.sqrt(1 / samples + 1 / max(run.samples("train"), 1.0))
     least, _ = share_between(side * samples, samples)
-    if not least > AS_OFTEN * accuracy or not side > ONE_WAY * other or not abs(leaning) > CERTAIN * error:
+    certain = abs(leaning) > CERTAIN * error and alike > ONWARD
+    if not least > AS_OFTEN * accuracy or not side > ONE_WAY * other or not certain:
         return
     message = (
         f"{accuracy:.0%} of {samples:.0f} validation samples are given their class, and {side:.0%} the one "

@@ -40,7 +40,7 @@ FEW = 8
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
 NEIGHBOURS = ("next", "previous")
-OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right", *NEIGHBOURS)
+OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right", *NEIGHBOURS, "onward")
 """What `FixedSubsets.evaluate` says of single classes."""
 RARER = 5.0
 """Times less common than here that a class of the training subset is rare."""
@@ -267,7 +267,8 @@ class FixedSubsets:
         that of classes which the training subset lacks, though it would have `EXPECTED` samples of them were
         they as common there; `rare` that of classes which are `RARER` times less common there, and
         `rare_right` how much of all is of them and right; `next` and `previous` the shares that are given the
-        number of the class after their own, or before it, the first of all being after the last.
+        number of the class after their own, or before it, the first of all being after the last, `onward`
+        that of the classes in which the former are more.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -410,7 +411,8 @@ class FixedSubsets:
             sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
             rare = (RARER * shares < expected) & (expected >= EXPECTED)
             sums += [theirs[rare].sum(), matrix.diagonal()[rare].sum()]
-            sums += [matrix.roll(-offset, 0).diagonal().sum() for offset in (1, -1)]
+            after, before = (matrix.roll(-offset, 0).diagonal() for offset in (1, -1))
+            sums += [after.sum(), before.sum(), theirs[after > before].sum()]
         names = ("loss", "accuracy", *OF_CLASSES)
         totals = torch.stack([each.float() for each in sums]).tolist()
         found = {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
