@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -453,10 +454,10 @@ class LearningCurves(Monitor):
         measured = {f"modes/{name}": value for name, value in by_batch.items()}
         if subsets.step.class_numbers:
             measured |= {f"training/{name}": value for name, value in neighbours.items()}
-            if self._ends(trainer, epochs_done(trainer)):
-                measured |= subsets.before_narrow_layer()
         if self._ends(trainer, epochs_done(trainer)):
-            measured |= subsets.of_guides()
+            for look in (subsets.before_narrow_layer, subsets.of_guides):
+                with suppress(Exception):  # of networks that neither is made for; the other curves go on
+                    measured |= look()
         if measured and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
         validation = named.get("accuracy/val_eval", known)
