@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.measures.double import double
-from vitals.probes.training_step import modes_kept
+from vitals.probes.put_back import modes_kept
 from vitals.probes.trial import Inputs, Loss, Trial, constant_guess, is_class_numbers
 
 Kind = Literal["logits", "probabilities", "log-probabilities"]

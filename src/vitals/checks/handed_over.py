@@ -1,17 +1,24 @@
 """Does a training step hand over what belongs together: labels to the outputs of their samples, to losses
 what they take, to networks what they use?"""
 
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vitals.errors import UserError
 from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.probes.loss_arguments import LossArguments
+from vitals.probes.put_back import buffers_kept
 from vitals.probes.random_states import isolated_rng, seed_torch
-from vitals.probes.training_step import Path, TrainingStep
+from vitals.probes.step_losses import only_loss, step_losses
+from vitals.probes.step_model import Path
+from vitals.probes.training_step import TrainingStep, random_like
 from vitals.probes.trial import trial
 
 APART = 0.7
@@ -19,6 +26,8 @@ APART = 0.7
 DRAWS = 4
 """Times that a step is asked which labels go where, with other random numbers: one that turns over half of
 its batches does so in none of them once in sixteen."""
+APART_TRIED, APART_FEWEST = 8, 8
+"""Samples whose labels are followed to the outputs, and samples of a batch below which they are not."""
 SHARE, LEAST = 0.05, 1e-3
 """What shares of mixed images and of their labels may differ by, and the least share of a second image."""
 MIXES, MIX_SAMPLES, MIX_VALUES = 8, 8, 512
@@ -33,7 +42,7 @@ PUSHED = 0.1
 
 def handed_over(step: TrainingStep) -> list[Finding]:
     """What goes to the wrong place in `step`, the most important first; empty where nothing does."""
-    shapes = step.every_output_with_every_target()
+    shapes = _every_output_with_every_target(step)
     paired = [_paired(*shapes)] if shapes else []
     return [*paired, *_apart(step), *_mixed(step), *_misgiven(step.loss_arguments)]
 
@@ -72,6 +81,27 @@ def left_alone(step: TrainingStep) -> list[Finding]:
     return [Finding("input-constant", "warn" if things else "note", seen, remedy, "inputs", exact=True)]
 
 
+def _every_output_with_every_target(step: TrainingStep) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shapes of the outputs and of a tensor of the batch, as (N, 1) and (N,), where broadcasting
+    makes the loss compare all of one with all of the other, so that it stays the same when samples are
+    exchanged in one of them, and no longer does where both have one shape; else None."""
+    rows = step.rows.of(step.rows.example)
+    if step.network is None or step.outputs is None or step.class_numbers:
+        return None
+    outputs, size = step.outputs, step.rows.size
+    for place, row in enumerate(rows):
+        if row.numel() != size or outputs.numel() != size or row.shape == outputs.shape:
+            continue
+        alike = [*rows[:place], row.reshape(outputs.shape), *rows[place + 1 :]]
+        with torch.no_grad(), suppress(UserError):
+            as_they_are, of_one_shape = (
+                [step.value(each, given) for each in (outputs, outputs.roll(1, 0))] for given in (rows, alike)
+            )
+            if math.isclose(*as_they_are, rel_tol=1e-5) and not math.isclose(*of_one_shape, rel_tol=1e-3):
+                return tuple(outputs.shape), tuple(row.shape)
+    return None
+
+
 def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
     seen = (
         f"The loss compares each output with the targets of all samples, and stays the same when these are "
@@ -105,7 +135,7 @@ def _misgiven(seen_by: LossArguments) -> list[Finding]:
 
 def _apart(step: TrainingStep) -> list[Finding]:
     try:
-        looks = step.labels_apart(DRAWS)
+        looks = _labels_apart(step)
     except Exception:  # steps of which samples or labels cannot be exchanged
         return []
     wrong = [(apart, known) for apart, known in looks if known and apart >= APART * known]
@@ -123,6 +153,64 @@ def _apart(step: TrainingStep) -> list[Finding]:
         "those of the image."
     )
     return [Finding("labels-random", "fail", seen, remedy, "labels", apart / known, APART, exact=True)]
+
+
+def _labels_apart(step: TrainingStep) -> list[tuple[int, int]]:
+    """Of how many samples the label has to do with the outputs of others alone, and of how many that is
+    known: by which rows of the network's inputs change with a sample, and for which rows of its outputs
+    the loss changes with the class number. The network may get several rows for each sample, as with two
+    views of it. Once for each of `DRAWS` of random numbers by which other inputs enter the network."""
+    rows, size, calls = step.rows.of(step.rows.example), step.rows.size, step.calls
+    given = [place for place, row in enumerate(rows) if row.is_floating_point() and row.ndim > 1]
+    whole = [place for place, row in enumerate(rows) if not row.is_floating_point()]
+    labels = [at for at in whole if rows[at].dtype != torch.bool and rows[at].numel() == size]
+    one = len(calls) == 1 and len(calls[0].arguments) == 1 and not calls[0].options
+    if not one or len(labels) != 1 or not given:
+        return []
+    call, place = calls[0], labels[0]
+    many = {
+        len(each) if isinstance(each, Tensor) and each.ndim > 1 else 0
+        for each in (call.arguments[0], call.outputs)
+    }
+    if len(many) != 1 or many.pop() % size or size < APART_FEWEST:
+        return []
+    outputs = random_like(call.outputs)
+
+    def inputs(changed: Sequence[Tensor], seed: int) -> Tensor:
+        seed_torch(seed)
+        return step.entering(call.module, step.rows.batch(changed), step.owner.training_step)
+
+    def pull(changed: Sequence[Tensor], seed: int) -> Tensor:
+        asked = outputs.detach().clone().requires_grad_()
+        seed_torch(seed)
+        (gradient,) = torch.autograd.grad(step.loss_of(asked, changed), asked)
+        return gradient
+
+    entering: list[Tensor] = []
+    found: list[tuple[int, int]] = []
+    with torch.enable_grad():
+        for seed in range(DRAWS):
+            before = inputs(rows, seed)
+            if any(torch.equal(before, other) for other in entering):
+                continue
+            entering.append(before)
+            pulled = pull(rows, seed)
+            apart = known = 0
+            for sample in torch.linspace(1, size - 2, APART_TRIED).long().unique().tolist():
+                other = int((rows[place].reshape(-1) != rows[place].reshape(-1)[sample]).long().argmax())
+                own, its = list(rows), list(rows)
+                for each in given:
+                    own[each] = rows[each].clone()
+                    own[each][sample] = rows[each][other]
+                its[place] = rows[place].clone()
+                its[place][sample] = rows[place][other]
+                fed = (inputs(own, seed) != before).flatten(1).any(dim=1)
+                meant = (pull(its, seed) != pulled).flatten(1).any(dim=1)
+                if bool(fed.any()) and bool(meant.any()):
+                    known += 1
+                    apart += not bool((fed & meant).any())
+            found.append((apart, known))
+    return found
 
 
 @dataclass(frozen=True)
@@ -179,7 +267,7 @@ def _mixed(step: TrainingStep) -> list[Finding]:
 
 
 def _mixed_once(step: TrainingStep) -> list[Mixed]:
-    rows, handed = step.rows.of(step.rows.example), step.handed()
+    rows, handed = step.rows.of(step.rows.example), _handed(step)
     labels = [row for row in rows if row.numel() == len(row) and not row.is_floating_point()]
     if handed is None or len(labels) != 1:
         return []
@@ -204,6 +292,29 @@ def _mixed_once(step: TrainingStep) -> list[Mixed]:
         third = label.index_fill(0, pair, 0.0).max()
         found.append(Mixed(share, *map(float, (*label[pair], third))))
     return found
+
+
+def _handed(step: TrainingStep) -> tuple[Tensor, Tensor] | None:
+    """In one run of the step with the present random numbers: what the only network gets, and by how much
+    the loss pulls at outputs of zero, which prefer no class; None where there are several calls, or no
+    tensors."""
+    seen: list[tuple[Any, Any]] = []
+
+    def say_nothing(module: nn.Module, given: Any, outputs: Any) -> Any:
+        if isinstance(outputs, Tensor):
+            outputs = torch.zeros_like(outputs, requires_grad=True)
+        seen.append((given, outputs))
+        return outputs
+
+    with torch.enable_grad(), buffers_kept(step.owner), ExitStack() as stack:
+        if len(step.calls) == 1:
+            stack.enter_context(step.calls[0].module.register_forward_hook(say_nothing))
+        loss = only_loss(step_losses(step.owner, step.trainer, step.rows.example))
+        if len(seen) != 1 or len(seen[0][0]) != 1 or not isinstance(seen[0][1], Tensor):
+            return None
+        (given,), outputs = seen[0]
+        (pull,) = torch.autograd.grad(loss, outputs)
+    return given.detach(), pull
 
 
 def _parts(made: Tensor, images: Tensor, place: int) -> tuple[float, int]:

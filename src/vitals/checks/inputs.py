@@ -18,8 +18,9 @@ from vitals.findings import Finding, Level
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
+from vitals.probes.class_numbers import IGNORED
 from vitals.probes.step_losses import or_nan
-from vitals.probes.training_step import IGNORED, Path
+from vitals.probes.step_model import Path
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
 
 

@@ -17,8 +17,9 @@ from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
+from vitals.probes.put_back import buffers_kept
 from vitals.probes.random_states import seed_torch
-from vitals.probes.training_step import StepModel, buffers_kept
+from vitals.probes.step_model import StepModel
 from vitals.probes.trial import Loss, Trial, check_rows, constant_guess, is_class_numbers, trial
 
 SAMPLES = 64

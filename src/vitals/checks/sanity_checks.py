@@ -24,6 +24,7 @@ from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
 from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import StreamOnly
+from vitals.probes.plays import plays
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, samples_in
 from vitals.status_line import status_line
@@ -210,7 +211,7 @@ class SanityChecks(L.Callback):
     ) -> tuple[TrainingSetup, Sequence[Check]]:
         """What is to be looked at, and the checks that can look at it; why the others cannot, in findings."""
         setup = training_setup(trainer, module, self.options.samples, batch)
-        self.facts["plays"] = float(setup.step is not None and setup.step.plays())
+        self.facts["plays"] = float(setup.step is not None and plays(setup.step))
         reasons: dict[str, list[str]] = {}
         made = []
         for check in self.checks:

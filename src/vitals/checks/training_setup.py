@@ -23,7 +23,6 @@ from vitals.measures.fresh_draws import is_new
 from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_by_hand, clipping_of
-from vitals.probes.copies import unchanged
 from vitals.probes.eagerly import eagerly
 from vitals.probes.loaders import (
     drawn_places,
@@ -37,11 +36,13 @@ from vitals.probes.loaders import (
     validation_loader,
     wears_out,
 )
+from vitals.probes.put_back import buffers_kept, modes_kept, unchanged
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined, samples_in, taken
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, several
-from vitals.probes.training_step import Path, StepModel, TrainingStep, buffers_kept, modes_kept
+from vitals.probes.step_model import Path, StepModel
+from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import Loss, copies_of
 from vitals.probes.untouched import GUARDED, ChangesParameters, Shared, untouched
 

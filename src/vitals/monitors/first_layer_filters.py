@@ -22,8 +22,8 @@ from vitals.monitors.monitor import Monitor
 from vitals.monitors.update_ratio import shown_name
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.training_step import Reached
 from vitals.probes.twin import Twin
+from vitals.probes.watched_step import Reached
 from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers

@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 from vitals.errors import UserError
 from vitals.measures.double import double
 from vitals.measures.held_parameters import held_parameters
-from vitals.probes.copies import unchanged
+from vitals.probes.put_back import buffers_kept, replaced, unchanged
 from vitals.probes.step_losses import call_step, in_their_units
-from vitals.probes.training_step import buffers_kept, replaced
 from vitals.probes.trial import Clipping
 
 PARALLEL = 0.99

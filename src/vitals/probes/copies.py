@@ -1,4 +1,4 @@
-"""Deep copies of a user's module, whatever it keeps, and what a step leaves behind in such a copy."""
+"""Deep copies of a user's module, whatever it keeps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import functools
 import inspect
 import io
 import multiprocessing.process
-import operator
 import socket
 import subprocess
 import threading
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -37,10 +35,6 @@ PLAIN += (np.ndarray, torch.dtype, torch.device)
 PLAIN += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 LARGE = 1000
 """Entries from which a list or table of plain values is taken for data, and not gone through."""
-
-INTERNAL = set(vars(nn.Module())) - {"_buffers"}
-"""Tables that torch keeps in every module, which no step changes."""
-CONTAINERS = (list, dict, set, deque)
 
 
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
@@ -270,45 +264,3 @@ def _look_into(
     if isinstance(state, tuple):
         kept.append(state)
         waiting += [(entry, holder) for entry in state[1:3]]
-
-
-@contextmanager
-def unchanged(modules: Iterable[nn.Module], but: str = "") -> Iterator[None]:
-    """Put attributes, lists and tables of `modules` back as they were before the block, `but` for that one.
-
-    So a step that keeps its losses or its last outputs neither grows the copy nor holds a graph. What is
-    written into a tensor stays there.
-    """
-    parts = [(part, dict(vars(part))) for part in modules]
-    containers: dict[int, tuple[Any, Any]] = {}
-    for _, attributes in parts:
-        for name, value in attributes.items():
-            if isinstance(value, CONTAINERS) and name not in INTERNAL:
-                _remember(value, containers)
-    try:
-        yield
-    finally:
-        for part, attributes in parts:
-            now = vars(part)
-            if but:
-                attributes[but] = now[but]
-            changed = any(map(operator.is_not, map(now.get, attributes), attributes.values()))
-            if changed or len(now) != len(attributes):
-                now.clear()
-                now.update(attributes)
-        for container, content in containers.values():
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                container.extend(content) if isinstance(container, deque) else container.update(content)
-
-
-def _remember(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
-    if not isinstance(value, CONTAINERS) or id(value) in containers:
-        return
-    if len(value) >= LARGE and isinstance(next(iter(value)), PLAIN):
-        return
-    containers[id(value)] = value, copy.copy(value)
-    for entry in value.values() if isinstance(value, dict) else value:
-        _remember(entry, containers)

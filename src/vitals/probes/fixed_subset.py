@@ -13,6 +13,7 @@ from vitals.errors import UserError
 from vitals.measures.batch_norm import tracking_layers
 from vitals.measures.fresh_draws import frozen_fresh_parts
 from vitals.measures.linear_classifier import linear_classifier
+from vitals.probes.class_numbers import IGNORED
 from vitals.probes.loaders import (
     StreamOnly,
     is_even,
@@ -27,7 +28,7 @@ from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, first_samples, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
-from vitals.probes.training_step import IGNORED, TrainingStep
+from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import constant_guess, switch_off_dropout
 from vitals.probes.twin import Twin
 

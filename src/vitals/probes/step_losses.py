@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitals.either_package import either
 from vitals.errors import UserError, failed_at
-from vitals.probes.copies import unchanged
+from vitals.probes.put_back import unchanged
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
 EVERY_THIRD = 3

@@ -1,0 +1,67 @@
+"""Are the whole numbers that a loss takes class numbers, or ranks, the actions of a policy, or names?"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitals.errors import UserError
+from vitals.probes.random_states import seed_torch
+from vitals.probes.watched_step import WatchedStep
+
+Kind = Literal["classes", "actions", "other"]
+IGNORED = -100
+"""torch's `ignore_index`."""
+PUSHED = 0.25
+"""Share of the largest gradient of the output of a sample's number that a push away from it, and its spread
+over the samples with that number, has at least where these are actions: returns differ by more than their
+mean, weights of samples pull all the same way, and mixed labels push by 1/C where they pull by 1 - 1/C. Of
+ranks some move with the others by as much: a softmax moves one against the sum of the others, to rounding."""
+
+
+def kind_of_numbers(
+    step: WatchedStep, outputs: Tensor, rows: Sequence[Tensor], place: int, value: float
+) -> Kind:
+    """What the numbers in one of `rows` are to the loss, which has this `value` of `outputs`."""
+    row = rows[place]
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or row.numel() != len(row):
+        return "other"
+    if row.is_floating_point() or row.dtype == torch.bool:
+        return "other"
+    classes, valid = outputs.shape[1], row[row != IGNORED]
+    if not len(valid) or int(valid.min()) < 0 or int(valid.max()) >= classes:
+        return "other"
+    # Losses of embeddings mind which labels agree, but not what they are called.
+    renamed = torch.where(row == IGNORED, row, (row + 1) % classes)
+    other = [*rows[:place], renamed, *rows[place + 1 :]]
+    if step.value(outputs, other) == value:
+        return "other"
+    return _kind_by_gradient(step, outputs, rows, row.reshape(-1))
+
+
+def _kind_by_gradient(step: WatchedStep, outputs: Tensor, rows: Sequence[Tensor], numbers: Tensor) -> Kind:
+    """The loss moves the output of a class against all others, and that of the same one alike in all samples:
+    of ranks those below are moved together. What is pushed away in some samples alone is an action that
+    turned out badly; a loss of the wrong sign pushes alike."""
+    known = numbers != IGNORED
+    try:
+        with torch.enable_grad():
+            mean = float(outputs.float().mean()) if outputs.aminmax()[0] >= 0 else 0.0
+            alike = torch.full_like(outputs, mean).requires_grad_()
+            seed_torch(0)
+            (gradient,) = torch.autograd.grad(step.loss_of(alike, rows), alike, allow_unused=True)
+    except (UserError, RuntimeError):  # there is none
+        return "classes"
+    if gradient is None:
+        return "classes"
+    classes, gradient = numbers[known].long(), gradient[known].float()
+    own = gradient.gather(1, classes[:, None])[:, 0]
+    others, least = gradient.sum(1) - own, PUSHED * float(own.abs().max())
+    together = (own.abs() > least) & (others.abs() > least) & (own.sign() == others.sign())
+    if bool(together.any()):
+        return "other"
+    even = (gradient - others[:, None] / (gradient.shape[1] - 1)).abs().scatter(1, classes[:, None], 0.0)
+    pushed = (own > least) & (even.amax(1) < least)  # where another is pulled instead, labels are mixed
+    spread = max((float(own[classes == one].std(correction=0)) for one in classes.unique()), default=0.0)
+    return "actions" if bool(pushed.any()) and spread > least else "classes"
