@@ -125,15 +125,13 @@ class Inputs:
     infinite for huge ones that a recurrent layer gets first, which squashes whatever it is given."""
     classes: int
     label_counts: tuple[int, ...]
-    """By class number, over the whole training set where its labels were given, else over the labels seen."""
+    """By class number, over the labels seen."""
     out_of_range: int
     """Labels below 0 or not below the number of classes."""
     alike: float
     """Correlation of the labels within a training batch: 0 if shuffled, 1 if each batch has one class."""
     alike_score: float
     """The same in standard deviations."""
-    whole: bool
-    """Whether the label counts are those of the whole training set."""
     repeated: tuple[int, int] = (0, 0)
     """Images that are there more than once, and those of them that have different labels."""
     draws: tuple[int, int, int] = (0, 0, 0)
@@ -312,8 +310,7 @@ class Inputs:
         count = sum(self.label_counts)
         if is_sorted(self.alike, self.alike_score):
             found.append(not_shuffled(self.alike))
-            if not self.whole:
-                return found  # a few sorted batches say nothing about how common classes are
+            return found  # a few sorted batches say nothing about how common classes are
         found += self._weights()
         few = self.classes >= MANY and count > 0 and math.exp(self.spread_of_labels) < FEW
         if count >= FEWEST_LABELS and (self.balance < UNBALANCED or few):
@@ -385,7 +382,6 @@ def check_inputs(
     classes: int = 0,
     *,
     label_batches: Sequence[Tensor] = (),
-    all_targets: Tensor | None = None,
     validation_inputs: Tensor | None = None,
     model: nn.Module | None = None,
     draws: tuple[int, int, int] = (0, 0, 0),
@@ -398,10 +394,10 @@ def check_inputs(
     """Look at training inputs (N, C, ...), N better 256 or more, and class numbers (N,) as they enter the
     network; without class numbers, `targets` is None, and `numbers` (N,) or (N, 1) may be to be predicted.
     `label_batches` are the labels of successive training batches, from which the order is judged;
-    `all_targets` those of the whole training set; `validation_inputs` (M, C, ...) are compared with `inputs`;
-    with `model`, an unusual scale counts only if this network minds it; `tried` is what `try_normalized` has
-    found; the rest is as in `Inputs` and `TrainingSetup`. Labels of −100, which torch's losses leave out, are
-    no fault. `UserError` where shapes do not fit or `classes` is below 2."""
+    `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale counts only if
+    this network minds it; `tried` is what `try_normalized` has found; the rest is as in `Inputs` and
+    `TrainingSetup`. Labels of −100, which torch's losses leave out, are no fault. `UserError` where shapes do
+    not fit or `classes` is below 2."""
     if targets is None:
         classes, targets = 0, torch.zeros(0, dtype=torch.long)
     else:
@@ -410,14 +406,12 @@ def check_inputs(
             raise UserError(f"classes: at least 2 are needed, not {classes}.")
     flat = inputs.flatten(1)
     successive = torch.cat([batch.flatten() for batch in label_batches]).cpu() if label_batches else None
-    labels = all_targets if all_targets is not None else targets if successive is None else successive
-    labels = labels.flatten().cpu()
+    labels = targets.flatten().cpu() if successive is None else successive
     valid = labels[(labels >= 0) & (labels < classes)]
     counts = torch.bincount(valid, minlength=classes)
     finite = bool(torch.isfinite(inputs).all())
-    shares = counts.double() / counts.sum().clamp_min(1) if all_targets is not None else None
     alone = even and len(targets) >= FEWEST_LABELS and len(targets.unique()) == 1
-    alike, score = class_order(label_batches, classes, shares, alone) if classes else (0.0, 0.0)
+    alike, score = class_order(label_batches, classes, alone) if classes else (0.0, 0.0)
     return Inputs(
         _channels(inputs),
         None if validation_inputs is None else _channels(validation_inputs),
@@ -431,7 +425,6 @@ def check_inputs(
         int(((labels != IGNORED) & ((labels < 0) | (labels >= classes))).sum()),
         alike,
         score,
-        all_targets is not None,
         _repeated(inputs, targets),
         draws,
         tuple(weights),

@@ -21,9 +21,7 @@ DRIFTING, DRIFT_SCORE = 0.05, 3.5
 above 0."""
 
 
-def class_order(
-    batches: Sequence[Tensor], classes: int, shares: Tensor | None = None, alone: bool = False
-) -> tuple[float, float]:
+def class_order(batches: Sequence[Tensor], classes: int, alone: bool = False) -> tuple[float, float]:
     """How much alike the labels of a batch are: 0 where each is drawn by itself, 1 where each batch has one
     class, below 0 where batches are balanced; and by how many standard deviations that is above 0.
 
@@ -34,7 +32,6 @@ def class_order(
     Args:
         batches: class numbers (n,) of successive training batches; others are left out.
         classes: that there are.
-        shares: of the classes (C,), where they are known; else those of the labels at hand.
         alone: whether a class without any other is all that there is, and in no order; else the others are
             taken to come later.
     """
@@ -42,8 +39,7 @@ def class_order(
     seen = torch.cat(windows) if windows else torch.zeros(0, dtype=torch.long)
     if len(seen) < FEWEST_LABELS:
         return 0.0, 0.0
-    if shares is None:
-        shares = torch.bincount(seen, minlength=classes).double() / len(seen)
+    shares = torch.bincount(seen, minlength=classes).double() / len(seen)
     present = shares > 0
     if int(present.sum()) < 2:
         if len(windows) < 2 or classes < 2 or alone:

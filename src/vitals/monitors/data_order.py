@@ -54,8 +54,7 @@ class DataOrder(Monitor):
     number for each sample and its labels, on the device, and of images a sketch. What it finds are findings:
     batches of like labels or in the order of what is to be predicted, samples of validation that are those of
     the training or versions of them, and as notes few samples that come again and again, or the same order in
-    both epochs. It draws no curve; the history has `facts/samples_seen` and `facts/samples_different`, of the
-    first epoch.
+    both epochs. It draws no curve; the history has `facts/samples_different`, of the first epoch.
     """
 
     station = "before"
@@ -196,8 +195,7 @@ class DataOrder(Monitor):
         if seen < FEWEST_LABELS:
             return
         if recorder := recorder_of(trainer):
-            facts = {"samples_seen": float(seen), "samples_different": float(different)}
-            recorder.add_facts(trainer, facts)
+            recorder.add_facts(trainer, {"samples_different": float(different)})
         if different < REPEATED * seen:
             message = f"Among the first {seen} samples of the training {different} are different."
             remedy = "See whether the loader is to draw from so few, over and over."
