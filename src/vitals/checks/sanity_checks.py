@@ -18,7 +18,8 @@ from vitals.checks.budget import Budget, Pace, default_budget, measured_pace, re
 from vitals.checks.check import Check, Options, Row, findings_of, run_checks, skipped
 from vitals.checks.page import log_checks, print_page
 from vitals.checks.registry import load_checks
-from vitals.checks.training_setup import TrainingSetup, lack, training_setup
+from vitals.checks.setup_of_trainer import training_setup
+from vitals.checks.training_setup import TrainingSetup, lack
 from vitals.errors import ChecksFailed, reason_of
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings

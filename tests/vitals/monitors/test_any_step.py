@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vitals.checks.registry import GROUPS
-from vitals.checks.training_setup import training_setup
+from vitals.checks.setup_of_trainer import training_setup
 from vitals.diagnosis.callback import Diagnosis
 from vitals.probes.twin import Twin
 
