@@ -19,7 +19,7 @@ ROOMS = ("averaging", "checks", "diagnosis", "measures", "monitors", "writers")
 FILES = ("causes", "errors", "findings", "history", "on_nonfinite", "presets", "recorder")
 """What somebody's own training, monitor, check or rule meets of the instrument."""
 WITHIN = re.compile(
-    r"vitals\.(checks\.(budget|chance|gradient_flow|loggers|page|pictures|setup_of_trainer)"
+    r"vitals\.(checks\.(budget|chance|gradient_flow|page|setup_of_trainer)"
     r"|checks\.gradients\.(?!check$|result$|step_study$)\w+"
     r"|diagnosis\.(?!callback$|diagnose$|run$)\w+|averaging\.validation|writers\.trackers)$"
 )

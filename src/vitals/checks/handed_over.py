@@ -42,9 +42,7 @@ PUSHED = 0.1
 
 def handed_over(step: TrainingStep) -> list[Finding]:
     """What goes to the wrong place in `step`, the most important first; empty where nothing does."""
-    shapes = _every_output_with_every_target(step)
-    paired = [_paired(*shapes)] if shapes else []
-    return [*paired, *_apart(step), *_mixed(step), *_misgiven(step.loss_arguments)]
+    return [*_paired(step), *_apart(step), *_mixed(step), *_misgiven(step.loss_arguments)]
 
 
 def left_alone(step: TrainingStep) -> list[Finding]:
@@ -81,14 +79,13 @@ def left_alone(step: TrainingStep) -> list[Finding]:
     return [Finding("input-constant", "warn" if things else "note", seen, remedy, "inputs", exact=True)]
 
 
-def _every_output_with_every_target(step: TrainingStep) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The shapes of the outputs and of a tensor of the batch, as (N, 1) and (N,), where broadcasting
-    makes the loss compare all of one with all of the other, so that it stays the same when samples are
-    exchanged in one of them, and no longer does where both have one shape; else None."""
-    rows = step.rows.of(step.rows.example)
-    if step.network is None or step.outputs is None or step.class_numbers:
-        return None
-    outputs, size = step.outputs, step.rows.size
+def _paired(step: TrainingStep) -> list[Finding]:
+    """Where broadcasting of outputs and a tensor of the batch, as (N, 1) and (N,), makes the loss compare all
+    of one with all of the other, so that it stays the same when samples are exchanged in one of them, and no
+    longer does where both have one shape."""
+    rows, outputs, size = step.rows.of(step.rows.example), step.outputs, step.rows.size
+    if step.network is None or outputs is None or step.class_numbers:
+        return []
     for place, row in enumerate(rows):
         if row.numel() != size or outputs.numel() != size or row.shape == outputs.shape:
             continue
@@ -98,18 +95,14 @@ def _every_output_with_every_target(step: TrainingStep) -> tuple[tuple[int, ...]
                 [step.value(each, given) for each in (outputs, outputs.roll(1, 0))] for given in (rows, alike)
             )
             if math.isclose(*as_they_are, rel_tol=1e-5) and not math.isclose(*of_one_shape, rel_tol=1e-3):
-                return tuple(outputs.shape), tuple(row.shape)
-    return None
-
-
-def _paired(outputs: tuple[int, ...], targets: tuple[int, ...]) -> Finding:
-    seen = (
-        f"The loss compares each output with the targets of all samples, and stays the same when these are "
-        f"exchanged: outputs have the shape {outputs} and targets {targets}, which are broadcast to each "
-        f"other."
-    )
-    remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
-    return Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)
+                seen = (
+                    f"The loss compares each output with the targets of all samples, and stays the same when "
+                    f"these are exchanged: outputs have the shape {tuple(outputs.shape)} and targets "
+                    f"{tuple(row.shape)}, which are broadcast to each other."
+                )
+                remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
+                return [Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)]
+    return []
 
 
 def _misgiven(seen_by: LossArguments) -> list[Finding]:
@@ -168,22 +161,21 @@ def _labels_apart(step: TrainingStep) -> list[tuple[int, int]]:
     if not one or len(labels) != 1 or not given:
         return []
     call, place = calls[0], labels[0]
-    many = {
-        len(each) if isinstance(each, Tensor) and each.ndim > 1 else 0
-        for each in (call.arguments[0], call.outputs)
-    }
-    if len(many) != 1 or many.pop() % size or size < APART_FEWEST:
+    entered, said = call.arguments[0], call.outputs
+    if not (isinstance(entered, Tensor) and isinstance(said, Tensor) and entered.ndim > 1 and said.ndim > 1):
         return []
-    outputs = random_like(call.outputs)
+    if len(entered) != len(said) or len(said) % size or size < APART_FEWEST:
+        return []
+    outputs = random_like(said)
 
     def inputs(changed: Sequence[Tensor], seed: int) -> Tensor:
         seed_torch(seed)
         return step.entering(call.module, step.rows.batch(changed), step.owner.training_step)
 
     def pull(changed: Sequence[Tensor], seed: int) -> Tensor:
-        asked = outputs.detach().clone().requires_grad_()
+        made = outputs.detach().clone().requires_grad_()
         seed_torch(seed)
-        (gradient,) = torch.autograd.grad(step.loss_of(asked, changed), asked)
+        (gradient,) = torch.autograd.grad(step.loss_of(made, changed), made)
         return gradient
 
     entering: list[Tensor] = []
