@@ -18,6 +18,7 @@ from vitals.findings import Finding, Level
 from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, not_shuffled
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
+from vitals.measures.fresh_draws import fresh_layers
 from vitals.probes.class_numbers import IGNORED
 from vitals.probes.step_losses import or_nan
 from vitals.probes.step_model import Path
@@ -45,7 +46,9 @@ TINY_SCALE, HUGE_SCALE = 0.02, 10.0
 TWICE = 0.9
 """Of 1/255, the largest value of pixels that were divided by 255 twice: some pixel is nearly white."""
 FORETOLD = 0.5
-"""Share of the variance of what is to be predicted that first outputs on its scale leave."""
+"""Share of the variance of what is to be predicted that first outputs on its scale leave, and share of a
+shift of all inputs by which those of a new network may miss it: with one draw of twelve they go with the target
+of a table by chance."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network."""
@@ -499,8 +502,10 @@ def _channels(inputs: Tensor) -> Channels:
 
 def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> float:
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
-    the network takes no such inputs. 1 where outputs go with the `numbers` to be predicted from the start, as
-    of a forecast that undoes its own scaling; infinite where a recurrent layer gets huge numbers first."""
+    the network takes no such inputs. 1 where it foretells the `numbers` to be predicted, and infinite where a
+    recurrent layer gets huge numbers first."""
+    if numbers is not None and _foretells(model, inputs, numbers):
+        return 1.0
     spread: list[float] = []
     driven: list[bool] = []
 
@@ -523,14 +528,25 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
             if not spread:
                 raise
             return math.nan
-        if not spread and numbers is not None and numbers.is_floating_point() and numbers.numel() > 1:
-            wanted = numbers.reshape(len(numbers), -1)
-            if wanted.shape == outputs.shape and float((wanted - outputs).var() / wanted.var()) < FORETOLD:
-                return 1.0
         if driven and driven[0]:
             return math.inf
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
+
+
+def _foretells(model: nn.Module, inputs: Tensor, numbers: Tensor) -> bool:
+    """Whether outputs go with `numbers` from the start, as of trained weights, or of a forecast that undoes
+    its own scaling, so that they follow where all inputs are shifted."""
+    if not numbers.is_floating_point() or numbers.numel() < 2:
+        return False
+    wanted = numbers.reshape(len(numbers), -1)
+    with trial(model, dropout=False) as copies, torch.no_grad():
+        outputs = copies.outputs(inputs).reshape(len(inputs), -1)
+        if wanted.shape != outputs.shape or not float((wanted - outputs).var() / wanted.var()) < FORETOLD:
+            return False
+        shift = float(inputs.float().std())
+        followed = copies.outputs(inputs + shift).reshape(len(inputs), -1) - outputs
+    return not fresh_layers(model) or abs(float(followed.mean()) - shift) < FORETOLD * shift
 
 
 EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}"

@@ -106,6 +106,17 @@ def test_series_that_the_network_normalizes_itself_may_have_any_scale(reversible
     assert named(result) == ({} if reversible else {"input-not-normalized": "warn"})
 
 
+def test_outputs_that_go_with_a_raw_column_by_chance_are_no_forecast():
+    random = torch.Generator().manual_seed(0)
+    table = torch.rand(256, 4, generator=random) * torch.tensor([200.0, 6.0, 100.0, 1.0])
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
+    with torch.no_grad():
+        price = network(table) + 0.1 * torch.randn(256, 1, generator=random)
+    result = check_inputs(table, None, numbers=price, model=network)
+    assert named(result) == {"input-not-normalized": "warn"}
+
+
 @pytest.mark.parametrize("factor", [100, 0.01])
 def test_scale_matters_only_to_a_network_that_minds_it(factor):
     images, labels = batch(256)
