@@ -47,8 +47,8 @@ TWICE = 0.9
 """Of 1/255, the largest value of pixels that were divided by 255 twice: some pixel is nearly white."""
 FORETOLD = 0.5
 """Share of the variance of what is to be predicted that first outputs on its scale leave, and share of a
-shift of all inputs by which those of a new network may miss it: with one draw of twelve they go with the target
-of a table by chance."""
+shift of all inputs by which those of a new network may miss it: with one draw of twelve they go with the
+target of a table by chance."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network."""
