@@ -57,6 +57,8 @@ class Twin:
     def refresh(self) -> None:
         """Take over buffers, modes and plain attributes, such as counters, as the original has them now, and
         parameters where they are not those of the original."""
+        if self.shares:
+            self._follow()
         mine, present = list(self.module.parameters()), list(self.original.parameters())
         same = len(mine) == len(present) and (not self.shares or all(map(operator.is_, mine, present)))
         for parts in (nn.Module.modules, nn.Module.buffers):
@@ -71,6 +73,15 @@ class Twin:
             part.training = other.training
             if not isinstance(part, Metric):  # which is told here not to wait for other processes
                 vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
+
+    def _follow(self) -> None:
+        """Take over anew what layers have got in place of parameters and buffers, as those do that are
+        pruned amid the training."""
+        for part, other in zip(self.module.modules(), self.original.modules(), strict=False):
+            if type(part) is type(other) and not other._modules and _names(part) != _names(other):
+                state = vars(copied(other, {id(parameter): parameter for parameter in other.parameters()}))
+                vars(part).clear()
+                vars(part).update(state)
 
     def rehearse(self, batch: Any) -> None:
         """Run the training step once on copies of the parameters too, to see that it leaves these and their
@@ -132,3 +143,7 @@ class Twin:
             else:
                 self.cuts = True
         return first_samples(batch, count) if self.cuts else batch
+
+
+def _names(part: nn.Module) -> list[str]:
+    return [*part._parameters, *part._buffers]

@@ -14,7 +14,7 @@ import torch._dynamo
 import torch.nn.functional as F
 import torchvision
 from foreign import Attention, Foreign, Residual, convnet, mlp
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelPruning
 from monitoring import Events, monitors, skipped, some, watched
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -219,6 +219,17 @@ def test_histograms_follow_a_change_of_scale(tmp_path: Path) -> None:
     found = events.histograms("weights/net.1.weight")
     assert list(found) == [1, 2, 3, 4]
     assert all(np.count_nonzero(each.bucket) > 50 for each in found.values())
+
+
+def test_layers_that_are_pruned_amid_the_training_are_looked_at_on(tmp_path: Path) -> None:
+    look, prunes = (
+        Histograms(1, None),
+        ModelPruning("l1_unstructured", amount=1.0, use_lottery_ticket_hypothesis=False),
+    )
+    _, events, _ = watched(Foreign(mlp()), tmp_path, prunes, look, max_epochs=2)
+    values = events.scalars("activations/variance/net.1")
+    assert look.findings == []
+    assert {step: value > 0 for step, value in values.items()} == {step: step < 5 for step in range(1, 9)}
 
 
 def test_the_fixed_batch_survives_a_resume(tmp_path: Path) -> None:
