@@ -32,9 +32,14 @@ class UpdateMeter:
             if parameter.requires_grad and parameter.numel():
                 unique.setdefault(id(parameter), (name, parameter))
         self.names = [name for name, _ in unique.values()]
-        self.parameters = [parameter.detach() for _, parameter in unique.values()]
+        self._parameters = [parameter for _, parameter in unique.values()]
         self._measured = set(unique)
         self._kept: list[Tensor] = []
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What they hold now, for they may be given other tensors, as by `parameter.data = …`."""
+        return [parameter.detach() for parameter in self._parameters]
 
     def measures(self, parameters: Iterable[Tensor]) -> bool:
         """Whether it measures those of `parameters` that train now, and no others."""
@@ -43,10 +48,11 @@ class UpdateMeter:
     @torch.no_grad()
     def before(self) -> None:
         """Keep the parameters as they are."""
+        present = self.parameters
         if not self._kept:
-            self._kept = [torch.empty_like(parameter) for parameter in self.parameters]
+            self._kept = [torch.empty_like(parameter) for parameter in present]
         if self._kept:
-            torch._foreach_copy_(self._kept, self.parameters)
+            torch._foreach_copy_(self._kept, present)
 
     @torch.no_grad()
     def after(self) -> Tensor:

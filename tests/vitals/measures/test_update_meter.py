@@ -52,6 +52,16 @@ OPTIMIZERS: dict[str, Callable[[nn.Sequential], Optimizer]] = {
 }
 
 
+def test_a_parameter_may_be_given_another_tensor() -> None:
+    weight = nn.Parameter(torch.ones(4))
+    meter = UpdateMeter([("weight", weight)])
+    weight.data = torch.full((4,), 3.0)
+    meter.before()
+    with torch.no_grad():
+        weight += 0.5
+    assert meter.after().flatten().tolist() == [1.0, 6.0]
+
+
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_update_is_what_the_optimizer_did(name: str, clip: float | None) -> None:
