@@ -131,6 +131,7 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
     accuracy, samples = run.history.last("validation/accuracy", math.nan), run.samples("val")
     least, _ = share_between(relabelled * samples, samples)
     _, most = share_between(accuracy * samples, samples)
+    most = max(most, run.history.last("validation/commonest", 0.0))  # what one name for all puts right
     known = run.accuracy("train")  # labels at random leave the classes apart, and know none of them
     if not least - most > RENAMED or not known / 2 < relabelled < 2 * known:
         return

@@ -694,6 +694,13 @@ HEALTHY: dict[str, Run] = {
         },
     ),
     "huge first updates that are survived": record(ratio=0.15),
+    "validation of one class, which one name for all puts right": record(
+        measured={
+            "validation/accuracy": [0.55],
+            "validation/relabelled": [0.9],
+            "validation/commonest": [0.9],
+        }
+    ),
     "a signal that is lost, which an adaptive optimizer bears": record(measured={"facts/signal_lost": [6.9]}),
     "a signal that is lost, and data of which a linear classifier knows no more": record(
         falling(2.3, 2.1), 0.2, 0.2, measured={"facts/signal_lost": [6.9], "facts/linear_accuracy": [0.17]}
