@@ -73,6 +73,7 @@ class Diagnosis(L.Callback):
         self.findings: list[Finding] = []
         self.looks: list[Finding] = []
         """In how many verdicts, once that is known; the last in `findings.json`."""
+        self.said: Any = None
         self.probes, self.tried = 0, False
         """How often the rate was probed, and whether others were tried."""
         self.start: Any = None
@@ -195,12 +196,17 @@ class Diagnosis(L.Callback):
         return looked_at(run, made, missing, rules)
 
     def _say(self, page: Path | None) -> None:
-        """Tell somebody who has no other summary what was found, and where more of it is."""
-        console = Console()
-        print_findings([*self.findings, *self.looks], console)
+        """Tell somebody who has no other summary what was found, and where more of it is; nothing where a
+        second fit comes to the same."""
         folder = self.recorder.folder
         why = "the trainer has no logger and no default_root_dir (or fast_dev_run)"
         where = page or (folder / "findings.json" if folder else f"nothing was written, as {why}")
+        alarms = [finding for finding in self.findings if finding.alarming]
+        before, self.said = self.said, (alarms, self.looks, where)
+        if self.said == before:
+            return
+        console = Console()
+        print_findings([*self.findings, *self.looks], console)
         console.print(f"report:   {where}", soft_wrap=True, markup=False, highlight=False)
 
     @contextmanager

@@ -250,3 +250,12 @@ def test_a_test_that_fails_later_says_nothing_of_the_training(tmp_path: Path, ca
         trainer.test(module, loader(), verbose=False)
     assert capsys.readouterr().out.count("findings:") == 1
     assert file.read_text() == before
+
+
+def test_a_second_fit_that_comes_to_the_same_says_nothing_again(tmp_path: Path, capsys: Any) -> None:
+    module = Foreign(mlp())
+    trainer = fit(module, tmp_path, Diagnosis(probe=False, report=False))
+    trainer.fit_loop.max_epochs = trainer.current_epoch + 1
+    trainer.fit(module, loader(), loader())
+    assert trainer.current_epoch == trainer.fit_loop.max_epochs
+    assert capsys.readouterr().out.count("report:") == 1
