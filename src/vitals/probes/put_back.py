@@ -34,7 +34,7 @@ def unchanged(modules: Iterable[nn.Module], but: str = "") -> Iterator[None]:
     finally:
         for part, attributes in parts:
             now = vars(part)
-            if but:
+            if but in now:  # a compiled network has its mode in the one that it stands for
                 attributes[but] = now[but]
             changed = any(map(operator.is_not, map(now.get, attributes), attributes.values()))
             if changed or len(now) != len(attributes):
