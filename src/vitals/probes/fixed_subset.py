@@ -41,7 +41,9 @@ FEW = 8
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
 NEIGHBOURS = ("next", "previous")
-OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right", *NEIGHBOURS, "onward")
+SECOND = ("second_next", "second_previous")
+OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right")
+OF_CLASSES += (*NEIGHBOURS, "onward", *SECOND)
 """What `FixedSubsets.evaluate` says of single classes."""
 RARER = 5.0
 """Times less common than here that a class of the training subset is rare."""
@@ -269,7 +271,8 @@ class FixedSubsets:
         they as common there; `rare` that of classes which are `RARER` times less common there, and
         `rare_right` how much of all is of them and right; `next` and `previous` the shares that are given the
         number of the class after their own, or before it, the first of all being after the last, `onward`
-        that of the classes in which the former are more.
+        that of the classes in which the former are more; `second_next` and `second_previous` those that are
+        given the number after the next.
 
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
@@ -303,8 +306,8 @@ class FixedSubsets:
 
     def of_guides(self) -> dict[str, float]:
         """`guide/<name>`, the accuracy on the training subset of each of `guides` that is as fresh as before
-        and gives each class a number, and `guides/even_share`, that of an even guess; where the step calls
-        more than one network."""
+        and gives as many numbers as there are classes, and `guides/even_share`, that of an even guess; where
+        the step calls more than one network."""
         if self.step.network is not None or not self.guides:
             return {}
         self.twin.refresh()
@@ -315,7 +318,8 @@ class FixedSubsets:
         ]
         given: dict[str, Tensor] = {}
         right: dict[str, list[Tensor]] = {}
-        classes = 0
+        classes: dict[str, int] = {}
+        labelled = 0
 
         def keep(name: str) -> Callable[..., None]:
             return lambda part, arguments, output: given.update({name: output})
@@ -331,11 +335,15 @@ class FixedSubsets:
                 ]
                 for name, outputs in given.items():
                     labels = [row for row in whole if outputs.ndim == 2 and len(row) == len(outputs)]
-                    if len(labels) == 1 and int(labels[0].max()) < outputs.shape[1]:
-                        classes = outputs.shape[1]
+                    if len(labels) == 1:
+                        classes[name], labelled = outputs.shape[1], max(labelled, int(labels[0].max()) + 1)
                         right.setdefault(name, []).append(outputs.argmax(1) == labels[0])
-        found = {f"guide/{name}": float(torch.cat(each).float().mean()) for name, each in right.items()}
-        return found | ({"guides/even_share": 1 / classes} if found else {})
+        found = {
+            f"guide/{name}": float(torch.cat(each).float().mean())
+            for name, each in right.items()
+            if classes[name] == labelled  # others give features, as a random network does that is distilled
+        }
+        return found | ({"guides/even_share": 1 / labelled} if found else {})
 
     def before_narrow_layer(self) -> dict[str, float]:
         """Of a network with a narrow layer: `narrow_layer/<name>`, its units, accuracies on validation,
@@ -412,8 +420,9 @@ class FixedSubsets:
             sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
             rare = (RARER * shares < expected) & (expected >= EXPECTED)
             sums += [theirs[rare].sum(), matrix.diagonal()[rare].sum()]
-            after, before = (matrix.roll(-offset, 0).diagonal() for offset in (1, -1))
+            after, before, *second = (matrix.roll(-offset, 0).diagonal() for offset in (1, -1, 2, -2))
             sums += [after.sum(), before.sum(), theirs[after > before].sum()]
+            sums += [each.sum() for each in second]
         names = ("loss", "accuracy", *OF_CLASSES)
         totals = torch.stack([each.float() for each in sums]).tolist()
         found = {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}

@@ -95,3 +95,28 @@ def test_a_teacher_that_was_never_loaded(loaded: bool, tmp_path: Path) -> None:
         max_epochs=2,
     )
     assert alarms(diagnosis.findings) == ([] if loaded else ["frozen-parameters"])
+
+
+class Distilled(Taught):
+    """Beside the classes, the features of a random network are learned, as for a measure of what is new."""
+
+    def __init__(self) -> None:
+        super().__init__(_features())
+        self.features = _features()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch[0])
+        self.log("train_acc", (logits.argmax(1) == batch[1]).float().mean(), on_step=False, on_epoch=True)
+        distance = F.mse_loss(self.features(batch[0]), self.teacher(batch[0]))
+        return F.cross_entropy(logits, batch[1]) + distance
+
+
+def _features() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
+
+
+def test_features_of_a_random_network_are_no_guesses_at_classes(tmp_path: Path) -> None:
+    images, labels = digits(300)
+    train = DataLoader(TensorDataset(images, labels), 32, shuffle=True)
+    _, _, diagnosis = watched(Distilled(), tmp_path, LearningCurves(), train=train, max_epochs=2)
+    assert alarms(diagnosis.findings) == []
