@@ -11,7 +11,7 @@ from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding
 from vitals.measures.counts import CERTAIN, share_between
 from vitals.measures.other_preparations import AS_GREY
-from vitals.probes.fixed_subset import RARER
+from vitals.probes.fixed_subset import NEIGHBOURS, RARER
 
 ACCURACIES = ("accuracy/train|accuracy/train_eval", "accuracy/val|accuracy/val_eval")
 BEFORE = "what is known before the first step"
@@ -35,6 +35,11 @@ AS_OFTEN, ONE_WAY, ONWARD = 0.5, 2.0, 0.8
 """Times as often as its own, by three standard errors, that a sample is given the number of the class after
 it, times as often as that of the class before it, and share of the samples in whose class it is, where part
 of the labels are off by one: what is biased to one class has it from both sides."""
+FARTHER, MIXED = 0.5, 0.6
+"""Times as often that they are given the class after the next one, and training samples beside their class
+over those that are right, at every look, where classes are steps of a scale along which validation is
+shifted: what gives the next class half as often as the own has learned a third of such labels, and has 0.8
+times as many of those beside their class as right."""
 ROUGHER, ROUGHER_ERRORS = 1.5, 10.0
 """Times that neighbouring pixels differ as much in the images of one set as in those of the other, and
 standard errors by which they must: classes and cameras differ by some."""
@@ -300,7 +305,7 @@ def labels_off_by_one(run: Run) -> Iterator[Finding]:
     """Validation samples are given the number beside their own nearly as often as their own, always on one
     side, and training samples on both."""
     (after, before), (shown_after, shown_before) = (
-        [run.history.last(f"{part}/{name}", 0.0) for name in ("next", "previous")]
+        [run.history.last(f"{part}/{name}", 0.0) for name in NEIGHBOURS]
         for part in ("validation", "training")
     )
     samples, accuracy = run.samples("val"), run.history.last("validation/accuracy", math.nan)
@@ -311,6 +316,11 @@ def labels_off_by_one(run: Run) -> Iterator[Finding]:
     error = math.sqrt(after + before) * math.sqrt(1 / samples + 1 / max(run.samples("train"), 1.0))
     least, _ = share_between(side * samples, samples)
     certain = abs(leaning) > CERTAIN * error and alike > ONWARD
+    farther = run.history.last(f"validation/second_{'next' if after > before else 'previous'}", 0.0)
+    right, shown = run.values("accuracy/train_eval"), [run.values(f"training/{each}") for each in NEIGHBOURS]
+    mixed = any(sum(beside) > MIXED * known for known, *beside in zip(right, *shown, strict=False))
+    if farther > FARTHER * side or not mixed:
+        return
     if not least > AS_OFTEN * accuracy or not side > ONE_WAY * other or not certain:
         return
     message = (

@@ -659,6 +659,14 @@ HEALTHY: dict[str, Run] = {
     "grades that are given too high, in training as in validation": record(
         train=0.3, val=0.22, measured=OFF_BY_ONE | {"training/next": [0.24], "training/previous": [0.06]}
     ),
+    "steps of a scale along which validation is shifted, told apart in training": record(
+        train=0.7,
+        val=0.22,
+        measured=OFF_BY_ONE,
+    ),
+    "steps of a fine scale along which validation is shifted": record(
+        train=0.3, val=0.22, measured=OFF_BY_ONE | {"validation/second_next": [0.2]}
+    ),
     "one class that is given too often": record(
         train=0.3, val=0.22, measured=OFF_BY_ONE | {"validation/onward": [0.5]}
     ),
