@@ -66,15 +66,18 @@ def gradients_summed(run: Run) -> Iterator[Finding]:
 @needs("loss/train_eval", "update_ratio_summary/median", verdict="what is learned stays")
 def put_back(run: Run) -> Iterator[Finding]:
     """Each step moves the weights, and at every look they are the same as before."""
-    looks = run.values("loss/train_eval")
-    moved = run.values("update_ratio_summary/median")
-    if len(looks) < SAME_LOOKS or len(set(looks[-SAME_LOOKS:])) > 1 or not statistics.median(moved) > MOVED:
+    looks, at = run.values("loss/train_eval"), run.history.series("loss/train_eval").steps
+    if len(looks) < SAME_LOOKS or len(set(looks[-SAME_LOOKS:])) > 1:
+        return
+    ratios = run.history.series("update_ratio_summary/median")
+    moved = statistics.median([ratio for step, _, ratio in ratios if step > at[-SAME_LOOKS]] or [0.0])
+    if not moved > MOVED:  # as where the rate has come to zero
         return
     if not 0 < run.last_loss < GUESSED * looks[-1]:  # where nothing is learned, nothing need be put back
         return
     message = (
         f"The same training samples cost {looks[-1]:.7g} at each of the last {SAME_LOOKS} looks, to the last "
-        f"digit, though each step changed the weights by {statistics.median(moved):.1e} of their size: what "
+        f"digit, though each step changed the weights by {moved:.1e} of their size: what "
         f"an epoch learns is thrown away, or what is evaluated is not what is trained."
     )
     remedy = (

@@ -41,9 +41,11 @@ FEW = 8
 MOST_CLASSES = 1000
 """Classes of which the predictions are counted, each for each."""
 NEIGHBOURS = ("next", "previous")
-SECOND = ("second_next", "second_previous")
-OF_CLASSES = ("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right")
-OF_CLASSES += (*NEIGHBOURS, "onward", *SECOND)
+OF_CLASSES = (
+    *("relabelled", "reweighed", "commonest", "unshown", "rare", "rare_right"),
+    *NEIGHBOURS,
+    *("onward", "second_next", "second_previous"),
+)
 """What `FixedSubsets.evaluate` says of single classes."""
 RARER = 5.0
 """Times less common than here that a class of the training subset is rare."""
