@@ -46,6 +46,9 @@ a hundred times too long throw the outputs about (measured)."""
 KEPT_BACK = 0.05
 """Accuracy on validation samples by which a linear classifier of what enters a narrow layer is above the
 network."""
+UNDER_WAY = 0.3
+"""Share of all that the loss has fallen by which it falls from the third quarter of the steps to the last, from
+which a run has only begun: then a linear classifier is above networks with wide layers, too."""
 MOST_DROPPED = 0.9
 """Probability of dropout from which it looks like the share to be kept: the largest in use is 0.8."""
 
@@ -230,7 +233,10 @@ def narrow_layer(run: Run) -> Iterator[Finding]:
     linear, reached, score = (
         run.history.last(f"narrow/{name}", math.nan) for name in ("linear", "network", "score")
     )
+    last = run.mean_loss(0.75, 1)
+    begun = run.mean_loss(0.5, 0.75) - last > UNDER_WAY * max(run.first_loss - last, 0.0)
     lost = run.finished and run.steps >= ENOUGH and linear - reached > KEPT_BACK and score > CERTAIN
+    lost = lost and not begun
     for name, [units, *_] in run.by_name("narrow_layer").items():
         if lost:
             message = (

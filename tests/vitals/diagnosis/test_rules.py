@@ -659,6 +659,17 @@ HEALTHY: dict[str, Run] = {
     "grades that are given too high, in training as in validation": record(
         train=0.3, val=0.22, measured=OFF_BY_ONE | {"training/next": [0.24], "training/previous": [0.06]}
     ),
+    "a narrow layer in a run that has only begun": record(
+        [2.4 - 2e-5 * step**2 for step in range(STEPS)],
+        train=0.4,
+        val=0.4,
+        measured={
+            "narrow/linear": [0.6],
+            "narrow/network": [0.4],
+            "narrow/score": [9.0],
+            "narrow_layer/net.5": [8.0],
+        },
+    ),
     "steps of a scale along which validation is shifted, told apart in training": record(
         train=0.7,
         val=0.22,
