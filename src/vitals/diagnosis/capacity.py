@@ -8,7 +8,7 @@ from vitals.checks.layer_variance import COLLAPSED
 from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low
 from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN
 
 SHRUNK = 0.3
@@ -32,8 +32,7 @@ FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
 CUT_SHORT = 0.5
-"""Share of the batches of an epoch after which it ends that is cut short: 0.11 where a hook ends it at its
-eighth batch of 63 (measured), 1 where nothing does."""
+"""Share of the batches of an epoch after which it ends that is cut short."""
 MANY = 2000
 """Samples seen from which a network falls short that knows less than a linear classifier of 512."""
 POOR = 0.8
@@ -47,8 +46,8 @@ KEPT_BACK = 0.05
 """Accuracy on validation samples by which a linear classifier of what enters a narrow layer is above the
 network."""
 UNDER_WAY = 0.3
-"""Share of all that the loss has fallen by which it falls from the third quarter of the steps to the last, from
-which a run has only begun: then a linear classifier is above networks with wide layers, too."""
+"""Share of all that the loss has fallen by which it falls from the third quarter of the steps to the last,
+from which a run has only begun: then a linear classifier is above networks with wide layers, too."""
 MOST_DROPPED = 0.9
 """Probability of dropout from which it looks like the share to be kept: the largest in use is 0.8."""
 
@@ -177,7 +176,9 @@ def epochs_cut_short(run: Run) -> Iterator[Finding]:
         "Return None from training_step to leave out a batch: -1 from on_train_batch_start ends the epoch; "
         "or look for a data set that gives fewer samples than its __len__ says."
     )
-    yield Finding("underfitting", "warn", message, remedy, "batches", max(cut), CUT_SHORT)
+    # Somebody may cut a large set into short epochs, and go through it in many of them.
+    level: Level = "warn" if sum(shares) < 1 else "note"
+    yield Finding("underfitting", level, message, remedy, "batches", max(cut), CUT_SHORT)
 
 
 @needs("loss/train_step", "facts/chance_loss|facts/guess_loss")

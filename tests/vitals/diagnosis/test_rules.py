@@ -659,6 +659,7 @@ HEALTHY: dict[str, Run] = {
     "grades that are given too high, in training as in validation": record(
         train=0.3, val=0.22, measured=OFF_BY_ONE | {"training/next": [0.24], "training/previous": [0.06]}
     ),
+    "short epochs, many of them": record(falling(2.3, 1.8), measured={"epoch_share": [0.26] * 10}),
     "a narrow layer in a run that has only begun": record(
         [2.4 - 2e-5 * step**2 for step in range(STEPS)],
         train=0.4,
