@@ -30,18 +30,20 @@ def other_preparations(
         found["bright and dark exchanged"] = 2 * own_mean - validation
         if validation.shape[1] == 3:
             found["channels in reverse order"] = validation.flip(1)
-            if _is_grey(training if entering is None else entering) and not _is_grey(validation):
+            # Most of validation must have colours: a few photographs of many scans have them.
+            shown = _colour(training if entering is None else entering).mean()
+            if shown < GREY < _colour(validation).median():
                 found[AS_GREY] = plain.mean(1, keepdim=True) * sd + mean
         if validation.shape[2] == validation.shape[3]:
             found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
     return found
 
 
-def _is_grey(images: Tensor) -> bool:
-    """Whether all channels of `images` (N, C, H, W) are alike but for their scale."""
+def _colour(images: Tensor) -> Tensor:
+    """By how much the channels of each of `images` (N, C, H, W) differ but for their scale, (N,)."""
     mean, sd = _scale(images, (0, 2, 3))
     plain = (images - mean) / sd.clamp_min(1e-12)
-    return float((plain - plain[:, :1]).abs().mean()) < GREY
+    return (plain - plain[:, :1]).abs().mean((1, 2, 3))
 
 
 def roughness(images: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ def test_grey_images_are_tried_where_the_training_has_them_and_validation_has_no
     assert torch.allclose(tried.std((0, 2, 3)) / tried.std((0, 2, 3))[0], torch.tensor([1.0, 2.0, 3.0]))
     assert GREY not in other_preparations(IMAGES, IMAGES)
     assert GREY not in other_preparations(grey, grey)
+    scans = IMAGES[:, :1].expand(-1, 3, -1, -1)
+    assert GREY not in other_preparations(scans, torch.cat([scans[:60], IMAGES[60:]]))
 
 
 def test_a_negative_of_a_negative_is_the_image() -> None:
