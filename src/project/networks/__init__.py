@@ -4,8 +4,7 @@
 | --- | --- |
 | `num_classes`, `in_channels` | outputs; channels of the images |
 | `image_size` | pixels a side, where a layer is made for it |
-| `activation` | a key of `layers.ACTIVATIONS` |
-| `norm` | `batch`, `group`, `layer` or `none` |
+| `activation`, `norm` | a key of `layers.ACTIVATIONS`; `batch`, `group`, `layer` or `none` |
 | `dropout` | probability, before the head |
 | `initialization` | a function of `project.networks.initialization` |
 """

@@ -22,14 +22,10 @@ QUINTIC = (
 
 class Muon(Optimizer):
     """Makes the matrices of a step orthogonal together on a GPU, which spares the host most of the launches;
-    on a CPU the steps of filters are those of `timm.optim.Muon`, to the bit.
+    on a CPU the steps of filters are those of `timm.optim.Muon`, to the bit. `params` are groups with all
+    their settings; see `muon`. AdamW trains those with `betas`."""
 
-    Args:
-        params: parameter groups with all their settings; see `muon`. AdamW trains those with `betas`.
-    """
-
-    adamw: AdamW | None = None
-    """Made in the first step for the group and the state of this one; copies make their own."""
+    adamw: AdamW | None = None  # made in the first step; copies make their own
 
     def __init__(self, params: Iterable[dict[str, Any]]) -> None:
         super().__init__(params, {})
@@ -59,62 +55,35 @@ class Muon(Optimizer):
         means = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, means, group["momentum"]) if group["nesterov"] else means
-        find = orthogonalized_together if updates[0].is_cuda else orthogonalized
-        directions = find(updates, group["ns_steps"])
+        together = [updates] if updates[0].is_cuda else [[update] for update in updates]
+        directions = [each for part in together for each in orthogonalized(part, group["ns_steps"])]
         if group["normalize"]:
-            scales = torch._foreach_norm(parameters)
-            torch._foreach_reciprocal_(scales)
-            torch._foreach_mul_(scales, [len(each) ** 0.5 for each in parameters])
-            torch._foreach_mul_(parameters, scales)
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_div_(parameters, torch._foreach_norm(parameters))
+            torch._foreach_mul_(parameters, [len(each) ** 0.5 for each in parameters])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, directions, alpha=-group["lr"])
 
 
 def orthogonalized(updates: Sequence[Tensor], steps: int) -> list[Tensor]:
     """For each of `updates`, D×…, as a matrix D×K, the nearest one whose singular values are about 1, by
-    Newton–Schulz in bfloat16."""
-    found = list[Tensor]()
-    for matrix in (update.flatten(1) for update in updates):
-        tall = matrix.shape[0] > matrix.shape[1]
-        wide = _newton_schulz((matrix.T if tall else matrix).bfloat16(), steps)
-        found.append(wide.T if tall else wide)
-    return [each.reshape(of.shape) for each, of in zip(found, updates, strict=True)]
-
-
-def orthogonalized_together(updates: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """As `orthogonalized`, all in one tensor with zeros around the smaller ones, which change nothing.
-
-    Columns are taken in the order of channels_last, in which filters lie on a GPU: nothing is copied but
-    once, and the directions are views.
-    """
-    matrices = [update.movedim(1, -1).flatten(1) for update in updates]
+    Newton–Schulz in bfloat16; all together with zeros around the smaller ones, which change nothing."""
+    matrices = [update.flatten(1) for update in updates]
     rows, columns = (max(pick(matrix.shape) for matrix in matrices) for pick in (min, max))
-    padded = matrices[0].new_zeros(len(matrices), rows, columns, dtype=torch.bfloat16)
-    torch._foreach_copy_(_within(padded, matrices), matrices)
-    found = _within(_newton_schulz(padded, steps), matrices)
-    shapes = [update.movedim(1, -1).shape[1:] for update in updates]
-    return [each.unflatten(1, shape).movedim(-1, 1) for each, shape in zip(found, shapes, strict=True)]
-
-
-def _within(padded: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The places of matrices D×K, laid on their side where D > K, in one tensor with zeros around."""
-    corners = [
-        each[: min(of.shape), : max(of.shape)] for each, of in zip(padded.unbind(), matrices, strict=True)
-    ]
-    return [
-        corner if corner.shape == of.shape else corner.T for corner, of in zip(corners, matrices, strict=True)
-    ]
-
-
-def _newton_schulz(x: Tensor, steps: int) -> Tensor:
-    """Of B×D×K or D×K, D ≤ K."""
-    multiplied = torch.baddbmm if x.ndim == 3 else torch.addmm
+    x = matrices[0].new_zeros(len(matrices), rows, columns, dtype=torch.bfloat16)
+    torch._foreach_copy_(_within(x, matrices), matrices)
+    x, multiplied = (x, torch.baddbmm) if len(x) > 1 else (x[0], torch.addmm)  # which a CPU is faster at
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for a, b, c in islice(chain(QUINTIC, repeat(QUINTIC[-1])), steps):
         gram = x @ x.mT
         x = multiplied(x, multiplied(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+    found = _within(x.view(-1, rows, columns), matrices)
+    return [each.unflatten(1, of.shape[1:]) for each, of in zip(found, updates, strict=True)]
+
+
+def _within(x: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The places of matrices D×K in `x`, laid on their side where D > K."""
+    wide = [each[: min(of.shape), : max(of.shape)] for each, of in zip(x, matrices, strict=True)]
+    return [each if len(each) == len(of) else each.T for each, of in zip(wide, matrices, strict=True)]
 
 
 def muon(
