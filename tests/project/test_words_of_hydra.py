@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def test_folders_of_jobs_by_hydras_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["name", "hydra.run.dir"])
 def test_every_command_that_is_printed_can_be_pasted(key: str, tmp_path: Path) -> None:
+    for package in ("lightning.pytorch", "pytorch_lightning"):  # as one that a project imports may do
+        import_module(package)
     done = run("train", *TINY, f"{key}={ODD}", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith("evaluate:")]

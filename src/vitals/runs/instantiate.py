@@ -273,8 +273,10 @@ def require_same_network(module: nn.Module, checkpoint: dict[str, Any], path: Pa
 
 
 def quiet_lightning() -> None:
-    """Leave Lightning's messages to the root logger: of a run they go to `train.log`, not to the terminal."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    """Leave Lightning's messages to the root logger: of a run they go to `train.log`, not to the terminal.
+    Where both of its packages have been imported, they come by the names of the last."""
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
