@@ -228,7 +228,7 @@ def _is_level(run: Run) -> bool:
     return half - run.mean_loss(0.8, 1) < LEVEL * half
 
 
-@needs("narrow/linear", verdict="narrow layers")
+@needs("narrow/layers", "loss/train_step", verdict="narrow layers")
 def narrow_layer(run: Run) -> Iterator[Finding]:
     """A linear classifier of what enters a layer of a few units knows more than the network behind it."""
     linear, reached, score = (

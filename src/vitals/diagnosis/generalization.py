@@ -235,12 +235,7 @@ def prepared_otherwise(run: Run) -> Iterator[Finding]:
     yield Finding("train-val-mismatch", "fail", message, remedy, "accuracy/val", value, accuracy, exact=True)
 
 
-@needs(
-    "facts/roughness",
-    "accuracy/train|accuracy/train_eval",
-    "accuracy/val|accuracy/val_eval",
-    verdict="roughness of the images",
-)
+@needs(*ACCURACIES, verdict="roughness of the images")
 def rougher_or_smoother(run: Run) -> Iterator[Finding]:
     """Validation images are of another sharpness than training images, and less of them are known."""
     training, validation = run.fact("roughness"), run.fact("roughness_validation")
@@ -300,7 +295,7 @@ def labels_wrong_in_part(run: Run) -> Iterator[Finding]:
     yield Finding("labels-random", "warn", message, remedy, "labels", score, CERTAIN)
 
 
-@needs("validation/next", "training/next", "accuracy/val|accuracy/val_eval", verdict="labels off by one")
+@needs("training/next", *ACCURACIES, verdict="labels off by one")
 def labels_off_by_one(run: Run) -> Iterator[Finding]:
     """Validation samples are given the number beside their own nearly as often as their own, always on one
     side, and training samples on both."""
@@ -309,6 +304,8 @@ def labels_off_by_one(run: Run) -> Iterator[Finding]:
         for part in ("validation", "training")
     )
     samples, accuracy = run.samples("val"), run.history.last("validation/accuracy", math.nan)
+    if math.isnan(accuracy):  # which is looked at where it is behind alone
+        return
     way, side, other = ("after", after, before) if after > before else ("before", before, after)
     leaning = after - before - (shown_after - shown_before)
     onward = run.history.last("validation/onward", 0.0)

@@ -115,7 +115,7 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
         yield Finding("frozen-parameters", "fail", message, remedy, still[0], float(len(still)), 0.0)
 
 
-@needs("guide/", "accuracy/train|accuracy/train_eval", verdict="frozen teachers")
+@needs("guides/asked", "accuracy/train|accuracy/train_eval", verdict="frozen teachers")
 def guided_by_guesses(run: Run) -> Iterator[Finding]:
     """The loss takes what a network says that was never trained, and knows less than the one it is to
     teach."""

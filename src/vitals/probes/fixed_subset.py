@@ -309,8 +309,11 @@ class FixedSubsets:
     def of_guides(self) -> dict[str, float]:
         """`guide/<name>`, the accuracy on the training subset of each of `guides` that is as fresh as before
         and gives as many numbers as there are classes, and `guides/even_share`, that of an even guess; where
-        the step calls more than one network."""
-        if self.step.network is not None or not self.guides:
+        the step calls more than one network. `guides/asked` says how many there are."""
+        asked = {"guides/asked": float(len(self.guides))}
+        if not self.guides:
+            return asked
+        if self.step.network is not None:
             return {}
         self.twin.refresh()
         self.twin.attach(self.evaluating)
@@ -345,12 +348,12 @@ class FixedSubsets:
             for name, each in right.items()
             if classes[name] == labelled  # others give features, as a random network does that is distilled
         }
-        return found | ({"guides/even_share": 1 / labelled} if found else {})
+        return asked | found | ({"guides/even_share": 1 / labelled} if found else {})
 
     def before_narrow_layer(self) -> dict[str, float]:
-        """Of a network with a narrow layer: `narrow_layer/<name>`, its units, accuracies on validation,
-        `narrow/linear` of a linear classifier of what enters it and `narrow/network`, and `narrow/score`, by
-        how many standard errors the first is the higher."""
+        """`narrow/layers`, 1 or 0, and of a network with a narrow layer: `narrow_layer/<name>`, its units,
+        accuracies on validation, `narrow/linear` of a linear classifier of what enters it and
+        `narrow/network`, and `narrow/score`, by how many standard errors the first is the higher."""
         self.twin.refresh()
         network = self.step.network
         if network is None or not self.step.class_numbers or self.validation is None:
@@ -360,7 +363,7 @@ class FixedSubsets:
         (inputs, labels), (new, targets) = self.training, self.validation
         with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
             if (found := narrow_layer(network, inputs[:FEW])) is None:
-                return {}
+                return {"narrow/layers": 0.0}
             layer, units = found
             shown, _ = entering(network, layer, inputs, AT_ONCE)
             given, outputs = entering(network, layer, new, AT_ONCE)
@@ -374,7 +377,7 @@ class FixedSubsets:
         names = [name for name, module in self.twin.module.named_modules() if module is layer]
         measured = {"linear": float(linear.mean()), "network": float(reached.mean()), "score": score}
         measured = {f"narrow/{name}": value for name, value in measured.items()}
-        return measured | {f"narrow_layer/{names[0] if names else ''}": float(units)}
+        return measured | {"narrow/layers": 1.0, f"narrow_layer/{names[0] if names else ''}": float(units)}
 
     def _of_batches(self, batches: list[Any], sizes: list[int]) -> dict[str, float]:
         self.twin.module.eval()
