@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning_utilities.core import rank_zero
 
 from tests.commands import ROOT, run
 
@@ -102,7 +103,10 @@ def test_folders_of_jobs_by_hydras_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["name", "hydra.run.dir"])
-def test_every_command_that_is_printed_can_be_pasted(key: str, tmp_path: Path) -> None:
+def test_every_command_that_is_printed_can_be_pasted(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_zero, "log", rank_zero.log)
     for package in ("lightning.pytorch", "pytorch_lightning"):  # as one that a project imports may do
         import_module(package)
     done = run("train", *TINY, f"{key}={ODD}", folder=tmp_path)
