@@ -42,8 +42,9 @@ def test_a_group_that_is_taken_out_is_its_choice_none(word: str, tmp_path: Path)
         (["--trainer.max_epochs=3"], "values are given as key=value: write trainer.max_epochs=3."),
         (["--overwrite", "seed=0"], "values are given as key=value: write overwrite=true."),
         (["--cfg", "jobs"], "invalid choice: 'jobs'"),
-        (["+callbacks.mine.every=5"], "name the class that it stands for, callbacks.mine._target_="),
-        (["+logger.mine=3"], "name the class that it stands for, logger.mine._target_="),
+        (["+callbacks.mine.every=5"], "callbacks.mine names no class, as callbacks.mine._target_="),
+        (["+callbacks.histogram.samples=5"], "and is none of ours: did you mean histograms?"),
+        (["+logger.mine=3"], "logger.mine names no class, as logger.mine._target_="),
     ],
 )
 def test_options_that_hydra_does_not_have_are_answered_with_the_words_that_are_meant(

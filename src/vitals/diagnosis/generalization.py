@@ -322,8 +322,8 @@ def labels_off_by_one(run: Run) -> Iterator[Finding]:
         return
     message = (
         f"{accuracy:.0%} of {samples:.0f} validation samples are given their class, and {side:.0%} the one "
-        f"{way} it, of the training samples as many the one after as the one before: about "
-        f"{side / (side + accuracy):.0%} of the training labels are off by one."
+        f"{way} it, of the training samples {shown_after:.0%} the one after and {shown_before:.0%} the one "
+        f"before: about {side / (side + accuracy):.0%} of the training labels are off by one."
     )
     remedy = (
         "Look for two sources that count classes from 0 and from 1, or with and without a background, and at "

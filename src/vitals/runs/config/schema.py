@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from vitals.checks.registry import require_name
-from vitals.errors import UserError
+from vitals.errors import UserError, did_you_mean
 from vitals.runs.config.trainer_arguments import TRAINER, complaint
 
 # The description of a type says what is right; where null is, too, the type is followed by `| None`.
@@ -143,7 +143,8 @@ def components(group: Mapping[str, Any]) -> dict[str, Any]:
 def _brought(group: str) -> set[str]:
     """The names of all that a choice of ours may bring."""
     choices = (files("vitals.configs") / group).iterdir()
-    return {str(name) for choice in choices for name in OmegaConf.create(choice.read_text("utf-8"))}
+    names = {str(name) for choice in choices for name in OmegaConf.create(choice.read_text("utf-8"))}
+    return names - {"defaults"}
 
 
 class Checks(Component):
@@ -293,11 +294,11 @@ class RunSchema(Strict):
         if trainer.epochs == math.inf and trainer.max_steps < 0 and not (further or {}).get("max_time"):
             yield "the run has no end: set trainer.max_epochs, trainer.max_steps or trainer.max_time."
         for group in ("callbacks", "logger"):
-            entries = getattr(self, group)
-            for name in sorted(set(entries) - set(components(entries)) - _brought(group)):
+            entries, brought = getattr(self, group), _brought(group)
+            for name in sorted(set(entries) - set(components(entries)) - brought):
                 yield (
-                    f"{group}.{name} has no _target_: name the class that it stands for, "
-                    f"{group}.{name}._target_=package.Name."
+                    f"{group}.{name} names no class, as {group}.{name}._target_=package.Name does, and is none "
+                    f"of ours: {did_you_mean(name, brought)}"
                 )
         if trainer.limit_val_batches == 0 and "early_stopping" in components(self.callbacks):
             yield "callbacks=early_stopping needs validations: trainer.limit_val_batches=0 leaves them out."
