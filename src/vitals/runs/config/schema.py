@@ -297,8 +297,8 @@ class RunSchema(Strict):
             entries, brought = getattr(self, group), _brought(group)
             for name in sorted(set(entries) - set(components(entries)) - brought):
                 yield (
-                    f"{group}.{name} names no class, as {group}.{name}._target_=package.Name does, and is none "
-                    f"of ours: {did_you_mean(name, brought)}"
+                    f"{group}.{name} names no class, as {group}.{name}._target_=package.Name does, and is "
+                    f"none of ours: {did_you_mean(name, brought)}"
                 )
         if trainer.limit_val_batches == 0 and "early_stopping" in components(self.callbacks):
             yield "callbacks=early_stopping needs validations: trainer.limit_val_batches=0 leaves them out."
