@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -161,8 +161,10 @@ def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int)
                 for parameter, _ in kept:
                     parameter.grad = torch.zeros_like(parameter) if zeros or facts.meets_zeros else None
                 try:
-                    # Moved by zero they are what the graph has kept, whatever autograd counts.
-                    with torch.autograd._unsafe_preserve_version_counter(tuple(owner.parameters())):
+                    with ExitStack() as moved_by_zero:  # are what the graph has kept, whatever is counted
+                        for parameter, _ in kept:  # one by one, for torch 2.6
+                            same = torch.autograd._unsafe_preserve_version_counter(parameter)
+                            moved_by_zero.enter_context(same)
                         result = call_step(owner.training_step, batch, number)
                 except UserError:
                     if zeros or facts.meets_zeros:
