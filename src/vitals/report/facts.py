@@ -68,7 +68,7 @@ def _best(best: tuple[Metric, Row]) -> tuple[str, str, str]:
     """What the best epoch is judged by, which it is, and its score."""
     metric, row = best
     name = bare_name(metric.name.removesuffix("_eval"))
-    return name, number(epoch_in(row)), metric.text(row[metric.name])
+    return name, number(epoch_in(row)), metric.text(row[metric.name], 1)  # as the other key figures
 
 
 def other_metrics(run: RunRecord) -> list[str]:
