@@ -183,15 +183,15 @@ class Experiment(types.RunSchema):
         if optimizer.class_name == "LBFGS":
             yield from self._lbfgs_clashes()
         if data.target == IMAGE_DATA:
-            if data.source != "digits" and data.root is None:
-                yield f"data.root=null is not allowed with data={data.source}: name the folder of the images."
+            if (data.source == "digits") != (data.root is None):
+                meant = "leave it out" if data.root else "name the folder of the images"
+                yield f"data.root={data.root or 'null'} is not allowed with data={data.source}: {meant}."
             elif data.source == "image_folder":
                 existing_folder(str(data.root), "data.root", "the folder of the images")
             elif data.crop_padding >= (size := data.image_size or 32):  # said before anything is downloaded
                 yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
             if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
-                # A folder of the working folder, as the default is, is made for the download; any other that
-                # is missing was mistyped more often, and waiting for the network would not tell.
+                # One of the working folder, as the default is, is made; others are mistyped more often.
                 what = "the folder of the images, or make it, and they are downloaded to it"
                 existing_folder(str(data.root), "data.root", what)
         yield from super().clashes()

@@ -172,6 +172,7 @@ WRONG_TOGETHER = {
         "trainer.gradient_clip_val=1",
         "must be null",
     ),
+    "data=digits data.root=images": ("data.root=images", "leave it out"),
     "data.root=null": ("data.root=null", "data=cifar10"),
     "data=image_folder": ("data.root=null", "data=image_folder"),
     "data.crop_padding=32": ("data.crop_padding=32", "less than the images' 32 pixels"),
