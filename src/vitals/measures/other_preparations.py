@@ -1,9 +1,12 @@
 """Validation inputs as they would be if they had been prepared in another way."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+Preparation = Callable[[Tensor], Tensor]
 
 GREY = 0.02
 """Mean difference of standardized channels up to which images are grey: 0 where one is read for all, 0.23
@@ -15,27 +18,31 @@ AS_GREY = "one value for all channels, as in training"
 
 def other_preparations(
     training: Tensor, validation: Tensor, entering: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Validation inputs (M, ...) as they would be if they had been prepared otherwise, by what was done to
-    them: what mistakes in preparing one of two sets amount to. The scale is taken from `training` inputs (N,
-    ...); `entering` are a few as the training has them, where these are prepared as validation is."""
+) -> dict[str, Preparation]:
+    """What makes of some of the validation inputs (M, ...) what they would be if all had been prepared
+    otherwise, by what was done to them: what mistakes in preparing one of two sets amount to. The scale is
+    taken from `training` inputs (N, ...); `entering` are a few as the training has them, where these are
+    prepared as validation is."""
     if not validation.is_floating_point() or not training.is_floating_point():
         return {}
     channels = (0, *range(2, validation.ndim))
     (mean, sd), (own_mean, own_sd) = (_scale(values, channels) for values in (training, validation))
-    plain = (validation - own_mean) / own_sd.clamp_min(1e-12)
-    found = {"scaled as in training": plain * sd + mean}
+
+    def plain(some: Tensor) -> Tensor:
+        return (some - own_mean) / own_sd.clamp_min(1e-12)
+
+    found: dict[str, Preparation] = {"scaled as in training": lambda some: plain(some) * sd + mean}
     if validation.ndim == 4:
-        found["upside down"] = validation.flip(2)
-        found["bright and dark exchanged"] = 2 * own_mean - validation
+        found["upside down"] = lambda some: some.flip(2)
+        found["bright and dark exchanged"] = lambda some: 2 * own_mean - some
         if validation.shape[1] == 3:
-            found["channels in reverse order"] = validation.flip(1)
+            found["channels in reverse order"] = lambda some: some.flip(1)
             # Most of validation must have colours: a few photographs of many scans have them.
             shown = _colour(training if entering is None else entering).mean()
             if shown < GREY < _colour(validation).median():
-                found[AS_GREY] = plain.mean(1, keepdim=True) * sd + mean
-        if validation.shape[2] == validation.shape[3]:
-            found["rows and columns exchanged"] = validation.transpose(2, 3).contiguous()  # as `view` asks
+                found[AS_GREY] = lambda some: plain(some).mean(1, keepdim=True) * sd + mean
+        if validation.shape[2] == validation.shape[3]:  # in one piece, as `view` asks
+            found["rows and columns exchanged"] = lambda some: some.transpose(2, 3).contiguous()
     return found
 
 

@@ -20,13 +20,13 @@ from vitals.length import total_epochs, total_steps
 from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
-from vitals.measures.other_preparations import other_preparations, roughness
+from vitals.measures.other_preparations import Preparation, other_preparations, roughness
 from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import NEIGHBOURS, OF_CLASSES, FixedSubsets
 from vitals.probes.loaders import is_shuffled
 from vitals.probes.new_samples import NewSamples
 from vitals.probes.rows import samples_in
-from vitals.recorder import recorder_of, shared_twin
+from vitals.recorder import Recorder, recorder_of, shared_twin
 from vitals.writers.groups import Charts, in_groups, joined
 from vitals.writers.registry import writers
 
@@ -144,6 +144,9 @@ learned."""
 BEHIND = 0.05
 """Accuracy of training above validation from which other preparations of validation are tried: a finding of
 them needs as much."""
+AS_LOGGED = 0.01
+"""Share by which the loss and the accuracy that a module logs of validation may differ from those of the
+subset, to be taken for them until the last look."""
 GLANCE = 250
 """Validation samples on which another preparation is tried first; one that all would bear out is hardly ever
 below there."""
@@ -171,7 +174,8 @@ class LearningCurves(Monitor):
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
-    not log `accuracy/val` by just this name |
+    not log `accuracy/val` by just this name; what it logs by another is taken once it is the same, but for the
+    last look |
     | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
     | `loss/train_step` | optimizer steps | loss of one batch |
     | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
@@ -212,7 +216,7 @@ class LearningCurves(Monitor):
         },
     }
 
-    kept = ("losses", "of_step", "recent", "of_epoch", "of_steps", "evaluates")
+    kept = ("losses", "of_step", "recent", "of_epoch", "of_steps", "evaluates", "agrees")
 
     def __init__(
         self,
@@ -256,9 +260,12 @@ class LearningCurves(Monitor):
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
+        self.preparations: dict[str, Preparation] | None = None
         self.sees_new = not trainer.global_step
         self.of_steps: list[str] | None = None
         self.evaluates = self.subset_samples > 0
+        self.agrees = False
+        """Whether what the module logs of validation is what was measured on the subset."""
         self.losses: list[Tensor] = []
         self.of_step: list[Tensor] = []
         self.recent: list[float] = []
@@ -448,13 +455,22 @@ class LearningCurves(Monitor):
         apart = known is not None and not -ABOVE < reached - known < GAP
         neighbours = {name: of_classes[name] for name in NEIGHBOURS}
         apart = apart or sum(neighbours.values()) > MIXED_UP * reached
-        if not logged or apart or not subsets.step.class_numbers:
+        own = {f"{name}/val_eval": metrics.get(f"{name}/val", math.nan) for name in ("loss", "accuracy")}
+        ends = self._ends(trainer, epochs_done(trainer))
+        if self.agrees and not apart and not ends and all(map(math.isfinite, own.values())):
+            named |= own
+        elif not logged or apart or not subsets.step.class_numbers:
             named |= self._validated(trainer, subsets, logged, reached)
+            if subsets.step.class_numbers and not logged:
+                self.agrees = all(
+                    math.isclose(named.get(tag, math.nan), value, rel_tol=AS_LOGGED)
+                    for tag, value in own.items()
+                )
         by_batch = {} if right is None else subsets.by_batch_statistics(right)
         measured = {f"modes/{name}": value for name, value in by_batch.items()}
         if subsets.step.class_numbers:
             measured |= {f"training/{name}": value for name, value in neighbours.items()}
-        if self._ends(trainer, epochs_done(trainer)):
+        if ends:
             for look in (subsets.before_narrow_layer, subsets.of_guides):
                 with suppress(Exception):  # of networks that neither is made for; the other curves go on
                     measured |= look()
@@ -506,9 +522,8 @@ class LearningCurves(Monitor):
             named = {f"new/{name}": value for name, value in found.items()}
             recorder.history.add(trainer.global_step, epoch_of(trainer), named)
 
-    @staticmethod
     def _validated(
-        trainer: L.Trainer, subsets: FixedSubsets, logged: bool, reached: float
+        self, trainer: L.Trainer, subsets: FixedSubsets, logged: bool, reached: float
     ) -> dict[str, float]:
         """What the validation subset says beside what the module logs itself; `reached` is the accuracy on
         training images."""
@@ -528,16 +543,8 @@ class LearningCurves(Monitor):
             if of_classes:
                 epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in (of_classes | found).items()}
-                behind = reached - found["accuracy"] > BEHIND
-                sets = subsets.training[0], subsets.validation[0]
-                others = other_preparations(*sets, subsets.entering_training()) if behind else {}
-                if behind and not recorder.history.tags("facts/roughness"):
-                    recorder.add_facts(trainer, _roughness(subsets.training[0], subsets.validation[0]))
-                for name, inputs in others.items():
-                    changed = subsets.evaluate(inputs[:GLANCE], subsets.validation[1][:GLANCE])
-                    if changed["accuracy"] > found["accuracy"]:  # else all of them would not say more
-                        changed = subsets.evaluate(inputs, subsets.validation[1])
-                    measured[f"validation/changed/{name}"] = changed["accuracy"]
+                if reached - found["accuracy"] > BEHIND:
+                    measured |= self._prepared_otherwise(trainer, recorder, subsets, found["accuracy"])
                 recorder.history.add(trainer.global_step, float(epoch), measured)
             elif not subsets.step.class_numbers:
                 measured = {f"validation/{name}": value for name, value in (guess | found).items()}
@@ -546,5 +553,24 @@ class LearningCurves(Monitor):
             return {}
         return {f"{name}/val_eval": value for name, value in found.items()}
 
+    def _prepared_otherwise(
+        self, trainer: L.Trainer, recorder: Recorder, subsets: FixedSubsets, accuracy: float
+    ) -> dict[str, float]:
+        """Accuracies on the validation subset as it would be if it had been prepared in other ways."""
+        assert subsets.validation is not None
+        inputs, targets = subsets.validation
+        if self.preparations is None:
+            sets = subsets.training[0], inputs
+            self.preparations = other_preparations(*sets, subsets.entering_training())
+            if not recorder.history.tags("facts/roughness"):
+                recorder.add_facts(trainer, _roughness(*sets))
+        measured = {}
+        for name, prepare in self.preparations.items():
+            changed = subsets.evaluate(prepare(inputs[:GLANCE]), targets[:GLANCE])
+            if changed["accuracy"] > accuracy:  # else all of them would not say more
+                changed = subsets.evaluate(prepare(inputs), targets)
+            measured[f"validation/changed/{name}"] = changed["accuracy"]
+        return measured
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.subsets = None
+        self.subsets = self.preparations = None

@@ -10,7 +10,7 @@ GREY = "one value for all channels, as in training"
 
 def test_grey_images_are_tried_where_the_training_has_them_and_validation_has_not() -> None:
     grey = IMAGES.mean(1, keepdim=True).expand(-1, 3, -1, -1) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
-    tried = other_preparations(grey, IMAGES)[GREY]
+    tried = other_preparations(grey, IMAGES)[GREY](IMAGES)
     assert tried.shape == IMAGES.shape
     assert torch.allclose(tried.std((0, 2, 3)) / tried.std((0, 2, 3))[0], torch.tensor([1.0, 2.0, 3.0]))
     assert GREY not in other_preparations(IMAGES, IMAGES)
@@ -22,9 +22,9 @@ def test_grey_images_are_tried_where_the_training_has_them_and_validation_has_no
 def test_a_negative_of_a_negative_is_the_image() -> None:
     negatives = 0.3 - IMAGES
     assert torch.allclose(
-        other_preparations(IMAGES, negatives)["bright and dark exchanged"].mean((0, 2, 3)),
+        other_preparations(IMAGES, negatives)["bright and dark exchanged"](negatives).mean((0, 2, 3)),
         negatives.mean((0, 2, 3)),
         atol=1e-5,
     )
-    made = other_preparations(IMAGES, negatives)["bright and dark exchanged"]
+    made = other_preparations(IMAGES, negatives)["bright and dark exchanged"](negatives)
     assert torch.allclose(made - made.mean(), IMAGES - IMAGES.mean(), atol=0.2)

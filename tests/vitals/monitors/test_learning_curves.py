@@ -343,3 +343,24 @@ def test_classes_with_other_numbers_in_validation_are_told(
     curves = LearningCurves(1, subset_samples=256)
     fit(LogsAccuracy(mlp(), lr=0.2), tmp_path, curves, diagnosis, validation=validation, max_epochs=6)
     assert [finding.cause for finding in diagnosis.findings if finding.exact] == causes
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_a_module_logs_of_validation_is_taken_once_it_is_what_would_be_measured(
+    apart: bool, tmp_path: Path
+) -> None:
+    class Maybe(LogsAccuracy):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step([-batch[0] if apart else batch[0], batch[1]], batch_idx)
+
+    data, curves = loader(), LearningCurves(1)
+    options = {"train": data, "validation": data, "max_epochs": 4, "limit_val_batches": None}
+    _, events, diagnosis = watched(Maybe(mlp(), lr=0.2), tmp_path, curves, **options)
+    history = diagnosis.recorder.history
+    measured = history.series("validation/accuracy")
+    assert [round(epoch) for epoch in measured.epochs] == ([1, 2, 3, 4] if apart else [1, 4])
+    shown = events.scalars("accuracy/val_eval")
+    assert list(shown) == [1, 2, 3, 4]
+    if not apart:
+        trained = events.scalars("accuracy/train_eval")
+        assert list(shown.values()) == pytest.approx(list(trained.values()), abs=1e-6)
