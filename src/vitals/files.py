@@ -90,16 +90,15 @@ def telling(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place at the end, or goes if something is raised. So a
     reader never sees half of a file, of several writers at the same time one wins, and a cut of the power
-    leaves the old file or the new one. `CannotWrite` if the system cannot write it."""
+    leaves the old file or the new one; which of them, `to_disk` of the folder decides. `CannotWrite` if the
+    system cannot write it."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with telling(path):
             yield temporary
-            if not temporary.is_symlink():
-                _to_disk(temporary, os.O_RDWR)
+            if not temporary.is_symlink() and temporary.stat().st_nlink < 2:  # else it is there already
+                to_disk(temporary)
             os.replace(temporary, path)
-            if os.name == "posix":  # Windows opens no folders
-                _to_disk(path.parent, os.O_RDONLY)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -112,9 +111,12 @@ def clear_leftovers(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path, flags: int) -> None:
-    """Have the system put on the disk what it may still keep in memory."""
-    number = os.open(path, flags)
+def to_disk(path: Path) -> None:
+    """Have the system put on the disk what it still has in memory of a file, or of a folder's names."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":  # Windows opens none
+        return
+    number = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(number)
     except OSError as error:

@@ -92,6 +92,7 @@ class Diagnosis(L.Callback):
                 trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
             self.recorder = recorder
             self._forget()  # of a search for a rate, which is torn down with the training alone
+            self.written: list[Finding] | None = None
             self.probes, self.probed, self.tried = 0, -1, False
             # Only after this does the trainer say that it has a checkpoint, and load it.
             self.fresh = _kept(trainer, pl_module) if self._may_try(trainer) else None
@@ -176,10 +177,12 @@ class Diagnosis(L.Callback):
         except Exception as error:  # rules must never end a training
             reason = f"Diagnosis: {reason_of(error)}"
             self.findings = [*checks, *others, Finding("skipped", "note", reason, where="diagnosis")]
-        if (folder := self.recorder.folder) is not None:
+        said = [*self.findings, *self.looks]
+        if (folder := self.recorder.folder) is not None and (finished or said != self.written):
             if not self.recorder.history.lines:  # which has made it otherwise
                 folder.mkdir(parents=True, exist_ok=True)
-            write_findings([*self.findings, *self.looks], folder / "findings.json")
+            write_findings(said, folder / "findings.json")
+            self.written = said
         for finding in self.findings:
             if finding.level == "fail" and finding.step:
                 self.recorder.announce(trainer, finding)

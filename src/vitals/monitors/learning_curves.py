@@ -174,8 +174,8 @@ class LearningCurves(Monitor):
     | `loss/train_eval`, `accuracy/train_eval` | epochs | of a fixed training subset without augmentation, in
     evaluation mode |
     | `loss/val_eval`, `accuracy/val_eval` | epochs | of a fixed validation subset; only where the module does
-    not log `accuracy/val` by just this name; what it logs by another is taken once it is the same, but for the
-    last look |
+    not log `accuracy/val` by just this name; once what it logs by another is the same, that is taken, but at
+    the last look |
     | `accuracy/gap` | epochs | accuracy of the training subset less that of the validation |
     | `loss/train_step` | optimizer steps | loss of one batch |
     | `loss_noise` | optimizer steps | deviation of the loss from its moving average, as a share of it |
