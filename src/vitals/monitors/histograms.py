@@ -49,7 +49,8 @@ class Histograms(Monitor):
     and with the same random numbers every time. Compiled graphs stay as they are.
 
     Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
-    the histograms of the history, about ten times a run.
+    the histograms of the history, about ten times a run. Between two measurements as many samples are trained
+    on as one looks at, unless `every_n_steps` asks for more of them.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
@@ -98,10 +99,12 @@ class Histograms(Monitor):
         self.twin: Twin | None = None
         self.rehearsed = False
         self.measured = 0
+        self.fewest = 1
+        """Steps that come to what a measurement costs."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.twin, self.measured = None, trainer.global_step
-        self.rehearsed, self.filling = False, True
+        self.rehearsed, self.filling, self.fewest = False, True, 1
         self.batch = move_data_to_device(self.batch, trainer.strategy.root_device)
 
     def on_train_batch_start(
@@ -136,7 +139,19 @@ class Histograms(Monitor):
         if not self.whole and not self.twin.cuts:
             self.batch, self.whole = first_samples(batch, sys.maxsize), True
             self.skip(UserError(WHOLE))
-        self.rehearsed = True
+        self.rehearsed, often = True, self.period
+        if not self.whole:
+            self.fewest = math.ceil(
+                self.samples / (max(samples_in(batch), 1) * trainer.accumulate_grad_batches)
+            )
+        self._measure_length(trainer, module)
+        if self.period > often and not trainer.global_step:
+            said = f"a look costs as much as {self.fewest} of your steps and is taken after {self.period}"
+            self.skip(UserError(f"{said}, where {often} had been asked for."))
+
+    def _measure_length(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super()._measure_length(trainer, module)
+        self.period = max(self.period, min(self.fewest, self.interval.every_n_steps or self.fewest))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.before, step = None, trainer.global_step

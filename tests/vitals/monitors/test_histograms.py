@@ -249,3 +249,14 @@ def test_samples_are_gathered_from_several_small_batches(tmp_path: Path) -> None
     watched(Foreign(mlp(norm=True)), tmp_path, look, train=some(2, 2))
     assert look.findings == []
     assert len(look.batch[0]) == 4
+
+
+@pytest.mark.parametrize(("every", "steps"), [(500, [1, 8, 16, 20]), (5, [1, 5, 10, 15, 20])])
+def test_a_look_that_costs_more_than_the_steps_between_is_taken_less_often_and_says_so_once(
+    every: int, steps: list[int], tmp_path: Path
+) -> None:
+    looks = Histograms(every)
+    _, _, diagnosis = watched(Foreign(mlp()), tmp_path, looks, train=some(20, size=4))
+    history = diagnosis.recorder.history
+    assert history.series(history.tags("activation_mean/")[0]).steps == steps
+    assert len([each for each in looks.findings if "8 of your steps" in each.message]) == 1
