@@ -34,6 +34,7 @@ from vitals.findings import Finding, Level
 from vitals.installed import is_installed
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.fresh_draws import fresh_layers, looks_drawn
+from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.random_states import seed_torch
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
@@ -506,26 +507,25 @@ def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
 
 
 def _leak(copies: Trial, inputs: Inputs) -> float:
-    """How much output i depends on input j, over how much on itself: by derivatives, and of inputs that are
-    no floats by putting other samples in their places."""
+    """How much output i depends on input j, over how much on itself: by derivatives, and where there are
+    none, as of whole numbers, by putting other samples in their places."""
     if not isinstance(inputs, Tensor):
         return float("nan")
-    if not inputs.is_floating_point():
-        some, largest, largest_other = inputs[:4], 0.0, 0.0
+    x = inputs[:4].detach().clone()
+    outputs = copies.outputs(x.requires_grad_() if x.is_floating_point() else x).reshape(len(x), -1)
+    largest, largest_other = 0.0, 0.0
+    if not x.requires_grad or id(x) not in map(id, graph_leaves(outputs)):  # or the step cuts it off
+        some = x.detach()
         with torch.no_grad():
-            before = copies.outputs(some)
             for i in (0, len(some) - 1):
                 mixed = some.roll(1, 0)
                 mixed[i] = some[i]
-                changes = (copies.outputs(mixed) - before).abs().reshape(len(some), -1).amax(dim=1)
+                changes = (copies.outputs(mixed).reshape(len(x), -1) - outputs).abs().amax(dim=1)
                 largest_other = max(largest_other, float(changes[i]))
                 changes[i] = 0
                 largest = max(largest, float(changes.max()))
-            rounding = ROUNDING * float(before.abs().max())
+            rounding = ROUNDING * float(outputs.abs().max())
         return largest_other / max(largest, rounding) if largest_other > rounding else 0.0
-    x = inputs[:4].detach().clone().requires_grad_()
-    outputs = copies.outputs(x).reshape(len(x), -1)
-    largest, largest_other = 0.0, 0.0
     # Random weights, since outputs that sum to 1 have no gradient in their sum.
     weights = torch.rand(outputs.shape[1], device=outputs.device).to(outputs.dtype)
     for i in range(len(x)):

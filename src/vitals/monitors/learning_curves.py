@@ -237,6 +237,8 @@ class LearningCurves(Monitor):
         self.rows: int | None = None
         """Of the table, in the checkpoint from which the training goes on."""
         self.speed = Speed()
+        self.by_hand, self.given = False, list[Tensor]()
+        """Whether what is given to `manual_backward` is the loss of the step; since the last batch."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.logged = Logged()  # which all processes must ask
@@ -262,6 +264,9 @@ class LearningCurves(Monitor):
         self.seen, self.subsets, self.batch = trainer.global_step, None, None
         self.preparations: dict[str, Preparation] | None = None
         self.sees_new = not trainer.global_step
+        # A step that optimizes by hand need not return its loss; a scaler has multiplied what it is given.
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.by_hand, self.given = not module.automatic_optimization and scaler is None, []
         self.of_steps: list[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.agrees = False
@@ -308,6 +313,10 @@ class LearningCurves(Monitor):
             self.validated = None
             self.logged.mark(trainer)
 
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if self.by_hand and loss.numel() == 1:
+            self.given.append(loss.detach().float().reshape(()))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -322,8 +331,13 @@ class LearningCurves(Monitor):
             share, value = trainer.accumulate_grad_batches, loss.detach().float()
             by_lightning = share != 1 and trainer.lightning_module.automatic_optimization
             self.of_step.append(value * share if by_lightning else value)
-        self.speed.after_batch(samples_in(batch) * trainer.world_size)
         step = trainer.global_step
+        if self.given and not self.of_step:
+            # The one loss of each step; parts of a loss, or several losses, are no curve.
+            self.by_hand = len(self.given) == 1 and step != self.seen
+            self.of_step += self.given if self.by_hand else []
+        self.given = []
+        self.speed.after_batch(samples_in(batch) * trainer.world_size)
         if step == self.seen:
             return  # only accumulated
         last, self.seen = self.seen, step

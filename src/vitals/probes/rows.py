@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, MutableMappi
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
@@ -48,8 +49,9 @@ class Rows:
         made = self if batch is self.example else Rows(batch)
         rows: list[Tensor] = []
         for leaf in filter(made._has_rows, made.leaves):
-            if isinstance(leaf, Tensor) and not is_ragged(leaf):
-                rows.append(leaf)
+            if is_array(leaf) and not is_ragged(leaf):
+                # A copy, as torch takes no array that is read backwards, nor gladly one that is read-only.
+                rows.append(leaf if isinstance(leaf, Tensor) else torch.from_numpy(np.array(leaf)))
             else:
                 samples = _samples(leaf)
                 rows += [_numbers(samples), *_whole_numbers(samples).values()]
@@ -61,7 +63,7 @@ class Rows:
         places: set[int] = set()
         count = 0
         for leaf in filter(self._has_rows, self.leaves):
-            if not isinstance(leaf, Tensor) or is_ragged(leaf):
+            if not is_array(leaf) or is_ragged(leaf):
                 places.add(count)
                 count += len(_whole_numbers(_samples(leaf)))
             count += 1
@@ -77,8 +79,8 @@ class Rows:
         def other(leaf: Any) -> Any:
             if rows and self._has_rows(leaf):
                 row = next(left)
-                if isinstance(leaf, Tensor) and not is_ragged(leaf):
-                    return row
+                if is_array(leaf) and not is_ragged(leaf):
+                    return row if isinstance(leaf, Tensor) else row.detach().cpu().numpy()
                 all_of_it = _samples(leaf)
                 samples = [all_of_it[place] for place in row.tolist()]
                 given = {place: next(left) for place in _whole_numbers(all_of_it)}
@@ -87,7 +89,7 @@ class Rows:
                 return _made_like(leaf, samples)
             if isinstance(leaf, list | tuple) and not is_ragged(leaf):
                 return type(leaf)(leaf[place % self.size] for place in range(count))
-            return leaf.clone() if isinstance(leaf, Tensor) else leaf
+            return _copied(leaf)
 
         return replaced(self.example, other, self.size, self.lists)
 
@@ -95,7 +97,7 @@ class Rows:
         if is_ragged(leaf):
             return _count(leaf) == self.size
         return id(leaf) in self.lists or (
-            isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == self.size > 0
+            is_array(leaf) and leaf.ndim > 0 and len(leaf) == self.size > 0
         )
 
     def counts(self, leaf: Any) -> bool:
@@ -117,6 +119,17 @@ class Rows:
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
         """The first row of each of `rows`, `count` times; a step may write to them, as some that mix do."""
         return [row[:1].expand(count, *row.shape[1:]).clone() for row in rows]
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether this is a tensor, or an array of NumPy that could be one, as where a loader makes no tensors."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind in "biuf" and leaf.dtype.isnative and leaf.dtype.itemsize <= 8
+    return isinstance(leaf, Tensor)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf) if is_array(leaf) else leaf
 
 
 def is_ragged(leaf: Any) -> bool:
@@ -226,8 +239,8 @@ def sample_lists(batch: Any) -> frozenset[int]:
     for each in candidates:
         by_length.setdefault(len(each), []).append(each)
     for count, those in by_length.items():
-        tables = [each for each in those if not isinstance(each[0], Tensor)]
-        tensors = [each for each in those if isinstance(each[0], Tensor)]
+        tables = [each for each in those if not is_array(each[0])]
+        tensors = [each for each in those if is_array(each[0])]
         uneven = [each for each in tensors if _lengths(each) != {len(each[0]) if each[0].ndim else -1}]
         known = bool(tables and tensors) or (tables and (count in lengths or _alone(tables[0])))
         known = known or (bool(uneven) and (count > FEW or count in lengths))
@@ -252,7 +265,7 @@ def _look(batch: Any, candidates: list[Any], beside: list[Any]) -> None:
     """Collect what may be a list of samples, and the tensors and long lists of values outside of these."""
     if is_ragged(batch):
         return
-    if isinstance(batch, Tensor):
+    if is_array(batch):
         beside.append(batch)
     elif isinstance(batch, Mapping):
         for value in batch.values():
@@ -273,7 +286,7 @@ def _look(batch: Any, candidates: list[Any], beside: list[Any]) -> None:
 def _may_be_samples(batch: Sequence[Any]) -> bool:
     if not batch:
         return False
-    if all(isinstance(entry, Tensor) for entry in batch):
+    if all(map(is_array, batch)):
         if len({(entry.dtype, entry.ndim) for entry in batch}) > 1:
             return False
         return len(_lengths(batch)) == 1 or len({entry.shape[1:] for entry in batch}) == 1
@@ -285,21 +298,21 @@ def _may_be_samples(batch: Sequence[Any]) -> bool:
 
 
 def _signature(entry: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple((each.dtype, each.ndim) if isinstance(each, Tensor) else type(each) for each in entry)
+    return tuple((each.dtype, each.ndim) if is_array(each) else type(each) for each in entry)
 
 
 def _alone(tables: Sequence[Any]) -> bool:
     """Whether dicts or pairs are samples though nothing beside them says so: many, and not made of tensors of
     the same length like the batch of a loader."""
     entries = tables[0].values() if isinstance(tables[0], Mapping) else tables[0]
-    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    tensors = [entry for entry in entries if is_array(entry)]
     like_batch = len(_lengths(tensors)) == 1 and all(each.ndim for each in tensors)
     like_batch = like_batch and any(each.ndim > 1 for each in tensors) and len(tensors) > 1
     scalars = any(isinstance(entry, int | float) for entry in entries)
     return len(tables) > FEW and bool(tensors) and (scalars or not like_batch)
 
 
-def _lengths(tensors: Sequence[Tensor]) -> set[int]:
+def _lengths(tensors: Sequence[Any]) -> set[int]:
     return {len(each) if each.ndim else 0 for each in tensors}
 
 
@@ -307,7 +320,7 @@ def _size(leaves: Sequence[Any], lists: Container[int]) -> int:
     given = [len(leaf) for leaf in leaves if id(leaf) in lists]
     given += [_count(leaf) for leaf in leaves if is_ragged(leaf)]
     leaves = [leaf for leaf in leaves if not is_ragged(leaf)]
-    given += [len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+    given += [len(leaf) for leaf in leaves if is_array(leaf) and leaf.ndim]
     if not lists and any(map(_are_edges, leaves)) and set(given) != {2}:  # they would point beyond the rest
         return 0
     return given[0] if given else 0
@@ -332,7 +345,7 @@ def _device(samples: Sequence[Any]) -> torch.device | None:
 def _whole_numbers(samples: Sequence[Any]) -> dict[int, Tensor]:
     """What stands in the same place of each of `samples`, dicts or pairs, as one whole number: by its place
     among the leaves, (N,)."""
-    if isinstance(samples[0], Tensor):
+    if is_array(samples[0]):
         return {}
     leaves = [leaves_of(sample) for sample in samples]
     if len(set(map(len, leaves))) > 1:
@@ -348,7 +361,7 @@ def _whole_numbers(samples: Sequence[Any]) -> dict[int, Tensor]:
 def _is_whole_number(leaf: Any) -> bool:
     if isinstance(leaf, Tensor):
         return leaf.numel() == 1 and leaf.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
-    return type(leaf) is int
+    return type(leaf) is int or isinstance(leaf, np.integer)
 
 
 def _with(sample: Any, values: Mapping[int, Tensor]) -> Any:
@@ -359,7 +372,7 @@ def _with(sample: Any, values: Mapping[int, Tensor]) -> Any:
         value = values.get(next(places))
         if value is None:
             return leaf
-        return value.reshape(leaf.shape).to(leaf) if isinstance(leaf, Tensor) else int(value)
+        return value.reshape(leaf.shape).to(leaf) if isinstance(leaf, Tensor) else type(leaf)(int(value))
 
     return replaced(sample, other)
 
@@ -384,7 +397,7 @@ def taken(batch: Any, first: int, count: int) -> Any:
 def first_samples(batch: Any, count: int) -> Any:
     """A copy of the first `count` samples of `batch`."""
     rows = taken(plain(batch), 0, count)
-    return replaced(rows, lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+    return replaced(rows, _copied)
 
 
 def plain(batch: Any) -> Any:
@@ -419,8 +432,8 @@ def together(one: Any, other: Any) -> Any:
         beside: Any = next(left, None)
         if not (mine.counts(leaf) and its.counts(beside)):
             return leaf
-        if isinstance(leaf, Tensor) and not is_ragged(leaf):
-            return torch.cat([leaf, beside])
+        if is_array(leaf) and not is_ragged(leaf):
+            return torch.cat([leaf, beside]) if isinstance(leaf, Tensor) else np.concatenate([leaf, beside])
         return _made_like(leaf, [*_samples(leaf), *_samples(beside)])
 
     if len(leaves_of(one, mine.size, mine.lists)) != len(its_leaves):

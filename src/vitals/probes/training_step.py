@@ -23,6 +23,9 @@ from vitals.probes.step_model import Path, StepModel
 from vitals.probes.untouched import ChangesParameters
 from vitals.probes.watched_step import WatchedStep
 
+TRIED = 20
+"""Samples that a step is tried with, to see whether it takes any number: no divisor of usual batches, which a
+queue or groups of samples take."""
 DEEP = 4
 """Networks within networks that are looked into for the one whose outputs the loss is made of."""
 
@@ -85,10 +88,11 @@ class TrainingStep(WatchedStep):
         model, rows = StepModel(self), self.rows.of(self.rows.example)
         if len(rows) < 1 or self.rows.size < 2:
             return False
+        count = TRIED if self.rows.size > TRIED else max(2, self.rows.size // 2)
         for exact in (False, True):
             self.rows.exact = exact
             with suppress(UserError), buffers_kept(self.owner), isolated_rng():
-                model(*(row[: max(2, self.rows.size // 2)] for row in rows))
+                model(*(row[:count] for row in rows))
                 return exact
         return False
 

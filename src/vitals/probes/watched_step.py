@@ -75,7 +75,11 @@ class WatchedStep:
                 if next(module.parameters(), None) is not None and module not in through:
                     stack.enter_context(module.register_forward_pre_hook(enter))
                     stack.enter_context(module.register_forward_hook(leave, with_kwargs=True))
+            knew = self.trainer.meets_zeros
             losses = step_losses(self.owner, self.trainer, batch)
+            if self.trainer.meets_zeros is not knew:  # the step was run twice, as it looks at gradients
+                calls.clear(), traced.clear()
+                losses = step_losses(self.owner, self.trainer, batch)
         order = sorted(range(len(calls)), key=traced.__getitem__)
         return [calls[place] for place in order], losses
 

@@ -534,6 +534,7 @@ class _FirstUse(TorchDispatchMode):
     ) -> Any:
         kwargs = {} if kwargs is None else kwargs
         for leaf in tensors_in((args, kwargs)):
-            if leaf.numel() and leaf.data_ptr() in self._names:
+            # A sparse tensor has no memory of its own.
+            if leaf.layout == torch.strided and leaf.numel() and leaf.data_ptr() in self._names:
                 self.order.setdefault(self._names[leaf.data_ptr()], len(self.order))
         return func(*args, **kwargs)
