@@ -275,7 +275,7 @@ class Inputs:
         if self.train.low >= 0 and TWICE < 255 * self.train.high <= 1.001:
             seen += ", as of pixels that were divided by 255 twice"
             remedy = "Divide by 255 once; ToTensor() does it."
-        far = spread < TINY_SCALE or scale > HUGE_SCALE
+        far = _is_far(spread, scale)
         matters = math.isnan(self.sensitivity) or not 1 / SENSITIVE <= self.sensitivity <= SENSITIVE
         if far and matters:
             if math.isinf(self.sensitivity):
@@ -399,7 +399,8 @@ def check_inputs(
     `label_batches` are the labels of successive training batches, from which the order is judged;
     `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale counts only if
     this network minds it; `tried` is what `try_normalized` has found; the rest is as in `Inputs` and
-    `TrainingSetup`. Labels of −100, which torch's losses leave out, are no fault. `UserError` where shapes do
+    `TrainingSetup`. NaN for what is missing is no fault where `model` gives finite outputs for it; the rest is
+    then said of what is there. Labels of −100, which torch's losses leave out, are no fault. `UserError` where shapes do
     not fit or `classes` is below 2."""
     if targets is None:
         classes, targets = 0, torch.zeros(0, dtype=torch.long)
@@ -407,6 +408,9 @@ def check_inputs(
         check_batch(inputs, targets)
         if classes < 2:
             raise UserError(f"classes: at least 2 are needed, not {classes}.")
+    if model is not None and _takes_missing(model, inputs):
+        inputs = _filled(inputs)
+        validation_inputs = None if validation_inputs is None else _filled(validation_inputs)
     flat = inputs.flatten(1)
     successive = torch.cat([batch.flatten() for batch in label_batches]).cpu() if label_batches else None
     labels = targets.flatten().cpu() if successive is None else successive
@@ -436,6 +440,10 @@ def check_inputs(
         _told(inputs, numbers),
         tried,
     )
+
+
+def _is_far(spread: float, scale: float) -> bool:
+    return spread < TINY_SCALE or scale > HUGE_SCALE
 
 
 def _away(channels: Channels) -> float:
@@ -500,22 +508,38 @@ def _channels(inputs: Tensor) -> Channels:
     return Channels(tuple(mean), tuple(sd), float(values.min()), float(values.max()))
 
 
+def _takes_missing(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether there is NaN among the inputs, and none among the outputs: then the network looks for it."""
+    if not bool(inputs.isnan().any()):
+        return False
+    with trial(model, dropout=False) as copies, torch.no_grad():
+        return bool(copies.outputs(inputs).isfinite().all())
+
+
+def _filled(inputs: Tensor) -> Tensor:
+    """The inputs (N, ...) with means over the samples where they are NaN."""
+    return torch.where(inputs.isnan(), inputs.nanmean(0).nan_to_num(0.0), inputs)
+
+
 def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> float:
     """How far outputs spread over the samples with `inputs`, over how far with standardized ones; NaN where
-    the network takes no such inputs. 1 where it foretells the `numbers` to be predicted, and infinite where a
-    recurrent layer gets huge numbers first."""
+    the network takes no such inputs. 1 where it foretells the `numbers` to be predicted, or normalizes before
+    its first layer, and infinite where a recurrent layer gets huge numbers first."""
     if numbers is not None and _foretells(model, inputs, numbers):
         return 1.0
     spread: list[float] = []
     driven: list[bool] = []
+    bearable: list[bool] = []
 
     def look(module: nn.Module, given: Any) -> None:
-        squashes = not driven and isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        entering = getattr(given[0], "data", None) if squashes and given else None  # it may be packed
-        driven.append(
-            isinstance(entering, Tensor)
-            and float(entering.float().norm(2)) > HUGE_SCALE * math.sqrt(entering.numel())
-        )
+        if driven:
+            return
+        entering = getattr(given[0], "data", None) if given else None  # it may be packed
+        scale, sd = 0.0, 0.0
+        if isinstance(entering, Tensor) and entering.is_floating_point() and entering.numel() > 1:
+            scale, sd = float(entering.float().norm(2)) / math.sqrt(entering.numel()), float(entering.std())
+        bearable.append(sd > 0 and not _is_far(sd, scale))
+        driven.append(scale > HUGE_SCALE and isinstance(module, nn.RNNBase | nn.RNNCellBase))
 
     for version in (inputs, standardized(inputs)):
         try:
@@ -530,6 +554,8 @@ def _sensitivity(model: nn.Module, inputs: Tensor, numbers: Tensor | None) -> fl
             return math.nan
         if driven and driven[0]:
             return math.inf
+        if bearable and bearable[0]:
+            return 1.0
         spread.append(float(outputs.float().std(dim=0).mean()))
     return spread[0] / spread[1] if spread[1] > 0 else math.nan
 
