@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitals.errors import UserError
 from vitals.findings import Finding
+from vitals.measures.counts import share_between
 from vitals.measures.double import double
 from vitals.probes.loss_arguments import LossArguments
 from vitals.probes.put_back import buffers_kept
@@ -36,13 +38,15 @@ ROUNDED = 1e-4
 """Share of the squared distance of two images by which a mixture may miss the line between them."""
 FEWEST_MIXED, MIXED_WRONG = 8, 0.25
 """Mixed images whose labels do not go with them, and their share of all, from which it is said."""
+SURE = 5.0
+"""Standard errors by which shares of classes agree less often with labels than they say themselves."""
 PUSHED = 0.1
 """Standard deviation of what is added to all weights, so that none of them is zero."""
 
 
 def handed_over(step: TrainingStep) -> list[Finding]:
     """What goes to the wrong place in `step`, the most important first; empty where nothing does."""
-    return [*_paired(step), *_apart(step), *_mixed(step), *_misgiven(step.loss_arguments)]
+    return [*_paired(step), *_apart(step), *_mixed(step), *_of_others(step), *_misgiven(step.loss_arguments)]
 
 
 def left_alone(step: TrainingStep) -> list[Finding]:
@@ -102,6 +106,42 @@ def _paired(step: TrainingStep) -> list[Finding]:
                 )
                 remedy = "Give both the same shape, as outputs.squeeze(1) or targets.unsqueeze(1) does."
                 return [Finding("labels-random", "fail", seen, remedy, "outputs", exact=True)]
+    return []
+
+
+def _of_others(step: TrainingStep) -> list[Finding]:
+    """Shares of classes, as a teacher gives them, that stay where they are when the samples of the batch
+    change places, and agree with the labels no more often than by chance, however sure they are."""
+    rows, told = step.rows.of(step.rows.example), list(step.loss_arguments.told)
+    if not step.class_numbers or not told:
+        return []
+    labels = rows[step.target_rows[0]].reshape(-1).long()
+    for shares in told:
+        count, classes = shares.shape
+        if count != len(labels) or int(labels.max()) >= classes or bool((shares == shares[:1]).all()):
+            continue
+        agreeing, sure = int((shares.argmax(1) == labels).sum()), float(shares.amax(1).mean())
+        by_chance = float(
+            F.one_hot(labels, classes).float().mean(0) @ F.one_hot(shares.argmax(1), classes).float().mean(0)
+        )
+        apart = (sure - agreeing / count) / math.sqrt(sure * (1 - sure) / count + 1e-12)
+        if apart < SURE or agreeing > share_between(by_chance * count, count)[1] * count:
+            continue
+        step.loss_arguments.told.clear()
+        with suppress(UserError):
+            step.watched(step.rows.batch([row.roll(1, 0) for row in rows]))
+        if any(torch.equal(shares, other) for other in step.loss_arguments.told):
+            seen = (
+                f"What the loss is told of the classes of {count} samples, {sure:.0%} sure of one of them, "
+                f"agrees with {agreeing} labels, as by chance, and stays as it is when the samples change "
+                f"places: it is of others."
+            )
+            remedy = (
+                "Take what was stored of each sample by its index, which the data set gives beside it: a "
+                "loader that shuffles gives another order in each epoch."
+            )
+            fault = ("labels-random", "fail", seen, remedy, "labels", agreeing / count, sure)
+            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
     return []
 
 

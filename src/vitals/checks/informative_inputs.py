@@ -72,6 +72,9 @@ class InformativeInputs:
     """The same without augmentation; None where it was not needed, or is not known."""
     probe_accuracy: float = math.nan
     """Of the linear classifier on held-out samples, 0 to 1."""
+    told_more: bool = False
+    """Whether the loss takes more of each sample than its class number, such as what a teacher said: then it
+    is of other samples here."""
     recognized: float = math.nan
     """Share of training samples that are told from others when they are drawn once more; NaN where it was not
     needed."""
@@ -94,7 +97,7 @@ class InformativeInputs:
             )
             message = "All inputs are the same, so that nothing can be learned from them."
             return [Finding("input-constant", "fail", message, remedy, "inputs", self.distinct, 1.0)]
-        if self.is_cross_entropy and self.zero_loss < LEAK * self.prior_entropy:
+        if self.is_cross_entropy and not self.told_more and self.zero_loss < LEAK * self.prior_entropy:
             remedy = "Look for labels that reach the network past its inputs."
             limit = LEAK * self.prior_entropy
             message = f"{seen}; zeros alone cannot give less than H(y) = {self.prior_entropy:.3f}."
@@ -106,6 +109,9 @@ class InformativeInputs:
             return [Finding("inputs-informative", "ok", f"{seen}.", "", "inputs", score, CHANCE_SCORE)]
         if informative or learned:
             seen += f"; a linear classifier reaches {self.probe_score:.1f}, so inputs do carry information."
+            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
+        if self.told_more:
+            seen += "; the loss takes more of each sample than its class number, which was not given here."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         if self.per_class < PER_CLASS or self.best_score < POWER:
             seen += "; there are too few samples of most classes to tell why."
@@ -243,6 +249,7 @@ class InformativeInputsCheck(Check):
         setup.require_fixed_loss()
         size = options.size or SAMPLES
         result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets, size)
+        result = replace(result, told_more=setup.step is not None and setup.step.told_more)
         unknown = any(f.cause == "labels-random" for f in result.findings())
         if setup.twice is not None and unknown:
             with suppress(Exception):  # a data set may want other places than numbers

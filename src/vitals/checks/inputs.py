@@ -19,6 +19,7 @@ from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, n
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
 from vitals.measures.fresh_draws import fresh_layers
+from vitals.measures.other_preparations import leaps
 from vitals.probes.class_numbers import IGNORED
 from vitals.probes.step_losses import or_nan
 from vitals.probes.step_model import Path
@@ -82,6 +83,9 @@ SHIFTED = 0.75
 TOLD, FEWEST_ROWS = 0.999999, 64
 """Correlation of one of several columns with what is to be predicted that is no coincidence, not even in a
 smooth series; and rows from which it is taken."""
+LEAPING, SMOOTH = 0.01, 1e-3
+"""Shares of neighbouring pixels that differ by nearly the whole range: in training images from which bytes
+have wrapped around, and in validation images up to which that is none of their nature."""
 RESCALED = 2.0
 """Ratio of their sds; noise of one sd makes it 1.4, mixup 0.7, the missing division by the sd 4."""
 
@@ -150,6 +154,8 @@ class Inputs:
     told: tuple[int, float] = (0, 0.0)
     """The column of a table that goes best with a number that is to be predicted, and its correlation."""
 
+    leaps: tuple[tuple[float, float], float] = ((0.0, 0.0), 0.0)
+    """See the function of that name: of training images, and the first of the two of validation images."""
     tried: tuple[float, float, float] | None = None
     """See `try_normalized`; None where inputs are not far from zero."""
 
@@ -376,6 +382,15 @@ class Inputs:
             if worst > limit:
                 where = "validation inputs"
                 return [Finding("train-val-mismatch", "warn", seen, remedy, where, worst, limit)]
+        (whole, half), other = self.leaps
+        if whole > max(LEAPING, half) and other < SMOOTH:
+            seen = (
+                f"In training images {whole:.1%} of neighbouring pixels differ by nearly the whole range, "
+                f"more than by half of it ({half:.1%}), in validation images {other:.2%}: as where bytes go "
+                f"beyond 255 and begin again at 0."
+            )
+            remedy = "Compute with floats, or wider integers, and clip to 0 and 255 before casting to uint8."
+            return [Finding("train-val-mismatch", "warn", seen, remedy, "inputs", whole, LEAPING)]
         return []
 
 
@@ -417,6 +432,9 @@ def check_inputs(
     valid = labels[(labels >= 0) & (labels < classes)]
     counts = torch.bincount(valid, minlength=classes)
     finite = bool(torch.isfinite(inputs).all())
+    jumps = (0.0, 0.0), 0.0
+    if validation_inputs is not None and inputs.ndim == 4 == validation_inputs.ndim and finite:
+        jumps = leaps(inputs), leaps(validation_inputs)[0]
     alone = even and len(targets) >= FEWEST_LABELS and len(targets.unique()) == 1
     alike, score = class_order(label_batches, classes, alone) if classes else (0.0, 0.0)
     return Inputs(
@@ -438,6 +456,7 @@ def check_inputs(
         _places(numbers),
         wears_out,
         _told(inputs, numbers),
+        jumps,
         tried,
     )
 

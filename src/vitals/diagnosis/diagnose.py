@@ -99,6 +99,7 @@ def needs_probe(run: Run, rules: Sequence[Rule] = RULES) -> bool:
         return False
     explained = any(finding.level == "fail" for rule in rules for finding in _judged(rule, run))
     doubtful = not run.learns or run.barely_learns or learning_rate.slow_but_learning(run)
+    doubtful = doubtful or learning_rate.fallen_back(run)
     return doubtful and not explained
 
 

@@ -49,6 +49,13 @@ BETTER = 0.05
 """Share by which a probe at another rate must do better: docs/course.md, "Loss"."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
 """The same for a tenth of the rate in a run that learns, and in batches of a few samples: noise dies down."""
+NO_FURTHER = 0.6
+"""Share of what the loss has fallen below that of a guess in a whole run, of `LONG` steps at least, that
+`STEPS` at another rate take off it, from which the run's own rate is too high: 0.8 with Adam at fifty times
+its rate, which learns all the same (measured)."""
+FELL, BACK = 0.93, 0.98
+"""Shares of the loss of a guess: to which it falls in windows of steps, and to which it comes back, where a
+rate is tried though much is learned."""
 BORNE = 0.5
 """Share of what the curvature of the loss bears from which a rate is not too low."""
 FAR_BELOW = 0.05
@@ -106,7 +113,7 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"One step changed a layer by {largest:.0%} of its size, and the loss got no further than "
             f"{run.last_loss:.3g}"
         )
-    elif run.long_enough and run.barely_learns and run.gain(0.1) > _much_better(run):
+    elif run.long_enough and (run.barely_learns or fallen_back(run)) and run.gain(0.1) > _much_better(run):
         if not known and _first_losses(run) < run.fact("working_loss"):
             return  # what parts of the loss are for may rise at first, as those of a code book
         other = any(evaluation_at_chance(run)) or any(statistics_apart(run))
@@ -410,6 +417,14 @@ def _begun_better(run: Run) -> Iterator[Finding]:
         f"was left of those that were drawn."
     )
     values = "update_ratio", overwritten(run), OVERWRITTEN
+    guess = run.chance_loss
+    if run.steps >= LONG and guess - tried > NO_FURTHER * (guess - run.last_loss) > 0:
+        message = (
+            f"{message} In {run.steps} steps the loss came to {run.last_loss:.3g}; from the same start, "
+            f"{STEPS} steps at {run.working_rate:g} come to {tried:.3g}."
+        )
+        yield _other_rate(run, "learning-rate-too-high", "warn", message, *values)
+        return
     if tried < (1 - MUCH_BETTER) * own:
         message = (
             f"{message} After {STEPS} steps the loss was {own:.3g}; from the same start, as many at "
@@ -450,6 +465,17 @@ def overwritten(run: Run) -> float:
     ratios = run.history.series("update_ratio_summary/median")
     first = ratios.values[0] if len(ratios) and ratios.steps[0] <= 1 else 0.0
     return float(first) if OVERWRITTEN < first < math.inf else 0.0
+
+
+def fallen_back(run: Run) -> bool:
+    """Whether the loss had come well below that of a guess of the class, and was up there again for a while:
+    steps may have thrown away what was learned."""
+    below = False
+    for loss in run.smoothed:
+        below = below or loss < FELL * run.chance_loss
+        if below and loss > BACK * run.chance_loss:
+            return True
+    return False
 
 
 def typical_update(run: Run) -> float:

@@ -40,6 +40,9 @@ of which that must be so."""
 CLIPPED = 0.2
 """Share of weights of one and the same size, from which they are clipped at it. It is a fault where those of
 the start were larger."""
+UPHILL, ASIDE = 0.5, 0.2
+"""Cosine of the angle between the gradient and what moves the parameters in a batch beside the optimizer's
+step, from which that climbs; and its size over that of the step."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
 validation has put other weights in their place; and validations in a row of which that must be so."""
@@ -117,8 +120,11 @@ class LossParameters(Monitor):
         """Some parameters that a step is to change; those of other optimizers may be frozen for its time."""
         self.stepped: list[Tensor] = []
         """Some of their values before the step, and after it."""
-        self.undone = self.clipped = 0
-        """Steps in a row that were taken back, and after which weights were clipped."""
+        self.origin = self.gradient = torch.zeros(0)
+        """The same values when the batch begins, and their gradient in front of the step."""
+        self.undone = self.clipped = self.climbed = 0
+        """Steps in a row that were taken back, after which weights were clipped, and beside which something
+        else went uphill."""
         self.leg = [_values(_moving(trainer))]
         """Some values of the parameters after the validation before, in front of the present one, and, where
         an epoch begins, behind it."""
@@ -138,7 +144,7 @@ class LossParameters(Monitor):
         self.batch = batch if self._wanted() else None
         if len(self.stepped) == 2:
             self.guarded(self._taken_back, trainer, *self.stepped)
-        self.stepped = []
+        self.stepped, self.origin = [], _values(_moving(trainer)) if self._wanted() else torch.zeros(0)
         if self.at_start and self.batches == PATIENCE and not self.given:
             self.calls = register_module_forward_hook(self._call)
         if len(self.leg) > 1:
@@ -200,6 +206,8 @@ class LossParameters(Monitor):
         if self._wanted() and not self.stepped:
             self.moving = _moving(trainer)
             self.stepped = [_values(self.moving)] if self.moving else []
+            gradients = [torch.zeros_like(p) if p.grad is None else dense(p.grad) for p in self.moving]
+            self.gradient = _values(gradients)
         if self.at_start and not pl_module.automatic_optimization:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
@@ -256,6 +264,27 @@ class LossParameters(Monitor):
             )
             remedy = "Look for what copies other weights back after each step, such as an average."
             self._say(trainer, message, remedy, "optimizer", self.undone)
+        if len(self.origin) == len(now):
+            self._climbs(trainer, after - before, now - self.origin)
+
+    def _climbs(self, trainer: L.Trainer, step: Tensor, way: Tensor) -> None:
+        """Say where what is not the optimizer's `step` of the `way` from batch to batch goes uphill."""
+        aside = way - step
+        share = float(aside.norm() / step.norm().clamp_min(1e-30))
+        climb = float(aside @ self.gradient / (aside.norm() * self.gradient.norm()).clamp_min(1e-30))
+        self.climbed = self.climbed + 1 if share > ASIDE and climb > UPHILL else 0
+        if self.climbed == LOOKS:
+            message = (
+                f"Beside the optimizer's step something else moves the parameters in each batch, "
+                f"{share:.2g} times as far, up along the gradient (cosine of the angle {climb:.2f}), and "
+                f"never takes that back."
+            )
+            remedy = (
+                "Subtract what was added to the parameters before optimizer.step() is called, as "
+                "sharpness-aware minimization does behind its second backward pass; look at the sign of a "
+                "step by hand."
+            )
+            self._say(trainer, message, remedy, "optimizer", self.climbed, "wrong-gradient")
 
     def _clipped(self, trainer: L.Trainer, before: Tensor, after: Tensor, now: Tensor) -> bool:
         """Whether weights were clipped after a step; say so where it goes on."""

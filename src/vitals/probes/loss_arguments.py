@@ -33,6 +33,8 @@ class LossArguments(TorchFunctionMode):
         """The least that a binary cross-entropy of probabilities can be; 0 where there is none."""
         self.shares = False
         """Whether a divergence got shares for the logarithms that it takes."""
+        self.told: list[Tensor] = []
+        """Shares of classes (N, C) that are targets."""
         self.ends: tuple[float, float] | None = None
         """Of targets of a binary cross-entropy that are no shares."""
 
@@ -46,6 +48,12 @@ class LossArguments(TorchFunctionMode):
             low, high = (float(end) for end in targets.detach().aminmax())
             if low < -BEYOND or high > 1 + BEYOND:
                 self.ends = (low, high)
+        if (
+            func in (F.kl_div, F.cross_entropy)
+            and isinstance(targets, Tensor)
+            and targets.is_floating_point()
+        ):
+            self.told += [targets.detach()] if targets.ndim == 2 and _are_shares(targets) else []
         if func is F.kl_div and isinstance(outputs, Tensor):
             self.shares = self.shares or _are_shares(outputs)
         if func in AGAIN and isinstance(outputs, Tensor) and _made_by(outputs) == AGAIN[func]:

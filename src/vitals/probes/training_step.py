@@ -43,6 +43,8 @@ class TrainingStep(WatchedStep):
         """Which of the batch's rows the loss depends on, given the outputs."""
         self.class_numbers = False
         """Whether these are one class number for each sample."""
+        self.told_more = False
+        """Whether the loss depends on more rows than these."""
         self.rewards = False
         """Whether the loss takes whole numbers that it pushes the outputs away from in some samples, as a
         policy gradient does from actions that turned out badly."""
@@ -202,6 +204,7 @@ class TrainingStep(WatchedStep):
             if kind == "classes" and not self.rewards:
                 labels.append(place)
         self.class_numbers = len(labels) == 1
+        self.told_more = self.class_numbers and len(found) > 1
         self.target_rows = tuple(labels if self.class_numbers else found)
 
     def _matters(self, outputs: Tensor, rows: Sequence[Tensor], place: int, value: float) -> bool:
