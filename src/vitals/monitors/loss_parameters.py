@@ -265,17 +265,18 @@ class LossParameters(Monitor):
             remedy = "Look for what copies other weights back after each step, such as an average."
             self._say(trainer, message, remedy, "optimizer", self.undone)
         if len(self.origin) == len(now):
-            self._climbs(trainer, after - before, now - self.origin)
+            self._climbs(trainer, before - self.origin, now - after, after - before)
 
-    def _climbs(self, trainer: L.Trainer, step: Tensor, way: Tensor) -> None:
-        """Say where what is not the optimizer's `step` of the `way` from batch to batch goes uphill."""
-        aside = way - step
+    def _climbs(self, trainer: L.Trainer, ahead: Tensor, behind: Tensor, step: Tensor) -> None:
+        """Say where what is moved `ahead` of the optimizer's `step` goes uphill, and is not moved back then
+        or `behind` it."""
+        aside = ahead + behind if float(ahead @ behind) < 0 else ahead
         share = float(aside.norm() / step.norm().clamp_min(1e-30))
         climb = float(aside @ self.gradient / (aside.norm() * self.gradient.norm()).clamp_min(1e-30))
         self.climbed = self.climbed + 1 if share > ASIDE and climb > UPHILL else 0
         if self.climbed == LOOKS:
             message = (
-                f"Beside the optimizer's step something else moves the parameters in each batch, "
+                f"Ahead of the optimizer's step something else moves the parameters in each batch, "
                 f"{share:.2g} times as far, up along the gradient (cosine of the angle {climb:.2f}), and "
                 f"never takes that back."
             )

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
 from torch import nn
 
@@ -164,6 +165,19 @@ def test_validation_prepared_otherwise_is_found(change):
     images, labels = batch(512)
     result = check_inputs(images[:256], labels[:256], 10, validation_inputs=change(images[256:]))
     assert named(result) == {"train-val-mismatch": "warn"}
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_bytes_that_wrap_around_are_found(wraps):
+    """Photographs, brightened: what is above 255 begins again at 0, or is clipped."""
+    torch.manual_seed(0)
+    coarse = 128 + 60 * torch.randn(256, 3, 6, 6)
+    plain = F.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 255)
+    bright = plain.int() + torch.randint(0, 60, (256, 1, 1, 1))
+    bright = bright % 256 if wraps else bright.clamp(0, 255)
+    labels = torch.arange(256) % 10
+    result = check_inputs(bright / 255, labels, 10, validation_inputs=plain / 255)
+    assert named(result) == ({"train-val-mismatch": "warn"} if wraps else {})
 
 
 @pytest.mark.parametrize("digit", range(10))

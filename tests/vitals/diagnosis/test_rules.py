@@ -947,3 +947,21 @@ def test_layers_that_train_later_on_harder_batches_have_not_forgotten() -> None:
     run = record([*falling(2.3, 1.2)[:100], *[2.5] * 10, *[1.7] * 90], measured={"accuracy/val": [0.4]})
     run.history.add(120, 2.4, {"update_ratio/trunk.weight": 0.03})
     assert "learning-rate-too-high" not in alarms(run)
+
+
+def test_a_rate_that_leaves_nothing_of_the_start_is_judged_by_how_far_a_short_trial_at_another_comes() -> (
+    None
+):
+    found = {"update_ratio_summary/median": [1.3] + [5e-3] * (STEPS - 1)}
+    for tried, said in ((1.9, ["learning-rate-too-high"]), (2.1, [])):
+        trial = {"facts/configured_rate": [0.1], "facts/working_rate": [1e-3], "facts/working_loss": [tried]}
+        assert alarms(record(falling(2.3, 1.7), measured=found | trial, train=0.4)) == said
+
+
+def test_a_rate_is_tried_where_the_loss_comes_back_to_that_of_a_guess() -> None:
+    losses = [*level(2.3, 20), *level(2.0, 20), *level(2.28, 20), *level(1.9, 140)]
+    high = {"rate_probe/0.1": [1.7], "rate_probe/1": [1.9], "rate_probe/3": [2.2], "rate_probe/10": [2.3]}
+    assert needs_probe(record(losses, train=0.3, ratio=0.02))
+    assert not needs_probe(record(falling(2.3, 1.9), train=0.3, ratio=0.02))
+    run = record(losses, train=0.3, ratio=0.02, measured=high)
+    assert alarms(run) == ["learning-rate-too-high"]

@@ -922,3 +922,28 @@ def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
         checks = quick(checks=["inputs", "wiring", "loss_at_chance"])
         fit(Step(loss, net=net), tmp_path, checks, train=loaded(make), limit_val_batches=0)
         assert alarms(checks.findings) == []
+
+
+class Told(Step):
+    """Learns from labels and from what a teacher said, which is stored in the order of the data set."""
+
+    def __init__(self, by_index: bool) -> None:
+        super().__init__(self.loss_of)
+        self.said, self.by_index = 8 * F.one_hot(digits()[1], 10).float(), by_index
+
+    @staticmethod
+    def loss_of(module: Any, batch: Any) -> Tensor:
+        images, labels, index = batch
+        logits = module.net(images)
+        said = module.said[index if module.by_index else slice(0, len(labels))].softmax(1)
+        return F.cross_entropy(logits, labels) + F.kl_div(logits.log_softmax(1), said, reduction="batchmean")
+
+
+@pytest.mark.parametrize(("by_index", "found"), [(True, []), (False, ["labels-random"])])
+def test_what_a_teacher_said_of_other_samples_is_told(
+    tmp_path: Path, by_index: bool, found: list[str]
+) -> None:
+    checks = quick(checks=["wiring", "informative_inputs"], samples=256)
+    train = loaded(lambda x, y, i: (x, y, i))
+    fit(Told(by_index), tmp_path, checks, train=train, limit_val_batches=0, limit_train_batches=1)
+    assert alarms(checks.findings) == found

@@ -525,3 +525,30 @@ def test_weights_that_are_clipped_after_each_step_are_told() -> None:
     [finding] = look(Clipped(mlp()))
     assert finding.cause == "regularization-too-strong"
     assert "0.01 or -0.01 exactly" in finding.message
+
+
+class Sharpness(ByHand):
+    """Takes the gradient some way uphill, and may go back before the step."""
+
+    def __init__(self, back: bool) -> None:
+        super().__init__(None)
+        self.back = back
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        ways: list[Tensor] = []
+        for uphill in (True, False):
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            with torch.no_grad():
+                ways = [0.1 * each.grad for each in self.parameters()] if uphill else ways
+                for parameter, way in zip(self.parameters(), ways, strict=True):
+                    parameter.add_(way if uphill else -way if self.back else 0.0)
+        optimizer.step()
+
+
+def test_a_way_uphill_that_is_never_taken_back_is_told() -> None:
+    [finding] = look(Sharpness(back=False))
+    assert finding.cause == "wrong-gradient"
+    assert "never takes that back" in finding.message
+    assert look(Sharpness(back=True)) == []
