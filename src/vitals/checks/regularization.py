@@ -24,6 +24,8 @@ DOMINANT = 1.0
 LARGE_DECAY = 1e-2
 """Weight decay added to the gradient that is large by itself. Below it a ratio above 1 tells of vanishing
 gradients, not of the decay."""
+TAKEN = 0.01
+"""Share of the weights that a decay apart from the gradient takes away in each step: half of them in 70."""
 USUAL, USUAL_DECOUPLED = 1e-4, 1e-2
 """Weight decay that a remedy names where its pull is small: in the gradient, and apart from it."""
 OUTWARD, NOTICEABLE = 0.5, 0.05
@@ -47,6 +49,8 @@ class GroupPenalty:
     """‖w‖²."""
     data_gradient_norm: float
     """‖g_data‖; 0 where the loss does not reach the group."""
+    rate: float = 0.0
+    """As configured, before any schedule."""
 
     @property
     def penalty(self) -> float:
@@ -149,6 +153,15 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
     if not group.penalty > 0:
         seen = f"{decay} does not raise the loss: the weights of {where} are zero."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.penalty, 0.0)
+    taken = group.rate * group.weight_decay if group.decoupled else 0.0
+    if taken > TAKEN:
+        seen = (
+            f"{decay} takes {taken:.1%} of the weights of {where} away in each step at the learning rate "
+            f"{group.rate:g}, half of them in {math.log(2) / taken:.0f} steps."
+        )
+        remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to 0.1 is usual."
+        fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
+        return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
     if group.pull <= DOMINANT:
         return None
     against = "an optimizer step" if group.decoupled else "the data's gradient"
@@ -193,6 +206,7 @@ def check_regularization(
                     sum(parameter.numel() for parameter in trained),
                     float(double(norms([parameter.detach() for parameter in trained])).square().sum()),
                     float(double(norms(reached)).norm()),
+                    float(group.get("initial_lr", group["lr"])),
                 )
             )
     return Regularization(float(data_loss), tuple(groups), in_loss, beside)

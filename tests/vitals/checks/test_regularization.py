@@ -44,11 +44,21 @@ def test_the_pull_is_that_of_torch_on_the_first_step():
         (lambda p: Adam(p, 1e-3, weight_decay=1e-4), {}),
         (lambda p: AdamW(p, 1e-3, weight_decay=0.1), {}),
         (lambda p: AdamW(p, 1e-3, weight_decay=1.0), {}),
+        (lambda p: AdamW(p, 1e-3, weight_decay=30.0), {"regularization-too-strong": "warn"}),
         (lambda p: SGD(p, 0.1), {}),
         (lambda p: Adam(p, 1e-3, weight_decay=1.0), {"regularization-too-strong": "warn"}),
         (lambda p: SGD(p, 0.1, weight_decay=1.0), {"regularization-too-strong": "warn"}),
     ],
-    ids=["SGD", "Adam", "AdamW", "AdamW strong", "none", "Adam decay of 1", "SGD decay of 1"],
+    ids=[
+        "SGD",
+        "Adam",
+        "AdamW",
+        "AdamW strong",
+        "AdamW decay of 30",
+        "none",
+        "Adam decay of 1",
+        "SGD decay of 1",
+    ],
 )
 def test_strength(optimizer, causes):
     net = convnet()
