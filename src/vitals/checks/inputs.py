@@ -83,9 +83,10 @@ SHIFTED = 0.75
 TOLD, FEWEST_ROWS = 0.999999, 64
 """Correlation of one of several columns with what is to be predicted that is no coincidence, not even in a
 smooth series; and rows from which it is taken."""
-LEAPING, SMOOTH = 0.01, 1e-3
+LEAPING, AS_MANY, SMOOTH = 0.01, 0.75, 1e-3
 """Shares of neighbouring pixels that differ by nearly the whole range: in training images from which bytes
-have wrapped around, and in validation images up to which that is none of their nature."""
+have wrapped around, in share of those that differ by half of it, and in validation images up to which that is
+none of their nature."""
 RESCALED = 2.0
 """Ratio of their sds; noise of one sd makes it 1.4, mixup 0.7, the missing division by the sd 4."""
 
@@ -383,11 +384,11 @@ class Inputs:
                 where = "validation inputs"
                 return [Finding("train-val-mismatch", "warn", seen, remedy, where, worst, limit)]
         (whole, half), other = self.leaps
-        if whole > max(LEAPING, half) and other < SMOOTH:
+        if whole > max(LEAPING, AS_MANY * half) and other < SMOOTH:
             seen = (
                 f"In training images {whole:.1%} of neighbouring pixels differ by nearly the whole range, "
-                f"more than by half of it ({half:.1%}), in validation images {other:.2%}: as where bytes go "
-                f"beyond 255 and begin again at 0."
+                f"and {half:.1%} by half of it, in validation images {other:.2%}: as where bytes go beyond "
+                f"255 and begin again at 0."
             )
             remedy = "Compute with floats, or wider integers, and clip to 0 and 255 before casting to uint8."
             return [Finding("train-val-mismatch", "warn", seen, remedy, "inputs", whole, LEAPING)]

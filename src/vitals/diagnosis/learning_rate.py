@@ -421,7 +421,7 @@ def _begun_better(run: Run) -> Iterator[Finding]:
     if run.steps >= LONG and guess - tried > NO_FURTHER * (guess - run.last_loss) > 0:
         message = (
             f"{message} In {run.steps} steps the loss came to {run.last_loss:.3g}; from the same start, "
-            f"{STEPS} steps at {run.working_rate:g} come to {tried:.3g}."
+            f"{STEPS} steps at {run.working_rate:g} come to {tried:.3g} already."
         )
         yield _other_rate(run, "learning-rate-too-high", "warn", message, *values)
         return
