@@ -31,6 +31,7 @@ from vitals.probes.trial import (
     is_large,
     restore_configured_rates,
     set_rate,
+    steps_in_turn,
     trial,
 )
 from vitals.writers.writer import Writer
@@ -202,8 +203,15 @@ def check_step_size(
         before = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
         gradients: dict[str, Tensor] = {}
-        start = copies.step(inputs, targets, gradients.__setitem__)
-        copies.optimizer.state.clear()
+        state, in_turn = copies.optimizer.state, steps_in_turn(parameters, copies.optimizer)
+
+        def look(name: str, gradient: Tensor) -> None:
+            gradients[name] = gradient
+            if in_turn:  # those before have taken their only step
+                state.clear()
+
+        start = copies.step(inputs, targets, look)
+        state.clear()
         with torch.no_grad():
             update = []
             along, squares = 0.0, [0.0, 0.0]
