@@ -37,6 +37,9 @@ reach 68, and healthy networks about a fifth of it (measured); of two classes at
 13."""
 PER_CLASS = 12
 """Training samples a class below which held-out accuracy at chance proves nothing."""
+LONGER = 200
+"""Steps where no linear classifier can tell the data from the network, as of samples in lists: an LSTM that
+has 38% of three classes right after 50 steps has 90% after 200 (measured)."""
 UNRECOGNIZED = 0.25
 """Share of samples told from 63 others, drawn once more, below which augmentation hides what they are."""
 
@@ -75,6 +78,7 @@ class InformativeInputs:
     told_more: bool = False
     """Whether the loss takes more of each sample than its class number, such as what a teacher said: then it
     is of other samples here."""
+    steps: int = STEPS
     recognized: float = math.nan
     """Share of training samples that are told from others when they are drawn once more; NaN where it was not
     needed."""
@@ -87,8 +91,8 @@ class InformativeInputs:
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `inputs-informative` where nothing is."""
         seen = (
-            f"After {STEPS} steps the loss is {self.real_loss:.3f} with real inputs and {self.zero_loss:.3f} "
-            f"with zeros; {self.held_out_accuracy:.0%} of held-out samples are right, "
+            f"After {self.steps} steps the loss is {self.real_loss:.3f} with real inputs and "
+            f"{self.zero_loss:.3f} with zeros; {self.held_out_accuracy:.0%} of held-out samples are right, "
             f"{self.held_out_score:.1f} standard deviations above chance"
         )
         if self.distinct * self.samples < 2:
@@ -118,7 +122,7 @@ class InformativeInputs:
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         weaker = "Look at augmented training images, and weaken the augmentation until you know them."
         fault = "regularization-too-strong"
-        seen += f"; a linear classifier reaches {self.probe_score:.1f}."
+        seen += f"; a linear classifier reaches {self.probe_score:.1f}." if self.steps == STEPS else "."
         if self.plain is not None and self.plain.teaches:
             seen += (
                 f" Of the same images without augmentation {self.plain.held_out_accuracy:.0%} are right, "
@@ -140,13 +144,20 @@ class InformativeInputs:
 
 
 def check_informative_inputs(
-    model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, samples: int = SAMPLES
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    samples: int = SAMPLES,
+    named: bool = False,
+    steps: int = STEPS,
 ) -> InformativeInputs:
-    """Train copies of `model` for 50 steps on half of the samples and on zeros, and test on the other half:
+    """Train copies of `model` for some steps on half of the samples and on zeros, and test on the other half:
     `inputs` (N, ...) and class numbers `targets` (N,), drawn at random, not augmented, N ≥ 128; up to
     `samples` in each half. The zero-input baseline is Karpathy's (A Recipe for Training Neural Networks,
-    2019); a linear probe tells a network that does not learn from data without information. `UserError` for
-    too few samples, one class only, or parts that do not fit together."""
+    2019); a linear probe tells a network that does not learn from data without information, unless inputs are
+    only `named`, by their numbers in a list: then a longer training does. `UserError` for too few samples,
+    one class only, or parts that do not fit together."""
     check_batch(inputs, targets, minimum=FEWEST)
     if len(targets.unique()) < 2:
         raise UserError("targets: samples of at least two classes are needed.")
@@ -156,15 +167,17 @@ def check_informative_inputs(
     x, y, held_x, held_y = inputs[fit], targets[fit], inputs[held_out], targets[held_out]
     # Of whole numbers zero may be none that the network takes, as for a length.
     nothing = torch.zeros_like(x) if x.is_floating_point() else x[:1].expand_as(x)
-    real_loss, held_outputs, chance = _trained(model, loss, x, y, held_x, BATCH_SIZE)
+    real_loss, held_outputs, chance = _trained(model, loss, x, y, held_x, BATCH_SIZE, steps)
     classes = check_classes(held_outputs, held_y)
     predictions, entropy = held_outputs.argmax(dim=1), prior_entropy(y[:JUDGED])
     score = agreement_score(predictions, held_y, classes)
+    if steps == STEPS and named and score < CHANCE_SCORE:
+        return check_informative_inputs(model, loss, inputs, targets, samples, named, LONGER)
     zero_loss = _of_best_guess(model, loss, nothing, y)
     # What training on zeros comes to is no lower: above both limits it would change nothing that is said.
     if not zero_loss >= LEAK * entropy or (score >= CHANCE_SCORE and real_loss >= zero_loss):
         zero_loss, _, _ = _trained(model, loss, nothing, y, held_x[:2], ZERO_BATCH_SIZE)
-    linear = linear_classifier(x, y, held_x, classes)
+    linear = predictions if named else linear_classifier(x, y, held_x, classes)
     return InformativeInputs(
         real_loss,
         zero_loss,
@@ -177,7 +190,8 @@ def check_informative_inputs(
         half,
         half / len(y.unique()),
         abs(chance - math.log(classes)) < 1e-3,
-        probe_accuracy=float((linear == held_y.cpu()).float().mean()),
+        probe_accuracy=math.nan if named else float((linear == held_y.cpu()).float().mean()),
+        steps=steps,
     )
 
 
@@ -213,14 +227,20 @@ def agreement_score(predictions: Tensor, targets: Tensor, classes: int) -> float
 
 
 def _trained(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, held_out: Tensor, batch_size: int
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    held_out: Tensor,
+    batch_size: int,
+    steps: int = STEPS,
 ) -> tuple[float, Tensor, float]:
     """The final loss on the first of `x`, `y`, the outputs for `held_out`, and the loss of a uniform guess,
     in training mode: after so few steps BatchNorm's running statistics are far behind."""
     with trial(model, loss, dropout=False) as copies:
         copies = Trial(copies.model, copies.loss, quick_optimizer(copies.model))
-        batches = torch.cat([torch.randperm(len(x)) for _ in range(1 + STEPS * batch_size // len(x))])
-        for batch in batches.split(batch_size)[:STEPS]:
+        batches = torch.cat([torch.randperm(len(x)) for _ in range(1 + steps * batch_size // len(x))])
+        for batch in batches.split(batch_size)[:steps]:
             copies.step(x[batch], y[batch])
         with torch.no_grad():
             outputs = copies.outputs(x[:JUDGED])
@@ -248,7 +268,8 @@ class InformativeInputsCheck(Check):
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         setup.require_fixed_loss()
         size = options.size or SAMPLES
-        result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets, size)
+        named = self._named(setup)
+        result = check_informative_inputs(setup.model, setup.loss, setup.inputs, setup.targets, size, named)
         result = replace(result, told_more=setup.step is not None and setup.step.told_more)
         unknown = any(f.cause == "labels-random" for f in result.findings())
         if setup.twice is not None and unknown:
@@ -273,7 +294,11 @@ class InformativeInputsCheck(Check):
         return {
             f"{name}_accuracy": share_between(accuracy * held_out, held_out, 2.0)[0]
             for name, accuracy in reached.items()
+            if math.isfinite(accuracy)
         }
+
+    def _named(self, setup: TrainingSetup) -> bool:
+        return setup.step is not None and setup.step.by_number
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, len(setup.inputs) // 2) for size in (SAMPLES, SAMPLES // 2)]
@@ -281,4 +306,5 @@ class InformativeInputsCheck(Check):
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
         training = pace.steps(BATCH_SIZE, count=STEPS) + pace.steps(JUDGED)
-        return 2 * pace.copy + training + pace.passes(size + 2 * JUDGED)
+        longer = pace.steps(BATCH_SIZE, count=LONGER) if self._named(setup) else 0.0
+        return 2 * pace.copy + training + longer + pace.passes(size + 2 * JUDGED)

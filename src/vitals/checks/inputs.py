@@ -413,11 +413,11 @@ def check_inputs(
     """Look at training inputs (N, C, ...), N better 256 or more, and class numbers (N,) as they enter the
     network; without class numbers, `targets` is None, and `numbers` (N,) or (N, 1) may be to be predicted.
     `label_batches` are the labels of successive training batches, from which the order is judged;
-    `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale counts only if
-    this network minds it; `tried` is what `try_normalized` has found; the rest is as in `Inputs` and
-    `TrainingSetup`. NaN for what is missing is no fault where `model` gives finite outputs for it; the rest is
-    then said of what is there. Labels of −100, which torch's losses leave out, are no fault. `UserError` where shapes do
-    not fit or `classes` is below 2."""
+    `validation_inputs` (M, C, ...) are compared with `inputs`; with `model`, an unusual scale counts only
+    if this network minds it; `tried` is what `try_normalized` has found; the rest is as in `Inputs` and
+    `TrainingSetup`. NaN is no fault where `model` gives finite outputs for it; the rest is then said of what
+    is there. Labels of −100, which torch's losses leave out, are no fault. `UserError` where shapes do not
+    fit or `classes` is below 2."""
     if targets is None:
         classes, targets = 0, torch.zeros(0, dtype=torch.long)
     else:
@@ -635,6 +635,8 @@ class InputsCheck(Check):
         return _away(_channels(cut(setup.inputs, size))) > AWAY
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        if setup.step is not None and setup.step.by_number:
+            raise UserError("your batches are lists of samples, which are not compared number by number.")
         size = options.size or 512
         model, inputs, validation = setup.model, cut(setup.inputs, size), setup.validation_inputs
         if isinstance(model, Path) and not inputs.is_floating_point() and bool(model.numbers().any()):

@@ -108,6 +108,9 @@ def _setup(
         step = _step_of_an_epoch(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
+        size = max(step.rows.size, 1)
+        if step.of_lists is not None and shared:
+            step.look_at(source.whole(samples))
         for optimizer in optimizers:
             optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
         if not owner.automatic_optimization and len(optimizers) == 1:
@@ -123,7 +126,7 @@ def _setup(
             optimizers,
             (),
             None,
-            batch_size=max(step.rows.size, 1),
+            batch_size=size,
             total_steps=length,
             total_batches=length * trainer.accumulate_grad_batches,
             later=any(isinstance(each, either(BaseFinetuning)) for each in callbacks),
@@ -136,7 +139,7 @@ def _setup(
         successive: list[Any] = (
             [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
         )
-        drawn = list(source.random(samples))
+        drawn = [step.rows.example] if step.by_number else list(source.random(samples))
         found_in: list[tuple[Tensor, Any]] = []
         for each in drawn:
             with suppress(UserError) if found_in else nullcontext():  # a last batch of one may be left out
@@ -147,7 +150,7 @@ def _setup(
             return _setup(trainer, module, samples, batch, shared, even=True)
         inputs, *targets = joined(parts)
         assert step.outputs is not None
-        validation_inputs, training_mode = _validation(trainer, step)
+        validation_inputs, training_mode = (None, None) if step.by_number else _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
             training_mode = _mode_in_validation(trainer, step)
             setup = replace(setup, left_out=() if setup.later else _leave_out(step, step.network, optimizers))
@@ -158,9 +161,11 @@ def _setup(
             draws=_draws(trainer.train_dataloader),
             wears_out=batch is None and _wears_out(trainer.train_dataloader),
             even=batch is None and is_even(trainer.train_dataloader),
-            twice=None if batch is not None else lambda: _twice(trainer, step),
+            twice=None if batch is not None or step.by_number else lambda: _twice(trainer, step),
             validation_twice=None if validation_inputs is None else lambda: _validation_twice(trainer, step),
-            plain=None if batch is not None or source.padded else lambda: _plain(trainer, step, samples),
+            plain=None
+            if batch is not None or source.padded or step.by_number
+            else lambda: _plain(trainer, step, samples),
             model=step.network,
             loss=step.loss,
             inputs=inputs[:samples],
@@ -285,6 +290,11 @@ class _Source:
                 firsts = range(0, samples_in(whole), size) if whole is not None else ()
                 self.padded.append([taken(whole, first, size) for first in firsts])
             self.padded *= all(self.padded)
+
+    def whole(self, samples: int) -> Any:
+        """One batch of so many samples drawn at random, or the one at hand."""
+        whole = in_one_batch(self.loader, samples, at_random=True) if self.batch is None else None
+        return self.batch if whole is None else self.preparation(whole)
 
     def successive(self, samples: int) -> Iterator[Any]:
         """Batches in the loader's order."""

@@ -37,6 +37,8 @@ class Rows:
         self.leaves = leaves_of(batch, 0, self.lists)
         self.size = _size(self.leaves, self.lists)
         """Samples in the example; 0 where there is no tensor, or none that could be cut, as in a graph."""
+        self._lists: dict[int, tuple[Sequence[Any], dict[int, Tensor]]] = {}
+        """Samples, and whole numbers that all of them have, by the identity of a leaf of the example."""
         self.exact = False
         """Whether the step takes no other number of samples than that of the example."""
 
@@ -53,9 +55,15 @@ class Rows:
                 # A copy, as torch takes no array that is read backwards, nor gladly one that is read-only.
                 rows.append(leaf if isinstance(leaf, Tensor) else torch.from_numpy(np.array(leaf)))
             else:
-                samples = _samples(leaf)
-                rows += [_numbers(samples), *_whole_numbers(samples).values()]
+                samples, whole = made._listed(leaf)
+                rows += [_numbers(samples), *whole.values()]
         return tuple(rows)
+
+    def _listed(self, leaf: Any) -> tuple[Sequence[Any], dict[int, Tensor]]:
+        if id(leaf) not in self._lists:
+            samples = _samples(leaf)
+            self._lists[id(leaf)] = samples, _whole_numbers(samples)
+        return self._lists[id(leaf)]
 
     @property
     def listed(self) -> set[int]:
@@ -65,7 +73,7 @@ class Rows:
         for leaf in filter(self._has_rows, self.leaves):
             if not is_array(leaf) or is_ragged(leaf):
                 places.add(count)
-                count += len(_whole_numbers(_samples(leaf)))
+                count += len(self._listed(leaf)[1])
             count += 1
         return places
 
@@ -81,9 +89,9 @@ class Rows:
                 row = next(left)
                 if is_array(leaf) and not is_ragged(leaf):
                     return row if isinstance(leaf, Tensor) else row.detach().cpu().numpy()
-                all_of_it = _samples(leaf)
+                all_of_it, whole = self._listed(leaf)
                 samples = [all_of_it[place] for place in row.tolist()]
-                given = {place: next(left) for place in _whole_numbers(all_of_it)}
+                given = {place: next(left) for place in whole}
                 for number, sample in enumerate(samples) if given else ():
                     samples[number] = _with(sample, {place: its[number] for place, its in given.items()})
                 return _made_like(leaf, samples)
@@ -96,9 +104,7 @@ class Rows:
     def _has_rows(self, leaf: Any) -> bool:
         if is_ragged(leaf):
             return _count(leaf) == self.size
-        return id(leaf) in self.lists or (
-            is_array(leaf) and leaf.ndim > 0 and len(leaf) == self.size > 0
-        )
+        return id(leaf) in self.lists or (is_array(leaf) and leaf.ndim > 0 and len(leaf) == self.size > 0)
 
     def counts(self, leaf: Any) -> bool:
         """Whether this leaf of the batch has a value for each sample."""
@@ -122,7 +128,7 @@ class Rows:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether this is a tensor, or an array of NumPy that could be one, as where a loader makes no tensors."""
+    """Whether this is a tensor, or an array of NumPy that could be one."""
     if isinstance(leaf, np.ndarray):
         return leaf.dtype.kind in "biuf" and leaf.dtype.isnative and leaf.dtype.itemsize <= 8
     return isinstance(leaf, Tensor)

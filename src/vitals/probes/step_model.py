@@ -70,7 +70,7 @@ class Path(StepModel):
         are floats and some are whole, as of categories, the floats as the bits that they are made of."""
         given = [rows[place] for place in self.places]
         if len(given) == 1:
-            return given[0]
+            return given[0][:, None] if given[0].ndim == 1 else given[0]
         if len({each.is_floating_point() for each in given}) > 1:
             given = [
                 each.float().view(torch.int32) if each.is_floating_point() else each.int() for each in given
@@ -95,7 +95,7 @@ class Path(StepModel):
     def _apart(self, inputs: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
         """The rows that `inputs` are made of, in the types and shapes of `rows`."""
         if len(self.places) == 1:
-            return [inputs]
+            return [inputs.reshape(len(inputs), *rows[self.places[0]].shape[1:])]
         like = [rows[place] for place in self.places]
         parts = inputs.split([each[0].numel() for each in like], dim=1)
         whole = not inputs.is_floating_point()

@@ -18,7 +18,7 @@ from vitals.errors import UserError
 from vitals.probes.class_numbers import kind_of_numbers
 from vitals.probes.put_back import buffers_kept, modes_kept
 from vitals.probes.random_states import isolated_rng, seed_torch
-from vitals.probes.rows import is_ragged
+from vitals.probes.rows import Rows, is_ragged
 from vitals.probes.step_model import Path, StepModel
 from vitals.probes.untouched import ChangesParameters
 from vitals.probes.watched_step import WatchedStep
@@ -51,6 +51,11 @@ class TrainingStep(WatchedStep):
         self.beside = 0
         """The classes C of the last call's outputs (N, C), where the loss takes class numbers, these outputs,
         and more of what was called; else 0."""
+        self.of_lists: tuple[Path, int] | None = None
+        """What leads to the outputs of a loss that takes class numbers, where batches are lists of samples,
+        and the place of these numbers: see `look_at`."""
+        self.by_number = False
+        """Whether what enters is that."""
         self.idle: dict[int, int] = {}
         """Places among the arguments of the only call of what its outputs do not change with, and among the
         rows of the batch."""
@@ -124,9 +129,22 @@ class TrainingStep(WatchedStep):
         if self.class_numbers and not alone and self.outputs is not None:
             self.beside = self.outputs.shape[1]
         path = self._path(rows) if alone else None
+        if path is not None and self.rows.listed & set(path.places):
+            self.of_lists = (path, self.target_rows[0]) if self.class_numbers else None
+            path = None
         self.network = path
         if path is None:
             self.class_numbers, self.target_rows = False, ()
+
+    def look_at(self, batch: Any) -> None:
+        """Take the samples in the lists of `batch` for inputs of the network, by their numbers, (N, 1)."""
+        rows, [path, labels] = Rows(batch), self.of_lists or (None, 0)
+        if path is None or self.rows.exact or rows.listed != self.rows.listed or self.outputs is None:
+            return
+        if len(rows.of(batch)) == len(self.rows.of(self.rows.example)):
+            self.outputs = self.outputs[torch.arange(rows.size) % len(self.outputs)]
+            self.rows, self.class_numbers, self.target_rows = rows, True, (labels,)
+            self.network, self.by_number = Path(self, path.places), True
 
     def _path(self, rows: Sequence[Tensor]) -> Path | None:
         """Up to the outputs, from the rows by whose exchange they change; None where something else enters,
@@ -150,7 +168,8 @@ class TrainingStep(WatchedStep):
                 if (places := {place for place, row in enumerate(rows) if _is_row(argument, row)})
                 and not places & {*given, *self.target_rows}
             }
-        if not given or self.rows.listed & set(given) or (len(given) == 1 and rows[given[0]].ndim < 2):
+        flat = len(given) == 1 and rows[given[0]].ndim < 2
+        if not given or (flat and given[0] not in self.rows.listed):
             return None
         path = Path(self, given)
         with buffers_kept(self.owner):

@@ -78,7 +78,8 @@ class WatchedStep:
             knew = self.trainer.meets_zeros
             losses = step_losses(self.owner, self.trainer, batch)
             if self.trainer.meets_zeros is not knew:  # the step was run twice, as it looks at gradients
-                calls.clear(), traced.clear()
+                calls.clear()
+                traced.clear()
                 losses = step_losses(self.owner, self.trainer, batch)
         order = sorted(range(len(calls)), key=traced.__getitem__)
         return [calls[place] for place in order], losses

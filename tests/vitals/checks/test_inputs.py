@@ -77,6 +77,35 @@ def test_inputs(change, causes):
     assert named(check_inputs(change(images), labels, 10)) == causes
 
 
+class OfTable(nn.Module):
+    """Looks after what is missing; `mean` and `sd` of the columns are its own."""
+
+    def __init__(self, looks, mean=0.0, sd=1.0):
+        super().__init__()
+        self.looks, self.mean, self.sd, self.net = looks, mean, sd, nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = (x - self.mean) / self.sd
+        return self.net(x.nan_to_num(0.0) if self.looks else x)
+
+
+@pytest.mark.parametrize(
+    ("network", "factor", "causes"),
+    [
+        (OfTable(True), 1, {}),
+        (OfTable(False), 1, {"non-finite-loss": "fail"}),
+        (OfTable(True), 1000, {"input-not-normalized": "warn"}),
+        (OfTable(True, sd=1000), 1000, {}),
+    ],
+    ids=["missing", "unseen", "large", "normalized within"],
+)
+def test_what_the_network_does_to_its_inputs_first(network, factor, causes):
+    inputs = factor * torch.randn(256, 4)
+    inputs[::5, 1] = torch.nan
+    found = named(check_inputs(inputs, torch.arange(256) % 2, 2, model=network))
+    assert found == causes
+
+
 @pytest.mark.parametrize(("noise", "causes"), [(0.0, {"data-leak": "warn"}), (0.05, {})])
 def test_a_column_that_is_what_is_to_be_predicted(noise, causes):
     x, y = torch.randn(256, 4), 200 + 30 * torch.randn(256)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -730,12 +731,46 @@ def test_forgotten_embeddings_and_recurrences_are_told_from_loaded_ones(
     assert alarms(checks.findings) == ([] if loaded_before else ["frozen-parameters"])
 
 
-def test_random_labels_are_found_in_dicts_as_well(tmp_path: Path) -> None:
+def of_arrays(module: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(module.net(torch.as_tensor(batch["image"])), torch.as_tensor(batch["label"]))
+
+
+def in_arrays(samples: list[Any]) -> dict[str, Any]:
+    return {key: np.stack([sample[key].numpy() for sample in samples]) for key in ("image", "label")}
+
+
+class LooksAtGradients(Foreign):
+    """Optimizes by hand, and logs the norm of the gradients that it finds there."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        loss = F.cross_entropy(self.net(batch["image"]), batch["label"])
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.log("norm", torch.stack([p.grad.norm() for p in self.net.parameters()]).norm())
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "collate"),
+    [
+        (cross_entropy("image", "label"), None),
+        (partial(Step, of_arrays), in_arrays),
+        (LooksAtGradients, None),
+    ],
+    ids=["dicts", "arrays", "by hand"],
+)
+def test_random_labels_are_found_whatever_the_step_is_like(make: Any, collate: Any, tmp_path: Path) -> None:
     labels = torch.randint(0, 10, (512,), generator=torch.Generator().manual_seed(0))
     images = digits(512)[0]
     data = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
     checks = quick(checks=["informative_inputs"], samples=512)
-    fit(cross_entropy("image", "label")(), tmp_path, checks, train=DataLoader(data, 32), limit_val_batches=0)
+    train = DataLoader(data, 32, collate_fn=collate)
+    fit(make(), tmp_path, checks, train=train, limit_val_batches=0)
     assert alarms(checks.findings) == ["labels-random"]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, digits, fit, mlp, quick
+from foreign import Foreign, alarms, digits, fit, mlp, quick
 from lightning.pytorch.callbacks import LambdaCallback
 from monitoring import monitors, same
 from torch import Tensor, nn
@@ -76,6 +77,8 @@ BATCHES: dict[str, tuple[Any, int]] = {
         (nn.utils.rnn.pack_sequence([Z(3 + k % 4, 8) for k in range(16)], enforce_sorted=False), Z(16)),
         16,
     ),
+    "arrays": ({"x": np.zeros((16, 64)), "y": np.arange(16), "path": ["a"] * 16}, 16),
+    "arrays of different lengths, and labels": ([(np.zeros(3 + k), np.int64(k)) for k in range(16)], 16),
     "a graph": ((Z(64, 8), Z(2, 100).long(), Z(64).long(), Z(8)), 0),
 }
 
@@ -168,6 +171,17 @@ class OfNested(OfSequences):
         return F.cross_entropy(self.head(means), batch[1])
 
 
+class OfCounts(Foreign):
+    """Gets how often each word is there, as a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.ReLU(), nn.Linear(16, 10)))
+        self.w = nn.Parameter(torch.randn(64, 16) * 0.1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(torch.sparse.mm(batch[0], self.w)), batch[1])
+
+
 class Sparse(Foreign):
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.EmbeddingBag(17, 16, sparse=True), nn.Linear(16, 10)))
@@ -206,11 +220,17 @@ def as_nested(samples: list[Any]) -> Any:
     return torch.nested.nested_tensor(sequences, layout=torch.jagged), labels
 
 
+def as_counts(samples: list[Any]) -> Any:
+    images, labels = map(torch.stack, zip(*samples, strict=True))
+    return images.flatten(1).relu().to_sparse(), labels
+
+
 RARE: dict[str, tuple[Callable[[], Any], Any]] = {
     "lists of images and targets": (lambda: OfLists(mlp()), as_lists),
     "sequences": (OfSequences, as_sequences),
     "packed sequences": (OfPacked, as_packed),
     "nested tensors": (OfNested, as_nested),
+    "sparse inputs": (OfCounts, as_counts),
     "sparse gradients": (Sparse, None),
     "complex parameters": (Complex, None),
     "torch.jit": (lambda: Foreign(torch.jit.script(mlp())), None),
@@ -222,7 +242,8 @@ RARE: dict[str, tuple[Callable[[], Any], Any]] = {
 def test_the_rare_is_looked_at_or_has_a_reason_in_plain_words(kind: str, tmp_path: Path) -> None:
     make, collate = RARE[kind]
     made = partial(DataLoader, TensorDataset(*digits(64)), 16, collate_fn=collate)
-    checks = quick(checks=["wiring", "tiny_subset"], tiny_subset_steps=20)
+    which = ["wiring", *["gradients"] * (kind == "sparse inputs"), "tiny_subset"]
+    checks = quick(checks=which, tiny_subset_steps=20)
 
     def weights(*callbacks: Any) -> list[Tensor]:
         torch.manual_seed(0)
@@ -236,6 +257,19 @@ def test_the_rare_is_looked_at_or_has_a_reason_in_plain_words(kind: str, tmp_pat
     assert not [message for message in said if "Error" in message or "StopIteration" in message], said
     assert not [message for message in said if "fault of ours" in message], said
     made_ones = [row.name for row in checks.rows if row.verdict != "skipped"]
-    assert made_ones == ([] if kind == "torch.jit" else ["wiring", "tiny_subset"])
+    assert made_ones == ([] if kind == "torch.jit" else which)
     if kind == "torch.jit":
         assert "Checks: self.net is made by torch.jit, of which there is no copy to measure on." in said
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_random_labels_are_found_in_lists_of_samples(shuffled: bool, tmp_path: Path) -> None:
+    images, labels = digits(512)
+    images = images + labels[:, None, None, None] % 3
+    if shuffled:
+        labels = torch.randint(0, 10, (512,), generator=torch.Generator().manual_seed(0))
+    checks = quick(checks=["informative_inputs"], samples=512)
+    train = DataLoader(TensorDataset(images, labels), 32, collate_fn=as_packed)
+    fit(OfPacked(), tmp_path, checks, train=train, limit_val_batches=0)
+    assert alarms(checks.findings) == ["labels-random"] * shuffled
+    assert [row.verdict for row in checks.rows] == (["warn"] if shuffled else ["ok"])
