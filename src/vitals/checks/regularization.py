@@ -14,7 +14,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.norms import norms
-from vitals.probes.trial import Inputs, Loss, Trial, check_rows, is_class_numbers, trial
+from vitals.probes.trial import Inputs, Loss, Trial, check_rows, decays_apart, is_class_numbers, trial
 from vitals.writers.writer import Writer
 
 STRONGER = 10.0
@@ -32,8 +32,6 @@ OUTWARD, NOTICEABLE = 0.5, 0.05
 """Cosine, and pull, from which a penalty that rewards large weights will let them grow without bounds."""
 USUAL_PULL = 0.01
 """Pull of a penalty that leaves the data in charge."""
-DECOUPLED = {"AdamW", "Muon", "Lion", "SGDW"}
-"""Names of optimizers, of torch and others, whose weight decay does not pass through the gradient."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +191,12 @@ def check_regularization(
         in_loss = _in_loss(copies, inputs, targets, float(data_loss), gradients)
         beside = _beside(copies, inputs, targets, gradients, last) if last else math.nan
         assert copies.optimizer is not None
+        apart = any(group.get("weight_decay") for group in optimizer.param_groups) and decays_apart(optimizer)
         groups = []
         for group in copies.optimizer.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.requires_grad]
             reached = [g for parameter in trained if (g := by_parameter.get(parameter)) is not None]
-            names = {kind.__name__ for kind in type(optimizer).__mro__}
-            decoupled = names & DECOUPLED or group.get("decoupled_weight_decay", False)
+            decoupled = group.get("decoupled_weight_decay", False) or apart
             groups.append(
                 GroupPenalty(
                     float(group.get("weight_decay", 0.0)),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from small_networks import TrainedNetwork, batch, convnet, named, same, state_of
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from vitals.checks.regularization import check_regularization
 
@@ -37,6 +37,22 @@ def test_the_pull_is_that_of_torch_on_the_first_step():
     assert result.groups[0].pull == pytest.approx(float(decay.norm() / data.norm()), rel=1e-4)
 
 
+class SignsOfGradients(Optimizer):
+    """Somebody's own, whose decay is added to the step or, with `within`, to the gradient."""
+
+    def __init__(self, parameters, weight_decay: float, within: bool) -> None:
+        super().__init__(parameters, {"lr": 1e-3, "weight_decay": weight_decay})
+        self.within = within
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                decay = group["weight_decay"] * p
+                step = (p.grad + decay).sign() if self.within else p.grad.sign() + decay
+                p.sub_(group["lr"] * step)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "causes"),
     [
@@ -48,16 +64,21 @@ def test_the_pull_is_that_of_torch_on_the_first_step():
         (lambda p: SGD(p, 0.1), {}),
         (lambda p: Adam(p, 1e-3, weight_decay=1.0), {"regularization-too-strong": "warn"}),
         (lambda p: SGD(p, 0.1, weight_decay=1.0), {"regularization-too-strong": "warn"}),
+        (lambda p: SignsOfGradients(p, 1.0, within=False), {}),
+        (lambda p: SignsOfGradients(p, 1.0, within=True), {"regularization-too-strong": "warn"}),
     ],
     ids=[
-        "SGD",
-        "Adam",
-        "AdamW",
-        "AdamW strong",
-        "AdamW decay of 30",
-        "none",
-        "Adam decay of 1",
-        "SGD decay of 1",
+        *(
+            "SGD",
+            "Adam",
+            "AdamW",
+            "AdamW strong",
+            "AdamW decay of 30",
+            "none",
+            "Adam decay of 1",
+            "SGD decay of 1",
+        ),
+        *("own beside the gradient", "own within it"),
     ],
 )
 def test_strength(optimizer, causes):
