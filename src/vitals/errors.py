@@ -57,8 +57,8 @@ class FaultsFound(Ended):
 
 TORCH_SAYS = {
     "does not require grad": "the loss depends on no parameter that trains.",
-    "modified by an inplace operation": "something that the gradient of your loss needs is changed in place "
-    "before it is taken.",
+    "modified by an inplace operation": "something that a gradient of your loss needs is changed in place "
+    "before the end of the step, where all of its gradients are taken for this measurement.",
     "out of memory": "there is not enough memory for it.",
     "not enough memory": "there is not enough memory for it.",
     "checkpoint is incompatible": "checkpoint(use_reentrant=True) gives gradients to backward() alone; torch "

@@ -299,8 +299,8 @@ def is_large(parameters: Iterable[Tensor]) -> bool:
 
 
 SAME_WAY = 0.9
-"""Cosine of two first steps from which they lead the same way: 1.00 for AdamW, Muon, LAMB and Adafactor, 0.1 at
-most for SGD, Adam and RMSprop (measured)."""
+"""Cosine of two first steps from which they lead the same way: 1.00 for AdamW, Muon, LAMB and Adafactor, 0.1
+at most for SGD, Adam and RMSprop (measured)."""
 FALLBACK_RATE = 1e-3
 """Adam's own default: twenty samples take 39 to 114 steps, with and without BatchNorm (measured)."""
 

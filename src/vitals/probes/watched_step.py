@@ -2,6 +2,7 @@
 they give."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -92,11 +93,12 @@ class WatchedStep:
     def called(self) -> str:
         """Which networks the step calls, in words of those who wrote it."""
         names = {id(part): name for name, part in self.owner.named_modules()}
-        shown = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
+        called = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
+        shown = [name + " more than once" * (times > 1) for name, times in Counter(called).items()]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         if self.rows.size == 0:
             return f"your batches, of {type(self.rows.example).__name__}, cannot be cut into samples"
-        if len(shown) == 1:
+        if len(called) == 1:
             if self.rows.listed:
                 return f"your batches are lists of samples, and {shown[0]} gets what is made of these"
             outputs = self.calls[0].outputs

@@ -394,6 +394,17 @@ def test_what_cannot_be_taken_apart_is_told_in_words_of_the_batch(tmp_path: Path
     assert "self(…) gets more of the batch than its inputs, such as labels" in checks.findings[0].message
 
 
+def test_a_network_that_is_called_again_and_again_is_named_once(tmp_path: Path) -> None:
+    class Ensemble(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return F.cross_entropy(self.net(x), y) + F.mse_loss(self.net(x + 0.1), self.net(x - 0.1))
+
+    checks = quick(checks=["inputs"])
+    fit(Ensemble(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert "your training_step calls self.net(…) more than once; one" in checks.findings[0].message
+
+
 class ByRewards(Foreign):
     """Makes the likelier what was done, as far as it turned out well: a policy gradient."""
 
