@@ -201,8 +201,11 @@ class LossAtChance:
         )
 
     def _above(self) -> Finding:
-        large = f"; outputs differ by {self.logit_sd:.3g}, as the last layer's weights are large"
-        remedy = "Scale the last layer's weights down, so that its outputs start near zero."
+        large = (
+            f"; outputs differ by {self.logit_sd:.3g}, as the last layer's weights, or a factor on its "
+            f"outputs, are large"
+        )
+        remedy = "Scale the last layer's weights down, or that factor, so that its outputs start near zero."
         if self.deviation <= FAR:
             return self._finding("loss-at-chance", "note", large, remedy)
         if self.tied:
