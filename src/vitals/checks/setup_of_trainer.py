@@ -105,12 +105,16 @@ def _setup(
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         if even:
             source.pad(samples)
+        modes = [(part, part.training) for part in owner.modules()]
         step = _step_of_an_epoch(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         size = max(step.rows.size, 1)
         if step.of_lists is not None and shared:
             step.look_at(source.whole(samples))
+        if step.network is None:  # it may be called in several modes, as for an attack before the step
+            for part, mode in modes:
+                part.training = mode
         for optimizer in optimizers:
             optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
         if not owner.automatic_optimization and len(optimizers) == 1:

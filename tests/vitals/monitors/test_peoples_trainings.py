@@ -394,6 +394,21 @@ def test_what_cannot_be_taken_apart_is_told_in_words_of_the_batch(tmp_path: Path
     assert "self(…) gets more of the batch than its inputs, such as labels" in checks.findings[0].message
 
 
+def test_a_network_in_evaluation_mode_for_a_part_of_the_step_is_no_fault(tmp_path: Path) -> None:
+    class Attacked(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            self.net.eval()
+            pushed = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(F.cross_entropy(self.net(pushed), y), pushed)
+            self.net.train()
+            return F.cross_entropy(self.net(x), y) + F.cross_entropy(self.net(x + 0.1 * slope.sign()), y)
+
+    checks = quick(checks=["wiring"])
+    fit(Attacked(mlp(norm=True)), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert not [finding for finding in checks.findings if finding.alarming]
+
+
 def test_a_network_that_is_called_again_and_again_is_named_once(tmp_path: Path) -> None:
     class Ensemble(Foreign):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
