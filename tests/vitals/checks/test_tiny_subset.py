@@ -7,6 +7,7 @@ from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, nam
 from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
+from torch.optim.lr_scheduler import LinearLR
 
 from vitals.checks.tiny_subset import GLANCE, PATIENCE, check_few_samples, check_tiny_subset
 from vitals.errors import UserError
@@ -92,6 +93,19 @@ def test_what_a_teacher_says_beside_the_labels_is_no_reward_for_wrong_answers():
     result = check_tiny_subset(model, distilled, *batch(64), Adam(model.parameters(), 1e-3))
     assert not result.fits
     assert named(result) == {}
+
+
+@pytest.mark.parametrize(("rate", "causes"), [(1.0, {"learning-rate-too-high": "warn"}), (0.01, {})])
+def test_a_rate_at_which_the_run_s_own_optimizer_stays_at_chance_is_named_where_a_lower_one_learns(
+    rate, causes
+):
+    net = mlp(64, 64, 64)
+    optimizer = SGD(net.parameters(), rate, momentum=0.9)
+    result = check_tiny_subset(net, F.cross_entropy, *batch(64), optimizer)
+    assert named(result) == causes
+    warmed = SGD(net.parameters(), rate, momentum=0.9)
+    LinearLR(warmed, 0.01)
+    assert named(check_tiny_subset(net, F.cross_entropy, *batch(64), warmed)) == {}
 
 
 @pytest.mark.parametrize("name", HEALTHY)
