@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from vitals.checks.layer_variance import COLLAPSED
-from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low
+from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low, typical_update
 from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding, Level
@@ -79,7 +79,8 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     died = death(run)
     put_out = died if died and died.later and not run.learns else None  # by what wants to see no activation
     limit = OUTPULLS if put_out else OUTWEIGHS
-    if beside > limit and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
+    moves = typical_update(run) != 0  # else no pull gets through
+    if moves and beside > limit and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
         message = (
             f"What the loss takes beside the outputs of the network, as of features, pulled {beside:.2g} "
             f"times as hard as what it takes of these; {accuracy:.0%} of the validation samples are right."

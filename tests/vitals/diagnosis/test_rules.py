@@ -965,3 +965,10 @@ def test_a_rate_is_tried_where_the_loss_comes_back_to_that_of_a_guess() -> None:
     assert not needs_probe(record(falling(2.3, 1.9), train=0.3, ratio=0.02))
     run = record(losses, train=0.3, ratio=0.02, measured=high)
     assert alarms(run) == ["learning-rate-too-high"]
+
+
+def test_what_the_loss_takes_beside_the_outputs_pulls_at_nothing_that_moves() -> None:
+    beside = {"facts/beside": [40.0], "facts/even_share": [0.1]}
+    for ratio, said in ((3e-3, ["regularization-too-strong"]), (0.0, [])):
+        found = alarms(record(level(), measured=beside, train=0.11, val=0.1, ratio=ratio))
+        assert ("regularization-too-strong" in found) == bool(said)
