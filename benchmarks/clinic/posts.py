@@ -19,7 +19,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler, random_split
 from torchvision.transforms import v2
-from variants import Residual, VisionTransformer, convnext, group_resnet, mobile, perceptron, squeezed, vgg
+from variants import VisionTransformer, convnext, group_resnet, mobile, perceptron, squeezed, vgg
 from wild import Pair, conv_mixer, dense, lenet, plain_cnn, pretrained, residual_net, run, standard
 
 CASES = CaseBook()
@@ -108,7 +108,7 @@ def rate_for_sixteen_devices(images: Images, fault: bool) -> Session:
 def a_tenth_each_epoch(images: Images, fault: bool) -> Session:
     schedule = partial(StepLR, step_size=1, gamma=0.1) if fault else partial(CosineAnnealingLR, T_max=5)
     return run(
-        Scheduled(vgg(16, 32, 64, norm=True), partial(SGD, lr=0.02, momentum=0.9), schedule=schedule),
+        Scheduled(vgg(8, 16, 32, norm=True), partial(SGD, lr=0.02, momentum=0.9), schedule=schedule),
         images,
         5,
     )
@@ -145,17 +145,7 @@ def decay_of_the_decayed(images: Images, fault: bool) -> Session:
     story="Adam(lr=0.02), the rate that SGD had, for a plain convnet.",
 )
 def hundredth_for_adam(images: Images, fault: bool) -> Session:
-    return run(Classifier(vgg(16, 32, 48), partial(Adam, lr=0.02 if fault else 1e-3)), images, 4)
-
-
-@CASES.sick(
-    "momentum-of-ninety-nine",
-    "learning-rate-too-high",
-    story="Raised the momentum of SGD to 0.99, for smoother steps, and kept the rate.",
-)
-def momentum_of_ninety_nine(images: Images, fault: bool) -> Session:
-    momentum = 0.99 if fault else 0.9
-    return run(Classifier(plain_cnn(24), partial(SGD, lr=0.03, momentum=momentum)), images, 4, 50)
+    return run(Classifier(vgg(8, 16, 32), partial(Adam, lr=0.02 if fault else 1e-3)), images, 4)
 
 
 @CASES.sick(
@@ -179,20 +169,6 @@ def accumulated_as_on_the_cluster(images: Images, fault: bool) -> Session:
     every = 16 if fault else 1
     module = Classifier(mobile(16, 32, 64), partial(Adam, lr=2e-3))
     return run(module, images, 4, accumulate_grad_batches=every)
-
-
-@CASES.sick(
-    "batches-of-four",
-    "batch-too-small",
-    "learning-rate-too-high",
-    story="Cut the batch from 128 to 4 for want of memory; rate and BatchNorm stayed.",
-)
-def batches_of_four(images: Images, fault: bool) -> Session:
-    module = Classifier(residual_net(16, 2), partial(SGD, lr=0.1, momentum=0.9))
-    (x, y), _ = standard(images)
-    return run(
-        module, images, 1 if fault else 6, 4 if fault else 128, train=(x[::2], y[::2]) if fault else None
-    )
 
 
 class TwoOptimizers(Classifier):
@@ -255,49 +231,7 @@ def thawed_after_the_end(images: Images, fault: bool) -> Session:
     return run(module, images, 5, callbacks=[finetuning] if fault else [])
 
 
-class Branched(nn.Module):
-    """Residual branches, with or without a graph."""
-
-    def __init__(self, net: nn.Sequential, graph: bool) -> None:
-        super().__init__()
-        self.net, self.graph = net, graph
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.net:
-            if isinstance(layer, Residual):
-                with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
-                    added = layer.branch(x)
-                x = x + added
-            else:
-                x = layer(x)
-        return x
-
-
-@CASES.sick(
-    "branches-without-a-graph",
-    "frozen-parameters",
-    story="The residual branches run under torch.no_grad(), which came with a trick to save memory.",
-)
-def branches_without_a_graph(images: Images, fault: bool) -> Session:
-    return run(Classifier(Branched(convnext(32, 3), graph=not fault), partial(AdamW, lr=2e-3)), images, 4)
-
-
 # ------------------------------------------------------------------------------------------------- labels
-
-
-@CASES.sick(
-    "validation-with-the-labels-of-training",
-    "train-val-mismatch",
-    "labels-random",
-    story="The data module builds the validation set of val_images and train_labels[:len(val_images)] "
-    "(FluxML/fluxml.github.io#119).",
-)
-def validation_with_the_labels_of_training(images: Images, fault: bool) -> Session:
-    order = torch.randperm(len(images.train_y))
-    train = normalized(images.train_x[order]), images.train_y[order]
-    labels = train[1][: len(images.val_y)] if fault else images.val_y
-    module = Classifier(group_resnet(), partial(Adam, lr=2e-3))
-    return run(module, images, 4, train=train, val=(normalized(images.val_x), labels))
 
 
 class Pasting:
@@ -342,36 +276,6 @@ def pasted_and_not_told(images: Images, fault: bool) -> Session:
     session = run(Shared(plain_cnn(24, "batch"), partial(Adam, lr=2e-3)), images, 4)
     (x, y), _ = standard(images)
     session.train_loader = DataLoader(TensorDataset(x, y), 64, shuffle=True, collate_fn=Pasting(not fault))
-    return session
-
-
-class InPlaceOfBroken(Dataset):
-    """Gives the image of another index where one cannot be read."""
-
-    def __init__(self, x: Tensor, y: Tensor, broken: Tensor, label_too: bool) -> None:
-        self.x, self.y, self.broken, self.label_too = x, y, broken, label_too
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, index: int) -> Pair:
-        label = self.y[index]
-        while self.broken[index]:
-            index = int(torch.randint(len(self.y), ()))
-        return self.x[index], self.y[index] if self.label_too else label
-
-
-@CASES.sick(
-    "in-place-of-a-broken-one",
-    "labels-random",
-    story="Where a file is broken, as four in ten are, __getitem__ takes another image at random; the label "
-    "was read before.",
-)
-def in_place_of_a_broken_one(images: Images, fault: bool) -> Session:
-    (x, y), _ = standard(images)
-    broken = torch.rand(len(y)) < 0.4
-    session = run(Classifier(vgg(16, 32, 48), partial(Adam, lr=1e-3)), images, 5)
-    session.train_loader = DataLoader(InPlaceOfBroken(x, y, broken, not fault), 50, shuffle=True)
     return session
 
 
@@ -466,18 +370,6 @@ def weights_in_order_of_frequency(images: Images, fault: bool) -> Session:
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 USUAL = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
-
-
-@CASES.sick(
-    "converted-and-not-scaled",
-    "input-not-normalized",
-    story="v2.ToDtype(torch.float32) without scale=True, then Normalize by ImageNet's figures.",
-)
-def converted_and_not_scaled(images: Images, fault: bool) -> Session:
-    unscaled = v2.Compose([v2.ToDtype(torch.float32), v2.Normalize(MEAN, STD)])
-    transform = unscaled if fault else USUAL
-    module = Classifier(lenet(), partial(SGD, lr=0.02, momentum=0.9))
-    return reading(module, images, transform, transform)
 
 
 @CASES.sick(
@@ -646,7 +538,7 @@ class Noisy(nn.Module):
     story="A layer of one's own that adds noise to the features does not ask whether it trains.",
 )
 def noise_in_both_modes(images: Images, fault: bool) -> Session:
-    net = vgg(16, 32, 64, norm=True)
+    net = vgg(8, 16, 32, norm=True)
     net.insert(8, Noisy(2.0, always=fault))
     net.insert(4, Noisy(1.0, always=fault))
     return run(Classifier(net, partial(Adam, lr=2e-3)), images, 5)
@@ -678,16 +570,6 @@ def two_thirds_of_each_token_dropped(images: Images, fault: bool) -> Session:
     return run(Classifier(Dropping(0.7 if fault else 0.1), partial(AdamW, lr=1e-3)), images, 5)
 
 
-@CASES.sick(
-    "two-filters-a-layer",
-    "underfitting",
-    story="width_mult=0.1 from a search for the smallest network: two filters in each layer.",
-)
-def two_filters_a_layer(images: Images, fault: bool) -> Session:
-    widths = (2, 2, 2, 2) if fault else (16, 24, 32, 48)
-    return run(Classifier(mobile(*widths), partial(Adam, lr=2e-3)), images, 5)
-
-
 class Deviations(nn.Module):
     """Mean and standard deviation of each channel."""
 
@@ -708,9 +590,9 @@ class Deviations(nn.Module):
     "0, and the root an infinite slope there.",
 )
 def pooled_by_deviations(images: Images, fault: bool) -> Session:
-    net = vgg(16, 32, 64)[:-2]
-    net.extend([Deviations(0.0 if fault else 1e-5), nn.Linear(128, NUM_CLASSES)])
-    return run(Classifier(net, partial(Adam, lr=2e-3)), images, 4)
+    net = vgg(8, 16, 32)[:-2]
+    net.extend([Deviations(0.0 if fault else 1e-5), nn.Linear(64, NUM_CLASSES)])
+    return run(Classifier(net, partial(Adam, lr=2e-3)), images, 3)
 
 
 # ---------------------------------------------------------------------------------------- where weights start
@@ -730,23 +612,6 @@ def uniform_as_it_comes(images: Images, fault: bool) -> Session:
             if isinstance(layer, nn.Linear):
                 nn.init.uniform_(layer.weight)
     return run(Classifier(net, partial(Adam, lr=1e-3)), images, 5)
-
-
-@CASES.sick(
-    "norms-as-in-a-gan",
-    "bad-initialization",
-    "vanishing-gradients",
-    story="weights_init() of a DCGAN, with the mean of the norms' scales mistyped: normal_(weight, 0, 0.02) "
-    "for convolutions and BatchNorm alike.",
-)
-def norms_as_in_a_gan(images: Images, fault: bool) -> Session:
-    net = vgg(16, 32, 64, 64, norm=True)
-    for layer in net:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, 0.0, 0.02)
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 0.0 if fault else 1.0, 0.02)
-    return run(Classifier(net, partial(SGD, lr=0.02, momentum=0.9)), images, 4)
 
 
 # ---------------------------------------------------------------------------------- the loss and its slope
@@ -789,35 +654,6 @@ class Hooked(Classifier):
 def clamped_from_zero(images: Images, fault: bool) -> Session:
     module = Hooked(plain_cnn(16, "group"), partial(SGD, lr=0.05, momentum=0.9), least=0.0 if fault else -1.0)
     return run(module, images, 4)
-
-
-class SoftplusByHand(torch.autograd.Function):
-    downhill = False
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return F.softplus(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * torch.sigmoid(-x)
-
-
-class HandSoftplus(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return SoftplusByHand.apply(x)
-
-
-@CASES.sick(
-    "softplus-by-hand",
-    "wrong-gradient",
-    story="softplus as an autograd Function, for memory; its backward has 1 / (1 + exp(x)), a sign astray.",
-)
-def softplus_by_hand(images: Images, fault: bool) -> Session:
-    activation = HandSoftplus if fault else nn.Softplus
-    return run(Classifier(perceptron(128, 96, activation=activation), partial(Adam, lr=1e-3)), images, 6)
 
 
 # ----------------------------------------------------------------------------------------------- healthy runs
@@ -912,8 +748,8 @@ class PowerMean(nn.Module):
 
 @CASES.healthy("mean-of-powers", story="Pools by a mean of powers with a learned exponent, as for retrieval.")
 def mean_of_powers(images: Images) -> Session:
-    net = vgg(16, 32, 64, norm=True)[:-2]
-    net.extend([PowerMean(), nn.Linear(64, NUM_CLASSES)])
+    net = vgg(8, 16, 32, norm=True)[:-2]
+    net.extend([PowerMean(), nn.Linear(32, NUM_CLASSES)])
     return run(Classifier(net, partial(Adam, lr=3e-3)), images, 5)
 
 
@@ -933,8 +769,8 @@ def clamped_on_both_sides(images: Images) -> Session:
     story="Trains on crops of 24x24 and validates on whole images; the network pools whatever comes.",
 )
 def trained_on_smaller_crops(images: Images) -> Session:
-    net = vgg(16, 32, 64, norm=True)[:-2]
-    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, NUM_CLASSES)])
+    net = vgg(8, 16, 32, norm=True)[:-2]
+    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, NUM_CLASSES)])
     train = v2.Compose([v2.RandomCrop(24), USUAL])
     return reading(Classifier(net, partial(Adam, lr=3e-3)), images, train, USUAL, 4)
 
