@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from clinic import NUM_CLASSES, CaseBook, Classifier, Images, Session, normalized
-from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -213,6 +213,10 @@ class Parted(Classifier):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.backbone, self.head = self.net[:-1], self.net[-1]
+        self.finetuning: list[Callback] = []
+
+    def configure_callbacks(self) -> list[Callback]:
+        return self.finetuning
 
     def configure_optimizers(self) -> Any:
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
@@ -228,7 +232,8 @@ def thawed_after_the_end(images: Images, fault: bool) -> Session:
         unfreeze_backbone_at_epoch=10, lambda_func=lambda epoch: 1.0, verbose=False
     )
     module = Parted(conv_mixer(32, 2), partial(AdamW, lr=2e-3))
-    return run(module, images, 5, callbacks=[finetuning] if fault else [])
+    module.finetuning = [finetuning] if fault else []
+    return run(module, images, 5)
 
 
 # ------------------------------------------------------------------------------------------------- labels
@@ -697,7 +702,8 @@ def thawed_by_the_framework(images: Images) -> Session:
     (x, y), _ = standard(images)
     finetuning = BackboneFinetuning(2, lambda_func=lambda epoch: 1.5, verbose=False)
     module = Parted(pretrained(plain_cnn(24, "batch"), x[::2], y[::2], 3), partial(Adam, lr=1e-3))
-    return run(module, images, 5, train=(x[1::2], y[1::2]), callbacks=[finetuning])
+    module.finetuning = [finetuning]
+    return run(module, images, 5, train=(x[1::2], y[1::2]))
 
 
 class Twice(Classifier):
