@@ -199,14 +199,28 @@ def applies_softmax_twice(copies: Trial, inputs: Inputs, outputs: Tensor, target
     """Whether probabilities, the `outputs` (N, C) for `inputs`, meet a loss that applies softmax itself, or
     the loss alone applies it twice. Certain by mechanism: rows sum to 1, or every value lies strictly between
     0 and 1 whatever the weights, the loss ignores a constant added to them, and even a perfect answer costs
-    what it costs under softmax twice. Log-probabilities are harmless: softmax undoes the log."""
+    what it costs under softmax twice; or see `_of_shares`. Log-probabilities are harmless: softmax undoes the log."""
     floor, loss = double_softmax_floor(outputs.shape[1]), copies.loss_of
     kind = kind_of(outputs)
     squashed = bool(((outputs > 0) & (outputs < 1)).all()) and stays_a_share(copies, inputs)
     if kind == "probabilities" or squashed:
         answer = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
         return _ignores_shift(loss, outputs, targets) and float(loss(answer, targets)) > 0.5 * floor
-    return kind == "logits" and abs(perfect_loss(loss, outputs, targets) - floor) < 0.02 * floor
+    return kind == "logits" and _of_shares(loss, outputs, targets)
+
+
+def _of_shares(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether `loss` takes the cross-entropy of shares for logits: that of a sure answer is ln(C−1+e) less
+    what the target gives it, so that the mean over all answers is the same for any smoothing or weights, and
+    no other bounded loss has it and ln C for a guess."""
+    classes = outputs.shape[1]
+    sure = SURE_LOGIT * (2 * torch.eye(classes, device=outputs.device, dtype=outputs.dtype) - 1)
+    costs = [float(loss(row.expand_as(outputs), targets)) for row in sure]
+    twice = math.log(classes - 1 + math.e) - 1 / classes
+    guess = uniform_loss(loss, outputs, targets)
+    return math.isclose(sum(costs) / classes, twice, rel_tol=1e-3) and math.isclose(
+        guess, math.log(classes), rel_tol=1e-3
+    )
 
 
 def sigmoid_floor(copies: Trial, inputs: Inputs, outputs: Tensor, targets: Tensor) -> float:

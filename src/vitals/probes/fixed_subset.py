@@ -94,14 +94,18 @@ class FixedSubsets:
             step = self.twin.module.training_step
             self.right: Tensor | None = None
             """Of the samples evaluated last, which had their class guessed; None but for class numbers."""
-            self.as_they_are = False
-            """Whether the training subset is drawn evenly, and without random changes."""
+            self.as_they_are = self.shown_as_they_are = False
+            """Whether the training subset is drawn evenly, and without random changes; and whether the batches
+            that are trained on are so, too."""
             try:
-                loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
+                own = training_loader(trainer)
+                loader = unaugmented(own, validation_loader(trainer), samples)
                 self.training = self._kept(
                     map(self.preparation, random_batches(loader, samples)), samples, step
                 )
                 self.as_they_are = is_even(trainer.train_dataloader) and self._stays(loader)
+                # What the data set itself changes at random is taken out of the subset, not of batches.
+                self.shown_as_they_are = self.as_they_are and (loader is own or self._stays(own))
             except StreamOnly:  # then the batch at hand must do
                 self.training = self._kept([batch], samples, step)
 

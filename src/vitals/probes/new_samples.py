@@ -39,7 +39,7 @@ class NewSamples:
         """`accuracy` on `samples` of the training and `validation` on `validation_samples`, these as if
         classes were as common; nothing before the last batch, nor where samples are not drawn evenly or
         change from one epoch to the next."""
-        if not (subsets.as_they_are and subsets.step.class_numbers and subsets.validation is not None):
+        if not (subsets.shown_as_they_are and subsets.step.class_numbers and subsets.validation is not None):
             self.count = 0
             return {}
         # Of each step some: weights that move fast know more at one step than at the next.

@@ -325,11 +325,23 @@ def test_logits_that_start_between_zero_and_one_are_no_probabilities():
     assert named(check_wiring(net, F.cross_entropy, *batch(32))) == {}
 
 
-def test_softmax_inside_the_loss_is_found():
+@pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.3])
+def test_softmax_inside_the_loss_is_found(smoothing):
     def twice(outputs, targets):
-        return F.cross_entropy(outputs.softmax(1), targets)
+        return F.cross_entropy(outputs.softmax(1), targets, label_smoothing=smoothing)
 
     assert named(check_wiring(convnet(), twice, *batch(32))) == {"double-softmax": "fail"}
+
+
+def test_a_bounded_loss_of_shares_is_no_softmax_applied_twice():
+    def brier(outputs, targets):
+        return F.mse_loss(outputs.softmax(1), F.one_hot(targets, outputs.shape[1]).float())
+
+    def bounded(outputs, targets):  # Zhang and Sabuncu (2018)
+        return ((1 - outputs.softmax(1).gather(1, targets[:, None]) ** 0.38) / 0.38).mean()
+
+    for loss in (brier, bounded):
+        assert "double-softmax" not in named(check_wiring(convnet(), loss, *batch(32)))
 
 
 def test_probabilities_are_right_for_a_loss_that_takes_them():
