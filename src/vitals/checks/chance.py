@@ -199,7 +199,8 @@ def applies_softmax_twice(copies: Trial, inputs: Inputs, outputs: Tensor, target
     """Whether probabilities, the `outputs` (N, C) for `inputs`, meet a loss that applies softmax itself, or
     the loss alone applies it twice. Certain by mechanism: rows sum to 1, or every value lies strictly between
     0 and 1 whatever the weights, the loss ignores a constant added to them, and even a perfect answer costs
-    what it costs under softmax twice; or see `_of_shares`. Log-probabilities are harmless: softmax undoes the log."""
+    what it costs under softmax twice; or see `_of_shares`. Log-probabilities are harmless: softmax undoes the
+    log."""
     floor, loss = double_softmax_floor(outputs.shape[1]), copies.loss_of
     kind = kind_of(outputs)
     squashed = bool(((outputs > 0) & (outputs < 1)).all()) and stays_a_share(copies, inputs)

@@ -21,6 +21,10 @@ PAIR = 2
 UNLIKE = 2.0
 """Ratio of the variances, for half of the channels, of what one layer is given in different places of the
 network. A note: a block that is repeated may bear it."""
+FOREIGN = 8.0
+"""Ratio of the variances, for half of the channels, of what the first layer with given statistics gets and of
+these, from which they were taken of inputs on another scale: 16 for pixels of 0 to 1 in place of normalized
+ones, 5 for pixels of -1 to 1, 1.2 to 1.6 for the same images, one class of them, or grey ones (measured)."""
 FEWEST_STEPS = 20
 """Batches below which it is the training that is short."""
 
@@ -41,10 +45,22 @@ class RunningStatistics:
     unlike: dict[str, float]
     """Of the layers that train and are called several times in a pass: by how much the variances of what they
     are given differ, as a ratio."""
+    foreign: tuple[str, float] = ("", 1.0)
+    """The first layer that keeps the statistics of an earlier training, and by how much the variances of what
+    it is given differ from them, as a ratio."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is, `skipped` where there
         is nothing to look at."""
+        where, ratio = self.foreign
+        if ratio > FOREIGN:
+            seen = (
+                f"'{where}' is in evaluation mode, with the statistics of an earlier training, and gets "
+                f"inputs whose variances differ from these by a factor of {ratio:.2g}: it was trained on "
+                f"inputs of another scale."
+            )
+            remedy = "Prepare the inputs as those that the weights were trained on: scaling, mean, deviation."
+            return [Finding("input-not-normalized", "warn", seen, remedy, where, ratio, FOREIGN)]
         if not self.normalizes:
             seen = "No BatchNorm takes statistics from the batches."
             return [Finding("skipped", "note", seen, where="running statistics")]
@@ -100,14 +116,33 @@ def check_running_statistics(
     }
     normalizes = _normalizes(model)
     tracked = {name: layer in tracking for name, layer in model.named_modules()}
-    given = _given(model, inputs) if normalizes and inputs is not None else {}
+    keeps = _keeps(model)
+    given = _given(model, inputs) if (normalizes or keeps) and inputs is not None else {}
+    first = next((name for name in given if name in keeps), "")
+    foreign = (first, _apart(keeps[first], given.pop(first)[0][1])) if first else ("", 1.0)
+    given = {name: calls for name, calls in given.items() if name not in keeps}
     values = {name: calls[-1][0] for name, calls in given.items()}
     unlike = {}
     for name, calls in given.items():
         spreads = torch.stack([variances for _, variances in calls])
         if len(calls) > 1 and tracked[name]:
             unlike[name] = float((spreads.amax(0) / spreads.amin(0).clamp_min(TINY)).median())
-    return RunningStatistics(stale, batches, values, normalizes, unlike)
+    return RunningStatistics(stale, batches, values, normalizes, unlike, foreign)
+
+
+def _keeps(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The layers in evaluation mode that have seen batches, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and not layer.training and has_statistics(layer)
+    }
+
+
+def _apart(layer: _BatchNorm, variances: Tensor) -> float:
+    assert layer.running_var is not None
+    known = layer.running_var.float().clamp_min(TINY)
+    return float((variances.clamp_min(TINY) / known).log().abs().median().exp())
 
 
 def _normalizes(model: nn.Module) -> bool:
@@ -115,11 +150,12 @@ def _normalizes(model: nn.Module) -> bool:
 
 
 def _given(model: nn.Module, inputs: Inputs) -> dict[str, list[tuple[int, Tensor]]]:
-    """Of each call of a BatchNorm layer that trains: values of a channel, and the channels' variances."""
+    """Of each call of a BatchNorm layer that trains, or keeps statistics: values of a channel, and the
+    channels' variances."""
     found: dict[str, list[tuple[int, Tensor]]] = {}
     with trial(model) as copies, torch.no_grad():
         for name, layer in copies.model.named_modules():
-            if isinstance(layer, _BatchNorm) and layer.training:
+            if isinstance(layer, _BatchNorm) and (layer.training or has_statistics(layer)):
 
                 def look(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
                     channels = arguments[0].detach().transpose(0, 1).flatten(1)
@@ -135,7 +171,8 @@ class RunningStatisticsCheck(Check):
     needs = "loss"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        inputs = setup.batch(setup.batch_size)[0] if _normalizes(setup.model) else None
+        looks = _normalizes(setup.model) or _keeps(setup.model)
+        inputs = setup.batch(setup.batch_size)[0] if looks else None
         result = check_running_statistics(setup.model, setup.total_batches, inputs)
         seen = f"{max(result.stale.values(), default=0.0):.1%} of the first are left"
         return Outcome(result.findings(), seen, f"{LEFT:.0%} at most", result)

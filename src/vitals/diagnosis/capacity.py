@@ -28,6 +28,8 @@ for all, and share that the layer after it keeps by what comes from elsewhere, s
 PULLED = 0.1
 """Share of its first gradient that a layer still gets, over that of the one behind it, from which it is not
 lost, but small, as in front of a normalization, or idle beside a shortcut."""
+BATCHES_A_STEP = 4.0
+"""Batches a step from which it is their number that leaves a run with few steps, whatever an epoch has."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
@@ -143,7 +145,9 @@ def features_lost(run: Run) -> Iterator[Finding]:
 def too_few_steps(run: Run) -> Iterator[Finding]:
     """The run ended after a handful of steps, each on much of the set, while the loss still fell."""
     epochs = run.history.series("loss/train_step").epochs
-    few = FEWEST_STEPS <= run.steps < FEW_STEPS and run.steps < STEPS_AN_EPOCH * epochs[-1]
+    summed = run.fact("batches_per_step", 1.0)
+    few = FEWEST_STEPS <= run.steps < FEW_STEPS
+    few = few and (run.steps < STEPS_AN_EPOCH * epochs[-1] or summed >= BATCHES_A_STEP)
     if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
         return
     # Trained weights may need no more, and a step of LBFGS is many.
@@ -159,6 +163,11 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
         f"{run.losses[-1]:.3g}."
     )
     remedy = "Take smaller batches, of 32 to 128 samples, or many more epochs."
+    if summed >= BATCHES_A_STEP:
+        remedy = (
+            f"Step after fewer batches than {summed:.0f} (accumulate_grad_batches), or train for many more "
+            f"epochs."
+        )
     yield Finding("underfitting", "warn", message, remedy, "loss/train_step", run.steps, FEW_STEPS)
 
 

@@ -95,8 +95,8 @@ class FixedSubsets:
             self.right: Tensor | None = None
             """Of the samples evaluated last, which had their class guessed; None but for class numbers."""
             self.as_they_are = self.shown_as_they_are = False
-            """Whether the training subset is drawn evenly, and without random changes; and whether the batches
-            that are trained on are so, too."""
+            """Whether the training subset is drawn evenly, and without random changes; and whether what is
+            trained on is so, too."""
             try:
                 own = training_loader(trainer)
                 loader = unaugmented(own, validation_loader(trainer), samples)

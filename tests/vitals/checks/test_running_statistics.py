@@ -64,3 +64,12 @@ def test_one_layer_for_unlike_places_is_noted() -> None:
     assert finding.value == pytest.approx(9, rel=1e-3)
     [finding] = check_running_statistics(Several(1.0), 200, x).findings()
     assert finding.level == "ok"
+
+
+@pytest.mark.parametrize(("factor", "cause"), [(0.25, "input-not-normalized"), (1.0, "skipped")])
+def test_statistics_of_inputs_on_another_scale_are_told(factor: float, cause: str) -> None:
+    model = with_momentum(None)  # the plain mean
+    model(batch(64)[0])
+    model.eval()
+    [finding] = check_running_statistics(model, 200, factor * batch(64)[0] + 0.5).findings()
+    assert finding.cause == cause

@@ -183,6 +183,15 @@ def test_a_handful_of_steps_is_told_but_of_a_trial_or_of_trained_weights() -> No
         assert alarms(record(losses, batch_size=2000, **options)) == found
 
 
+@pytest.mark.parametrize(("batches", "found"), [(16.0, ["underfitting"]), (1.0, [])])
+def test_few_steps_of_many_batches_each_are_told_however_many_an_epoch_has(
+    batches: float, found: list[str]
+) -> None:
+    losses = [2.3 - 0.015 * step for step in range(20)]
+    run = record(losses, batch_size=1000, measured={"facts/batches_per_step": [batches]})
+    assert alarms(run) == found
+
+
 def test_a_network_without_biases_that_still_learns_is_left_to_it() -> None:
     for losses, found in ((level(2.2), ["underfitting"]), (falling(2.3, 1.95), [])):
         run = record(losses, train=0.2, val=0.2)
