@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from foreign import Foreign, Manual, convnet, digits, fit, loader, mlp
 from lightning.pytorch.callbacks import Callback
 from monitoring import Trained, some, watched
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from vitals.diagnosis.callback import Diagnosis
 from vitals.measures.names import canonical
@@ -236,6 +237,31 @@ def test_samples_seen_for_the_first_time_tell_labels_that_are_wrong_in_part(
     assert behind > 0.2 if wrong else behind < 0.1
     causes = [each.cause for each in diagnosis.findings if each.alarming]
     assert causes == (["labels-random"] if wrong else [])
+
+
+class Transformed(Dataset[Any]):
+    """As torchvision's data sets have it: `transform` is applied to each sample that is read."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor]) -> None:
+        self.inputs, self.labels, self.transform = inputs, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(self.inputs[index]), self.labels[index]
+
+
+def test_augmented_samples_are_not_held_against_plain_ones_of_validation(tmp_path: Path) -> None:
+    inputs, labels = digits(1797)
+    train = Transformed(inputs[:1200], labels[:1200], lambda image: image + 2 * torch.randn_like(image))
+    val = Transformed(inputs[1200:], labels[1200:], lambda image: image)
+    loaders = {"train": DataLoader(train, 20, shuffle=True), "validation": DataLoader(val, 200)}
+    module, options = Foreign(mlp(), lr=0.02), {**loaders, "limit_val_batches": None}
+    _, _, diagnosis = watched(module, tmp_path, LearningCurves(1), **options)
+    assert diagnosis.recorder.history.last("facts/train_as_is") == 1
+    assert not diagnosis.recorder.history.tags("new/")
+    assert "labels-random" not in [each.cause for each in diagnosis.findings if each.alarming]
 
 
 @pytest.mark.parametrize("kind", ["harder ones come last", "four in ten have no label"])
