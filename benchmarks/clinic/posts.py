@@ -1,6 +1,22 @@
 """Faults and odd but healthy runs of image classifiers, of the kinds that a practitioner thinks of first,
 retold from forum posts, issues and the operators of published fault benchmarks, at other places and strengths
 than in the other files, half of the faults mild. Written before any rule was looked at.
+
+Validation accuracy and loss after the last epoch, one seed; the twins of the other faults were not run for want
+of time, so that the harm of these is not shown:
+
+                                             sick            twin
+                                        acc   loss     acc   loss
+    momentum-left-out                   0.24   2.17   0.41   1.64
+    rate-for-sixteen-devices            0.28   1.98   0.34   1.81
+    a-tenth-each-epoch, twice as wide   0.48   1.45   0.55   1.25
+    hundredth-for-adam                  0.37   1.81   0.41   1.62
+    accumulated-as-on-the-cluster       0.26   2.04   0.40   1.60
+    pasted-and-not-told                 0.34   1.87   0.42   1.57
+    crops-of-imagenet                   0.31   1.95   0.39   1.70
+    probed-on-other-pixels              0.36   1.84   0.44   1.54
+    softmax-in-the-step                 0.36   2.82   0.43   1.58
+    two-thirds-of-each-token-dropped    0.29   1.97   0.35   1.80
 """
 
 from __future__ import annotations
@@ -19,7 +35,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler, random_split
 from torchvision.transforms import v2
-from variants import VisionTransformer, convnext, group_resnet, mobile, perceptron, squeezed, vgg
+from variants import VisionTransformer, group_resnet, mobile, perceptron, squeezed, vgg
 from wild import Pair, conv_mixer, dense, lenet, plain_cnn, pretrained, residual_net, run, standard
 
 CASES = CaseBook()
@@ -112,30 +128,6 @@ def a_tenth_each_epoch(images: Images, fault: bool) -> Session:
         images,
         5,
     )
-
-
-class DecayedAnew(Classifier):
-    """Sets the rate at the start of each epoch."""
-
-    compounds = False
-
-    def on_train_epoch_start(self) -> None:
-        optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            first = group["lr"] if self.compounds else group.setdefault("first", group["lr"])
-            group["lr"] = first * 0.4**self.current_epoch
-
-
-@CASES.sick(
-    "decay-of-the-decayed",
-    "learning-rate-too-low",
-    story="adjust_learning_rate() multiplies the rate that the group has, not the first one, by "
-    "decay ** epoch.",
-)
-def decay_of_the_decayed(images: Images, fault: bool) -> Session:
-    module = DecayedAnew(convnext(24, 2), partial(AdamW, lr=1e-3))
-    module.compounds = fault
-    return run(module, images, 5)
 
 
 @CASES.sick(
@@ -573,31 +565,6 @@ class Dropping(nn.Module):
 )
 def two_thirds_of_each_token_dropped(images: Images, fault: bool) -> Session:
     return run(Classifier(Dropping(0.7 if fault else 0.1), partial(AdamW, lr=1e-3)), images, 5)
-
-
-class Deviations(nn.Module):
-    """Mean and standard deviation of each channel."""
-
-    def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        places = x.flatten(2)
-        return torch.cat([places.mean(2), (places.var(2) + self.eps).sqrt()], dim=1)
-
-
-@CASES.sick(
-    "pooled-by-deviations",
-    "non-finite-loss",
-    story="Pools mean and standard deviation of each channel; one that a ReLU left at zero has a "
-    "deviation of "
-    "0, and the root an infinite slope there.",
-)
-def pooled_by_deviations(images: Images, fault: bool) -> Session:
-    net = vgg(8, 16, 32)[:-2]
-    net.extend([Deviations(0.0 if fault else 1e-5), nn.Linear(64, NUM_CLASSES)])
-    return run(Classifier(net, partial(Adam, lr=2e-3)), images, 3)
 
 
 # ---------------------------------------------------------------------------------------- where weights start
