@@ -2,8 +2,8 @@
 retold from forum posts, issues and the operators of published fault benchmarks, at other places and strengths
 than in the other files, half of the faults mild. Written before any rule was looked at.
 
-Validation accuracy and loss after the last epoch, one seed; the twins of the other faults were not run for want
-of time, so that the harm of these is not shown:
+Validation accuracy and loss after the last epoch, one seed; the twins of the other faults were not run for
+want of time, so that the harm of these is not shown:
 
                                              sick            twin
                                         acc   loss     acc   loss
