@@ -11,10 +11,6 @@ FURTHEST = 16
 """Places of the grid, eight powers of ten, that the search goes away from the rate it begins at."""
 LOWERED = 0.01
 """Share of the first loss that a trial must take off to count."""
-AS_FAST = 0.75
-"""Share of what the best trial takes off the loss from which a third of its rate is fast enough: 0.94 to 0.96
-near the edge of what the loss bears, 0.64 with RMSprop, where a third ends below nine tenths of the accuracy
-(measured)."""
 SECONDS = 10.0
 """That a search may take."""
 
@@ -32,7 +28,7 @@ def working_rate(
     where `own_time` comes to the second argument. The rates tried are 1 and 3 times the powers of ten: first
     a tenth of the last one each time, or ten times as much, until the loss gets worse again, then those
     beside the best. The answer is a third of the best, for what is best over a few steps is too fast for
-    many, or the best where a third does much less."""
+    many, or the best where that does nothing."""
     end = own_time() + seconds
     losses: dict[int, float] = {}
     enough = start - LOWERED * abs(start)
@@ -55,8 +51,7 @@ def working_rate(
     if not loss(best) < enough:
         return math.nan, math.nan
     best = min(best, best - 1, best + 1, key=loss)
-    third_will_do = start - loss(best - 1) > AS_FAST * (start - loss(best))
-    found = best - 1 if third_will_do else best
+    found = best - 1 if loss(best - 1) < enough else best
     return _rate(found), loss(found)
 
 
