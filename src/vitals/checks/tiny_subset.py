@@ -199,9 +199,10 @@ class TinySubset:
                     seen += (
                         f", where a guess has {self.chance:.4g}; at {rate:g}, {GLANCE} come to {loss:.4g}."
                     )
-                    remedy = f"Lower the learning rate to about {rate:g}, or let it rise to this one slowly."
+                    margin = float(f"{rate / 3:.1g}")  # a few steps bear more than many
+                    remedy = f"Lower the learning rate to about {margin:g}, or warm it up."
                     fault = ("learning-rate-too-high", "warn", seen, remedy, where, reached, self.halfway)
-                    return [Finding(*fault, setting={"lr": rate}), *found]  # type: ignore[arg-type]
+                    return [Finding(*fault, setting={"lr": margin}), *found]  # type: ignore[arg-type]
                 seen += "."
                 found.append(Finding("tiny-subset-fits", "note", seen, "", where, reached, self.perfect))
             return found
