@@ -174,12 +174,12 @@ def test_noise_of_the_loss_and_charts_are_written(tmp_path: Path) -> None:
     assert "custom_scalars__config__" in events.tags("tensors")
 
 
-def test_manual_steps_without_a_returned_loss_have_the_rest(tmp_path: Path) -> None:
+def test_manual_steps_without_a_returned_loss_have_what_they_give_to_manual_backward(tmp_path: Path) -> None:
     curves = LearningCurves(1, subset_samples=0)
     _, events, _ = watched(Manual(mlp()), tmp_path, curves)
     assert curves.findings == []
     assert list(events.scalars("lr/0")) == [1, 2, 3, 4]
-    assert events.tags(prefix="loss/") == []
+    assert events.tags(prefix="loss/") == ["loss/train_step"]
 
 
 def test_without_class_numbers_the_subsets_have_a_loss_alone(tmp_path: Path) -> None:

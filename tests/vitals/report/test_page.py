@@ -72,10 +72,10 @@ def test_the_same_folder_gives_the_same_page(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metric", "best", "score"),
     [
-        (Metric("accuracy/val", "max", "loss/val"), 3, "60.00%"),
-        (Metric("accuracy/val", "max"), 2, "60.00%"),
+        (Metric("accuracy/val", "max", "loss/val"), 3, "60.0%"),
+        (Metric("accuracy/val", "max"), 2, "60.0%"),
         (Metric("mae/val", "min"), 1, "0.2"),
-        (None, 3, "60.00%"),  # another program's record
+        (None, 3, "60.0%"),  # another program's record
     ],
 )
 def test_the_best_epoch_is_that_of_the_terminal_also_where_two_are_level(
