@@ -532,8 +532,11 @@ def _takes_missing(model: nn.Module, inputs: Tensor) -> bool:
     """Whether there is NaN among the inputs, and none among the outputs: then the network looks for it."""
     if not bool(inputs.isnan().any()):
         return False
-    with trial(model, dropout=False) as copies, torch.no_grad():
-        return bool(copies.outputs(inputs).isfinite().all())
+    try:
+        with trial(model, dropout=False) as copies, torch.no_grad():
+            return bool(copies.outputs(inputs).isfinite().all())
+    except Exception:  # a network may refuse them in any way, and the finding is still that they are there
+        return False
 
 
 def _filled(inputs: Tensor) -> Tensor:

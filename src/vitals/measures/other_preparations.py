@@ -69,10 +69,17 @@ def roughness(images: Tensor) -> Tensor:
 
 def leaps(images: Tensor) -> tuple[float, float]:
     """Which share of neighbouring pixels of `images` (N, channels, height, width) differ by nearly the whole
-    range of their channel, and by half of it: of photographs next to none, and more by half of it."""
+    range of their channel, and by half of it: of photographs next to none, and more by half of it. Those of
+    which one is at an end of the range exactly, as where black is filled in beside white, do not count."""
     images = images[: max(1, PIXELS // images[0].numel())].float()
     low, high = (end(images, (0, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
-    steps = torch.cat([images.diff(dim=dim).abs().div(high - low).flatten() for dim in (2, 3)])
+    inside = ((images > low) & (images < high)).float()
+    found = []
+    for dim in (2, 3):
+        count = images.shape[dim] - 1
+        within = inside.narrow(dim, 0, count) * inside.narrow(dim, 1, count)
+        found.append((images.diff(dim=dim).abs().div(high - low) * within).flatten())
+    steps = torch.cat(found)
     whole, above, below = (float((steps > at).float().mean()) for at in (WHOLE, *HALF))
     return whole, above - below
 

@@ -89,15 +89,22 @@ class OfTable(nn.Module):
         return self.net(x.nan_to_num(0.0) if self.looks else x)
 
 
+class Refuses(OfTable):
+    def forward(self, x):
+        assert x.isfinite().all()
+        return self.net(x)
+
+
 @pytest.mark.parametrize(
     ("network", "factor", "causes"),
     [
         (OfTable(True), 1, {}),
         (OfTable(False), 1, {"non-finite-loss": "fail"}),
+        (Refuses(False), 1, {"non-finite-loss": "fail"}),
         (OfTable(True), 1000, {"input-not-normalized": "warn"}),
         (OfTable(True, sd=1000), 1000, {}),
     ],
-    ids=["missing", "unseen", "large", "normalized within"],
+    ids=["missing", "unseen", "refused", "large", "normalized within"],
 )
 def test_what_the_network_does_to_its_inputs_first(network, factor, causes):
     inputs = factor * torch.randn(256, 4)
@@ -207,6 +214,30 @@ def test_bytes_that_wrap_around_are_found(wraps):
     labels = torch.arange(256) % 10
     result = check_inputs(bright / 255, labels, 10, validation_inputs=plain / 255)
     assert named(result) == ({"train-val-mismatch": "warn"} if wraps else {})
+
+
+def _shifted(images):
+    """Cropped at random out of what is padded with black, as RandomCrop(32, padding=4) does."""
+    padded = F.pad(images, (4,) * 4)
+    places = torch.randint(0, 9, (len(images), 2)).tolist()
+    return torch.stack([each[:, y : y + 32, x : x + 32] for each, (y, x) in zip(padded, places, strict=True)])
+
+
+def _dotted(images):
+    """With dots of black and white, as salt and pepper."""
+    drawn = torch.rand(len(images), 1, 32, 32)
+    return torch.where(drawn < 0.03, 0.0, torch.where(drawn > 0.97, 1.0, images))
+
+
+@pytest.mark.parametrize("augmented", [_shifted, _dotted])
+def test_black_that_is_filled_in_beside_white_is_no_byte_that_wraps_around(augmented):
+    """Things on a white ground, as those of a catalogue, and training images with usual augmentation."""
+    torch.manual_seed(0)
+    across = torch.linspace(-1, 1, 32)
+    thing = (8 * (0.6 - (across[:, None] ** 2 + across**2).sqrt())).sigmoid()
+    images = 1 - thing * torch.rand(256, 3, 1, 1)
+    labels = torch.arange(256) % 10
+    assert named(check_inputs(augmented(images), labels, 10, validation_inputs=images)) == {}
 
 
 @pytest.mark.parametrize("digit", range(10))
