@@ -1,5 +1,6 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
+import operator
 from collections.abc import Iterator, Sequence
 from itertools import combinations, islice
 from typing import Any
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
 
-from vitals.either_package import either
+from vitals.either_package import either, is_own
 from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.measures.double import double
@@ -120,8 +121,13 @@ class LossParameters(Monitor):
         """Some parameters that a step is to change; those of other optimizers may be frozen for its time."""
         self.stepped: list[Tensor] = []
         """Some of their values before the step, and after it."""
-        self.origin = self.gradient = torch.zeros(0)
-        """The same values when the batch begins, and their gradient in front of the step."""
+        self.present: list[Tensor] = []
+        """The same parameters when the batch begins, if nothing is frozen in between."""
+        self.origin = self.gradient = self.earlier = torch.zeros(0)
+        """Some of the values of these, their gradient in front of the step, and their values there in the
+        batch before."""
+        self.looks_last = False
+        """Whether nothing of the user's is called between the look in front of the step and the step."""
         self.undone = self.clipped = self.climbed = 0
         """Steps in a row that were taken back, after which weights were clipped, and beside which something
         else went uphill."""
@@ -144,7 +150,10 @@ class LossParameters(Monitor):
         self.batch = batch if self._wanted() else None
         if len(self.stepped) == 2:
             self.guarded(self._taken_back, trainer, *self.stepped)
-        self.stepped, self.origin = [], _values(_moving(trainer)) if self._wanted() else torch.zeros(0)
+            self.earlier = self.stepped[0]
+        self.stepped = []
+        self.present = _moving(trainer) if self._wanted() else []
+        self.origin = _values(self.present)
         if self.at_start and self.batches == PATIENCE and not self.given:
             self.calls = register_module_forward_hook(self._call)
         if len(self.leg) > 1:
@@ -206,8 +215,8 @@ class LossParameters(Monitor):
         if self._wanted() and not self.stepped:
             self.moving = _moving(trainer)
             self.stepped = [_values(self.moving)] if self.moving else []
-            gradients = [torch.zeros_like(p) if p.grad is None else dense(p.grad) for p in self.moving]
-            self.gradient = _values(gradients)
+            self.gradient = _values([_some_gradient(parameter) for parameter in self.moving])
+            self.looks_last = _looks_last(trainer, pl_module, optimizer)
         if self.at_start and not pl_module.automatic_optimization:
             given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
@@ -264,8 +273,11 @@ class LossParameters(Monitor):
             )
             remedy = "Look for what copies other weights back after each step, such as an average."
             self._say(trainer, message, remedy, "optimizer", self.undone)
-        if len(self.origin) == len(now):
-            self._climbs(trainer, before - self.origin, now - after, after - before)
+        one = len(self.moving) == len(self.present) and all(map(operator.is_, self.moving, self.present))
+        if one and self.looks_last and len(self.earlier) == len(now):
+            # What is put where it was, as weights that are masked or clipped in each step, goes nowhere.
+            ahead = torch.where(before == self.earlier, 0.0, before - self.origin)
+            self._climbs(trainer, ahead, now - after, after - before)
 
     def _climbs(self, trainer: L.Trainer, ahead: Tensor, behind: Tensor, step: Tensor) -> None:
         """Say where what is moved `ahead` of the optimizer's `step` goes uphill, and is not moved back then
@@ -533,6 +545,31 @@ def _left(before: Tensor, after: Tensor, now: Tensor) -> float:
     way = after - before
     length = float(way @ way)
     return float((now - before) @ way) / length if length > 0 else 1.0
+
+
+def _some_gradient(parameter: Tensor) -> Tensor:
+    """Of the elements that `_some` takes, and of a few more; a sparse one, as of a large table, is not filled
+    up for that."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(_some(parameter))
+    if gradient.layout != torch.strided and gradient.dense_dim() and parameter[0].numel():
+        count = min(len(parameter), -(-SAMPLE // parameter[0].numel()))
+        gradient = gradient.index_select(0, torch.arange(count, device=gradient.device))
+    return dense(gradient)
+
+
+def _looks_last(trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> bool:
+    """Whether what stands in the parameters in `on_before_optimizer_step` of a monitor is what `optimizer`
+    steps from: hooks of the module or of other callbacks that come after it may move them back, as may an
+    optimizer that is none of torch's."""
+    hook = "on_before_optimizer_step"
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    others = [each for each in callbacks if not isinstance(each, Monitor)]
+    if any(is_own(hook, each, L.Callback) for each in others):
+        return False
+    own = any(is_own(name, module, L.LightningModule) for name in (hook, "configure_gradient_clipping"))
+    return not own and type(optimizer).__module__.startswith("torch.optim")
 
 
 def _some(leaf: Tensor) -> Tensor:

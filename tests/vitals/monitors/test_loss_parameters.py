@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from vitals.findings import Finding
-from vitals.monitors.loss_parameters import LossParameters
+from vitals.monitors.loss_parameters import LossParameters, _some_gradient
 
 
 def look(module: L.LightningModule, **options: Any) -> list[Finding]:
@@ -552,3 +552,66 @@ def test_a_way_uphill_that_is_never_taken_back_is_told() -> None:
     assert finding.cause == "wrong-gradient"
     assert "never takes that back" in finding.message
     assert look(Sharpness(back=True)) == []
+
+
+class BackInTheHook(Foreign):
+    """The same under automatic optimisation, and back when the gradient is there."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.ways = torch.autograd.grad(loss, list(self.parameters()))
+        self.move(0.1)
+        return super().training_step(batch, batch_idx)
+
+    def move(self, share: float) -> None:
+        with torch.no_grad():
+            for parameter, way in zip(self.parameters(), self.ways, strict=True):
+                parameter.add_(way, alpha=share)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.move(-0.1)
+
+
+class Masked(Foreign):
+    """Nine tenths of the weights are set to zero before each step, which moves them."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.masks = [torch.rand_like(each) < 0.1 for each in self.parameters()]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            for parameter, mask in zip(self.parameters(), self.masks, strict=True):
+                parameter.mul_(mask)
+        return super().training_step(batch, batch_idx)
+
+
+class Looked(nn.Embedding):
+    """Two thousand rows, of which each pixel takes one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x.flatten(1) > 0).long()).flatten(1)
+
+
+class OfTable(Foreign):
+    """Its first gradient is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(Looked(2000, 3, sparse=True), nn.Linear(64 * 3, 10)))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("make", [BackInTheHook, Masked, OfTable])
+def test_what_goes_back_before_the_step_or_is_put_where_it_was_does_not_climb(make: Any) -> None:
+    assert look(make()) == []
+
+
+def test_a_sparse_gradient_is_looked_at_where_it_lies() -> None:
+    table = nn.Embedding(1000, 3, sparse=True)
+    (table(torch.tensor([1, 1, 999])) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert torch.equal(_some_gradient(table.weight), table.weight.grad.to_dense()[:334])
