@@ -49,6 +49,8 @@ class GroupPenalty:
     """‖g_data‖; 0 where the loss does not reach the group."""
     rate: float = 0.0
     """As configured, before any schedule."""
+    present_rate: float = 0.0
+    """As a schedule begins; where that is lower, it need never come to the configured one."""
 
     @property
     def penalty(self) -> float:
@@ -157,6 +159,9 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
             f"{decay} takes {taken:.1%} of the weights of {where} away in each step at the learning rate "
             f"{group.rate:g}, half of them in {math.log(2) / taken:.0f} steps."
         )
+        if group.present_rate < 0.999 * group.rate and group.pull <= DOMINANT:
+            seen = f"{seen[:-1]}, if the schedule, which begins at {group.present_rate:g}, ever comes to it."
+            return Finding("regularization-raises-loss", "note", seen, "", where, taken, TAKEN)
         remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to 0.1 is usual."
         fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
         return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
@@ -205,6 +210,7 @@ def check_regularization(
                     float(double(norms([parameter.detach() for parameter in trained])).square().sum()),
                     float(double(norms(reached)).norm()),
                     float(group.get("initial_lr", group["lr"])),
+                    float(group["lr"]),
                 )
             )
     return Regularization(float(data_loss), tuple(groups), in_loss, beside)

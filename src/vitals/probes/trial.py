@@ -403,13 +403,15 @@ def decays_apart(optimizer: Optimizer) -> bool:
 
 
 def _first_step(optimizer: Optimizer, scale: float, decay: float | None = None) -> Tensor:
-    """Where the first step after random gradients of the size `scale` takes copies of the corners of the
-    parameters; with another `decay`, of those that decay, drawn anew, as some start at zero."""
+    """Where the first step after random gradients of the size `scale`, at the configured rate, takes copies
+    of the corners of the parameters; with another `decay`, of those that decay, drawn anew, as some start at
+    zero."""
     parameters = held_parameters(optimizer)
     corners = [nn.Parameter(p.detach()[(slice(8),) * p.ndim].clone()) for p in parameters]
     with isolated_rng(0), torch.no_grad():
         own = _copied_optimizer(optimizer, dict(zip(map(id, parameters), corners, strict=True)))
         own.state.clear()
+        restore_configured_rates(own)  # a warm-up may begin at 0, where nothing moves
         chosen = corners
         if decay is not None:
             groups = [group for group in own.param_groups if group.get("weight_decay", 0.0) > 0]

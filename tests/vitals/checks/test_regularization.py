@@ -87,6 +87,23 @@ def test_strength(optimizer, causes):
     assert named(result) == causes
 
 
+@pytest.mark.parametrize(
+    ("make", "rate"),
+    [
+        (lambda p: SignsOfGradients(p, 1.0, within=False), lambda step: step / 100),
+        (lambda p: AdamW(p, 1.0, weight_decay=0.1), lambda step: 1e-5 * (step + 1)),
+    ],
+    ids=["warm-up from 0", "rates that a schedule gives as they are"],
+)
+def test_a_decay_apart_from_the_gradient_is_judged_by_the_rates_of_the_schedule(make, rate):
+    net = convnet()
+    optimizer = make(net.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    result = check_regularization(net, F.cross_entropy, *batch(64), optimizer)
+    assert result.groups[0].decoupled
+    assert named(result) == {}
+
+
 @pytest.mark.parametrize("make", [SGD, Adam])
 def test_the_weight_decay_in_the_remedy_is_one_that_passes(make):
     net = convnet()
