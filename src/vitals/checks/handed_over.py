@@ -113,12 +113,16 @@ def _of_others(step: TrainingStep) -> list[Finding]:
     """Shares of classes, as a teacher gives them, that stay where they are when the samples of the batch
     change places, and agree with the labels no more often than by chance, however sure they are."""
     rows, told = step.rows.of(step.rows.example), list(step.loss_arguments.told)
-    if not step.class_numbers or not told:
+    if not step.class_numbers or not told or step.outputs is None:
         return []
-    labels = rows[step.target_rows[0]].reshape(-1).long()
+    labels, shape = rows[step.target_rows[0]].reshape(-1).long(), step.outputs.shape
     for shares in told:
         count, classes = shares.shape
-        if count != len(labels) or int(labels.max()) >= classes or bool((shares == shares[:1]).all()):
+        # What is told of pairs, (N, N), as by a contrastive loss, is not of classes.
+        pairs = count == classes and torch.equal(shares.argmax(1).cpu(), torch.arange(count))
+        if shares.shape != shape or count != len(labels) or pairs or bool((shares == shares[:1]).all()):
+            continue
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             continue
         agreeing, sure = int((shares.argmax(1) == labels).sum()), float(shares.amax(1).mean())
         by_chance = float(

@@ -982,3 +982,14 @@ def test_what_a_teacher_said_of_other_samples_is_told(
     train = loaded(lambda x, y, i: (x, y, i))
     fit(Told(by_index), tmp_path, checks, train=train, limit_val_batches=0, limit_train_batches=1)
     assert alarms(checks.findings) == found
+
+
+def test_what_a_contrastive_loss_is_told_of_pairs_is_not_of_classes(tmp_path: Path) -> None:
+    def of_pairs(module: Any, batch: Any) -> Tensor:
+        logits = module.net(batch[0])
+        one = F.normalize(logits, dim=1)
+        return F.cross_entropy(logits, batch[1]) + F.cross_entropy(5 * one @ one.T, torch.eye(len(one)))
+
+    checks = quick(checks=["wiring"])
+    fit(Step(of_pairs), tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
+    assert alarms(checks.findings) == []
