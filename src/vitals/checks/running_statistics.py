@@ -1,16 +1,20 @@
 """Will BatchNorm know the training set by the time it is validated?"""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.batch_norm import has_statistics, tracking_layers
+from vitals.measures.fresh_draws import looks_drawn
 from vitals.probes.trial import Inputs, trial
 
 LEFT = 0.5
@@ -25,6 +29,12 @@ FOREIGN = 8.0
 """Ratio of the variances, for half of the channels, of what the first layer with given statistics gets and of
 these, from which they were taken of inputs on another scale: 16 for pixels of 0 to 1 in place of normalized
 ones, 5 for pixels of -1 to 1, 1.2 to 1.6 for the same images, one class of them, or grey ones (measured)."""
+IN_COMMON = 2.0
+"""Ratio of their quartiles over the channels up to which it is the scale of the inputs, which all channels
+share: 1.1 to 1.4 for pixels of 0 to 1, of -1 to 1, and up to 255, 2.2 to 2.9 for images without edges
+(measured)."""
+FEWEST_VALUES = 16
+"""Of a channel, below which their variance may be far off by chance."""
 FEWEST_STEPS = 20
 """Batches below which it is the training that is short."""
 
@@ -45,19 +55,20 @@ class RunningStatistics:
     unlike: dict[str, float]
     """Of the layers that train and are called several times in a pass: by how much the variances of what they
     are given differ, as a ratio."""
-    foreign: tuple[str, float] = ("", 1.0)
-    """The first layer that keeps the statistics of an earlier training, and by how much the variances of what
-    it is given differ from them, as a ratio."""
+    foreign: tuple[str, float, float] = ("", 1.0, 1.0)
+    """The first layer that keeps the statistics of an earlier training, by how much the variances of what it
+    is given differ from them, as a ratio, and the quartiles of that over the channels, as a ratio; not known
+    where layers ahead of it are new."""
 
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `wiring-correct` where nothing is, `skipped` where there
         is nothing to look at."""
-        where, ratio = self.foreign
-        if ratio > FOREIGN:
+        where, ratio, apart = self.foreign
+        if ratio > FOREIGN and apart < IN_COMMON:
             seen = (
                 f"'{where}' is in evaluation mode, with the statistics of an earlier training, and gets "
-                f"inputs whose variances differ from these by a factor of {ratio:.2g}: it was trained on "
-                f"inputs of another scale."
+                f"inputs whose variances differ from these by a factor of {ratio:.2g}, much the same in all "
+                f"channels: it was trained on inputs of another scale."
             )
             remedy = "Prepare the inputs as those that the weights were trained on: scaling, mean, deviation."
             return [Finding("input-not-normalized", "warn", seen, remedy, where, ratio, FOREIGN)]
@@ -119,7 +130,7 @@ def check_running_statistics(
     keeps = _keeps(model)
     given = _given(model, inputs) if (normalizes or keeps) and inputs is not None else {}
     first = next((name for name in given if name in keeps), "")
-    foreign = (first, _apart(keeps[first], given.pop(first)[0][1])) if first else ("", 1.0)
+    foreign = _foreign(model, first, *given.pop(first)[0]) if first else ("", 1.0, 1.0)
     given = {name: calls for name, calls in given.items() if name not in keeps}
     values = {name: calls[-1][0] for name, calls in given.items()}
     unlike = {}
@@ -139,10 +150,18 @@ def _keeps(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def _apart(layer: _BatchNorm, variances: Tensor) -> float:
+def _foreign(model: nn.Module, name: str, values: int, variances: Tensor) -> tuple[str, float, float]:
+    """See `RunningStatistics.foreign`: of the layer `name`, which has got so many `values` of each channel,
+    with these `variances` (C,)."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, _BatchNorm)
     assert layer.running_var is not None
-    known = layer.running_var.float().clamp_min(TINY)
-    return float((variances.clamp_min(TINY) / known).log().abs().median().exp())
+    known = layer.running_var.float() + layer.eps  # by which it divides
+    ratios = ((variances + layer.eps) / known).log()
+    low, middle, high = (float(ratios.quantile(share)) for share in (0.25, 0.5, 0.75))
+    if values < FEWEST_VALUES:
+        return name, 1.0, 1.0
+    return name, math.exp(abs(middle)), math.exp(high - low)
 
 
 def _normalizes(model: nn.Module) -> bool:
@@ -150,14 +169,23 @@ def _normalizes(model: nn.Module) -> bool:
 
 
 def _given(model: nn.Module, inputs: Inputs) -> dict[str, list[tuple[int, Tensor]]]:
-    """Of each call of a BatchNorm layer that trains, or keeps statistics: values of a channel, and the
-    channels' variances."""
+    """Of each call of a BatchNorm layer that trains, or keeps statistics and has no new layer ahead of it:
+    values of a channel, and the channels' variances."""
     found: dict[str, list[tuple[int, Tensor]]] = {}
+    new: list[nn.Module] = []
+
+    def look_at_weights(part: nn.Module, arguments: Any) -> None:
+        new.extend([part] if looks_drawn(part.weight) else [])  # type: ignore[arg-type]
+
     with trial(model) as copies, torch.no_grad():
         for name, layer in copies.model.named_modules():
+            if isinstance(layer, nn.Linear | _ConvNd):
+                layer.register_forward_pre_hook(look_at_weights)
             if isinstance(layer, _BatchNorm) and (layer.training or has_statistics(layer)):
 
                 def look(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
+                    if new and not part.training:  # what a new layer gives says nothing of the inputs
+                        return
                     channels = arguments[0].detach().transpose(0, 1).flatten(1)
                     found.setdefault(name, []).append((channels.shape[1], channels.float().var(1)))
 

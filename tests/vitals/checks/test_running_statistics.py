@@ -66,10 +66,36 @@ def test_one_layer_for_unlike_places_is_noted() -> None:
     assert finding.level == "ok"
 
 
+def trained() -> nn.Sequential:
+    """With statistics of an earlier training, and weights that no initialization draws."""
+    model = with_momentum(None)  # the plain mean
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(1.1)
+    model(batch(64)[0])
+    return model.eval()
+
+
 @pytest.mark.parametrize(("factor", "cause"), [(0.25, "input-not-normalized"), (1.0, "skipped")])
 def test_statistics_of_inputs_on_another_scale_are_told(factor: float, cause: str) -> None:
-    model = with_momentum(None)  # the plain mean
-    model(batch(64)[0])
-    model.eval()
-    [finding] = check_running_statistics(model, 200, factor * batch(64)[0] + 0.5).findings()
+    [finding] = check_running_statistics(trained(), 200, factor * batch(64)[0] + 0.5).findings()
     assert finding.cause == cause
+
+
+def test_what_a_new_layer_gives_to_a_frozen_network_says_nothing_of_the_inputs() -> None:
+    """As a decoder whose images a trained network judges, and a new first layer."""
+    torch.manual_seed(0)
+    decoder = nn.Conv2d(3, 3, 3, padding=1)
+    decoder.bias.data.zero_()
+    model = nn.Sequential(decoder, nn.Tanh(), trained())
+    [finding] = check_running_statistics(model, 200, 0.1 * batch(64)[0]).findings()
+    assert finding.cause == "skipped"
+
+
+def test_variances_that_are_apart_otherwise_in_each_channel_are_of_other_things_not_another_scale() -> None:
+    model = trained()
+    first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    first.running_var *= torch.logspace(1, 3, len(first.running_var))
+    [finding] = check_running_statistics(model, 200, batch(64)[0]).findings()
+    assert finding.cause == "skipped"
