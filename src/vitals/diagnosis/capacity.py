@@ -29,7 +29,7 @@ PULLED = 0.1
 """Share of its first gradient that a layer still gets, over that of the one behind it, from which it is not
 lost, but small, as in front of a normalization, or idle beside a shortcut."""
 BATCHES_A_STEP = 4.0
-"""Batches a step from which it is their number that leaves a run with few steps, whatever an epoch has."""
+"""Batches a step from which it is their number that leaves a run of an epoch and more with few steps."""
 FEWEST_STEPS, FEW_STEPS, STEPS_AN_EPOCH = 5, 50, 3.0
 """Steps of a run that is no mere trial, those with which nothing is trained from scratch, and steps an epoch
 of batches that are most of the set."""
@@ -147,7 +147,8 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
     epochs = run.history.series("loss/train_step").epochs
     summed = run.fact("batches_per_step", 1.0)
     few = FEWEST_STEPS <= run.steps < FEW_STEPS
-    few = few and (run.steps < STEPS_AN_EPOCH * epochs[-1] or summed >= BATCHES_A_STEP)
+    whole = summed >= BATCHES_A_STEP and epochs[-1] > 0.99  # part of a pass, by max_steps, is a trial
+    few = few and (run.steps < STEPS_AN_EPOCH * epochs[-1] or whole)
     if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
         return
     # Trained weights may need no more, and a step of LBFGS is many.

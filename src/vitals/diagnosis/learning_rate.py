@@ -120,9 +120,11 @@ def too_high(run: Run) -> Iterator[Finding]:
         if min(run.probe(3), run.probe(10)) < run.probe(0.1) or other:
             return  # then it is not the rate's size; or what is evaluated, and learns nothing, is another
         seen = (
-            f"The loss stays at {run.last_loss:.3g}, and is {run.gain(0.1):.0%} lower after a few steps at a "
-            f"tenth of the rate"
+            f"The loss had come below that of a guess, {run.chance_loss:.3g}, went back up to it and came to "
+            f"{run.last_loss:.3g}"
         )
+        seen = f"The loss stays at {run.last_loss:.3g}" if run.barely_learns else seen
+        seen += f", and is {run.gain(0.1):.0%} lower after a few steps at a tenth of the rate"
     if not seen:
         if run.finished and run.long_enough and overwritten(run):
             yield from _begun_better(run)
@@ -469,7 +471,10 @@ def overwritten(run: Run) -> float:
 
 def fallen_back(run: Run) -> bool:
     """Whether the loss had come well below that of a guess of the class, and was up there again for a while:
-    steps may have thrown away what was learned."""
+    steps may have thrown away what was learned. Where nothing is, as of rare classes, whose few samples move
+    the mean of a window as far, large steps alone could have."""
+    if not run.learns and not typical_update(run) > LARGE_STEPS:
+        return False
     below = False
     for loss in run.smoothed:
         below = below or loss < FELL * run.chance_loss

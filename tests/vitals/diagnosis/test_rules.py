@@ -35,6 +35,7 @@ def record(
     batch_size: float = 64,
     measured: dict[str, Sequence[Any]] | None = None,
     fresh: float = 1.0,
+    epochs: float = 4.0,
 ) -> Run:
     """A healthy run of 200 steps in four epochs, but for what is given."""
     losses = falling() if losses is None else losses
@@ -44,7 +45,7 @@ def record(
     facts |= {"chance_loss": math.log(10), "chance_accuracy": 0.1, "val_subset": 500.0}
     history.add(0, 0.0, {f"facts/{name}": value for name, value in facts.items()})
     history.add_steps(
-        len(losses), 4.0, {"loss/train_step": list(losses), "gradient_norm": [1.0] * len(losses)}
+        len(losses), epochs, {"loss/train_step": list(losses), "gradient_norm": [1.0] * len(losses)}
     )
     tags: dict[str, Sequence[Any]] = {
         "update_ratio_summary/median": [ratio] * 10,
@@ -183,12 +184,14 @@ def test_a_handful_of_steps_is_told_but_of_a_trial_or_of_trained_weights() -> No
         assert alarms(record(losses, batch_size=2000, **options)) == found
 
 
-@pytest.mark.parametrize(("batches", "found"), [(16.0, ["underfitting"]), (1.0, [])])
-def test_few_steps_of_many_batches_each_are_told_however_many_an_epoch_has(
-    batches: float, found: list[str]
+@pytest.mark.parametrize(
+    ("batches", "epochs", "found"), [(16.0, 4.0, ["underfitting"]), (1.0, 4.0, []), (16.0, 0.2, [])]
+)
+def test_few_steps_of_many_batches_each_are_told_however_many_an_epoch_has_but_of_a_trial(
+    batches: float, epochs: float, found: list[str]
 ) -> None:
     losses = [2.3 - 0.015 * step for step in range(20)]
-    run = record(losses, batch_size=1000, measured={"facts/batches_per_step": [batches]})
+    run = record(losses, batch_size=1000, measured={"facts/batches_per_step": [batches]}, epochs=epochs)
     assert alarms(run) == found
 
 
@@ -974,6 +977,15 @@ def test_a_rate_is_tried_where_the_loss_comes_back_to_that_of_a_guess() -> None:
     assert not needs_probe(record(falling(2.3, 1.9), train=0.3, ratio=0.02))
     run = record(losses, train=0.3, ratio=0.02, measured=high)
     assert alarms(run) == ["learning-rate-too-high"]
+    assert any("went back up to it" in finding.message for finding in diagnose(run, []))
+
+
+def test_windows_with_more_or_fewer_of_a_rare_class_are_no_fall_back_to_a_guess() -> None:
+    rare = {"facts/chance_loss": [0.2], "facts/chance_accuracy": [0.95]}
+    rare |= {"rate_probe/0.1": [0.18], "rate_probe/1": [0.195], "rate_probe/3": [0.2], "rate_probe/10": [0.3]}
+    losses = [*level(0.7, 5), *(0.19 + 0.02 * math.sin(step / 8) for step in range(195))]
+    found = alarms(record(losses, train=0.95, val=0.95, measured=rare))
+    assert "learning-rate-too-high" not in found
 
 
 def test_what_the_loss_takes_beside_the_outputs_pulls_at_nothing_that_moves() -> None:
