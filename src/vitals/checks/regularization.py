@@ -24,8 +24,9 @@ DOMINANT = 1.0
 LARGE_DECAY = 1e-2
 """Weight decay added to the gradient that is large by itself. Below it a ratio above 1 tells of vanishing
 gradients, not of the decay."""
-TAKEN = 0.01
-"""Share of the weights that a decay apart from the gradient takes away in each step: half of them in 70."""
+TAKEN, OFTEN_TAKEN = 0.01, 0.1
+"""Share of the weights that a decay apart from the gradient takes away in each step: half of them in 70; and
+decay up to which that is the rate's doing."""
 USUAL, USUAL_DECOUPLED = 1e-4, 1e-2
 """Weight decay that a remedy names where its pull is small: in the gradient, and apart from it."""
 OUTWARD, NOTICEABLE = 0.5, 0.05
@@ -154,7 +155,7 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
         seen = f"{decay} does not raise the loss: the weights of {where} are zero."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.penalty, 0.0)
     taken = group.rate * group.weight_decay if group.decoupled else 0.0
-    if taken > TAKEN:
+    if taken > TAKEN and group.weight_decay > OFTEN_TAKEN:
         seen = (
             f"{decay} takes {taken:.1%} of the weights of {where} away in each step at the learning rate "
             f"{group.rate:g}, half of them in {math.log(2) / taken:.0f} steps."
@@ -162,7 +163,7 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
         if group.present_rate < 0.999 * group.rate and group.pull <= DOMINANT:
             seen = f"{seen[:-1]}, if the schedule, which begins at {group.present_rate:g}, ever comes to it."
             return Finding("regularization-raises-loss", "note", seen, "", where, taken, TAKEN)
-        remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to 0.1 is usual."
+        remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to {OFTEN_TAKEN:g} is usual."
         fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
         return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
     if group.pull <= DOMINANT:

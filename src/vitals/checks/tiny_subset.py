@@ -201,10 +201,10 @@ class TinySubset:
                     seen += (
                         f", where a guess has {self.chance:.4g}; at {rate:g}, {GLANCE} come to {loss:.4g}."
                     )
-                    margin = float(f"{rate / 3:.1g}")  # a few steps bear more than many
-                    remedy = f"Lower the learning rate to about {margin:g}, or warm it up."
+                    # Twenty samples bear more than a training: the rate to take is found by another check.
+                    remedy = f"Lower the learning rate, to less than {rate:g}, or warm it up."
                     fault = ("learning-rate-too-high", "warn", seen, remedy, where, reached, self.halfway)
-                    return [Finding(*fault, setting={"lr": margin}), *found]  # type: ignore[arg-type]
+                    return [Finding(*fault), *found]  # type: ignore[arg-type]
                 seen += "."
                 found.append(Finding("tiny-subset-fits", "note", seen, "", where, reached, self.perfect))
             return found

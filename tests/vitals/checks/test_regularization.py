@@ -61,6 +61,7 @@ class SignsOfGradients(Optimizer):
         (lambda p: AdamW(p, 1e-3, weight_decay=0.1), {}),
         (lambda p: AdamW(p, 1e-3, weight_decay=1.0), {}),
         (lambda p: AdamW(p, 1e-3, weight_decay=30.0), {"regularization-too-strong": "warn"}),
+        (lambda p: AdamW(p, 2.0, weight_decay=0.01), {}),  # its rate is
         (lambda p: SGD(p, 0.1), {}),
         (lambda p: Adam(p, 1e-3, weight_decay=1.0), {"regularization-too-strong": "warn"}),
         (lambda p: SGD(p, 0.1, weight_decay=1.0), {"regularization-too-strong": "warn"}),
