@@ -75,6 +75,7 @@ class SignsOfGradients(Optimizer):
             "AdamW",
             "AdamW strong",
             "AdamW decay of 30",
+            "AdamW rate of 2",
             "none",
             "Adam decay of 1",
             "SGD decay of 1",
