@@ -128,3 +128,24 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_informative_inputs(training.model, training.failing_loss, *batch(128))
     assert same(before, state_of(training.model, training.optimizer))
+
+
+class OfTexts(nn.Module):
+    def __init__(self, words):
+        super().__init__()
+        self.table, self.net = nn.Embedding(words, 16), nn.LSTM(16, 32, batch_first=True)
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.head(self.net(self.table(x))[0][:, -1])
+
+
+def test_few_texts_of_many_words_are_not_said_to_have_random_labels():
+    """What a text says is the sum of what a fifth of its words say, common ones and rare ones."""
+    torch.manual_seed(0)
+    said = torch.where(torch.rand(5000) < 0.2, torch.randn(5000), 0.0)
+    texts = torch.multinomial((1 / torch.arange(1.0, 5001)).expand(512, -1), 20)
+    labels = (said[texts].sum(1) > 0).long()
+    result = check_informative_inputs(OfTexts(5000), F.cross_entropy, texts, labels)
+    assert named(result) == {}
+    assert "samples of words" in result.findings()[0].message
