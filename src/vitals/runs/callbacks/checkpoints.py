@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from vitals.files import copy_atomically, replacing, save_checkpoint, to_disk
+from vitals.files import copy_atomically, replacing, save_checkpoint, telling, to_disk
 from vitals.measures.finite import first_non_finite
 from vitals.metric import Metric, bare_name
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
@@ -247,7 +247,8 @@ class Checkpoints(Checkpoint):
         if self.best_name != before:
             copy_atomically(new, self.folder / self.best_name)  # no link: damage to one spares the other
             self._link_best()
-            to_disk(self.folder)
+            with telling(self.folder):
+                to_disk(self.folder)
         if last.exists():  # which is never written to again
             with replacing(self.folder / "previous.ckpt") as copy:
                 _first_of(partial(copy.hardlink_to, last), partial(shutil.copyfile, last, copy))
