@@ -95,17 +95,18 @@ def test_what_a_teacher_says_beside_the_labels_is_no_reward_for_wrong_answers():
     assert named(result) == {}
 
 
-@pytest.mark.parametrize(("rate", "causes"), [(1.0, {"learning-rate-too-high": "warn"}), (0.01, {})])
-def test_a_rate_at_which_the_run_s_own_optimizer_stays_at_chance_is_named_where_a_lower_one_learns(
-    rate, causes
-):
+@pytest.mark.parametrize(("rate", "told"), [(1.0, True), (0.01, False)])
+def test_where_the_run_s_own_optimizer_stays_at_chance_a_lower_rate_that_learns_is_told(rate, told):
+    def tells(optimizer):
+        result = check_tiny_subset(net, F.cross_entropy, *batch(64), optimizer)
+        assert named(result) == {}  # deep networks get away from there later, too
+        return any(", 100 come to" in finding.message for finding in result.findings())
+
     net = mlp(64, 64, 64)
-    optimizer = SGD(net.parameters(), rate, momentum=0.9)
-    result = check_tiny_subset(net, F.cross_entropy, *batch(64), optimizer)
-    assert named(result) == causes
+    assert tells(SGD(net.parameters(), rate, momentum=0.9)) == told
     warmed = SGD(net.parameters(), rate, momentum=0.9)
     LinearLR(warmed, 0.01)
-    assert named(check_tiny_subset(net, F.cross_entropy, *batch(64), warmed)) == {}
+    assert not tells(warmed)
 
 
 @pytest.mark.parametrize("name", HEALTHY)
