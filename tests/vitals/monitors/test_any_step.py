@@ -1014,11 +1014,12 @@ class WarmedByHand(TooFast):
         optimizer.step(closure=closure)
 
 
-@pytest.mark.parametrize(("make", "found"), [(TooFast, ["learning-rate-too-high"]), (WarmedByHand, [])])
+@pytest.mark.parametrize(("make", "tried"), [(TooFast, True), (WarmedByHand, False)])
 def test_a_rate_that_a_module_warms_up_by_itself_is_not_tried_lower(
-    tmp_path: Path, make: Any, found: list[str]
+    tmp_path: Path, make: Any, tried: bool
 ) -> None:
     checks = quick(checks=["tiny_subset"], tiny_subset_steps=300)
     train = loaded(lambda x, y, i: (x, y))
     fit(make(), tmp_path, checks, train=train, limit_val_batches=0, limit_train_batches=1)
-    assert alarms(checks.findings) == found
+    assert any(", 100 come to" in each.message for each in checks.findings) == tried
+    assert alarms(checks.findings) == []
