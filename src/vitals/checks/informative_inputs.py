@@ -125,8 +125,10 @@ class InformativeInputs:
         learned, informative = score >= CHANCE_SCORE, self.probe_score >= CHANCE_SCORE
         if learned and not self.real_loss >= self.zero_loss:  # NaN where all would be masked
             return [Finding("inputs-informative", "ok", f"{seen}.", "", "inputs", score, CHANCE_SCORE)]
+        named = math.isnan(self.probe_accuracy)  # by numbers in a list, which no linear classifier was given
+        linear = "" if named else f"; a linear classifier reaches {self.probe_score:.1f}"
         if informative or learned:
-            seen += f"; a linear classifier reaches {self.probe_score:.1f}, so inputs do carry information."
+            seen += f"{linear}, so inputs do carry information."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         if self.told_more:
             seen += "; the loss takes more of each sample than its class number, which was not given here."
@@ -134,7 +136,7 @@ class InformativeInputs:
         if self.per_class < PER_CLASS or self.best_score < POWER:
             seen += "; there are too few samples of most classes to tell why."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
-        if self.steps == LONGER and not self.real_loss < BY_HEART * self.prior_entropy:
+        if named and not self.real_loss < BY_HEART * self.prior_entropy:
             seen += "; the network may be slow, for which nothing else was tried on samples in lists."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         if self.words:
@@ -142,7 +144,7 @@ class InformativeInputs:
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         weaker = "Look at augmented training images, and weaken the augmentation until you know them."
         fault = "regularization-too-strong"
-        seen += f"; a linear classifier reaches {self.probe_score:.1f}." if self.steps == STEPS else "."
+        seen += f"{linear}."
         if self.plain is not None and self.plain.teaches:
             seen += (
                 f" Of the same images without augmentation {self.plain.held_out_accuracy:.0%} are right, "

@@ -161,10 +161,11 @@ def _step_by_hand(owner: L.LightningModule, facts: Any, batch: Any, number: int)
                 for parameter, _ in kept:
                     parameter.grad = torch.zeros_like(parameter) if zeros or facts.meets_zeros else None
                 try:
-                    with ExitStack() as moved_by_zero:  # are what the graph has kept, whatever is counted
-                        for parameter, _ in kept:  # one by one, for torch 2.6
+                    # Moved by zero they are what the graph has kept, whatever autograd counts.
+                    with ExitStack() as uncounted:
+                        for parameter, _ in kept:  # torch 2.6 takes one at a time
                             same = torch.autograd._unsafe_preserve_version_counter(parameter)
-                            moved_by_zero.enter_context(same)
+                            uncounted.enter_context(same)
                         result = call_step(owner.training_step, batch, number)
                 except UserError:
                     if zeros or facts.meets_zeros:
