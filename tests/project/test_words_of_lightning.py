@@ -79,7 +79,7 @@ def known() -> tuple[DictConfig, Overrides]:
         "data.num_workers=4": "without workers: leave it out.",
         "trainer.max_stepz=3": "max_steps",
         "callbacks.histograms.every=5": "callbacks.histograms.every_n_steps=5?",
-        "checkpoint.every=5": "checkpoint.every_minutes=5 or checkpoint.every_n_steps=5?",
+        "checkpoint.every=5": "checkpoint.every_minutes=5 or checkpoint.every_n_steps=5 or",
         "stop=true": "stop_hopeless=true?",
     }.items(),
 )

@@ -86,6 +86,7 @@ def trained(folder: Path, kind: str, at: int = -1, resume: bool = False) -> tupl
     module = Module(by_hand=kind == "by hand")
     further: dict[str, Any] = {"accumulate_grad_batches": 2} if kind == "accumulated" else {}
     further |= {"val_check_interval": 4} if kind == "validated within" else {}
+    further |= {"limit_val_batches": 0} if kind == "epoch not saved" else {}
     of_kind: Any = Stream() if kind == "stream" else Samples()
     loader = DataLoader(of_kind, batch_size=8, shuffle=kind != "stream")
     trainer = L.Trainer(
@@ -96,7 +97,10 @@ def trained(folder: Path, kind: str, at: int = -1, resume: bool = False) -> tupl
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[Checkpoints("loss/val", "min"), BreakOff(at)],
+        callbacks=[
+            Checkpoints("loss/val", "min", every_n_epochs=None if kind == "epoch not saved" else 1),
+            BreakOff(at),
+        ],
         **further,
     )
     path = folder / "checkpoints" / "last.ckpt" if resume else None
@@ -105,7 +109,9 @@ def trained(folder: Path, kind: str, at: int = -1, resume: bool = False) -> tupl
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["shuffled", "stream", "by hand", "accumulated", "validated within"])
+@pytest.mark.parametrize(
+    "kind", ["shuffled", "stream", "by hand", "accumulated", "validated within", "epoch not saved"]
+)
 def test_a_training_goes_on_amid_an_epoch_to_the_bit(kind: str, tmp_path: Path) -> None:
     straight, metrics = trained(tmp_path / "straight", kind)
     for place, at in enumerate((3, 6, 10)):  # an epoch has six batches

@@ -46,6 +46,8 @@ class Checkpoints(Checkpoint):
             for an ensemble, say; None keeps none.
         every_minutes: after which `last.ckpt` is saved amid an epoch, too; None waits for its end.
         every_n_steps: the same in optimizer steps.
+        every_n_epochs: of so many epochs, one after whose end `last.ckpt` is saved; None saves only the best
+            and the last, which always are.
     """
 
     def __init__(
@@ -56,15 +58,17 @@ class Checkpoints(Checkpoint):
         keep_every: int | None = None,
         every_minutes: float | None = 5,
         every_n_steps: int | None = None,
+        every_n_epochs: int | None = 1,
     ) -> None:
-        for name, value in {"keep_every": keep_every, "every_n_steps": every_n_steps}.items():
+        counts = {"keep_every": keep_every, "every_n_steps": every_n_steps, "every_n_epochs": every_n_epochs}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not allowed: it must be 1 or more, or null")
         if every_minutes is not None and not every_minutes > 0:
             raise ValueError(f"every_minutes={every_minutes} is not allowed: it must be above 0, or null")
         self.metric, self.keep_every = Metric(monitor, mode, tie_breaker), keep_every
         self.every_seconds = 60 * every_minutes if every_minutes else None
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.folder = Path()
         self.best: dict[str, float] | None = None
         """The metrics of the best epoch so far that say so, and its number."""
@@ -78,6 +82,8 @@ class Checkpoints(Checkpoint):
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.due = False
         """Whether the state is to be saved before the next batch."""
+        self.passed_over = False
+        """Whether the epoch before has not been saved."""
         self.told = False
         """Whether it was looked at, and said, that the validation does not log the metric."""
         self.ended_amid = False
@@ -97,7 +103,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
-        self.due = self.ended_amid = False
+        self.due = self.ended_amid = self.passed_over = False
         if trainer.is_global_zero:  # later a folder that is gone was taken away
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.position.loaded is not None and trainer.is_global_zero:
@@ -172,8 +178,10 @@ class Checkpoints(Checkpoint):
         """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all
         processes. Whether that has been done; if not, call again at the next batch."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        self.due = self.passed_over and not batches
+        if self.due:
+            return False
         if not batches or _lost(trainer):  # then the epoch before has been saved, if there was one
-            self.due = False
             return True
         self.due = True
         if self.validated is not None:
@@ -206,9 +214,13 @@ class Checkpoints(Checkpoint):
             if self.metric.name not in now:
                 print_as_it_is(f"warning: {self.metric.missing_from(trainer.callback_metrics)}")
         self.validated = None
+        kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
+        turn = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        self.passed_over = not (turn or kept or self.best_name != self.saved_best) and _goes_on(trainer)
+        if self.passed_over:
+            return
         place = self.position.at_epoch_end(trainer)
         self._save(trainer, place | {"ended_amid": self.ended_amid})
-        kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         if kept and self.metric.name in now and trainer.is_global_zero:
             copy_atomically(self.folder / "last.ckpt", self.folder / self._name(now))
         trainer.strategy.barrier()  # another process may want to read the best next
@@ -240,7 +252,8 @@ class Checkpoints(Checkpoint):
             progress.is_last_batch = is_last
             progress.current.ready += begun
             progress.total.ready += begun
-        self.saved_at, self.saved_step, self.due = time.monotonic(), trainer.global_step, False
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        self.due = self.passed_over = False
         before, self.saved_best = self.saved_best, self.best_name
         if not trainer.is_global_zero:
             return
@@ -281,6 +294,13 @@ class Checkpoints(Checkpoint):
         self.best, self.best_name = state_dict["best"], Path(state_dict["best_name"]).name
         self.saved_best = self.best_name
         self.position.loaded = state_dict.get("place")
+
+
+def _goes_on(trainer: L.Trainer) -> bool:
+    """Whether, at the end of an epoch, another follows."""
+    if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+        return False
+    return trainer.max_steps in (None, -1) or trainer.global_step < trainer.max_steps
 
 
 def _lost(trainer: L.Trainer) -> bool:

@@ -256,6 +256,7 @@ class MetricChoice(Strict):
 class CheckpointIntervals(Strict):
     every_minutes: Positive | None = None
     every_n_steps: Count | None = None
+    every_n_epochs: Count | None = 1
 
 
 class RunSchema(Strict):
