@@ -11,6 +11,7 @@ from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update, starved
 from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.history import Series
+from vitals.measures.counts import CERTAIN
 from vitals.probes.rate_probe import JUDGED
 from vitals.probes.rate_search import STEPS, rate_remedy
 
@@ -92,6 +93,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     far = reference + (DIVERGED - 1) * abs(reference)  # for a loss below zero, too
     thrown = run.last_loss > far
     seen = ""
+    level: Level = "fail"
     died = death(run)
     largest = largest_update(run, died.step if died else None)
     broken_off = not run.finite and max(run.losses[-3:], default=0.0) > far
@@ -123,8 +125,14 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"The loss had come below that of a guess, {run.chance_loss:.3g}, went back up to it and came to "
             f"{run.last_loss:.3g}"
         )
-        seen = f"The loss stays at {run.last_loss:.3g}" if run.barely_learns else seen
+        if run.barely_learns:
+            seen = f"The loss stays at {run.last_loss:.3g}"
+            if _has_fallen(run):
+                seen = f"The loss came from {run.first_loss:.3g} to {run.last_loss:.3g}"
         seen += f", and is {run.gain(0.1):.0%} lower after a few steps at a tenth of the rate"
+        # Of how low a loss such as a contrastive one can get nothing is known: it may fall little by nature.
+        if not math.isfinite(run.guess_loss) and _has_fallen(run) and run.gain(0.1) < MUCH_BETTER:
+            level = "note"
     if not seen:
         if run.finished and run.long_enough and overwritten(run):
             yield from _begun_better(run)
@@ -152,7 +160,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         )
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
-    yield _other_rate(run, "learning-rate-too-high", "fail", f"{seen}.", "loss", run.last_loss, reference)
+    yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", "loss", run.last_loss, reference)
 
 
 @needs("lr/", verdict="sign of the learning rate")
@@ -459,6 +467,12 @@ def _much_better(run: Run) -> float:
     if not run.learns or (bounces and run.finished and run.chance_loss > 0):
         return BETTER
     return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
+
+
+def _has_fallen(run: Run) -> bool:
+    """Whether the last losses are lower than the first, by more than their noise and by a twentieth."""
+    fall = run.first_loss - run.last_loss
+    return fall > max(CERTAIN * run.last_error, BETTER * abs(run.first_loss))
 
 
 def overwritten(run: Run) -> float:

@@ -103,6 +103,18 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
         assert alarms(record(rising, ratio=ratio, measured=target)) == said
 
 
+def test_a_loss_whose_least_is_not_known_is_not_called_stuck_where_it_falls() -> None:
+    """As a contrastive one, which falls little by its nature, and at a lower rate a little more."""
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
+    unknown |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    probed = unknown | {"rate_probe/0.1": [6.1], "rate_probe/1": [6.5], "rate_probe/3": [9.6]}
+    much = probed | {"rate_probe/0.1": [4.9]}
+    falls, stays = falling(7.2, 6.6), level(7.2)
+    for losses, tried, said in ((falls, probed, "note"), (falls, much, "fail"), (stays, probed, "fail")):
+        found = diagnose(record(losses, measured=tried), [])
+        assert [f.level for f in found if f.cause == "learning-rate-too-high"] == [said]
+
+
 def test_what_is_counted_before_the_first_step_and_behind_it_is_told_once() -> None:
     before = Finding("frozen-parameters", "fail", "2 parameter(s) get no step.", value=2.0)
     run = Run(record(falling(2.5, 0.01)).history, [before])
