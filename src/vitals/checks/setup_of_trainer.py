@@ -12,13 +12,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from vitals.checks.training_setup import TrainingSetup, cut
-from vitals.either_package import either, is_own
+from vitals.either_package import is_own
 from vitals.errors import UserError
 from vitals.measures.fresh_draws import is_new
 from vitals.measures.held_parameters import held_identities, held_parameters
@@ -43,6 +42,7 @@ from vitals.probes.rows import Rows, joined, samples_in, taken
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step
 from vitals.probes.step_model import Path, StepModel
+from vitals.probes.thawing import thaws_later
 from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import copies_of
 from vitals.probes.untouched import GUARDED, ChangesParameters, Shared, untouched
@@ -123,7 +123,6 @@ def _setup(
                 optimizers[0].clipping = by_hand  # type: ignore[attr-defined]
         steps = trainer.estimated_stepping_batches
         length = int(steps) if math.isfinite(steps) and steps > 0 else 1000
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         setup = TrainingSetup(
             StepModel(step),
             _itself,
@@ -133,7 +132,7 @@ def _setup(
             batch_size=size,
             total_steps=length,
             total_batches=length * trainer.accumulate_grad_batches,
-            later=any(isinstance(each, either(BaseFinetuning)) for each in callbacks),
+            later=thaws_later(trainer),
             gives="loss" if len(step.optimizers) == 1 else "losses",
             step=step,
             further=tuple(islice(source.successive(sys.maxsize), 1, 1 + FURTHER)),

@@ -201,7 +201,10 @@ class Wiring:
                 f"{len(names)} layers, most of the network, are frozen at weights that look freshly drawn, "
                 f"not pretrained: {_listed(names)}."
             )
-            remedy = "Load the trained weights before they are frozen, or take requires_grad=False away."
+            remedy = (
+                "Load the trained weights before they are frozen, or let them train: take requires_grad=False "
+                "away, or thaw them in an epoch that the run has."
+            )
             return [_fault("frozen-parameters", "warn", seen, remedy, names)]
         if self.frozen_table:
             seen = (

@@ -8,7 +8,6 @@ from weakref import WeakSet
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -24,6 +23,7 @@ from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.monitors.monitor import Monitor, epoch_of
+from vitals.probes.thawing import thaws_later
 
 EARLY = 4
 """Batches of the training that are looked at, beside the first two of every epoch."""
@@ -44,6 +44,9 @@ the start were larger."""
 UPHILL, ASIDE = 0.5, 0.2
 """Cosine of the angle between the gradient and what moves the parameters in a batch beside the optimizer's
 step, from which that climbs; and its size over that of the step."""
+ONE_SIDED = 0.1
+"""Share of the elements of gradients below, or above, zero from which it is no chance that hooks of the
+parameters leave none of them, and others: without hooks, 0.3 to 0.7 of them (measured)."""
 LEFT_OVER, LEGS = 0.5, 2
 """Share of what the steps between two validations have changed that is left after the second, below which
 validation has put other weights in their place; and validations in a row of which that must be so."""
@@ -81,11 +84,12 @@ class LossParameters(Monitor):
         """The same in validation."""
         self.calls: Any = None
         """Sees the calls of all modules, for one batch, where no loss has come."""
+        self.around: list[Any] = []
+        """See what hooks of parameters are given, and what they make of it."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.active = self.active and isinstance(trainer.strategy, either(SingleDeviceStrategy, DDPStrategy))
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        self.later = any(isinstance(each, either(BaseFinetuning)) for each in callbacks)
+        self.later = thaws_later(trainer)
         self.batches = self.number = 0
         self.strays: dict[int, tuple[Tensor, Tensor, int]] = {}
         """Of the look before: tensors that nobody holds, some of their values, and the step."""
@@ -128,9 +132,12 @@ class LossParameters(Monitor):
         batch before."""
         self.looks_last = False
         """Whether nothing of the user's is called between the look in front of the step and the step."""
-        self.undone = self.clipped = self.climbed = 0
+        self.undone = self.clipped = self.climbed = self.filtered = 0
         """Steps in a row that were taken back, after which weights were clipped, and beside which something
-        else went uphill."""
+        else went uphill; and backward passes of which hooks have left gradients of one sign alone."""
+        self.signs: list[tuple[Tensor, Tensor]] = []
+        """How many elements below and above zero came to hooks of the parameters, then, in pairs, left
+        them."""
         self.leg = [_values(_moving(trainer))]
         """Some values of the parameters after the validation before, in front of the present one, and, where
         an epoch begins, behind it."""
@@ -191,6 +198,12 @@ class LossParameters(Monitor):
         self.given += 1
         if self._wanted():
             self.guarded(self._look, trainer, pl_module, loss)
+            self.guarded(self._look_around_hooks, trainer)
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.around:
+            self._let_go()
+            self.guarded(self._one_sided, trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self._wanted() and not pl_module.automatic_optimization:
@@ -250,7 +263,13 @@ class LossParameters(Monitor):
         remedy = "Make the optimizer once, in configure_optimizers, and take it from self.optimizers()."
         self._say(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
 
+    def _let_go(self) -> None:
+        for hook in self.around:
+            hook.remove()
+        self.around = []
+
     def _unhook(self) -> None:
+        self._let_go()
         for hook in filter(None, (self.hook, self.there, self.calls)):
             hook.remove()
         self.hook = self.there = self.calls = None
@@ -298,6 +317,45 @@ class LossParameters(Monitor):
                 "step by hand."
             )
             self._say(trainer, message, remedy, "optimizer", self.climbed, "wrong-gradient")
+
+    def _look_around_hooks(self, trainer: L.Trainer) -> None:
+        """Look at the gradients of this pass in front of the hooks of parameters and behind them."""
+        self._let_go()
+        self.signs = []
+        hooked = [each for each in held_parameters(*trainer.optimizers) if each._backward_hooks]
+        for parameter in [each for each in hooked if each.requires_grad][:FEW]:
+            own: Any = parameter._backward_hooks
+            others = dict(own)
+            own.clear()  # hooks are called in their order, and this one comes first
+            self.around.append(parameter.register_hook(self._count_signs))
+            own.update(others)
+            self.around.append(parameter.register_hook(self._count_signs))
+
+    @torch.no_grad()
+    def _count_signs(self, gradient: Tensor) -> None:
+        if gradient.layout == torch.strided and not gradient.is_complex():
+            self.signs.append(((gradient < 0).sum(), (gradient > 0).sum()))
+
+    def _one_sided(self, trainer: L.Trainer) -> None:
+        """Say where hooks of parameters leave only those elements of gradients that have one sign."""
+        counts = [
+            tuple(sum(int(pair[sign]) for pair in self.signs[place::2]) for sign in (0, 1)) for place in (0, 1)
+        ]
+        given, left = counts
+        sides = [sign for sign in (0, 1) if left[sign] == 0 and given[sign] > ONE_SIDED * sum(given)]
+        self.filtered = self.filtered + 1 if len(sides) == 1 and sum(left) else 0
+        if self.filtered == LOOKS:
+            lost, kept = (("below", "above"), ("above", "below"))[sides[0]]
+            message = (
+                f"Hooks of the parameters (register_hook) let no element of a gradient through that is {lost} "
+                f"zero: of {given[sides[0]]} none is left, of the others {left[1 - sides[0]]}. Every weight "
+                f"moves in one direction only."
+            )
+            remedy = (
+                f"Bound gradients on both sides of zero, as clamp(-c, c) does: those {lost} zero are as "
+                f"right as those {kept}."
+            )
+            self._say(trainer, message, remedy, "gradient", self.filtered, "wrong-gradient")
 
     def _clipped(self, trainer: L.Trainer, before: Tensor, after: Tensor, now: Tensor) -> bool:
         """Whether weights were clipped after a step; say so where it goes on."""

@@ -615,3 +615,12 @@ def test_a_sparse_gradient_is_looked_at_where_it_lies() -> None:
     table = nn.Embedding(1000, 3, sparse=True)
     (table(torch.tensor([1, 1, 999])) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert torch.equal(_some_gradient(table.weight), table.weight.grad.to_dense()[:334])
+
+
+@pytest.mark.parametrize(("least", "causes"), [(0.0, ["wrong-gradient"]), (-0.1, [])])
+def test_hooks_that_let_gradients_of_one_sign_through_are_told(least: float, causes: list[str]) -> None:
+    module = Foreign(mlp())
+    hooks = [p.register_hook(lambda gradient: gradient.clamp(least, 1.0)) for p in module.parameters()]
+    assert [finding.cause for finding in look(module)] == causes
+    kept = [list(p._backward_hooks) for p in module.parameters()]
+    assert kept == [[hook.id] for hook in hooks]

@@ -30,7 +30,7 @@ from foreign import (
     mlp,
     quick,
 )
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from monitoring import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -401,3 +401,20 @@ def test_a_step_that_plays_is_told_from_one_that_draws_its_points(draws: bool, t
     checks = quick(checks=["step_size"])
     fit(Plays(draws), tmp_path, checks, train=DataLoader(TensorDataset(torch.zeros(3))), max_steps=1)
     assert checks.facts["plays"] == (not draws)
+
+
+class TrunkAndHead(Foreign):
+    def __init__(self) -> None:
+        layers = nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
+        super().__init__(nn.Sequential(*layers))
+        self.backbone = self.net[:-1]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)
+
+
+@pytest.mark.parametrize(("epoch", "causes"), [(2, ["frozen-parameters"]), (1, [])])
+def test_new_layers_that_thaw_after_the_end_are_told(epoch: int, causes: list[str], tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(TrunkAndHead(), tmp_path, BackboneFinetuning(epoch), checks, max_epochs=2)
+    assert alarms(checks.findings) == causes
