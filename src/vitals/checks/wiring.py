@@ -202,8 +202,8 @@ class Wiring:
                 f"not pretrained: {_listed(names)}."
             )
             remedy = (
-                "Load the trained weights before they are frozen, or let them train: take requires_grad=False "
-                "away, or thaw them in an epoch that the run has."
+                "Load the trained weights before they are frozen, or let them train: take "
+                "requires_grad=False away, or thaw them in an epoch that the run has."
             )
             return [_fault("frozen-parameters", "warn", seen, remedy, names)]
         if self.frozen_table:
