@@ -341,10 +341,10 @@ class LossParameters(Monitor):
         if not self.signs:
             return
         given, left = (
-            [sum(map(int, each)) for each in zip(*self.signs[place::2], strict=True)] for place in (0, 1)
+            [sum(int(pair[sign]) for pair in self.signs[place::2]) for sign in (0, 1)] for place in (0, 1)
         )
         gone = [sign for sign in (0, 1) if left[sign] == 0 and given[sign] > ONE_SIDED * sum(given)]
-        self.filtered = self.filtered + 1 if len(gone) == 1 and sum(left) else 0
+        self.filtered = self.filtered + 1 if len(gone) == 1 and sum(left) > 0 else 0
         if self.filtered == LOOKS:
             lost, kept = ("below", "above") if gone == [0] else ("above", "below")
             message = (
