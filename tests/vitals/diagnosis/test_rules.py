@@ -569,6 +569,13 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-low",
         record(falling(2.3, 1.6), measured={"lr/0": [0.1, 0.1, 0.1, 0.01, 1e-3, *[1e-4] * 5]}),
     ),
+    "schedule that lets go of a loss that falls fast": (
+        "learning-rate-too-low",
+        record(
+            [max(2.3 - 0.02 * step, 1.2) for step in range(STEPS)],
+            measured={"lr/0": [0.1, 0.1, 0.01, 1e-3, *[1e-4] * 6]},
+        ),
+    ),
     "an average of the weights that has hardly left the first": (
         "train-val-mismatch",
         record(
@@ -771,6 +778,10 @@ HEALTHY: dict[str, Run] = {
     ),
     "about what a linear classifier knows": record(
         falling(2.3, 1.9), 0.2, 0.19, measured={"facts/linear_accuracy": [0.21]}
+    ),
+    "a schedule that lets go of a loss that has come to its end": record(
+        [max(2.3 - 0.1 * step, 1.2) for step in range(STEPS)],
+        measured={"lr/0": [0.1, 0.1, 0.01, 1e-3, *[1e-4] * 6]},
     ),
     "a schedule that ends near zero": record(measured={"lr/0": [0.1, 0.1, 0.08, 0.05, 0.02, 1e-3, 1e-5]}),
     "fine-tuning at a tiny rate": record(level(0.3), train=0.9, val=0.88, ratio=1e-6),
