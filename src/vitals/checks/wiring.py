@@ -361,11 +361,11 @@ def check_wiring(
                 raise
         with suppress(UserError):
             future = _future(copies, inputs, targets)
-    eval_layers, frozen_layers = _eval_layers(model)
     dead = _dead_layer(model, inputs) if zero else None
     empty = _empty(model, inputs, wanting) if zero and dead is None else ()
     zero = _without(zero, empty)
     apart = [name for name in missing if name in flow.unreached]
+    eval_layers, frozen_layers = _eval_layers(model, {id(parameters[name]) for name in apart})
     unreached = _without(flow.unreached, apart)
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
     matters = without and _matter(model, inputs, zero)
@@ -573,8 +573,9 @@ def _future(copies: Trial, inputs: Inputs, targets: Any) -> float:
     return share if sees else 0.0
 
 
-def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
-    """BatchNorm and dropout layers in evaluation mode: by mistake, and on purpose."""
+def _eval_layers(model: nn.Module, apart: set[int]) -> tuple[list[str], list[str]]:
+    """BatchNorm and dropout layers in evaluation mode: by mistake, and on purpose. Those among parameters
+    that are `apart`, as of an average of the weights, are neither."""
     mistaken: list[str] = []
     purposeful: list[str] = []
     for name, module in model.named_modules():
@@ -585,6 +586,8 @@ def _eval_layers(model: nn.Module) -> tuple[list[str], list[str]]:
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         around = list(parent.parameters())
+        if around and all(id(parameter) in apart for parameter in around):
+            continue
         given = isinstance(module, _BatchNorm) and has_statistics(module)
         frozen = bool(around) and not any(parameter.requires_grad for parameter in around)
         # A root in evaluation mode is no choice about single layers, whatever their statistics.

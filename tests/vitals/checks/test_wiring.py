@@ -245,6 +245,25 @@ def test_faults_are_named(name):
     assert named(check_wiring(model, F.cross_entropy, *batch(32), Adam(model.parameters()))) == causes
 
 
+class Averaged(nn.Module):
+    """Keeps an average of its weights beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.average = convnet(norm=True), convnet(norm=True).eval()
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+
+def test_an_average_kept_beside_may_be_in_evaluation_mode():
+    model = Averaged()
+    assert named(check_wiring(model, F.cross_entropy, *batch(32), Adam(model.net.parameters()))) == {}
+    model.net[1].eval()
+    causes = named(check_wiring(model, F.cross_entropy, *batch(32), Adam(model.net.parameters())))
+    assert causes == {"eval-mode-training": "fail"}
+
+
 def test_an_infinite_slope_is_found():
     net = convnet()
     start = net[0].weight.detach().clone()

@@ -226,7 +226,9 @@ def test_pictures_histograms_and_findings_arrive_wherever_they_can(written: tupl
 
 def test_each_fault_is_one_alert_not_one_an_epoch(written: tuple[Any, ...]) -> None:
     name, content, folder, logger = written
-    where = Path(logger.log_dir if name in ("tensorboard", "csv") else logger.save_dir or folder)
+    own = name in ("tensorboard", "csv")
+    store = Path(folder if own else logger.save_dir or folder)
+    where = Path(logger.log_dir) if own else store / str(logger.name) / str(logger.version)
     faults = {f.cause for f in read_findings(where / "findings.json") if f.level == "fail"}
     assert faults
     if name not in ("tensorboard", "csv"):
