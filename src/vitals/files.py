@@ -225,7 +225,7 @@ def log_folder(trainer: Any) -> Path | None:
     if trainer.fast_dev_run or (trainer.logger is None and Path(trainer.default_root_dir) == Path.cwd()):
         return None
     folder, logger = Path(place or trainer.default_root_dir), trainer.logger
-    if logger is not None and not getattr(logger, "log_dir", None):  # as Lightning itself places checkpoints then
+    if logger is not None and not getattr(logger, "log_dir", None):  # as Lightning places checkpoints then:
         return folder / str(logger.name) / str(logger.version)  # one store may be of many runs
     return folder
 
