@@ -2,10 +2,11 @@
 
 `steps`: no step waits for the device between two measurements, under `torch.cuda.set_sync_debug_mode`.
 `train`: `experiment=fast_gpu`, every monitor on, beside a script of github.com/KellerJordan/cifar10-airbench
-that you have fetched, on the same images: accuracy, and seconds from the first step to the last figure of
-the test images; what comes before, and what the first run takes beyond the others, apart. `monitors`: the
-cost of each, with every launch waited for, so that each has its own. `sweep`: the queue on the devices that
-are there.
+that you have fetched, on the same images, without its `torch.compile`: accuracy, and seconds from the first
+step to the last figure of the test images; what comes before, and what the first run takes beyond the others,
+apart. `monitors`: the cost of each, with every launch waited for, so that each has its own. `sweep`: the
+queue on the devices that are there. `compiled`: airbench's script once more as it is, last, since it compiles
+for minutes; it is broken off after `--minutes` of all together.
 """
 
 from __future__ import annotations
@@ -167,16 +168,16 @@ def ours(words: Sequence[str], runs: int) -> tuple[list[float], list[float], lis
 
 
 def theirs(
-    script: Path, words: Sequence[str], runs: int, compiled: bool
+    script: Path, words: Sequence[str], runs: int, compiled: bool, limit: float | None = None
 ) -> tuple[list[float], list[float], list[float]]:
     """Accuracies of a script of airbench in `runs` runs, without and with its test-time augmentation, and the
     seconds that it counts, on the images of these words.
 
     It runs in a folder of its own, where it finds the images, told of its 200 runs to make fewer, and, unless
-    `compiled`, to leave `torch.compile` out.
+    `compiled`, to leave `torch.compile` out. After `limit` seconds it is broken off.
 
     Raises:
-        SystemExit: if it ends in an error, or prints another table than it did in 2024.
+        SystemExit: if it ends in an error, not in time, or prints another table than it did in 2024.
     """
     data = build_data(composed(*words))
     data.setup()
@@ -189,9 +190,13 @@ def theirs(
         if not compiled:
             code = re.sub(r"@torch\.compile.*|\bmodel\.compile\(.*\)", "", code)
         (Path(name) / script.name).write_text(code)
-        ended = subprocess.run(
-            [sys.executable, script.name], cwd=name, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, script.name]
+        try:
+            ended = subprocess.run(
+                command, cwd=name, capture_output=True, text=True, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{script.name}: not done after {limit:.0f} s, most of them compiling") from None
     if ended.returncode:
         raise SystemExit(f"{script} ended with code {ended.returncode}: {ended.stderr.strip()[-500:]}")
     cells = [
@@ -204,10 +209,8 @@ def theirs(
     return plain, augmented, seconds
 
 
-def print_training(
-    words: Sequence[str], airbench: str | None, script: str, runs: int, compiled: bool
-) -> None:
-    """Our runs and theirs."""
+def print_training(words: Sequence[str], airbench: str | None, script: str, runs: int) -> list[float]:
+    """Our runs and theirs; the seconds of ours."""
     accuracies, augmented, seconds, wholes = ours(words, runs + 1)  # the first warms up, as theirs does
     print(f"fast_gpu: test accuracy {figure(accuracies[1:], '.4f')} without test-time augmentation")
     print(f"fast_gpu: test accuracy {figure(augmented[1:], '.4f')} by six views of each image")
@@ -218,13 +221,23 @@ def print_training(
     print(f"fast_gpu: {more:.1f} s more in the first run of the process, with the checks", flush=True)
     if airbench is None:
         print("airbench: not measured; fetch it, and give its folder with --airbench")
-        return
-    plain, views, taken = theirs(Path(airbench) / script, words, runs, compiled)
-    print(f"{script}: test accuracy {figure(plain, '.4f')} without test-time augmentation")
-    print(f"{script}: test accuracy {figure(views, '.4f')} with its own")
-    print(f"{script}: {figure(taken, '.2f')} s as it counts them, start-up left out")
-    ratio = statistics.fmean(seconds[1:]) / statistics.fmean(taken)
-    print(f"fast_gpu / {script}: {ratio:.2f} times the time", flush=True)
+    else:
+        of_theirs = theirs(Path(airbench) / script, words, runs, compiled=False)
+        print_theirs(f"{script}, not compiled", of_theirs, seconds[1:])
+    return seconds[1:]
+
+
+def print_theirs(
+    name: str, of_theirs: tuple[list[float], list[float], list[float]], seconds: Sequence[float]
+) -> None:
+    """What `theirs` found, beside our seconds, where they were measured."""
+    plain, views, taken = of_theirs
+    print(f"{name}: test accuracy {figure(plain, '.4f')} without test-time augmentation")
+    print(f"{name}: test accuracy {figure(views, '.4f')} with its own")
+    print(f"{name}: {figure(taken, '.2f')} s as it counts them, start-up left out")
+    if seconds:
+        ratio = statistics.fmean(seconds) / statistics.fmean(taken)
+        print(f"fast_gpu / {name}: {ratio:.2f} times the time", flush=True)
 
 
 def print_monitors() -> None:
@@ -252,7 +265,8 @@ def print_sweep(words: Sequence[str]) -> None:
 
 
 def main() -> None:
-    parts = ("steps", "train", "monitors", "sweep")
+    begun = time.monotonic()
+    parts = ("steps", "train", "monitors", "sweep", "compiled")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -260,10 +274,8 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of CIFAR-10, as data.root")
     parser.add_argument("--airbench", help="folder with a checkout of cifar10-airbench")
     parser.add_argument("--script", default="airbench94_muon.py", help="in it: also airbench96_faster.py")
-    parser.add_argument(
-        "--eager", action="store_true", help="without its torch.compile, which takes minutes to begin with"
-    )
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which all is over")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     arguments = parser.parse_intermixed_args()
     if not torch.cuda.is_available():
@@ -276,13 +288,19 @@ def main() -> None:
     part = arguments.parts
     if "steps" in part:
         print(f"steps: nothing waited in {unwaiting_steps(words, no_synchronization)} steps")
+    seconds = list[float]()
     if "train" in part:
-        print_training(words, arguments.airbench, arguments.script, arguments.runs, not arguments.eager)
+        seconds = print_training(words, arguments.airbench, arguments.script, arguments.runs)
     if "monitors" in part:
         print_monitors()
     if "sweep" in part:
         print_sweep(words)
     print_where_and_when()
+    if "compiled" in part and arguments.airbench:
+        left = 60 * arguments.minutes - (time.monotonic() - begun)
+        script = Path(arguments.airbench) / arguments.script
+        found = theirs(script, words, arguments.runs, compiled=True, limit=max(left, 1.0))
+        print_theirs(f"{arguments.script}, as it compiles", found, seconds)
 
 
 if __name__ == "__main__":
