@@ -65,7 +65,8 @@ class Wiring:
     later: bool
     """Whether a callback is going to hand the optimizer further parameters."""
     frozen_fresh: tuple[str, ...]
-    """Layers with frozen weights that look freshly drawn, where they are most of the network."""
+    """Layers with frozen weights that look freshly drawn, where they are `mostly` the network, or stand
+    between layers that learn."""
     not_in_optimizer: tuple[str, ...]
     """They want a gradient, but no optimizer has them at a rate above 0."""
     foreign: int
@@ -114,6 +115,7 @@ class Wiring:
     unused: tuple[str, ...] = ()
     """Not reached either, nor do outputs change with them: what a library's network has beside what is used
     of it, as a pooler, or the later stages of an encoder."""
+    mostly: bool = False
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
     empty: tuple[str, ...] = ()
@@ -197,9 +199,10 @@ class Wiring:
 
     def _optimizer(self) -> list[Finding]:
         if names := self.frozen_fresh:
+            where = "most of the network" if self.mostly else "between others that learn"
             seen = (
-                f"{len(names)} layers, most of the network, are frozen at weights that look freshly drawn, "
-                f"not pretrained: {_listed(names)}."
+                f"{len(names)} layer(s), {where}, are frozen at weights that look freshly drawn, not "
+                f"pretrained: {_listed(names)}."
             )
             remedy = (
                 "Load the trained weights before they are frozen, or let them train: take "
@@ -367,13 +370,14 @@ def check_wiring(
     apart = [name for name in missing if name in flow.unreached]
     eval_layers, frozen_layers = _eval_layers(model, {id(parameters[name]) for name in apart})
     unreached = _without(flow.unreached, apart)
+    fresh, mostly = ([], False) if later else _frozen_fresh(model, inputs, left_out)
     without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
     matters = without and _matter(model, inputs, zero)
     return Wiring(
         _without(list(parameters), wanting),
         tuple(apart),
         later,
-        () if later else tuple(_frozen_fresh(model, inputs, left_out)),
+        tuple(fresh),
         _without(missing, apart),
         sum(identity not in own for identity in held),
         unreached,
@@ -401,6 +405,7 @@ def check_wiring(
         left_out_share=left_out_share,
         future=future,
         empty=empty,
+        mostly=mostly,
         frozen_table="" if later else _frozen_table(model, inputs, left_out),
     )
 
@@ -480,17 +485,38 @@ def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Se
     return not any(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
-def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> list[str]:
-    """Frozen layers at fresh weights on the way to the outputs; none unless they are more than half of the
-    layers, and two at least: one random projection is nobody's mistake. `filter(requires_grad)` leaves them
-    out of the optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
+def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> tuple[list[str], bool]:
+    """Frozen layers at fresh weights on the way to the outputs, and whether they are most of the layers; none
+    unless they are that, two at least, or stand between layers that learn: a random projection of the
+    inputs, or a fixed classifier, is nobody's mistake. `filter(requires_grad)` leaves them out of the
+    optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
     frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
-    weights = [f"{name}.weight" for name in frozen]
-    meant = len(frozen) < 2 or 2 * len(frozen) <= len(layers) or any(name in left_out for name in weights)
-    fresh = set() if meant else set(fresh_layers(model))
-    return frozen if fresh >= set(frozen) and not meant and _matter(model, inputs, weights) else []
+    if not frozen or any(f"{name}.weight" in left_out for name in frozen):
+        return [], False
+    if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
+        return [], False
+    most = len(frozen) > 1 and 2 * len(frozen) > len(layers)
+    found = frozen if most else _between(model, inputs, frozen)
+    return (found, most) if _matter(model, inputs, [f"{name}.weight" for name in found]) else ([], False)
+
+
+def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
+    """Those of the layers `names` that get what other layers have learned, and are followed by some."""
+    called: list[tuple[str, bool]] = []
+    with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+        for name, part in copies.model.named_modules():
+            if isinstance(part, WEIGHTED):
+
+                def look(module: nn.Module, given: Any, name: str = name) -> None:
+                    called.append((name, any(isinstance(x, Tensor) and x.requires_grad for x in given)))
+
+                stack.enter_context(part.register_forward_pre_hook(look))
+        copies.outputs(inputs)
+    learning = [place for place, (name, _) in enumerate(called) if name not in names]
+    last = max(learning, default=-1)
+    return list(dict.fromkeys(name for name, learned in called[:last] if learned and name in names))
 
 
 def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:

@@ -141,6 +141,20 @@ def test_fresh_layers_are_not_meant_to_be_frozen_because_the_optimizer_leaves_th
     assert "frozen-parameters" not in named(found)
 
 
+@pytest.mark.parametrize(("place", "named_it"), [(0, False), (1, True), (2, False)])
+def test_a_single_fresh_layer_frozen_between_others_is_named(place, named_it):
+    """The first may be a random projection, and the last a classifier that is fixed."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 32), nn.ReLU(), nn.Linear(32, 32), nn.Tanh())
+    net.append(nn.Linear(32, 10))
+    layers = [part for part in net if isinstance(part, nn.Linear)]
+    layers[place].requires_grad_(False)
+    found = check_wiring(net, F.cross_entropy, *batch(64), Adam(net.parameters()))
+    assert named(found) == ({"frozen-parameters": "warn"} if named_it else {})
+    if named_it:
+        assert "between others that learn" in found.findings()[0].message
+
+
 class Detached(nn.Module):
     def __init__(self):
         super().__init__()
