@@ -171,7 +171,9 @@ class TinySubset:
         return not self.softmax_twice and any(self._fits(attempt) for attempt in self.attempts)
 
     def _fits(self, attempt: Attempt) -> bool:
-        trained = attempt.accuracy == 1 and attempt.losses[-1] < attempt.perfect + self.zero
+        # The step that comes after a loss that is low enough may raise it once more, as momentum does.
+        lowest = min(attempt.losses[-2:])
+        trained = attempt.accuracy == 1 and lowest < attempt.perfect + self.zero
         # Randomness that cannot be switched off may hide in training mode what was learned.
         return trained or (attempt.eval_accuracy == 1 and attempt.eval_loss < attempt.perfect + self.zero)
 
@@ -195,7 +197,8 @@ class TinySubset:
             first = self.attempts[0]
             if not self._fits(first):
                 reached = first.losses[-1]
-                seen = f"{first.optimizer} alone came only to {reached:.4g} in {len(first.losses) - 1} steps"
+                came = f"came only to {reached:.4g}" if math.isfinite(reached) else "overflowed"
+                seen = f"{first.optimizer} alone {came} in {len(first.losses) - 1} steps"
                 rate, loss = self.lower
                 if loss < self.halfway:  # not NaN; healthy runs get away from there later, too
                     seen += f", where a guess has {self.chance:.4g}; at {rate:g}, {GLANCE} come to {loss:.4g}"

@@ -1,5 +1,7 @@
 """Twenty examples can be learned by heart, and where not, the plateau is named."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,15 @@ def test_the_run_s_own_optimizer_is_enough(name):
     net, make, loss = HEALTHY[name]
     model = net()
     assert len(check_tiny_subset(model, loss, *batch(256), make(model.parameters())).attempts) == 1
+
+
+def test_a_last_step_that_overshoots_does_not_undo_what_was_learned():
+    """Momentum goes on after the step whose loss was low enough; Adam is not tried for that."""
+    result = check_tiny_subset(model := convnet(), F.cross_entropy, *batch(64), SGD(model.parameters(), 0.02))
+    reached = replace(result.attempts[0], losses=(2.3, 0.0093, 0.0106), accuracy=1.0, eval_accuracy=0.0)
+    for losses, fits in (((2.3, 0.0093, 0.0106), True), ((2.3, 0.5, 0.0106), False)):
+        attempt = replace(reached, losses=losses)
+        assert replace(result, attempts=(attempt,)).fits is fits
 
 
 def test_an_optimizer_that_has_not_come_half_the_way_goes_on_only_where_adam_does_not_learn_either():

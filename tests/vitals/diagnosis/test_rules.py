@@ -808,13 +808,18 @@ HEALTHY: dict[str, Run] = {
     ),
     "a rise that the run gets over": record([2.3, *[40.0] * 5, *falling(steps=194)]),
     "a broken record": Run(History()),
+    "accumulated by hand, so that the loss of a step is not known": record(
+        [], measured={"facts/batches_per_step": [4.0]}
+    ),
     "one step": record([2.3]),
 }
 
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_the_healthy_but_unusual_is_silent(name: str) -> None:
-    assert alarms(HEALTHY[name]) == []
+    found = diagnose(HEALTHY[name], [])
+    assert [f.cause for f in found if f.alarming] == []
+    assert [f.message for f in found if f.where == "diagnosis"] == []  # a rule that failed says so there
 
 
 def test_validation_at_chance_is_a_mismatch_where_training_images_held_out_were_learned() -> None:
