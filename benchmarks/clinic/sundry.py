@@ -235,7 +235,7 @@ class Translations(Task):
         drawn = torch.randint(200, (len(tail),))
         known = self.distance(head, relation, tail)
         other = self.distance(head, relation, drawn)
-        return F.margin_ranking_loss(other, known, torch.ones(()), margin=1.0), {}
+        return F.margin_ranking_loss(other, known, torch.ones_like(known), margin=1.0), {}
 
 
 @CASES.healthy(
