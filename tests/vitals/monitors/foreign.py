@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.findings import Finding
+from vitals.monitors.gradient_hooks import GradientHooks
+from vitals.monitors.loss_parameters import LossParameters
+from vitals.monitors.weights_kept import WeightsKept
 
 published = cache(load_digits)  # reading them takes longer than many a test
 
@@ -233,3 +236,21 @@ def fit(
 
 def alarms(findings: list[Finding]) -> list[str]:
     return list(dict.fromkeys(finding.cause for finding in findings if finding.alarming))
+
+
+class ByHand(Foreign):
+    """Does what is given with optimizer and loss, under manual optimisation."""
+
+    def __init__(self, act: Any) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization, self.act = False, act
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.act(self, self.optimizers(), F.cross_entropy(self.net(batch[0]), batch[1]), batch_idx)
+
+
+def look(module: L.LightningModule, **options: Any) -> list[Finding]:
+    """The alarms of all monitors of early steps, in two epochs, or as `options` say."""
+    monitors = [LossParameters(), WeightsKept(), GradientHooks()]
+    fit(module, None, *monitors, **{"max_epochs": 2, **options})
+    return [finding for monitor in monitors for finding in monitor.findings if finding.alarming]
