@@ -1,9 +1,9 @@
 // A device of its own on the host's memory, as strict about tensors of two devices as CUDA.
 //
 // Every operator runs the CPU's kernel on the same memory, so that a training on it gives the same bits as on
-// the CPU; what CUDA would refuse, tensors of both devices in one operator, is refused in CUDA's words, and
-// each wait of the host for the device and each transfer between them is counted. Like MPS it can do without
-// double precision.
+// the CPU; what CUDA would refuse, tensors of both devices in one operator, or one that is not deterministic
+// where it is to be, is refused in CUDA's words, and each wait of the host for the device and each transfer
+// between them is counted. Like MPS it can do without double precision.
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -217,10 +217,29 @@ const std::set<std::string> indexing{"aten::index", "aten::index_put", "aten::in
 const std::set<std::string> sized_by_values{"aten::equal", "aten::nonzero", "aten::masked_select", "aten::_unique2",
                                             "aten::_unique", "aten::unique_dim", "aten::repeat_interleave"};
 
+// Of these CUDA has no algorithm that gives the same numbers twice, as torch.use_deterministic_algorithms lists them.
+const std::set<std::string> at_random{
+    "aten::histc", "aten::kthvalue", "aten::put_", "aten::nll_loss2d_forward", "aten::_ctc_loss_backward",
+    "aten::_adaptive_avg_pool2d_backward", "aten::_adaptive_avg_pool3d_backward", "aten::adaptive_max_pool2d_backward",
+    "aten::avg_pool3d_backward", "aten::max_pool3d_with_indices_backward", "aten::max_unpool2d",
+    "aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward", "aten::upsample_linear1d_backward",
+    "aten::upsample_bilinear2d_backward", "aten::upsample_bicubic2d_backward", "aten::upsample_trilinear3d_backward",
+    "aten::reflection_pad1d_backward", "aten::reflection_pad2d_backward", "aten::replication_pad1d_backward",
+    "aten::replication_pad2d_backward", "aten::replication_pad3d_backward"};
+
+bool is_at_random(const std::string& name, const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
+  const auto given = [&](size_t i) { return stack[stack.size() - schema.arguments().size() + i]; };
+  if (name == "aten::median") return schema.returns().size() == 2;
+  if (name == "aten::cumsum") return given(0).toTensor().is_floating_point();
+  if (name == "aten::bincount") return given(1).isTensor() && given(1).toTensor().defined();
+  return at_random.count(name) > 0;
+}
+
 void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const auto& schema = operation.schema();
   const auto& name = schema.name();
   waits += sized_by_values.count(name);
+  if (is_at_random(name, schema, *stack)) at::globalContext().alertNotDeterministic(name);
   bool here = false;
   const std::string* there = nullptr;
   std::vector<std::pair<Tensor, Tensor>> lent;

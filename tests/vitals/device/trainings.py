@@ -149,7 +149,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        deterministic=on == "cuda",
+        deterministic=on != "cpu",
         log_every_n_steps=LOOKS,
         **where,
     )
