@@ -184,9 +184,17 @@ class DataOrder(Monitor):
                     self.say(trainer, not_shuffled(drift if by_drift else alike[0], by_drift))
             self._count(trainer, prints)
             self._compare(trainer, prints)
-        elif self.before is not None and len(prints) >= FEWEST_LABELS and torch.equal(prints, self.before):
+        elif (
+            self.before is not None
+            and len(prints) >= FEWEST_LABELS
+            and torch.equal(prints, self.before)
+            and len(prints.unique()) > len(self.prints[0])  # else each step takes all that there is
+        ):
             message = f"The first {len(prints)} samples come in the same order in both of the first epochs."
-            remedy = "Give the training loader shuffle=True, or another seed for each epoch."
+            remedy = (
+                "Give the training loader shuffle=True, or another seed for each epoch, unless each batch "
+                "goes on where the one before ended, as in a text."
+            )
             self.say(trainer, Finding("data-not-shuffled", "note", message, remedy, "batches"))
         self.before = prints
 

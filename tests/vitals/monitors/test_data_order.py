@@ -80,6 +80,16 @@ def test_what_comes_in_which_order(reader, expected, tmp_path) -> None:
     assert found(tmp_path, reader()) == expected
 
 
+def test_where_each_step_takes_the_whole_set_its_order_does_not_matter(tmp_path) -> None:
+    images, labels = digits(600)
+    validation = DataLoader(TensorDataset(images[400:], labels[400:]), 200)
+    for batch, expected in ((400, []), (200, ["data-not-shuffled"])):
+        monitor = DataOrder()
+        train = DataLoader(TensorDataset(images[:400], labels[:400]), batch)
+        fit(Plain(mlp()), tmp_path, monitor, train=train, validation=validation, max_epochs=2)
+        assert [finding.cause for finding in monitor.findings] == expected
+
+
 @pytest.mark.parametrize(
     ("places", "expected"),
     [
