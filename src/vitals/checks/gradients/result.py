@@ -295,9 +295,9 @@ def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         return []
     seen = f"The gradient with respect to {listed(names)} is zero, by backward and by centred difference."
     remedy = (
-        "Such is a bias that cancels out, before a normalization layer or in a loss of differences, and what "
-        "stands before weights that begin at zero, as in an adapter, or gets none of these few samples, as "
-        "an expert; otherwise see whether the forward uses it."
+        "Such is a bias that cancels out, before a normalization layer or a softmax, as of attention's keys, "
+        "or in a loss of differences; and what stands before weights that begin at zero, as in an adapter, "
+        "or gets none of these few samples, as an expert. Otherwise see whether the forward uses it."
     )
     return [Finding("gradients-correct", "note", seen, remedy, names[0], 0.0)]
 
