@@ -143,6 +143,15 @@ def test_a_bias_before_batch_norm_is_no_alarm_but_a_note() -> None:
     assert bias.max_error is None
 
 
+def test_where_a_margin_is_kept_by_all_samples_more_are_asked_for() -> None:
+    torch.manual_seed(0)
+    kept = check_gradients(
+        nn.Linear(6, 3), lambda x, y: F.relu(x - 100).sum(), torch.randn(2, 6), torch.ones(2)
+    )
+    assert [(f.level, f.cause) for f in kept.findings()] == [("note", "gradients-correct")]
+    assert "a margin is kept" in kept.findings()[0].remedy
+
+
 def test_float64_is_what_makes_the_comparison_work() -> None:
     net, x, y = small_net()
     errors = {

@@ -299,6 +299,8 @@ def _zero(summaries: Sequence[ParameterSummary]) -> list[Finding]:
         "or in a loss of differences; and what stands before weights that begin at zero, as in an adapter, "
         "or gets none of these few samples, as an expert. Otherwise see whether the forward uses it."
     )
+    if len(names) == sum(s.part == "data" for s in summaries):
+        remedy = "The loss of these few samples is flat, as where a margin is kept already: check with more."
     return [Finding("gradients-correct", "note", seen, remedy, names[0], 0.0)]
 
 
