@@ -15,7 +15,6 @@ from vitals.measures.double import double
 from vitals.measures.held_parameters import held_identities
 from vitals.measures.norms import dense
 from vitals.monitors.early_monitor import SAMPLE, EarlyMonitor, first_elements, moving_parameters
-from vitals.monitors.monitor import Monitor
 
 TAKEN_BACK, LOOKS = 0.05, 3
 """Share of a step that is left when the next batch begins, below which it was taken back; and steps in a row
@@ -260,11 +259,11 @@ def _some_gradient(parameter: Tensor) -> Tensor:
 
 def _looks_last(trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> bool:
     """Whether what stands in the parameters in `on_before_optimizer_step` of a monitor is what `optimizer`
-    steps from: hooks of the module or of other callbacks that come after it may move them back, as may an
-    optimizer that is none of torch's."""
+    steps from: hooks of the module or of callbacks that are none of ours may move them back after it, as may
+    an optimizer that is none of torch's."""
     hook = "on_before_optimizer_step"
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    others = [each for each in callbacks if not isinstance(each, Monitor)]
+    others = [each for each in callbacks if type(each).__module__.partition(".")[0] != "vitals"]
     if any(is_own(hook, each, L.Callback) for each in others):
         return False
     own = any(is_own(name, module, L.LightningModule) for name in (hook, "configure_gradient_clipping"))

@@ -20,6 +20,7 @@ from vitals.findings import Finding
 from vitals.monitors.gradient_hooks import GradientHooks
 from vitals.monitors.loss_parameters import LossParameters
 from vitals.monitors.weights_kept import WeightsKept
+from vitals.recorder import Recorder
 
 published = cache(load_digits)  # reading them takes longer than many a test
 
@@ -252,5 +253,5 @@ class ByHand(Foreign):
 def look(module: L.LightningModule, **options: Any) -> list[Finding]:
     """The alarms of all monitors of early steps, in two epochs, or as `options` say."""
     monitors = [LossParameters(), WeightsKept(), GradientHooks()]
-    fit(module, None, *monitors, **{"max_epochs": 2, **options})
+    fit(module, None, Recorder(), *monitors, **{"max_epochs": 2, **options})
     return [finding for monitor in monitors for finding in monitor.findings if finding.alarming]
