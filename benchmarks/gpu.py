@@ -164,6 +164,8 @@ def ours(words: Sequence[str], runs: int) -> tuple[list[float], list[float], lis
             options.run, options.tta = folder, "full"
             evaluated = evaluate(options, project.build)
             augmented.append(evaluated["accuracy/test"])
+        done = f"{accuracies[-1]:.4f}, {augmented[-1]:.4f} by six views, {seconds[-1]:.2f} s"
+        print(f"run {seed + 1}: {done} of {wholes[-1]:.1f}, {_now() - start:.1f} with the views", flush=True)
     return accuracies, augmented, seconds, wholes
 
 
