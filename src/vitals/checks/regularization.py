@@ -54,6 +54,16 @@ class GroupPenalty:
     """As a schedule begins; where that is lower, it need never come to the configured one."""
 
     @property
+    def taken(self) -> float:
+        """Share of the weights that a step at the configured rate takes away, apart from the gradient."""
+        return self.rate * self.weight_decay if self.decoupled else 0.0
+
+    @property
+    def may_come(self) -> bool:
+        """Whether that is left to the schedule, as far as the start shows."""
+        return self.present_rate < 0.999 * self.rate and self.pull <= DOMINANT
+
+    @property
     def penalty(self) -> float:
         """½ λ ‖w‖²: its gradient λw is what torch's optimizers add."""
         return 0.5 * self.weight_decay * self.squared_norm
@@ -145,6 +155,18 @@ class Regularization:
         return found
 
 
+def takes_away(decay: float, rate: float, index: int) -> Finding:
+    """What is said of a weight `decay` apart from the gradient that is too strong at this `rate`."""
+    taken, where = rate * decay, f"parameter group {index}"
+    seen = (
+        f"Weight decay {decay:g} takes {taken:.1%} of the weights of {where} away in each step at the "
+        f"learning rate {rate:.3g}, half of them in {math.log(2) / taken:.0f} steps."
+    )
+    remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to {OFTEN_TAKEN:g} is usual."
+    fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
+    return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
+
+
 def _fault(index: int, group: GroupPenalty) -> Finding | None:
     where, decay = f"parameter group {index}", f"Weight decay {group.weight_decay:g}"
     if group.parameters == 0:
@@ -154,18 +176,13 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
     if not group.penalty > 0:
         seen = f"{decay} does not raise the loss: the weights of {where} are zero."
         return Finding("regularization-raises-loss", "note", seen, "", where, group.penalty, 0.0)
-    taken = group.rate * group.weight_decay if group.decoupled else 0.0
-    if taken > TAKEN and group.weight_decay > OFTEN_TAKEN:
-        seen = (
-            f"{decay} takes {taken:.1%} of the weights of {where} away in each step at the learning rate "
-            f"{group.rate:g}, half of them in {math.log(2) / taken:.0f} steps."
-        )
-        if group.present_rate < 0.999 * group.rate and group.pull <= DOMINANT:
-            seen = f"{seen[:-1]}, if the schedule, which begins at {group.present_rate:g}, ever comes to it."
-            return Finding("regularization-raises-loss", "note", seen, "", where, taken, TAKEN)
-        remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to {OFTEN_TAKEN:g} is usual."
-        fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
-        return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
+    if group.taken > TAKEN and group.weight_decay > OFTEN_TAKEN:
+        said = takes_away(group.weight_decay, group.rate, index)
+        if not group.may_come:
+            return said
+        begins = f"which begins at {group.present_rate:g}"
+        seen = f"{said.message[:-1]}, if the schedule, {begins}, ever comes to it."
+        return Finding("regularization-raises-loss", "note", seen, "", where, group.taken, TAKEN)
     if group.pull <= DOMINANT:
         return None
     against = "an optimizer step" if group.decoupled else "the data's gradient"
@@ -285,9 +302,14 @@ class RegularizationCheck(Check):
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`beside`: how hard the loss pulls with what it takes beside the outputs, over how hard with these;
-        and `even_share`, the accuracy of a guess among as many classes."""
+        `even_share`, the accuracy of a guess among as many classes; and `decay_apart` and `decay_group`, what
+        is too strong at a rate that the schedule may come to."""
         result: Regularization = outcome.result
-        return {"beside": result.beside, "even_share": 1 / result.classes} if result.classes else {}
+        known = {"beside": result.beside, "even_share": 1 / result.classes} if result.classes else {}
+        for index, group in enumerate(result.groups):
+            if group.may_come and group.taken > TAKEN and group.weight_decay > OFTEN_TAKEN:
+                known |= {"decay_apart": group.weight_decay, "decay_group": float(index)}
+        return known
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, setup.batch_size) for size in (128, 32)]

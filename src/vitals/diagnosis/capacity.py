@@ -1,10 +1,12 @@
 """Is the network given enough room to learn?"""
 
 import math
+import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
 from vitals.checks.layer_variance import COLLAPSED
+from vitals.checks.regularization import TAKEN, takes_away
 from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low, typical_update
 from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, starved
@@ -58,6 +60,11 @@ MOST_DROPPED = 0.9
 def regularization_too_strong(run: Run) -> Iterator[Finding]:
     """The penalty takes the weights away, or what is switched off leaves too little to learn from."""
     if not run.long_enough:
+        return
+    decay, group = run.fact("decay_apart", 0.0), round(run.fact("decay_group", 0.0))
+    rate = statistics.median(run.values(f"lr/{group}") or [0.0])
+    if rate * decay > TAKEN:
+        yield takes_away(decay, rate, group)
         return
     shrunk = {
         name: norms[-1] / norms[0]

@@ -1021,3 +1021,11 @@ def test_what_the_loss_takes_beside_the_outputs_pulls_at_nothing_that_moves() ->
     for ratio, said in ((3e-3, ["regularization-too-strong"]), (0.0, [])):
         found = alarms(record(level(), measured=beside, train=0.11, val=0.1, ratio=ratio))
         assert ("regularization-too-strong" in found) == bool(said)
+
+
+@pytest.mark.parametrize(("peak", "found"), [(1e-3, ["regularization-too-strong"]), (1e-4, [])])
+def test_a_decay_apart_from_the_gradient_is_told_once_a_schedule_has_come_to_its_rate(
+    peak: float, found: list[str]
+) -> None:
+    run = record(measured={"lr/0": [0.0, *[peak] * 8, 0.0]})
+    assert alarms(Run(run.history, facts={"decay_apart": 30.0, "decay_group": 0.0})) == found
