@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.either_package import is_own
@@ -227,11 +228,18 @@ def _wears_out(loader: Any) -> bool:
 
 
 def _plain(trainer: L.Trainer, step: TrainingStep, samples: int) -> tuple[Any, Any]:
-    """Training samples as validation would see them."""
+    """Training samples as validation would see them; `UserError` where what the data set changes in them at
+    random is part of itself."""
     found: list[tuple[Tensor, ...]] = []
     count = 0
+    own = training_loader(trainer)
+    loader = unaugmented(own, validation_loader(trainer), samples)
+    if loader is own:
+        one, other = (tree_leaves(next(iter(each))) for each in twice(own, 1))
+        tensors = [pair for pair in zip(one, other, strict=False) if isinstance(pair[0], Tensor)]
+        if not all(torch.equal(*pair) for pair in tensors):
+            raise UserError("the data set changes samples at random, by no transform that could be left out.")
     with _validating(trainer, step) as preparation:
-        loader = unaugmented(training_loader(trainer), validation_loader(trainer), samples)
         for batch in map(preparation, random_batches(loader, samples)):
             step.owner.eval()
             inputs = step.network_inputs(batch, step.owner.training_step)

@@ -65,3 +65,17 @@ def test_labels_are_told_from_mangled_images(
     loaders = DataLoader(train, 32, shuffle=True), DataLoader(validation, 32)
     fit(module(mlp()), tmp_path, checks, train=loaders[0], validation=loaders[1], max_steps=1)
     assert alarms(checks.findings) == cause
+
+
+class OfItsOwn(WithTransform):
+    """Mangles in `__getitem__`, where no transform could be left out."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return mangle(self.images[index]), self.labels[index]
+
+
+def test_images_that_the_data_set_itself_mangles_are_not_put_down_to_the_labels(tmp_path: Path) -> None:
+    checks = SanityChecks(on_fail="warn", checks=["informative_inputs"], samples=1024)
+    train = DataLoader(OfItsOwn(None), 32, shuffle=True)
+    fit(Foreign(mlp()), tmp_path, checks, train=train, max_steps=1)
+    assert alarms(checks.findings) == ["regularization-too-strong"]
