@@ -215,9 +215,13 @@ def _of_shares(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     what the target gives it, so that the mean over all answers is the same for any smoothing or weights, and
     no other bounded loss has it and ln C for a guess."""
     classes = outputs.shape[1]
-    if not math.isclose(uniform_loss(loss, outputs, targets), math.log(classes), rel_tol=1e-3):
-        return False
     total, most = 0.0, math.log(classes - 1 + math.e)
+    guess = uniform_loss(loss, outputs, targets)
+    if not math.isclose(guess, math.log(classes), rel_tol=1e-3):
+        # Shares and labels that have changed places: the loss goes straight from one answer to the other.
+        straight = math.isclose(guess, most - 1 / classes, rel_tol=1e-3)
+        if not straight or not math.isclose(perfect_loss(loss, outputs, targets), most - 1, rel_tol=1e-3):
+            return False
     for place in range(classes):
         answer = torch.full_like(outputs, -SURE_LOGIT)
         answer[:, place] = SURE_LOGIT

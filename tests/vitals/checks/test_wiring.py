@@ -366,6 +366,13 @@ def test_softmax_inside_the_loss_is_found(smoothing):
     assert named(check_wiring(convnet(), twice, *batch(32))) == {"double-softmax": "fail"}
 
 
+def test_shares_and_labels_that_have_changed_places_are_found():
+    def exchanged(outputs, targets):
+        return F.cross_entropy(F.one_hot(targets, outputs.shape[1]).float(), outputs.softmax(1))
+
+    assert named(check_wiring(convnet(), exchanged, *batch(32))) == {"double-softmax": "fail"}
+
+
 def test_a_bounded_loss_of_shares_is_no_softmax_applied_twice():
     def brier(outputs, targets):
         return F.mse_loss(outputs.softmax(1), F.one_hot(targets, outputs.shape[1]).float())
@@ -373,7 +380,10 @@ def test_a_bounded_loss_of_shares_is_no_softmax_applied_twice():
     def bounded(outputs, targets):  # Zhang and Sabuncu (2018)
         return ((1 - outputs.softmax(1).gather(1, targets[:, None]) ** 0.38) / 0.38).mean()
 
-    for loss in (brier, bounded):
+    def absolute(outputs, targets):
+        return F.l1_loss(outputs.softmax(1), F.one_hot(targets, outputs.shape[1]).float(), reduction="sum")
+
+    for loss in (brier, bounded, absolute):
         assert "double-softmax" not in named(check_wiring(convnet(), loss, *batch(32)))
 
 
