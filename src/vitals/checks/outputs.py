@@ -38,8 +38,8 @@ FURTHER = 8.0
 """Times the inputs at which outputs are beyond all numbers of double precision where exponentials stand one
 behind the other."""
 LARGE, ENDS = 1000.0, 0.9
-"""Times the inputs and all parameters that take outputs to the ends of what they can be, and how near to one
-they then come."""
+"""Times all parameters, and inputs that are no numbers of things, that take outputs to the ends of what they
+can be, and how near to one they then come."""
 OUT_OF_REACH = 0.1
 """Share of the loss of the best guess that is one for all, that is left to outputs that can go no further."""
 AGREES = 1e-2
@@ -199,7 +199,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
     noise = 0.0 if noise > RANDOM and of_weights else noise
     found: Any = {"places": places, "grown": grown, "dropped": dropped, "bursts": bursts}
     result = Outputs(bend, layers, noise, float(both.min()), zeros, **found)
-    if loss is None or not isinstance(targets, Tensor) or not inputs.is_floating_point():
+    if loss is None or not isinstance(targets, Tensor):
         return result
     with trial(model, loss, dropout=False) as copies, torch.no_grad():
         copies.model.eval()
@@ -250,12 +250,12 @@ def _reach(result: Outputs, copies: Trial, outputs: Tensor, inputs: Tensor, targ
 
 def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
     """Between which the outputs stay, whatever is done to inputs and parameters, which this changes."""
-    found = []
+    found, large = [], LARGE if inputs.is_floating_point() else 1  # numbers of things have no scale
     for factor in (LARGE, -1.0):  # outputs behind a ReLU may all be above 0 for one sign
         for parameter in copies.model.parameters():
             if parameter.is_floating_point():
                 parameter.mul_(factor)
-        found.append(copies.outputs(inputs[:SAMPLES] * LARGE).float())
+        found.append(copies.outputs(inputs[:SAMPLES] * large).float())
     values = torch.cat(found)
     low, high = (float(value) for value in values.aminmax())
     if not math.isfinite(low) or not math.isfinite(high) or low == high:

@@ -21,6 +21,7 @@ from vitals.measures.norms import real
 from vitals.measures.update_ratio import median_ratio, update_ratio
 from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
+from vitals.probes.plays import plays
 from vitals.probes.random_states import seed_torch
 from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
 from vitals.probes.step_losses import or_nan
@@ -58,6 +59,10 @@ FURTHER = 16
 """Batches, at most, on which another rate is tried in turn, and judged."""
 UPHILL = 0.05
 """Cosine of the angle between the first update and the gradient from which it leads uphill."""
+ENDLESS, LOOKS = 100.0, 4
+"""Times its first value to which a loss below zero falls along the first update where it has no least one:
+1,100 to 1e14 where a sign is wrong, 2 at most with cosines (measured); and batches, at least, of which each
+must be below zero at first, as differences of two terms are not."""
 USUAL_STEPS = 1000
 """Steps of a run whose length is not known."""
 
@@ -92,6 +97,8 @@ class StepSize:
     """A learning rate that was tried and lowers the loss, where the configured one is at fault; else NaN."""
     climb: float = math.nan
     """Cosine of the angle between the update and the gradient: below 0 where it goes down."""
+    below: int = 0
+    """How many batches were looked at where all have a loss below zero that falls without end; else 0."""
 
     @property
     def improvement(self) -> float:
@@ -124,6 +131,18 @@ class StepSize:
             remedy = "Look at maximize=True, and at the sign of the step in an optimizer of your own."
             fault = ("wrong-gradient", "fail", seen, remedy, "optimizer", self.climb, UPHILL)
             return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+        if self.below:
+            seen += (
+                f". It is below zero in each of {self.below} batches and has no least value, as an error "
+                f"with a minus."
+            )
+            remedy = (
+                "Check the sign of the loss: an optimizer makes it smaller, so that a score takes a minus, "
+                "and an error none."
+            )
+            lowest = self.start - self.best_improvement
+            limit = ENDLESS * self.start
+            return [Finding("wrong-initial-loss", "warn", seen, remedy, "loss", lowest, limit)]
         if not self.start > 0:
             message = f"{seen}; a loss below zero has no scale by which to judge that."
             return [Finding("step-size-sensible", "note", message, where="learning rate", value=rate)]
@@ -248,6 +267,10 @@ def check_step_size(
         _size(update, before),
         climb=along / size if size > 0 else math.nan,
     )
+    if result.start - result.best_improvement < ENDLESS * result.start < 0 and len(further) >= LOOKS:
+        with trial(model, loss) as copies, torch.no_grad():
+            if all(or_nan(partial(copies.loss_at, *each)) < 0 for each in further):
+                result = replace(result, below=len(further))
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
     fault = next((finding.cause for finding in result.findings() if finding.alarming), "")
@@ -355,6 +378,8 @@ class StepSizeCheck(Check):
         left = min(SECONDS, options.budget.left / 2)
         steps = setup.total_steps
         result = check_step_size(setup.model, setup.loss, *batch, optimizer, steps, further, left)
+        if result.below and setup.step is not None and (setup.step.rewards or plays(setup.step)):
+            result = replace(result, below=0)  # what is punished is to become ever less likely
         configured = result.losses[result.factors.index(1.0)]
         best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"

@@ -421,7 +421,8 @@ class FewSamples:
         _, losses = self.final
         quarter = len(losses) // 4
         first, last = losses[0] - losses[quarter], losses[-1 - quarter] - losses[-1]
-        return losses[-1] > max(FALLEN * losses[0], 2 * self.constant) > 0 and 2 * last > first > 0
+        far = losses[-1] > FALLEN * losses[0] > 0 and losses[-1] > 2 * self.constant  # not where that is NaN
+        return far and 2 * last > first > 0
 
     def _stays_at_the_guess(self, attempt: tuple[str, tuple[float, ...]]) -> bool:
         _, losses = attempt

@@ -25,7 +25,7 @@ from vitals.checks.chance import (
 )
 from vitals.checks.check import Check, Options, Outcome, of_all_losses
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
-from vitals.checks.handed_over import handed_over, left_alone
+from vitals.checks.handed_over import PUSHED, handed_over, left_alone
 from vitals.checks.inputs import standardized
 from vitals.checks.layer_variance import check_layer_variance, moved
 from vitals.checks.training_setup import TrainingSetup, cut
@@ -65,8 +65,8 @@ class Wiring:
     later: bool
     """Whether a callback is going to hand the optimizer further parameters."""
     frozen_fresh: tuple[str, ...]
-    """Layers with frozen weights that look freshly drawn, where they are `mostly` the network, or stand
-    between layers that learn."""
+    """Layers with frozen weights that look freshly drawn, where they are half of the network and more, as
+    `mostly` says, or stand between layers that learn."""
     not_in_optimizer: tuple[str, ...]
     """They want a gradient, but no optimizer has them at a rate above 0."""
     foreign: int
@@ -199,7 +199,7 @@ class Wiring:
 
     def _optimizer(self) -> list[Finding]:
         if names := self.frozen_fresh:
-            where = "most of the network" if self.mostly else "between others that learn"
+            where = "half of the network or more" if self.mostly else "between others that learn"
             seen = (
                 f"{len(names)} layer(s), {where}, are frozen at weights that look freshly drawn, not "
                 f"pretrained: {_listed(names)}."
@@ -432,6 +432,9 @@ def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
         return False
     with trial(model, dropout=False) as copies, torch.no_grad():
         copies.model.eval()
+        for name, parameter in copies.model.named_parameters():
+            if name not in names and parameter.is_floating_point() and not parameter.any():
+                parameter.normal_(std=PUSHED)  # a branch that starts at zero may come to something
         try:
             before = copies.outputs(inputs)
         except UserError:  # in evaluation mode some give something else, which the step makes no loss of
@@ -486,7 +489,7 @@ def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Se
 
 
 def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> tuple[list[str], bool]:
-    """Frozen layers at fresh weights on the way to the outputs, and whether they are most of the layers; none
+    """Frozen layers at fresh weights on the way to the outputs, and whether they are half of the layers; none
     unless they are that, two at least, or stand between layers that learn: a random projection of the
     inputs, or a fixed classifier, is nobody's mistake. `filter(requires_grad)` leaves them out of the
     optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
@@ -497,7 +500,7 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
         return [], False
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False
-    most = len(frozen) > 1 and 2 * len(frozen) > len(layers)
+    most = len(frozen) > 1 and 2 * len(frozen) >= len(layers)
     found = frozen if most else _between(model, inputs, frozen)
     return (found, most) if _matter(model, inputs, [f"{name}.weight" for name in found]) else ([], False)
 
@@ -529,7 +532,8 @@ def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
         weight = f"{name}.weight"
         if not isinstance(module, nn.Embedding) or module.weight.requires_grad or weight in left_out:
             continue
-        drawn = bool(module.weight.any(1).all()) and looks_drawn(module.weight)
+        rows = torch.arange(len(module.weight), device=module.weight.device) != module.padding_idx
+        drawn = bool(module.weight[rows].any(1).all()) and looks_drawn(module.weight[rows])
         if drawn and _matter(model, inputs, [weight]):
             return name
     return ""

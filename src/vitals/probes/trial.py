@@ -362,7 +362,7 @@ def constant_guess(loss: Loss, outputs: Tensor, targets: Any, classes: int = 0) 
             search.step(closure)
         with torch.no_grad():
             return float(value(guess))
-    except (RuntimeError, UserError):
+    except (IndexError, RuntimeError, UserError):  # the first, of torch, where it falls without end
         return math.nan
 
 

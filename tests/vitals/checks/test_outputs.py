@@ -101,6 +101,16 @@ def test_targets_that_the_outputs_cannot_reach_are_named(end: nn.Module, targets
     assert [finding.cause for finding in found if finding.alarming] == [cause] * bool(cause)
 
 
+def test_targets_out_of_reach_are_named_for_numbers_of_things_too() -> None:
+    rated, tokens = torch.linspace(-3, 3, 64).unsqueeze(1), torch.randint(20, (64, 4))
+    for end, causes in ((nn.ReLU(), ["dead-relu"]), (nn.Identity(), [])):
+        model = nn.Sequential(
+            nn.Embedding(20, 8), nn.Flatten(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 1), end
+        )
+        found = check_outputs(model, tokens, F.mse_loss, rated).findings()
+        assert [finding.cause for finding in found if finding.alarming] == causes
+
+
 def test_logits_behind_a_tanh_are_named() -> None:
     found = check_outputs(ended(nn.Tanh(), 10), batch(64)[0], F.cross_entropy, batch(64)[1]).findings()
     assert [finding.cause for finding in found] == ["saturated-activations"]

@@ -117,3 +117,34 @@ def test_leaves_everything_as_it_was():
     with pytest.raises(RuntimeError):
         check_step_size(training.model, training.failing_loss, *batch(32), training.optimizer)
     assert same(before, state_of(training.model, training.optimizer))
+
+
+def squares(outputs, targets):
+    return F.mse_loss(outputs, F.one_hot(targets, 10).float())
+
+
+def log_density(outputs, targets):
+    """Of numbers that are close together, so that their densities are above one."""
+    means, scales = outputs.chunk(2, dim=1)
+    numbers = targets[:, None].expand_as(means) * 1e-3
+    return F.gaussian_nll_loss(means, numbers, F.softplus(scales - 1))
+
+
+BELOW_ZERO = {
+    "a cross-entropy with a minus": (lambda outputs, targets: -F.cross_entropy(outputs, targets), True),
+    "squares with a minus": (lambda outputs, targets: -squares(outputs, targets), True),
+    "cosines": (lambda o, y: -F.cosine_similarity(o, F.one_hot(y, 10).float() + 1).abs().mean(), False),
+    "densities": (log_density, False),
+    "a critic": (lambda outputs, targets: outputs[::2].mean() - outputs[1::2].mean(), False),
+}
+
+
+@pytest.mark.parametrize("name", BELOW_ZERO)
+def test_a_loss_with_the_wrong_sign_is_told_from_one_that_is_below_zero(name):
+    loss, wrong = BELOW_ZERO[name]
+    net = mlp(64)
+    inputs, targets = batch(256)
+    parts = list(zip(inputs.split(32), targets.split(32), strict=True))
+    result = check_step_size(net, loss, *parts[0], Adam(net.parameters(), 2e-3), further=parts)
+    assert result.start < 0.1
+    assert ("wrong-initial-loss" in named(result)) == wrong

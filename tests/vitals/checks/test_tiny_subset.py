@@ -11,7 +11,7 @@ from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
 from torch.optim.lr_scheduler import LinearLR
 
-from vitals.checks.tiny_subset import GLANCE, PATIENCE, check_few_samples, check_tiny_subset
+from vitals.checks.tiny_subset import GLANCE, PATIENCE, FewSamples, check_few_samples, check_tiny_subset
 from vitals.errors import UserError
 
 
@@ -352,3 +352,9 @@ def test_a_loss_that_is_small_as_a_whole_is_zero_further_down():
     result = check_tiny_subset(net, loss, *batch(64), Adam(net.parameters(), 2e-3))
     assert result.fits
     assert result.final.losses[-1] < 0.1 * result.chance
+
+
+def test_a_loss_that_falls_slowly_is_no_fault_where_no_guess_is_known():
+    slow = [1 - step / 3000 for step in range(301)]
+    result = FewSamples((("AdamW", tuple(slow)),), 20, float("nan"))
+    assert [finding.level for finding in result.findings()] == ["note"]

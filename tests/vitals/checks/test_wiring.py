@@ -175,6 +175,20 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.body, x, use_reentrant=True))
 
 
+class OfAZeroHead(Detached):
+    """Its head starts at zero, as in diffusion, so that no layer before it changes the outputs yet."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+
+
+def test_what_is_cut_off_before_a_head_of_zeros_is_not_said_to_be_left_out():
+    net = OfAZeroHead()
+    (finding,) = check_wiring(net, F.cross_entropy, *batch(32), Adam(net.parameters())).findings()
+    assert "change the outputs, but no gradient gets to them" in finding.message
+
+
 class OverTheBatch(nn.Module):
     """Softmax over the images of a batch instead of the features of each."""
 

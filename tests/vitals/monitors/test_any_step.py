@@ -792,8 +792,10 @@ def taught_by_shares(module: Any, batch: Any) -> Tensor:
     return F.kl_div(module.net(batch[0]).softmax(1), batch[1], reduction="batchmean")
 
 
-def vectors(frozen: bool = True) -> nn.Module:
-    table = nn.Embedding.from_pretrained(torch.randn(17, 16), freeze=frozen)
+def vectors(frozen: bool = True, padding: int | None = None) -> nn.Module:
+    table = nn.Embedding.from_pretrained(torch.randn(17, 16), freeze=frozen, padding_idx=padding)
+    if padding is not None:
+        table.weight[padding] = 0
     return nn.Sequential(table, nn.Flatten(), nn.Linear(12 * 16, 10))
 
 
@@ -873,6 +875,13 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
     "vectors frozen as they were drawn": (
         lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
         vectors,
+        lambda x, y, i: (ids(x), y),
+        "wiring",
+        "frozen-parameters",
+    ),
+    "vectors with padding, frozen as they were drawn": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        partial(vectors, padding=0),
         lambda x, y, i: (ids(x), y),
         "wiring",
         "frozen-parameters",
