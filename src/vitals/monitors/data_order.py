@@ -78,6 +78,10 @@ class DataOrder(Monitor):
         """A number for each sample that hardly any other has."""
         self.before: Tensor | None = None
         """The same of the epoch before."""
+        self.place = 0
+        """Of the row by which samples are told apart, among those of several numbers for each."""
+        self.alike = True
+        """Whether, in all of these rows, all samples of each batch are the same."""
         self.weights: Tensor | None = None
         """Of the values that make such a number."""
         self.measured = False
@@ -126,7 +130,12 @@ class DataOrder(Monitor):
                 continue
             if row.numel() == len(row) and not row.is_complex() and row.dtype != torch.bool:
                 labels[place] = row.detach().flatten().clone()
-        if (large := _large(rows)) is not None:
+        several = _several(rows)
+        self.alike = self.alike and all(bool((row == row[:1]).all()) for row in several)
+        if self.weights is None:
+            self.place = next((at for at, row in enumerate(several) if _are_measured(row, _some(row))), 0)
+        if self.place < len(several):
+            large = several[self.place]
             values = _some(large)
             if self.weights is None or len(self.weights) != values.shape[1]:
                 self.weights = torch.arange(1, values.shape[1] + 1).to(values).sqrt().cos()
@@ -146,8 +155,9 @@ class DataOrder(Monitor):
         if not hasattr(trainer.val_dataloaders, "dataset") or sum(map(len, self.validated)) >= MOST:
             return  # several loaders, one of which may have training samples
         made = Rows(batch)
-        large = _large([] if made.listed else made.of(batch))
-        if large is not None and self.weights is not None:
+        several = _several([] if made.listed else made.of(batch))
+        if self.place < len(several) and self.weights is not None:
+            large = several[self.place]
             values = _some(large)
             if values.shape[1] == len(self.weights):
                 plain = _are_plain(values) if large.ndim > 2 else torch.zeros(len(values)).bool()
@@ -204,7 +214,18 @@ class DataOrder(Monitor):
             return
         if recorder := recorder_of(trainer):
             recorder.add_facts(trainer, {"samples_different": float(different)})
-        if different < REPEATED * seen:
+        told_apart = [torch.cat(batches) for batches in self.labels.values()]
+        if different == 1 and self.alike and any(bool((each != each[0]).any()) for each in told_apart):
+            message = (
+                f"The first {seen} samples of the training are the same, number by number, though they have "
+                f"different labels: nothing can be learned from them."
+            )
+            remedy = (
+                "Look at what the data set gives for two samples: scaling, casts, an index that stands still."
+            )
+            fault = ("input-constant", "fail", message, remedy, "batches", 1.0, float(seen))
+            self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
+        elif different < REPEATED * seen:
             message = f"Among the first {seen} samples of the training {different} are different."
             remedy = "See whether the loader is to draw from so few, over and over."
             share = different / seen
@@ -276,9 +297,9 @@ def _size(loader: Any) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) else None
 
 
-def _large(rows: Sequence[Tensor]) -> Tensor | None:
-    """The first of the rows of a batch that has several numbers for each sample."""
-    return next((row for row in rows if row.numel() > len(row) and not row.is_complex()), None)
+def _several(rows: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of a batch that have several numbers for each sample."""
+    return [row for row in rows if row.numel() > len(row) and not row.is_complex()]
 
 
 def _some(row: Tensor) -> Tensor:

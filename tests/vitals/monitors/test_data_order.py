@@ -112,7 +112,7 @@ def test_samples_of_the_training_in_validation(places: Any, expected: list[Any],
 
 def test_blank_images_are_not_one_and_the_same(tmp_path) -> None:
     images, labels = digits(600)
-    blank = torch.where(images > images.quantile(0.97), 1.0, 0.0)
+    blank = torch.where(images > images.quantile(0.9), 1.0, 0.0)
     train = DataLoader(TensorDataset(blank[:400], labels[:400]), 32, shuffle=True)
     monitor = DataOrder()
     fit(
@@ -132,6 +132,37 @@ def test_rows_of_a_table_of_few_values_may_come_in_both(tmp_path) -> None:
     train, validation = (DataLoader(each, 50) for each in data)
     fit(Plain(nn.Linear(4, 10)), tmp_path, monitor, train=train, validation=validation)
     assert [finding.cause for finding in monitor.findings] == []
+
+
+class Rated(Plain):
+    """Is given the numbers of things before what was measured of them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch["measured"]), batch["label"])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("first", "expected"), [(300, []), (0, ["data-leak"])])
+def test_samples_are_told_apart_by_what_was_measured(first: int, expected: list[str], tmp_path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    ids, measured = torch.randint(5, (600, 3), generator=draw), torch.rand(600, 4, generator=draw)
+    rows = [{"ids": i, "measured": m, "label": int(m[0] > 0.5)} for i, m in zip(ids, measured, strict=True)]
+    train, validation = DataLoader(rows[:300], 32, shuffle=True), DataLoader(rows[first:][:100], 50)
+    monitor = DataOrder()
+    fit(Rated(nn.Linear(4, 2)), tmp_path, monitor, train=train, validation=validation)
+    assert [finding.cause for finding in monitor.findings] == expected
+
+
+@pytest.mark.parametrize("labels", [2, 1])
+def test_samples_that_are_all_the_same_are_named_where_their_labels_differ(labels: int, tmp_path) -> None:
+    x, y = torch.full((400, 4), 0.5), torch.arange(400) % labels
+    monitor = DataOrder()
+    train = DataLoader(TensorDataset(x, y), 32, shuffle=True)
+    fit(Plain(nn.Linear(4, 2)), tmp_path, monitor, train=train, limit_val_batches=0)
+    expected = ("input-constant", "fail") if labels > 1 else ("overfitting", "note")
+    assert [(finding.cause, finding.level) for finding in monitor.findings] == [expected]
 
 
 class Squared(Plain):
