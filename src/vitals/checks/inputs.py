@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +20,10 @@ from vitals.measures.class_order import FEWEST_LABELS, class_order, is_sorted, n
 from vitals.measures.counts import share_between
 from vitals.measures.double import double
 from vitals.measures.fresh_draws import fresh_layers
+from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.other_preparations import leaps
 from vitals.probes.class_numbers import IGNORED
+from vitals.probes.random_states import seed_torch
 from vitals.probes.step_losses import or_nan
 from vitals.probes.step_model import Path
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
@@ -53,6 +56,8 @@ target of a table by chance."""
 SENSITIVE = 5.0
 """Factor by which raw instead of standardized inputs change the spread of the outputs before they are on a
 wrong scale for this very network."""
+ROUNDED = 1e-6
+"""Share of all numbers' root mean square below which a column's spread is rounding."""
 AWAY = 2.5
 """Channels' means over their sds, by root mean squares, from which it is tried what these cost."""
 TRIED, TRIED_BATCH, JUDGED = 40, 64, 128
@@ -596,6 +601,56 @@ def _foretells(model: nn.Module, inputs: Tensor, numbers: Tensor) -> bool:
         shift = float(inputs.float().std())
         followed = copies.outputs(inputs + shift).reshape(len(inputs), -1) - outputs
     return not fresh_layers(model) or abs(float(followed.mean()) - shift) < FORETOLD * shift
+
+
+def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> list[Finding]:
+    """What of the data enters a layer as huge numbers, where the loss is `SENSITIVE` times that with each of
+    them at mean 0 and sd 1: for steps of several networks or outputs, as data count what no parameter has
+    made. Frozen layers may make what they like."""
+    kinds = (*WEIGHTED, nn.RNNBase)
+    if any(isinstance(part, kinds) and not next(part.parameters()).requires_grad for part in model.modules()):
+        return []
+    huge: dict[str, Channels] = {}
+
+    def look(name: str, mend: bool, module: nn.Module, given: Any) -> Any:
+        entering = given[0] if given else None
+        known = isinstance(entering, Tensor) and entering.is_floating_point() and entering.ndim > 1
+        if not known or entering.requires_grad or not torch.is_grad_enabled():
+            return None
+        last = entering.ndim - 1 if isinstance(module, nn.Linear | nn.RNNBase) else 1
+        dims = [dim for dim in range(entering.ndim) if dim != last]
+        mean, sd = entering.mean(dims, keepdim=True), entering.std(dims, correction=0, keepdim=True)
+        channels = Channels(
+            tuple(mean.flatten().tolist()), tuple(sd.flatten().tolist()), *map(float, entering.aminmax())
+        )
+        if not channels.scale > HUGE_SCALE:
+            return None
+        huge[name] = channels
+        return ((entering - mean) / sd.clamp_min(ROUNDED * channels.scale), *given[1:]) if mend else None
+
+    found = []
+    for mend in (False, True):
+        with trial(model, loss, dropout=False) as copies, ExitStack() as stack, torch.enable_grad():
+            for name, part in copies.model.named_modules():
+                if isinstance(part, kinds):
+                    stack.enter_context(part.register_forward_pre_hook(partial(look, name, mend)))
+            seed_torch(0)
+            found.append(float(copies.loss_at(inputs, targets).detach()))
+        if not huge:
+            return []
+    plain, normal = found
+    if not plain > SENSITIVE * normal > 0:
+        return []
+    name, channels = next(iter(huge.items()))
+    scales = [mean**2 + sd**2 for mean, sd in zip(channels.mean, channels.sd, strict=True)]
+    column = scales.index(max(scales))
+    seen = (
+        f"Of what enters '{name}' column {column} has mean {channels.mean[column]:.3g} and sd "
+        f"{channels.sd[column]:.3g}: the loss is {plain:.4g}, and {normal:.4g} with each column at mean 0 and "
+        f"sd 1."
+    )
+    remedy = "Subtract the training set's mean and divide by its standard deviation, column by column."
+    return [Finding("input-not-normalized", "warn", seen, remedy, name, channels.scale, HUGE_SCALE)]
 
 
 EXPECTED = f"mean up to {OFF_CENTRE:g} sd, sd {SMALL_SD:g} to {LARGE_SD:g}"

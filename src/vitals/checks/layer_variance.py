@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.inputs import enters_unscaled
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
@@ -467,7 +468,10 @@ class LayerVarianceCheck(Check):
         result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none())
         seen = f"{result.slope:+z.2f} decades a layer, {result.whole:+z.1f} in all"
         low, high = result.bearable
-        return Outcome(result.findings(), seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
+        found = result.findings()
+        if setup.gives == "loss":  # else the inputs have a check of their own
+            found = [*enters_unscaled(setup.model, setup.loss, *setup.batch(options.size or 128)), *found]
+        return Outcome(found, seen, f"within ±{STEEP}, or {low:+g} to {high:+g} in all", result)
 
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`signal_lost`: decades of variance that the signal loses on its way through the network."""

@@ -101,18 +101,17 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     evaluated = run.values("loss/train_eval")
     # A loss that takes its labels otherwise in training, as smoothed ones, has a guess of its own there.
     chance = max(run.guess_loss, run.fact("own_chance", 0.0))
-    if not evaluated or not run.learns or not chance > 0:
+    if not evaluated or not run.learns:
         return
-    dropped = run.fact("dropout", 0.0)
-    half = dropped >= MOST_DROPPED and run.last_loss - evaluated[-1] > (chance - evaluated[-1]) / 2 > 0
+    dropped, hidden = run.fact("dropout", 0.0), run.last_loss - evaluated[-1]
     # Where hardly anything is to be learned, as of classes that are nearly one, it may be but the batches.
-    above = run.last_loss - evaluated[-1] > CERTAIN * run.last_error
+    above, known = hidden > CERTAIN * run.last_error, chance > 0
+    half = dropped >= MOST_DROPPED and (hidden > (chance - evaluated[-1]) / 2 > 0 if known else above)
     at_guess = 0.97 * chance < run.last_loss < WORSE * chance
     if half or (above and at_guess and evaluated[-1] < 0.95 * chance):
-        message = (
-            f"With dropout or augmentation the loss is {run.last_loss:.3g}, that of a guess {chance:.3g}; "
-            f"without it {evaluated[-1]:.3g}."
-        )
+        message = f"With dropout or augmentation the loss is {run.last_loss:.3g}"
+        message += f", that of a guess {chance:.3g}" if known else ""
+        message += f"; without it {evaluated[-1]:.3g}."
         remedy = "Lower the dropout, or weaken the augmentation."
         if half:
             remedy = f"Lower the dropout of {dropped:g}: it is the share that is dropped, not that is kept."

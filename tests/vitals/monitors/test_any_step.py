@@ -829,6 +829,21 @@ class WithLoss(nn.Module):
         return F.cross_entropy(self.net(images).softmax(1), labels)
 
 
+class TwoAnswers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
+        self.classes, self.number = nn.Linear(16, 10), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.classes(hidden := self.body(x)), self.number(hidden)[:, 0]
+
+
+def both_answers(module: Any, batch: Any) -> Tensor:
+    classes, number = module.net(batch[0])
+    return F.cross_entropy(classes, batch[1]) + F.mse_loss(number, batch[1] / 3)
+
+
 SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], Any, str, str]] = {
     "a column against a row": (
         squared_prices,
@@ -885,6 +900,13 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
         lambda x, y, i: (ids(x), y),
         "wiring",
         "frozen-parameters",
+    ),
+    "a loud column where there are two answers": (
+        both_answers,
+        TwoAnswers,
+        lambda x, y, i: (torch.cat([x.flatten()[:-1], torch.tensor([5e4 + 3e4 * (i % 7)])]), y),
+        "layer_variance",
+        "input-not-normalized",
     ),
     "the next token seen": (
         next_token,
@@ -960,10 +982,11 @@ def test_right_losses_of_the_same_kinds_raise_no_alarm(tmp_path: Path) -> None:
         (taught, students(), soft),
         (named, vectors(frozen=False), spelled),
         (named, adapted(), spelled),
+        (both_answers, TwoAnswers(), lambda x, y, i: (x, y)),
         (named, masked(), lambda x, y, i: (x, (x[0] > 0).long())),
     ]
     for loss, net, make in right:
-        checks = quick(checks=["inputs", "wiring", "loss_at_chance"])
+        checks = quick(checks=["inputs", "wiring", "loss_at_chance", "layer_variance"])
         fit(Step(loss, net=net), tmp_path, checks, train=loaded(make), limit_val_batches=0)
         assert alarms(checks.findings) == []
 
