@@ -646,8 +646,8 @@ def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> 
     column = scales.index(max(scales))
     seen = (
         f"Of what enters '{name}' column {column} has mean {channels.mean[column]:.3g} and sd "
-        f"{channels.sd[column]:.3g}: the loss is {plain:.4g}, and {normal:.4g} with each column at mean 0 and "
-        f"sd 1."
+        f"{channels.sd[column]:.3g}: the loss is {plain:.4g}, and {normal:.4g} with each column at mean 0 "
+        f"and sd 1."
     )
     remedy = "Subtract the training set's mean and divide by its standard deviation, column by column."
     return [Finding("input-not-normalized", "warn", seen, remedy, name, channels.scale, HUGE_SCALE)]
