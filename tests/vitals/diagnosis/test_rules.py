@@ -397,6 +397,17 @@ SICK: dict[str, tuple[str, Run]] = {
         "regularization-too-strong",
         record(falling(2.3, 2.15), measured={"facts/dropout": [0.95], "loss/train_eval": [2.2, 1.8]}),
     ),
+    "the same where nobody knows what a guess costs": (
+        "regularization-too-strong",
+        record(
+            falling(5.0, 3.0),
+            measured={
+                "facts/chance_loss": [math.nan],
+                "facts/dropout": [0.95],
+                "loss/train_eval": [2.2, 1.8],
+            },
+        ),
+    ),
     "diverged": (
         "learning-rate-too-high",
         record(level(2.3, 40) + [2.3 * 1.05**i for i in range(60)], **STUCK),
