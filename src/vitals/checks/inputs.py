@@ -614,8 +614,9 @@ def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> 
 
     def look(name: str, mend: bool, module: nn.Module, given: Any) -> Any:
         entering = given[0] if given else None
-        known = isinstance(entering, Tensor) and entering.is_floating_point() and entering.ndim > 1
-        if not known or entering.requires_grad or not torch.is_grad_enabled():
+        if not isinstance(entering, Tensor) or not entering.is_floating_point() or entering.ndim < 2:
+            return None
+        if entering.requires_grad or not torch.is_grad_enabled():
             return None
         last = entering.ndim - 1 if isinstance(module, nn.Linear | nn.RNNBase) else 1
         dims = [dim for dim in range(entering.ndim) if dim != last]
