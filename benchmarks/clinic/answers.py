@@ -589,135 +589,6 @@ def biases_of_four(images: Images, fault: bool) -> Session:
     return run(Classifier(net, partial(SGD, lr=0.02, momentum=0.9)), images, 5)
 
 
-@CASES.sick(
-    "one-layer-of-unit-normal",
-    "bad-initialization",
-    "exploding-gradients",
-    "wrong-initial-loss",
-    story="nn.init.normal_(self.fc1.weight): one dense layer of a LeNet starts with a deviation of 1.",
-)
-def one_layer_of_unit_normal(images: Images, fault: bool) -> Session:
-    net = lenet()
-    if fault:
-        hidden: Any = net[6]
-        nn.init.normal_(hidden.weight)
-    return run(Classifier(net, partial(Adam, lr=1e-3)), images, 4)
-
-
-@CASES.sick(
-    "width-of-a-twentieth",
-    "underfitting",
-    story="The width multiplier is 0.05 where 0.5 was meant: two channels in each stage.",
-)
-def width_of_a_twentieth(images: Images, fault: bool) -> Session:
-    net = mobile(2, 2, 2) if fault else mobile(16, 32, 48)
-    return run(Classifier(net, partial(Adam, lr=3e-3)), images, 6)
-
-
-# ------------------------------------------------------------------------------------------------- loss
-
-
-class SquaredShares(Classifier):
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(logits.softmax(1), F.one_hot(y, NUM_CLASSES).float())
-
-
-@CASES.sick(
-    "squared-errors-of-shares",
-    "learning-rate-too-low",
-    "underfitting",
-    "vanishing-gradients",
-    story="loss='mse' on softmax outputs, with the rate of SGD that cross-entropy had.",
-)
-def squared_errors_of_shares(images: Images, fault: bool) -> Session:
-    kind = SquaredShares if fault else Classifier
-    return run(kind(plain_cnn(16, "group"), partial(SGD, lr=0.01, momentum=0.9)), images, 5)
-
-
-class LessItsEntropy(Classifier):
-    """Rewards unsure outputs, as policies are kept exploring."""
-
-    weight = 0.0
-
-    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
-        x, y = batch
-        logs = self(x).log_softmax(1)
-        entropy = -(logs.exp() * logs).sum(1).mean()
-        loss = F.nll_loss(logs, y) - self.weight * entropy
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-
-@CASES.sick(
-    "entropy-of-a-policy",
-    "regularization-too-strong",
-    "underfitting",
-    story="A bonus for the outputs' entropy, from a policy's loss, with the factor 3 where the paper "
-    "has 0.1.",
-)
-def entropy_of_a_policy(images: Images, fault: bool) -> Session:
-    module = LessItsEntropy(residual_net(16, 2), partial(AdamW, lr=2e-3))
-    module.weight = 3.0 if fault else 0.0
-    return run(module, images, 4)
-
-
-class SoftmaxInBinary(Classifier):
-    applies = True
-
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        shares = logits.softmax(1) if self.applies else logits
-        return F.binary_cross_entropy_with_logits(shares, F.one_hot(y, NUM_CLASSES).float())
-
-
-@CASES.sick(
-    "softmax-into-logits-of-ten",
-    "double-softmax",
-    story="BCEWithLogitsLoss on one-hot labels, of outputs that a softmax has been through.",
-)
-def softmax_into_logits_of_ten(images: Images, fault: bool) -> Session:
-    module = SoftmaxInBinary(conv_mixer(32, 2), partial(AdamW, lr=2e-3))
-    module.applies = fault
-    return run(module, images, 4)
-
-
-class NormToSaveMemory(torch.autograd.Function):
-    """Standardizes each row; backward leaves out that mean and deviation depend on it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse = (x.var(-1, unbiased=False, keepdim=True) + 1e-5).rsqrt()
-        ctx.save_for_backward(inverse)
-        return (x - x.mean(-1, keepdim=True)) * inverse
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        return gradients[0] * inverse
-
-
-class HandNorm(nn.Module):
-    def __init__(self, by_hand: bool) -> None:
-        super().__init__()
-        self.by_hand = by_hand
-
-    def forward(self, x: Tensor) -> Tensor:
-        return NormToSaveMemory.apply(x) if self.by_hand else F.layer_norm(x, x.shape[-1:])
-
-
-@CASES.sick(
-    "norm-that-forgets-its-mean",
-    "wrong-gradient",
-    story="A layer norm as an autograd Function, to save memory: its backward takes mean and deviation "
-    "for constants.",
-)
-def norm_that_forgets_its_mean(images: Images, fault: bool) -> Session:
-    layers: list[nn.Module] = [nn.AvgPool2d(2), nn.Flatten()]
-    for inputs, outputs in ((768, 128), (128, 128), (128, 128), (128, 128)):
-        layers += [nn.Linear(inputs, outputs), HandNorm(fault), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.Linear(128, NUM_CLASSES))
-    return run(Classifier(net, partial(SGD, lr=0.05, momentum=0.9)), images, 5)
-
-
 # ------------------------------------------------------------------------------------------------- healthy
 
 
@@ -756,6 +627,20 @@ def four_images_a_step(images: Images) -> Session:
     part = torch.randperm(len(y))[:2000]
     module = Classifier(group_resnet(12, 1), partial(SGD, lr=2e-3, momentum=0.9))
     return run(module, images, 3, 4, train=(x[part], y[part]), val=val)
+
+
+class LessItsEntropy(Classifier):
+    """Rewards unsure outputs, as policies are kept exploring."""
+
+    weight = 0.0
+
+    def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
+        x, y = batch
+        logs = self(x).log_softmax(1)
+        entropy = -(logs.exp() * logs).sum(1).mean()
+        loss = F.nll_loss(logs, y) - self.weight * entropy
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
 
 
 @CASES.healthy(

@@ -115,7 +115,8 @@ def _of_others(step: TrainingStep) -> list[Finding]:
     rows, told = step.rows.of(step.rows.example), list(step.loss_arguments.told)
     if not step.class_numbers or not told or step.outputs is None:
         return []
-    labels, shape = rows[step.target_rows[0]].reshape(-1).long(), step.outputs.shape
+    labels, shape = step.targets(step.rows.example), step.outputs.shape
+    assert isinstance(labels, Tensor)
     for shares in told:
         count, classes = shares.shape
         # What is told of pairs, (N, N), as by a contrastive loss, is not of classes.

@@ -150,13 +150,13 @@ def features_lost(run: Run) -> Iterator[Finding]:
 @needs("loss/train_step")
 def too_few_steps(run: Run) -> Iterator[Finding]:
     """The run ended after a handful of steps, each on much of the set, while the loss still fell."""
+    if not FEWEST_STEPS <= run.steps < FEW_STEPS:
+        return
     epochs = run.history.series("loss/train_step").epochs
     summed = run.fact("batches_per_step", 1.0)
-    if not run.finished or not FEWEST_STEPS <= run.steps < FEW_STEPS:
-        return
     whole = summed >= BATCHES_A_STEP and epochs[-1] > 0.99  # part of a pass, by max_steps, is a trial
     few = run.steps < STEPS_AN_EPOCH * epochs[-1] or whole
-    if not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
+    if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
         return
     # Trained weights may need no more, and a step of LBFGS is many.
     if run.fact("fresh_layers", 1.0) < 0.5 or run.fact("iterations", 1.0) > 1:

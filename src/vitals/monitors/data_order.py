@@ -21,6 +21,7 @@ from vitals.measures.class_order import (
 from vitals.measures.double import double
 from vitals.measures.image_versions import ASKED, FAR, KIN, NEAR, sketches, versions
 from vitals.monitors.monitor import Monitor
+from vitals.probes.class_numbers import Code
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, first_samples
@@ -130,6 +131,8 @@ class DataOrder(Monitor):
                 continue
             if row.numel() == len(row) and not row.is_complex() and row.dtype != torch.bool:
                 labels[place] = row.detach().flatten().clone()
+            elif Code.of(row) is not None:
+                labels[place] = row.argmax(1)
         several = _several(rows)
         self.alike = self.alike and all(bool((row == row[:1]).all()) for row in several)
         if self.weights is None:

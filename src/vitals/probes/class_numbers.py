@@ -1,6 +1,9 @@
 """Are the whole numbers that a loss takes class numbers, or ranks, the actions of a policy, or names?"""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,12 +23,41 @@ mean, weights of samples pull all the same way, and mixed labels push by 1/C whe
 ranks some move with the others by as much: a softmax moves one against the sum of the others, to rounding."""
 
 
+@dataclass(frozen=True)
+class Code:
+    """How rows (N, C) of numbers stand for classes: `on` in the column of a sample's class and `off` in all
+    others, as one-hot labels, smoothed ones, and those of −1 and 1."""
+
+    on: float
+    off: float
+
+    @classmethod
+    def of(cls, row: Tensor) -> Code | None:
+        """That of `row`, whatever this is; None where it is none, as where labels are mixed."""
+        if row.ndim != 2 or row.shape[1] < 3 or row.is_complex() or not row.is_floating_point():
+            return None
+        on, others = row.amax(1), row.sort(1).values[:, :-1]
+        alike = len(row) and on[0] > others[0, 0] and (on == on[0]).all() and (others == others[0, 0]).all()
+        return cls(float(on[0]), float(others[0, 0])) if alike else None
+
+    def rows(self, numbers: Tensor, like: Tensor) -> Tensor:
+        """Rows as of `like` (N, C) for class numbers (N,)."""
+        hot = torch.nn.functional.one_hot(numbers, like.shape[1]).bool()
+        return torch.where(hot, self.on, self.off).to(like)
+
+
 def kind_of_numbers(
     step: WatchedStep, outputs: Tensor, rows: Sequence[Tensor], place: int, value: float
 ) -> Kind:
     """What the numbers in one of `rows` are to the loss, which has this `value` of `outputs`."""
     row = rows[place]
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or row.numel() != len(row):
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return "other"
+    if row.shape == outputs.shape and Code.of(row) is not None:
+        if step.value(outputs, [*rows[:place], row.roll(1, 1), *rows[place + 1 :]]) == value:
+            return "other"
+        return _kind_by_gradient(step, outputs, rows, row.argmax(1))
+    if row.numel() != len(row):
         return "other"
     if row.is_floating_point() or row.dtype == torch.bool:
         return "other"

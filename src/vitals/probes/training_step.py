@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitals.errors import UserError
-from vitals.probes.class_numbers import kind_of_numbers
+from vitals.probes.class_numbers import Code, kind_of_numbers
 from vitals.probes.put_back import buffers_kept, modes_kept
 from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rows import Rows, is_ragged
@@ -43,6 +43,8 @@ class TrainingStep(WatchedStep):
         """Which of the batch's rows the loss depends on, given the outputs."""
         self.class_numbers = False
         """Whether these are one class number for each sample."""
+        self.code: Code | None = None
+        """Where the class numbers stand in the batch as rows of numbers."""
         self.told_more = False
         """Whether the loss depends on more rows than these."""
         self.rewards = False
@@ -225,6 +227,7 @@ class TrainingStep(WatchedStep):
         self.class_numbers = len(labels) == 1
         self.told_more = self.class_numbers and len(found) > 1
         self.target_rows = tuple(labels if self.class_numbers else found)
+        self.code = Code.of(rows[labels[0]]) if self.class_numbers else None
 
     def _matters(self, outputs: Tensor, rows: Sequence[Tensor], place: int, value: float) -> bool:
         row = rows[place]
@@ -258,11 +261,16 @@ class TrainingStep(WatchedStep):
         rows = self._rows_like_those_of_training(batch)
         found = tuple(rows[place] for place in self.target_rows)
         if self.class_numbers:
-            return found[0].reshape(-1).long()
+            coded = self.code is not None and found[0].ndim == 2
+            return found[0].argmax(1) if coded else found[0].reshape(-1).long()
         return found[0] if len(found) == 1 else found
 
     def _rows_like_those_of_training(self, batch: Any) -> tuple[Tensor, ...]:
-        rows, like = self.rows.of(batch), self.rows.of(self.rows.example)
+        rows, like = self.rows.of(batch), list(self.rows.of(self.rows.example))
+        if self.code is not None and len(rows) == len(like):  # validation may have the numbers themselves
+            [place] = self.target_rows
+            if rows[place].dtype == torch.long and rows[place].ndim == 1:
+                like[place] = rows[place]
         if [(row.ndim, row.dtype) for row in rows] != [(row.ndim, row.dtype) for row in like]:
             raise UserError("the batches of validation are not made as those of training.")
         return rows
@@ -281,7 +289,9 @@ class TrainingStep(WatchedStep):
         given = [targets] if isinstance(targets, Tensor) else targets
         for place, target in zip(self.target_rows, given, strict=True):
             like = rows[place]
-            if self.class_numbers:  # as they stand in the batch, which may be (N, 1) or of another type
+            if self.code is not None:
+                target = self.code.rows(target, like)
+            elif self.class_numbers:  # as they stand in the batch, which may be (N, 1) or of another type
                 target = target.reshape(count, *like.shape[1:]).to(like.dtype)
             rows[place] = target
         parts = [self.loss_of(part, its) for part, *its in self.rows.filled(outputs, *rows)]

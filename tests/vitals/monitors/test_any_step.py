@@ -915,6 +915,20 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
         "wiring",
         "data-leak",
     ),
+    "one-hot labels, nearly all of one class": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        mlp,
+        lambda x, y, i: (x, F.one_hot(y * (i % 16 == 0), 10).float()),
+        "inputs",
+        "class-imbalance",
+    ),
+    "rows of 1 and -1, nearly all of one class": (
+        lambda module, batch: F.mse_loss(module.net(batch[0]), batch[1]),
+        mlp,
+        lambda x, y, i: (x, 2.0 * F.one_hot(y * (i % 16 == 0), 10) - 1),
+        "inputs",
+        "class-imbalance",
+    ),
     "masks of one class": (
         lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
         lambda: nn.Conv2d(1, 3, 3, padding=1),
