@@ -461,14 +461,16 @@ def molecules_in_a_batch(images: Images) -> Session:
     return fitting(Messages(), graphs[:1000], graphs[1000:], epochs=8, batch=32, collate=molecules)
 
 
+class Pruned(Classifier):
+    def configure_callbacks(self) -> list[Callback]:
+        return [ModelPruning("l1_unstructured", amount=lambda epoch: 0.3 if epoch in (0, 1) else 0)]
+
+
 @CASES.healthy(
     "a-third-pruned-each-epoch", story="Lightning's ModelPruning: the smallest weights set to zero, twice."
 )
 def pruned(images: Images) -> Session:
-    session = run(Classifier(plain_cnn(24, norm="batch"), partial(Adam, lr=2e-3)), images, 4)
-    pruning = ModelPruning("l1_unstructured", amount=lambda epoch: 0.3 if epoch in (0, 1) else 0)
-    session.trainer_kwargs["callbacks"] = [pruning]
-    return session
+    return run(Pruned(plain_cnn(24, norm="batch"), partial(Adam, lr=2e-3)), images, 4)
 
 
 class Preferred(Task):
@@ -515,6 +517,9 @@ class Gumbel(Task):
 
     temperature = 1.0
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [Annealed()]
+
     def __init__(self) -> None:
         super().__init__(nn.Identity(), partial(Adam, lr=1e-3))
         self.encoder = nn.Sequential(nn.Linear(256, 96), nn.ReLU(), nn.Linear(96, 80))
@@ -541,7 +546,7 @@ def choices_by_gumbel(images: Images) -> Session:
         return TensorDataset((F.avg_pool2d(x.float().mean(1, keepdim=True), 2) / 255).flatten(1))
 
     sets = greys(images.train_x), greys(images.val_x)
-    return fitting(Gumbel(), *sets, epochs=6, batch=64, callbacks=[Annealed()])
+    return fitting(Gumbel(), *sets, epochs=6, batch=64)
 
 
 class Calibrated(Task):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitals.checks.chance import kind_of
 from vitals.checks.check import Check, Options, Outcome
@@ -57,7 +58,8 @@ class Outputs:
     """With weights that train."""
     noise: float
     """Root mean square of the difference of two passes over the same samples in evaluation mode, dropout
-    layers left out, over the spread of the outputs; 0 where weights are drawn, and nothing of a sample."""
+    layers left out, over the spread of the outputs; 0 where weights are drawn, and nothing of a sample, or
+    where the spread of what is drawn is learned."""
     lowest: float
     zeros: float
     """Share of the outputs that are exactly zero."""
@@ -180,6 +182,9 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         # Weights that are drawn for each pass, as in a Bayesian network, are the same for all samples of it.
         twins = copies.outputs(one[:1].expand(2, *one.shape[1:]).contiguous())
         of_weights = _share(twins[0] - twins[1], first) < RANDOM
+        # Nor is a spread that is learned, as of what such weights give, switched off in evaluation.
+        with torch.enable_grad(), _LearnedSpread() as spread:
+            copies.outputs(one[:2])
         bursts = bool(inputs.is_floating_point() and first.isfinite().all()) and _bursts(copies, one)
     dropped = 0.0
     if loss is not None and isinstance(targets, Tensor) and not isinstance(model, StepModel):
@@ -196,7 +201,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
     classes = loss is None or is_class_numbers(targets)  # other outputs may be drawn, and never negative
     zeros = float((both == 0).float().mean()) if classes else 0.0
     noise = _share(again - first, first) if classes and not anew else math.nan
-    noise = 0.0 if noise > RANDOM and of_weights else noise
+    noise = 0.0 if noise > RANDOM and (of_weights or spread.found) else noise
     found: Any = {"places": places, "grown": grown, "dropped": dropped, "bursts": bursts}
     result = Outputs(bend, layers, noise, float(both.min()), zeros, **found)
     if loss is None or not isinstance(targets, Tensor):
@@ -206,6 +211,27 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
         with suppress(RuntimeError, ValueError):  # not every network takes such weights
             return _reach(result, copies, both, inputs, targets[: len(both)])
     return result
+
+
+class _LearnedSpread(TorchFunctionMode):
+    """Notes whether normal numbers that are drawn are multiplied by what depends on parameters."""
+
+    draws, products = {"randn", "randn_like", "normal", "normal_"}, {"mul", "__mul__", "__rmul__", "multiply"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[Tensor] = []
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        if name in self.draws:
+            self.drawn.append(result)
+        elif name in self.products:
+            noise = [any(each is drawn for drawn in self.drawn) for each in args]
+            learned = [isinstance(each, Tensor) and each.requires_grad for each in args]
+            self.found |= any(noise) and any(learned)
+        return result
 
 
 def _bursts(copies: Trial, inputs: Tensor) -> bool:

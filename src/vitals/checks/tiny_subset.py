@@ -608,6 +608,14 @@ class TinySubsetCheck(Check):
         return replace(outcome, findings=found)
 
     def _made(self, setup: TrainingSetup, options: Options) -> Outcome:
+        if (optimizer := setup.optimizer_or_none()) is not None:
+            trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+            if (
+                trained < SUBSET_SIZE
+            ):  # as a temperature by which the outputs of a trained network are divided
+                raise UserError(
+                    f"your optimizer has {trained} number(s), too few to tell the examples apart."
+                )
         if setup.gives != "class numbers" or setup.samples < SUBSET_SIZE:
             return self._few(setup, options)
         setup.require_fixed_loss()

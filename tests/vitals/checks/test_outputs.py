@@ -42,6 +42,18 @@ class Bayesian(nn.Linear):
         return F.linear(x, self.weight + 0.1 * torch.randn_like(self.weight), self.bias)
 
 
+class Spread(nn.Linear):
+    """Draws what its weights give for each sample, with a spread that is learned."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.rho = nn.Parameter(torch.full((outputs, inputs), -2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = super().forward(x)
+        return middle + F.linear(x.square(), F.softplus(self.rho).square()).sqrt() * torch.randn_like(middle)
+
+
 POOLED_FIRST = nn.Sequential(
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 10)
 )
@@ -63,6 +75,7 @@ HEALTHY = {
     "one layer": mlp(),
     "convnet": convnet(norm=True, dropout=0.5),
     "softplus": Deep(nn.ReLU(), nn.Softplus()),
+    "a spread that is learned": Deep(nn.Sequential(nn.ReLU(), Spread(32, 32)), nn.Identity()),
     "weights drawn on purpose": Deep(nn.Sequential(nn.ReLU(), Bayesian(32, 32)), nn.Identity()),
     "dropped on purpose": Deep(nn.Sequential(nn.ReLU(), Averages()), nn.Identity()),
 }

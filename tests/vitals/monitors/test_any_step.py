@@ -1069,3 +1069,24 @@ def test_a_rate_that_a_module_warms_up_by_itself_is_not_tried_lower(
     fit(make(), tmp_path, checks, train=train, limit_val_batches=0, limit_train_batches=1)
     assert any(", 100 come to" in each.message for each in checks.findings) == tried
     assert alarms(checks.findings) == []
+
+
+class Temperature(Foreign):
+    """One number, by which the outputs of a trained network are divided."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp().requires_grad_(False))
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]) / self.temperature, batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.temperature], 0.1)
+
+
+def test_one_number_is_not_asked_to_learn_examples_by_heart(tmp_path: Path) -> None:
+    checks = quick(checks=["tiny_subset"], tiny_subset_steps=20)
+    fit(Temperature(), tmp_path, checks, train=loaded(lambda x, y, i: (x, y)), limit_val_batches=0)
+    assert alarms(checks.findings) == []
+    assert any("too few to tell the examples apart" in each.message for each in checks.findings)
