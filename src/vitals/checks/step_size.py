@@ -133,8 +133,8 @@ class StepSize:
             return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
         if self.below:
             seen += (
-                f". It is below zero in each of {self.below} batches and has no least value, as an error "
-                f"with a minus."
+                f". The loss is below zero in each of {self.below} batches and has no least value, as an "
+                f"error with a minus has none."
             )
             remedy = (
                 "Check the sign of the loss: an optimizer makes it smaller, so that a score takes a minus, "
