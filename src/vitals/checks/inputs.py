@@ -23,7 +23,6 @@ from vitals.measures.fresh_draws import fresh_layers
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.other_preparations import leaps
 from vitals.probes.class_numbers import IGNORED
-from vitals.probes.random_states import seed_torch
 from vitals.probes.step_losses import or_nan
 from vitals.probes.step_model import Path
 from vitals.probes.trial import Loss, check_batch, restore_configured_rates, trial
@@ -618,6 +617,8 @@ def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> 
             return None
         if entering.requires_grad or not torch.is_grad_enabled():
             return None
+        if entering.is_nested or entering.layout != torch.strided:
+            return None
         last = entering.ndim - 1 if isinstance(module, nn.Linear | nn.RNNBase) else 1
         dims = [dim for dim in range(entering.ndim) if dim != last]
         mean, sd = entering.mean(dims, keepdim=True), entering.std(dims, correction=0, keepdim=True)
@@ -631,11 +632,10 @@ def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> 
 
     found = []
     for mend in (False, True):
-        with trial(model, loss, dropout=False) as copies, ExitStack() as stack, torch.enable_grad():
+        with trial(model, loss, dropout=False) as copies, ExitStack() as stack:
             for name, part in copies.model.named_modules():
                 if isinstance(part, kinds):
                     stack.enter_context(part.register_forward_pre_hook(partial(look, name, mend)))
-            seed_torch(0)
             found.append(float(copies.loss_at(inputs, targets).detach()))
         if not huge:
             return []

@@ -276,12 +276,13 @@ def _reach(result: Outputs, copies: Trial, outputs: Tensor, inputs: Tensor, targ
 
 def _ends(copies: Trial, inputs: Tensor) -> tuple[float, float] | None:
     """Between which the outputs stay, whatever is done to inputs and parameters, which this changes."""
-    found, large = [], LARGE if inputs.is_floating_point() else 1  # numbers of things have no scale
+    found = []
+    inputs = inputs[:SAMPLES] * LARGE if inputs.is_floating_point() else inputs[:SAMPLES]
     for factor in (LARGE, -1.0):  # outputs behind a ReLU may all be above 0 for one sign
         for parameter in copies.model.parameters():
             if parameter.is_floating_point():
                 parameter.mul_(factor)
-        found.append(copies.outputs(inputs[:SAMPLES] * large).float())
+        found.append(copies.outputs(inputs).float())
     values = torch.cat(found)
     low, high = (float(value) for value in values.aminmax())
     if not math.isfinite(low) or not math.isfinite(high) or low == high:

@@ -302,7 +302,8 @@ def _size(loader: Any) -> int | None:
 
 def _several(rows: Sequence[Tensor]) -> list[Tensor]:
     """The rows of a batch that have several numbers for each sample."""
-    return [row for row in rows if row.numel() > len(row) and not row.is_complex()]
+    plain = (row for row in rows if not row.is_nested and row.layout == torch.strided)
+    return [row for row in plain if row.numel() > len(row) and not row.is_complex()]
 
 
 def _some(row: Tensor) -> Tensor:
