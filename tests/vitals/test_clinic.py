@@ -53,7 +53,7 @@ NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_
 NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts", "facts/plays"}
 NOT_HERE |= {"facts/norms_unlike", "facts/signal_lost", "facts/linear_accuracy", "facts/own_chance"}
 NOT_HERE |= {"narrow/linear", "narrow/network", "narrow/score", "narrow_layer/"}
-NOT_HERE |= {"guide/", "guides/even_share"}
+NOT_HERE |= {"guide/", "guides/even_share", "facts/decay_apart", "facts/decay_group"}
 """Of losses without class numbers, of narrow layers and teachers, and of the checks before learning, which
 are left out here."""
 
