@@ -36,6 +36,10 @@ EXCESS_LEFT, LEARNED = 0.25, 0.9
 """A loss between the last two limits is no alarm if the very first step of the run's own optimizer leaves no
 more than this share of what is above chance, and `RECOVERY_STEPS` steps on the same batch bring it below the
 second share of chance, so that it was learning and not dying."""
+ORDINARY = 1.0
+"""Spread of outputs as torch's layers draw them, which is no matter of the last layer's weights: a squared
+error from one-hot labels starts at 2.8 times that of a guess with a spread of 0.4, and learns well. Then the
+first step need not make it good, if those after it do."""
 TELLING = 0.05
 """Share of a guess's loss that right answers take off, below which they are hardly told from wrong ones."""
 OVERLOOKED = 0.5
@@ -214,6 +218,8 @@ class LossAtChance:
             return self._finding("loss-at-chance", "note", detail, remedy)
         if self.recovers and self.deviation <= VERY_FAR:
             detail = f"{large}, but the first step of the optimizer makes it good"
+            if self.logit_sd <= ORDINARY:
+                detail = f"; the first {RECOVERY_STEPS} steps of the optimizer make it good"
             return self._finding("loss-at-chance", "note", detail, remedy)
         level: Level = "warn" if self.deviation <= VERY_FAR else "fail"
         if self.cause == "input-not-normalized":
@@ -309,7 +315,8 @@ def check_loss_at_chance(
     if math.isfinite(value):
         limit = min(limit, value - MADE_GOOD * (value - chance))
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, limit)
-    recovers = optimizer is not None and _recovers(model, loss, inputs, targets, optimizer, chance)
+    left = 1.0 if result.logit_sd <= ORDINARY else EXCESS_LEFT
+    recovers = optimizer is not None and _recovers(model, loss, inputs, targets, optimizer, chance, left)
     return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
 
 

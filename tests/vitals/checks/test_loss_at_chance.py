@@ -114,6 +114,21 @@ def test_a_high_loss_is_an_alarm_where_the_first_step_does_not_make_it_good(opti
     assert result.findings()[0].level == level
 
 
+@pytest.mark.parametrize(("spread", "level"), [(0.4, "note"), (1.4, "fail")], ids=["as drawn", "loud"])
+def test_a_squared_error_minds_outputs_as_they_are_drawn(spread, level):
+    inputs, targets = batch(256)
+    net = convnet().eval()
+    with torch.no_grad():
+        net[-1].weight.mul_(spread / (net(inputs) - net[-1].bias).std())
+
+    def squared(outputs, targets):
+        return F.mse_loss(outputs, F.one_hot(targets, CLASSES).float())
+
+    result = check_loss_at_chance(net, squared, inputs, targets, Adam(net.parameters(), 2e-3))
+    assert result.deviation > 1
+    assert result.findings()[0].level == level
+
+
 def test_a_pretrained_network_is_not_at_chance():
     inputs, targets = batch(256)
     net = convnet()
