@@ -501,6 +501,10 @@ SICK: dict[str, tuple[str, Run]] = {
         "train-val-mismatch",
         record(val=0.08, measured={"validation/accuracy": [0.08], "validation/relabelled": [0.45]}),
     ),
+    "two pairs of validation classes exchanged": (
+        "train-val-mismatch",
+        record(val=0.29, measured={"validation/accuracy": [0.29], "validation/relabelled": [0.45]}),
+    ),
     "validation images enlarged": ("train-val-mismatch", record(train=0.64, val=0.22, measured=SMOOTHER)),
     "a teacher that guesses": (
         "frozen-parameters",
@@ -756,6 +760,9 @@ HEALTHY: dict[str, Run] = {
         },
     ),
     "huge first updates that are survived": record(ratio=0.15),
+    "validation classes of which two are mixed up": record(
+        measured={"validation/accuracy": [0.42], "validation/relabelled": [0.51]}
+    ),
     "validation of one class, which one name for all puts right": record(
         measured={
             "validation/accuracy": [0.55],
