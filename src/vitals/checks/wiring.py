@@ -65,8 +65,8 @@ class Wiring:
     later: bool
     """Whether a callback is going to hand the optimizer further parameters."""
     frozen_fresh: tuple[str, ...]
-    """Layers with frozen weights that look freshly drawn, where they are half of the network and more, as
-    `mostly` says, or stand between layers that learn."""
+    """Layers with frozen weights that look freshly drawn, where they are most of the network, as `mostly`
+    says, or stand between layers that learn."""
     not_in_optimizer: tuple[str, ...]
     """They want a gradient, but no optimizer has them at a rate above 0."""
     foreign: int
@@ -199,7 +199,7 @@ class Wiring:
 
     def _optimizer(self) -> list[Finding]:
         if names := self.frozen_fresh:
-            where = "half of the network or more" if self.mostly else "between others that learn"
+            where = "most of the network" if self.mostly else "between others that learn"
             seen = (
                 f"{len(names)} layer(s), {where}, are frozen at weights that look freshly drawn, not "
                 f"pretrained: {_listed(names)}."
@@ -489,7 +489,7 @@ def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Se
 
 
 def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> tuple[list[str], bool]:
-    """Frozen layers at fresh weights on the way to the outputs, and whether they are half of the layers; none
+    """Frozen layers at fresh weights on the way to the outputs, and whether they are most of the layers; none
     unless they are that, two at least, or stand between layers that learn: a random projection of the
     inputs, or a fixed classifier, is nobody's mistake. `filter(requires_grad)` leaves them out of the
     optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
@@ -500,7 +500,7 @@ def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) ->
         return [], False
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False
-    most = len(frozen) > 1 and 2 * len(frozen) >= len(layers)
+    most = len(frozen) > 1 and 2 * len(frozen) > len(layers)  # a target network is half
     found = frozen if most else _between(model, inputs, frozen)
     return (found, most) if _matter(model, inputs, [f"{name}.weight" for name in found]) else ([], False)
 
