@@ -18,7 +18,9 @@ Validation accuracy where there is one, validation and training loss after the l
     weights-with-a-spread                   0.92    1.64    1.66
     sparse-features-of-activations                  1.92    1.90
     molecules-in-a-batch                            0.42    0.58
+    a-third-pruned-each-epoch               0.46    1.49    1.14
     preferred-answers                       0.86    0.41    0.38
+    choices-by-gumbel                             171.64  170.40
     temperature-alone                       0.43    1.57    1.54
     states-that-are-complex                 1.00    0.01    0.01
 """
