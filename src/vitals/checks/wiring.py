@@ -3,8 +3,8 @@ the task?"""
 
 import math
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,33 +24,25 @@ from vitals.checks.chance import (
     softmax_elsewhere,
 )
 from vitals.checks.check import Check, Options, Outcome, of_all_losses
+from vitals.checks.depended_on import empty_layers, outputs_change_with, zero_at_an_even_scale
+from vitals.checks.foreign_dependence import dependence_on_others, dependence_on_what_follows
+from vitals.checks.frozen_fresh import frozen_fresh, frozen_table
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
-from vitals.checks.handed_over import PUSHED, handed_over, left_alone
-from vitals.checks.inputs import standardized
-from vitals.checks.layer_variance import check_layer_variance, moved
-from vitals.checks.training_setup import TrainingSetup, cut
+from vitals.checks.handed_over import handed_over, left_alone
+from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
 from vitals.installed import is_installed
 from vitals.measures.batch_norm import has_statistics
-from vitals.measures.fresh_draws import fresh_layers, looks_drawn
-from vitals.measures.graph_leaves import graph_leaves
-from vitals.measures.layer_outputs import WEIGHTED
-from vitals.probes.random_states import seed_torch
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
 """|d output_i / d input_j| over the largest |d output_i / d input_i| that is rounding."""
-ROUNDING = 1e-4
-"""Share of the outputs by which other samples in the batch may change them through rounding."""
 FOLLOWING = 0.9
 """Share of the places of a sequence, but the last, whose target is the next token of the inputs."""
-NOTHING = 1e-15
-"""Size up to which what enters a layer is zero but for rounding."""
 UNHEARD = 0.1
 """Share of a batch below which it is not the hardest samples that a loss has picked."""
-SEQUENCES, SHORTEST = 8, 4
-"""Sequences of tokens that are looked at, and places below which they are none."""
 NAMES_SHOWN = 3
 
 
@@ -356,23 +348,23 @@ def check_wiring(
     with trial(model, loss) as copies:
         copies.model.eval()
         try:
-            leak = _leak(copies, inputs)
+            leak = dependence_on_others(copies, inputs)
         except UserError:  # in evaluation mode it gives something else
             pass
         except RuntimeError as error:
             if "checkpoint is incompatible" not in str(error):
                 raise
         with suppress(UserError):
-            future = _future(copies, inputs, targets)
+            future = dependence_on_what_follows(copies, inputs, targets)
     dead = _dead_layer(model, inputs) if zero else None
-    empty = _empty(model, inputs, wanting) if zero and dead is None else ()
+    empty = empty_layers(model, inputs, wanting) if zero and dead is None else ()
     zero = _without(zero, empty)
     apart = [name for name in missing if name in flow.unreached]
     eval_layers, frozen_layers = _eval_layers(model, {id(parameters[name]) for name in apart})
     unreached = _without(flow.unreached, apart)
-    fresh, mostly = ([], False) if later else _frozen_fresh(model, inputs, left_out)
-    without = dead is None and bool(zero) and _steps(model, loss, inputs, targets, zero)
-    matters = without and _matter(model, inputs, zero)
+    fresh, mostly = ([], False) if later else frozen_fresh(model, inputs, left_out)
+    without = dead is None and bool(zero) and zero_at_an_even_scale(model, loss, inputs, targets, zero)
+    matters = without and outputs_change_with(model, inputs, zero)
     return Wiring(
         _without(list(parameters), wanting),
         tuple(apart),
@@ -399,14 +391,14 @@ def check_wiring(
         over_places=over_places,
         heard=heard,
         binary_floor=floor,
-        matter=(_matter(model, inputs, unreached), matters),
+        matter=(outputs_change_with(model, inputs, unreached), matters),
         cut_off=without and not matters,
         one_share=outputs.ndim == 2 and outputs.shape[1] == 1 and bool((outputs == outputs[0]).all()),
         left_out_share=left_out_share,
         future=future,
         empty=empty,
         mostly=mostly,
-        frozen_table="" if later else _frozen_table(model, inputs, left_out),
+        frozen_table="" if later else frozen_table(model, inputs, left_out),
     )
 
 
@@ -425,182 +417,6 @@ def _heard(copies: Trial, outputs: Tensor, targets: Tensor) -> float:
         return 1.0
     (gradient,) = torch.autograd.grad(loss, outputs, allow_unused=True)
     return 1.0 if gradient is None else float((gradient != 0).any(dim=1).float().mean())
-
-
-def _matter(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
-    if not names:
-        return False
-    with trial(model, dropout=False) as copies, torch.no_grad():
-        copies.model.eval()
-        for name, parameter in copies.model.named_parameters():
-            if name not in names and parameter.is_floating_point() and not parameter.any():
-                parameter.normal_(std=PUSHED)  # a branch that starts at zero may come to something
-        try:
-            before = copies.outputs(inputs)
-        except UserError:  # in evaluation mode some give something else, which the step makes no loss of
-            copies.model.train()
-            seed_torch(0)
-            before = copies.outputs(inputs)
-        for name, parameter in copies.model.named_parameters():
-            if name in names and parameter.is_floating_point():
-                spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-                parameter.add_(torch.randn_like(parameter) * (spread or 0.1))
-        seed_torch(0)
-        return not torch.equal(copies.outputs(inputs), before)
-
-
-@torch.no_grad()
-def _empty(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights `names` whose layers get zeros for `inputs`, and not for others, as of a missing
-    value."""
-    entering: dict[str, list[bool]] = {}
-
-    def look(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, given: entering.setdefault(name, []).append(
-            bool(given) and float(given[0].abs().max()) > NOTHING
-        )
-
-    layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
-    enters = []
-    for rows in (inputs, moved(inputs)):
-        with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
-            for name in filter(layers.__contains__, names):
-                part = copies.model.get_submodule(name.removesuffix(".weight"))
-                stack.enter_context(part.register_forward_pre_hook(look(name)))
-            copies.outputs(rows)
-        enters.append({name for name, seen in entering.items() if any(seen)})
-        entering.clear()
-    before, after = enters
-    return tuple(name for name in names if name in after - before)
-
-
-def _steps(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, names: Sequence[str]) -> bool:
-    """Whether gradients of `names` are exactly zero at an even scale, too, where nothing is saturated."""
-    with trial(model, loss, dropout=False) as copies:
-        with torch.no_grad():
-            for parameter in copies.model.parameters():
-                if parameter.ndim > 1 and parameter.is_floating_point():
-                    fan_in = parameter[0].numel()
-                    parameter.normal_(std=fan_in**-0.5)
-        even = standardized(inputs) if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
-        gradients = copies.gradients(even, targets)[1]
-    found = [gradients.get(name) for name in names]
-    return not any(gradient is not None and bool(gradient.any()) for gradient in found)
-
-
-def _frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> tuple[list[str], bool]:
-    """Frozen layers at fresh weights on the way to the outputs, and whether they are most of the layers; none
-    unless they are that, two at least, or stand between layers that learn: a random projection of the
-    inputs, or a fixed classifier, is nobody's mistake. `filter(requires_grad)` leaves them out of the
-    optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
-    """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
-    frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
-    if not frozen or any(f"{name}.weight" in left_out for name in frozen):
-        return [], False
-    if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
-        return [], False
-    most = len(frozen) > 1 and 2 * len(frozen) > len(layers)  # a target network is half
-    found = frozen if most else _between(model, inputs, frozen)
-    return (found, most) if _matter(model, inputs, [f"{name}.weight" for name in found]) else ([], False)
-
-
-def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
-    """Those of the layers `names` that get what other layers have learned, and are followed by some."""
-    called: list[tuple[str, bool]] = []
-    with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
-        for name, part in copies.model.named_modules():
-            if isinstance(part, WEIGHTED):
-
-                def look(module: nn.Module, given: Any, name: str = name) -> None:
-                    called.append((name, any(isinstance(x, Tensor) and x.requires_grad for x in given)))
-
-                stack.enter_context(part.register_forward_pre_hook(look))
-        copies.outputs(inputs)
-    learning = [place for place, (name, _) in enumerate(called) if name not in names]
-    last = max(learning, default=-1)
-    return list(dict.fromkeys(name for name, learned in called[:last] if learned and name in names))
-
-
-def _frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:
-    """A frozen embedding at vectors that look drawn: trained ones are not of unit variance and even all
-    round. Where layers are frozen with it, as in a base below adapters, these say whether that was
-    trained."""
-    if any(isinstance(part, WEIGHTED) and not part.weight.requires_grad for part in model.modules()):
-        return ""
-    for name, module in model.named_modules():
-        weight = f"{name}.weight"
-        if not isinstance(module, nn.Embedding) or module.weight.requires_grad or weight in left_out:
-            continue
-        rows = torch.arange(len(module.weight), device=module.weight.device) != module.padding_idx
-        drawn = bool(module.weight[rows].any(1).all()) and looks_drawn(module.weight[rows])
-        if drawn and _matter(model, inputs, [weight]):
-            return name
-    return ""
-
-
-def _leak(copies: Trial, inputs: Inputs) -> float:
-    """How much output i depends on input j, over how much on itself: by derivatives, and where there are
-    none, as of whole numbers, by putting other samples in their places."""
-    if not isinstance(inputs, Tensor):
-        return float("nan")
-    x = inputs[:4].detach().clone()
-    outputs = copies.outputs(x.requires_grad_() if x.is_floating_point() else x).reshape(len(x), -1)
-    largest, largest_other = 0.0, 0.0
-    if not x.requires_grad or id(x) not in map(id, graph_leaves(outputs)):  # or the step cuts it off
-        some = x.detach()
-        with torch.no_grad():
-            for i in (0, len(some) - 1):
-                mixed = some.roll(1, 0)
-                mixed[i] = some[i]
-                changes = (copies.outputs(mixed).reshape(len(x), -1) - outputs).abs().amax(dim=1)
-                largest_other = max(largest_other, float(changes[i]))
-                changes[i] = 0
-                largest = max(largest, float(changes.max()))
-            rounding = ROUNDING * float(outputs.abs().max())
-        return largest_other / max(largest, rounding) if largest_other > rounding else 0.0
-    # Random weights, since outputs that sum to 1 have no gradient in their sum.
-    weights = torch.rand(outputs.shape[1], device=outputs.device).to(outputs.dtype)
-    for i in range(len(x)):
-        (gradient,) = torch.autograd.grad(outputs[i] @ weights, x, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            continue
-        sizes = gradient.flatten(1).abs().amax(dim=1)
-        largest = max(largest, float(sizes[i]))
-        sizes[i] = 0
-        largest_other = max(largest_other, float(sizes.max()))
-    return largest_other / largest if largest > 0 else float(largest_other > 0)
-
-
-@torch.no_grad()
-def _future(copies: Trial, inputs: Inputs, targets: Any) -> float:
-    """Share of the places of sequences (N, T) of tokens whose target is the token that follows, where outputs
-    (N, T, C) change with that; else 0. What the target of a place is, its gradient says: the loss wants more
-    of that output alone."""
-    if not isinstance(inputs, Tensor) or inputs.is_floating_point() or inputs.ndim != 2:
-        return 0.0
-    some, given = cut(inputs, SEQUENCES), cut(targets, SEQUENCES)
-    if some.shape[1] < SHORTEST:
-        return 0.0
-    outputs = copies.outputs(some)
-    if outputs.ndim != 3 or outputs.shape[:2] != some.shape:
-        return 0.0
-    with torch.enable_grad():
-        asked = torch.zeros_like(outputs).requires_grad_()
-        (pull,) = torch.autograd.grad(copies.loss_of(asked, given), asked, allow_unused=True)
-    if pull is None or not bool(((pull < 0).sum(2) <= 1).all()):
-        return 0.0
-    following, told = some[:, 1:], (pull < 0).any(2)[:, :-1]
-    if not bool(told.any()):
-        return 0.0
-    share = float((pull.argmin(2)[:, :-1] == following)[told].float().mean())
-    place = some.shape[1] // 2
-    other = some.clone()
-    other[:, place] = other[:, place].roll(1)
-    moved = other[:, place] != some[:, place]
-    change = (copies.outputs(other) - outputs)[:, :place].abs().amax()
-    sees = bool(moved.any()) and float(change) > ROUNDING * float(outputs.abs().max())
-    return share if sees else 0.0
 
 
 def _eval_layers(model: nn.Module, apart: set[int]) -> tuple[list[str], list[str]]:
