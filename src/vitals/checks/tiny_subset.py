@@ -3,25 +3,22 @@
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.checks.budget import BudgetSpent
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
 from vitals.checks.check import Check, Options, Outcome
 from vitals.checks.gradient_flow import duplicate_unit_weights
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
-from vitals.either_package import is_own
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.finite import of_lost_epsilon
@@ -39,7 +36,6 @@ from vitals.probes.trial import (
     is_quick,
     quick_optimizer,
     restore_configured_rates,
-    set_rate,
     trial,
 )
 from vitals.writers.writer import Writer
@@ -83,8 +79,6 @@ PATIENCE, WINDOW = 150, 50
 """Steps after which an attempt ends whose loss has stood still for the last so many."""
 STILL = 0.01
 """Share within which a loss stands still, of what it has above a perfect answer, or of its level."""
-LOWER = 0.1, 0.01
-"""Shares of the configured rate, tried where the run's optimizer stays at chance though Adam learns."""
 ZERO, SMALL = 0.01, 0.1
 """Loss above that of a perfect answer that counts as zero; or this share of what lies between that and a
 guess, where a loss is small as a whole."""
@@ -146,9 +140,6 @@ class TinySubset:
     """Different examples among them."""
     root: Finding | None
     """A fault of the starting weights that explains why no attempt did."""
-    lower: tuple[float, float] = (math.nan, math.nan)
-    """A lower rate at which `GLANCE` steps of the run's own optimizer come half the way to a perfect answer,
-    and their loss, where they stay at chance at the rate itself; NaN without one."""
 
     @property
     def final(self) -> Attempt:
@@ -159,11 +150,6 @@ class TinySubset:
     def zero(self) -> float:
         """How far above a perfect answer a loss counts as zero."""
         return _zero(self.chance, self.perfect)
-
-    @property
-    def halfway(self) -> float:
-        """Loss that shows that learning works."""
-        return self.perfect + MOSTLY_LEARNED * (self.chance - self.perfect)
 
     @property
     def fits(self) -> bool:
@@ -198,11 +184,7 @@ class TinySubset:
             if not self._fits(first):
                 reached = first.losses[-1]
                 came = f"came only to {reached:.4g}" if math.isfinite(reached) else "overflowed"
-                seen = f"{first.optimizer} alone {came} in {len(first.losses) - 1} steps"
-                rate, loss = self.lower
-                if loss < self.halfway:  # not NaN; healthy runs get away from there later, too
-                    seen += f", where a guess has {self.chance:.4g}; at {rate:g}, {GLANCE} come to {loss:.4g}"
-                seen += "."
+                seen = f"{first.optimizer} alone {came} in {len(first.losses) - 1} steps."
                 found.append(Finding("tiny-subset-fits", "note", seen, "", where, reached, self.perfect))
             return found
         return [self._plateau(seen, loss)]
@@ -326,33 +308,8 @@ def check_tiny_subset(
         if not result.fits:
             result = made_of(next(own, first), second)
         if result.fits:
-            assert optimizer is not None
-            own_loss, level = result.attempts[0].losses[-1], chance - AT_CHANCE * (chance - perfect)
-            if not own_loss < level and not is_large(model.parameters()):
-                result = replace(
-                    result, lower=_at_lower_rates(model, smooth, optimizer, x, y, result.halfway)
-                )
             return result
     return replace(result, root=_fault_of_weights(model, x))
-
-
-def _at_lower_rates(
-    model: nn.Module, loss: Loss, optimizer: Optimizer, x: Tensor, y: Tensor, level: float
-) -> tuple[float, float]:
-    """See `TinySubset.lower`, below `level`; not tried where a warm-up brings the rate up slowly."""
-    rates = [(float(group["lr"]), float(group.get("initial_lr", 0.0))) for group in optimizer.param_groups]
-    if any(present < 0.999 * configured for present, configured in rates):
-        return math.nan, math.nan
-    for share in LOWER:
-        rate = float(f"{share * max(rates)[0]:.2g}")
-        with trial(model, loss, optimizer, dropout=False) as copies, suppress(BudgetSpent):
-            copies, _ = _with_configured_rate(copies)
-            assert copies.optimizer is not None
-            set_rate(copies.optimizer, rate)
-            reached = [or_nan(partial(copies.step, x, y)) for _ in range(GLANCE)]
-            if reached[-1] < level:
-                return rate, reached[-1]
-    return math.nan, math.nan
 
 
 FALLEN = 0.5
@@ -610,9 +567,7 @@ class TinySubsetCheck(Check):
     def _made(self, setup: TrainingSetup, options: Options) -> Outcome:
         if (optimizer := setup.optimizer_or_none()) is not None:
             trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-            if (
-                trained < SUBSET_SIZE
-            ):  # as a temperature by which the outputs of a trained network are divided
+            if trained < SUBSET_SIZE:  # as a temperature by which outputs of a trained network are divided
                 raise UserError(
                     f"your optimizer has {trained} number(s), too few to tell the examples apart."
                 )
@@ -621,8 +576,6 @@ class TinySubsetCheck(Check):
         setup.require_fixed_loss()
         optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
         result = check_tiny_subset(setup.model, setup.loss, setup.inputs, setup.targets, optimizer, most)
-        if setup.step is not None and is_own("optimizer_step", setup.step.owner, L.LightningModule):
-            result = replace(result, lower=(math.nan, math.nan))  # it may warm the rate up by itself
         loss, accuracy, steps = result.final.losses[-1], result.final.accuracy, len(result.final.losses) - 1
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
         expected = f"loss below {result.perfect + result.zero:.3g}, 100%"

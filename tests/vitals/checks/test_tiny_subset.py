@@ -9,7 +9,6 @@ from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, nam
 from torch import nn
 from torch.nn import init
 from torch.optim import LBFGS, SGD, Adam, RMSprop
-from torch.optim.lr_scheduler import LinearLR
 
 from vitals.checks.tiny_subset import GLANCE, PATIENCE, FewSamples, check_few_samples, check_tiny_subset
 from vitals.errors import UserError
@@ -95,20 +94,6 @@ def test_what_a_teacher_says_beside_the_labels_is_no_reward_for_wrong_answers():
     result = check_tiny_subset(model, distilled, *batch(64), Adam(model.parameters(), 1e-3))
     assert not result.fits
     assert named(result) == {}
-
-
-@pytest.mark.parametrize(("rate", "told"), [(1.0, True), (0.01, False)])
-def test_where_the_run_s_own_optimizer_stays_at_chance_a_lower_rate_that_learns_is_told(rate, told):
-    def tells(optimizer):
-        result = check_tiny_subset(net, F.cross_entropy, *batch(64), optimizer)
-        assert named(result) == {}  # deep networks get away from there later, too
-        return any(", 100 come to" in finding.message for finding in result.findings())
-
-    net = mlp(64, 64, 64)
-    assert tells(SGD(net.parameters(), rate, momentum=0.9)) == told
-    warmed = SGD(net.parameters(), rate, momentum=0.9)
-    LinearLR(warmed, 0.01)
-    assert not tells(warmed)
 
 
 @pytest.mark.parametrize("name", HEALTHY)
