@@ -79,6 +79,8 @@ class DataOrder(Monitor):
         """A number for each sample that hardly any other has."""
         self.before: Tensor | None = None
         """The same of the epoch before."""
+        self.coded = set[int]()
+        """Places of rows of the first batch that stand for class numbers."""
         self.place = 0
         """Of the row by which samples are told apart, among those of several numbers for each."""
         self.alike = True
@@ -131,7 +133,8 @@ class DataOrder(Monitor):
                 continue
             if row.numel() == len(row) and not row.is_complex() and row.dtype != torch.bool:
                 labels[place] = row.detach().flatten().clone()
-            elif Code.of(row) is not None:
+            elif place in self.coded or (self.weights is None and Code.of(row) is not None):
+                self.coded.add(place)
                 labels[place] = row.argmax(1)
         several = _several(rows)
         self.alike = self.alike and all(bool((row == row[:1]).all()) for row in several)
