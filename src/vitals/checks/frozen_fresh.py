@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitals.checks.depended_on import outputs_change_with
 from vitals.errors import UserError
-from vitals.measures.fresh_draws import fresh_layers, looks_drawn
+from vitals.measures.fresh_draws import NORMS, fresh_layers, looks_drawn
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.probes.trial import Inputs, trial
 
@@ -17,9 +17,10 @@ from vitals.probes.trial import Inputs, trial
 def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> tuple[list[str], bool]:
     """Frozen layers at fresh weights on the way to the outputs, and whether they are most of the layers; none
     unless they are that, two at least, or stand between layers that learn: a random projection of the
-    inputs, or a fixed classifier, is nobody's mistake. `filter(requires_grad)` leaves them out of the
-    optimizer, too, which says nothing; networks `left_out` as a whole, such as a teacher, do.
-    """
+    inputs, or a fixed classifier, is nobody's mistake; nor is one between others that has no bias, as random
+    filters and the first matrix of an adapter, where no normalization is frozen with it.
+    `filter(requires_grad)` leaves them out of the optimizer, too, which says nothing; networks `left_out` as
+    a whole, such as a teacher, do."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
     frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
     if not frozen or any(f"{name}.weight" in left_out for name in frozen):
@@ -27,7 +28,10 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False
     most = len(frozen) > 1 and 2 * len(frozen) > len(layers)  # a target network is half
-    found = frozen if most else _between(model, inputs, frozen)
+    beside = [layers[name] for name in frozen if layers[name].bias is not None]
+    beside += [part for part in model.modules() if isinstance(part, NORMS)]
+    with_more = any(not parameter.requires_grad for part in beside for parameter in part.parameters())
+    found = frozen if most else _between(model, inputs, frozen) if with_more else []
     return (
         (found, most)
         if outputs_change_with(model, inputs, [f"{name}.weight" for name in found])
@@ -49,7 +53,10 @@ def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str
         copies.outputs(inputs)
     learning = [place for place, (name, _) in enumerate(called) if name not in names]
     last = max(learning, default=-1)
-    return list(dict.fromkeys(name for name, learned in called[:last] if learned and name in names))
+    first = dict(
+        reversed(called[:last])
+    )  # what begins with a state of zeros is a recurrence of fixed weights
+    return [name for name, learned in first.items() if learned and name in names]
 
 
 def frozen_table(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> str:

@@ -350,23 +350,35 @@ def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSig
     rows: list[LayerSignal] = []
     maker = "input"
     seen: set[str] = set()  # a network that is called twice is one network
+    blank: dict[str, int] = {}
+    """Rows of layers that got zeros alone so far, as from the state that a recurrence by hand begins with."""
     begin: list[int] = []
     """Where the inputs lie: what begins with them again, as a teacher, continues no layer before it."""
 
     def record(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             nonlocal maker
-            if arguments and isinstance(arguments[0], Tensor) and name not in seen and not watch.leapt:
-                seen.add(name)
-                place = arguments[0].data_ptr()
-                if place not in begin:
-                    values = arguments[0].detach().float()
-                    hard = watch.function in HARD
-                    row = _signal(maker, values, isinstance(module, nn.Linear), watch.squashes, hard)
-                    rows.append(replace(row, saturated=0.0) if watch.waves else row)
-                begin[:] = begin or [place]
-                maker = watch.latest = name
-                watch.waves = False
+            if not arguments or not isinstance(arguments[0], Tensor) or watch.leapt:
+                return
+            if name in seen and name not in blank:
+                return
+            values, hard = arguments[0].detach().float(), watch.function in HARD
+            by = maker if name not in blank else rows[blank[name]].name
+            row = _signal(by, values, isinstance(module, nn.Linear), watch.squashes, hard)
+            row = replace(row, saturated=0.0) if watch.waves else row
+            if name in blank:
+                if values.any():
+                    rows[blank.pop(name)] = row
+                return
+            seen.add(name)
+            place = arguments[0].data_ptr()
+            if place not in begin:
+                if not values.any():
+                    blank[name] = len(rows)
+                rows.append(row)
+            begin[:] = begin or [place]
+            maker = watch.latest = name
+            watch.waves = False
 
         return hook
 

@@ -385,3 +385,21 @@ def test_shares_of_counts_are_not_scaled_away(normalizes: bool) -> None:
     counts = torch.poisson(torch.full((64, 2000), 0.05), generator=torch.Generator().manual_seed(0))
     result = check_layer_variance(Counted(normalizes), counts)
     assert named(result) == ({} if normalizes else {"input-not-normalized": "warn"})
+
+
+def test_the_zeros_that_a_recurrence_by_hand_begins_with_are_not_dead_units():
+    class Recurrence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.enter, self.recur, self.leave = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+        def forward(self, rows):
+            state = torch.zeros(len(rows), 32)
+            for row in rows.unbind(1):
+                state = (self.enter(row) + self.recur(state)).tanh()
+            return self.leave(state)
+
+    result = check_layer_variance(Recurrence(), torch.randn(64, 8, 8))
+    assert named(result) == {}
+    assert [row.name for row in result.layers] == ["input", "enter", "recur"]

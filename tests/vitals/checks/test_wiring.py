@@ -155,6 +155,36 @@ def test_a_single_fresh_layer_frozen_between_others_is_named(place, named_it):
         assert "between others that learn" in found.findings()[0].message
 
 
+class Reservoir(nn.Module):
+    """Reads rows with a recurrence of its own, whose weights stay as they were drawn."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.recur, self.leave = nn.Linear(96, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        self.recur.requires_grad_(False)
+
+    def forward(self, images):
+        state = torch.zeros(len(images), 32)
+        for row in images.transpose(1, 2).flatten(2).unbind(1):
+            state = (self.enter(row) + self.recur(state)).tanh()
+        return self.leave(state)
+
+
+def random_filters():
+    torch.manual_seed(0)
+    filters = nn.Conv2d(8, 16, 3, groups=8, bias=False).requires_grad_(False)
+    learned = nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), filters, nn.ReLU(), nn.Conv2d(16, 8, 1), nn.ReLU()
+    return nn.Sequential(*learned, nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+
+
+@pytest.mark.parametrize("make", [Reservoir, random_filters])
+def test_weights_that_are_drawn_and_kept_on_purpose_are_noted(make):
+    net = make()
+    found = check_wiring(net, F.cross_entropy, *batch(64), Adam(net.parameters()))
+    assert named(found) == {}
+
+
 class Detached(nn.Module):
     def __init__(self):
         super().__init__()
