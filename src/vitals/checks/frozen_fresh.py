@@ -28,7 +28,7 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False
     most = len(frozen) > 1 and 2 * len(frozen) > len(layers)  # a target network is half
-    beside = [layers[name] for name in frozen if layers[name].bias is not None]
+    beside: list[nn.Module] = [layers[name] for name in frozen if layers[name].bias is not None]
     beside += [part for part in model.modules() if isinstance(part, NORMS)]
     with_more = any(not parameter.requires_grad for part in beside for parameter in part.parameters())
     found = frozen if most else _between(model, inputs, frozen) if with_more else []

@@ -260,9 +260,9 @@ def _in_loss(
     with torch.no_grad():
         outputs = copies.outputs(inputs)
     alone = copies.loss_of(outputs.detach(), targets)
-    if outputs.ndim != 2 or not alone.requires_grad:
-        return None
     parameters = {name: p for name, p in copies.model.named_parameters() if p.requires_grad}
+    if outputs.ndim != 2 or not alone.requires_grad or not parameters:  # none where the loss alone has some
+        return None
     direct = torch.autograd.grad(alone, list(parameters.values()), allow_unused=True)
     penalty = data = along = weights = 0.0
     for name, part in zip(parameters, direct, strict=True):

@@ -220,8 +220,10 @@ class DataOrder(Monitor):
             return
         if recorder := recorder_of(trainer):
             recorder.add_facts(trainer, {"samples_different": float(different)})
-        told_apart = [torch.cat(batches) for batches in self.labels.values()]
-        if different == 1 and self.alike and any(bool((each != each[0]).any()) for each in told_apart):
+        numbers = [torch.cat(batches) for batches in self.labels.values()]
+        # Else they may be inputs, too, as the parameter of a function that is asked for on one grid.
+        labels = numbers[0] if len(numbers) == 1 and not numbers[0].is_floating_point() else None
+        if different == 1 and self.alike and labels is not None and bool((labels != labels[0]).any()):
             message = (
                 f"The first {seen} samples of the training are the same, number by number, though they have "
                 f"different labels: nothing can be learned from them."

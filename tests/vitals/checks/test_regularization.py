@@ -135,6 +135,16 @@ def test_an_empty_group_with_decay_is_found():
     assert named(result) == {"frozen-parameters": "warn"}
 
 
+def test_a_temperature_beside_a_network_that_is_frozen_is_no_penalty():
+    temperature = nn.Parameter(torch.ones(1))
+    optimizer = SGD([temperature], 0.1)
+    net = convnet().requires_grad_(False)
+    result = check_regularization(
+        net, lambda o, y: F.cross_entropy(o * temperature, y), *batch(64), optimizer
+    )
+    assert result.in_loss is None
+
+
 def test_without_decay_the_check_is_skipped():
     net = convnet()
     (finding,) = check_regularization(net, F.cross_entropy, *batch(64), SGD(net.parameters(), 0.1)).findings()

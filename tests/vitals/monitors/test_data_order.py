@@ -165,6 +165,23 @@ def test_samples_that_are_all_the_same_are_named_where_their_labels_differ(label
     assert [(finding.cause, finding.level) for finding in monitor.findings] == [expected]
 
 
+class Solved(Plain):
+    """Learns a function on a grid that is the same for all samples, from its one parameter."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        grid, rate = batch
+        return F.mse_loss(self.net(rate[:, None]), (grid * rate[:, None]).sin())
+
+
+def test_a_grid_that_all_samples_share_is_no_constant_input(tmp_path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    monitor = DataOrder()
+    data = TensorDataset(torch.linspace(0, 6, 8).expand(400, 8), torch.rand(400, generator=draw))
+    train = DataLoader(data, 32, shuffle=True)
+    fit(Solved(nn.Linear(1, 8)), tmp_path, monitor, train=train, limit_val_batches=0)
+    assert [finding.level for finding in monitor.findings] == ["note"]
+
+
 class Squared(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return F.mse_loss(self.net(batch[0]).squeeze(1), batch[1])
