@@ -53,9 +53,8 @@ def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str
         copies.outputs(inputs)
     learning = [place for place, (name, _) in enumerate(called) if name not in names]
     last = max(learning, default=-1)
-    first = dict(
-        reversed(called[:last])
-    )  # what begins with a state of zeros is a recurrence of fixed weights
+    # What begins with a state of zeros is a recurrence of fixed weights.
+    first = dict(reversed(called[:last]))
     return [name for name, learned in first.items() if learned and name in names]
 
 
