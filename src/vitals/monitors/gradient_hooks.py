@@ -46,8 +46,11 @@ class GradientHooks(EarlyMonitor):
         """Look at the gradients of this pass in front of the hooks of parameters and behind them."""
         self._let_go()
         self.signs = []
-        hooked = [each for each in held_parameters(*trainer.optimizers) if each._backward_hooks]
-        for parameter in [each for each in hooked if each.requires_grad][:FEW]:
+        trained = [each for each in held_parameters(*trainer.optimizers) if each.requires_grad]
+        hooked = [each for each in trained if each._backward_hooks]
+        if 2 * len(hooked) <= len(trained):  # what has a hook of its own, as a scale that is only to grow
+            return
+        for parameter in hooked[:FEW]:
             own: Any = parameter._backward_hooks
             others = dict(own)
             own.clear()  # hooks are called in their order, and this one comes first
@@ -74,7 +77,7 @@ class GradientHooks(EarlyMonitor):
             message = (
                 f"Hooks of the parameters (register_hook) let no element of a gradient through that is "
                 f"{lost} zero: of {given[gone[0]]} none is left, of {given[1 - gone[0]]} {kept} zero "
-                f"{left[1 - gone[0]]}. Every weight moves in one direction only."
+                f"{left[1 - gone[0]]}. These parameters move in one direction only."
             )
             remedy = (
                 f"Bound gradients on both sides of zero, as clamp(-c, c) does: those {lost} zero are as "

@@ -53,6 +53,8 @@ class WeightsKept(EarlyMonitor):
         self.origin = self.gradient = self.earlier = torch.zeros(0)
         """Some of the values of these, their gradient in front of the step, and their values there in the
         batch before."""
+        self.behind_step: Tensor | None = None
+        """Their values right behind the step: the training step itself may go on with them."""
         self.looks_last = False
         """Whether nothing of the user's is called between the look in front of the step and the step."""
         self.undone = self.clipped = self.climbed = 0
@@ -93,8 +95,12 @@ class WeightsKept(EarlyMonitor):
             self.stepped = [_values(self.moving)] if self.moving else []
             self.gradient = _values([_some_gradient(parameter) for parameter in self.moving])
             self.looks_last = _looks_last(trainer, pl_module, optimizer)
+            self.behind_step = None
+            self._unhook()
+            self.there = register_optimizer_step_post_hook(self._step_taken)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self._unhook()
         if self.active and len(self.stepped) == 1:
             self.stepped.append(_values(self.moving))
 
@@ -111,6 +117,10 @@ class WeightsKept(EarlyMonitor):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._unhook()
+
+    def _step_taken(self, optimizer: Optimizer, *_: Any) -> None:
+        if self.behind_step is None and not held_identities(optimizer).isdisjoint(map(id, self.moving)):
+            self.behind_step = _values(self.moving)
 
     def _step_there(self, optimizer: Optimizer, *_: Any) -> None:
         self.stepped_there += not held_identities(optimizer).isdisjoint(map(id, self.trained))
@@ -144,10 +154,10 @@ class WeightsKept(EarlyMonitor):
             remedy = "Look for what copies other weights back after each step, such as an average."
             self.tell(trainer, message, remedy, "optimizer", self.undone)
         one = len(self.moving) == len(self.present) and all(map(operator.is_, self.moving, self.present))
-        if one and self.looks_last and len(self.earlier) == len(now):
+        if one and self.looks_last and self.behind_step is not None and len(self.earlier) == len(now):
             # What is put where it was, as weights that are masked or clipped in each step, goes nowhere.
             ahead = torch.where(before == self.earlier, 0.0, before - self.origin)
-            self._climbs(trainer, ahead, now - after, after - before)
+            self._climbs(trainer, ahead, now - self.behind_step, self.behind_step - before)
 
     def _climbs(self, trainer: L.Trainer, ahead: Tensor, behind: Tensor, step: Tensor) -> None:
         """Say where what is moved `ahead` of the optimizer's `step` goes uphill, and is not moved back then

@@ -140,9 +140,10 @@ def test_weights_that_are_clipped_after_each_step_are_told() -> None:
 
 
 class Sharpness(ByHand):
-    """Takes the gradient some way uphill, and may go back before the step."""
+    """Takes the gradient some way uphill, and may go back before the step, or behind it, as an adversarial
+    perturbation of the weights does."""
 
-    def __init__(self, back: bool) -> None:
+    def __init__(self, back: str) -> None:
         super().__init__(None)
         self.back = back
 
@@ -155,15 +156,19 @@ class Sharpness(ByHand):
             with torch.no_grad():
                 ways = [0.1 * each.grad for each in self.parameters()] if uphill else ways
                 for parameter, way in zip(self.parameters(), ways, strict=True):
-                    parameter.add_(way if uphill else -way if self.back else 0.0)
+                    parameter.add_(way if uphill else -way if self.back == "before" else 0.0)
         optimizer.step()
+        if self.back == "behind":
+            with torch.no_grad():
+                for parameter, way in zip(self.parameters(), ways, strict=True):
+                    parameter.sub_(way)
 
 
 def test_a_way_uphill_that_is_never_taken_back_is_told() -> None:
-    [finding] = look(Sharpness(back=False))
+    [finding] = look(Sharpness(back="never"))
     assert finding.cause == "wrong-gradient"
     assert "never takes that back" in finding.message
-    assert look(Sharpness(back=True)) == []
+    assert look(Sharpness(back="before")) == look(Sharpness(back="behind")) == []
 
 
 class BackInTheHook(Foreign):
