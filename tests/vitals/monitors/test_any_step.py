@@ -1041,36 +1041,6 @@ def test_what_a_contrastive_loss_is_told_of_pairs_is_not_of_classes(tmp_path: Pa
     assert alarms(checks.findings) == []
 
 
-class TooFast(Step):
-    """At a rate that its optimizer alone does not stand from the first step on."""
-
-    def __init__(self) -> None:
-        layers = [nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)]
-        loss = lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1])  # noqa: E731
-        super().__init__(loss, net=nn.Sequential(*layers))
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), 5.0, momentum=0.9)
-
-
-class WarmedByHand(TooFast):
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = 5.0 * min(1.0, (self.trainer.global_step + 1) / 1000)
-        optimizer.step(closure=closure)
-
-
-@pytest.mark.parametrize(("make", "tried"), [(TooFast, True), (WarmedByHand, False)])
-def test_a_rate_that_a_module_warms_up_by_itself_is_not_tried_lower(
-    tmp_path: Path, make: Any, tried: bool
-) -> None:
-    checks = quick(checks=["tiny_subset"], tiny_subset_steps=300)
-    train = loaded(lambda x, y, i: (x, y))
-    fit(make(), tmp_path, checks, train=train, limit_val_batches=0, limit_train_batches=1)
-    assert any(", 100 come to" in each.message for each in checks.findings) == tried
-    assert alarms(checks.findings) == []
-
-
 class Temperature(Foreign):
     """One number, by which the outputs of a trained network are divided."""
 
