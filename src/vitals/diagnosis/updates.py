@@ -95,11 +95,12 @@ def frozen_parameters(run: Run) -> Iterator[Finding]:
     ratios = run.by_name("update_ratio")
     if death(run) or len(ratios) < 2:
         return
-    # A bias in front of a normalization gets no gradient but rounding, and no update at a small rate.
+    # A bias in front of a normalization gets no gradient but rounding, and no update at a small rate. What
+    # the module does not have, or has no longer, as a head that was replaced, is called "parameter 6".
     still = [
         name
         for name, values in ratios.items()
-        if len(values) >= 4 and not any(values) and not name.endswith("bias")
+        if len(values) >= 4 and not any(values) and not name.endswith("bias") and " " not in name
     ]
     # A small bias moves by a large share of its size, however small the steps are.
     moving = [values[-1] for name, values in ratios.items() if values and not name.endswith("bias")]

@@ -808,6 +808,9 @@ HEALTHY: dict[str, Run] = {
     "full batches, whose gradients stay alike": record(measured={"old_gradient": [0.02, -0.1, 0.3]}),
     "dead units in a run that learns": record(measured={"dead_units/conv2": [0.95] * 10}),
     "a bad epoch of validation": record(measured={"loss/val_eval": [2.0, 1.6, 2.6, 1.5]}),
+    "a head that was replaced, and stays in the optimizer": record(
+        measured={"update_ratio/parameter 6": [0.0] * 10}
+    ),
     "small steps, and larger ones do worse": record(
         level(2.25),
         train=0.17,
