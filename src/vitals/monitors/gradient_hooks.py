@@ -54,9 +54,12 @@ class GradientHooks(EarlyMonitor):
             own: Any = parameter._backward_hooks
             others = dict(own)
             own.clear()  # hooks are called in their order, and this one comes first
-            self.around.append(parameter.register_hook(self._count_signs))
+            self.around.append(parameter.register_hook(self._see))
             own.update(others)
-            self.around.append(parameter.register_hook(self._count_signs))
+            self.around.append(parameter.register_hook(self._see))
+
+    def _see(self, gradient: Tensor) -> None:
+        self.guarded(self._count_signs, gradient)  # it is called within the user's backward pass
 
     @torch.no_grad()
     def _count_signs(self, gradient: Tensor) -> None:

@@ -40,7 +40,8 @@ class WeightsKept(EarlyMonitor):
     def __init__(self) -> None:
         super().__init__()
         self.there: Any = None
-        """Sees the steps of all optimizers in validation."""
+        """Sees the steps of all optimizers, from the look in front of one to the end of its batch, and in
+        validation."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().start(trainer, module)
@@ -119,6 +120,9 @@ class WeightsKept(EarlyMonitor):
         self._unhook()
 
     def _step_taken(self, optimizer: Optimizer, *_: Any) -> None:
+        self.guarded(self._look_behind, optimizer)  # it is called within the step of the user's optimizer
+
+    def _look_behind(self, optimizer: Optimizer) -> None:
         if self.behind_step is None and not held_identities(optimizer).isdisjoint(map(id, self.moving)):
             self.behind_step = _values(self.moving)
 
