@@ -77,6 +77,10 @@ SHIFTED, RESCALED = 0.75, 2.0
 prepared, or drawn, otherwise."""
 BEGUN = 0.15
 """Training accuracy above chance from which a set counts as learned, if by heart."""
+LUCKY, NOT_BELOW = 0.05, 0.995
+"""Accuracy above chance on validation samples that says nothing where their loss was never below this share
+of a guess's: what a network answers much alike for a class is right or wrong for most of it at once. With
+shuffled labels 13% of 1,000 were right, 3.3 binomial standard errors more than 10%, at 0.999 of that loss."""
 APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
@@ -370,9 +374,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     different = run.fact("samples_different")
     seen = run.steps * run.batch_size
     # A few of the labels that were shown may be known by heart, where none of the others is.
-    at_chance = run.at_chance("train") or (
-        run.above_chance("train") < BEGUN and run.at_chance("val", best=True)
-    )
+    at_chance = run.at_chance("train") or (run.above_chance("train") < BEGUN and _nothing_held(run))
     unknown = run.validation_share > AT_CHANCE and _first_seen(run) >= NEW * run.guess_loss
     unknown = unknown and not _other_targets(run)  # then validation says nothing of the labels
     at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
@@ -402,6 +404,14 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     )
     limit = AT_CHANCE * run.guess_loss
     yield Finding("labels-random", "warn", message, remedy, "labels", run.last_loss, limit)
+
+
+def _nothing_held(run: Run) -> bool:
+    """Whether nothing that was learned ever held for validation samples, by class numbers."""
+    if run.at_chance("val", best=True):
+        return True
+    best = max(run.values("accuracy/val_eval"), default=math.inf) - run.chance("val")
+    return best < LUCKY and min(run.values("loss/val_eval"), default=0.0) > NOT_BELOW * run.chance_loss
 
 
 def _stays_with_a_guess(run: Run) -> bool:
