@@ -30,6 +30,7 @@ from vitals.probes.trial import (
     Loss,
     check_rows,
     is_large,
+    leaps,
     restore_configured_rates,
     set_rate,
     steps_in_turn,
@@ -336,7 +337,7 @@ def _working_rate(
                 judged = [copies.loss_at(inputs, targets) for inputs, targets in batches]
             return float(torch.stack(judged).mean())
 
-    return working_rate(loss_after, loss_after(0.0), rate, higher, seconds)[0]
+    return working_rate(loss_after, loss_after(0.0), rate, higher, seconds, leaps(optimizer, STEPS))[0]
 
 
 def _aftermath(model: nn.Module, loss: Loss, inputs: Inputs, targets: Any, optimizer: Optimizer) -> float:

@@ -25,6 +25,7 @@ from vitals.probes.trial import (
     clip,
     copies_of,
     is_large,
+    leaps,
     restore_configured_rates,
     set_rate,
     step_in_turn,
@@ -106,7 +107,8 @@ def rate_from_start(
             set_rate(optimizer, rate)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        return working_rate(loss_after, loss_after(0.0), rate, higher, min(seconds, SECONDS))
+        early = leaps(trainer.optimizers[0], STEPS)
+        return working_rate(loss_after, loss_after(0.0), rate, higher, min(seconds, SECONDS), early)
 
 
 def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[str, Tensor]) -> bool:

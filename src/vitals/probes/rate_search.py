@@ -11,6 +11,9 @@ FURTHEST = 16
 """Places of the grid, eight powers of ten, that the search goes away from the rate it begins at."""
 LOWERED = 0.01
 """Share of the first loss that a trial must take off to count."""
+LEAPS = 1.8
+"""Times as long as later ones that the first steps of an optimizer are, from where on the best rate over a
+few of them is not too fast for many: half a step of the grid."""
 SECONDS = 10.0
 """That a search may take."""
 
@@ -21,6 +24,7 @@ def working_rate(
     rate: float,
     higher: bool,
     seconds: float = SECONDS,
+    leaps: float = 1.0,
 ) -> tuple[float, float]:
     """A rate above `rate` where `higher`, else below, at which a short training lowers the loss from `start`,
     with a margin, and the loss after it; NaN if none was found. `loss_after` gives the loss after `STEPS`
@@ -28,7 +32,8 @@ def working_rate(
     where `own_time` comes to the second argument. The rates tried are 1 and 3 times the powers of ten: first
     a tenth of the last one each time, or ten times as much, until the loss gets worse again, then those
     beside the best. The answer is a third of the best, for what is best over a few steps is too fast for
-    many, or the best where that does nothing."""
+    many, or the best where that does nothing, or where the first steps are `leaps` times as long as later
+    ones."""
     end = own_time() + seconds
     losses: dict[int, float] = {}
     enough = start - LOWERED * abs(start)
@@ -51,7 +56,7 @@ def working_rate(
     if not loss(best) < enough:
         return math.nan, math.nan
     best = min(best, best - 1, best + 1, key=loss)
-    found = best - 1 if loss(best - 1) < enough else best
+    found = best - 1 if leaps < LEAPS and loss(best - 1) < enough else best
     return _rate(found), loss(found)
 
 

@@ -15,7 +15,8 @@ from monitoring import train
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import Finding, read_findings, without_consequences, write_findings
-from vitals.probes.rate_search import STEPS, working_rate
+from vitals.probes.rate_search import LEAPS, STEPS, working_rate
+from vitals.probes.trial import leaps
 
 
 def on_a_parabola(curvature: float) -> Callable[[float, float], float]:
@@ -30,6 +31,17 @@ def test_the_rate_that_is_found_lies_below_the_largest_that_trains(curvature: fl
     found, after = working_rate(on_a_parabola(curvature), 0.5, rate, higher)
     assert 0.1 < found * curvature < 1
     assert after == on_a_parabola(curvature)(found, math.inf)  # it was tried, and is not tried again
+
+
+def test_the_best_rate_over_a_few_steps_is_named_where_an_optimizer_leaps_at_first() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    usual = (torch.optim.SGD([weight], 0.1), torch.optim.Adam([weight]), torch.optim.LBFGS([weight]))
+    assert all(leaps(optimizer, STEPS) < LEAPS for optimizer in usual)
+    early = leaps(torch.optim.RMSprop([weight], 1e-3), STEPS)
+    assert early > LEAPS
+    assert torch.equal(weight, torch.ones(3))
+    found = [working_rate(on_a_parabola(1.0), 0.5, 7e2, False, leaps=times)[0] for times in (1.0, early)]
+    assert found[1] > 2 * found[0]
 
 
 @pytest.mark.parametrize("loss", [0.5, math.nan, math.inf, 0.498])
