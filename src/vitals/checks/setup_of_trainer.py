@@ -41,7 +41,7 @@ from vitals.probes.put_back import buffers_kept, modes_kept, unchanged
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import Rows, joined, samples_in, taken
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
-from vitals.probes.step_losses import NoLoss, call_step
+from vitals.probes.step_losses import NoLoss, call_step, step_losses
 from vitals.probes.step_model import Path, StepModel
 from vitals.probes.thawing import thaws_later
 from vitals.probes.training_step import TrainingStep
@@ -60,6 +60,8 @@ TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
 """Batches after the first, which may train what that one leaves alone."""
+TURNS = 10
+"""Batches among which the losses of other optimizers are looked for, where one learns by each so many."""
 SECONDS = 5.0
 """Spent on drawing batches, once there is one: a stream may be slow."""
 
@@ -110,6 +112,7 @@ def _setup(
         step = _step_of_an_epoch(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
+        apart = _in_turns(step, optimizers)
         size = max(step.rows.size, 1)
         if step.of_lists is not None and shared:
             step.look_at(source.whole(samples))
@@ -135,6 +138,7 @@ def _setup(
             total_batches=length * trainer.accumulate_grad_batches,
             later=thaws_later(trainer),
             gives="loss" if len(step.optimizers) == 1 else "losses",
+            left_out=apart,
             step=step,
             further=tuple(islice(source.successive(sys.maxsize), 1, 1 + FURTHER)),
         )
@@ -157,7 +161,8 @@ def _setup(
         validation_inputs, training_mode = (None, None) if step.by_number else _validation(trainer, step)
         if isinstance(step.network, Path):  # validation may call other networks
             training_mode = _mode_in_validation(trainer, step)
-            setup = replace(setup, left_out=() if setup.later else _leave_out(step, step.network, optimizers))
+            left_out = () if setup.later else _leave_out(step, step.network, optimizers)
+            setup = replace(setup, left_out=(*apart, *left_out))
         found: Any = tuple(each[:samples] for each in targets)
         found = found[0] if len(found) == 1 else found
         return replace(
@@ -345,6 +350,36 @@ def _first_step(owner: L.LightningModule, facts: Any, source: _Source) -> Traini
     raise UserError(f"your training_step returns no loss for any of the first {TRIES} batches.")
 
 
+def _in_turns(step: TrainingStep, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
+    """Add the losses of later batches that are minimised by optimizers of whose parameters those of the first
+    batch depend on none, as of a generator that learns by each fifth batch; the parameters of those which
+    have no loss in the first batches, by name, which are frozen."""
+    waiting = set(range(len(optimizers))) - {number for loss in step.optimizers for number in loss}
+    if not waiting:
+        return ()
+    reached = {id(parameter) for parameter in StepModel(step).reached(step.rows.example, 0)}
+    waiting = {number for number in waiting if held_identities(optimizers[number]).isdisjoint(reached)}
+    for first in range(1, TURNS):
+        if not waiting:
+            return ()
+        with suppress(NoLoss):
+            losses = step_losses(step.owner, step.trainer, step.rows.example, first)
+            for place, loss in enumerate(losses):
+                if waiting & {*loss.optimizers}:
+                    step.optimizers.append(loss.optimizers)
+                    step.places.append((first, place))
+                    waiting -= {*loss.optimizers}
+    theirs = held_identities(*(optimizers[number] for number in waiting)) - held_identities(
+        *(each for number, each in enumerate(optimizers) if number not in waiting)
+    )
+    names = []
+    for name, parameter in step.owner.named_parameters():
+        if id(parameter) in theirs:
+            parameter.requires_grad_(False)
+            names.append(name)
+    return tuple(names)
+
+
 def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
     """Rows, and what no optimizer has, for a step that is looked at as a whole."""
     step, model = setup.step, setup.model
@@ -359,7 +394,9 @@ def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
         setup,
         inputs=rows,
         targets=(),
-        left_out=() if setup.later else _leave_out(step, model, setup.optimizers),
+        left_out=setup.left_out
+        if setup.later
+        else (*setup.left_out, *_leave_out(step, model, setup.optimizers)),
         training_layers_in_validation=_mode_in_validation(trainer, step),
     )
 

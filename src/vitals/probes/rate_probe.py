@@ -138,7 +138,7 @@ def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimi
     optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
     restore_configured_rates(optimizer)
     twin = Twin(trainer, own)
-    twin.original = own
+    twin.original, twin.shares = own, False  # the step may write to what is a copy as a whole
     seed_torch(0)
     return twin, optimizer
 

@@ -27,17 +27,19 @@ class StepModel(nn.Module):
             self.__dict__[name] = owner.__dict__[name]
         self.__dict__["owner"] = owner  # not a part of it, which would change the names
         self.training = owner.training
-        self.facts, self.rows, self.number = step.trainer, step.rows, number
+        self.facts, self.rows = step.trainer, step.rows
+        self.first, self.number = step.places[number]
 
     def forward(self, *rows: Tensor) -> Tensor:
         """The loss for a batch with these rows; without any, for the batch that it was made with."""
         owner: Any = self.owner
         owner.training = self.training
         losses = [
-            step_losses(owner, self.facts, self.rows.batch([row.clone() for row in part]))[self.number].value
+            step_losses(owner, self.facts, self.rows.batch([row.clone() for row in part]), self.first)
             for part in self.rows.filled(*rows)
         ]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        values = [each[self.number].value for each in losses]
+        return values[0] if len(values) == 1 else torch.stack(values).mean()
 
     def reached(self, batch: Any, number: int) -> list[nn.Parameter]:
         """The parameters on which some loss of this batch, the one of this number, depends, after as many

@@ -52,6 +52,8 @@ class WatchedStep:
         self.calls, losses = self.watched(batch)
         self.optimizers = [loss.optimizers for loss in losses]
         """By loss, the numbers of the optimizers that minimise it."""
+        self.places = [(0, place) for place in range(len(losses))]
+        """By loss, the number of a batch that has it, and its place among the losses of that."""
 
     def watched(self, batch: Any, through: Container[nn.Module] = ()) -> tuple[list[Call], list[StepLoss]]:
         """The outermost calls of modules with parameters in one run of the step, or in `through`, and its

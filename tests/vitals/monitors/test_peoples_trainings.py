@@ -1,5 +1,6 @@
 """What people's trainings have beside a network and a loss, and what is said of it."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vitals.monitors.modes import Modes
 from vitals.monitors.non_finite import NonFinite
 from vitals.monitors.stale_gradients import StaleGradients
 from vitals.monitors.update_ratio import UpdateRatio
+from vitals.probes.rate_probe import answers_move
 from vitals.recorder import Recorder
 
 
@@ -281,6 +283,78 @@ def test_optimizers_that_are_toggled_are_looked_at(tmp_path: Path) -> None:
     monitor = LossParameters()
     fit(Toggled(forgotten=False), tmp_path, monitor, limit_val_batches=0)
     assert monitor.findings == []
+
+
+class OfACritic(Foreign):
+    """A generator that learns by each fifth batch, from a critic that learns by all."""
+
+    def __init__(self, cut: bool) -> None:
+        super().__init__(mlp())
+        self.automatic_optimization = False
+        self.generator = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 64))
+        self.cut = cut
+
+    def made(self, count: int) -> Tensor:
+        first = self.generator[:2](torch.randn(count, 4))
+        return self.generator[2](first.detach() if self.cut else first)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        images, count = batch[0].flatten(1), len(batch[0])
+        for number, optimizer in enumerate(self.optimizers()):
+            if number and (batch_idx + 1) % 5:
+                return
+            made = self.made(count)
+            loss = (
+                -self.net(made).mean() if number else self.net(made.detach()).mean() - self.net(images).mean()
+            )
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), 1e-3) for part in (self.net, self.generator)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_generator_that_learns_by_each_fifth_batch_is_wired(cut: bool, tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(OfACritic(cut), tmp_path, checks, limit_val_batches=0)
+    said = [finding.message.partition(":")[0] for finding in checks.findings if finding.alarming]
+    assert said == ["2 parameter(s) change the outputs, but no gradient gets to them"] * cut
+
+
+class CopiesItsWeights(Foreign):
+    """Takes its targets from a slow copy, to which it gives its weights every so many steps, within the
+    step."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.slow = copy.deepcopy(self.net).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = F.mse_loss(self.net(batch[0]), 1 + self.slow(batch[0]))
+        if batch_idx % 4 == 0:
+            self.slow.load_state_dict(self.net.state_dict())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=self.lr)
+
+
+class AsksWhetherAnswersMove(L.Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.start = copy.deepcopy(pl_module.state_dict())
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        end = copy.deepcopy(pl_module.state_dict())
+        self.move = answers_move(trainer, pl_module, self.start)
+        assert all(torch.equal(end[name], each) for name, each in pl_module.state_dict().items())
+
+
+def test_rates_are_tried_of_a_step_that_copies_weights(tmp_path: Path) -> None:
+    asks = AsksWhetherAnswersMove()
+    fit(CopiesItsWeights(), tmp_path, asks, limit_val_batches=0)
+    assert asks.move
 
 
 class Sampling(Foreign):
