@@ -1,5 +1,6 @@
 """The same samples again and again, without augmentation and in evaluation mode."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import cached_property
@@ -87,6 +88,8 @@ class FixedSubsets:
                 for part in guides.values():
                     stack.callback(part.register_forward_pre_hook(lambda part, _: called.add(part)).remove)
                 self.step = TrainingStep(self.twin.module, stand_in(trainer, training=True), few)
+            self.grows: int | None = None
+            """How the loss goes with the size of a batch, once one was seen."""
             self.guides = {name: part for name, part in guides.items() if part in called}
             """Frozen parts at fresh weights which the training step calls, by name."""
             if len(self.step.optimizers) > 1:
@@ -396,6 +399,15 @@ class FixedSubsets:
             ) from error
         return {"loss": float(torch.stack(losses).sum()) / sum(sizes)}
 
+    def _growth(self, loss: Tensor, outputs: Tensor, targets: Any) -> int:
+        """1 where twice the samples cost twice as much, as in a sum over a batch that is divided by a number,
+        -1 where they cost half of it, as in a mean that is divided once more; else 0, as in a mean."""
+        single = isinstance(targets, Tensor)
+        doubled = tuple(torch.cat([each, each]) for each in ([targets] if single else targets))
+        both = self.step.loss(torch.cat([outputs, outputs]), doubled[0] if single else doubled)
+        ratio = float(both) / (float(loss) or math.nan)
+        return next((grows for grows in (1, -1) if math.isclose(ratio, 2.0**grows, rel_tol=1e-3)), 0)
+
     def _of_network(self, inputs: Tensor, targets: Any) -> dict[str, float]:
         network = self.step.network
         assert network is not None
@@ -408,7 +420,10 @@ class FixedSubsets:
             some = inputs[part]
             their = targets[part] if isinstance(targets, Tensor) else tuple(each[part] for each in targets)
             outputs = network(some)
-            losses.append(self.step.loss(outputs, their).float() * len(some))
+            loss = self.step.loss(outputs, their).float()
+            if self.grows is None:
+                self.grows = self._growth(loss, outputs, their)
+            losses.append(loss * (self.batch_size / len(some)) ** self.grows * len(some))
             if self.step.class_numbers:
                 random = random or (not place and self.step.loss_is_random(outputs, their))
                 guessed.append(outputs.argmax(dim=1))

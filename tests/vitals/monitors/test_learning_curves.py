@@ -153,6 +153,23 @@ def test_the_gap_is_that_of_a_fixed_subset_in_evaluation_mode(tmp_path: Path) ->
     assert [float(row["accuracy/gap"]) for row in rows] == pytest.approx(list(gap.values()))
 
 
+def test_a_loss_summed_over_the_batch_is_that_of_a_batch_of_training(tmp_path: Path) -> None:
+    class Summed(Foreign):
+        power = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return F.cross_entropy(self.net(x), y) * (len(y) / 16) ** self.power
+
+    found = []
+    for power in (0, 1, -1):
+        module = Summed(mlp())
+        module.power = power
+        _, events, _ = watched(module, tmp_path / str(power), LearningCurves(), train=some(6))
+        found.append(events.scalars("loss/train_eval")[1])
+    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-4)
+
+
 def test_a_module_that_logs_no_accuracy_is_measured_on_a_validation_subset(tmp_path: Path) -> None:
     _, events, _ = watched(Foreign(mlp()), tmp_path, LearningCurves(), train=loader(), limit_val_batches=None)
     assert events.scalars("accuracy/val_eval")[1] == pytest.approx(events.scalars("accuracy/train_eval")[1])
