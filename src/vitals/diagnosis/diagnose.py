@@ -64,7 +64,7 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     judged = [finding for rule in rules for finding in _judged(rule, run)]
     found = [replace(f, step=f.step or step, epoch=f.epoch or epoch) for f in judged]
     later = _once([*others, *found])
-    rate = next((finding for finding in found if finding.cause == "learning-rate-too-high"), None)
+    rate = next((f for f in found if f.cause == "learning-rate-too-high" and f.alarming), None)
     if rate is not None:  # dead layers and overflow are the end of a divergence, not its cause
         later = [_follows(f, rate) if CAUSES[f.cause].of_divergence else f for f in later]
     later = without_consequences(later)

@@ -144,10 +144,21 @@ def starved(run: Run) -> bool:
     return (died is None or died.later) and _arriving(run, at=0) <= VANISHED
 
 
+def _trained_layers(run: Run) -> dict[str, list[float]]:
+    """Variances of the gradients by layer, without layers that get none at all and that no optimizer has, as
+    those of a teacher: that nothing arrives there is meant."""
+    held = run.by_name("weight_norm")
+    return {
+        name: values
+        for name, values in run.by_name("gradient_variance").items()
+        if any(values) or any(each.startswith(f"{name.partition(':')[0]}.") for each in held)
+    }
+
+
 def _arriving(run: Run, at: int) -> float:
     """Share of the gradient variance of the last hidden layer that reaches the first, in the measurement
     `at`; NaN where that is not known."""
-    variances = [values[at] for values in run.by_name("gradient_variance").values() if values][:-1]
+    variances = [values[at] for values in _trained_layers(run).values()][:-1]
     return variances[0] / variances[-1] if len(variances) > 2 and variances[-1] > 0 else math.nan
 
 
@@ -157,8 +168,7 @@ def vanishing(run: Run) -> Iterator[Finding]:
     left = _arriving(run, at=0 if starved(run) else -1)
     if run.learns or not run.long_enough or not left <= VANISHED or (death(run) and not starved(run)):
         return
-    layer = run.hidden_layers[0]
-    share = math.sqrt(left)
+    layer, share = next(iter(_trained_layers(run))), math.sqrt(left)
     message = (
         f"The gradient at '{layer}' is {share:.1e} of that at the last hidden layer, and nothing is learned."
     )

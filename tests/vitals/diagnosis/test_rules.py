@@ -105,6 +105,24 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
     target = unknown | {"facts/working_rate": [0.01], "facts/answers_move": [1.0]}
     for ratio, said in ((0.1, []), (0.2, high)):
         assert alarms(record(rising, ratio=ratio, measured=target)) == said
+    dead = [Finding("dead-relu", "warn", "A layer is dead.")]  # a note about the rate explains nothing
+    assert alarms(record(rising, ratio=0.1, measured=target), dead) == ["dead-relu"]
+    assert alarms(record(rising, ratio=0.2, measured=target), dead) == high
+
+
+def test_layers_of_a_teacher_get_no_gradient_and_hide_none_that_vanishes() -> None:
+    layers = [f"{part}.{layer}" for part in ("teacher", "student") for layer in LAYERS]
+    own = {f"{tag}/{layer}": [] for layer in LAYERS for tag in ("activation_variance", "gradient_variance")}
+    own |= {f"weight_norm/{layer}.weight": [] for layer in LAYERS}
+    for first, said in ((1e-6, []), (1e-20, ["vanishing-gradients"])):
+        sizes = dict.fromkeys(layers[:3], 0.0) | dict(zip(layers[3:], (first, 1e-6, 1e-6), strict=True))
+        sizes["student.hidden"] = 1e-6
+        measured = {f"gradient_variance/{layer}": [size] * 10 for layer, size in sizes.items()}
+        measured |= {f"activation_variance/{layer}": [0.3] * 10 for layer in sizes}
+        measured |= {f"dead_units/{layer}": [0.0] * 10 for layer in sizes}
+        measured |= {f"weight_norm/{layer}.weight": [5.0] * 3 for layer in layers[3:]}
+        measured["weight_norm/student.hidden.weight"] = [5.0] * 3
+        assert alarms(record(level(), measured=own | measured, **STUCK)) == said
 
 
 def test_a_loss_whose_least_is_not_known_is_not_called_stuck_where_it_falls() -> None:
