@@ -23,7 +23,7 @@ from vitals.findings import Finding, Level
 from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
-from vitals.probes.trial import Inputs, Trial, ignores_scale, trial
+from vitals.probes.trial import Inputs, Trial, ignores_scale, switch_off_dropout, trial
 from vitals.writers.writer import Writer
 
 STEEP, VERY_STEEP = 0.3, 0.8
@@ -284,6 +284,10 @@ def check_layer_variance(
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
         if any(row.dead > DEAD_MANY for row in layers):
             layers = _cut_off(copies, inputs, layers)
+        if min((row.zeros for row in layers[1:]), default=0.0) >= MOSTLY_ZERO:
+            switch_off_dropout(copies.model)  # its zeros are others for each batch
+            rows = _signals(copies, inputs, _Squashing(watch.recurrent))
+            layers = tuple(replace(row, zeros=other.zeros) for row, other in zip(layers, rows, strict=False))
         slope = _slope(layers)
         slope_at_he_scale, silent = slope, ""
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at

@@ -167,6 +167,25 @@ def test_what_the_inputs_have_for_zero_no_layer_has_cut_off(cut_off):
     assert found.layers[2].dead >= 0.5 * cut_off  # what is cut off, half of what enters, is seen as before
 
 
+class TwoHeads(nn.Module):
+    """Both behind a dropout that leaves a tenth."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.trunk, self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 10), nn.Linear(64, 10)
+        self.drop = nn.Dropout(0.9)
+        nn.init.constant_(self.trunk.bias, bias)
+
+    def forward(self, inputs):
+        shared = self.drop(self.trunk(inputs).relu())
+        return self.first(shared) + self.second(shared)
+
+
+@pytest.mark.parametrize(("bias", "causes"), [(0.0, []), (-1.5, ["dead-relu"])])
+def test_zeros_of_dropout_are_none_of_the_activations(bias, causes):
+    assert list(named(check_layer_variance(TwoHeads(bias), torch.randn(256, 64)))) == causes
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_networks_raise_no_alarm(name):
     assert named(check_layer_variance(HEALTHY[name](), batch(64)[0])) == {}
