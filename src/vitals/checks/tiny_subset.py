@@ -23,6 +23,7 @@ from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.norms import norms
+from vitals.probes.copies import copied
 from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
     Inputs,
@@ -571,23 +572,25 @@ class TinySubsetCheck(Check):
                 raise UserError(
                     f"your optimizer has {trained} number(s), too few to tell the examples apart."
                 )
+        if setup.later:  # what is frozen yet will learn, too, and the optimizer has none of it
+            setup, optimizer = replace(setup, model=copied(setup.model, {}).requires_grad_(True)), None
         if setup.gives != "class numbers" or setup.samples < SUBSET_SIZE:
-            return self._few(setup, options)
+            return self._few(setup, optimizer, options)
         setup.require_fixed_loss()
-        optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
+        most = options.tiny_subset_steps
         result = check_tiny_subset(setup.model, setup.loss, setup.inputs, setup.targets, optimizer, most)
         loss, accuracy, steps = result.final.losses[-1], result.final.accuracy, len(result.final.losses) - 1
         seen = f"loss {loss:.4g}, accuracy {accuracy:.0%} after {steps} steps"
         expected = f"loss below {result.perfect + result.zero:.3g}, 100%"
         return Outcome(result.findings(), seen, expected, result)
 
-    def _few(self, setup: TrainingSetup, options: Options) -> Outcome:
+    def _few(self, setup: TrainingSetup, optimizer: Optimizer | None, options: Options) -> Outcome:
         if setup.step is not None and setup.step.rewards:
             raise UserError(
                 "your loss weighs what was done by how it turned out: it has no least value, and few samples "
                 "say nothing of it."
             )
-        optimizer, most = setup.optimizer_or_none(), options.tiny_subset_steps
+        most = options.tiny_subset_steps
         result = check_few_samples(setup.model, setup.loss, *setup.batch(SUBSET_SIZE), optimizer, most)
         _, losses = result.final
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"

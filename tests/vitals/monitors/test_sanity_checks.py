@@ -418,3 +418,12 @@ def test_new_layers_that_thaw_after_the_end_are_told(epoch: int, causes: list[st
     checks = quick(checks=["wiring"])
     fit(TrunkAndHead(), tmp_path, BackboneFinetuning(epoch), checks, max_epochs=2)
     assert alarms(checks.findings) == causes
+
+
+@pytest.mark.parametrize(("epoch", "causes"), [(2, ["underfitting"]), (1, [])])
+def test_layers_that_thaw_later_learn_a_few_examples_as_well(
+    epoch: int, causes: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["tiny_subset"])
+    fit(TrunkAndHead(), tmp_path, BackboneFinetuning(epoch), checks, max_epochs=2)
+    assert alarms(checks.findings) == causes
