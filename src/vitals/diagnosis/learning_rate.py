@@ -72,6 +72,9 @@ MILD, TWENTIETH = 0.02, 0.03
 note, and an alarm."""
 PROPORTIONAL = 1e-4
 """The same where the gain is in proportion to the rate, far above rounding."""
+STILL_LOOKS = 2
+"""Looks at which a layer has not moved, from which it is not the first step alone, as where another layer
+begins at zero."""
 ANEW = 3
 """Times that a warm-up which counts the batches of an epoch has begun anew."""
 UNFINISHED, LONG = 0.5, 100
@@ -96,7 +99,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     reference = max(start, run.chance_loss) if known else start
     lowest = min(run.smoothed, default=math.nan)
     far = reference + (DIVERGED - 1) * abs(reference)  # for a loss below zero, too
-    thrown = run.last_loss > far
+    thrown = run.last_loss > far and not _asks_anew(run)
     seen = ""
     level: Level = "fail"
     died = death(run)
@@ -166,6 +169,21 @@ def too_high(run: Run) -> Iterator[Finding]:
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
     yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", "loss", run.last_loss, reference)
+
+
+def _asks_anew(run: Run) -> bool:
+    """Whether the loss asks for something else from a step on, as after hints or a pretraining: layers that
+    the optimizer has held still begin to move, with the step the loss leaps, and from there it falls."""
+    for tag in run.history.tags("update_ratio/"):
+        points = list(run.history.series(tag))
+        still = next((place for place, (_, _, ratio) in enumerate(points) if ratio != 0), len(points))
+        if still < STILL_LOOKS or still == len(points):
+            continue
+        last, first = points[still - 1][0], points[still][0]
+        before, after = run.losses[max(0, last - run.window) : last], run.losses[first : first + run.window]
+        if before and after and statistics.fmean(after) > DIVERGED * statistics.fmean(before):
+            return run.last_loss < BARELY * statistics.fmean(after)
+    return False
 
 
 @needs("lr/", verdict="sign of the learning rate")

@@ -33,6 +33,8 @@ EPOCHS, MOST = 2, 2**16
 """Epochs that are looked at, and samples of each."""
 VALUES = 64
 """Of a sample, by which it is told from others."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Share of the whole by which the places of these follow each other."""
 MOST_CLASSES = 10_000
 REPEATED = 0.1
 """Share of different samples below which it is said how few there are."""
@@ -314,7 +316,10 @@ def _several(rows: Sequence[Tensor]) -> list[Tensor]:
 def _some(row: Tensor) -> Tensor:
     """`VALUES` of the numbers of each sample, in double precision: the same in batches of any size."""
     values = row.detach().flatten(1)
-    return double(values[:, :: max(1, values.shape[1] // VALUES)][:, :VALUES])
+    if values.shape[1] > VALUES:  # at even distances they may all lie in one column of an image, its border
+        places = (torch.arange(1, VALUES + 1).double() * GOLDEN % 1 * values.shape[1]).long().sort().values
+        values = values[:, places.to(values.device)]
+    return double(values)
 
 
 def _are_plain(values: Tensor) -> Tensor:

@@ -110,6 +110,21 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
     assert alarms(record(rising, ratio=0.2, measured=target), dead) == high
 
 
+def test_a_loss_that_asks_for_something_else_later_has_not_been_thrown() -> None:
+    """As after two epochs of hints for the first layers: the others begin to move when the loss leaps."""
+    hints, labels = falling(0.3, 0.04, 80), falling(2.2, 1.4, 120)
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
+    unknown |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    later = {"update_ratio/head.weight": [0.0] * 4 + [3e-3] * 6}
+    leaps = {"learning-rate-too-high"}
+    for losses, measured, said in (
+        (hints + labels, later, set()),
+        (hints + labels, {}, leaps),
+        (hints + labels[::-1], later, leaps),
+    ):
+        assert set(alarms(record(losses, measured=unknown | measured))) == said
+
+
 def test_layers_of_a_teacher_get_no_gradient_and_hide_none_that_vanishes() -> None:
     layers = [f"{part}.{layer}" for part in ("teacher", "student") for layer in LAYERS]
     own = {f"{tag}/{layer}": [] for layer in LAYERS for tag in ("activation_variance", "gradient_variance")}

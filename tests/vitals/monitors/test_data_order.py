@@ -125,6 +125,17 @@ def test_blank_images_are_not_one_and_the_same(tmp_path) -> None:
     assert [finding.cause for finding in monitor.findings if finding.alarming] == []
 
 
+def test_images_with_an_empty_column_are_told_apart(tmp_path) -> None:
+    images, labels = digits(600)
+    images = F.interpolate(images, size=(64, 64))
+    images[..., 0] = 0.0
+    monitor, net = DataOrder(), nn.Sequential(nn.AvgPool2d(8), *mlp())
+    fit(
+        Plain(net), tmp_path, monitor, train=DataLoader(TensorDataset(images, labels), 8), limit_val_batches=0
+    )
+    assert monitor.findings == []
+
+
 def test_rows_of_a_table_of_few_values_may_come_in_both(tmp_path) -> None:
     rows = torch.randint(3, (600, 4), generator=torch.Generator().manual_seed(0)).float()
     data = [TensorDataset(each, each.sum(1).long() % 10) for each in (rows[:400], rows[400:])]
