@@ -427,3 +427,28 @@ def test_layers_that_thaw_later_learn_a_few_examples_as_well(
     checks = quick(checks=["tiny_subset"])
     fit(TrunkAndHead(), tmp_path, BackboneFinetuning(epoch), checks, max_epochs=2)
     assert alarms(checks.findings) == causes
+
+
+class Fixpoint(nn.Module):
+    """A state that is looked for without a gradient; `once` leaves out the last application, with one."""
+
+    def __init__(self, once: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.below, self.inner, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.once = once
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.below(x.flatten(1))
+        state = torch.zeros_like(x)
+        with torch.no_grad():
+            for _ in range(3):
+                state = torch.tanh(self.inner(state) + x)
+        return self.head(state * x if self.once else torch.tanh(self.inner(state) + x))
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_the_gradient_of_the_last_of_many_applications_may_be_meant(once: bool, tmp_path: Path) -> None:
+    checks = quick(checks=["gradients"])
+    fit(Foreign(Fixpoint(once)), tmp_path, checks, max_steps=1)
+    assert bool(alarms(checks.findings)) == once
