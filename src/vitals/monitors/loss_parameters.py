@@ -74,6 +74,9 @@ class LossParameters(EarlyMonitor):
         """Parameters of those that have not, though the loss gave them a gradient."""
         self.watched = moving_parameters(trainer)
         self.at_start = [first_elements(parameter) for parameter in self.watched]
+        self.wanting: dict[str, tuple[Tensor, Tensor]] = {}
+        """What the optimizers hold and wanted a gradient when the first batch came, by name, with some of its
+        values."""
         self.known: WeakSet[Optimizer] = WeakSet(trainer.optimizers)
         self.asked: WeakSet[Optimizer] = WeakSet()
         """Those of Lightning that have taken a step, asked by Lightning or past it."""
@@ -96,6 +99,10 @@ class LossParameters(EarlyMonitor):
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self.batch = batch if self.wanted else None
+        if self.active and self.batches == 1:
+            held = held_identities(*trainer.optimizers)
+            named = ((name, p) for name, p in pl_module.named_parameters() if id(p) in held)
+            self.wanting = {name: (p, first_elements(p)) for name, p in named if p.requires_grad}
         if self.at_start and self.batches == PATIENCE and not self.given:
             self.calls = register_module_forward_hook(self._call)
 
@@ -205,6 +212,7 @@ class LossParameters(EarlyMonitor):
         super().on_train_end(trainer, pl_module)
         if self.stepping and self.batches >= PATIENCE:
             self.guarded(self._left_waiting, trainer)
+            self.guarded(self._switched_off, trainer)
 
     def _note_waiting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         given = {id(p): name for name, p in module.named_parameters() if p.grad is not None}
@@ -231,6 +239,23 @@ class LossParameters(EarlyMonitor):
                 )
                 self.tell(trainer, message, remedy, names[0], self.batches, level="warn")
                 return
+
+    def _switched_off(self, trainer: L.Trainer) -> None:
+        """Say which parameters that the optimizers hold have wanted no gradient since the first batch and
+        never moved, while others did. What is frozen before that, as when an epoch starts, is meant."""
+        held = self.wanting.items()
+        moved = {name: not torch.equal(first_elements(p), before) for name, (p, before) in held}
+        names = [name for name, (p, _) in held if not p.requires_grad and not moved[name]]
+        if names and any(moved.values()) and not self.later:
+            message = (
+                f"{len(names)} parameter(s) that an optimizer holds wanted a gradient when the training "
+                f"began, want none since, and never changed: {listed(names)}."
+            )
+            remedy = (
+                "Call untoggle_optimizer() after each toggle_optimizer(), and look for what sets "
+                "requires_grad=False in the training step or in validation, and never True again."
+            )
+            self.tell(trainer, message, remedy, names[0], len(names), level="warn")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

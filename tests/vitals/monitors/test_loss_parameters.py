@@ -362,6 +362,45 @@ def test_an_optimizer_that_is_never_asked_for_a_step_is_told(act: Any, levels: l
     assert [finding.level for finding in found] == levels
 
 
+class ToggledFirst(Halves):
+    """The head's optimizer is toggled before the loss is taken, and, it may be, untoggled after the step."""
+
+    untoggles = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizers: Any = self.optimizers()
+        self.toggle_optimizer(optimizers[1])
+        self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.untoggles:
+            self.untoggle_optimizer(optimizers[1])
+            self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizers[0].step()
+            optimizers[0].zero_grad()
+
+
+class FrozenAtFirst(Foreign):
+    """The optimizer holds all, and the first layer is frozen on purpose before the first batch."""
+
+    def on_train_epoch_start(self) -> None:
+        self.net[1].requires_grad_(False)
+
+
+@pytest.mark.parametrize("untoggles", [True, False])
+def test_what_is_toggled_off_and_never_on_again_is_told(untoggles: bool) -> None:
+    module = ToggledFirst(lambda *arguments: None)
+    module.untoggles = untoggles
+    found = look(module, max_epochs=7)
+    assert [finding.cause for finding in found] == ([] if untoggles else ["frozen-parameters"])
+    assert all("2 parameter(s) that an optimizer holds" in finding.message for finding in found)
+
+
+def test_what_is_frozen_before_the_first_batch_is_meant() -> None:
+    assert look(FrozenAtFirst(mlp()), max_epochs=7) == []
+
+
 class NotReturned(Foreign):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         F.cross_entropy(self.net(batch[0]), batch[1])
