@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vitals.diagnosis.run import Run, needs
+from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.findings import Finding
 
 MOSTLY_DEAD = 0.9
@@ -21,7 +21,9 @@ VANISHED = 1e-10
 """Share of the gradient variance of the last hidden layer that reaches the first: 1e-5 in size."""
 EXPLODED = 1e3
 """Growth of the gradient's norm that no learning brings."""
-
+NO_SLOPE, MOSTLY_RIGHT = 0.5, 0.9
+"""Share of the steps, up to the last, whose gradient is exactly zero, from which nothing more is learned; and
+accuracy from which that is the end of a loss with a margin, which has no more to ask for."""
 
 FAR_APART = 20.0
 """Times the loss of outputs that are the same for all samples that those before the first step have."""
@@ -164,7 +166,23 @@ def _arriving(run: Run, at: int) -> float:
 
 @needs("gradient_variance/", verdict="vanishing gradients")
 def vanishing(run: Run) -> Iterator[Finding]:
-    """Gradients that do not reach the first layers, in a run that learns nothing."""
+    """Gradients that do not reach the first layers, in a run that learns nothing; or that are zero for good,
+    long before most samples are right."""
+    norms = run.values("gradient_norm")
+    flat = next((i for i, norm in enumerate(reversed(norms)) if norm != 0), len(norms))
+    wrong = run.share_right("train")[1] < MOSTLY_RIGHT and run.finished and run.one_loss
+    if wrong and flat > NO_SLOPE * len(norms) and flat >= ENOUGH and not death(run):
+        message = (
+            f"The gradient has been exactly zero in each of the last {flat} of {len(norms)} steps, where the "
+            f"loss is {run.last_loss:.3g} and {run.accuracy('train'):.0%} of the training samples are right: "
+            f"the loss asks for nothing more."
+        )
+        remedy = (
+            "Look at the targets that the loss is made for, as -1 and 1 for a hinge loss in place of 0 and "
+            "1, and for a margin or a clamp that all outputs are beyond."
+        )
+        yield Finding("vanishing-gradients", "warn", message, remedy, "loss", flat / len(norms), NO_SLOPE)
+        return
     left = _arriving(run, at=0 if starved(run) else -1)
     if run.learns or not run.long_enough or not left <= VANISHED or (death(run) and not starved(run)):
         return

@@ -92,6 +92,21 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
 
 
+def test_a_loss_that_asks_for_nothing_more_while_most_samples_are_wrong_has_no_slope() -> None:
+    """As a hinge loss on targets of 0 and 1; one with a margin may end so where all is right."""
+    losses = [0.9 + 0.4 * (step < 5) for step in range(STEPS)]
+    zeros = {"gradient_norm": [0.0] * 3 * STEPS}
+    assert alarms(record(losses, measured=zeros, train=0.17, val=0.15)) == ["vanishing-gradients"]
+    assert alarms(record(losses, measured=zeros, train=0.99, val=0.95)) == []
+    assert alarms(record(losses, train=0.17, val=0.15)) == []
+
+
+def test_dropout_of_one_is_the_cause_of_what_is_dead_behind_it() -> None:
+    for share, cause in ((1.0, "regularization-too-strong"), (0.5, "dead-relu")):
+        dropped = {**DEAD, "dead_units/conv2": [1.0] * 10, "facts/dropout": [share]}
+        assert alarms(record(level(), measured=dropped, **STUCK)) == [cause]
+
+
 def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the_rate() -> None:
     """As that of a student whose teacher is its own slow copy, which grows surer."""
     unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
