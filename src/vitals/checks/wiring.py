@@ -25,6 +25,7 @@ from vitals.checks.chance import (
 )
 from vitals.checks.check import Check, Options, Outcome, of_all_losses
 from vitals.checks.depended_on import empty_layers, outputs_change_with, zero_at_an_even_scale
+from vitals.checks.enlarged_errors import enlarged_errors
 from vitals.checks.foreign_dependence import dependence_on_others, dependence_on_what_follows
 from vitals.checks.frozen_fresh import frozen_fresh, frozen_table
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
@@ -467,7 +468,8 @@ class WiringCheck(Check):
     fewest = 4
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
-        results = [_of_loss(each, options.size or 64) for each in setup.each_loss()]
+        setups = list(setup.each_loss())
+        results = [_of_loss(each, options.size or 64) for each in setups]
         learn = total = 0
         for result, names in results:
             cut = {
@@ -479,6 +481,8 @@ class WiringCheck(Check):
             }
             learn, total = learn + len(names - cut), total + len(names)
         found = [finding for result, _ in results for finding in result.findings()]
+        with suppress(UserError):
+            found += [finding for each in setups for finding in enlarged_errors(each, options.size or 64)]
         if setup.step is not None:
             found += handed_over(setup.step)
             if not any(finding.cause == "frozen-parameters" for finding in found):  # that says more
