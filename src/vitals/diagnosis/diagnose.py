@@ -27,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     learning_rate.thawed,
     learning_rate.batch_too_small,
     learning_rate.too_low,
+    learning_rate.group_left_behind,
     signal.starts_far_apart,
     signal.bursts,
     signal.exploding,

@@ -75,6 +75,9 @@ PROPORTIONAL = 1e-4
 STILL_LOOKS = 2
 """Looks at which a layer has not moved, from which it is not the first step alone, as where another layer
 begins at zero."""
+RATES_APART, HARDLY_MOVED = 300.0, 0.02
+"""Times that the rate of a parameter group is below that of another, where its weights have moved by no more
+than that share of their size in the whole run, however straight they went."""
 ANEW = 3
 """Times that a warm-up which counts the batches of an epoch has begun anew."""
 UNFINISHED, LONG = 0.5, 100
@@ -387,6 +390,28 @@ def too_low(run: Run) -> Iterator[Finding]:
         )
         threshold = TINY_UPDATE if typical < TINY_UPDATE else SMALL_UPDATE
         yield _other_rate(run, "learning-rate-too-low", "fail", message, "update_ratio", typical, threshold)
+
+
+@needs("update_ratio_summary/median", "lr/", verdict="learning rate of single groups")
+def group_left_behind(run: Run) -> Iterator[Finding]:
+    """New weights have stayed where they were drawn, as the rate of their group is far below another's."""
+    ratios = {name: run.history.series(f"update_ratio_summary/{name}") for name in run.by_name("lr")}
+    rates = {name: max(rates) for name, rates in run.by_name("lr").items() if len(ratios[name])}
+    highest = max(rates.values(), default=0.0)
+    if not run.finished or run.fact("fresh_layers", 0.0) <= 0.5:
+        return
+    for name, rate in rates.items():
+        step, typical = ratios[name].steps[-1], statistics.fmean(ratios[name].values)
+        if 0 < rate * RATES_APART <= highest and step >= LONG and 0 < typical * step < HARDLY_MOVED:
+            message = (
+                f"The weights of parameter group {name}, whose learning rate is {rate:.2g} and not "
+                f"{highest:.2g} as that of others, changed by {typical:.1e} of their size in a step: by "
+                f"{typical * step:.1%} at most in {step}. They are still as they were drawn."
+            )
+            remedy = "Raise the learning rate of this group, or freeze it, if it is not to be trained."
+            fault = ("learning-rate-too-low", "warn", message, remedy, f"lr/{name}", rate, highest)
+            yield Finding(*fault)  # type: ignore[arg-type]
+            return
 
 
 def _lowered_while_falling(run: Run, rates: Series, peak: float) -> bool:

@@ -353,12 +353,12 @@ class LearningCurves(Monitor):
             scalars["loss/train_step"] = self.recent[-1]
             if (noise := loss_noise(self.recent)) is not None:
                 scalars["loss_noise"] = noise
-        for optimizer in trainer.optimizers:
-            for number, group in enumerate(optimizer.param_groups):
-                name = group.get("name", str(number))
-                scalars[f"lr/{name}"] = float(group["lr"])
-                if (momentum := momentum_of(group)) is not None:
-                    scalars[f"momentum/{name}"] = momentum
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for number, group in enumerate(groups):
+            name = group.get("name", str(number))
+            scalars[f"lr/{name}"] = float(group["lr"])
+            if (momentum := momentum_of(group)) is not None:
+                scalars[f"momentum/{name}"] = momentum
         scalars |= self.speed.figures(trainer.strategy.root_device)
         epoch = epoch_of(trainer)
         of_module = {} if trainer.lightning_module.automatic_optimization else self._logged_losses(trainer)

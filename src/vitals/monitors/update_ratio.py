@@ -64,16 +64,20 @@ class UpdateRatio(Monitor):
         """By optimizer, the steps taken before the one that is measured."""
         self.ended: dict[int, Tensor] = {}
         self.wanted = False
+        self.before = 0
+        """Steps taken before the last batch."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.meters, self.begun, self.ended = {}, {}, {}
+        self.before = trainer.global_step
         if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
             raise UserError("no optimizer has a parameter.")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        # All optimizers that take a step with this batch are measured together.
+        # All optimizers that take a step with this batch are measured together; some take several.
         step = trainer.global_step
-        self.wanted = self.due(step + max(len(trainer.optimizers), 1), step)
+        self.wanted = self.due(step + max(len(trainer.optimizers), step - self.before, 1), step)
+        self.before = step
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -134,14 +138,14 @@ class UpdateRatio(Monitor):
             scalars["update_ratio_summary/max"] = max(ratios.values())
             low, high = UPDATE_RATIO
             scalars |= {"update_ratio_band/low": low, "update_ratio_band/high": high}
-            scalars |= self._of_groups(optimizers, weights, ratios)
+            scalars |= self._of_groups(trainer.optimizers, weights, ratios)
         self.record(trainer, scalars)
 
     @staticmethod
     def _of_groups(
         optimizers: list[Optimizer], weights: dict[int, str], ratios: dict[str, float]
     ) -> dict[str, float]:
-        """The median of each group that has weights, where there are several."""
+        """The median of each group that has taken a step and has weights, where there are several groups."""
         medians: dict[str, float] = {}
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for number, group in enumerate(groups):
@@ -150,7 +154,7 @@ class UpdateRatio(Monitor):
                 medians[f"update_ratio_summary/{group.get('name', number)}"] = median_ratio(
                     ratios[name] for name in names
                 )
-        return medians if len(medians) > 1 else {}
+        return medians if sum(any(p.ndim > 1 for p in group["params"]) for group in groups) > 1 else {}
 
 
 def shown_name(name: str) -> str:

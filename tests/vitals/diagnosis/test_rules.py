@@ -1102,3 +1102,16 @@ def test_a_decay_apart_from_the_gradient_is_told_once_a_schedule_has_come_to_its
 ) -> None:
     run = record(measured={"lr/0": [0.0, *[peak] * 8, 0.0]})
     assert alarms(Run(run.history, facts={"decay_apart": 30.0, "decay_group": 0.0})) == found
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "fresh", "said"),
+    [(1e-4, 1e-5, 1.0, True), (1e-4, 3e-4, 1.0, False), (1e-2, 1e-5, 1.0, False), (1e-4, 1e-5, 0.2, False)],
+    ids=["a thousandth", "moves all the same", "a tenth", "trained before"],
+)
+def test_a_group_whose_rate_leaves_it_as_it_was_drawn_is_named(
+    rate: float, ratio: float, fresh: float, said: bool
+) -> None:
+    measured = {"lr/1": [rate] * 10, "update_ratio_summary/0": [3e-3] * 10}
+    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
+    assert alarms(run) == ["learning-rate-too-low"] * said

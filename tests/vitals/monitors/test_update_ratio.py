@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from monitoring import StepByStep, Trained, monitors, skipped, some, watched
 from torch import nn
 
+from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.update_ratio import UpdateRatio
 
 
@@ -98,6 +99,31 @@ def test_two_optimizers_are_measured_together(every: int, tmp_path: Path) -> Non
         assert other[step] == pytest.approx(change / weight, rel=1e-4)
 
 
+class InTurns(TwoOptimizers):
+    """The second network learns by each third batch, at another rate."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for number, (net, optimizer) in enumerate(
+            zip((self.net, self.other), self.optimizers(), strict=True)
+        ):
+            if number == 0 or batch_idx % 3 == 2:
+                optimizer.zero_grad()
+                self.manual_backward(F.cross_entropy(net(batch[0]), batch[1]))
+                optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(net.parameters(), lr) for net, lr in ((self.net, 0.1), (self.other, 0.01))]
+
+
+def test_groups_of_several_optimizers_go_by_one_count(tmp_path: Path) -> None:
+    monitors_of = UpdateRatio(1, times_per_run=None), LearningCurves(every_n_steps=1)
+    _, events, _ = watched(InTurns(), tmp_path, *monitors_of, train=some(6))
+    first, second = (events.scalars(f"update_ratio/_{group}") for group in (0, 1))
+    assert (len(first), len(second)) == (6, 2)
+    rates = [next(iter(events.scalars(f"lr/{group}").values())) for group in (0, 1)]
+    assert rates == pytest.approx([0.1, 0.01])
+
+
 class ManySteps(Manual):
     """Three steps with each batch."""
 
@@ -111,7 +137,7 @@ def test_of_several_steps_with_one_batch_a_single_one_is_measured(tmp_path: Path
     _, events, _ = watched(ManySteps(mlp()), tmp_path, brute, ratio, train=some(4))
     found = events.scalars("update_ratio/net.1.weight")
     singles = {change / weight for change, weight in (each["net.1.weight"] for each in brute.norms.values())}
-    assert len(found) > 0
+    assert len(found) == 3  # of the first batch, of that with step 9, and of the last one that was foreseen
     for value in found.values():
         assert min(abs(value / single - 1) for single in singles) < 1e-4
 
