@@ -395,13 +395,15 @@ def too_low(run: Run) -> Iterator[Finding]:
 @needs("update_ratio_summary/median", "lr/", verdict="learning rate of single groups")
 def group_left_behind(run: Run) -> Iterator[Finding]:
     """New weights have stayed where they were drawn, as the rate of their group is far below another's."""
-    ratios = {name: run.history.series(f"update_ratio_summary/{name}") for name in run.by_name("lr")}
-    rates = {name: max(rates) for name, rates in run.by_name("lr").items() if len(ratios[name])}
+    rates = {name: max(values) for name, values in run.by_name("lr").items() if values}
     highest = max(rates.values(), default=0.0)
     if not run.finished or run.fact("fresh_layers", 0.0) <= 0.5:
         return
     for name, rate in rates.items():
-        step, typical = ratios[name].steps[-1], statistics.fmean(ratios[name].values)
+        ratios = run.history.series(f"update_ratio_summary/{name}")
+        if not len(ratios):
+            continue
+        step, typical = ratios.steps[-1], statistics.fmean(ratios.values)
         if 0 < rate * RATES_APART <= highest and step >= LONG and 0 < typical * step < HARDLY_MOVED:
             message = (
                 f"The weights of parameter group {name}, whose learning rate is {rate:.2g} and not "

@@ -1115,3 +1115,6 @@ def test_a_group_whose_rate_leaves_it_as_it_was_drawn_is_named(
     measured = {"lr/1": [rate] * 10, "update_ratio_summary/0": [3e-3] * 10}
     run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
     assert alarms(run) == ["learning-rate-too-low"] * said
+    del measured["update_ratio_summary/0"]  # as of a generator that learns by each fifth batch
+    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
+    assert alarms(run) == ["learning-rate-too-low"] * said
