@@ -16,6 +16,8 @@ from vitals.probes.watched_step import WatchedStep
 Kind = Literal["classes", "actions", "other"]
 IGNORED = -100
 """torch's `ignore_index`."""
+ROUNDING = 1e-3
+"""Difference from one of shares that sum to it."""
 PUSHED = 0.25
 """Share of the largest gradient of the output of a sample's number that a push away from it, and its spread
 over the samples with that number, has at least where these are actions: returns differ by more than their
@@ -26,19 +28,26 @@ ranks some move with the others by as much: a softmax moves one against the sum 
 @dataclass(frozen=True)
 class Code:
     """How rows (N, C) of numbers stand for classes: `on` in the column of a sample's class and `off` in all
-    others, as one-hot labels, smoothed ones, and those of −1 and 1."""
+    others, as one-hot labels, smoothed ones, and those of −1 and 1; of samples mixed of two, whose rows are
+    shares that sum to one, as those of MixUp and CutMix, the class is that which has most of them."""
 
     on: float
     off: float
 
     @classmethod
     def of(cls, row: Tensor) -> Code | None:
-        """That of `row`, whatever this is; None where it is none, as where labels are mixed."""
-        if row.ndim != 2 or row.shape[1] < 3 or row.is_complex() or not row.is_floating_point():
+        """That of `row`, whatever this is; None where it is none, as where a teacher has answered."""
+        if row.ndim != 2 or row.shape[1] < 3 or not row.is_floating_point() or not len(row):
             return None
-        on, others = row.amax(1), row.sort(1).values[:, :-1]
-        alike = len(row) and on[0] > others[0, 0] and (on == on[0]).all() and (others == others[0, 0]).all()
-        return cls(float(on[0]), float(others[0, 0])) if alike else None
+        shares = row.sort(1).values
+        off = shares[0, 0]
+        if not (shares[:, -1] > off).all() or not (shares[:, :-2] == off).all():
+            return None
+        if (shares[:, -1] == shares[0, -1]).all() and (shares[:, -2] == off).all():
+            return cls(float(shares[0, -1]), float(off))
+        if off < 0 or bool(((shares.sum(1) - 1).abs() > ROUNDING).any()):
+            return None
+        return cls(1.0 - (row.shape[1] - 1) * float(off), float(off))
 
     def rows(self, numbers: Tensor, like: Tensor) -> Tensor:
         """Rows as of `like` (N, C) for class numbers (N,)."""

@@ -844,6 +844,9 @@ def both_answers(module: Any, batch: Any) -> Tensor:
     return F.cross_entropy(classes, batch[1]) + F.mse_loss(number, batch[1] / 3)
 
 
+MIXED = torch.tensor([0.7, 0.3])
+"""Shares of two images in one."""
+
 SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], Any, str, str]] = {
     "a column against a row": (
         squared_prices,
@@ -919,6 +922,13 @@ SLIPS: dict[str, tuple[Callable[[Any, Any], Tensor], Callable[[], nn.Module], An
         lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
         mlp,
         lambda x, y, i: (x, F.one_hot(y * (i % 16 == 0), 10).float()),
+        "inputs",
+        "class-imbalance",
+    ),
+    "labels mixed of two, nearly all of one class": (
+        lambda module, batch: F.cross_entropy(module.net(batch[0]), batch[1]),
+        mlp,
+        lambda x, y, i: (x, F.one_hot(y * torch.tensor([i % 16 == 0, i % 16 == 1]), 10).T.float() @ MIXED),
         "inputs",
         "class-imbalance",
     ),
