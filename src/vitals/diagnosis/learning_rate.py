@@ -84,9 +84,10 @@ UNFINISHED, LONG = 0.5, 100
 """Share of the rate before any schedule at which a run of so many steps ends while the rate still rises."""
 VANISHED_RATE = 1e-3
 """A rate that has fallen to so small a share of its largest trains no more."""
-IDLE = 0.25
-"""Share of the steps, at the end of a run with much left to learn, that a schedule may leave so: 0.0 in 300
-healthy runs (measured)."""
+IDLE, MOSTLY_IDLE = 0.25, 0.5
+"""Shares of the steps, at the end of a run with much left to learn, that a schedule may leave so, 0.0 in 300
+healthy runs (measured); and from which that is an alarm though the loss was not falling fast: 0.8 where a
+decay is over one epoch of five. Where labels are wrong, much is left for good."""
 FALLING, STILL_LEFT = 0.9, 0.45
 """Share of the loss that the last third of the steps at half the rate and more has of the one before it, from
 which it was falling fast when the rate fell, 0.78 where each epoch takes nine tenths of it (measured); and
@@ -305,7 +306,8 @@ def too_low(run: Run) -> Iterator[Finding]:
             "Let the rate decay over the whole run; ReduceLROnPlateau wants the loss of an epoch, not of "
             "each batch, and mode='min'."
         )
-        yield Finding("learning-rate-too-low", "warn", message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
+        sure: Level = "warn" if idle > MOSTLY_IDLE or far < FAR_LEFT else "note"
+        yield Finding("learning-rate-too-low", sure, message, remedy, "lr", rates[-1], peak * VANISHED_RATE)
         return
     base = run.fact("base_lr")
     rising = run.steps >= LONG and rates and rates[0] < rates[-1] == peak < UNFINISHED * base

@@ -634,7 +634,7 @@ SICK: dict[str, tuple[str, Run]] = {
     ),
     "schedule that lets go of a loss half-way": (
         "learning-rate-too-low",
-        record(falling(2.3, 1.6), measured={"lr/0": [0.1, 0.1, 0.1, 0.01, 1e-3, *[1e-4] * 5]}),
+        record(falling(2.3, 1.6), measured={"lr/0": [0.1, 0.1, 0.01, *[1e-4] * 7]}),
     ),
     "schedule that lets go of a loss that falls fast": (
         "learning-rate-too-low",
@@ -852,6 +852,9 @@ HEALTHY: dict[str, Run] = {
     "a schedule that lets go of a loss that has come to its end": record(
         [max(2.3 - 0.1 * step, 1.2) for step in range(STEPS)],
         measured={"lr/0": [0.1, 0.1, 0.01, 1e-3, *[1e-4] * 6]},
+    ),
+    "a schedule that ends early, of labels half of which are wrong": record(
+        falling(2.4, 2.0), 0.3, 0.22, measured={"lr/0": [0.1] * 4 + [0.01] * 2 + [1e-4] * 4}
     ),
     "a schedule that ends near zero": record(measured={"lr/0": [0.1, 0.1, 0.08, 0.05, 0.02, 1e-3, 1e-5]}),
     "fine-tuning at a tiny rate": record(level(0.3), train=0.9, val=0.88, ratio=1e-6),
