@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from vitals.checks.chance import COUNT_ALL
+from vitals.diagnosis.capacity import MOST_DROPPED
 from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
 from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
@@ -386,6 +387,8 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     able = run.passed("tiny-subset-fits") and run.passed("step-size-sensible")
     moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN
     if not able or not moves or death(run) or any(finding.alarming for finding in run.checks):
+        return
+    if run.fact("dropout", 0.0) >= MOST_DROPPED:  # without which the few were learned by heart
         return
     message = (
         f"From {different:.0f} different samples nothing was learned: the loss is {run.last_loss:.3g}, that "

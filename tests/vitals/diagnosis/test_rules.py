@@ -81,6 +81,9 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(stuck.history, able)) == ["labels-random"]
     assert alarms(Run(record(level(), measured=few, **STUCK).history, able)) == []
     assert alarms(stuck) == []
+    for dropped, said in ((0.5, ["labels-random"]), (0.9, [])):  # the few are learned without it
+        run = record(level(), measured=many | {"facts/dropout": [dropped]}, **STUCK)
+        assert alarms(Run(run.history, able)) == said
     by_heart = record(level(), measured=many, train=0.14, val=0.11)
     assert alarms(Run(by_heart.history, able)) == ["labels-random"]
     for loss, said in ((2.3, ["labels-random"]), (2.2, [])):  # 13% of 1,000 are right of such labels by luck
