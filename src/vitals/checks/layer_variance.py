@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
@@ -112,6 +113,8 @@ class LayerVariance:
     input_spread: float = 0.0
     """Standard deviation over all numbers of the inputs; 0 where they are not one tensor of numbers, or the
     network normalizes each sample."""
+    drops_all: str = ""
+    """A dropout layer that drops all that it is given, p=1; empty where there is none."""
 
     @property
     def total(self) -> float:
@@ -174,6 +177,10 @@ class LayerVariance:
         # In a collapsed network units are dead because no signal reaches them: the slope names the cause.
         if worst is None or worst.dead <= DEAD_MANY or (self._collapsed() and worst.dead < 1):
             return []
+        if worst.dead == 1 and self.drops_all:
+            message = f"'{self.drops_all}' drops all that it is given (p=1): nothing passes it in training."
+            remedy = "Give it the share that is to be dropped, up to 0.5; 0, or no layer, drops nothing."
+            return [Finding("regularization-too-strong", "fail", message, remedy, self.drops_all, 1.0)]
         level: Level = "fail" if worst.dead > DEAD_ALL else "warn"
         message = f"After '{worst.name}' {worst.dead:.0%} of the channels are zero for every sample."
         remedy = "Start biases at zero and weights at He's scale, so that half of the inputs pass each ReLU."
@@ -313,7 +320,11 @@ def check_layer_variance(
     adaptive = optimizer is not None and ignores_scale(optimizer)
     drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
     peaked = (watch.peaked, watch.attention) if drawn else (0.0, "")
-    return LayerVariance(layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked, spread)
+    dropouts = (name for name, part in model.named_modules() if isinstance(part, _DropoutNd) and part.p == 1)
+    drops_all = next(dropouts, "")
+    return LayerVariance(
+        layers, slope, slope_at_he_scale, silent, scale, adaptive, *peaked, spread, drops_all
+    )
 
 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:

@@ -61,11 +61,6 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     """The penalty takes the weights away, or what is switched off leaves too little to learn from."""
     if not run.long_enough:
         return
-    if run.fact("dropout", 0.0) >= 1 and not run.learns:
-        message = "A dropout layer has p=1: it drops all that it is given, and nothing is learned."
-        remedy = "Give it the share that is to be dropped, up to 0.5; 0, or no layer, drops nothing."
-        yield Finding("regularization-too-strong", "fail", message, remedy, "dropout", 1.0, MOST_DROPPED)
-        return
     decay, group = run.fact("decay_apart", 0.0), round(run.fact("decay_group", 0.0))
     rate = statistics.median(run.values(f"lr/{group}") or [0.0])
     if rate * decay > TAKEN:

@@ -191,6 +191,11 @@ def test_healthy_networks_raise_no_alarm(name):
     assert named(check_layer_variance(HEALTHY[name](), batch(64)[0])) == {}
 
 
+def drops_all() -> nn.Module:
+    net = convnet()
+    return nn.Sequential(*net[:-1], nn.Dropout(1), net[-1])
+
+
 @pytest.mark.parametrize(
     ("net", "inputs", "cause"),
     [
@@ -203,6 +208,7 @@ def test_healthy_networks_raise_no_alarm(name):
         (lambda: initialized(convnet(), init.zeros_), lambda: batch(64)[0], "bad-initialization"),
         (FunctionalSigmoid, lambda: torch.randn(64, 64), "vanishing-gradients"),
         (biased_convnet, lambda: batch(64)[0], "dead-relu"),
+        (drops_all, lambda: batch(64)[0], "regularization-too-strong"),
         (normed_far_below_zero, lambda: batch(64)[0], "dead-relu"),
         (
             lambda: initialized(mlp(64, 64, activation=nn.Tanh), init.normal_),
@@ -224,6 +230,7 @@ def test_healthy_networks_raise_no_alarm(name):
         "deep sigmoid",
         "bias of -3",
         "norms with a bias of -2.5",
+        "dropout of one",
         "unit tanh",
         "raw pixels into tanh",
         "divided by 255 in the network as well",

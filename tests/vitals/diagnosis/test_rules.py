@@ -104,12 +104,6 @@ def test_a_loss_that_asks_for_nothing_more_while_most_samples_are_wrong_has_no_s
     assert alarms(record(losses, train=0.17, val=0.15)) == []
 
 
-def test_dropout_of_one_is_the_cause_of_what_is_dead_behind_it() -> None:
-    for share, cause in ((1.0, "regularization-too-strong"), (0.5, "dead-relu")):
-        dropped = {**DEAD, "dead_units/conv2": [1.0] * 10, "facts/dropout": [share]}
-        assert alarms(record(level(), measured=dropped, **STUCK)) == [cause]
-
-
 def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the_rate() -> None:
     """As that of a student whose teacher is its own slow copy, which grows surer."""
     unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
