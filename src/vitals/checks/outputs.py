@@ -38,6 +38,8 @@ CUT_OFF = 0.05
 FURTHER = 8.0
 """Times the inputs at which outputs are beyond all numbers of double precision where exponentials stand one
 behind the other."""
+SMALL = 8
+"""Rows and columns of an image that has enough cells of 2×2 pixels."""
 LARGE, ENDS = 1000.0, 0.9
 """Times all parameters, and inputs that are no numbers of things, that take outputs to the ends of what they
 can be, and how near to one they then come."""
@@ -77,8 +79,8 @@ class Outputs:
     bursts: bool = False
     """Whether outputs overflow double precision at `FURTHER` times the inputs."""
     places: float = math.nan
-    """Root mean square of what changes in the outputs when the pixels of all images are exchanged in one and
-    the same way, over the spread of the outputs; NaN for other inputs."""
+    """Root mean square of what changes in the outputs when the pixels of all images, two by two, change
+    places in one and the same way, over the spread of the outputs; NaN for other inputs."""
 
     @property
     def affine(self) -> bool:
@@ -90,11 +92,12 @@ class Outputs:
         found = []
         if self.places < AFFINE:
             seen = (
-                "The outputs stay the same when the pixels of an image change places: the network sees which "
-                "colours are there, and not where."
+                "The outputs stay the same when the pixels of an image, two by two, change places: the "
+                "network sees which colours are there, and not where."
             )
             remedy = (
-                "Pool behind the convolutions, not before them, and look for a mean over rows and columns."
+                "Give the convolutions a kernel of 3, pool behind them, not before, and look for a mean over "
+                "rows and columns."
             )
             found.append(Finding("underfitting", "warn", seen, remedy, "outputs", self.places, AFFINE))
         elif self.affine:
@@ -174,8 +177,7 @@ def check_outputs(model: nn.Module, inputs: Tensor, loss: Loss | None = None, ta
             bend = _share(straight[2] - FIRST * straight[0] - SECOND * straight[1], straight[0])
         places = math.nan
         if inputs.ndim == 4 and min(inputs.shape[2:]) > 1:
-            order = torch.randperm(inputs[0, 0].numel(), device=inputs.device)
-            places = _share(copies.outputs(one.flatten(2)[:, :, order].view_as(one)) - first, first)
+            places = _share(copies.outputs(_exchanged(one)) - first, first)
         grown = math.nan
         if inputs.is_floating_point() and all(each.ndim > 1 for each in copies.model.parameters()):
             grown = _share(copies.outputs(2 * one) - 2 * first, first)
@@ -232,6 +234,15 @@ class _LearnedSpread(TorchFunctionMode):
             learned = [isinstance(each, Tensor) and each.requires_grad for each in args]
             self.found |= any(noise) and any(learned)
         return result
+
+
+def _exchanged(images: Tensor) -> Tensor:
+    """`images` (N, C, H, W) with their cells of 2×2 pixels, or single pixels of small ones, in another order,
+    the same for all: what pools first, by two, or looks at one pixel at a time, sees no difference."""
+    side = 2 if min(images.shape[2:]) >= SMALL and not any(size % 2 for size in images.shape[2:]) else 1
+    cells = F.pixel_unshuffle(images, side)
+    order = torch.randperm(cells[0, 0].numel(), device=images.device)
+    return F.pixel_shuffle(cells.flatten(2)[:, :, order].view_as(cells), side)
 
 
 def _bursts(copies: Trial, inputs: Tensor) -> bool:

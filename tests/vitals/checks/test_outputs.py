@@ -57,6 +57,14 @@ class Spread(nn.Linear):
 POOLED_FIRST = nn.Sequential(
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 10)
 )
+
+
+def of_patches(side: int) -> nn.Sequential:
+    """The mean over what each patch says by itself."""
+    convolution = nn.Conv2d(3, 8, side, side)
+    return nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
 SICK = {
     "no activation": (Deep(nn.Identity(), nn.Identity()), "underfitting"),
     "normalization alone": (Deep(nn.BatchNorm1d(32), nn.Identity()), "underfitting"),
@@ -65,10 +73,13 @@ SICK = {
     "no activation, then log_softmax": (Deep(nn.Dropout(0.5), nn.LogSoftmax(dim=1)), "underfitting"),
     "ReLU on the logits": (Deep(nn.Tanh(), nn.ReLU()), "dead-relu"),
     "pooled before all else": (POOLED_FIRST, "underfitting"),
+    "one pixel at a time": (of_patches(1), "underfitting"),
+    "one pixel at a time of half the size": (nn.Sequential(nn.AvgPool2d(2), of_patches(1)), "underfitting"),
     "noise in evaluation": (Deep(nn.Sequential(nn.ReLU(), Noise()), nn.Identity()), "train-mode-evaluation"),
 }
 HEALTHY = {
     "ReLU": Deep(nn.ReLU(), nn.Identity()),
+    "a bag of patches": of_patches(8),
     "nearly straight": Deep(nn.LeakyReLU(0.9), nn.Identity()),
     "softmax": Deep(nn.GELU(), nn.Softmax(dim=1)),
     "layer norm bends": Deep(nn.LayerNorm(32), nn.Identity()),
