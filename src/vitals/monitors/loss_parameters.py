@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.either_package import either
 from vitals.errors import listed
+from vitals.measures.fresh_draws import looks_drawn
 from vitals.measures.graph_leaves import graph_leaves
 from vitals.measures.held_parameters import held_identities
 from vitals.measures.norms import dense
@@ -242,14 +243,16 @@ class LossParameters(EarlyMonitor):
 
     def _switched_off(self, trainer: L.Trainer) -> None:
         """Say which parameters that the optimizers hold have wanted no gradient since the first batch and
-        never moved, while others did. What is frozen before that, as when an epoch starts, is meant."""
+        never moved from where they were drawn, while others did. What is frozen before that, as when an epoch
+        starts, is meant, and so is what was trained before."""
         held = self.wanting.items()
         moved = {name: not torch.equal(first_elements(p), before) for name, (p, before) in held}
         names = [name for name, (p, _) in held if not p.requires_grad and not moved[name]]
-        if names and any(moved.values()) and not self.later:
+        drawn = any(looks_drawn(self.wanting[name][0]) for name in names)
+        if drawn and any(moved.values()) and not self.later:
             message = (
                 f"{len(names)} parameter(s) that an optimizer holds wanted a gradient when the training "
-                f"began, want none since, and never changed: {listed(names)}."
+                f"began, want none since, and are as they were drawn: {listed(names)}."
             )
             remedy = (
                 "Call untoggle_optimizer() after each toggle_optimizer(), and look for what sets "

@@ -397,8 +397,18 @@ def test_what_is_toggled_off_and_never_on_again_is_told(untoggles: bool) -> None
     assert all("2 parameter(s) that an optimizer holds" in finding.message for finding in found)
 
 
-def test_what_is_frozen_before_the_first_batch_is_meant() -> None:
-    assert look(FrozenAtFirst(mlp()), max_epochs=7) == []
+class TrainedBefore(ToggledFirst):
+    """What is never trained was, in another training."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *arguments: None)
+        with torch.no_grad():
+            self.net[1].weight.mul_(torch.linspace(0, 2, 64))
+
+
+@pytest.mark.parametrize("module", [lambda: FrozenAtFirst(mlp()), TrainedBefore])
+def test_what_is_frozen_before_the_first_batch_or_trained_before_it_is_meant(module: Any) -> None:
+    assert look(module(), max_epochs=7) == []
 
 
 class NotReturned(Foreign):
