@@ -52,6 +52,13 @@ BY_HEART, LARGE_GAP = 0.95, 0.35
 AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
 """Share of the loss of a guess; different samples of which something is learned by any network that can; and
 passes through them after which a network has begun to learn them by heart."""
+NUMBERS = 500
+"""Different samples with targets that are no class numbers of which something is learned that holds for
+validation at some look, however many passes there are."""
+UNPAIRED = 0.1
+"""Share by which the loss on validation samples rises, two standard errors included, where what belongs to
+one sample is given to another and nothing is known of them: 0.012 to 0.09 with targets shuffled, 1.8 to 350
+without, 0.2 of pairs that are hardly learned yet (measured)."""
 PLACES, MASKS, UNEVEN = 100, 64, 0.2
 """Places of a sample with a class each, as of a mask, from which so many different samples are many; and the
 least loss of a guess of them: where nearly all is background, networks stay with it for long."""
@@ -369,7 +376,11 @@ def validation_known_before(run: Run) -> Iterator[Finding]:
     yield Finding("data-leak", "warn", message, remedy, "validation", validation - training, KNOWN_MORE)
 
 
-@needs("facts/chance_loss|facts/guess_loss", "facts/samples_different", verdict="labels of many samples")
+@needs(
+    "facts/chance_loss|facts/guess_loss|validation/exchanged",
+    "facts/samples_different|validation/exchanged",
+    verdict="labels of many samples",
+)
 def nothing_to_learn(run: Run) -> Iterator[Finding]:
     """A network that learns twenty samples by heart learns nothing at all from many that are new to it."""
     different = run.fact("samples_different")
@@ -378,13 +389,22 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     at_chance = run.at_chance("train") or (run.above_chance("train") < BEGUN and _nothing_held(run))
     unknown = run.validation_share > AT_CHANCE and _first_seen(run) >= NEW * run.guess_loss
     unknown = unknown and not _other_targets(run)  # then validation says nothing of the labels
+    rise, error = (run.history.last(f"validation/exchanged{of}", math.nan) for of in ("", "_error"))
+    looks = run.values("validation/loss")
+    apart = rise < CERTAIN * error and rise + 2 * error < UNPAIRED
+    apart = apart and len(looks) > 2 and looks[-1] >= min(looks[:-1])  # else it may be on its way
+    if math.isnan(different) and apart:  # of numbers alone they are not counted, but kept for evaluation
+        different = run.fact("train_subset")
+    unknown = unknown or apart
     at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
-    many = different >= max(MANY, seen / PASSES)
+    many = different >= max(MANY, seen / PASSES) or (unknown and different >= NUMBERS)
     if run.fact("places", 0.0) >= PLACES and run.guess_loss > UNEVEN and _stays_with_a_guess(run):
         many = different >= MASKS
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
-    able = run.passed("tiny-subset-fits") and run.passed("step-size-sensible")
+    # Of several optimizers the first step is not looked at.
+    tried = run.passed("step-size-sensible") or (apart and not run.one_loss)
+    able = run.passed("tiny-subset-fits") and tried
     moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN
     if not able or not moves or death(run) or any(finding.alarming for finding in run.checks):
         return
@@ -395,7 +415,14 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         f"of a guess {run.guess_loss:.3g}, though the network learns a few by heart and its steps are as "
         f"they should be."
     )
-    if unknown and not run.guesses:
+    if apart:
+        message = (
+            f"From {different:.0f} different samples nothing was learned that holds for others: on those of "
+            f"validation the loss is the same when what belongs to a sample is given to another "
+            f"({rise:+.1%}, standard error {error:.1%}), though the network learns a few by heart and its "
+            f"steps are as they should be."
+        )
+    elif unknown and not run.guesses:
         message = (
             f"From {different:.0f} different samples nothing was learned that holds for others: the loss on "
             f"validation samples was never below {run.validation_share:.0%} of that of one guess for all, "

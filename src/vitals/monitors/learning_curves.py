@@ -488,6 +488,8 @@ class LearningCurves(Monitor):
             for look in (subsets.before_narrow_layer, subsets.of_guides):
                 with suppress(Exception):  # of networks that neither is made for; the other curves go on
                     measured |= look()
+            with suppress(Exception):
+                measured |= {f"validation/{name}": value for name, value in subsets.exchanged().items()}
         if measured and (recorder := recorder_of(trainer)):
             recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
         validation = named.get("accuracy/val_eval", known)

@@ -25,7 +25,7 @@ from vitals.probes.loaders import (
     validation_loader,
 )
 from vitals.probes.narrow_layer import entering, narrow_layer
-from vitals.probes.random_states import isolated_rng
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rows import Rows, first_samples, joined, samples_in
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
@@ -54,6 +54,10 @@ EXPECTED = 10.0
 """Samples of a class whose absence is no accident: once in 20,000 looks."""
 AT_ONCE = 250
 """Samples in one forward pass."""
+BATCHES, FEWEST_BATCHES, SHIFTS = 16, 4, (1, 2)
+"""Of validation, at most and at least, in which rows are exchanged, and by how many places."""
+MATTERS = 1e-4
+"""Share of the loss by which that must change somewhere, for a tensor to matter to it."""
 
 
 class FixedSubsets:
@@ -407,6 +411,44 @@ class FixedSubsets:
         both = self.step.loss(torch.cat([outputs, outputs]), doubled[0] if single else doubled)
         ratio = float(both) / (float(loss) or math.nan)
         return next((grows for grows in (1, -1) if math.isclose(ratio, 2.0**grows, rel_tol=1e-3)), 0)
+
+    def exchanged(self) -> dict[str, float]:
+        """By which share the loss on validation batches rises where one of the tensors that have a row for
+        each sample gets those of other samples, `exchanged`, of the tensor by which it rises most, and its
+        standard error, `exchanged_error`. Nothing where a network is known, where fewer than two tensors
+        matter to the loss, as there is nothing to tell apart then, or with too few batches."""
+        if self.step.network is not None or self.validation is None:
+            return {}
+        module, losses = self.twin.module, list[Tensor]()
+        self.twin.refresh()
+        self.twin.attach(self.evaluating)
+        with isolated_rng(), torch.no_grad(), self.twin.as_in_training(), suppress(UserError):
+            module.eval()
+            for batch in self.validation[0][:BATCHES]:
+                rows = Rows(batch)
+                parts = rows.of(batch)
+                others = [
+                    [*parts[:place], part.roll(shift, 0), *parts[place + 1 :]]
+                    for place, part in enumerate(parts)
+                    for shift in SHIFTS
+                ]
+                values = []
+                for changed in [parts, *others] if rows.size > len(SHIFTS) and len(parts) < BATCHES else []:
+                    seed_torch(0)
+                    values.append(
+                        only_loss(step_losses(module, self.evaluating, rows.batch(changed))).float()
+                    )
+                losses.append(torch.stack(values or [torch.zeros(())]).cpu())
+        if len({len(each) for each in losses}) != 1 or len(losses) < FEWEST_BATCHES or len(losses[0]) == 1:
+            return {}
+        level = float(torch.stack(losses)[:, 0].mean().abs())
+        rises = torch.stack(losses)[:, 1:] - torch.stack(losses)[:, :1]
+        rises = rises.unflatten(1, (-1, len(SHIFTS))).mean(2) / max(level, 1e-12)
+        if int((rises.abs().amax(0) > MATTERS).sum()) < 2:
+            return {}
+        most = rises[:, int(rises.mean(0).argmax())]
+        error = float(most.std()) / math.sqrt(len(most))
+        return {"exchanged": float(most.mean()), "exchanged_error": error}
 
     def _of_network(self, inputs: Tensor, targets: Any) -> dict[str, float]:
         network = self.step.network

@@ -1118,3 +1118,26 @@ def test_a_group_whose_rate_leaves_it_as_it_was_drawn_is_named(
     del measured["update_ratio_summary/0"]  # as of a generator that learns by each fifth batch
     run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
     assert alarms(run) == ["learning-rate-too-low"] * said
+
+
+@pytest.mark.parametrize(
+    ("rise", "looks", "different", "said"),
+    [
+        ((0.02, 0.03), [1.2, 1.25, 1.3], [600.0], True),
+        ((0.02, 0.03), [1.2, 1.25, 1.3], [300.0], False),
+        ((0.02, 0.03), [1.2, 1.1, 1.0], [600.0], False),
+        ((0.07, 0.06), [1.2, 1.25, 1.3], [600.0], False),
+        ((3.0, 0.1), [1.2, 1.25, 1.3], [600.0], False),
+    ],
+    ids=["shuffled", "few", "on its way", "hardly known", "known"],
+)
+def test_validation_that_does_not_mind_what_belongs_together_is_told(
+    rise: tuple[float, float], looks: list[float], different: list[float], said: bool
+) -> None:
+    able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/val_eval": []}
+    unknown |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    measured = {"validation/exchanged": [rise[0]], "validation/exchanged_error": [rise[1]]}
+    measured |= {"validation/loss": looks, "facts/samples_different": different}
+    run = record(falling(1.2, 0.9), measured=unknown | measured)
+    assert alarms(Run(run.history, able)) == ["labels-random"] * said

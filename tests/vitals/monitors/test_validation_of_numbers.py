@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,32 @@ def test_validation_targets_on_another_scale_and_columns_in_another_order(
         assert alarms(diagnosis.findings) == ([] if name == "right" else ["train-val-mismatch"])
         if name == "scaled":
             assert "those of validation" in diagnosis.findings[0].message
+
+
+class TwoLines(Line):
+    """One for each half of what is predicted, so that the step is looked at as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(3, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return F.mse_loss((self.line(x) + self.second(x))[:, 0], y)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_of_a_step_as_a_whole_rows_are_exchanged(shuffled: bool, tmp_path: Path) -> None:
+    train, validation = planes(), planes(start=1)
+    for loader in (train, validation) if shuffled else ():
+        x, y = loader.dataset.tensors
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(2))
+        loader.dataset.tensors = x, y[order]
+    _, _, diagnosis = watched(
+        TwoLines(), tmp_path, LearningCurves(), train=train, validation=validation, limit_val_batches=None
+    )
+    rise = diagnosis.recorder.history.last("validation/exchanged", math.nan)
+    assert abs(rise) < 0.2 if shuffled else rise > 5
 
 
 class Pairs(Foreign):
