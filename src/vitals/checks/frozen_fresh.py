@@ -20,10 +20,14 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
     inputs, or a fixed classifier, is nobody's mistake; nor is one between others that has no bias, as random
     filters and the first matrix of an adapter, where no normalization is frozen with it.
     `filter(requires_grad)` leaves them out of the optimizer, too, which says nothing; networks `left_out` as
-    a whole, such as a teacher, do."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    a whole, such as a teacher, or what another loss trains, are not looked at."""
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED) and f"{name}.weight" not in left_out
+    }
     frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
-    if not frozen or any(f"{name}.weight" in left_out for name in frozen):
+    if not frozen:
         return [], False
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, alarms, digits, fit, mlp, quick
+from foreign import Foreign, TwoOptimizers, alarms, digits, fit, mlp, quick
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -321,6 +321,23 @@ def test_a_generator_that_learns_by_each_fifth_batch_is_wired(cut: bool, tmp_pat
     fit(OfACritic(cut), tmp_path, checks, limit_val_batches=0)
     said = [finding.message.partition(":")[0] for finding in checks.findings if finding.alarming]
     assert said == ["2 parameter(s) change the outputs, but no gradient gets to them"] * cut
+
+
+class OneOfTwoFrozen(TwoOptimizers):
+    """Most of the second network is frozen as it was drawn."""
+
+    def __init__(self, frozen: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)]
+        self.other = nn.Sequential(nn.Flatten(), *layers)
+        self.other[:frozen].requires_grad_(False)
+
+
+@pytest.mark.parametrize(("frozen", "said"), [(0, []), (2, []), (4, ["frozen-parameters"])])
+def test_layers_frozen_in_one_of_two_networks_are_named(frozen: int, said: list[str], tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(OneOfTwoFrozen(frozen), tmp_path, checks, limit_val_batches=0)
+    assert alarms(checks.findings) == said
 
 
 class CopiesItsWeights(Foreign):
