@@ -300,6 +300,8 @@ class Outcome:
     error: str | None = None
     twin: Outcome | None = None
     """The same run without its fault, where it was asked for."""
+    fits: bool = True
+    """Whether the case can be brought into the form that was asked for."""
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Outcome:
@@ -328,6 +330,12 @@ class Job:
     """Where the run's files stay; None throws them away."""
     setting: dict[str, float] | None = None
     """What a remedy names, to be changed in the run first."""
+    form: str | None = None
+    """The form of `forms.py` that the run is brought into; None leaves it as it was written."""
+
+
+class DoesNotFit(Exception):
+    """The case has a form of its own where another one was asked for."""
 
 
 def import_file(path: Path) -> Any:
@@ -342,6 +350,10 @@ def import_file(path: Path) -> Any:
 
 def load_cases(path: Path) -> CaseBook:
     return import_file(path).CASES
+
+
+def load_forms() -> dict[str, Callable[[Session], None]]:
+    return import_file(HERE / "forms.py").FORMS
 
 
 def make_tool(name: str, tool_file: str | None) -> Tool:
@@ -364,6 +376,8 @@ def run_case(case: Case, tool: Tool, images: Images, job: Job, folder: str) -> O
     L.seed_everything(job.seed, verbose=False)
     outcome = Outcome(case.name, [] if job.twin else sorted(case.causes))
     session = changed(case.build(images, not job.twin), job.setting or {})
+    if job.form:
+        load_forms()[job.form](session)
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=tool.callbacks(session),
@@ -398,6 +412,8 @@ def work(job: Job, result: str) -> None:
         try:
             tool = make_tool(job.tool, job.tool_file)
             outcome = run_case(case, tool, load_images(Path(job.data)), job, folder)
+        except DoesNotFit:
+            outcome = Outcome(case.name, sorted(case.causes), fits=False)
         except Exception:
             outcome = Outcome(case.name, sorted(case.causes), error=traceback.format_exc())
     Path(result).write_text(json.dumps(asdict(outcome)))
@@ -491,7 +507,11 @@ def examine(arguments: argparse.Namespace, cases: Sequence[Case], case_file: Pat
         if arguments.keep and tool != "none":
             name = case.name + "-twin" * twin + f"-{seed}" * (arguments.seeds > 1)
             folder = str(arguments.keep / name)
-        job = Job(str(case_file), case.name, tool, tool_file, str(arguments.data), twin, seed, folder)
+        job = Job(
+            *(str(case_file), case.name, tool, tool_file, str(arguments.data)),
+            *(twin, seed, folder),
+            form=arguments.form,
+        )
         return run_in_process(job, () if twin else case.causes, arguments.time_limit)
 
     baseline = {}
@@ -503,6 +523,8 @@ def examine(arguments: argparse.Namespace, cases: Sequence[Case], case_file: Pat
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     for case, seed in product(cases, seeds):
         outcome = run(case, arguments.tool, seed)
+        if not outcome.fits:
+            continue
         if arguments.twins and case.sick:
             outcome.twin = run(case, arguments.tool, seed, twin=True)
         if arguments.tool != "none":
@@ -523,6 +545,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cases", default="dev", help="dev (cases.py beside this file) or the path of a case file"
     )
+    parser.add_argument("--form", choices=load_forms(), help="run each case in another form, where it fits")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these cases")
     parser.add_argument("--data", type=Path, help="the unpacked CIFAR-10 archive")
     parser.add_argument(

@@ -17,7 +17,7 @@ import lightning as L
 import pytest
 import torch
 from cases import CASES
-from clinic import Finding, Images, Job, Outcome, Session, Vitals, run_case
+from clinic import Finding, Images, Job, Outcome, Session, Vitals, load_forms, run_case
 from lightning.pytorch.callbacks import Callback
 from sklearn.datasets import load_digits
 from table import confusion, read, scores
@@ -167,6 +167,27 @@ class AsksForTheLoss(Callback):
 
     def findings(self, trainer: L.Trainer) -> list[Finding]:
         return []
+
+
+@functools.cache
+def trained_in(form: str | None) -> torch.Tensor:
+    """The weights of the healthy case after three steps."""
+    L.seed_everything(0, verbose=False)
+    session = next(case for case in CASES if case.name == HEALTHY).build(digits(), False)
+    if form:
+        load_forms()[form](session)
+    few = {"limit_train_batches": 3, "limit_val_batches": 1, "max_epochs": 1}
+    few |= {"logger": False, "accelerator": "cpu"}
+    quietly = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
+    L.Trainer(**few, **quietly).fit(session.module, session.train_loader, session.val_loader)
+    return torch.cat([parameter.detach().flatten() for parameter in session.module.parameters()])
+
+
+@pytest.mark.parametrize("form", load_forms())
+def test_a_case_in_another_form_is_the_same_training(form: str) -> None:
+    mixed = form in ("mixup", "cutmix")
+    assert torch.equal(trained_in(form), trained_in(None)) is not mixed
+    assert trained_in(form).isfinite().all()
 
 
 def test_other_tools_get_the_loss_of_a_batch_from_a_copy(tmp_path: Path) -> None:

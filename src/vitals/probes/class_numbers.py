@@ -33,6 +33,7 @@ class Code:
 
     on: float
     off: float
+    mixed: bool = False
 
     @classmethod
     def of(cls, row: Tensor) -> Code | None:
@@ -47,7 +48,7 @@ class Code:
             return cls(float(shares[0, -1]), float(off))
         if off < 0 or bool(((shares.sum(1) - 1).abs() > ROUNDING).any()):
             return None
-        return cls(1.0 - (row.shape[1] - 1) * float(off), float(off))
+        return cls(1.0 - (row.shape[1] - 1) * float(off), float(off), mixed=True)
 
     def rows(self, numbers: Tensor, like: Tensor) -> Tensor:
         """Rows as of `like` (N, C) for class numbers (N,)."""
