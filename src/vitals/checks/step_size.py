@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from vitals.checks.budget import BudgetSpent
 from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.enlarged_errors import enlarged_errors
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding
@@ -68,6 +69,8 @@ FALLS_ON = 2.0
 """Times the loss after the last but one of the lengths that it is below zero after the last, which is 6.3
 times as long, where it falls without end: a similarity of structure that begins next to zero comes to 100
 times that, too, and stays there."""
+SAMPLES = 8
+"""Of a batch, by which it is seen whether an error has a minus."""
 USUAL_STEPS = 1000
 """Steps of a run whose length is not known."""
 
@@ -391,6 +394,8 @@ class StepSizeCheck(Check):
         result = check_step_size(setup.model, setup.loss, *batch, optimizer, steps, further, left)
         if result.below and setup.step is not None and (setup.step.rewards or plays(setup.step)):
             result = replace(result, below=0)  # what is punished is to become ever less likely
+        if result.below and any(enlarged_errors(setup, SAMPLES)):
+            result = replace(result, below=0)  # which wiring says, with the layer
         configured = result.losses[result.factors.index(1.0)]
         best = min(result.losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"

@@ -340,6 +340,19 @@ def test_layers_frozen_in_one_of_two_networks_are_named(frozen: int, said: list[
     assert alarms(checks.findings) == said
 
 
+class Turned(Foreign):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -F.mse_loss(self.net(batch[0]), F.one_hot(batch[1], 10).float())
+
+
+def test_a_minus_before_an_error_is_told_once(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring", "step_size"])
+    fit(Turned(mlp()), tmp_path, checks, limit_val_batches=0)
+    assert [(each.cause, each.check) for each in checks.findings if each.alarming] == [
+        ("wrong-initial-loss", "wiring")
+    ]
+
+
 class CopiesItsWeights(Foreign):
     """Takes its targets from a slow copy, to which it gives its weights every so many steps, within the
     step."""
