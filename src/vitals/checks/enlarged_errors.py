@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -11,7 +11,6 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.graph_leaves import graph_nodes
-from vitals.measures.held_parameters import held_identities
 from vitals.probes.trial import trial
 
 ERRORS = {
@@ -34,6 +33,8 @@ SUMS = (
     *("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Expand"),
 )
 """What keeps the sign of its terms."""
+LAYERS = {"Addmm": 2, "Mm": 1, "Convolution": 1, "Bmm": 1}
+"""What it calls the products of layers, and the place of their weights."""
 FEWEST = 4
 """Samples of a batch, where there are so many: some losses take pairs."""
 
@@ -42,7 +43,8 @@ def enlarged_errors(setup: TrainingSetup, samples: int) -> Iterator[Finding]:
     """Errors that the loss takes with a minus, where the layer next to them is trained by that loss and has
     no part in the rest of it: what it learns is to be wrong. An adversary is trained by a loss of its own, a
     network that is to be misled by none, and a layer that other terms hold as well has two aims."""
-    held = held_identities(*setup.optimizers)
+    groups = [group for optimizer in setup.optimizers for group in optimizer.param_groups]
+    held = {id(p) for group in groups if not group.get("maximize") for p in group["params"]}
     trained = {name for name, p in setup.model.named_parameters() if p.requires_grad and id(p) in held}
     with trial(setup.model, setup.loss) as copies:
         own = dict(copies.model.named_parameters())
@@ -54,7 +56,9 @@ def enlarged_errors(setup: TrainingSetup, samples: int) -> Iterator[Finding]:
             return  # the step itself freezes some
         terms = list(_terms(loss.grad_fn))
         enlarged = [(node, what) for node, sign, what in terms if what and sign < 0]
-        others = {leaf for node, sign, what in terms if not what or sign >= 0 for leaf in _leaves(node)}
+        if not enlarged:
+            return
+        others = _leaves(node for node, sign, what in terms if not what or sign >= 0)
         for node, what in enlarged:
             nearest = _nearest(node)
             layers = [names.get(leaf, "") for leaf in nearest if leaf not in others]
@@ -102,15 +106,17 @@ def _parts(node: Node, name: str) -> Iterator[tuple[Node, int]]:
         elif kind in ("Sub", "Neg", "Rsub"):
             yield each, 1 if (place == 0) == (kind == "Sub") else -1
         elif kind == "Mul" or (kind == "Div" and place == 0):
-            yield each, _sign(getattr(node, "_saved_self" if place else "_saved_other", None))
+            yield each, _sign(getattr(node, "_saved_self" if place else "_saved_other", None), kind == "Div")
 
 
-def _sign(factor: Tensor | float | None) -> int:
-    """Of a tensor that is nowhere below zero, or of a number that stands in the code; 0 for other factors, as
-    those that weigh each sample by how it turned out."""
+def _sign(factor: Tensor | float | None, divides: bool) -> int:
+    """Of a number that stands in the code, or of a tensor nowhere below zero that `divides`, as a variance or
+    a count; 0 for other factors: those of each sample may be what an action has cost."""
     if not isinstance(factor, Tensor):
         return 0 if factor is None else 1 if factor >= 0 else -1
     written = factor.ndim == 0 and (not factor.is_floating_point() or factor.element_size() == 8)
+    if not written and not divides:
+        return 0
     lowest = float(factor.detach().min()) if factor.numel() else 0.0
     return 1 if lowest >= 0 else -1 if written else 0
 
@@ -127,16 +133,17 @@ def _distance(node: Node) -> str:
     return what if type(before).__name__ == "SubBackward0" and len(sides) == 2 and None in sides else ""
 
 
-def _leaves(node: Node) -> set[int]:
-    return {id(each.variable) for each in graph_nodes(node) if hasattr(each, "variable")}
+def _leaves(starts: Iterable[Node]) -> set[int]:
+    return {id(node.variable) for node in graph_nodes(*starts) if hasattr(node, "variable")}
 
 
 def _nearest(start: Node) -> list[int]:
-    """The leaves that the fewest steps lead to from `start`."""
+    """The leaves that the fewest steps lead to from `start`; none where a layer whose weights are constant
+    comes before: who is to be misled may be frozen, and in no module."""
     level, seen = [start], {start}
     while level:
         found = [id(node.variable) for node in level if hasattr(node, "variable")]
-        if found:
+        if found or any(map(_is_constant_layer, level)):
             return found
         level = list(
             dict.fromkeys(
@@ -145,3 +152,8 @@ def _nearest(start: Node) -> list[int]:
         )
         seen.update(level)
     return []
+
+
+def _is_constant_layer(node: Node) -> bool:
+    place = LAYERS.get(type(node).__name__.partition("Backward")[0])
+    return place is not None and node.next_functions[place][0] is None

@@ -14,9 +14,9 @@ def graph_leaves(loss: Tensor) -> list[Tensor]:
     return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
 
 
-def graph_nodes(start: Node) -> list[Node]:
-    """`start` and all nodes of the graph that a backward pass goes to from there, each once."""
-    waiting, seen = [start], dict[Node, None]()
+def graph_nodes(*starts: Node) -> list[Node]:
+    """`starts` and all nodes of the graph that a backward pass goes to from there, each once."""
+    waiting, seen = list(starts), dict[Node, None]()
     while waiting:
         node = waiting.pop()
         if node in seen:

@@ -25,10 +25,11 @@ class TwoHeads(nn.Module):
         return self.loss(self.first(hidden), self.second(hidden), y)
 
 
-def said(loss, frozen: bool = False) -> list[str]:
+def said(loss, frozen: bool = False, maximize: bool = False) -> list[str]:
     """Where, for a loss of the outputs of two heads, (N, 3) each, and numbers (N, 3)."""
     model = TwoHeads(loss, frozen)
-    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], 0.1)
+    trained = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.1, maximize=maximize)
     batch = torch.randn(16, 4), torch.randn(16, 3)
     setup = TrainingSetup(model, lambda outputs, targets: outputs, (optimizer,), batch, (), gives="loss")
     found = list(enlarged_errors(setup, 8))
@@ -71,6 +72,9 @@ HEALTHY = {
         F.mse_loss(a, y) + F.mse_loss(b, y) - 0.5 * F.mse_loss(b, a.detach())
     ),
     "a spread": lambda a, b, y: F.mse_loss(a, y) - (b - b.mean(0)).square().mean(),
+    "what drawn actions cost": lambda a, b, y: (
+        F.mse_loss(a, y) + (b.log_softmax(1).gather(1, y.argmax(1, True)).squeeze(1) * y.exp().sum(1)).mean()
+    ),
     "a similarity": lambda a, b, y: -F.cosine_similarity(a, y).mean() - (-(b - y).square()).exp().mean(),
     "an entropy": lambda a, b, y: (
         F.cross_entropy(a, y.argmax(1)) + 0.1 * (b.softmax(1) * b.log_softmax(1)).sum(1).mean()
@@ -86,3 +90,12 @@ def test_what_is_no_error_with_a_minus_is_not_blamed(name: str) -> None:
 
 def test_a_network_that_is_to_be_misled_is_not_blamed() -> None:
     assert said(lambda a, b, y: F.mse_loss(a, y) - F.mse_loss(b, y), frozen=True) == []
+
+
+def test_a_frozen_network_outside_of_the_module_is_to_be_misled() -> None:
+    judge = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3)).requires_grad_(False)
+    assert said(lambda a, b, y: F.mse_loss(a, y) - F.cross_entropy(judge(b), y.argmax(1))) == []
+
+
+def test_an_optimizer_that_goes_up_makes_an_error_with_a_minus_smaller() -> None:
+    assert said(SICK["a squared error"], maximize=True) == []
