@@ -17,7 +17,7 @@ from vitals.files import log_folder
 from vitals.findings import COLOURS, Finding, sentence
 from vitals.history import History, rounded
 from vitals.length import is_timed, total_steps
-from vitals.measures.fresh_draws import fresh_share
+from vitals.measures.fresh_draws import fresh_share, looks_drawn
 from vitals.probes.rows import samples_in
 from vitals.probes.twin import Twin
 from vitals.writers.registry import writers
@@ -82,7 +82,7 @@ class Recorder(L.Callback):
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
             limit = trainer.limit_train_batches
             known["limited"] = float(isinstance(limit, int) or limit < 1)
-            for facts in (_of_layers, _of_rates):
+            for facts in (_of_layers, _of_groups, _of_rates):
                 with suppress(Exception):  # of layers and optimizers that are like no other
                     known |= facts(trainer, pl_module)
             self.add_facts(trainer, known)
@@ -145,6 +145,17 @@ class Recorder(L.Callback):
 def _of_layers(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
     drops = [part.p for part in module.modules() if isinstance(part, _DropoutNd)]
     return {"fresh_layers": fresh_share(module), "dropout": max(drops, default=0.0)}
+
+
+def _of_groups(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    """Share of the weights of each parameter group that look as they were drawn, where there are several."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    weights = [[p for p in group["params"] if p.ndim > 1] for group in groups]
+    return {
+        f"fresh_group/{group.get('name', number)}": sum(map(looks_drawn, each)) / len(each)
+        for number, (group, each) in enumerate(zip(groups, weights, strict=True))
+        if each and len(groups) > 1
+    }
 
 
 def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:

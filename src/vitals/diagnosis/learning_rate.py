@@ -399,11 +399,11 @@ def group_left_behind(run: Run) -> Iterator[Finding]:
     """New weights have stayed where they were drawn, as the rate of their group is far below another's."""
     rates = {name: max(values) for name, values in run.by_name("lr").items() if values}
     highest = max(rates.values(), default=0.0)
-    if not run.finished or len(rates) < 2 or run.fact("fresh_layers", 0.0) <= 0.5:
+    if not run.finished or len(rates) < 2:
         return
     for name, rate in rates.items():
         ratios = run.history.series(f"update_ratio_summary/{name}")
-        if not len(ratios):
+        if not len(ratios) or run.fact(f"fresh_group/{name}", 0.0) <= 0.5:
             continue
         step, typical = ratios.steps[-1], statistics.fmean(ratios.values)
         if 0 < rate * RATES_APART <= highest and step >= LONG and 0 < typical * step < HARDLY_MOVED:

@@ -1113,11 +1113,11 @@ def test_a_group_whose_rate_leaves_it_as_it_was_drawn_is_named(
     rate: float, ratio: float, fresh: float, said: bool
 ) -> None:
     measured = {"lr/1": [rate] * 10, "update_ratio_summary/0": [3e-3] * 10}
-    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
-    assert alarms(run) == ["learning-rate-too-low"] * said
+    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10})
+    assert alarms(Run(run.history, facts={"fresh_group/1": fresh})) == ["learning-rate-too-low"] * said
     del measured["update_ratio_summary/0"]  # as of a generator that learns by each fifth batch
-    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10}, fresh=fresh)
-    assert alarms(run) == ["learning-rate-too-low"] * said
+    run = record(measured={**measured, "update_ratio_summary/1": [ratio] * 10})
+    assert alarms(Run(run.history, facts={"fresh_group/1": fresh})) == ["learning-rate-too-low"] * said
 
 
 @pytest.mark.parametrize(
