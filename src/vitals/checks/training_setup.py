@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.measures.held_parameters import held_identities
+from vitals.probes.joined_optimizers import as_one
 from vitals.probes.put_back import buffers_kept
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.stand_in import mute
@@ -146,12 +147,14 @@ class TrainingSetup:
         return pairs or [self.batch(limit)]
 
     def only_optimizer(self) -> Optimizer:
-        """The optimizer; raises `UserError` where there is not exactly one."""
-        if len(self.optimizers) != 1:
+        """The optimizer, or several as one; raises `UserError` where there is none of these."""
+        optimizer = self.optimizer_or_none()
+        if optimizer is None:
             raise UserError(
-                f"The training has {len(self.optimizers)} optimizers; this check is made for one."
+                f"The training has {len(self.optimizers)} optimizers; this check is made for one, or several "
+                "that need no closure."
             )
-        return self.optimizers[0]
+        return optimizer
 
     def require_fixed_loss(self) -> None:
         """Raises `UserError` where the loss draws random numbers."""
@@ -159,8 +162,8 @@ class TrainingSetup:
             raise UserError("The loss draws random numbers, so that it has no least value (mixup?).")
 
     def optimizer_or_none(self) -> Optimizer | None:
-        """The optimizer where there is exactly one."""
-        return self.optimizers[0] if len(self.optimizers) == 1 else None
+        """The optimizer, or several that minimise the one loss as one."""
+        return as_one(self.optimizers) if self.gives != "losses" else None
 
 
 def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:

@@ -259,7 +259,7 @@ class Diagnosis(L.Callback):
             with self._spending(trainer) as left:
                 each = ENOUGH if small else 1
                 rate, loss = rate_from_start(trainer, module, start, first, higher, each, left)
-            groups = trainer.optimizers[0].param_groups
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
         except Exception:  # without a trial the remedy names no rate
             return

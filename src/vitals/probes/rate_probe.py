@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -16,11 +16,13 @@ from vitals.measures.held_parameters import held_identities
 from vitals.own_time import own_time
 from vitals.probes.clipping import clipping_of
 from vitals.probes.curvature import Curvature, curvature
+from vitals.probes.joined_optimizers import as_one
 from vitals.probes.loaders import successive_batches, training_loader
 from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rate_search import SECONDS, STEPS, working_rate
 from vitals.probes.rows import samples_in, together
 from vitals.probes.stand_in import BatchPreparation, stand_in
+from vitals.probes.step_losses import step_losses
 from vitals.probes.trial import (
     clip,
     copies_of,
@@ -45,10 +47,9 @@ def probe_rates(
     trainer: L.Trainer, module: L.LightningModule, shared: Twin | None = None, seconds: float = math.inf
 ) -> dict[float, float]:
     """The loss after 20 steps at each of `FACTORS` of the learning rate, on the same batches: the mean over 8
-    further ones, in training mode, all on copies of the module, of its one optimizer and of the loader.
-    `shared` is a copy of the module, whose hooks prepare the batches; None makes one. `UserError` if
-    something cannot be copied, or it takes more than so many `seconds`."""
-    _require_one_optimizer(trainer)
+    further ones, in training mode, all on copies of the module, of its optimizers, which must minimise one
+    loss, and of the loader. `shared` is a copy of the module, whose hooks prepare the batches; None makes
+    one. `UserError` if something cannot be copied, or it takes more than so many `seconds`."""
     end = own_time() + seconds
     losses: dict[float, float] = {}
     with isolated_rng(seed=0), torch.enable_grad():
@@ -72,7 +73,6 @@ def probe_curvature(
     """The curvature of the training loss, on one batch at the present weights, against the rate that the
     optimizer was configured with; None where its steps are of another kind, and for a large network, of which
     a second derivative takes several copies. Arguments and `UserError` as of `probe_rates`."""
-    _require_one_optimizer(trainer)
     if is_large(module.parameters()):
         return None
     end = own_time() + min(seconds, CURVATURE_SECONDS)
@@ -95,7 +95,6 @@ def rate_from_start(
     loss, and the loss that it has after `STEPS` steps: `working_rate`, above `rate` where `higher`, else
     below, for what `probe_rates` does, from the state `start` before the first step; NaN if none was found.
     Batches of the loader are joined to at least `batch` samples. `UserError` as of `probe_rates`."""
-    _require_one_optimizer(trainer)
     with isolated_rng(seed=0), torch.enable_grad():
         batches = _batches(trainer, Twin(trainer, module), batch)
 
@@ -107,7 +106,7 @@ def rate_from_start(
             set_rate(optimizer, rate)
             return _loss_after(twin, optimizer, batches if rate else batches[-JUDGED:], end)
 
-        early = leaps(trainer.optimizers[0], STEPS)
+        early = leaps(_optimizer(trainer.optimizers), STEPS)
         return working_rate(loss_after, loss_after(0.0), rate, higher, min(seconds, SECONDS), early)
 
 
@@ -132,10 +131,11 @@ def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[s
 
 
 def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimizer]:
-    """Copies of the module, parameters and all, and of its one optimizer at the rates that were
+    """Copies of the module, parameters and all, and of its optimizers, as one, at the rates that were
     configured."""
-    own, [optimizer] = copies_of(module, trainer.optimizers)
-    optimizer.clipping = clipping_of(trainer)  # type: ignore[attr-defined]
+    own, optimizers = copies_of(module, trainer.optimizers)
+    optimizer = _optimizer(optimizers)
+    optimizer.clipping = clipping_of(trainer)
     restore_configured_rates(optimizer)
     twin = Twin(trainer, own)
     twin.original, twin.shares = own, False  # the step may write to what is a copy as a whole
@@ -143,9 +143,21 @@ def _copies(trainer: L.Trainer, module: L.LightningModule) -> tuple[Twin, Optimi
     return twin, optimizer
 
 
-def _require_one_optimizer(trainer: L.Trainer) -> None:
-    if len(trainer.optimizers) != 1:
-        raise UserError("the rate is probed for one optimizer alone.")
+def _require_one_loss(trainer: L.Trainer, twin: Twin, batch: Any) -> None:
+    """`UserError` unless all optimizers minimise what the training step makes of `batch`: adversaries do not,
+    nor do those that take turns."""
+    if len(trainer.optimizers) > 1:
+        with twin.as_in_training():
+            losses = step_losses(twin.module, stand_in(trainer, training=True), batch)
+        if len(losses) != 1 or len({*losses[0].optimizers}) < len(trainer.optimizers):
+            raise UserError("the rate is probed of optimizers that minimise one loss.")
+
+
+def _optimizer(optimizers: Sequence[Optimizer]) -> Any:
+    """The one, or several as one."""
+    if (optimizer := as_one(optimizers)) is None:
+        raise UserError("the rate is probed of optimizers that need no closure.")
+    return optimizer
 
 
 def _loss_after(twin: Twin, optimizer: Any, batches: list[Any], end: float = math.inf) -> float:
@@ -197,4 +209,5 @@ def _batches(trainer: L.Trainer, twin: Twin, samples: int = 1, count: int = STEP
                 break
         if len(taken) == before:
             raise UserError("the training loader gives no batch.")
+    _require_one_loss(trainer, twin, taken[0])
     return [reduce(together, taken[place : place + each]) for place in range(0, wanted, each)]

@@ -207,7 +207,7 @@ def trial(
         # A plain function holds nothing of the model that a copy could replace.
         stateful = isinstance(loss, nn.Module | types.MethodType)
         loss_copy = copied(loss, memo) if stateful else loss
-        optimizer_copy = None if optimizer is None else _copied_optimizer(optimizer, memo)
+        optimizer_copy = None if optimizer is None else copied_optimizer(optimizer, memo)
         if not model_copy.training:
             model_copy.train()
         if not dropout:
@@ -236,7 +236,7 @@ def copies_of(
     model_copy = copied(model, memo)
     if mine:
         model_copy.__dict__[GUARDED] = Shared(mine)
-    return model_copy, tuple(_copied_optimizer(optimizer, memo) for optimizer in optimizers)
+    return model_copy, tuple(copied_optimizer(optimizer, memo) for optimizer in optimizers)
 
 
 def switch_off_dropout(model: nn.Module) -> None:
@@ -426,7 +426,7 @@ def _first_steps(
     parameters = held_parameters(optimizer)
     corners = [nn.Parameter(p.detach()[(slice(8),) * p.ndim].clone()) for p in parameters]
     with isolated_rng(0), torch.no_grad():
-        own = _copied_optimizer(optimizer, dict(zip(map(id, parameters), corners, strict=True)))
+        own = copied_optimizer(optimizer, dict(zip(map(id, parameters), corners, strict=True)))
         own.state.clear()
         restore_configured_rates(own)  # a warm-up may begin at 0, where nothing moves
         chosen = corners if count == 1 else [group["params"][0] for group in own.param_groups]
@@ -446,7 +446,8 @@ def _first_steps(
     return steps
 
 
-def _copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
+def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
+    """A copy of `optimizer` with all that it holds; `memo` as of `copied`."""
     own = copied(optimizer, memo)
     # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
     for name, value in vars(optimizer).items():

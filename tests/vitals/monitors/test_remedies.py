@@ -63,21 +63,43 @@ def remedies(folder: Path) -> list[Finding]:
     return [finding for finding in read_findings(folder / "findings.json") if finding.setting]
 
 
+class Together(Foreign):
+    """An optimizer for the matrices and one for the biases, as for Muon and AdamW, at rates five apart."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: object, batch_idx: int) -> None:
+        optimizers = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        parts = [[p for p in self.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False)]
+        rates = (self.lr, self.lr / 5)
+        return [torch.optim.SGD(part, rate, momentum=0.9) for part, rate in zip(parts, rates, strict=True)]
+
+
 @pytest.mark.parametrize("rate", [30.0, 1e-6])
 @pytest.mark.parametrize("checks", [True, False], ids=["before learning", "while learning"])
-def test_the_run_learns_at_the_rate_in_the_remedy(rate: float, checks: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Foreign, Together], ids=["one optimizer", "two"])
+def test_the_run_learns_at_the_rate_in_the_remedy(
+    rate: float, checks: bool, kind: type[Foreign], tmp_path: Path
+) -> None:
     watchers = [*diagnostics()[0 if checks else 1 : -1], Diagnosis(report=False)]
-    sick = Foreign(mlp(), rate)
+    sick = kind(mlp(), rate)
     watched = train(sick, tmp_path, watchers)
     named = remedies(tmp_path)
     assert named
     assert all(f"about {finding.setting['lr']:g}" in finding.remedy for finding in named if finding.setting)
     rates = {finding.setting["lr"] for finding in named if finding.setting}
     assert len(rates) == 1  # the same before and after
-    cured = Foreign(mlp(), rates.pop())
+    cured = kind(mlp(), rates.pop())
     train(cured, tmp_path)
     assert right(cured) > max(0.9, right(sick))
-    bare = train(Foreign(mlp(), rate), tmp_path)
+    bare = train(kind(mlp(), rate), tmp_path)
     assert all(torch.equal(bare[name].nan_to_num(), watched[name].nan_to_num()) for name in bare)
 
 
