@@ -36,7 +36,9 @@ EXCESS_LEFT, LEARNED = 0.25, 0.9
 """A loss between the last two limits is no alarm if one of the first steps of the run's own optimizer leaves
 no more than this share of what is above chance, and `RECOVERY_STEPS` steps on the same batch bring it below
 the second share of chance, so that it was learning and not dying. He weights in a last layer behind 96 units
-start at up to 2.3 times a guess; descent at 0.05 makes it good in one step or in five."""
+start at up to 2.3 times a guess; descent at 0.05 makes it good in one step or in five. Where something else
+than the last layer is at fault, such as the inputs, the first step has to: of five, whose first doubles the
+loss, layers die."""
 ORDINARY = 1.0
 """Spread of outputs as torch's layers draw them, which is no matter of the last layer's weights: a squared
 error from one-hot labels starts at 2.8 times that of a guess with a spread of 0.4, and learns well. Then the
@@ -219,8 +221,9 @@ class LossAtChance:
             return self._finding("loss-at-chance", "note", detail, remedy)
         if self.recovers and self.deviation <= VERY_FAR:
             ordinary = self.logit_sd <= ORDINARY
-            steps = RECOVERY_STEPS if ordinary else FIRST_STEPS
-            detail = f"{'' if ordinary else large}; the first {steps} steps of the optimizer make it good"
+            steps = RECOVERY_STEPS if ordinary else _first_steps(self.cause)
+            first = "first step" if steps == 1 else f"first {steps} steps"
+            detail = f"{'' if ordinary else large}; it is made good by the {first} of the optimizer"
             return self._finding("loss-at-chance", "note", detail, remedy)
         level: Level = "warn" if self.deviation <= VERY_FAR else "fail"
         if self.cause == "input-not-normalized":
@@ -317,7 +320,10 @@ def check_loss_at_chance(
         limit = min(limit, value - MADE_GOOD * (value - chance))
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, limit)
     left = 1.0 if result.logit_sd <= ORDINARY else EXCESS_LEFT
-    recovers = optimizer is not None and _recovers(model, loss, inputs, targets, optimizer, chance, left)
+    steps = _first_steps(cause)
+    recovers = optimizer is not None and _recovers(
+        model, loss, inputs, targets, optimizer, chance, left, steps
+    )
     return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
 
 
@@ -347,6 +353,10 @@ def _is_tied(model: nn.Module, classes: int) -> bool:
     return bool(ends) and all(id(parameter) in embeddings for parameter in ends)
 
 
+def _first_steps(cause: str) -> int:
+    return FIRST_STEPS if cause == "wrong-initial-loss" else 1
+
+
 def _recovers(
     model: nn.Module,
     loss: Loss,
@@ -355,13 +365,14 @@ def _recovers(
     optimizer: Optimizer,
     chance: float,
     left: float = EXCESS_LEFT,
+    steps: int = FIRST_STEPS,
 ) -> bool:
-    """Whether one of the first steps of `optimizer` leaves no more than this share of what is above chance,
-    and further ones bring the loss below."""
+    """Whether one of the first `steps` steps of `optimizer` leaves no more than this share of what is above
+    chance, and further ones bring the loss below."""
     x, y = cut(inputs, RECOVERY_BATCH), cut(targets, RECOVERY_BATCH)
     with trial(model, loss, optimizer) as copies:
         before = float(copies.step(x, y))
-        if not any(float(copies.step(x, y)) - chance <= left * (before - chance) for _ in range(FIRST_STEPS)):
+        if not any(float(copies.step(x, y)) - chance <= left * (before - chance) for _ in range(steps)):
             return False
         for _ in range(RECOVERY_STEPS):
             copies.step(x, y)
