@@ -2,6 +2,7 @@
 
 import math
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -426,7 +427,10 @@ def _first_steps(
     parameters = held_parameters(optimizer)
     corners = [nn.Parameter(p.detach()[(slice(8),) * p.ndim].clone()) for p in parameters]
     with isolated_rng(0), torch.no_grad():
-        own = copied_optimizer(optimizer, dict(zip(map(id, parameters), corners, strict=True)))
+        memo: dict[int, Any] = dict(zip(map(id, parameters), corners, strict=True))
+        kept = optimizer.state  # of whole parameters: not to be copied only to be forgotten
+        memo[id(kept)] = defaultdict(dict)
+        own = copied_optimizer(optimizer, memo)
         own.state.clear()
         restore_configured_rates(own)  # a warm-up may begin at 0, where nothing moves
         chosen = corners if count == 1 else [group["params"][0] for group in own.param_groups]

@@ -44,6 +44,20 @@ def test_the_best_rate_over_a_few_steps_is_named_where_an_optimizer_leaps_at_fir
     assert found[1] > 2 * found[0]
 
 
+class Large:
+    """Stands for what an optimizer keeps of a hundred million weights."""
+
+    def __deepcopy__(self, memo: object) -> None:
+        raise MemoryError
+
+
+def test_what_an_optimizer_keeps_is_not_copied_to_try_its_first_steps() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    optimizer = torch.optim.RMSprop([weight], 1e-3)
+    optimizer.state[weight]["square_avg"] = Large()
+    assert leaps(optimizer, STEPS) > LEAPS
+
+
 @pytest.mark.parametrize("loss", [0.5, math.nan, math.inf, 0.498])
 def test_no_rate_is_named_where_none_lowers_the_loss(loss: float) -> None:
     assert math.isnan(working_rate(lambda rate, end: loss, 0.5, 30.0, higher=False)[0])
