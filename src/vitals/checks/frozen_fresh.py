@@ -20,13 +20,15 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
     inputs, or a fixed classifier, is nobody's mistake; nor is one between others that has no bias, as random
     filters and the first matrix of an adapter, where no normalization is frozen with it.
     `filter(requires_grad)` leaves them out of the optimizer, too, which says nothing; networks `left_out` as
-    a whole, such as a teacher, or what another loss trains, are not looked at."""
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED) and f"{name}.weight" not in left_out
-    }
-    frozen = [name for name, module in layers.items() if not module.weight.requires_grad]
+    a whole, such as a teacher, or what another loss trains, are not looked at, nor are layers of target
+    networks, which begin as copies."""
+    every = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    layers = {name: module for name, module in every.items() if f"{name}.weight" not in left_out}
+    frozen = [
+        name
+        for name, module in layers.items()
+        if not module.weight.requires_grad and not any(_is_copy(module, other) for other in every.values())
+    ]
     if not frozen:
         return [], False
     if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
@@ -41,6 +43,11 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
         if outputs_change_with(model, inputs, [f"{name}.weight" for name in found])
         else ([], False)
     )
+
+
+def _is_copy(layer: Any, other: Any) -> bool:
+    one, two = layer.weight, other.weight
+    return one is not two and one.shape == two.shape and torch.equal(one, two)
 
 
 def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:

@@ -353,6 +353,32 @@ def test_a_minus_before_an_error_is_told_once(tmp_path: Path) -> None:
     ]
 
 
+class TargetNetworks(TwoOptimizers):
+    """The second network learns from slow copies of both, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 10))
+        self.targets = copy.deepcopy(nn.Sequential(self.net, self.other)).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        losses = (
+            lambda: F.cross_entropy(self.net(batch[0]), batch[1]),
+            lambda: F.mse_loss(self.other(self.net(batch[0]).detach()), 1 + self.targets(batch[0])),
+        )
+        for optimizer, loss in zip((first, second), losses, strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(loss())
+            optimizer.step()
+
+
+def test_target_networks_of_several_losses_are_meant_to_be_frozen(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(TargetNetworks(), tmp_path, checks, limit_val_batches=0)
+    assert alarms(checks.findings) == []
+
+
 class CopiesItsWeights(Foreign):
     """Takes its targets from a slow copy, to which it gives its weights every so many steps, within the
     step."""
