@@ -9,7 +9,7 @@ from vitals.diagnosis.capacity import MOST_DROPPED
 from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
 from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
-from vitals.findings import Finding
+from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN, share_between
 from vitals.measures.other_preparations import AS_GREY
 from vitals.probes.fixed_subset import NEIGHBOURS, RARER
@@ -397,9 +397,11 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         different = run.fact("train_subset")
     unknown = unknown or apart
     at_chance = run.guesses or unknown or (at_chance and run.last_loss > AT_CHANCE * run.chance_loss > 0)
-    many = different >= max(MANY, seen / PASSES) or (unknown and different >= NUMBERS)
+    many = different >= max(MANY, seen / PASSES)
+    sure: Level = "warn" if many or apart or run.guesses else "note"  # a weak signal, too, may be lost in few
+    many = many or (unknown and different >= NUMBERS)
     if run.fact("places", 0.0) >= PLACES and run.guess_loss > UNEVEN and _stays_with_a_guess(run):
-        many = different >= MASKS
+        many, sure = different >= MASKS, "warn"
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
     # Of several optimizers the first step is not looked at.
@@ -433,7 +435,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         "orders, a change of one without the other."
     )
     limit = AT_CHANCE * run.guess_loss
-    yield Finding("labels-random", "warn", message, remedy, "labels", run.last_loss, limit)
+    yield Finding("labels-random", sure, message, remedy, "labels", run.last_loss, limit)
 
 
 def _nothing_held(run: Run) -> bool:

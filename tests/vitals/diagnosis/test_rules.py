@@ -213,6 +213,8 @@ def test_little_to_be_known_of_numbers_is_no_fault_of_theirs() -> None:
         measured = none | {"validation/loss": [of_validation]}
         history = record(losses, measured=measured).history
         assert alarms(Run(history, able, facts={"chance_loss": 1.0})) == found
+        fewer = {"chance_loss": 1.0, "samples_different": 600.0}  # in which a weak signal is lost, too
+        assert "labels-random" not in alarms(Run(history, able, facts=fewer))
 
 
 def test_validation_of_other_targets_that_gets_better_is_judged_at_the_end() -> None:
