@@ -148,7 +148,10 @@ def _of_layers(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float
 
 
 def _of_groups(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-    """Share of the weights of each parameter group that look as they were drawn, where there are several."""
+    """Share of the weights of each parameter group that look as they were drawn, where there are several, of
+    one kind of optimizer: the rates of SGD and of Adam say nothing of each other."""
+    if len({type(optimizer) for optimizer in trainer.optimizers}) > 1:
+        return {}
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     weights = [[p for p in group["params"] if p.ndim > 1] for group in groups]
     return {
