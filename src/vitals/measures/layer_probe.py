@@ -1,6 +1,6 @@
 """One forward and backward pass for looking, that leaves parameters, gradients and random numbers alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,33 +9,46 @@ from torch import Tensor, nn
 from vitals.measures.layer_outputs import LayerOutput, layer_outputs
 from vitals.measures.norms import dense
 
+Aim = tuple[Tensor, Container[int]]
+"""A loss, and the identities of the parameters that are trained by it."""
+
 
 @dataclass(frozen=True)
 class Probe:
     """What one pass gave; all on the device."""
 
-    loss: Tensor
     layers: list[LayerOutput]
     """In the order of execution."""
     layer_gradients: list[Tensor | None]
-    """Of the loss with respect to the layers' values."""
+    """Of the losses with respect to the layers' values."""
     gradients: dict[str, Tensor]
     """By parameter, dense; without those that the loss does not reach."""
 
 
-def probe(model: nn.Module, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> Probe:
-    """Run `loss`, which calls `model`, once, and differentiate it with respect to its layers and those of
-    `parameters` that train. Gradients are not added to `.grad`; buffers and random states change as in any
-    forward pass: give a copy that shares its parameters, and isolate the random states."""
+def probe(model: nn.Module, losses: Callable[[], Sequence[Aim]], parameters: Mapping[str, Tensor]) -> Probe:
+    """Run `losses`, which calls `model`, once, and differentiate each with respect to the layers, whose
+    gradients are added up, and those of `parameters` that it trains. Gradients are not added to `.grad`;
+    buffers and random states change as in any forward pass: give a copy that shares its parameters, and
+    isolate the random states."""
     with torch.enable_grad(), layer_outputs(model) as layers:
-        value = loss()
-    reached = [layer.values for layer in layers if layer.values.requires_grad]
-    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-    gradients: list[Tensor | None] = []
-    if value.requires_grad and (reached or trained):
-        gradients = list(torch.autograd.grad(value, [*reached, *trained.values()], allow_unused=True))
-    of_layers = iter(gradients[: len(reached)])
-    by_layer = [next(of_layers, None) if layer.values.requires_grad else None for layer in layers]
-    of_parameters = zip(trained, gradients[len(reached) :], strict=False)
-    by_parameter = {name: dense(gradient) for name, gradient in of_parameters if gradient is not None}
-    return Probe(value.detach(), layers, by_layer, by_parameter)
+        aims = losses()
+    reached = [layer for layer in layers if layer.values.requires_grad]
+    values = [layer.values for layer in reached]
+    of_layers: list[Tensor | None] = [None] * len(reached)
+    by_parameter: dict[str, Tensor] = {}
+    for number, (loss, held) in enumerate(aims, 1):
+        trained = {name: p for name, p in parameters.items() if p.requires_grad and id(p) in held}
+        if not loss.requires_grad or not (values or trained):
+            continue
+        wanted, again = [*values, *trained.values()], number < len(aims)
+        found = torch.autograd.grad(loss, wanted, allow_unused=True, retain_graph=again)
+        of_layers = [_sum(one, other) for one, other in zip(of_layers, found, strict=False)]
+        named = zip(trained, found[len(values) :], strict=True)
+        by_parameter |= {name: dense(gradient) for name, gradient in named if gradient is not None}
+    following = iter(of_layers)
+    by_layer = [next(following) if layer.values.requires_grad else None for layer in layers]
+    return Probe(layers, by_layer, by_parameter)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one if other is None else other if one is None else one + other

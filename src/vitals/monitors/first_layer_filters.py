@@ -155,7 +155,7 @@ def _first_layer(twin: Twin, batch: Any) -> tuple[str, torch.Size]:
                 hook = partial(stop, name)
                 stack.enter_context(part.register_forward_pre_hook(hook))
         with isolated_rng(seed=0), eagerly():
-            twin.training_loss(batch)
+            twin.losses(batch)
     if not reached:
         raise UserError("the training step runs no linear or convolutional layer.")
     [(name, shape)] = reached

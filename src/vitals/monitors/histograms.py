@@ -218,7 +218,7 @@ class Histograms(Monitor):
         assert twin is not None
         twin.refresh()
         with isolated_rng(seed=0):
-            return probe(twin.module, lambda: twin.training_loss(batch), parameters)
+            return probe(twin.module, lambda: twin.aims(batch), parameters)
 
     def _rarely(self, step: int) -> bool:
         """Ten times a run, however long it is: what is too large for the history, or takes further passes."""

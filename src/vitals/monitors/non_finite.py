@@ -276,7 +276,7 @@ def _origin(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: i
     twin = Twin(trainer, module)
     twin.refresh()
     with isolated_rng(), torch.no_grad(), layer_outputs(twin.module) as layers:
-        twin.training_loss(batch)
+        twin.losses(batch)
     for layer in layers:
         if _bad(layer.values):
             return (

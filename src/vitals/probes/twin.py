@@ -14,12 +14,13 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from vitals.errors import UserError
+from vitals.measures.held_parameters import held_identities
 from vitals.probes.copies import copied
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples
 from vitals.probes.stand_in import attach, mute, stand_in
-from vitals.probes.step_losses import only_loss, step_losses
+from vitals.probes.step_losses import StepLoss, only_loss, step_losses
 from vitals.probes.untouched import ChangesParameters, untouched
 
 PLAIN = (bool, int, float, str, type(None))
@@ -97,10 +98,10 @@ class Twin:
                 parameter.grad = None
             with isolated_rng(seed=0), torch.enable_grad():
                 try:
-                    self.training_loss(batch)
+                    self.losses(batch)
                 except ChangesParameters:
                     self.shares = False
-                    self.training_loss(batch)
+                    self.losses(batch)
             if any(parameter.grad is not None for parameter in copies):
                 raise UserError("the training step calls backward itself, not manual_backward.")
             self.rehearsed = True
@@ -124,8 +125,25 @@ class Twin:
     def training_loss(self, batch: Any) -> Tensor:
         """What the training step makes of `batch`, without a backward pass; `NoLoss` if there is none for
         this batch, `UserError` if that is not one loss."""
+        return only_loss(self.losses(batch))
+
+    def losses(self, batch: Any) -> list[StepLoss]:
+        """All that the optimizers minimise of `batch`; see `step_losses`."""
         with self.as_in_training():
-            return only_loss(step_losses(self.module, stand_in(self.trainer, training=True), batch))
+            return step_losses(self.module, stand_in(self.trainer, training=True), batch)
+
+    def aims(self, batch: Any) -> list[tuple[Tensor, set[int]]]:
+        """The same, each with the identities of the parameters of the copy that it trains: of several losses
+        those which its optimizers hold, of one all."""
+        losses, copies = self.losses(batch), list(self.module.parameters())
+        if len(losses) == 1:
+            return [(losses[0].value, set(map(id, copies)))]
+        aims: list[tuple[Tensor, set[int]]] = []
+        for loss in losses:
+            held = held_identities(*(self.trainer.optimizers[number] for number in loss.optimizers))
+            both = zip(copies, self.original.parameters(), strict=True)
+            aims.append((loss.value, {id(copy) for copy, its in both if id(its) in held}))
+        return aims
 
     def few(self, batch: Any, count: int) -> Any:
         """The first `count` samples of `batch`, on which the training step has been rehearsed, or the whole
@@ -135,7 +153,7 @@ class Twin:
             try:
                 if self.rehearsed:
                     with isolated_rng(seed=0), torch.enable_grad():
-                        self.training_loss(part)
+                        self.losses(part)
                 self.rehearse(part)
             except UserError:
                 self.rehearse(batch)
