@@ -30,6 +30,12 @@ class StepModel(nn.Module):
         self.facts, self.rows = step.trainer, step.rows
         self.first, self.number = step.places[number]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module | Tensor):
+            super().__setattr__(name, value)
+        else:  # what it knows itself: a part of the user's may have the same name, as `first` or `last`
+            self.__dict__[name] = value
+
     def forward(self, *rows: Tensor) -> Tensor:
         """The loss for a batch with these rows; without any, for the batch that it was made with."""
         owner: Any = self.owner

@@ -617,6 +617,21 @@ def test_a_copy_does_not_grow_with_what_the_step_keeps(tmp_path: Path) -> None:
     assert seen == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "names", [("first", "last"), ("number", "calls"), ("places", "rows"), ("facts", "owner")]
+)
+def test_parts_may_have_any_name(names: tuple[str, str], tmp_path: Path) -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        first, second = (getattr(module, name) for name in names)
+        return F.cross_entropy(second(first(batch[0]).relu()), batch[1])
+
+    trunk, head = nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), nn.Linear(16, 10)
+    module = Step(loss, net=nn.Identity(), **dict(zip(names, (trunk, head), strict=True)))
+    checks = quick(checks=["wiring", "layer_variance"])
+    fit(module, tmp_path, checks, limit_val_batches=0)
+    assert {finding.cause for finding in checks.findings} == {"wiring-correct", "variance-level"}
+
+
 def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
     def loss(module: Any, batch: Any) -> Any:
         if module.trainer.sanity_checking is False and not hasattr(module, "seen_once"):
