@@ -319,7 +319,7 @@ class InformativeInputsCheck(Check):
         elif isinstance(setup.model, Path) and bool(setup.model.numbers().any()):
             result = replace(result, words=False)  # the whole numbers are bits of floats
         unknown = any(f.cause == "labels-random" for f in result.findings())
-        if setup.twice is not None and unknown:
+        if setup.twice is not None and unknown and not result.mixed:  # each time with another sample
             with suppress(Exception):  # a data set may want other places than numbers
                 result = replace(result, recognized=recognized(*setup.twice()))
         if setup.plain is not None and unknown and result.recognized != 1:

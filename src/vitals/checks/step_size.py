@@ -24,7 +24,7 @@ from vitals.own_time import own_time
 from vitals.probes.curvature import curvature
 from vitals.probes.plays import plays
 from vitals.probes.random_states import seed_torch
-from vitals.probes.rate_search import SECONDS, STEPS, rate_remedy, working_rate
+from vitals.probes.rate_search import SECONDS, STEPS, rate_helps, rate_remedy, working_rate
 from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
     Inputs,
@@ -179,8 +179,8 @@ class StepSize:
         return [Finding("step-size-sensible", "ok", f"{seen}.", "", "learning rate", share, LITTLE)]
 
     def _wrong_rate(self, cause: str, seen: str, value: float, threshold: float) -> Finding:
-        setting = {"lr": self.works} if math.isfinite(self.works) else None
-        remedy = rate_remedy(cause == "learning-rate-too-low", max(self.learning_rates), self.works)
+        tried = cause == "learning-rate-too-low", max(self.learning_rates), self.works
+        setting, remedy = ({"lr": self.works} if rate_helps(*tried) else None), rate_remedy(*tried)
         return Finding(cause, "warn", seen, remedy, "learning rate", value, threshold, setting=setting)
 
     @property

@@ -13,7 +13,7 @@ from vitals.findings import Finding, Level
 from vitals.history import Series
 from vitals.measures.counts import CERTAIN
 from vitals.probes.rate_probe import JUDGED
-from vitals.probes.rate_search import STEPS, rate_remedy
+from vitals.probes.rate_search import STEPS, rate_helps, rate_remedy
 
 THROWN = 0.3
 """Update:weight ratio that throws a layer away."""
@@ -480,7 +480,7 @@ def _other_rate(
         )
     # Where a schedule goes beyond what was configured, it is the schedule that is to be changed.
     as_configured = not run.learning_rate > 1.01 * run.fact("configured_rate")
-    setting = {"lr": works} if math.isfinite(works) and as_configured else None
+    setting = {"lr": works} if as_configured and rate_helps(low, run.learning_rate, works) else None
     return Finding(cause, level, message, remedy, where, value, threshold, setting=setting)
 
 

@@ -60,12 +60,23 @@ def working_rate(
     return _rate(found), loss(found)
 
 
+def rate_helps(higher: bool, rate: float, works: float) -> bool:
+    """Whether `works`, what `working_rate` found, is another rate in the direction that was asked for."""
+    return math.isfinite(works) and (works > rate) is higher
+
+
 def rate_remedy(higher: bool, rate: float, works: float) -> str:
     """What to do about a learning rate, too low where `higher`; `works` is what `working_rate` found."""
     remedy = f"{'Raise' if higher else 'Lower'} the learning rate from {rate:.3g}"
-    if not math.isfinite(works):
-        return f"{remedy} until the first steps lower the loss."
-    return f"{remedy} to about {works:g}: from the same start, {STEPS} steps at it lower the loss."
+    if rate_helps(higher, rate, works):
+        return f"{remedy} to about {works:g}: from the same start, {STEPS} steps at it lower the loss."
+    if higher and math.isfinite(works):
+        return (
+            f"At {works:g} already {STEPS} steps of a copy lower the loss, so that the rate is not it: look "
+            f"for what makes the training's own steps smaller between backward() and step(), such as "
+            f"clipping gradients before they are unscaled."
+        )
+    return f"{remedy} until the first steps lower the loss."
 
 
 def _rate(place: int) -> float:

@@ -15,7 +15,7 @@ from monitoring import train
 from vitals import diagnostics
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import Finding, read_findings, without_consequences, write_findings
-from vitals.probes.rate_search import LEAPS, STEPS, working_rate
+from vitals.probes.rate_search import LEAPS, STEPS, rate_helps, rate_remedy, working_rate
 from vitals.probes.trial import leaps
 
 
@@ -65,6 +65,17 @@ def test_no_rate_is_named_where_none_lowers_the_loss(loss: float) -> None:
 
 def test_no_rate_is_named_that_there_was_no_time_to_try() -> None:
     assert math.isnan(working_rate(on_a_parabola(1.0), 0.5, 30.0, higher=False, seconds=0)[0])
+
+
+def test_a_rate_too_low_is_not_raised_to_a_lower_one() -> None:
+    """As where gradients are clipped before they are unscaled, which the steps of a trial are not."""
+    assert rate_remedy(True, 0.05, 0.01).startswith("At 0.01 already 20 steps of a copy lower the loss")
+    assert rate_remedy(True, 0.05, 0.3).startswith("Raise the learning rate from 0.05 to about 0.3")
+    assert (
+        rate_remedy(False, 0.05, 0.3)
+        == "Lower the learning rate from 0.05 until the first steps lower the loss."
+    )
+    assert [rate_helps(True, 0.05, works) for works in (0.01, 0.3, math.nan)] == [False, True, False]
 
 
 def right(module: Foreign) -> float:
