@@ -404,7 +404,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         many, sure = different >= MASKS, "warn"
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
-    # Of several optimizers the first step is not looked at.
+    # Of several losses the first step is not looked at.
     tried = run.passed("step-size-sensible") or (apart and not run.one_loss)
     able = run.passed("tiny-subset-fits") and tried
     moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN

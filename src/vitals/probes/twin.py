@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from vitals.errors import UserError
 from vitals.measures.held_parameters import held_identities
+from vitals.measures.layer_probe import Aim
 from vitals.probes.copies import copied
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
@@ -132,13 +133,13 @@ class Twin:
         with self.as_in_training():
             return step_losses(self.module, stand_in(self.trainer, training=True), batch)
 
-    def aims(self, batch: Any) -> list[tuple[Tensor, set[int]]]:
+    def aims(self, batch: Any) -> list[Aim]:
         """The same, each with the identities of the parameters of the copy that it trains: of several losses
         those which its optimizers hold, of one all."""
         losses, copies = self.losses(batch), list(self.module.parameters())
         if len(losses) == 1:
             return [(losses[0].value, set(map(id, copies)))]
-        aims: list[tuple[Tensor, set[int]]] = []
+        aims: list[Aim] = []
         for loss in losses:
             held = held_identities(*(self.trainer.optimizers[number] for number in loss.optimizers))
             both = zip(copies, self.original.parameters(), strict=True)
