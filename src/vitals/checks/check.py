@@ -9,7 +9,7 @@ from vitals.causes import StationKey
 from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_words, largest_that_fits
 from vitals.checks.training_setup import Needs, TrainingSetup
 from vitals.errors import UserError, failed_at, listed, reason_of
-from vitals.findings import Finding, Level, without_consequences, worst_level
+from vitals.findings import LEVELS, Finding, Level, without_consequences, worst_level
 from vitals.own_time import own_time
 from vitals.probes.untouched import ChangesParameters
 from vitals.writers.writer import Writer
@@ -98,6 +98,46 @@ class Check(ABC):
         return None
 
 
+class CheckOfEachLoss(Check):
+    """One that is made of each loss of a step by itself, with what learns by it, all else as it is. Derive
+    from it and write `of_loss`.
+
+    The outcome is that of the loss with the gravest findings; what is said of one of several names what
+    learns by it.
+    """
+
+    needs = "losses"
+
+    @abstractmethod
+    def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
+        """As `run`, for the setup of one loss."""
+
+    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+        made: list[Outcome] = []
+        failed: list[UserError] = []
+        for each in setup.each_loss():
+            try:
+                outcome = self.of_loss(each, options)
+            except ChangesParameters:
+                raise
+            except UserError as error:  # another loss may do
+                failed.append(error)
+                continue
+            if each.of:
+                found = [_of(each.of, finding) for finding in outcome.findings]
+                outcome = replace(outcome, findings=found)
+            made.append(outcome)
+        if not made:
+            raise failed[0]
+        gravest = max(made, key=lambda outcome: LEVELS.index(worst_level(outcome.findings)))
+        return replace(gravest, findings=of_all_losses(each for outcome in made for each in outcome.findings))
+
+
+def _of(what: str, finding: Finding) -> Finding:
+    """`finding` of the loss by which `what` learns; a value that it tried is none for all optimizers."""
+    return replace(finding, message=f"By the loss of {what}: {finding.message}", setting=None)
+
+
 @dataclass(frozen=True)
 class Row:
     """One check, made or skipped."""
@@ -163,7 +203,8 @@ def _made(check: Check, setup: TrainingSetup, options: Options) -> Row:
     whole, cut = 0.0, ""
     try:
         sizes = list(dict.fromkeys(check.sizes(setup, options)))
-        costs = [check.seconds(size, setup, options) for size in sizes]
+        losses = len(setup.step.optimizers) if setup.step and setup.gives == "losses" else 1
+        costs = [losses * check.seconds(size, setup, options) for size in sizes]
         size = largest_that_fits(sizes, costs, budget)
         if size != sizes[0]:
             whole = costs[0]

@@ -1,7 +1,7 @@
 """The layer-variance table: does the signal stay level on its way through the network as initialised?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.inputs import enters_unscaled
 from vitals.checks.training_setup import TrainingSetup, cut
 from vitals.errors import UserError
@@ -275,32 +275,37 @@ class LayerVariance:
 
 
 def check_layer_variance(
-    model: nn.Module, inputs: Inputs, optimizer: Optimizer | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    optimizer: Optimizer | None = None,
+    left_out: Collection[str] = (),
 ) -> LayerVariance:
     """Measure how the variance of the activations changes through the network as it is initialised, in
     training mode: `inputs` (N, ...), better 64 to 512. A row is what enters a linear or convolutional layer,
     so that functional activations, pooling and residual sums count as well. The slope is judged together with
-    the whole change, and more mildly for an adaptive `optimizer` (He et al. 2015, eq. 10). `UserError` for
-    fewer than two samples or a model without such layers."""
+    the whole change, and more mildly for an adaptive `optimizer` (He et al. 2015, eq. 10). Layers whose
+    weights are among the parameters `left_out`, by their names, are no part of it. `UserError` for fewer than
+    two samples or a model without such layers."""
     if isinstance(inputs, Tensor) and (inputs.ndim < 2 or len(inputs) < 2):
         raise UserError("inputs: one tensor (N, ...) of at least two samples is needed.")
     with trial(model) as copies, torch.no_grad():
         watch = _Squashing(any(isinstance(module, nn.RNNBase) for module in copies.model.modules()))
-        layers = _signals(copies, inputs, watch)
+        weighted = _weighted(copies.model, left_out)
+        layers = _signals(copies, weighted, inputs, watch)
         if not layers:
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
         if any(row.dead > DEAD_MANY for row in layers):
-            layers = _cut_off(copies, inputs, layers)
+            layers = _cut_off(copies, weighted, inputs, layers)
         if min((row.zeros for row in layers[1:]), default=0.0) >= MOSTLY_ZERO:
             switch_off_dropout(copies.model)  # its zeros are others for each batch
-            rows = _signals(copies, inputs, _Squashing(watch.recurrent))
+            rows = _signals(copies, weighted, inputs, _Squashing(watch.recurrent))
             layers = tuple(replace(row, zeros=other.zeros) for row, other in zip(layers, rows, strict=False))
         slope = _slope(layers)
         slope_at_he_scale, silent = slope, ""
         if abs(slope) > STEEP:  # the only case in which the second slope is looked at
-            zeroed = {name for name, part in _weighted(copies.model) if not bool((part.weight != 0).any())}
-            _draw_at_he_scale(copies.model)
-            at_he_scale = _signals(copies, inputs, _Squashing(watch.recurrent))
+            zeroed = {name for name, part in weighted if not bool((part.weight != 0).any())}
+            _draw_at_he_scale(part for _, part in weighted)
+            at_he_scale = _signals(copies, weighted, inputs, _Squashing(watch.recurrent))
             slope_at_he_scale = _slope(at_he_scale)
             silenced = (
                 row.name
@@ -315,7 +320,7 @@ def check_layer_variance(
             spread = float(inputs.float().std())
             # Where each sample is normalized, as counts are to shares, twice the inputs give the same.
             if math.sqrt(layers[0].variance) < THIN:
-                twice = _signals(copies, 2 * inputs, _Squashing(watch.recurrent))[0].variance
+                twice = _signals(copies, weighted, 2 * inputs, _Squashing(watch.recurrent))[0].variance
                 spread = spread if twice > 2 * layers[0].variance else 0.0
     adaptive = optimizer is not None and ignores_scale(optimizer)
     drawn = watch.peaked > SATURATED_MOST and is_fresh(model)
@@ -327,8 +332,16 @@ def check_layer_variance(
     )
 
 
-def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+Layers = Sequence[tuple[str, Any]]
+"""With weights, by their names."""
+
+
+def _weighted(model: nn.Module, left_out: Collection[str]) -> Layers:
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED) and f"{name}.weight" not in left_out
+    ]
 
 
 class _Squashing(TorchFunctionMode):
@@ -361,7 +374,7 @@ class _Squashing(TorchFunctionMode):
         return result
 
 
-def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSignal, ...]:
+def _signals(copies: Trial, weighted: Layers, inputs: Inputs, watch: _Squashing) -> tuple[LayerSignal, ...]:
     rows: list[LayerSignal] = []
     maker = "input"
     seen: set[str] = set()  # a network that is called twice is one network
@@ -398,7 +411,7 @@ def _signals(copies: Trial, inputs: Inputs, watch: _Squashing) -> tuple[LayerSig
         return hook
 
     with ExitStack() as stack:
-        for name, module in _weighted(copies.model):
+        for name, module in weighted:
             stack.enter_context(module.register_forward_pre_hook(record(name)))
         with watch:
             copies.outputs(inputs)
@@ -433,7 +446,9 @@ def moved(inputs: Inputs) -> Inputs:
     return larger[0] if isinstance(inputs, Tensor) else larger
 
 
-def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> tuple[LayerSignal, ...]:
+def _cut_off(
+    copies: Trial, weighted: Layers, inputs: Inputs, layers: tuple[LayerSignal, ...]
+) -> tuple[LayerSignal, ...]:
     """`layers`, without those for dead whose zeros are in the inputs themselves, such as a feature without a
     value: they are gone where these are others and all layers give what they gave before."""
     given: dict[str, list[Any]] = {}
@@ -447,9 +462,9 @@ def _cut_off(copies: Trial, inputs: Inputs, layers: tuple[LayerSignal, ...]) -> 
     seen: tuple[LayerSignal, ...] = ()
     for what, rows in ((keep, inputs), (give, moved(inputs))):
         with ExitStack() as stack, suppress(UserError):  # a step may refuse inputs that it has not seen
-            for name, module in _weighted(copies.model):
+            for name, module in weighted:
                 stack.enter_context(module.register_forward_hook(what(name)))
-            seen = _signals(copies, rows, _Squashing(False))
+            seen = _signals(copies, weighted, rows, _Squashing(False))
     alive = {row.name for row in seen if row.dead <= DEAD_MANY}
     return tuple(
         replace(row, dead=0.0) if row.dead > DEAD_MANY and row.name in alive else row for row in layers
@@ -462,13 +477,12 @@ def _slope(layers: tuple[LayerSignal, ...]) -> float:
     return linear_regression(range(len(logs)), logs).slope if len(logs) > 1 else 0.0
 
 
-def _draw_at_he_scale(model: nn.Module) -> None:
+def _draw_at_he_scale(layers: Iterable[Any]) -> None:
     """Draw each weight with standard deviation √(2/fan-in) and clear biases."""
-    for module in model.modules():
-        if isinstance(module, WEIGHTED):
-            module.weight.normal_(std=math.sqrt(2 / module.weight[0].numel()))
-            if module.bias is not None:
-                module.bias.zero_()
+    for layer in layers:
+        layer.weight.normal_(std=math.sqrt(2 / layer.weight[0].numel()))
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 def layer_variance_figure(result: LayerVariance) -> Figure:
@@ -483,16 +497,16 @@ def layer_variance_figure(result: LayerVariance) -> Figure:
     return figure
 
 
-class LayerVarianceCheck(Check):
+class LayerVarianceCheck(CheckOfEachLoss):
     """Draws the curve `checks/layer_variance`."""
 
     name = "layer_variance"
-    needs = "loss"
     fewest = 2
 
-    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+    def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         inputs = cut(setup.inputs, options.size or 128)
-        result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none())
+        left_out = setup.left_out if setup.of else ()
+        result = check_layer_variance(setup.model, inputs, setup.optimizer_or_none(), left_out)
         seen = f"{result.slope:+z.2f} decades a layer, {result.whole:+z.1f} in all"
         low, high = result.bearable
         found = result.findings()

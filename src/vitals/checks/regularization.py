@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.checks.chance import perfect_loss
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.measures.double import double
@@ -280,13 +280,12 @@ def _in_loss(
     return LossPenalty(floor, loss, math.sqrt(penalty / data) if data else math.inf, inward)
 
 
-class RegularizationCheck(Check):
+class RegularizationCheck(CheckOfEachLoss):
     """Logs the scalar `checks/regularised_loss`, the loss with the penalty of the weight decay."""
 
     name = "regularization"
-    needs = "loss"
 
-    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+    def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         step = setup.step if setup.step and setup.step.beside else None
         result = check_regularization(
             setup.model,

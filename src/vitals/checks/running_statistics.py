@@ -196,7 +196,7 @@ def _given(model: nn.Module, inputs: Inputs) -> dict[str, list[tuple[int, Tensor
 
 class RunningStatisticsCheck(Check):
     name = "running_statistics"
-    needs = "loss"
+    needs = "losses"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         looks = _normalizes(setup.model) or _keeps(setup.model)

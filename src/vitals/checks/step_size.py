@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.checks.budget import BudgetSpent
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.enlarged_errors import enlarged_errors
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
@@ -105,6 +105,9 @@ class StepSize:
     """A learning rate that was tried and lowers the loss, where the configured one is at fault; else NaN."""
     climb: float = math.nan
     """Cosine of the angle between the update and the gradient: below 0 where it goes down."""
+    against: bool = False
+    """Whether other losses may be against this one, as the two of a GAN: by itself it then goes down without
+    end, and how far says nothing of a rate."""
     below: int = 0
     """How many batches were looked at where all have a loss below zero that falls without end; else 0."""
 
@@ -171,10 +174,11 @@ class StepSize:
         pace = max(self.improvement, 0.0) * self.momentum  # rounding can hide a tiny step
         slow = abs(share) * self.momentum < NEGLIGIBLE and pace * self.total_steps < TOO_SLOW * self.start
         slow = slow and self.ratio < UPDATE_RATIO_TARGET  # else it is the run that is short
+        slow = slow and not self.against
         if slow and self.best_improvement > PROMISING * self.start:
             seen += f"; at this pace {self.total_steps} steps would take off {pace * self.total_steps:.2g}."
             return [self._wrong_rate("learning-rate-too-low", seen, share * self.momentum, NEGLIGIBLE)]
-        if share < LITTLE:
+        if share < LITTLE and not self.against:
             return [Finding("step-size-sensible", "note", f"{seen}.", "", "learning rate", share, LITTLE)]
         return [Finding("step-size-sensible", "ok", f"{seen}.", "", "learning rate", share, LITTLE)]
 
@@ -208,12 +212,13 @@ def check_step_size(
     total_steps: int = USUAL_STEPS,
     further: Sequence[tuple[Any, Any]] = (),
     seconds: float = SECONDS,
+    against: bool = False,
 ) -> StepSize:
     """Follow the loss on one batch, `inputs` (N, ...) and `targets` (N,), along the first update that
     `optimizer` itself would make; it is linear in the learning rate, so that multiples of it are other rates.
     `total_steps` is the length of the run in optimizer steps; where the configured rate is at fault, others
-    are tried on the `further` batches, for so many `seconds`. `UserError` where the optimizer moves nothing
-    or the loss is not finite."""
+    are tried on the `further` batches, for so many `seconds`; `against` as of `StepSize`. `UserError` where
+    the optimizer moves nothing or the loss is not finite."""
     check_rows(inputs, targets)
     batches = further or [(inputs, targets)]
     if total_steps < 1:
@@ -274,8 +279,10 @@ def check_step_size(
         total_steps,
         _size(update, before),
         climb=along / size if size > 0 else math.nan,
+        against=against,
     )
-    if result.start - result.best_improvement < ENDLESS * result.start < 0 and len(further) >= LOOKS:
+    without_end = result.start - result.best_improvement < ENDLESS * result.start < 0
+    if without_end and len(further) >= LOOKS and not against:
         finite = [each for each in losses if math.isfinite(each)]
         endless = len(finite) > 1 and finite[-1] < FALLS_ON * min(finite[-2], 0.0)
         with trial(model, loss) as copies, torch.no_grad():
@@ -379,19 +386,20 @@ def step_size_figure(result: StepSize) -> Figure:
     return figure
 
 
-class StepSizeCheck(Check):
+class StepSizeCheck(CheckOfEachLoss):
     """Draws the curve `checks/step_size`."""
 
     name = "step_size"
-    needs = "loss"
 
-    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+    def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         optimizer = setup.only_optimizer()
         batch = setup.batch(options.size or 128)
         further = setup.batches(options.size or 128, FURTHER)
         left = min(SECONDS, options.budget.left / 2)
         steps = setup.total_steps
-        result = check_step_size(setup.model, setup.loss, *batch, optimizer, steps, further, left)
+        result = check_step_size(
+            setup.model, setup.loss, *batch, optimizer, steps, further, left, setup.minds_others()
+        )
         if result.below and setup.step is not None and (setup.step.rewards or plays(setup.step)):
             result = replace(result, below=0)  # what is punished is to become ever less likely
         if result.below and any(enlarged_errors(setup, SAMPLES)):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
-from vitals.checks.check import Check, Options, Outcome
+from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.gradient_flow import duplicate_unit_weights
 from vitals.checks.layer_variance import check_layer_variance
 from vitals.checks.page import are_images, in_range
@@ -368,7 +368,7 @@ class FewSamples:
             seen += f", where it stays: no better than the one best guess for all, {self.constant:.4g}."
             remedy = "Look for a layer that passes nothing on, and for inputs that are all alike."
             return [Finding("underfitting", "warn", seen, remedy, where, end, self.constant)]
-        if end <= FALLEN * start:
+        if min(losses[-2:]) <= FALLEN * start:  # the last one is of other random numbers
             return [Finding("tiny-subset-fits", "ok", f"{seen}.", "", where, end, FALLEN * start)]
         seen += "; what is low for this loss nobody has said." if end < start else ": it does not fall."
         return [Finding("tiny-subset-fits", "note", seen, "", where, end)]
@@ -396,10 +396,12 @@ def check_few_samples(
     targets: Any,
     optimizer: Optimizer | None = None,
     max_steps: int = MAX_STEPS,
+    against: bool = False,
 ) -> FewSamples:
     """As `check_tiny_subset`, on `inputs` (N, ...) and `targets` whatever the loss makes of them, until the
     loss is a hundredth of what it was. What is low nobody knows of such a loss, so that only one that stays
-    at the best constant guess is a fault."""
+    at the best constant guess is a fault. A loss that others may be `against`, as the two of a GAN, has
+    fallen far once it is half of what it was, or as much below zero: without the others it falls for ever."""
     check_rows(inputs, targets)
     constant = zero = level = math.nan
     of_samples = isinstance(inputs, Tensor) and len(inputs) >= 4 and len(inputs.flatten(1).unique(dim=0)) > 1
@@ -421,6 +423,8 @@ def check_few_samples(
                 # What fails at once is no number gone.
                 losses.append(or_nan(step) if losses else float(step()))
                 if not math.isfinite(losses[-1]) or 0 < losses[-1] < ZERO * losses[0]:
+                    break
+                if against and losses[-1] <= losses[0] - (1 - FALLEN) * abs(losses[0]) < losses[0]:
                     break
             with torch.no_grad():
                 losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
@@ -549,14 +553,13 @@ def tiny_subset_figure(result: TinySubset, inputs: Tensor) -> Figure:
     return figure
 
 
-class TinySubsetCheck(Check):
+class TinySubsetCheck(CheckOfEachLoss):
     """Logs the scalar `checks/tiny_subset_loss` over the steps of learning by heart, and draws the twenty
     images with their predictions, `checks/tiny_subset`."""
 
     name = "tiny_subset"
-    needs = "loss"
 
-    def run(self, setup: TrainingSetup, options: Options) -> Outcome:
+    def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         outcome = self._made(setup, options)
         lost = of_lost_epsilon(setup.optimizers)
         found = [
@@ -591,7 +594,8 @@ class TinySubsetCheck(Check):
                 "say nothing of it."
             )
         most = options.tiny_subset_steps
-        result = check_few_samples(setup.model, setup.loss, *setup.batch(SUBSET_SIZE), optimizer, most)
+        batch, against = setup.batch(SUBSET_SIZE), setup.minds_others()
+        result = check_few_samples(setup.model, setup.loss, *batch, optimizer, most, against)
         _, losses = result.final
         seen = f"loss {losses[0]:.4g} → {losses[-1]:.4g} after {len(losses) - 1} steps"
         return Outcome(result.findings(), seen, "a loss that falls", result)

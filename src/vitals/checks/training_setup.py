@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.errors import UserError
+from vitals.errors import UserError, listed
 from vitals.measures.held_parameters import held_identities
 from vitals.probes.joined_optimizers import as_one
 from vitals.probes.put_back import buffers_kept
-from vitals.probes.random_states import isolated_rng
+from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.stand_in import mute
 from vitals.probes.step_losses import several
 from vitals.probes.step_model import StepModel
 from vitals.probes.training_step import TrainingStep
-from vitals.probes.trial import Loss, copies_of
+from vitals.probes.trial import Loss, copies_of, trial
 from vitals.probes.untouched import GUARDED
 
 DRAWS = 4
@@ -63,6 +64,8 @@ class TrainingSetup:
     """Whether the loss draws random numbers, as with mixup; then it has no least value to compare with."""
     gives: Needs = "class numbers"
     """The most that checks can ask for."""
+    of: str = ""
+    """What learns by the loss, `'generator'` for instance, where it is one of several."""
     writes: bool = False
     """Whether the step itself changes parameters, as one that normalizes or clips them."""
     left_out: tuple[str, ...] = ()
@@ -137,7 +140,23 @@ class TrainingSetup:
             left_out = tuple(name for name in names if name in others.union(self.left_out))
             for name in left_out:
                 parameters[name].requires_grad_(False)
-            yield replace(self, model=model, optimizers=own, left_out=left_out, gives="loss")
+            of = _modules_of([name for name in names if id(parameters[name]) in mine])
+            yield replace(self, model=model, optimizers=own, left_out=left_out, gives="loss", of=of)
+
+    def minds_others(self) -> bool:
+        """Whether this one of several losses is another with other parameters of what learns by the others,
+        which may be against it, as the two of a GAN are."""
+        if not self.of:
+            return False
+        with trial(self.model, self.loss) as copies, torch.no_grad():
+            values = []
+            for factor in (1.0, 0.5):
+                for name, parameter in copies.model.named_parameters():
+                    if name in self.left_out:
+                        parameter.mul_(factor)
+                seed_torch(0)
+                values.append(float(copies.loss_at(*self.batch(4))))
+        return values[0] != values[1]
 
     def batches(self, limit: int, count: int) -> list[tuple[Any, Any]]:
         """Up to `count` training batches of other samples, each of at most `limit`."""
@@ -164,6 +183,14 @@ class TrainingSetup:
     def optimizer_or_none(self) -> Optimizer | None:
         """The optimizer, or several that minimise the one loss as one."""
         return as_one(self.optimizers) if self.gives != "losses" else None
+
+
+def _modules_of(parameters: Sequence[str]) -> str:
+    """The innermost module that has all of the `parameters`, by their names, or those of the top that do."""
+    levels = zip(*(name.split(".")[:-1] for name in parameters), strict=False)
+    within = ".".join(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
+    modules = [within] if within else [name.partition(".")[0] for name in parameters]
+    return listed(f"'{module}'" for module in modules)
 
 
 def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:

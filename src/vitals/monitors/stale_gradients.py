@@ -163,6 +163,8 @@ class StaleGradients(Monitor):
             self.say(trainer, fault)
         self.looks -= 1
         if not self.looks:
+            if not any(steps for steps, _, _ in self.several.values()):
+                self.record(trainer, {"old_gradient": 0.0})
             self.active, self.several = False, {}
 
     def _count_lost(self, trainer: L.Trainer) -> None:

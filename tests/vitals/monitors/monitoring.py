@@ -118,7 +118,7 @@ class GAN(Foreign):
         makes.step()
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD(net.parameters(), 0.1) for net in (self.net, self.critic)]
+        return [torch.optim.SGD(net.parameters(), 0.01) for net in (self.net, self.critic)]
 
 
 def train(

@@ -335,7 +335,6 @@ ALL = [name for name in GROUPS["default"] if name != "gradients_after_burn_in"]
 NETWORK = [name for name in ALL if name not in ("loss_at_chance", "informative_inputs")]
 LOSS = [name for name in NETWORK if name not in ("inputs", "outputs")]
 PARTS = [*NETWORK, "loss_at_chance"]  # a class for each token or pixel
-LOSSES = ["wiring", "validation_mode", "gradients"]
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
     "dict with paths": (
@@ -491,7 +490,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
         lambda: loaded(lambda x, y, i: (x, y)),
         ALL,
     ),
-    "GAN": (GAN, lambda: loaded(lambda x, y, i: (x, y)), LOSSES),
+    "GAN": (GAN, lambda: loaded(lambda x, y, i: (x, y)), LOSS),
     "losses kept": (Outputs, lambda: loaded(lambda x, y, i: (x, y)), ALL),
     "belongings": (Belongings, lambda: loaded(lambda x, y, i: (x, y)), ALL),
     "None first": (lambda: Sparing(mlp()), lambda: loaded(lambda x, y, i: (x, y)), ALL),

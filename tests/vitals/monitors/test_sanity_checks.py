@@ -32,7 +32,7 @@ from foreign import (
 )
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from monitoring import same
+from monitoring import GAN, same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
@@ -170,10 +170,66 @@ def test_what_is_hidden_in_a_foreign_module_is_named(cause: str, tmp_path: Path)
 def test_of_several_losses_each_is_looked_at_and_the_rest_is_left_out_with_the_reason(tmp_path: Path) -> None:
     checks = quick()
     fit(TwoOptimizers(), tmp_path, checks)
-    assert [row.name for row in checks.rows] == ["wiring", "validation_mode", "gradients"]
-    [finding] = [each for each in read_findings(tmp_path / "findings.json") if each.cause == "skipped"]
-    assert "2 losses that different optimizers minimise" in finding.message
-    assert "tiny subset" in finding.message
+    each = ["wiring", "running_statistics", "validation_mode", "gradients", "layer_variance"]
+    each += ["regularization", "tiny_subset", "step_size"]
+    assert [row.name for row in checks.rows] == each
+    said = [each.message for each in checks.findings if each.cause == "tiny-subset-fits"]
+    assert [message.partition(":")[0] for message in said] == [
+        "By the loss of 'net'",
+        "By the loss of 'other'",
+    ]
+    skipped = [each.message for each in read_findings(tmp_path / "findings.json") if each.cause == "skipped"]
+    [message] = [each for each in skipped if "2 losses that different optimizers minimise" in each]
+    assert "inputs" in message
+    assert "tiny subset" not in message
+
+
+class OneIsOff(TwoOptimizers):
+    """The second of two networks that have nothing to do with one another is at fault."""
+
+    def __init__(self, rate: float = 0.1, scale: float = 1.0) -> None:
+        super().__init__()
+        self.rate = rate
+        deep = [part for _ in range(5 * (scale < 1)) for part in (nn.Linear(32, 32), nn.ReLU())]
+        self.other = nn.Sequential(*mlp()[:-1], *deep, nn.Linear(32, 10))
+        with torch.no_grad():
+            for parameter in self.other.parameters():
+                parameter.mul_(scale)
+
+    def configure_optimizers(self) -> Any:
+        rates = (self.net, 0.1), (self.other, self.rate)
+        return [torch.optim.SGD(net.parameters(), lr=rate) for net, rate in rates]
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({}, ""),
+        ({"rate": 1e4}, "learning-rate-too-high"),
+        ({"rate": 1e-5}, "learning-rate-too-low"),
+        ({"scale": 0.02}, "bad-initialization"),
+    ],
+)
+def test_of_two_losses_the_one_at_fault_is_named(
+    options: dict[str, float], cause: str, tmp_path: Path
+) -> None:
+    checks = quick(checks=["layer_variance", "step_size"])
+    fit(OneIsOff(**options), tmp_path, checks)
+    said = {finding.cause: finding.message for finding in checks.findings if finding.alarming}
+    assert cause in said if cause else not said
+    assert all(message.startswith("By the loss of 'other': ") for message in said.values())
+
+
+def test_how_far_a_generator_gets_with_a_critic_that_stands_still_says_nothing_of_its_rate(
+    tmp_path: Path,
+) -> None:
+    checks = quick(checks=["step_size"])
+    module = GAN()
+    module.configure_optimizers = lambda: [  # type: ignore[method-assign]
+        torch.optim.Adam(net.parameters(), 2e-6) for net in (module.net, module.critic)
+    ]
+    fit(module, tmp_path, checks, limit_val_batches=0)
+    assert alarms(checks.findings) == []
 
 
 def test_tags_pictures_and_findings_can_be_read_back(tmp_path: Path) -> None:
