@@ -104,6 +104,7 @@ def _setup(
         owner, optimizers = copies_of(module, trainer.optimizers, shared)
         mute(owner)
         facts: Any = stand_in(trainer, training=True)
+        facts.rewrites = not shared
         attach(owner, facts)
         source = _Source(trainer, BatchPreparation(trainer, owner, facts), batch)
         if even:

@@ -131,7 +131,8 @@ class TrainingSetup:
         assert self.step is not None
         names = [name for name, _ in self.model.named_parameters()]
         for number, minimisers in enumerate(self.step.optimizers):
-            model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared=True)
+            shared = not self.writes
+            model, optimizers = copies_of(StepModel(self.step, number), self.optimizers, shared)
             mute(model.owner)
             own = tuple(optimizers[place] for place in minimisers)
             mine, every = held_identities(*own), held_identities(*optimizers)

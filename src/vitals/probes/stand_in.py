@@ -82,7 +82,10 @@ AS_THEY_ARE = (
     *("num_training_batches", "num_val_batches", "accumulate_grad_batches", "estimated_stepping_batches"),
 )
 """What the trainer says of itself."""
-FALSE = ("meets_zeros", "needs_graph", "is_last_batch", "testing", "predicting", "sanity_checking")
+FALSE = (
+    *("meets_zeros", "needs_graph", "rewrites"),
+    *("is_last_batch", "testing", "predicting", "sanity_checking"),
+)
 
 
 def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:

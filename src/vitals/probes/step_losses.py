@@ -1,8 +1,8 @@
 """The losses that a training step is to minimise, under automatic and manual optimisation."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from vitals.either_package import either
 from vitals.errors import UserError, failed_at
@@ -92,7 +93,7 @@ def step_losses(
     parts = list(owner.modules()) if parts is None else parts
     for number in range(first, first + EVERY_THIRD):
         events.clear()
-        with unchanged(parts):
+        with unchanged(parts), _as_they_were(owner) if facts.rewrites and graph else nullcontext():
             for part in parts:
                 if isinstance(part, either(L.LightningModule)):
                     part._trainer = facts
@@ -128,6 +129,20 @@ def step_losses(
         groups = dict.fromkeys(groups, _scalar(in_their_units(given[0], loss)))
     events.clear()
     return [StepLoss(value if graph else value.detach(), optimizers) for optimizers, value in groups.items()]
+
+
+@contextmanager
+def _as_they_were(owner: nn.Module) -> Iterator[None]:
+    """What the graph keeps of the parameters of `owner` is a copy: the step may change them behind a loss, as
+    where a critic's are clipped, and the gradient is that of the loss."""
+    places = {parameter.untyped_storage().data_ptr() for parameter in owner.parameters()}
+
+    def pack(kept: Tensor) -> Tensor:
+        own = kept.layout == torch.strided and kept.untyped_storage().data_ptr() in places
+        return kept.detach().clone() if own else kept
+
+    with saved_tensors_hooks(pack, lambda kept: kept):
+        yield
 
 
 def _automatic_step(owner: L.LightningModule, facts: Any, batch: Any, number: int) -> Any:

@@ -130,8 +130,10 @@ class Twin:
 
     def losses(self, batch: Any) -> list[StepLoss]:
         """All that the optimizers minimise of `batch`; see `step_losses`."""
+        facts = stand_in(self.trainer, training=True)
+        facts.rewrites = not self.shares
         with self.as_in_training():
-            return step_losses(self.module, stand_in(self.trainer, training=True), batch)
+            return step_losses(self.module, facts, batch)
 
     def aims(self, batch: Any) -> list[Aim]:
         """The same, each with the identities of the parameters of the copy that it trains: of several losses
