@@ -39,6 +39,16 @@ def total_epochs(trainer: L.Trainer) -> float:
     return float(trainer.max_epochs) if (trainer.max_epochs or -1) > 0 else math.inf  # type: ignore[arg-type]
 
 
+OFTEN, SPARSE = 20, 1.1
+"""Epochs in each of which something is done that takes the longer the longer a training has been, and by what
+factor further ones are apart: of 1,000 epochs it is done in 60."""
+
+
+def is_due(epoch: int) -> bool:
+    """Whether such a thing is done in this epoch, counted from 1."""
+    return epoch <= OFTEN or int(math.log(epoch, SPARSE)) > int(math.log(epoch - 1, SPARSE))
+
+
 def seconds_left(trainer: L.Trainer) -> float:
     """Until the clock ends the training, by `Trainer(max_time=…)` or a `Timer` of its owner; infinite where
     none does."""

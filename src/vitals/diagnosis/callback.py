@@ -22,7 +22,7 @@ from vitals.either_package import either
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
-from vitals.length import total_steps
+from vitals.length import is_due, total_steps
 from vitals.own_time import own_time
 from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
@@ -42,7 +42,8 @@ class Diagnosis(L.Callback):
     It judges what the trainer's `Recorder` has kept, and adds one where there is none. In the trainer's log
     folder it writes `findings.json`, most important first; the same goes to the loggers as the text
     `findings`. A finding at level `fail` is said in the terminal at the end of the epoch in which it became
-    certain, and is an alert of the loggers that have such; that it has passed is said where it is found
+    certain, or after many of them of the next that `is_due`, and is an alert of the loggers that have such;
+    that it has passed is said where it is found
     no more. Where a curve can mean several things, the learning rate is probed (see `probe_rates`), at most
     twice a run; what that took is the figure `rate_probe/seconds` of the history. Where the rate turns out
     to be wrong, others are tried once from the weights of the start, which are kept in a temporary file, and
@@ -118,6 +119,8 @@ class Diagnosis(L.Callback):
         self.probed = state_dict.get("probed", -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not is_due(trainer.current_epoch + 1):
+            return
         if trainer.is_global_zero:
             self._examine(trainer, pl_module, finished=False)
         certain = next((f for f in self.findings if f.level == "fail" and f.step), None)

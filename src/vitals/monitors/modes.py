@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from vitals.errors import listed
 from vitals.findings import Finding
+from vitals.length import is_due
 from vitals.measures.batch_norm import has_statistics
 from vitals.measures.held_parameters import held_identities
 from vitals.monitors.monitor import Monitor
@@ -118,7 +119,7 @@ class Modes(Monitor):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == 0:
+        if batch_idx == 0 and is_due(trainer.current_epoch + 1):
             self.guarded(self._look, trainer, pl_module, "modes/evaluating_in_training", False)
             self.guarded(self._look_at_norms, trainer, pl_module)
             self.guarded(self._look_at_frozen, trainer, pl_module)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitals.findings import Finding
+from vitals.length import is_due
 from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.held_parameters import held_parameters
 from vitals.measures.layer_outputs import layer_outputs
@@ -131,7 +132,12 @@ class NonFinite(Monitor):
             self.guarded(self._flush, trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if is_due(trainer.current_epoch + 1):
+            self.guarded(self._flush, trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.guarded(self._flush, trainer)
+        super().on_train_end(trainer, pl_module)
 
     def _flush(self, trainer: L.Trainer) -> None:
         waiting, self.waiting = self.waiting, []

@@ -25,6 +25,8 @@ from vitals.diagnosis.run import Run
 from vitals.errors import UserError
 from vitals.findings import Finding, read_findings
 from vitals.history import History
+from vitals.monitors.learning_curves import LearningCurves
+from vitals.monitors.non_finite import NonFinite
 from vitals.probes.rate_probe import probe_rates
 
 
@@ -259,3 +261,19 @@ def test_a_second_fit_that_comes_to_the_same_says_nothing_again(tmp_path: Path, 
     trainer.fit(module, loader(), loader())
     assert trainer.current_epoch == trainer.fit_loop.max_epochs
     assert capsys.readouterr().out.count("report:") == 1
+
+
+def test_of_many_short_epochs_the_record_is_whole_and_is_judged_more_and_more_seldom(tmp_path: Path) -> None:
+    judged: list[int] = []
+
+    def counting(run: Run) -> Iterator[Finding]:
+        judged.append(run.steps)
+        yield from ()
+
+    watching = [NonFinite(), LearningCurves(subset_samples=0)]
+    diagnosis = Diagnosis(probe=False, report=False, rules=[counting])
+    watch(Foreign(mlp()), tmp_path, 100, [*watching, diagnosis], limit_train_batches=1, limit_val_batches=0)
+    assert {*range(1, 21), 100} <= {*judged}
+    assert len({*judged}) < 45
+    for tag in ("gradient_norm", "loss/train_step"):
+        assert History.read(tmp_path / "history.jsonl").series(tag).steps == list(range(1, 101))
