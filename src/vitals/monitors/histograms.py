@@ -1,7 +1,6 @@
 """Activations, gradients and weights: their statistics by layer, and their distributions."""
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -137,7 +136,7 @@ class Histograms(Monitor):
         else:
             self.twin.few(batch, min(FEW, self.samples))
         if not self.whole and not self.twin.cuts:
-            self.batch, self.whole = first_samples(batch, sys.maxsize), True
+            self.batch, self.whole = first_samples(batch), True
             self.skip(UserError(WHOLE))
         self.rehearsed, often = True, self.period
         if not self.whole:

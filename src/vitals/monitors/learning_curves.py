@@ -25,7 +25,7 @@ from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
 from vitals.probes.fixed_subset import NEIGHBOURS, OF_CLASSES, FixedSubsets
 from vitals.probes.loaders import is_shuffled
 from vitals.probes.new_samples import NewSamples
-from vitals.probes.rows import samples_in
+from vitals.probes.rows import first_samples, samples_in
 from vitals.recorder import Recorder, recorder_of, shared_twin
 from vitals.writers.groups import Charts, in_groups, joined
 from vitals.writers.registry import writers
@@ -294,7 +294,7 @@ class LearningCurves(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.active and self.batch is None:
-            self.batch = batch
+            self.batch = first_samples(batch)  # the step may write to its own
             if self.evaluates and not trainer.global_step:
                 try:
                     self._before(trainer, pl_module)

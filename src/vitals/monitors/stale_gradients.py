@@ -15,6 +15,7 @@ from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import dense, norms, real
 from vitals.monitors.monitor import Monitor
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.rows import first_samples
 from vitals.recorder import shared_twin
 from vitals.writers.groups import Charts
 
@@ -90,7 +91,7 @@ class StaleGradients(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.active and self.single:
-            self.batch = batch
+            self.batch = first_samples(batch)  # the step may write to its own
             self.batches += 1
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -135,7 +136,25 @@ def is_array(leaf: Any) -> bool:
 
 
 def _copied(leaf: Any) -> Any:
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf) if is_array(leaf) else leaf
+    return _own(leaf.detach() if isinstance(leaf, Tensor) else leaf)
+
+
+def to_write_to(batch: Any) -> Any:
+    """A copy of `batch` for whoever may write to it, through which gradients reach its tensors. Other things,
+    such as a graph, are copied as they copy themselves, else with the attributes that they have; one that
+    refuses is shared."""
+    return replaced(batch, _own)
+
+
+def _own(leaf: Any) -> Any:
+    if isinstance(leaf, PackedSequence):
+        return leaf._replace(data=leaf.data.clone())
+    if isinstance(leaf, VALUES):
+        return leaf
+    with suppress(Exception):
+        clone = getattr(leaf, "clone", None)
+        return clone() if callable(clone) else copy.copy(leaf)
+    return leaf
 
 
 def is_ragged(leaf: Any) -> bool:
@@ -400,8 +419,8 @@ def taken(batch: Any, first: int, count: int) -> Any:
     return replaced(batch, some, rows.size, rows.lists)
 
 
-def first_samples(batch: Any, count: int) -> Any:
-    """A copy of the first `count` samples of `batch`."""
+def first_samples(batch: Any, count: int = sys.maxsize) -> Any:
+    """A copy of the first `count` samples of `batch`, by default of all."""
     rows = taken(plain(batch), 0, count)
     return replaced(rows, _copied)
 

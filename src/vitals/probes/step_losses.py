@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from vitals.either_package import either
 from vitals.errors import UserError, failed_at
 from vitals.probes.put_back import unchanged
+from vitals.probes.rows import to_write_to
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
 EVERY_THIRD = 3
@@ -37,9 +38,10 @@ class StepLoss:
 
 
 def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
-    """`step`, a training or validation step of a LightningModule, with `batch` as the one of this number;
-    `ChangesParameters` if it writes to those that its module shares with the training, `UserError` if it
-    takes its batches itself, or fails."""
+    """`step`, a training or validation step of a LightningModule, with a copy of `batch`, as that may be the
+    training's, and a step may write to it, as the one of this number; `ChangesParameters` if it writes to
+    parameters that its module shares with the training, `UserError` if it takes its batches itself, or
+    fails."""
     by_itself, numbered, of_several = _asks_for(getattr(step, "__func__", step))
     if by_itself:
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
@@ -47,7 +49,7 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
         with untouched(shared.tensors) if shared and shared.tensors else nullcontext():
-            return step(batch, *where)
+            return step(to_write_to(batch), *where)
     except UserError:
         raise
     except Exception as error:

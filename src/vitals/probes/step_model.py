@@ -41,7 +41,7 @@ class StepModel(nn.Module):
         owner: Any = self.owner
         owner.training = self.training
         losses = [
-            step_losses(owner, self.facts, self.rows.batch([row.clone() for row in part]), self.first)
+            step_losses(owner, self.facts, self.rows.batch(part), self.first)
             for part in self.rows.filled(*rows)
         ]
         values = [each[self.number].value for each in losses]

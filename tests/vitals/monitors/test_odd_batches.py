@@ -18,6 +18,7 @@ from monitoring import monitors, same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from vitals.diagnosis.callback import Diagnosis
 from vitals.probes.rows import Rows, first_samples, in_halves, samples_in, together
 
 Z = torch.zeros
@@ -291,3 +292,49 @@ def test_labels_of_lists_of_samples_are_called_random_once_they_are_known_by_hea
     fit(make(), tmp_path, checks, train=train, limit_val_batches=0)
     assert alarms(checks.findings) == ["labels-random"] * (verdict == "warn")
     assert [row.verdict for row in checks.rows] == [verdict]
+
+
+class WritesToBatches(Foreign):
+    """Adds noise to its images and counts its labels from zero where they lie, and minds how many it gets."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, labels = batch
+        images.mul_(2).add_(0.01 * torch.randn_like(images))
+        labels.sub_(1)
+        return F.cross_entropy(self.net(images.view(16, 64)), labels)
+
+
+class WritesToGraphs(Foreign):
+    """Puts what its first layer gives in the place of what an object of somebody's own has."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.first = nn.Linear(64, 64)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        batch.x = self.first(batch.x.flatten(1)).relu()
+        return F.cross_entropy(self.net(batch.x), batch.y)
+
+
+def as_graph(samples: list[Any]) -> Graph:
+    return Graph(*map(torch.stack, zip(*samples, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("make", "collate"), [(WritesToBatches, None), (WritesToGraphs, as_graph)], ids=["tensors", "an object"]
+)
+def test_what_a_step_writes_to_its_batch_stays_with_the_copy(make: Any, collate: Any, tmp_path: Path) -> None:
+    def weights(*callbacks: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        module, (images, labels) = make(mlp()) if collate is None else make(), digits(64)
+        data = DataLoader(TensorDataset(images, labels + (collate is None)), 16, collate_fn=collate)
+        fit(module, tmp_path, *callbacks, train=data, validation=data, limit_val_batches=0)
+        return [parameter.detach() for parameter in module.parameters()]
+
+    checks, diagnosis = (
+        quick(checks=["wiring", "tiny_subset"], tiny_subset_steps=100),
+        Diagnosis(report=False),
+    )
+    assert same(weights(), weights(checks, *monitors(), diagnosis))
+    assert [row.verdict for row in checks.rows if row.verdict == "skipped"] == []
+    assert not [each for each in [*checks.findings, *diagnosis.findings] if "Error" in each.message]
