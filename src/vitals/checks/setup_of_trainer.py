@@ -439,7 +439,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
 
     try:
         with ExitStack() as stack, modes_kept(owner), unchanged(owner.modules()):
-            for part in owner.children():
+            for part in _called_parts(owner):
                 if next(part.parameters(), None) is not None:
                     stack.enter_context(part.register_forward_pre_hook(look))
             batch = next(successive_batches(validation_loader(trainer)))
@@ -450,6 +450,12 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None
     return any(seen) if seen else None
+
+
+def _called_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The children of `module`, and of those that are lists or tables of modules, which nobody calls."""
+    for part in module.children():
+        yield from _called_parts(part) if isinstance(part, nn.ModuleList | nn.ModuleDict) else [part]
 
 
 def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, bool | None]:

@@ -141,6 +141,7 @@ class WatchedStep:
         """The loss where the last call gives `outputs`, and calls before it what they gave for the first
         sample, times `factor`."""
         size, count = self.rows.size, len(outputs)
+        outputs = outputs.contiguous()  # one guess that is expanded has no `view`, which the step may take
 
         def first(leaf: Any) -> Any:
             if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size:

@@ -413,6 +413,48 @@ def test_rates_are_tried_of_a_step_that_copies_weights(tmp_path: Path) -> None:
     assert asks.move
 
 
+class Listed(Foreign):
+    """Has its layers in a list, reads the batch's labels and its outputs as one row each."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.layers = nn.ModuleList(self.net)
+        del self.net
+
+    def outputs(self, images: Tensor) -> Tensor:
+        for layer in self.layers:
+            images = layer(images)
+        return images
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.outputs(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.outputs(batch[0])
+
+
+def test_the_mode_of_layers_in_a_list_is_seen_in_validation(tmp_path: Path) -> None:
+    checks = quick(checks=["validation_mode"])
+    fit(Listed(), tmp_path, checks)
+    assert [row.verdict for row in checks.rows] == ["ok"]
+
+
+class Flat(Foreign):
+    """Flattens outputs with `view`, as language models do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens = (batch[0].flatten(1) * 4 + 4).long().clamp(0, 16)
+        logits = self.net(tokens[:, :-1])
+        return F.cross_entropy(logits.view(-1, 17), tokens[:, 1:].reshape(-1))
+
+
+def test_outputs_that_are_made_up_can_be_viewed_as_the_networks_own(tmp_path: Path) -> None:
+    checks = quick(checks=["tiny_subset"], tiny_subset_steps=20)
+    net = nn.Sequential(nn.Embedding(17, 16), nn.Linear(16, 17))
+    fit(Flat(net), tmp_path, checks, limit_val_batches=0)
+    assert [row.verdict == "skipped" for row in checks.rows] == [False], checks.findings
+
+
 class Sampling(Foreign):
     """Freezes its network while it samples, and thaws it after that."""
 
