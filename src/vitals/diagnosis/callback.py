@@ -251,7 +251,7 @@ class Diagnosis(L.Callback):
         """Look for a learning rate that would have worked, once a run."""
         file, self.start, self.tried = self.start, None, True
         fault = next(finding.cause for finding in findings if wants_trial([finding]))
-        small = run.batch_size <= TINY_BATCH
+        small = run.batch_size <= TINY_BATCH and fault != "learning-rate-too-high"
         # Larger batches may do at the rate itself.
         first = run.learning_rate * (10 if small else 1)
         try:

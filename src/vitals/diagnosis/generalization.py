@@ -460,6 +460,8 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     guess = run.fact("guess_loss", run.first_loss)
     if not share > NO_BETTER or not training < FITTED * guess or not run.one_loss:
         return
+    if not math.isfinite(run.fact("guess_loss")) and not min(run.losses, default=math.nan) > 0:
+        return  # a loss that can go below zero has no share of its first value
     logged, others = run.values("loss/val"), _other_targets(run)
     if logged and min(logged) < GAINED * logged[0] and not (others and run.finished):
         return  # validation_step prepares the batch in a way of its own, and gets better at it

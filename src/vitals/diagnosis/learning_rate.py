@@ -104,7 +104,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     lowest = min(run.smoothed, default=math.nan)
     far = reference + (DIVERGED - 1) * abs(reference)  # for a loss below zero, too
     thrown = run.last_loss > far and not _asks_anew(run)
-    seen = ""
+    seen, stuck = "", False
     level: Level = "fail"
     died = death(run)
     largest = largest_update(run, died.step if died else None)
@@ -122,7 +122,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         )
     elif died and died.later and not run.learns and largest > LARGE_UPDATE and not starved(run):
         seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
-    elif run.long_enough and run.barely_learns and largest > THROWN:
+    elif stuck := run.long_enough and run.barely_learns and largest > THROWN:
         seen = (
             f"One step changed a layer by {largest:.0%} of its size, and the loss got no further than "
             f"{run.last_loss:.3g}"
@@ -149,7 +149,7 @@ def too_high(run: Run) -> Iterator[Finding]:
         if run.finished and run.long_enough and overwritten(run):
             yield from _begun_better(run)
         return
-    if run.batch_size <= TINY_BATCH:
+    if run.batch_size <= TINY_BATCH and not broken_off:  # noise alone makes no loss overflow
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
         yield _larger_batch(run, message, run.last_loss, reference)
         return
@@ -157,11 +157,12 @@ def too_high(run: Run) -> Iterator[Finding]:
         seen += f"; the loss is curved {run.over_curvature:.2g} times as strongly as steps at this rate bear"
     none_works = math.isfinite(run.fact("configured_rate")) and not math.isfinite(run.working_rate)
     moves = run.fact("answers_move", 0.0) > 0 and run.finite
-    if thrown and not known and ((none_works and largest < LARGE_UPDATE) or (moves and largest < THROWN)):
-        message = f"{seen}, in steps of {largest:.1%} of the weights at most"
+    calm = thrown and ((none_works and largest < LARGE_UPDATE) or (moves and largest < THROWN))
+    if not known and (calm or (stuck and moves)):
+        message = f"{seen}, in steps of {largest:.1%} of the weights at most" if calm else seen
         message += (
-            "; it asks for other things than at first, as it depends on weights that no optimizer has and "
-            "that have changed, such as those of a target network."
+            "; it asks for other things than at first, as it depends on what no optimizer moves and has "
+            "changed, such as the weights of a target network or a queue."
             if moves
             else ", and from the same start no lower rate lowers it either: what it asks for may move, as "
             "the answers of a slow copy do."

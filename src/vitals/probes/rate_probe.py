@@ -1,6 +1,7 @@
 """Experiments: would another learning rate do better from here, and which would have done from the start?"""
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -111,13 +112,15 @@ def rate_from_start(
 
 
 def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[str, Tensor]) -> bool:
-    """Whether the loss depends on weights that no optimizer has and that are others than in the state `start`
-    before the first step, as those of a target network. `UserError` as of `probe_rates`."""
+    """Whether the loss depends on weights that no optimizer moves, or on buffers, that are others than in the
+    state `start` before the first step, as a target network or a queue. `UserError` as of `probe_rates`."""
     held = held_identities(*trainer.optimizers)
     moved = {
         name: start[name]
-        for name, parameter in module.named_parameters()
-        if id(parameter) not in held and name in start and not torch.equal(parameter, start[name])
+        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
+        if not (id(value) in held and value.requires_grad)
+        and name in start
+        and not torch.equal(value, start[name])
     }
     losses = set()
     with isolated_rng(seed=0), torch.no_grad():
@@ -126,6 +129,7 @@ def answers_move(trainer: L.Trainer, module: L.LightningModule, start: Mapping[s
             for state in ({}, moved):
                 twin, _ = _copies(trainer, module)
                 twin.original.load_state_dict(state, strict=False)
+                twin.refresh()
                 losses.add(float(twin.training_loss(batch)))
     return len(losses) > 1
 

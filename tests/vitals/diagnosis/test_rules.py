@@ -117,6 +117,10 @@ def test_a_loss_that_no_rate_lowers_and_small_steps_raise_is_not_put_down_to_the
     target = unknown | {"facts/working_rate": [0.01], "facts/answers_move": [1.0]}
     for ratio, said in ((0.1, []), (0.2, high)):
         assert alarms(record(rising, ratio=ratio, measured=target)) == said
+    still = [4.0] * STEPS  # what a contrastive loss against a slow copy can come to nobody knows
+    for moves, said in ((1.0, []), (0.0, high)):
+        answers = unknown | {"facts/answers_move": [moves]}
+        assert alarms(record(still, ratio=0.4, measured=answers)) == said
     dead = [Finding("dead-relu", "warn", "A layer is dead.")]  # a note about the rate explains nothing
     assert alarms(record(rising, ratio=0.1, measured=target), dead) == ["dead-relu"]
     assert alarms(record(rising, ratio=0.2, measured=target), dead) == high
@@ -228,6 +232,22 @@ def test_validation_of_other_targets_that_gets_better_is_judged_at_the_end() -> 
     history = record(measured=measured).history
     assert alarms(Run(history)) == ["train-val-mismatch"]
     assert alarms(Run(history, finished=False)) == []
+
+
+def test_a_loss_below_zero_has_no_share_of_its_first_value() -> None:
+    """As that of an energy model, which tells its samples from drawn ones by less and less."""
+    measured: dict[str, Any] = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/val_eval": []}
+    measured |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    measured |= {"validation/loss": [0.9], "loss/train_eval": [0.1], "facts/samples_different": [5000.0]}
+    for last, said in ((0.2, ["train-val-mismatch"]), (-0.2, [])):
+        assert alarms(record([0.5] * 20 + [0.1] * 150 + [last] * 20, measured=measured)) == said
+
+
+def test_small_batches_whose_loss_overflows_are_put_down_to_the_rate() -> None:
+    for last, said in (([math.inf], "learning-rate-too-high"), ([60.0] * 5, "batch-too-small")):
+        run = record([2.3] * 60 + [60.0] * 20 + last, batch_size=8, **STUCK)
+        assert said in alarms(run)
+        assert len({"learning-rate-too-high", "batch-too-small"}.intersection(alarms(run))) == 1
 
 
 def test_rare_classes_are_judged_at_the_end() -> None:

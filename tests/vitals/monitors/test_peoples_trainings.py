@@ -397,6 +397,27 @@ class CopiesItsWeights(Foreign):
         return torch.optim.SGD(self.net.parameters(), lr=self.lr)
 
 
+class KeepsAQueue(CopiesItsWeights):
+    """Moves its slow copy, which the optimizer has as all else, and compares with what that gave before."""
+
+    def __init__(self, copies: bool) -> None:
+        super().__init__()
+        self.copies = copies
+        self.register_buffer("queue", torch.zeros(32, 10))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.copies:
+            loss = F.mse_loss(self.net(batch[0]), 1 + self.slow(batch[0]))
+            self.slow.load_state_dict(self.net.state_dict())
+            return loss
+        loss = F.mse_loss(self.net(batch[0]), 1 + self.queue)
+        self.queue.copy_(self.net(batch[0]).detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
 class AsksWhetherAnswersMove(L.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.start = copy.deepcopy(pl_module.state_dict())
@@ -407,10 +428,22 @@ class AsksWhetherAnswersMove(L.Callback):
         assert all(torch.equal(end[name], each) for name, each in pl_module.state_dict().items())
 
 
-def test_rates_are_tried_of_a_step_that_copies_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "move"),
+    [
+        (CopiesItsWeights, True),
+        (lambda: KeepsAQueue(copies=True), True),
+        (lambda: KeepsAQueue(copies=False), True),
+        (lambda: Foreign(mlp(norm=True)), False),
+    ],
+    ids=["a copy", "a copy that the optimizer has", "a queue", "statistics"],
+)
+def test_what_no_optimizer_moves_may_change_what_a_loss_asks_for(
+    make: Any, move: bool, tmp_path: Path
+) -> None:
     asks = AsksWhetherAnswersMove()
-    fit(CopiesItsWeights(), tmp_path, asks, limit_val_batches=0)
-    assert asks.move
+    fit(make(), tmp_path, asks, limit_val_batches=0)
+    assert asks.move == move
 
 
 class Listed(Foreign):
