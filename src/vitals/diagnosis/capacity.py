@@ -156,7 +156,7 @@ def too_few_steps(run: Run) -> Iterator[Finding]:
     summed = run.fact("batches_per_step", 1.0)
     whole = summed >= BATCHES_A_STEP and epochs[-1] > 0.99  # part of a pass, by max_steps, is a trial
     few = run.steps < STEPS_AN_EPOCH * epochs[-1] or whole
-    if not run.finished or not few or run.batch_size < FEW_SAMPLES or run.fact("limited", 0.0):
+    if not run.finished or not few or not run.batch_size >= FEW_SAMPLES or run.fact("limited", 0.0):
         return
     # Trained weights may need no more, and a step of LBFGS is many.
     if run.fact("fresh_layers", 1.0) < 0.5 or run.fact("iterations", 1.0) > 1:
@@ -272,7 +272,7 @@ def underfitting(run: Run) -> Iterator[Finding]:
     """The loss has come to its end far above zero, and no other rate would take it on."""
     if not run.finished or run.steps < 100 or death(run) or not run.chance_loss > 0:
         return
-    if run.steps * run.batch_size < FEW_SAMPLES:
+    if not run.steps * run.batch_size >= FEW_SAMPLES:
         return
     linear = run.fact("linear_accuracy")
     most = max(run.share_right("train")[1], run.share_right("val")[1])

@@ -297,8 +297,8 @@ class Run:
 
     @property
     def batch_size(self) -> float:
-        """Samples in an optimizer step."""
-        return self.fact("batch_size")
+        """Samples in an optimizer step; NaN where they cannot be counted, as in a graph."""
+        return self.fact("batch_size") or math.nan
 
     @property
     def over_curvature(self) -> float:

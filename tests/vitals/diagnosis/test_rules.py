@@ -243,6 +243,13 @@ def test_a_loss_below_zero_has_no_share_of_its_first_value() -> None:
         assert alarms(record([0.5] * 20 + [0.1] * 150 + [last] * 20, measured=measured)) == said
 
 
+def test_batches_that_cannot_be_counted_are_not_called_small() -> None:
+    """As a graph, in which each step sees all nodes."""
+    thrown = [1.9] * 20 + [60.0 + step for step in range(STEPS - 20)]
+    assert alarms(record(thrown, batch_size=0, **STUCK)) == ["learning-rate-too-high"]
+    assert "batch-too-small" not in alarms(record(level(), batch_size=0, **STUCK))
+
+
 def test_small_batches_whose_loss_overflows_are_put_down_to_the_rate() -> None:
     for last, said in (([math.inf], "learning-rate-too-high"), ([60.0] * 5, "batch-too-small")):
         run = record([2.3] * 60 + [60.0] * 20 + last, batch_size=8, **STUCK)
