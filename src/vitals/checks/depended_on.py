@@ -20,26 +20,32 @@ NOTHING = 1e-15
 
 
 def outputs_change_with(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> bool:
-    """Whether outputs change with the weights `names`, in evaluation mode where that gives outputs."""
+    """Whether outputs change with the weights `names`, in evaluation mode where that gives outputs; not where
+    they are others each time, as those of places that are masked at random."""
     if not names:
         return False
+
+    def outputs() -> Tensor:
+        seed_torch(0)
+        return copies.outputs(inputs)
+
     with trial(model, dropout=False) as copies, torch.no_grad():
         copies.model.eval()
         for name, parameter in copies.model.named_parameters():
             if name not in names and parameter.is_floating_point() and not parameter.any():
                 parameter.normal_(std=PUSHED)  # a branch that starts at zero may come to something
         try:
-            before = copies.outputs(inputs)
+            before = outputs()
         except UserError:  # in evaluation mode some give something else, which the step makes no loss of
             copies.model.train()
-            seed_torch(0)
-            before = copies.outputs(inputs)
+            before = outputs()
+        if not torch.equal(outputs(), before):
+            return False
         for name, parameter in copies.model.named_parameters():
             if name in names and parameter.is_floating_point():
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                 parameter.add_(torch.randn_like(parameter) * (spread or 0.1))
-        seed_torch(0)
-        return not torch.equal(copies.outputs(inputs), before)
+        return not torch.equal(outputs(), before)
 
 
 @torch.no_grad()

@@ -472,6 +472,26 @@ def test_the_mode_of_layers_in_a_list_is_seen_in_validation(tmp_path: Path) -> N
     assert [row.verdict for row in checks.rows] == ["ok"]
 
 
+class MasksAtRandom(FirstLayer):
+    """Puts a vector that begins at zero into places that are drawn, as masked autoencoders do."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.token = nn.Parameter(torch.zeros(64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs = batch[0].flatten(1)
+        return super().training_step(
+            (torch.where(torch.rand_like(inputs) > 0.5, inputs, self.token), batch[1]), 0
+        )
+
+
+def test_what_is_drawn_anew_does_not_change_with_weights_that_are_not_used(tmp_path: Path) -> None:
+    checks = quick(checks=["wiring"])
+    fit(MasksAtRandom(MLP(64, [32, 32, 10])), tmp_path, checks, limit_val_batches=0)
+    assert alarms(checks.findings) == []
+
+
 class Flat(Foreign):
     """Flattens outputs with `view`, as language models do."""
 
