@@ -49,6 +49,12 @@ def is_due(epoch: int) -> bool:
     return epoch <= OFTEN or int(math.log(epoch, SPARSE)) > int(math.log(epoch - 1, SPARSE))
 
 
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether, at the end of an epoch, none follows."""
+    steps_done = trainer.global_step >= trainer.max_steps > 0
+    return trainer.should_stop or steps_done or trainer.current_epoch + 1 == trainer.max_epochs
+
+
 def seconds_left(trainer: L.Trainer) -> float:
     """Until the clock ends the training, by `Trainer(max_time=…)` or a `Timer` of its owner; infinite where
     none does."""

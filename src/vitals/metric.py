@@ -2,6 +2,7 @@
 one. Importable without torch."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -11,6 +12,7 @@ from vitals.errors import did_you_mean
 Mode = Literal["max", "min"]
 Row = Mapping[str, float]
 """The metrics of one epoch, by name, with the number of the epoch as `epoch`."""
+_SPLIT = "(train|validation|valid|val|test)"
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,9 @@ def epoch_in(row: Row) -> float:
 
 def bare_name(name: str) -> str:
     """A metric without the split that it was measured on: `mae` for `mae/val`, `val_mae` and `test/mae`."""
-    splits = ("train", "validation", "valid", "val", "test")
-    for split in splits:
-        for mark in "/_":
-            if name.startswith(split + mark):
-                return name[len(split) + 1 :]
-            if name.endswith(mark + split):
-                return name[: -len(split) - 1]
-    return name
+    return re.sub(rf"^{_SPLIT}[/_.-]|[/_.-]{_SPLIT}$", "", name, count=1)
+
+
+def averaged_name(name: str) -> str:
+    """The tag of a validation metric of the averaged weights: `val_average/mae`."""
+    return f"val_average/{bare_name(name)}"

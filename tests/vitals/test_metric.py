@@ -44,7 +44,14 @@ def test_the_last_weights_have_no_score_of_an_epoch_before(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "bare"),
-    [("mae/val", "mae"), ("val_mae", "mae"), ("test/mae", "mae"), ("valid_loss", "loss"), ("mae", "mae")],
+    [
+        ("mae/val", "mae"),
+        ("val_mae", "mae"),
+        ("test/mae", "mae"),
+        ("valid_loss", "loss"),
+        ("val-loss", "loss"),
+        ("mae", "mae"),
+    ],
 )
 def test_a_bare_name_is_without_the_split(name, bare):
     assert bare_name(name) == bare

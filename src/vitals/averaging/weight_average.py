@@ -1,7 +1,6 @@
 """An average of the weights beside those that train, of any LightningModule."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ from vitals.averaging.validation import NotPossible, on_all_processes, reestimat
 from vitals.either_package import either
 from vitals.errors import UserError
 from vitals.files import save_checkpoint
-from vitals.length import is_timed, total_steps
+from vitals.length import is_last_epoch, is_timed, total_steps
 from vitals.measures.finite import first_non_finite
+from vitals.metric import averaged_name, bare_name
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
 from vitals.writers.groups import Charts
@@ -174,7 +174,7 @@ class WeightAverage(L.Callback):
         if average.count:
             with isolated_rng(seed=0):
                 self._finish(trainer, pl_module, average)
-                if self.validated or self._is_last_epoch(trainer):
+                if self.validated or is_last_epoch(trainer):
                     self._evaluate(trainer, pl_module, average, None if raw is None else raw.item())
             self._save(trainer, average)
         self.validated = False
@@ -224,10 +224,6 @@ class WeightAverage(L.Callback):
         if trainer.max_steps > 0 or is_timed(trainer):
             shares.append(trainer.global_step / total_steps(trainer))
         return max(shares) > self.start
-
-    def _is_last_epoch(self, trainer: L.Trainer) -> bool:
-        steps = trainer.global_step >= trainer.max_steps > 0
-        return trainer.should_stop or steps or trainer.current_epoch + 1 == trainer.max_epochs
 
     def _finish(self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights) -> None:
         """Bring the copy up to date, with statistics of BatchNorm that belong to its weights."""
@@ -296,16 +292,10 @@ class WeightAverage(L.Callback):
             self.said.add(sentence)
 
 
-def averaged_name(name: str) -> str:
-    """The tag of the averaged weights: `val_average/loss` for `loss/val`, `val_loss` or `val/loss`."""
-    bare = re.sub(r"^val(id|idation)?[/_.-]|[/_.-]val(id|idation)?$", "", name)
-    return f"val_average/{bare}"
-
-
 def _charts(monitor: str) -> dict[str, list[Any]]:
     """Raw and averaged weights on one chart; the gain, a fraction of either, on its own."""
     charts = {
-        averaged_name(name).partition("/")[2]: ["Multiline", [f"{name}$", f"{averaged_name(name)}$"]]
+        bare_name(name): ["Multiline", [f"{name}$", f"{averaged_name(name)}$"]]
         for name in (monitor, "loss/val")
     }
     return charts | {"gain": ["Multiline", ["val_average/gain$"]]}

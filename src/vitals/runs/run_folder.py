@@ -29,7 +29,7 @@ from vitals.files import (
     write_json,
 )
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
-from vitals.metric import Metric, bare_name, epoch_in
+from vitals.metric import Metric, averaged_name, epoch_in
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -171,7 +171,7 @@ class RunFolder:
         rows = read_curve(self.path) if rows is None else rows
         weights = weights or self.weights
         if weights == "average":
-            name = f"val_average/{bare_name(metric.name)}"
+            name = averaged_name(metric.name)
             averages = [row for row in rows if math.isfinite(row.get(name, math.nan))]
             return (averages[-1][name], epoch_in(averages[-1])) if averages else None
         scored = [row for row in rows if metric.has(row)]

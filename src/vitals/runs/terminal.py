@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vitals.metric import Metric, Row, bare_name, epoch_in
+from vitals.metric import Metric, Row, averaged_name, bare_name, epoch_in
 from vitals.report.numbers import number
 from vitals.runs.quoting import command_here
 from vitals.runs.run_folder import RunFolder, Weights, read_curve, shown
@@ -68,7 +68,7 @@ def final_metrics(
     if averages:
         figures["average/epoch"] = epoch_in(last)
         for name in validated:
-            if (value := averages.get(f"val_average/{bare_name(name)}")) is not None:
+            if (value := averages.get(averaged_name(name))) is not None:
                 figures[f"average/{name.replace('/', '_')}"] = value
     if test:
         figures["test/averaged"] = int(averaged)

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from vitals.files import copy_atomically, replacing, save_checkpoint, telling, to_disk
+from vitals.length import is_last_epoch
 from vitals.measures.finite import first_non_finite
 from vitals.metric import Metric, bare_name
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
@@ -216,7 +217,7 @@ class Checkpoints(Checkpoint):
         self.validated = None
         kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         turn = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        self.passed_over = not (turn or kept or self.best_name != self.saved_best) and _goes_on(trainer)
+        self.passed_over = not (turn or kept or self.best_name != self.saved_best or is_last_epoch(trainer))
         if self.passed_over:
             return
         place = self.position.at_epoch_end(trainer)
@@ -294,13 +295,6 @@ class Checkpoints(Checkpoint):
         self.best, self.best_name = state_dict["best"], Path(state_dict["best_name"]).name
         self.saved_best = self.best_name
         self.position.loaded = state_dict.get("place")
-
-
-def _goes_on(trainer: L.Trainer) -> bool:
-    """Whether, at the end of an epoch, another follows."""
-    if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
-        return False
-    return trainer.max_steps in (None, -1) or trainer.global_step < trainer.max_steps
 
 
 def _lost(trainer: L.Trainer) -> bool:
