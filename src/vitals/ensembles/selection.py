@@ -1,5 +1,6 @@
 """Which checkpoints make an ensemble. Importable without torch: a wrong folder is answered at once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -38,7 +39,7 @@ def select(options: DictConfig) -> Selection:
             f"given {'are ' + ' and '.join(given) if given else 'is none'}."
         )
     if options.runs:
-        selection = _of_runs([str(path) for path in options.runs], options.checkpoint)
+        selection = _of_runs(map(str, options.runs), "runs", options.checkpoint)
     elif options.sweep:
         selection = _of_sweep(Path(options.sweep), options.top, options.checkpoint)
     else:
@@ -55,33 +56,29 @@ def require_members(count: int, where: str, left_out: list[str]) -> None:
         raise UserError("\n".join([f"{where} gives {found}, and an ensemble needs two.", *left_out]))
 
 
-def _of_runs(paths: list[str], checkpoint: str) -> Selection:
-    selection = Selection([], [])
+def _of_runs(paths: Iterable[Path | str], key: str, checkpoint: str, top: int | None = None) -> Selection:
+    """Of the runs at `paths`, which the user gave as `key`, in their order; or the `top` so many, the best
+    first."""
+    scored: list[tuple[float, Candidate]] = []
+    left_out = []
     for path in paths:
         try:
-            run = RunFolder.existing(path, "runs")
-            selection.candidates.append(Candidate(run, run.checkpoint(checkpoint)))
+            run = RunFolder.existing(path, key)
+            candidate = Candidate(run, run.checkpoint(checkpoint))
+            scored.append((rank(run, checkpoint) if top else 0.0, candidate))
         except UserError as error:
-            selection.left_out.append(f"Left out: {error}")
-    return selection
+            left_out.append(f"Left out: {error}")
+    scored.sort(key=lambda pair: pair[0])  # keeps the order among equals
+    return Selection([candidate for _, candidate in scored[:top]], left_out)
 
 
 def _of_sweep(folder: Path, top: int, checkpoint: str) -> Selection:
     if not folder.is_dir():
         raise UserError(f"sweep={folder} is not a folder: name the folder of a sweep, logs/<name>/sweeps/….")
-    selection = Selection([], [])
-    scored: list[tuple[float, Candidate]] = []
-    for run in sorted(path.parent for path in folder.glob("*/config.yaml")):
-        try:
-            candidate = Candidate(RunFolder(run), RunFolder(run).checkpoint(checkpoint))
-            scored.append((rank(candidate.run, checkpoint), candidate))
-        except UserError as error:
-            selection.left_out.append(f"Left out: {error}")
-    if not scored and not selection.left_out:
+    runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    if not runs:
         raise UserError(f"sweep={folder} has no run in it: name the folder of a sweep, logs/<name>/sweeps/….")
-    scored.sort(key=lambda pair: pair[0])  # keeps the order of the jobs among equals
-    selection.candidates.extend(candidate for _, candidate in scored[:top])
-    return selection
+    return _of_runs(runs, "sweep", checkpoint, top)
 
 
 def _of_one_run(path: str) -> Selection:
