@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from vitals.ensembles.scores import EnsembleResult, Scores
 from vitals.report.confusion import paint_matrix
-from vitals.report.drawing import Chart, Key, Plan, color, drawn, percentages
+from vitals.report.drawing import Chart, Key, chart, color, percentages
 from vitals.report.numbers import number, percent
 from vitals.report.rendering import Column, render
 from vitals.runs.quoting import curves_command
@@ -94,8 +94,7 @@ def _figures(scores: Scores) -> list[str]:
 
 
 def _sizes(result: EnsembleResult) -> Chart:
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         members = [size.members for size in result.sizes]
         lowest, highest = ([getattr(size, end) for size in result.sizes] for end in ("lowest", "highest"))
         axes.fill_between(members, lowest, highest, color=color("c1"), alpha=0.2, linewidth=0)
@@ -107,26 +106,25 @@ def _sizes(result: EnsembleResult) -> Chart:
         axes.set_xlabel("members", loc="right", labelpad=3)
         percentages(axes)
 
-    title = "Accuracy by number of members"
     keys = [Key("c1", "mean of the probabilities"), Key("c1", "choices of the members", "band")]
     keys += [Key("c2", "majority vote", "dashed"), Key("muted", "best member", "dotted")]
-    return Chart(title, drawn("sizes", title, Plan(paint, 300)), keys)
+    return chart("sizes", "Accuracy by number of members", paint, keys, height=300)
 
 
 def _disagreement(result: EnsembleResult) -> Chart:
     shares = result.disagreement.numpy()
     count = len(shares)
 
-    def paint(figure: Figure) -> None:
+    def paint(axes: Axes) -> None:
         cells = [
             ["" if row == column else f"{100 * shares[row, column]:.3g}" for column in range(count)]
             for row in range(count)
         ]
-        axes = paint_matrix(figure, shares / max(float(shares.max()), 1e-9), cells)
+        paint_matrix(axes, shares / max(float(shares.max()), 1e-9), cells)
         places = np.arange(0, count, max(1, count // 12))
         for setting in (axes.set_xticks, axes.set_yticks):
             setting(places, [str(place + 1) for place in places])
 
     title = "Images on which two members differ, in percent"
     caption = "Rows and columns are the members, by their number in the table."
-    return Chart(title, drawn("disagreement", title, Plan(paint, 330)), (), caption)
+    return chart("disagreement", title, paint, (), caption, height=330)

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from vitals.report.drawing import Chart, Plan, blend, color, drawn, printable
+from vitals.report.drawing import Chart, blend, chart, color, printable
 from vitals.report.numbers import percent, shortened
 from vitals.report.predictions import Predictions
 from vitals.report.record import LeftOut, RunRecord
@@ -17,10 +16,9 @@ COUNTED = 12
 """Rows up to which every cell bears its number."""
 
 
-def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[str]]) -> Axes:
-    """Draw a matrix of `shades` (H×W, from 0, none, to 1) over the whole figure, with `cells` written in it
-    where there are few, and return its axes without labels."""
-    axes = figure.add_subplot()
+def paint_matrix(axes: Axes, shades: np.ndarray, cells: Sequence[Sequence[str]]) -> None:
+    """Draw a matrix of `shades` (H×W, from 0, none, to 1) over the whole of `axes`, with `cells` written in
+    it where there are few."""
     axes.imshow(blend("heat", 0.85 * shades), aspect="auto", interpolation="none")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -30,7 +28,6 @@ def paint_matrix(figure: Figure, shades: np.ndarray, cells: Sequence[Sequence[st
                 if text:
                     style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 9.0}
                     axes.text(column, row, text, color=color("ink"), **style)
-    return axes
 
 
 NAMED = 24
@@ -57,10 +54,10 @@ def confusion_chart(run: RunRecord, name: str) -> Chart:
     named = len(classes) <= NAMED
     right = float(np.trace(matrix)) / max(int(matrix.sum()), 1)
 
-    def paint(figure: Figure) -> None:
+    def paint(axes: Axes) -> None:
         # Mistakes are rare where it matters: the root of a share makes them visible.
         cells = [[f"{count:,}" if count else "" for count in row] for row in matrix]
-        axes = paint_matrix(figure, np.sqrt(shares), cells)
+        paint_matrix(axes, np.sqrt(shares), cells)
         axes.set_xlabel("taken for", loc="right", labelpad=3)
         if named:
             size = 9.5 if len(classes) <= COUNTED else 7.5
@@ -69,9 +66,9 @@ def confusion_chart(run: RunRecord, name: str) -> Chart:
             axes.tick_params("x", pad=2)
 
     title = "Confusion matrix of the test images"
-    svg = drawn(name, title, Plan(paint, 330, (78 if named else 46, 10, 8, 72 if named else 36)))
+    margins = (78, 10, 8, 72) if named else (46, 10, 8, 36)
     caption = f"{percent(right)} of {int(matrix.sum()):,} are right. Rows are the true classes."
-    return Chart(title, svg, (), caption)
+    return chart(name, title, paint, (), caption, height=330, margins=margins)
 
 
 @dataclass(frozen=True)

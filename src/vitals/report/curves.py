@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vitals.report.drawing import (
     SERIES,
     Chart,
     Key,
-    Plan,
+    chart,
     color,
-    drawn,
     epochs_below,
     log_numbers,
     percentages,
@@ -48,11 +46,7 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
     with_rates = any(rates)
     captions: list[str] = []
 
-    def paint(figure: Figure) -> None:
-        if with_rates:
-            upper, lower = figure.subplots(2, sharex=True, height_ratios=(3.4, 1))
-        else:
-            upper, lower = figure.add_subplot(), None
+    def paint(upper: Axes, lower: Axes | None = None) -> None:
         for index, (step, train, val) in enumerate(losses):
             train_colour, val_colour = ("c1", "c2") if len(runs) == 1 else (SERIES[index],) * 2
             if len(step) and len(runs) == 1:
@@ -83,15 +77,16 @@ def loss_chart(runs: Sequence[RunRecord], scale: str) -> Chart:
 
     name = "loss" if scale == "linear" else "loss-log"
     title = "Loss" if scale == "linear" else "Loss, logarithmic"
-    svg = drawn(name, f"{title} over the epochs", Plan(paint, 292 if with_rates else 236))
     keys = _keys(runs, [(step, train) for step, train, _ in losses], [val for *_, val in losses])
     if len(runs) == 1 and len(losses[0][0]):
         keys.append(Key("c1", "batches, the middle 80%", "band"))
     if with_rates and len(runs) == 1:
         keys.append(Key("muted", "learning rate, below"))
-    elif with_rates:
+    label, rows = f"{title} over the epochs", (3.4, 1) if with_rates else (1,)
+    made = chart(name, title, paint, keys, label=label, height=292 if with_rates else 236, rows=rows)
+    if with_rates and len(runs) > 1:
         captions.append("The learning rate is below.")
-    return Chart(title, svg, keys, " ".join(dict.fromkeys(captions)))
+    return replace(made, caption=" ".join(dict.fromkeys(captions)))
 
 
 def metric_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
@@ -114,8 +109,7 @@ def _pairs_chart(
     if not any(len(curve) for pair in pairs for curve in pair):
         raise LeftOut(f"no {title.lower()} was recorded")
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         for index, (first, second) in enumerate(pairs):
             own = colours if len(runs) == 1 else (SERIES[index], SERIES[index])
             line(axes, first, own[0], dashed=len(runs) > 1)
@@ -126,7 +120,7 @@ def _pairs_chart(
         epochs_below(axes, runs[0].axis)
 
     keys = _keys(runs, [(train,) for train, _ in pairs], [val for _, val in pairs])
-    return Chart(title, drawn(name, f"{title} over the epochs", Plan(paint)), keys)
+    return chart(name, title, paint, keys, label=f"{title} over the epochs")
 
 
 def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -138,9 +132,9 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
     augmented = None
     if len(runs) == 1 and len(runs[0].curve("accuracy/train_eval")):
         augmented = runs[0].curve("accuracy/train")
-    chart = _pairs_chart("accuracy", "Accuracy", runs, pairs, percentages, dotted=augmented)
+    made = _pairs_chart("accuracy", "Accuracy", runs, pairs, percentages, dotted=augmented)
     further = [Key("c1", "while training", "dotted")] if augmented is not None and len(augmented) else []
-    return replace(chart, keys=[*chart.keys, *further])
+    return replace(made, keys=[*made.keys, *further])
 
 
 def gap_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -150,8 +144,7 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
     if not any(np.isfinite(gap.values).any() for gap in gaps):
         raise LeftOut("training and validation accuracy were not both recorded")
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         axes.axhline(0, color=color("muted"), linewidth=1)
         for index, gap in enumerate(gaps):
             line(axes, gap, SERIES[index])
@@ -164,7 +157,7 @@ def gap_chart(runs: Sequence[RunRecord]) -> Chart:
         epochs_below(axes, runs[0].axis)
 
     title = "Gap between training and validation, in points"
-    return Chart(title, drawn("gap", title, Plan(paint)), run_keys(runs) if len(runs) > 1 else [])
+    return chart("gap", title, paint, run_keys(runs) if len(runs) > 1 else [])
 
 
 def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
@@ -251,8 +244,8 @@ def averages_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
     else:
         keys = [*run_keys(runs), Key("muted", "averaged"), Key("muted", "raw", "dashed")]
     numbers = percentages if quantity == "accuracy" else plain_numbers
-    chart = _pairs_chart(f"averages-{quantity}", title, runs, pairs, numbers, ("c2", "c3"))
-    return replace(chart, keys=keys)
+    made = _pairs_chart(f"averages-{quantity}", title, runs, pairs, numbers, ("c2", "c3"))
+    return replace(made, keys=keys)
 
 
 def single_chart(
@@ -270,8 +263,7 @@ def single_chart(
     if not any(drawable(curve, "log" if log else "linear") for curve in curves):
         raise LeftOut("it was not recorded")
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         for index, curve in enumerate(curves):
             if not len(curve):
                 continue
@@ -287,8 +279,8 @@ def single_chart(
         epochs_below(axes, runs[0].axis)
 
     caption = caption or (_ends(curves[0]) if len(runs) == 1 else "")
-    svg = drawn(tags[0], f"{title} over the epochs", Plan(paint, 200))
-    return Chart(title, svg, run_keys(runs) if len(runs) > 1 else [], caption)
+    keys, label = run_keys(runs) if len(runs) > 1 else [], f"{title} over the epochs"
+    return chart(tags[0], title, paint, keys, caption, label, height=200)
 
 
 def weight_norm_chart(runs: Sequence[RunRecord]) -> Chart:

@@ -5,7 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -90,34 +90,38 @@ class Chart:
     """Whether it stands at the left, with what comes next beside it."""
 
 
-@dataclass
-class Plan:
-    """A figure to be drawn: its height in SVG units, and how."""
-
-    paint: Callable[[Figure], None]
-    height: float = 236.0
-    margins: tuple[float, float, float, float] = field(default=(46.0, 10.0, 8.0, 36.0))
-    """Left, right, top and bottom, in SVG units."""
-
-
-def drawn(name: str, label: str, plan: Plan) -> Markup:
-    """The figure as inline SVG. `name` is unique on the page, and the same name and figure give the same SVG;
-    `label` says what it shows for those who cannot see it."""
+def chart(
+    name: str,
+    title: str,
+    paint: Callable[..., None],
+    keys: Sequence[Key] = (),
+    caption: str = "",
+    label: str = "",
+    height: float = 236.0,
+    margins: tuple[float, float, float, float] = (46.0, 10.0, 8.0, 36.0),
+    rows: Sequence[float] = (1.0,),
+    new_row: bool = False,
+) -> Chart:
+    """The chart whose axes `paint` draws on: one, or several below each other with heights as `rows` has
+    them. `name` is unique on the page, and the same name and figure give the same SVG; `label`, by default
+    the title, says what it shows for those who cannot see it. The height and the `margins`, left, right, top
+    and bottom, are in SVG units."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
         )  # a glyph that matplotlib's font lacks; the page's has it
-        figure = Figure(figsize=(WIDTH / 72, plan.height / 72), dpi=72)
-        left, right, top, bottom = plan.margins
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        left, right, top, bottom = margins
         figure.subplots_adjust(
-            left / WIDTH, bottom / plan.height, 1 - right / WIDTH, 1 - top / plan.height, hspace=0.16
+            left / WIDTH, bottom / height, 1 - right / WIDTH, 1 - top / height, hspace=0.16
         )
-        plan.paint(figure)
+        paint(*figure.subplots(len(rows), sharex=True, height_ratios=rows, squeeze=False)[:, 0])
         for axes in figure.axes:
             _label_twice(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Markup(_themed(buffer.getvalue(), label))
+    svg = Markup(_themed(buffer.getvalue(), label or title))
+    return Chart(title, svg, keys, caption, new_row)
 
 
 def _label_twice(axes: Axes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from vitals.measures.healthy import UPDATE_RATIO, UPDATE_RATIO_TARGET
 from vitals.report.curves import FEW, drawable, run_keys
@@ -13,10 +13,9 @@ from vitals.report.drawing import (
     SERIES,
     Chart,
     Key,
-    Plan,
     blend,
+    chart,
     color,
-    drawn,
     epochs_below,
     log_numbers,
     printable,
@@ -50,8 +49,7 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
     if not any(len(x) for x, _ in summaries):
         raise LeftOut("no update ratio was recorded")
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         axes.axhspan(*UPDATE_RATIO, color=color("good"), alpha=0.16, linewidth=0)
         axes.axhline(UPDATE_RATIO_TARGET, color=color("good"), linewidth=1, linestyle=(0, (2, 2)))
         for index, (x, rows) in enumerate(summaries):
@@ -69,7 +67,7 @@ def update_ratio_chart(runs: Sequence[RunRecord]) -> Chart:
     band = Key("good", f"healthy, {number(UPDATE_RATIO[0])} to {number(UPDATE_RATIO[1])}", "band")
     keys = [Key("c1", "median"), Key("c1", "least to largest", "band"), band]
     keys = keys if len(runs) == 1 else [*run_keys(runs), band]
-    return Chart(title, drawn("update-ratio", title, Plan(paint)), keys)
+    return chart("update-ratio", title, paint, keys)
 
 
 def update_ratio_lines(run: RunRecord, name: str) -> Chart:
@@ -80,8 +78,7 @@ def update_ratio_lines(run: RunRecord, name: str) -> Chart:
         raise LeftOut("no update ratio of a single parameter was recorded")
     shown = spread(tags, LINES)
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         axes.axhspan(*UPDATE_RATIO, color=color("good"), alpha=0.16, linewidth=0)
         for place, tag in enumerate(shown):
             x, y = thinned(run.curve(tag), 80)
@@ -100,7 +97,7 @@ def update_ratio_lines(run: RunRecord, name: str) -> Chart:
         caption = f"{len(shown)} of {len(tags)} parameters. {caption}"
     keys = [Key(SEQUENCE[0], "first layer"), Key(SEQUENCE[-1], "last layer")]
     title = "Update ratio of every parameter"
-    return Chart(title, drawn(name, title, Plan(paint)), keys, caption)
+    return chart(name, title, paint, keys, caption)
 
 
 def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
@@ -114,8 +111,7 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
     named = len(runs) == 1 and len(layers) <= NAMED
     keys: list[Key] = []
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         for index, (names, epochs, grid) in enumerate(grids):
             if not len(epochs):
                 continue
@@ -138,10 +134,10 @@ def variance_chart(runs: Sequence[RunRecord], quantity: str) -> Chart:
             epochs_below(axes, "layer, from the first to the last")
 
     title = f"Variance of the {what} by depth"
-    svg = drawn(quantity, title, Plan(paint, 264 if named else 236, (46, 10, 8, 64 if named else 36)))
+    height, margins = (264, (46, 10, 8, 64)) if named else (236, (46, 10, 8, 36))
     if len(runs) > 1:
         keys = [*run_keys(runs), Key("muted", "at the end"), Key("muted", "at the start", "dashed")]
-    return Chart(title, svg, keys)
+    return chart(quantity, title, paint, keys, height=height, margins=margins)
 
 
 def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
@@ -157,8 +153,7 @@ def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
         raise LeftOut(f"no layer ever had {most} {what} units")
     named = len(layers) <= ROWS
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         start, end = float(epochs[0]), float(epochs[-1])
         extent = (start, end if end > start else start + 1, len(layers) + 0.5, 0.5)
         picture = blend("alarm", grid[at_regular_times(epochs)].T)
@@ -170,14 +165,14 @@ def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
             axes.tick_params("y", labelsize=9)
 
     worst = int(np.nanargmax(np.nan_to_num(grid[-1], nan=-1.0)))
-    height = 60 + (13 * len(layers) if named else 160)
+    height = max(60 + (13 * len(layers) if named else 160), 110)
     title = f"{what.capitalize()} units of every layer"
-    svg = drawn(name, title, Plan(paint, max(height, 110), (112 if named else 46, 10, 8, 36)))
     caption = (
         f"From none (blank) to all (full colour). At the end {percent(float(grid[-1, worst]))} in "
         f"{shortened(layers[worst], 40)}, the most of all layers."
     )
-    return Chart(title, svg, (), caption)
+    margins = (112 if named else 46, 10, 8, 36)
+    return chart(name, title, paint, (), caption, height=height, margins=margins)
 
 
 def spread(items: Sequence, amount: int) -> list:
@@ -243,9 +238,8 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
     height = 20 + 96 * rows
     names = [tag.partition("/")[2] for tag in shown]
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()  # for all maps: its own for each would be half the cost of a page
-        axes.axis("off")
+    def paint(axes: Axes) -> None:
+        axes.axis("off")  # one for all maps: its own for each would be half the cost of a page
         small = {"fontsize": 9, "color": color("muted")}
         for place, tag in enumerate(shown):
             (bottom, top), (left, right) = (rows - 1 - place // 2 + np.array([0.1, 0.76])), place % 2 + MAP
@@ -270,7 +264,7 @@ def histogram_chart(run: RunRecord, kind: str, name: str) -> Chart:
     caption = "The stronger the colour, the more values; each moment on a scale of its own."
     if len(shown) < len(maps):
         caption = f"{len(shown)} of {len(maps)}, evenly spread over the depth. {caption}"
-    return Chart(title, drawn(name, title, Plan(paint, height, (0, 0, 10, 10))), (), caption)
+    return chart(name, title, paint, (), caption, height=height, margins=(0, 0, 10, 10))
 
 
 def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | None:

@@ -20,12 +20,12 @@ from made_runs import (
     write_predictions,
     write_run,
 )
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from vitals.findings import Finding, write_findings
 from vitals.history import History
 from vitals.metric import Metric
-from vitals.report.drawing import Plan, drawn, epochs_below, log_numbers, plain_numbers
+from vitals.report.drawing import chart, epochs_below, log_numbers, plain_numbers
 from vitals.report.facts import differences
 from vitals.report.page import comparison_name, make_report, write_runs
 from vitals.report.record import RunRecord
@@ -298,13 +298,12 @@ def test_a_comparison_compares_values_and_not_how_they_are_spelled(
 @pytest.mark.parametrize("scale", ["linear", "log"])
 @pytest.mark.parametrize(("least", "times"), [(3e-9, 1.0), (418.0, 1.0002), (1.0, 1.5), (3.0, 1e6)])
 def test_an_axis_of_numbers_bears_two_labels_at_least(scale: str, least: float, times: float) -> None:
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         axes.plot([0.0, 0.05], [least, least * times])
         (plain_numbers if scale == "linear" else log_numbers)(axes)
         epochs_below(axes, "")
 
-    svg = drawn("chart", "", Plan(paint))
+    svg = chart("chart", "", paint).svg
     texts = re.findall(r"<text [^>]*>([^<]+)</text>", svg)
     anchors = re.findall(r"text-anchor: (\w+)", svg)
     assert len({text for text, anchor in zip(texts, anchors, strict=True) if anchor == "middle"}) >= 2

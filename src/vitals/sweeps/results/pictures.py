@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vitals.metric import Metric
@@ -19,9 +18,8 @@ from vitals.report.drawing import (
     SEQUENCE,
     Chart,
     Key,
-    Plan,
+    chart,
     color,
-    drawn,
     epochs_below,
     log_numbers,
     percentages,
@@ -59,8 +57,7 @@ def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Lev
     names = [] if values else [level.label for level in found]
     places = values or {id(job): float(at) for at, level in enumerate(found) for job in level.jobs}
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         best = [(places[id(level.best[0])], level.score) for level in found]
         marks: dict[str, Any] = {"marker": "_", "linestyle": "", "markersize": 30}
         own = marks if names else {"linewidth": 1.2}
@@ -82,15 +79,14 @@ def _value_chart(results: SweepResults, key: str, name: str, found: Sequence[Lev
     keys = [Key("muted", "best of each, other keys free")]
     if any(job.status != "finished" for job in results.ranked):
         keys.append(Key("fail", "ended early or failed", "dot"))
-    return Chart(title, drawn(f"value-{key}", title, Plan(paint, 262, (46, 10, 8, 26))), keys, new_row=True)
+    return chart(f"value-{key}", title, paint, keys, height=262, margins=(46, 10, 8, 26), new_row=True)
 
 
 def _curves_chart(results: SweepResults, key: str, name: str, found: Sequence[Level]) -> Chart:
     """The learning curves of the jobs in the colours of their values, thick the best of each."""
     drawn_jobs = {id(job) for job in results.ranked[:MOST]}
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         for level in found:
             for job in level.jobs:
                 if id(job) in drawn_jobs and job not in level.best:
@@ -113,8 +109,8 @@ def _curves_chart(results: SweepResults, key: str, name: str, found: Sequence[Le
     title = f"Learning curves, the best of each {name}"
     others = len(results.ranked) > sum(len(level.best) for level in found)
     caption = "Thin lines are the other jobs." if others else ""
-    svg = drawn(f"curves-{key}", f"{results.metric.name} over the epochs", Plan(paint, 272))
-    return Chart(title, svg, keys, caption)
+    label = f"{results.metric.name} over the epochs"
+    return chart(f"curves-{key}", title, paint, keys, caption, label, height=272)
 
 
 def parallel_chart(results: SweepResults) -> Chart | None:
@@ -140,8 +136,7 @@ def parallel_chart(results: SweepResults) -> Chart | None:
     ends.append((results.metric.text(jobs[0].score, 1), results.metric.text(jobs[-1].score, 1)))
     titles = [*short_names(results.varied), "score"]
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         lines = [list(enumerate(column[job] for column in columns)) for job in range(len(jobs))]
         colours = [color(SEQUENCE[round(place * (len(SEQUENCE) - 1))]) for place in columns[-1]]
         axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.4))
@@ -156,11 +151,10 @@ def parallel_chart(results: SweepResults) -> Chart | None:
             words |= {"color": color("ink"), "fontsize": 10.5}
             axes.text(place, -0.13 - step, shortened(printable(title), 16), va="top", **words)
 
-    title = "Parallel coordinates"
-    plan = Plan(paint, 290, (8, 8, 8, 44))
-    svg = drawn("parallel", "Every job as a line through its hyper-parameters", plan)
     keys = [Key(SEQUENCE[-1], "best score"), Key(SEQUENCE[0], "worst score")]
-    return Chart(title, svg, keys, "A line is a job; categories stand in the order of the alphabet.")
+    caption = "A line is a job; categories stand in the order of the alphabet."
+    label, margins = "Every job as a line through its hyper-parameters", (8, 8, 8, 44)
+    return chart("parallel", "Parallel coordinates", paint, keys, caption, label, height=290, margins=margins)
 
 
 def importance_chart(shares: dict[str, float]) -> Chart | None:
@@ -168,8 +162,7 @@ def importance_chart(shares: dict[str, float]) -> Chart | None:
     if not shares:
         return None
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def paint(axes: Axes) -> None:
         places = range(len(shares))
         axes.barh(places, list(shares.values()), height=0.55, color=color("c1"))
         axes.set_yticks(places, [shortened(printable(key), 24) for key in shares])
@@ -178,9 +171,8 @@ def importance_chart(shares: dict[str, float]) -> Chart | None:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
 
-    title = "Importance"
-    svg = drawn("importance", title, Plan(paint, 60 + 30 * len(shares), (150, 14, 8, 26)))
-    return Chart(title, svg, (), "How much of the spread of the scores each explains (fANOVA).")
+    caption, height = "How much of the spread of the scores each explains (fANOVA).", 60 + 30 * len(shares)
+    return chart("importance", "Importance", paint, (), caption, height=height, margins=(150, 14, 8, 26))
 
 
 def _curve(job: JobResult, metric: Metric) -> Curve:
