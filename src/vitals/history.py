@@ -66,19 +66,12 @@ class History:
 
     def add(self, step: int, epoch: float, values: Mapping[str, Any]) -> None:
         """Record what was measured after `step` optimizer steps and `epoch` epochs."""
-        values = {tag: rounded(value) for tag, value in values.items()}
-        for tag, value in values.items():
-            self._append(tag, step, epoch, value)
-        self._write({"step": step, "epoch": epoch, "values": values})
+        self._keep({"step": step, "epoch": epoch, "values": rounded(values)})
 
     def add_steps(self, step: int, epoch: float, values: Mapping[str, list[float]]) -> None:
         """Record lists of one value for each of the last successive steps, the last of which is `step`."""
-        count = 0
-        values = {tag: rounded(block) for tag, block in values.items()}
-        for tag, block in values.items():
-            count = len(block)
-            self._extend(tag, step, epoch, block)
-        self._write({"step": step, "epoch": epoch, "steps": count, "values": values})
+        count = max(map(len, values.values()), default=0)
+        self._keep({"step": step, "epoch": epoch, "steps": count, "values": rounded(values)})
 
     def tags(self, prefix: str = "") -> list[str]:
         """The tags that begin with `prefix`, in the order in which they first came."""
@@ -140,7 +133,8 @@ class History:
             back = len(block) - 1 - place
             self._append(tag, step - back, epoch - back * rate, value)
 
-    def _write(self, entry: dict[str, Any]) -> None:
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self._take(entry)
         if self.path is None:
             return
         if not self.lines:  # later no more: where a run's folder is deleted, no half of a new one is made
