@@ -1,13 +1,11 @@
 """Check everything before learning: `vitals check`, with the overrides of `vitals train`."""
 
 import sys
-from functools import partial
 
 from omegaconf import DictConfig
 
-from vitals.command_line import Command, answers_mistakes, run_command
-from vitals.commands.train import preparation, reading
-from vitals.runs.config.validation import check_run
+from vitals.command_line import answers_mistakes, run_command
+from vitals.commands.train import command
 from vitals.runs.project import ProjectFolder
 
 HELP = """Check data, network, loss and optimizer before learning.
@@ -38,10 +36,7 @@ def main(script: str | None = None) -> None:
 
     given = {word.partition("=")[0] for word in sys.argv[1:]}
     sys.argv[1:1] = [word for word in WORDS if word.partition("=")[0] not in given]
-    schema = partial(check_run, project.module("schema").Experiment)
-    run_command(
-        check, Command(project.configs, "train", schema, preparation(project), reading(project), trains=False)
-    )
+    run_command(check, command(project, trains=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Train as configured: `vitals train optimizer=rmsprop data=digits`. `--help` says more."""
 
-from collections.abc import Callable
 from functools import partial
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,8 +13,10 @@ from vitals.runs.project import ProjectFolder
 from vitals.runs.run_folder import RunFolder
 
 
-def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
-    """What is built once on trial before a run, of its configuration."""
+def command(project: ProjectFolder, trains: bool = True) -> Command:
+    """What the command line of a training is checked against, or where nothing `trains`, that of its checks:
+    the values, what is built once on trial, and the data, where the project has a function that looks at
+    them."""
 
     def prepare(config: DictConfig) -> None:
         require_packages(config)
@@ -24,18 +25,13 @@ def preparation(project: ProjectFolder) -> Callable[[DictConfig], None]:
 
         prepare(config, project.module("build"), project.trusts(config.get("trust")))
 
-    return prepare
-
-
-def reading(project: ProjectFolder) -> Callable[[DictConfig], None]:
-    """What looks at the data of a configuration, where the project has such a function."""
-
     def read_data(config: DictConfig) -> None:
         data = getattr(project.module("build"), "read_data", lambda config: None)(config)
         if data is not None:
             require_batches(config, data)
 
-    return read_data
+    check = partial(check_run, project.module("schema").Experiment)
+    return Command(project.configs, "train", check, prepare, read_data, trains)
 
 
 @answers_mistakes()
@@ -48,8 +44,7 @@ def main(script: str | None = None) -> None:
 
         run(config, RunFolder(HydraConfig.get().runtime.output_dir), project.module("train").train)
 
-    check = partial(check_run, project.module("schema").Experiment)
-    run_command(train, Command(project.configs, "train", check, preparation(project), reading(project)))
+    run_command(train, command(project))
 
 
 if __name__ == "__main__":
