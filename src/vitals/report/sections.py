@@ -7,27 +7,11 @@ from typing import Any
 
 from vitals.errors import one_line
 from vitals.findings import NO_VERDICTS, Finding, ranked
-from vitals.report import facts
-from vitals.report.confusion import Mistakes, confusion_chart, frequent_mistakes
-from vitals.report.curves import (
-    accuracy_chart,
-    averages_chart,
-    gap_chart,
-    loss_chart,
-    metric_chart,
-    single_chart,
-    weight_norm_chart,
-)
+from vitals.report import confusion, curves, facts, layers, pictures
+from vitals.report.confusion import Mistakes
 from vitals.report.drawing import Chart
-from vitals.report.layers import (
-    histogram_chart,
-    share_map,
-    update_ratio_chart,
-    update_ratio_lines,
-    variance_chart,
-)
 from vitals.report.numbers import count, percent
-from vitals.report.pictures import Pictures, filter_pictures, worst_pictures
+from vitals.report.pictures import Pictures
 from vitals.report.record import LETTERS, LeftOut, RunRecord
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
 
@@ -179,60 +163,60 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
 
 
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Loss", loss_chart, runs, "linear")
-    section.add("Loss, logarithmic", loss_chart, runs, "log")
+    section.add("Loss", curves.loss_chart, runs, "linear")
+    section.add("Loss, logarithmic", curves.loss_chart, runs, "log")
     noise = "Noise of the loss from batch to batch"
     share = "How far it is from its moving average, as a share."
-    section.add("Noise of the loss", single_chart, runs, ["loss_noise"], noise, percent, caption=share)
+    section.add("Noise of the loss", curves.single_chart, runs, ["loss_noise"], noise, percent, caption=share)
     names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
     for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):
-        section.add(tag, single_chart, runs, [tag], tag)
+        section.add(tag, curves.single_chart, runs, [tag], tag)
     scale, title = ["gradient_noise/scale"], "Gradient noise scale, in examples"
     larger = "Batches much larger than that teach little more a step than one of that size."
-    section.add("Gradient noise", single_chart, runs, scale, title, log=True, caption=larger)
+    section.add("Gradient noise", curves.single_chart, runs, scale, title, log=True, caption=larger)
 
 
 def _accuracy(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Accuracy", accuracy_chart, runs)
-    section.add("Gap", gap_chart, runs)
+    section.add("Accuracy", curves.accuracy_chart, runs)
+    section.add("Gap", curves.gap_chart, runs)
     for name in dict.fromkeys(name for run in runs for name in facts.other_metrics(run)):
-        section.add(name, metric_chart, runs, name)
+        section.add(name, curves.metric_chart, runs, name)
 
 
 def _updates(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Update ratio", update_ratio_chart, runs)
-    section.add("Variance of the activations", variance_chart, runs, "activation_variance")
-    section.add("Variance of the gradients", variance_chart, runs, "gradient_variance")
+    section.add("Update ratio", layers.update_ratio_chart, runs)
+    section.add("Variance of the activations", layers.variance_chart, runs, "activation_variance")
+    section.add("Variance of the gradients", layers.variance_chart, runs, "gradient_variance")
     every = "Update ratio of every parameter"
-    section.add_each(every, runs, update_ratio_lines, name="update-ratio-lines")
+    section.add_each(every, runs, layers.update_ratio_lines, name="update-ratio-lines")
     for kind in ("dead", "saturated"):
         name = f"{kind}_units"
-        section.add_each(f"{kind.capitalize()} units", runs, share_map, name, name=name)
+        section.add_each(f"{kind.capitalize()} units", runs, layers.share_map, name, name=name)
     for kind in ("activations", "gradients", "weights"):
         name = f"histograms-{kind}"
-        section.add_each(f"Histograms of the {kind}", runs, histogram_chart, kind, name=name)
+        section.add_each(f"Histograms of the {kind}", runs, layers.histogram_chart, kind, name=name)
 
 
 def _first_layer(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add_each("Filters", runs, filter_pictures)
+    section.add_each("Filters", runs, pictures.filter_pictures)
 
 
 def _optimizer(section: Section, runs: Sequence[RunRecord]) -> None:
     norm = "Norm of the gradient"
-    section.add(norm, single_chart, runs, ["gradient_norm"], norm, log=True)
-    section.add("Norm of the weights", weight_norm_chart, runs)
+    section.add(norm, curves.single_chart, runs, ["gradient_norm"], norm, log=True)
+    section.add("Norm of the weights", curves.weight_norm_chart, runs)
 
 
 def _averages(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Raw against averaged accuracy", averages_chart, runs, "accuracy")
-    section.add("Raw against averaged loss", averages_chart, runs, "loss")
+    section.add("Raw against averaged accuracy", curves.averages_chart, runs, "accuracy")
+    section.add("Raw against averaged loss", curves.averages_chart, runs, "loss")
 
 
 def _mistakes(runs: Sequence[RunRecord]) -> Section:
     section = Section("mistakes", "What it gets wrong", summary=_most_frequent(runs))
-    section.add_each("Confusion matrix", runs, confusion_chart, name="confusion")
-    section.add_each("Frequent mistakes", runs, frequent_mistakes)
-    section.add_each("Worst-classified images", runs, worst_pictures)
+    section.add_each("Confusion matrix", runs, confusion.confusion_chart, name="confusion")
+    section.add_each("Frequent mistakes", runs, confusion.frequent_mistakes)
+    section.add_each("Worst-classified images", runs, pictures.worst_pictures)
     return section
 
 
@@ -241,7 +225,7 @@ def _most_frequent(runs: Sequence[RunRecord]) -> str:
     if len(runs) > 1:
         return "Of the test images, class by class."
     try:
-        label, guess, images, share = frequent_mistakes(runs[0]).rows[0]
+        label, guess, images, share = confusion.frequent_mistakes(runs[0]).rows[0]
     except LeftOut as reason:
         return f"{str(reason)[:1].upper()}{str(reason)[1:]}."
     return f"Most often {label} is taken for {guess}: {images} of the test images, {share} of that class."

@@ -25,19 +25,9 @@ from vitals.files import CannotWrite, cannot_write, clear_leftovers, read_json, 
 from vitals.findings import read_findings, sentence
 from vitals.folder_lock import held
 from vitals.report import write_report
-from vitals.runs import terminal
+from vitals.runs import instantiate, terminal
 from vitals.runs.allowed_targets import require_allowed
 from vitals.runs.config.resume import fingerprint
-from vitals.runs.instantiate import (
-    FLAGS_OF_A_TRIAL,
-    build_average,
-    build_callbacks,
-    build_checks,
-    build_diagnosis,
-    build_trainer,
-    plain,
-    quiet_lightning,
-)
 from vitals.runs.prerequisites import require_prerequisites
 from vitals.runs.project import Project
 from vitals.runs.provenance import provenance
@@ -60,15 +50,15 @@ def prepare(config: DictConfig, project: Project, trust: Sequence[str] = ()) -> 
         folder = RunFolder(config.resume)
         require_allowed(folder.read_config(), folder.config, trust)
     require_prerequisites(config)
-    quiet_lightning()
+    instantiate.quiet_lightning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself says it
         project.prepare(config)
-        build_trainer(config, **FLAGS_OF_A_TRIAL)
-        build_callbacks(config)
-        build_average(config)
-        build_checks(config)
-        build_diagnosis(config)
+        instantiate.build_trainer(config, **instantiate.FLAGS_OF_A_TRIAL)
+        instantiate.build_callbacks(config)
+        instantiate.build_average(config)
+        instantiate.build_checks(config)
+        instantiate.build_diagnosis(config)
     if config.resume:
         try:
             require_unfinished(config)
@@ -87,7 +77,7 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
     finite does, `FaultsFound` if the run ended with a finding at level `fail` and the configuration asks for
     that; after an interruption `SystemExit` with code 130 (Ctrl-C) or 143 (SIGTERM).
     """
-    quiet_lightning()
+    instantiate.quiet_lightning()
     atexit.register(_leave_process_group)
     with ExitStack() as stack:
         signals = Signals.current() or stack.enter_context(Signals())
@@ -208,7 +198,7 @@ def _record_start(config: DictConfig, folder: RunFolder, locked: bool) -> DictCo
     if config.seed is None:
         config.seed = secrets.randbelow(2**32)
     set_threads(config)
-    write_atomically(folder.config, OmegaConf.to_yaml({**plain(config), "provenance": facts}))
+    write_atomically(folder.config, OmegaConf.to_yaml({**instantiate.plain(config), "provenance": facts}))
     before = folder.read_status()
     if config.resume and folder.begins_again:
         folder.clear_records()
