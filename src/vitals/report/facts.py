@@ -103,11 +103,6 @@ def subtitle(run: RunRecord) -> str:
     return " · ".join(words)
 
 
-def state(run: RunRecord) -> tuple[str, str]:
-    """The run's status, and the error or the reason where it did not finish."""
-    return str(run.status.get("status") or ""), str(run.status.get("error") or "")
-
-
 def progress(run: RunRecord) -> str:
     """How far the run is, and whether it still goes on, in one sentence."""
     status, (epochs, steps) = str(run.status.get("status") or ""), _length(run)

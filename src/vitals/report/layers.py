@@ -20,7 +20,7 @@ from vitals.report.drawing import (
     log_numbers,
     printable,
 )
-from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, thinned
+from vitals.report.numbers import at_regular_times, finite, number, percent, shortened, spread, thinned
 from vitals.report.record import LeftOut, Numbers, RunRecord
 
 LINES = 60
@@ -175,12 +175,6 @@ def share_map(run: RunRecord, quantity: str, name: str) -> Chart:
     return chart(name, title, paint, (), caption, height=height, margins=margins)
 
 
-def spread(items: Sequence, amount: int) -> list:
-    """No more than `amount` of `items`, evenly spread, first and last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(amount, len(items))).round().astype(int))
-    return [items[place] for place in places]
-
-
 def _summary(run: RunRecord) -> tuple[Numbers, Numbers]:
     """Epochs (T), and least, median and largest update ratio (3×T)."""
     curves = [run.curve(f"update_ratio_summary/{name}") for name in ("min", "median", "max")]
@@ -275,12 +269,13 @@ def _map(run: RunRecord, tag: str) -> tuple[Numbers, float, float, Numbers] | No
     times = np.array([epoch for epoch, _ in found])
     found = [found[place] for place in np.unique(at_regular_times(times, MOMENTS))]
     times = np.array([epoch for epoch, _ in found])
-    bounds = [_bounds(edges, shares) for _, (edges, shares) in found]
-    low, high = min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
+    histograms = [parts for _, parts in found]
+    low = min(edges[np.searchsorted(below, TAIL, side="right") - 1] for edges, below in histograms)
+    high = max(edges[: np.searchsorted(below, 1 - TAIL) + 1][-1] for edges, below in histograms)
     if not high > low:
         low, high = low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2
     grid = np.linspace(low, high, LEVELS + 1)
-    columns = [np.diff(np.interp(grid, edges, shares, left=0.0, right=1.0)) for _, (edges, shares) in found]
+    columns = [np.diff(np.interp(grid, edges, below, left=0.0, right=1.0)) for edges, below in histograms]
     density = np.stack(columns, axis=1)
     highest = density.max(axis=0)
     density = (density / np.where(highest > 0, highest, 1.0))[:, at_regular_times(times, MOMENTS)]
@@ -297,9 +292,3 @@ def _parts(value: Any) -> tuple[Numbers, Numbers] | None:
     if not usable or counts.sum() <= 0 or (np.diff(edges) < 0).any():
         return None
     return edges, np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-
-
-def _bounds(edges: Numbers, shares: Numbers) -> tuple[float, float]:
-    low = edges[np.searchsorted(shares, TAIL, side="right") - 1]
-    high = edges[min(int(np.searchsorted(shares, 1 - TAIL)), len(edges) - 1)]
-    return float(low), float(high)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,14 @@ class Band:
 
 def thinned(curve: Curve, points: int = 200) -> tuple[Numbers, Numbers]:
     """Epochs and values at no more than `points` places, evenly spread, first and last among them."""
-    places = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).round().astype(int))
+    places = spread(range(len(curve)), points)
     return curve.epochs[places], finite(curve.values[places])
+
+
+def spread(items: Sequence, amount: int) -> list:
+    """No more than `amount` of `items`, evenly spread, first and last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(amount, len(items))).round().astype(int))
+    return [items[place] for place in places]
 
 
 def bucketed(curve: Curve, buckets: int = 160) -> Band:

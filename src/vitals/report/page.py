@@ -56,7 +56,6 @@ def page_of(runs: Sequence[RunRecord], live: Live | None = None) -> str:
         looked=facts.looked,
         alarms=[ranked(finding for finding in run.findings if finding.alarming) for run in runs],
         subtitles=[facts.subtitle(run) for run in runs],
-        states=[facts.state(run) for run in runs],
         key_figures=facts.key_figures(runs[0]) if len(runs) == 1 else [],
         results=facts.results(runs) if len(runs) > 1 else [],
         differences=facts.differences(runs) if len(runs) > 1 else [],
