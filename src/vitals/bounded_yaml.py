@@ -1,6 +1,7 @@
 """What a YAML file holds that is small enough to be read. Aliases make 350 bytes into more than any memory
 holds: what they stand for is counted before anything is built."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def read_mapping(path: Path, loader: Any = yaml.SafeLoader) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no keys")
     return {str(key): value for key, value in content.items()}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What is in nested mappings, by dotted keys: `{"optimizer.lr": 0.1, …}`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _bounded_text(path: Path) -> str:

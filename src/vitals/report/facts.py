@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vitals.bounded_yaml import flat
 from vitals.files import chose_average
 from vitals.measures.healthy import UPDATE_RATIO
 from vitals.metric import Metric, Row, bare_name, epoch_in
@@ -145,15 +146,10 @@ def configuration(run: RunRecord) -> str:
     return yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.lr": 0.1, …}` of nested settings; what is null or an empty group is not there."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        elif (said := plain(value)) is not None:
-            flat[f"{prefix}{key}"] = said
-    return flat
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `config`, which differ where they mean something else, by their dotted keys; what is null
+    is not there."""
+    return {key: said for key, value in flat(config).items() if (said := plain(value)) is not None}
 
 
 def plain(value: Any) -> Any:
@@ -358,9 +354,9 @@ Table = list[tuple[str, list[str]]]
 
 def differences(runs: Sequence[RunRecord]) -> Table:
     """The settings whose values are not the same in all runs, with `–` where a run has none, or null."""
-    settings = [flattened(run.config) for run in runs]
-    keys = dict.fromkeys(key for flat in settings for key in flat)
-    rows = [(key, [str(flat.get(key, "–")) for flat in settings]) for key in keys]
+    of_runs = [settings(run.config) for run in runs]
+    keys = dict.fromkeys(key for values in of_runs for key in values)
+    rows = [(key, [str(values.get(key, "–")) for values in of_runs]) for key in keys]
     for key in ("commit", "dirty"):
         cells = [str((run.provenance.get("git") or {}).get(key, "–"))[:12] for run in runs]
         rows.append((f"git {key}", cells))

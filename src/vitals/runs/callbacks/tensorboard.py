@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
+from vitals.bounded_yaml import flat
 from vitals.runs.config.schema import RunSchema
 
 FIRST = ("optimizer", "optimizer.lr", "schedule")
@@ -72,21 +73,19 @@ class RunTensorBoard(TensorBoardLogger):
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart, for the hparams tab: `optimizer`, `optimizer.lr`, `network.dropout` …"""
-    flat: dict[str, Any] = {key: config[key] for key in ("seed",) if key in config}
-
-    def add(prefix: str, values: dict[str, Any]) -> None:
-        for key, value in values.items():
-            if key == "_target_" and value:
-                flat[prefix] = value.rpartition(".")[-1]
-            elif isinstance(value, dict):
-                add(f"{prefix}.{key}", value)
-            elif value is not None and not key.startswith("_"):
-                flat[f"{prefix}.{key}"] = value
-
-    for group, values in config.items():
-        if isinstance(values, dict) and "_target_" in values and group not in RunSchema.model_fields:
-            add(group, values)
+    components = {
+        group: values
+        for group, values in config.items()
+        if isinstance(values, dict) and "_target_" in values and group not in RunSchema.model_fields
+    }
     of_trainer = ("max_epochs", "max_steps", "max_time", "precision", "devices")
     trainer = {key: config.get("trainer", {}).get(key) for key in of_trainer}
-    add("trainer", {key: value for key, value in trainer.items() if value != -1})
-    return flat
+    components["trainer"] = {key: value for key, value in trainer.items() if value != -1}
+    found: dict[str, Any] = {key: config[key] for key in ("seed",) if key in config}
+    for key, value in flat(components).items():
+        place, _, name = key.rpartition(".")
+        if name == "_target_" and value:
+            found[place] = value.rpartition(".")[-1]
+        elif value is not None and not name.startswith("_"):
+            found[key] = value
+    return found

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from vitals.bounded_yaml import flat
 from vitals.errors import UserError, listed, one_line
 from vitals.runs.run_folder import RunFolder, shown
 
@@ -99,17 +100,10 @@ def _values(config: DictConfig) -> dict[str, Any]:
 
 def _other(config: DictConfig, folder: RunFolder) -> UserError:
     """What is said where the run in the named folder had other values."""
-    there, here = _flat(_values(folder.read_config())), _flat(_values(config))
+    there, here = flat(_values(folder.read_config())), flat(_values(config))
     keys = [key for key, value in sorted(here.items()) if value is not None and there.get(key) != value]
     return UserError(
         f"hydra.run.dir={shown(folder.path)} holds a run of another configuration ({listed(keys)}): "
         f"resume={shlex.quote(shown(folder.path))} goes on with it, overwrite=true moves it aside and begins "
         f"anew."
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
