@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from vitals.runs.run_folder import RunFolder
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.results.levels import importance, levels
 from vitals.sweeps.results.next_steps import borders
-from vitals.sweeps.results.report import report
-from vitals.sweeps.results.results import over_seeds, read_results
+from vitals.sweeps.results.report import report, seed_table
+from vitals.sweeps.results.results import read_results
 
 LOG_RANGE = "optimizer.lr=tag(log,interval(1e-6,1e1))"
 
@@ -84,11 +83,11 @@ def test_jobs_that_differ_in_the_seed_alone_are_put_together(sweep) -> None:
             "optimizer.lr=0.2 seed=0": [0.8],
         }
     )
-    best, other = over_seeds(read_results(folder))
-    assert (best.words, best.count, best.best[0]) == ({"optimizer.lr": "0.2"}, 1, 0.8)
-    assert math.isnan(best.best[1])
-    assert other.best == other.test == pytest.approx((0.6, math.sqrt(0.02)))
-    assert other.average == (None, None)
+    table = seed_table(read_results(folder))
+    assert table is not None
+    assert [column.title for column in table.columns] == ["lr", "seeds", "best", "test"]  # none was averaged
+    both = "60.00% ± 14.14"
+    assert table.rows == [["0.2", "1", "80.00%", "80.00%"], ["0.1", "2", both, both]]
     assert "60.00% ± 14.14" in printed(folder)
 
 

@@ -3,16 +3,14 @@ the spread of the results it explains."""
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from statistics import fmean
 
 import numpy as np
 
 from vitals.report.drawing import SEQUENCE, SERIES
 from vitals.report.numbers import number
-from vitals.sweeps.results.results import NOT_VARIED, JobResult, SweepResults
+from vitals.sweeps.results.results import NOT_VARIED, JobResult, SweepResults, mean_score
 
 MOST = 6
 """Values that have a colour of their own; of a number with more, equal parts of its range have."""
@@ -65,11 +63,6 @@ def levels(results: SweepResults, key: str) -> list[Level]:
     for level, shade in zip(found, shades, strict=True):
         level.colour = SEQUENCE[shade]
     return found
-
-
-def mean_score(jobs: Sequence[JobResult]) -> float:
-    """Of jobs that all have a score."""
-    return fmean(job.score for job in jobs if job.score is not None)
 
 
 def _level(results: SweepResults, label: str, jobs: list[JobResult]) -> Level:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -201,11 +201,14 @@ def seed_table(results: SweepResults) -> TextTable | None:
     figures = [Column(title, amount=True) for title in ("seeds", "chosen", "best", "averaged", "test")]
     rows = [
         [
-            *(row.words.get(key, "–") for key in results.varied),
-            str(row.count),
-            *(with_deviation(results.metric, *pair) for pair in (row.score, row.best, row.average, row.test)),
+            *(jobs[0].words.get(key, "–") for key in results.varied),
+            str(len(jobs)),
+            *(
+                with_deviation(results.metric, [getattr(job, name) for job in jobs])
+                for name in ("score", "best", "average", "test")
+            ),
         ]
-        for row in repeated
+        for jobs in repeated
     ]
     return TextTable([*varied, *figures], rows).without(*_unknown(results))
 
@@ -225,11 +228,14 @@ def remarks(results: SweepResults) -> list[tuple[JobResult, str]]:
     return [(job, words) for job, words in said if words]
 
 
-def with_deviation(metric: Metric, mean: float | None, deviation: float | None) -> str:
-    """`76.10% ± 0.32`; without the deviation where there is but one value."""
-    if mean is None or deviation is None or math.isnan(deviation):
-        return metric.text(mean)
-    text = metric.text(mean)
+def with_deviation(metric: Metric, scores: Sequence[float | None]) -> str:
+    """Mean and standard deviation (n − 1) of those that are there: `76.10% ± 0.32`; without the deviation
+    where there is but one."""
+    known = [score for score in scores if score is not None]
+    text = metric.text(statistics.fmean(known) if known else None)
+    if len(known) < 2:
+        return text
+    deviation = statistics.stdev(known)
     if not text.endswith("%"):
         return f"{text} ± {deviation:.2g}"
     points = f"{100 * deviation:.2f}"

@@ -116,47 +116,18 @@ def read_results(folder: SweepFolder) -> SweepResults:
     return SweepResults(folder, jobs, metric, varied, max(0, expected - len(jobs)))
 
 
-MeanAndDeviation = tuple[float | None, float | None]
-"""The latter NaN for a single value, both None for none."""
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """The same hyper-parameters with several seeds, and what these gave, as `JobResult` calls it."""
-
-    words: dict[str, str]
-    count: int
-    score: MeanAndDeviation
-    best: MeanAndDeviation
-    average: MeanAndDeviation
-    test: MeanAndDeviation
-
-
-def over_seeds(results: SweepResults) -> list[Repeated]:
-    """Mean and standard deviation over the jobs that differ in their seed alone, the best first.
-
-    Empty where no two jobs do.
-    """
+def over_seeds(results: SweepResults) -> list[list[JobResult]]:
+    """The jobs that came to their end, those together that differ in their seed alone, the best first by the
+    mean of their scores; empty where no two do."""
     groups = results.by_settings(job for job in results.ranked if job.complete)
     if all(len(group) < 2 for group in groups):
         return []
-    rows = []
-    for group in groups:
-        words = {key: group[0].words[key] for key in results.varied if key in group[0].words}
-        figures = {
-            name: mean_and_deviation([getattr(job, name) for job in group])
-            for name in ("score", "best", "average", "test")
-        }
-        rows.append(Repeated(words, len(group), **figures))
-    return sorted(rows, key=lambda row: results.metric.rank(row.score[0]))
+    return sorted(groups, key=lambda jobs: results.metric.rank(mean_score(jobs)))
 
 
-def mean_and_deviation(values: Sequence[float | None]) -> MeanAndDeviation:
-    """Mean and standard deviation (n − 1) of those that are there."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None, None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan
+def mean_score(jobs: Sequence[JobResult]) -> float:
+    """Of jobs that all have a score."""
+    return statistics.fmean(job.score for job in jobs if job.score is not None)
 
 
 def write_csv(results: SweepResults) -> None:
