@@ -55,13 +55,18 @@ def git_state(folder: Path) -> dict[str, Any]:
     """
     if kept := origin_of(folder / ORIGIN):
         return {key: kept[1].get(key) for key in ("commit", "dirty")}
+    changes = answer_of(["git", "status", "--porcelain"], folder, seconds=10)
+    commit = answer_of(["git", "rev-parse", "HEAD"], folder, seconds=10)
+    return {
+        "commit": None if commit is None else commit.decode().strip(),
+        "dirty": None if changes is None else bool(changes),
+    }
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
-    changes = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes) if changes is not None else None}
+def answer_of(command: list[str], folder: Path | None = None, seconds: float = 30) -> bytes | None:
+    """What a program prints that is run in `folder`; None where it is not there, fails, or takes longer."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

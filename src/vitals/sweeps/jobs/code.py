@@ -24,7 +24,7 @@ from vitals.errors import UserError
 from vitals.files import cache_folder, read_json, write_atomically, write_json
 from vitals.installed import is_installed
 from vitals.runs.kept_code import ORIGIN, VARIABLE, copied, environment
-from vitals.runs.provenance import git_state
+from vitals.runs.provenance import answer_of, git_state
 from vitals.runs.run_folder import SWEEP, now
 
 LOOKS_LIKE_CODE = {".py", ".pyi", ".yaml", ".yml", ".json", ".toml", ".ini", ".cfg", ".txt", ".html", ".css"}
@@ -163,12 +163,8 @@ def _mark(copy: Path) -> Path:
 def _in_git(folder: Path) -> list[Path]:
     """The files of `folder` that git tracks, or would; empty where there is no git."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        done = subprocess.run(listing, cwd=folder, capture_output=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
     files = []
-    for name in filter(None, done.stdout.split(b"\0")) if done.returncode == 0 else []:
+    for name in filter(None, (answer_of(listing, folder) or b"").split(b"\0")):
         path = folder / os.fsdecode(name)
         if path.is_dir():  # a submodule
             files += _looking_like_code(path)

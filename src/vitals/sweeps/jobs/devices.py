@@ -1,14 +1,12 @@
 """Which devices a machine has, and which job may use which of them. Importable without torch."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from vitals.errors import UserError
-from vitals.runs.provenance import usable_cpus
+from vitals.runs.provenance import answer_of, usable_cpus
 
 
 def visible_gpus() -> list[str]:
@@ -19,14 +17,8 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.split() if done.returncode == 0 else []
+    listed = answer_of(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]) or b""
+    return listed.decode().split()
 
 
 @dataclass
