@@ -140,7 +140,7 @@ def accuracy_chart(runs: Sequence[RunRecord]) -> Chart:
 def gap_chart(runs: Sequence[RunRecord]) -> Chart:
     """Training accuracy less validation accuracy over epochs, in percentage points; `LeftOut` where not both
     were recorded."""
-    gaps = [_gap_of(run) for run in runs]
+    gaps = [gap_of(run) for run in runs]
     if not any(np.isfinite(gap.values).any() for gap in gaps):
         raise LeftOut("training and validation accuracy were not both recorded")
 
@@ -168,12 +168,8 @@ def run_keys(runs: Sequence[RunRecord]) -> list[Key]:
     ]
 
 
-def final_gap(run: RunRecord) -> float:
-    """The last gap between training and validation accuracy, a share from −1 to 1; NaN where unknown."""
-    return _gap_of(run).last
-
-
-def _gap_of(run: RunRecord) -> Curve:
+def gap_of(run: RunRecord) -> Curve:
+    """Training accuracy less validation accuracy, a share from −1 to 1; empty where not both are known."""
     recorded = run.curve("accuracy/gap")
     train = run.curve("accuracy/train_eval", "accuracy/train")
     val = run.curve("accuracy/val", "accuracy/val_eval")

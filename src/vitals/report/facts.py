@@ -13,7 +13,7 @@ from vitals.bounded_yaml import flat
 from vitals.files import chose_average
 from vitals.measures.healthy import UPDATE_RATIO
 from vitals.metric import Metric, Row, bare_name, epoch_in
-from vitals.report.curves import final_gap
+from vitals.report.curves import gap_of
 from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
 
@@ -41,7 +41,7 @@ def key_figures(run: RunRecord) -> Rows:
     if len(loss):
         said = f"last training loss{_against_chance(run, 'loss', number)}"
         rows.append((said, number(float(loss.values[-1]))))
-    if np.isfinite(gap := final_gap(run)):
+    if np.isfinite(gap := gap_of(run).last):
         rows.append(("points of gap, training less validation accuracy", points(gap)))
     epochs, steps = _length(run)
     if steps:
@@ -217,7 +217,7 @@ def _accuracy(run: RunRecord) -> str:
         of_accuracy = f" ({chance})" if chance else ""
         said = f"{score}{of_accuracy}" if name == "accuracy" else f"{name} {score}"
         sentences.append(f"validation is best in {run.axis[:-1]} {epoch} with {said}")
-    gap = final_gap(run)
+    gap = gap_of(run).last
     if judged and np.isfinite(gap):
         sentences.append(f"the last gap is {points(gap)} points")
     return _joined(sentences if judged else sentences + ends)
