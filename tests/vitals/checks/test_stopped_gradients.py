@@ -139,6 +139,17 @@ def test_weights_that_are_given_their_own_data_are_still_perturbed() -> None:
     assert alarms(CastsItself(16, 16), stops_are_meant=True) == []
 
 
+def measured_in_inference_mode(h: Tensor) -> Tensor:
+    """As metrics of a library do, which say themselves whether they need gradients."""
+    with torch.inference_mode(), torch.set_grad_enabled(False):
+        h.square().mean()
+    return torch.tanh(h)
+
+
+def test_what_stands_behind_a_metric_in_inference_mode_is_not_stopped() -> None:
+    assert alarms(measured_in_inference_mode, stops_are_meant=True) == []
+
+
 class KeepsMean(nn.Module):
     """A loss with a running baseline of its own."""
 

@@ -474,9 +474,10 @@ def _multiplies(node: Any) -> bool:
 
 
 class Stops(TorchFunctionMode):
-    """Keeps what `detach`, `.data` and `no_grad` gave in the first evaluation inside it, and gives it again
-    in all later ones: what is stopped is a constant, as are targets, baselines and what a straight-through
-    estimate adds. A tensor that is given its own `.data`, as where a module casts itself, stays as it is.
+    """Keeps what `detach`, `.data`, `no_grad` and `inference_mode` gave in the first evaluation inside it and
+    gives it again in all later ones: what is stopped is a constant, as are targets, baselines and what a
+    straight-through estimate adds. A tensor that is given its own `.data`, as where a module casts itself,
+    stays as it is.
 
     What runs within an autograd Function of one's own is no such thing.
     """
@@ -500,12 +501,14 @@ class Stops(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch._C._set_grad_enabled:
+        inference = torch.is_inference_mode_enabled()
+        if func is torch._C._set_grad_enabled and not inference:  # what is set in there ends with it, unseen
             self._no_grad = not args[0]
         if func == _GIVE_DATA and self._own.get(id(args[1]), (None, None))[1] is args[0]:
             return None
         result = func(*args, **(kwargs or {}))
-        stopped = func in _STOPPING or (self._no_grad and not any(result is each for each in args))
+        quiet = self._no_grad or inference
+        stopped = func in _STOPPING or (quiet and not any(result is each for each in args))
         if not stopped or not isinstance(result, Tensor) or not result.is_floating_point():
             return result
         if self._first:
