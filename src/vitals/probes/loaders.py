@@ -4,7 +4,7 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning as L
 import numpy as np
@@ -57,7 +57,7 @@ def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[An
 def random_batches(loader: Any, samples: int) -> Iterator[Any]:
     """Batches of up to `samples` samples drawn at random, though `loader` may give them in an order; else
     those of `successive_batches`."""
-    if not isinstance(loader, DataLoader) or not isinstance(_sampler(loader), SequentialSampler):
+    if not _reads(loader) or not isinstance(_sampler(loader), SequentialSampler):
         return successive_batches(loader)
     dataset: Any = _own(loader.dataset)
     drawn = torch.randperm(len(dataset))[:samples].tolist()
@@ -67,7 +67,7 @@ def random_batches(loader: Any, samples: int) -> Iterator[Any]:
 def twice(loader: Any, count: int) -> list[DataLoader[Any]]:
     """Two loaders of the same `count` samples of `loader`, drawn at random, in the same order: what differs
     between them is random in the data set itself. `StreamOnly` if its samples have no places."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not _reads(loader) or isinstance(loader.dataset, IterableDataset):
         raise StreamOnly("The training data are a stream, which gives each sample only once.")
     dataset: Any = _own(loader.dataset)
     places = torch.randperm(len(dataset))[:count].tolist()
@@ -92,20 +92,20 @@ def in_one_batch(loader: Any, count: int, at_random: bool) -> Any:
 
 def is_even(loader: Any) -> bool:
     """Whether `loader` gives all samples of its data set alike, in an order or at random."""
-    plain = isinstance(loader, DataLoader) and type(loader.batch_sampler) is BatchSampler
+    plain = _reads(loader) and type(loader.batch_sampler) is BatchSampler
     return plain and isinstance(_sampler(loader), SequentialSampler | RandomSampler | DistributedSampler)
 
 
 def is_shuffled(loader: Any) -> bool:
     """Whether what `loader` gives at the end of an epoch is as fair a sample of it as what comes first."""
-    sampler = _sampler(loader) if isinstance(loader, DataLoader) else None
+    sampler = _sampler(loader) if _reads(loader) else None
     return isinstance(sampler, RandomSampler) or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
 
 
 def drawn_places(loader: Any, count: int) -> list[Any]:
     """The first `count` places in the data set that the sampler of `loader` is about to draw, at most as many
     as it has in an epoch; none where there is no sampler, as for a stream."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not _reads(loader) or isinstance(loader.dataset, IterableDataset):
         return []
     sampler = _own(loader.sampler if loader.batch_sampler is None else loader.batch_sampler)
     drawn: list[Any] = []
@@ -142,7 +142,7 @@ def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
     """
     if hasattr(loader, "unaugmented"):
         return loader.unaugmented(samples)
-    if not isinstance(loader, DataLoader) or not isinstance(validation, DataLoader):
+    if not _reads(loader) or not _reads(validation):
         return loader
     dataset, sampler = _own(loader.dataset), _sampler(loader)
     mine, its = _innermost(dataset), _innermost(validation.dataset)
@@ -153,6 +153,12 @@ def unaugmented(loader: Any, validation: Any, samples: int) -> Any:
         setattr(mine, name, getattr(its, name))
     shuffle = not isinstance(sampler, SequentialSampler)
     return DataLoader(dataset, _size(loader) or 1, shuffle=shuffle, collate_fn=loader.collate_fn)
+
+
+def _reads(loader: Any) -> TypeGuard[DataLoader[Any]]:
+    """Whether `loader` takes samples out of a data set: one that is made of other loaders gives batches in a
+    way of its own, as any collection of batches does."""
+    return isinstance(loader, DataLoader) and hasattr(loader.dataset, "__getitem__")
 
 
 def _sampler(loader: DataLoader[Any]) -> Any:
@@ -179,7 +185,7 @@ def _innermost(dataset: Any) -> Any:
 def _own_loader(loader: Any) -> Iterable[Any]:
     if isinstance(loader, (dict, list, tuple, *either(CombinedLoader))):
         raise UserError("loaders within lists of loaders cannot be looked at beforehand.")
-    if not isinstance(loader, DataLoader):
+    if not _reads(loader):
         if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
             raise StreamOnly("The training data are an iterator, which gives each batch only once.")
         own: Iterable[Any] = _own(loader)
@@ -221,7 +227,7 @@ def _apart(thing: Any, arrays: Iterable[Any]) -> Any:
 def wears_out(loader: Any) -> bool:
     """Whether samples of `loader` are other ones once they have been taken out, whatever is random in them:
     the data set changes the arrays that it keeps, such as images that it normalizes in place."""
-    if not isinstance(loader, DataLoader):
+    if not _reads(loader):
         return False
     memo = _arrays_in(loader.dataset)
     arrays = list(memo.values())
