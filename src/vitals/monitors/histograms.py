@@ -26,6 +26,8 @@ from vitals.writers.registry import writers
 
 FEW = 8
 """Samples on which it is tried whether the step can do with a part of a batch."""
+TRAINED = 2
+"""Samples that are trained on for each that is looked at, at least."""
 WHOLE = "gradient noise: your training_step takes whole batches alone."
 
 
@@ -48,8 +50,8 @@ class Histograms(Monitor):
     and with the same random numbers every time. Compiled graphs stay as they are.
 
     Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
-    the histograms of the history, about ten times a run. Between two measurements as many samples are trained
-    on as one looks at, unless `every_n_steps` asks for more of them.
+    the histograms of the history, about ten times a run. Between two measurements twice as many samples are
+    trained on as one looks at, unless `every_n_steps` asks for more of them.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
@@ -99,7 +101,7 @@ class Histograms(Monitor):
         self.rehearsed = False
         self.measured = 0
         self.fewest = 1
-        """Steps that come to what a measurement costs."""
+        """Steps between two measurements, at least, for what one costs."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.twin, self.measured = None, trainer.global_step
@@ -139,13 +141,12 @@ class Histograms(Monitor):
             self.batch, self.whole = first_samples(batch), True
             self.skip(UserError(WHOLE))
         self.rehearsed, often = True, self.period
-        if not self.whole:
-            self.fewest = math.ceil(
-                self.samples / (max(samples_in(batch), 1) * trainer.accumulate_grad_batches)
-            )
+        looked_at = 1.0 if self.whole else self.samples / max(samples_in(batch), 1)
+        self.fewest = math.ceil(TRAINED * looked_at / trainer.accumulate_grad_batches)
         self._measure_length(trainer, module)
         if self.period > often and not trainer.global_step:
-            said = f"a look costs as much as {self.fewest} of your steps and is taken after {self.period}"
+            cost = math.ceil(self.fewest / TRAINED)
+            said = f"a look costs as much as {cost} of your steps and is taken after {self.period}"
             self.skip(UserError(f"{said}, where {often} had been asked for."))
 
     def _measure_length(self, trainer: L.Trainer, module: L.LightningModule) -> None:
