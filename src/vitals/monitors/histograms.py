@@ -26,7 +26,7 @@ from vitals.writers.registry import writers
 
 FEW = 8
 """Samples on which it is tried whether the step can do with a part of a batch."""
-TRAINED = 2
+TRAINED = 4
 """Samples that are trained on for each that is looked at, at least."""
 WHOLE = "gradient noise: your training_step takes whole batches alone."
 
@@ -50,8 +50,8 @@ class Histograms(Monitor):
     and with the same random numbers every time. Compiled graphs stay as they are.
 
     Histograms come with every `histograms_every`-th measurement, the first and the last; gradient noise, and
-    the histograms of the history, about ten times a run. Between two measurements twice as many samples are
-    trained on as one looks at, unless `every_n_steps` asks for more of them.
+    the histograms of the history, about ten times a run. Between two measurements four times as many samples
+    are trained on as one looks at, unless `every_n_steps` asks for more of them.
 
     Args:
         every_n_steps, times_per_run, times_per_epoch: see `Interval`.
