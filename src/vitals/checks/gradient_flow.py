@@ -1,14 +1,19 @@
 """Which parameters the gradient reaches, and which it leaves as they are or all alike."""
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import SGD
 
+from vitals.errors import UserError
+from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.norms import real
-from vitals.probes.trial import Inputs, Trial
+from vitals.probes.trial import Inputs, Trial, trial
 
 ALIKE = 1e-6
 """Largest difference between units, as a share of the largest weight, that is rounding."""
@@ -37,17 +42,47 @@ def duplicate_unit_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad and rows_alike(p)}
 
 
-def constant_weights(model: nn.Module) -> list[str]:
+def constant_weights(model: nn.Module, inputs: Inputs) -> list[str]:
     """Names of linear and convolutional weights that are all one number, though not 0: random biases keep
-    their units from being exact duplicates, but leave one direction of the input to all of them."""
-    return [
-        f"{name}.weight".lstrip(".")
+    their units from being exact duplicates, but leave one direction of the input to all of them. Not those
+    behind which no layer with weights stands for `inputs`: each of their units has a target of its own."""
+    constant = [
+        name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | _ConvNd)
         and rows_alike(module.weight)
         and module.weight[0].numel() > 1
         and bool((module.weight != 0).all() & (module.weight == module.weight.flatten()[0]).all())
     ]
+    before = _before_others(model, inputs, constant) if constant else set()
+    return [f"{name}.weight".lstrip(".") for name in constant if name in before]
+
+
+@torch.enable_grad()
+def _before_others(model: nn.Module, inputs: Inputs, names: list[str]) -> set[str]:
+    """Those of the layers `names` whose outputs go into a layer with weights."""
+    found: set[str] = set()
+    marks = {name: torch.zeros((), requires_grad=True) for name in names}
+
+    def mark(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        return lambda module, given, outputs: outputs + marks[name].to(outputs)
+
+    def look(module: nn.Module, given: Any) -> None:
+        entering = [each.sum() for each in given if isinstance(each, Tensor) and each.requires_grad]
+        if entering:
+            reached = torch.autograd.grad(
+                entering, list(marks.values()), retain_graph=True, allow_unused=True
+            )
+            found.update(name for name, each in zip(marks, reached, strict=True) if each is not None)
+
+    with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+        for name, part in copies.model.named_modules():
+            if name in marks:
+                stack.enter_context(part.register_forward_hook(mark(name)))
+            if isinstance(part, WEIGHTED) or any(each.ndim > 1 for each in part.parameters(recurse=False)):
+                stack.enter_context(part.register_forward_pre_hook(look))
+        copies.outputs(inputs)
+    return found
 
 
 STEPS = 3

@@ -377,7 +377,7 @@ def check_wiring(
         tuple(zero),
         tuple(flow.non_finite),
         dead,
-        tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model)])),
+        tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model, inputs)])),
         leak,
         tuple(
             name

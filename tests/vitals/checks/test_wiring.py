@@ -394,6 +394,31 @@ def test_a_feature_without_a_value_is_noted_and_one_that_is_lost_on_the_way_is_n
     assert result.empty == (() if causes else ("branch.weight",))
 
 
+class TrendAndSeason(nn.Module):
+    """A forecast of 12 steps from 48, as the mean of the past at the start, after DLinear."""
+
+    def __init__(self, behind):
+        super().__init__()
+        self.trend, self.season, self.behind = nn.Linear(48, 12), nn.Linear(48, 12), behind
+        for layer in (self.trend, self.season):
+            init.constant_(layer.weight, 1 / 48)
+
+    def forward(self, past):
+        trend = F.avg_pool1d(past[:, None], 5, 1, 2)[:, 0]
+        return self.behind(self.trend(trend) + self.season(past - trend))
+
+
+@pytest.mark.parametrize(
+    ("behind", "causes"), [(nn.Identity(), {}), (nn.Linear(12, 12), {"bad-initialization": "fail"})]
+)
+def test_a_mean_to_start_from_is_no_fault_where_each_unit_has_a_target_of_its_own(behind, causes):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(32, 60, generator=draw)
+    net = TrendAndSeason(behind)
+    result = check_wiring(net, F.mse_loss, rows[:, :48], rows[:, 48:], Adam(net.parameters()))
+    assert named(result) == causes
+
+
 def test_logits_that_start_between_zero_and_one_are_no_probabilities():
     net = convnet()
     with torch.no_grad():
