@@ -50,7 +50,7 @@ class Check(ABC):
     """One check before learning. Derive from it, give it a name, and write `run`.
 
     A check must leave the training as it is: take copies by `vitals.probes.trial.trial`. Random states are
-    put back behind it.
+    put back behind it. In a training nothing is shown of what it prints, as a step may print too.
     """
 
     name: ClassVar[str]

@@ -1,5 +1,6 @@
 """Checks before the first optimizer step of any LightningModule."""
 
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from vitals.probes.loaders import StreamOnly
 from vitals.probes.plays import plays
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, samples_in
+from vitals.probes.silently import silently
 from vitals.status_line import status_line
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
@@ -154,7 +156,7 @@ class SanityChecks(L.Callback):
         options = replace(self.options, budget=Budget(left, pace))
         self.gathered = self.first = None
         try:
-            with isolated_rng(), eagerly():
+            with isolated_rng(), eagerly(), silently():
                 assert setup.step is not None
                 step = setup.step
                 inputs = [step.network_inputs(each, step.owner.training_step) for each in whole]
@@ -174,12 +176,13 @@ class SanityChecks(L.Callback):
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None, batch: Any) -> str:
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
-        console = Console()
+        console = Console(file=sys.stdout)  # the present one: `silently` puts another there
         try:
             with isolated_rng(), warnings.catch_warnings():
                 # What the training warns of, it will say itself; the rest is of how it is looked at.
                 warnings.simplefilter("ignore")
-                with status_line("looking at the training that is about to begin", console) as show:
+                said = "looking at the training that is about to begin"
+                with status_line(said, console) as show, silently():
                     budget = Budget()
                     setup, checks = self._setup(trainer, module, batch)
                     options = replace(self.options, budget=self._budget(budget.spent, trainer, setup))

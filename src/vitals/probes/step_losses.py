@@ -17,6 +17,7 @@ from vitals.either_package import either
 from vitals.errors import UserError, failed_at
 from vitals.probes.put_back import unchanged
 from vitals.probes.rows import to_write_to
+from vitals.probes.silently import silently
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
 EVERY_THIRD = 3
@@ -48,7 +49,7 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     where = (number,) * numbered + (0,) * of_several
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
-        with untouched(shared.tensors) if shared and shared.tensors else nullcontext():
+        with silently(), untouched(shared.tensors) if shared and shared.tensors else nullcontext():
             return step(to_write_to(batch), *where)
     except UserError:
         raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import random
+import sys
 import threading
 import weakref
 from collections import namedtuple
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from vitals.checks.registry import GROUPS
 from vitals.checks.setup_of_trainer import training_setup
 from vitals.diagnosis.callback import Diagnosis
+from vitals.monitors.histograms import Histograms
 from vitals.probes.twin import Twin
 
 Pair = namedtuple("Pair", "image label")
@@ -666,6 +669,29 @@ def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
         'Checks: your training_step fails with KeyError at `raise KeyError("label")` '
         f"(test_any_step.py, line {loss.__code__.co_firstlineno + 2})."
     )
+
+
+def test_what_a_step_says_is_heard_as_often_as_it_is_trained(
+    tmp_path: Path, capsys: Any, caplog: Any
+) -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        print("a loss")
+        print("a loss", file=sys.stderr)
+        logging.getLogger("theirs").warning("a loss")
+        breakpoint()
+        return F.cross_entropy(module.net(batch[0]), batch[1])
+
+    stops: list[int] = []
+    before, sys.breakpointhook = sys.breakpointhook, lambda: stops.append(1)
+    try:
+        checks = quick(tiny_subset_steps=20)
+        trainer = fit(Step(loss), tmp_path, checks, Histograms(), train=loaded(lambda x, y, i: (x, y)))
+    finally:
+        sys.breakpointhook = before
+    said = capsys.readouterr()
+    counts = [said.out.count("a loss"), said.err.count("a loss"), caplog.text.count("a loss"), len(stops)]
+    assert counts == [trainer.global_step] * 4
+    assert "Before learning" in said.out
 
 
 class Itself:
