@@ -4,6 +4,8 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any, TypeGuard
 
 import lightning as L
@@ -51,7 +53,10 @@ def successive_batches(loader: Any, mode: str = "max_size_cycle") -> Iterator[An
         own = {key: _own_loader(loader[key]) for key in keys}
         combined = CombinedLoader(own if isinstance(loader, dict) else list(own.values()), mode)  # type: ignore[arg-type]
         return (batch for batch, *_ in combined)
-    return iter(_own_loader(loader))
+    length: int | None = None
+    with suppress(Exception):  # a stream has none
+        length = len(loader)
+    return islice(_own_loader(loader), length)  # Lightning asks for no more: what comes next may be an error
 
 
 def random_batches(loader: Any, samples: int) -> Iterator[Any]:

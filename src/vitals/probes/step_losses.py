@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from vitals.either_package import either
-from vitals.errors import UserError, failed_at
+from vitals.errors import UserError, failed_at, reason_of
 from vitals.probes.put_back import unchanged
 from vitals.probes.rows import to_write_to
 from vitals.probes.silently import silently
@@ -54,9 +54,9 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     except UserError:
         raise
     except Exception as error:
-        name = getattr(step, "__name__", "step")
-        place = failed_at(error)
-        raise UserError(f"your {name} fails with {type(error).__name__}{place and ' at '}{place}.") from error
+        name, place, kind = getattr(step, "__name__", "step"), failed_at(error), type(error).__name__
+        said = f"your {name} fails with {kind} at {place}." if place else reason_of(error)
+        raise UserError(said) from error
 
 
 @lru_cache(maxsize=64)  # a signature takes as long as the pass of a small network

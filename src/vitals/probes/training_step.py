@@ -84,7 +84,8 @@ class TrainingStep(WatchedStep):
                 self.calls, _ = self.watched(self.rows.example, through)
             if self._ends_in_outputs():
                 self._find_path()
-            self.calls = outermost if self.network is None else self.calls
+            if self.network is None:  # then nobody asks for what was called within
+                self.calls, self.beside = outermost, 0
 
     def _gives_several(self) -> bool:
         """Whether what is called last gives no single tensor of samples: a dict, or its loss among others."""

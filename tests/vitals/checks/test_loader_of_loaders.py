@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitals.checks.sanity_checks import SanityChecks
+from vitals.probes.loaders import successive_batches
 
 
 class BothLoaders(DataLoader):
@@ -61,3 +62,17 @@ def test_batches_of_a_loader_that_is_made_of_loaders_are_looked_at(tmp_path: Pat
     trainer.fit(Classifier(), loader)
     assert "wiring-correct" in {finding.cause for finding in checks.findings}
     assert "skipped" not in {finding.cause for finding in checks.findings}
+
+
+class FailsBeyondItsLength(BothLoaders):
+    """As one that goes through its loaders by `zip(..., strict=True)`, where the other begins anew."""
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        yield from super().__iter__()
+        raise ValueError("zip() argument 2 is longer than argument 1")
+
+
+def test_a_loader_is_asked_for_as_many_batches_as_the_training_asks_it_for() -> None:
+    data = TensorDataset(torch.randn(96, 8))
+    loader = FailsBeyondItsLength(DataLoader(data, 16), DataLoader(data, 32))
+    assert len(list(successive_batches(loader))) == len(loader) == 6

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vitals.checks.registry import GROUPS
+from vitals.checks.sanity_checks import SanityChecks
 from vitals.checks.setup_of_trainer import training_setup
 from vitals.diagnosis.callback import Diagnosis
 from vitals.monitors.histograms import Histograms
@@ -669,6 +670,32 @@ def test_a_failing_step_is_named_in_its_own_words(tmp_path: Path) -> None:
         'Checks: your training_step fails with KeyError at `raise KeyError("label")` '
         f"(test_any_step.py, line {loss.__code__.co_firstlineno + 2})."
     )
+
+
+class FeaturesBeside(nn.Module):
+    """Gives its features and its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU()),
+            nn.Linear(16, 10),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(x)
+        return features, self.head(features)
+
+
+def test_a_loss_of_outputs_and_features_of_one_network_is_weighed_against_penalties(tmp_path: Path) -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        features, outputs = module.net(batch[0])
+        return F.cross_entropy(outputs, batch[1]) + 0.1 * features.square().mean()
+
+    checks = SanityChecks(["regularization"])
+    fit(Step(loss, net=FeaturesBeside()), tmp_path, checks, train=loaded(lambda x, y, i: (x, y)))
+    [row] = checks.rows
+    assert [finding.message for finding in row.findings] == ["The optimizer has no weight decay."]
 
 
 def test_what_a_step_says_is_heard_as_often_as_it_is_trained(
