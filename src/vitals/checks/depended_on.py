@@ -49,28 +49,44 @@ def outputs_change_with(model: nn.Module, inputs: Inputs, names: Sequence[str]) 
 
 
 @torch.no_grad()
-def empty_layers(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the weights `names` whose layers get zeros for `inputs`, and not for others, as of a missing
-    value."""
-    entering: dict[str, list[bool]] = {}
+def empty_layers(
+    model: nn.Module, inputs: Inputs, names: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Those of the weights `names` whose layers get zeros for `inputs`: where they get others for other
+    inputs, as of a missing value; and where they never do, as where there is none of some data, with the
+    part whose forward makes the zeros, "" for the whole."""
+    fed: dict[str, list[bool]] = {}
 
-    def look(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda module, given: entering.setdefault(name, []).append(
-            bool(given) and float(given[0].abs().max()) > NOTHING
-        )
+    def look(name: str) -> Callable[..., None]:
+        def enters(module: nn.Module, given: Any, named: dict[str, Any]) -> None:
+            tensors = [each for each in (*given, *named.values()) if isinstance(each, Tensor)]
+            sizes = [float(each.abs().max()) for each in tensors if each.numel()]
+            fed.setdefault(name, []).append(any(size > NOTHING for size in sizes) or not tensors)
+
+        return enters
 
     layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
-    enters = []
+    around = {name: _around(name) for name in names if name in layers}
+    seen: list[dict[str, bool]] = []
     for rows in (inputs, moved(inputs)):
         with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
-            for name in filter(layers.__contains__, names):
-                part = copies.model.get_submodule(name.removesuffix(".weight"))
-                stack.enter_context(part.register_forward_pre_hook(look(name)))
+            for part in {part for parts in around.values() for part in parts}:
+                hook = stack.enter_context
+                hook(copies.model.get_submodule(part).register_forward_pre_hook(look(part), with_kwargs=True))
             copies.outputs(rows)
-        enters.append({name for name, seen in entering.items() if any(seen)})
-        entering.clear()
-    before, after = enters
-    return tuple(name for name in names if name in after - before)
+        seen.append({part: any(each) for part, each in fed.items()})
+        fed.clear()
+    before, after = seen
+    empty = [name for name, parts in around.items() if before.get(parts[0]) is False]
+    later = tuple(name for name in empty if after.get(around[name][0]))
+    never = [name for name in empty if after.get(around[name][0]) is False]
+    return later, {name: next((part for part in around[name] if before.get(part)), "") for name in never}
+
+
+def _around(weight: str) -> list[str]:
+    """The layer of the weight of this name, and the parts that it is in, the nearest first."""
+    parts = weight.split(".")[:-1]
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def zero_at_an_even_scale(

@@ -292,6 +292,9 @@ def check_layer_variance(
         watch = _Squashing(any(isinstance(module, nn.RNNBase) for module in copies.model.modules()))
         weighted = _weighted(copies.model, left_out)
         layers = _signals(copies, weighted, inputs, watch)
+        if any(row.dead == 1 for row in layers[1:]) and layers[0].signal_variance > 0:
+            weighted = _that_take_inputs(model, weighted, inputs) or weighted
+            layers = _signals(copies, weighted, inputs, watch)
         if not layers:
             raise UserError("model: it has no linear or convolutional layer whose input could be measured.")
         if any(row.dead > DEAD_MANY for row in layers):
@@ -342,6 +345,34 @@ def _weighted(model: nn.Module, left_out: Collection[str]) -> Layers:
         for name, module in model.named_modules()
         if isinstance(module, WEIGHTED) and f"{name}.weight" not in left_out
     ]
+
+
+def _that_take_inputs(model: nn.Module, weighted: Layers, inputs: Inputs) -> Layers:
+    """`weighted`, without the layers that get the same for every sample because nothing that depends on the
+    inputs or on a parameter enters them, as zeros for data that there are none of, and without those behind
+    them alone."""
+    alike: dict[str, bool] = {}
+
+    def look(name: str) -> Callable[..., None]:
+        def enters(module: nn.Module, given: tuple[Any, ...]) -> None:
+            values = given[0] if given and isinstance(given[0], Tensor) else None
+            fixed = values is not None and not values.requires_grad and bool((values == values[:1]).all())
+            alike[name] = alike.get(name, True) and fixed
+
+        return enters
+
+    def give(name: str) -> Callable[..., Tensor]:
+        return lambda module, given, outputs: outputs.detach().requires_grad_(not alike[name])
+
+    rows = (inputs,) if isinstance(inputs, Tensor) else inputs
+    rows = tuple(row.detach().clone().requires_grad_(row.is_floating_point()) for row in rows)
+    with trial(model) as copies, torch.enable_grad(), ExitStack() as stack, suppress(UserError):
+        for name, part in copies.model.named_modules():
+            if isinstance(part, WEIGHTED):
+                stack.enter_context(part.register_forward_pre_hook(look(name)))
+                stack.enter_context(part.register_forward_hook(give(name)))
+        copies.outputs(rows[0] if isinstance(inputs, Tensor) else rows)
+    return [(name, part) for name, part in weighted if not alike.get(name)]
 
 
 class _Squashing(TorchFunctionMode):

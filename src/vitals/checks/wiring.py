@@ -112,7 +112,10 @@ class Wiring:
     frozen_table: str = ""
     """A frozen embedding whose vectors look freshly drawn, on the way to the outputs."""
     empty: tuple[str, ...] = ()
-    """Weights that get no gradient because what enters them is zero for every sample, and in the data."""
+    """Weights that get no gradient because what enters them is zero for every sample, and in the data, or in
+    a library's network that has been given none of some data."""
+    never_fed: tuple[str, ...] = ()
+    """Weights that get zeros for every sample, whatever the inputs are, as somebody's own forward() says."""
     future: float = 0.0
     """Share of the places of sequences whose target is the token that follows, where their outputs change
     with that token; 0 where they do not."""
@@ -152,7 +155,11 @@ class Wiring:
                 "In no optimizer yet, and a callback adds some later",
             ),
             (self.unused, "Parts of a library's network that are not used"),
-            (self.empty, "What enters them is zero in all samples looked at, so that they do not learn yet"),
+            (
+                self.empty,
+                "What enters them is zero in all samples looked at, as of data that there are none of, so "
+                "that they do not learn yet",
+            ),
             (self.left_out, "Networks that the optimizer of this loss leaves alone as a whole"),
             (self.frozen_layers, "In evaluation mode, with given statistics or frozen parameters"),
         ]
@@ -237,6 +244,16 @@ class Wiring:
                     "Look for detach(), no_grad(), .data, numpy() or argmax behind them, and for "
                     "checkpoint(use_reentrant=True), which passes none where its input needs none."
                 )
+            found.append(_fault("frozen-parameters", "warn", seen, remedy, names))
+        if names := self.never_fed:
+            seen = (
+                f"What enters {len(names)} layer(s) is zero for every sample, whatever the inputs are, so "
+                f"that their weights get no gradient: {_listed(names)}."
+            )
+            remedy = (
+                "If forward() fills in zeros for data that it is not given, hand it the data or leave these "
+                "layers out; else look at masks, and at factors that are 0, in front of them."
+            )
             found.append(_fault("frozen-parameters", "warn", seen, remedy, names))
         if names := self.duplicates:
             seen = f"All units of a layer start with the same weights and so stay alike: {_listed(names)}."
@@ -358,8 +375,10 @@ def check_wiring(
         with suppress(UserError):
             future = dependence_on_what_follows(copies, inputs, targets)
     dead = _dead_layer(model, inputs) if zero else None
-    empty = empty_layers(model, inputs, wanting) if zero and dead is None else ()
-    zero = _without(zero, empty)
+    empty, made = empty_layers(model, inputs, zero) if zero and dead is None else ((), {})
+    never_fed = tuple(name for name, part in made.items() if not _of_a_library(model, part))
+    empty = (*empty, *_without(list(made), never_fed))
+    zero = _without(zero, (*empty, *never_fed))
     apart = [name for name in missing if name in flow.unreached]
     eval_layers, frozen_layers = _eval_layers(model, {id(parameters[name]) for name in apart})
     unreached = _without(flow.unreached, apart)
@@ -398,6 +417,7 @@ def check_wiring(
         left_out_share=left_out_share,
         future=future,
         empty=empty,
+        never_fed=never_fed,
         mostly=mostly,
         frozen_table="" if later else frozen_table(model, inputs, left_out),
     )
@@ -476,6 +496,7 @@ class WiringCheck(Check):
                 *result.unreached,
                 *result.unused,
                 *result.zero_gradient,
+                *result.never_fed,
                 *result.not_in_optimizer,
                 *result.apart,
             }
@@ -495,7 +516,8 @@ class WiringCheck(Check):
         `unused`: weights that outputs do not depend on, as the later stages of an encoder,
         or that nothing enters."""
         result: Wiring = outcome.result
-        unused = [*result.unused, *result.empty, *(() if result.matter[0] else result.unreached)]
+        unreached = () if result.matter[0] else result.unreached
+        unused = [*result.unused, *result.empty, *result.never_fed, *unreached]
         unused = [name for name in unused if not name.endswith("bias")]
         return {"left_out": result.left_out_share, "unused": float(len(unused))}
 
@@ -518,9 +540,14 @@ def _unused_of_a_library(model: nn.Module, names: Sequence[str]) -> Iterator[str
         # Of a list of layers its owner is asked.
         while above and _package(model.get_submodule(above))[0] == "torch":
             above = above.rpartition(".")[0]
-        package, file = _package(model.get_submodule(above))
-        if is_installed(Path(file)) and package not in ("torch", "lightning", "pytorch_lightning", "vitals"):
+        if _of_a_library(model, above):
             yield name
+
+
+def _of_a_library(model: nn.Module, part: str) -> bool:
+    """Whether the class of this part, or of the module whose step it is, is that of somebody's library."""
+    package, file = _package(model.get_submodule(part) if part else getattr(model, "owner", model))
+    return is_installed(Path(file)) and package not in ("torch", "lightning", "pytorch_lightning", "vitals")
 
 
 def _package(part: nn.Module) -> tuple[str, str]:

@@ -208,6 +208,40 @@ def test_what_is_not_used_of_a_librarys_network_is_no_forgotten_layer(
     assert [(each.cause, each.level) for each in found] == [(cause, "warn") for cause in causes]
 
 
+class OfWhatIsKnown(nn.Module):
+    """A forecast that takes what does not change in time, too, and zeros where there is none of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.branch = mlp(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
+
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        outputs: Tensor = self.net(x)
+        return outputs + self.branch(x.new_zeros(len(x), 4) if known is None else known)
+
+
+# No installed network that does so is at hand, and what tells a library's class is where it says it is from.
+OfALibrary = type("OfALibrary", (OfWhatIsKnown,), {"__module__": "torchvision.ops.misc"})
+
+
+class WithoutDecay(Foreign):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize(("net", "levels"), [(OfALibrary, []), (OfWhatIsKnown, ["warn"])])
+def test_layers_that_are_given_none_of_some_data_are_known_to_a_library(
+    net: Any, levels: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["wiring"])
+    watch = (checks, UpdateRatio(every_n_steps=1), Diagnosis(probe=False))
+    fit(WithoutDecay(net()), tmp_path, *watch, max_epochs=2)
+    found = [each for each in read_findings(next(tmp_path.rglob("findings.json"))) if each.alarming]
+    assert [(each.cause, each.level) for each in found] == [("frozen-parameters", level) for level in levels]
+    said = [each.message for each in checks.findings if "branch.0.weight'" in each.message]
+    assert [each[:11] for each in said] == ["What enters"]
+
+
 class TwoByHand(Foreign):
     """Two optimizers, of which the first may be forgotten."""
 
