@@ -15,6 +15,7 @@ from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.norms import norms
 from vitals.probes.trial import Inputs, Loss, Trial, check_rows, decays_apart, is_class_numbers, trial
+from vitals.probes.watched_step import detached
 from vitals.writers.writer import Writer
 
 STRONGER = 10.0
@@ -239,7 +240,7 @@ def _beside(
 ) -> float:
     """How hard the loss of a whole step pulls with no gradient through the outputs of the module `last`."""
     owner: Any = copies.model.owner
-    hook = owner.get_submodule(last).register_forward_hook(lambda part, given, outputs: outputs.detach())
+    hook = owner.get_submodule(last).register_forward_hook(lambda part, given, outputs: detached(outputs))
     rest = copies.gradients(inputs, targets)[1]
     hook.remove()
     squares = [0.0, 0.0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitals.probes.step_losses import NoLoss, step_losses
-from vitals.probes.watched_step import Reached, WatchedStep
+from vitals.probes.watched_step import Reached, WatchedStep, only_tensor
 
 
 class StepModel(nn.Module):
@@ -120,8 +120,8 @@ class Path(StepModel):
         owner.training = self.training
         reached: list[Tensor] = []
 
-        def stop(module: nn.Module, arguments: Any, outputs: Tensor) -> None:
-            reached.append(outputs)
+        def stop(module: nn.Module, arguments: Any, outputs: Any) -> None:
+            reached.append(only_tensor(outputs))
             if len(reached) == self.calls:
                 raise Reached
 

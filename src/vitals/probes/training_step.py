@@ -110,7 +110,7 @@ class TrainingStep(WatchedStep):
         if len(self.calls) != 1:
             return False
         call = self.calls[0]
-        if len(call.arguments) != 1 or call.options:
+        if len(call.arguments) != 1 or call.options or call.within is not None:
             return False
         [inputs], outputs, size = call.arguments, call.outputs, self.rows.size
         tensors = isinstance(inputs, Tensor) and isinstance(outputs, Tensor) and not is_ragged(inputs)

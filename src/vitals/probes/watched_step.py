@@ -1,9 +1,10 @@
 """What a training step does with a batch: which networks it calls with what, and which loss it makes of what
 they give."""
 
+import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from vitals.probes.loss_arguments import LossArguments
 from vitals.probes.put_back import buffers_kept, replaced, unchanged
 from vitals.probes.random_states import seed_torch
 from vitals.probes.rows import Rows, leaves_of
+from vitals.probes.rows import replaced as replaced_leaves
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import EVERY_THIRD, StepLoss, call_step, only_loss, step_losses
 
@@ -31,6 +33,15 @@ class Call:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     outputs: Any
+    """The tensor in them, where they are a dataclass with one."""
+    within: Any = None
+    """This dataclass."""
+
+    def like(self, outputs: Any) -> Any:
+        """What the module would have given with these `outputs`."""
+        if self.within is None:
+            return outputs
+        return replaced_leaves(self.within, lambda leaf: outputs if isinstance(leaf, Tensor) else leaf)
 
 
 class WatchedStep:
@@ -71,7 +82,9 @@ class WatchedStep:
             depth -= 1
             if depth == 0:
                 traced.append(any(isinstance(x, Tensor) and x.requires_grad for x in leaves_of(outputs)))
-                calls.append(Call(module, arguments, options, tree_map(_detached, outputs)))
+                given = detached(outputs)
+                only = only_tensor(given)
+                calls.append(Call(module, arguments, options, only, None if only is given else given))
 
         with ExitStack() as stack, buffers_kept(self.owner), self.loss_arguments:
             for module in self.owner.modules():
@@ -152,8 +165,8 @@ class WatchedStep:
             outputs = outputs.detach().requires_grad_()  # see `in_their_units`
         answers: dict[nn.Module, list[Any]] = {}
         for call in self.calls[:-1]:
-            answers.setdefault(call.module, []).append(tree_map(first, call.outputs))
-        answers.setdefault(self.calls[-1].module, []).append(outputs)
+            answers.setdefault(call.module, []).append(call.like(_mapped(first, call.outputs)))
+        answers.setdefault(self.calls[-1].module, []).append(self.calls[-1].like(outputs))
         with ExitStack() as stack:
             for part in self._around:  # a queue in one of them would make it another loss each time
                 stack.enter_context(buffers_kept(part, recurse=False))
@@ -186,6 +199,28 @@ class _Answers:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return next(self.given)
+
+
+def only_tensor(outputs: Any) -> Any:
+    """The tensor in `outputs`, where they are a dataclass with a single one; else these themselves."""
+    tensors = [leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)] if _is_made(outputs) else []
+    return tensors[0] if len(tensors) == 1 else outputs
+
+
+def _is_made(outputs: Any) -> bool:
+    """Whether `outputs` are a dataclass, which `tree_map` takes for a leaf; those of transformers are tables
+    as well."""
+    return dataclasses.is_dataclass(outputs) and not isinstance(outputs, Mapping)
+
+
+def _mapped(function: Callable[[Any], Any], outputs: Any) -> Any:
+    """`outputs` with `function(leaf)` for each leaf."""
+    return replaced_leaves(outputs, function) if _is_made(outputs) else tree_map(function, outputs)
+
+
+def detached(outputs: Any) -> Any:
+    """What a module gives, with no gradient through it."""
+    return _mapped(_detached, outputs)
 
 
 def _detached(leaf: Any) -> Any:

@@ -190,6 +190,23 @@ def ids(image: Tensor) -> Tensor:
     return (4 * image.flatten()[:12]).long().clamp(0, 16)
 
 
+@dataclasses.dataclass(slots=True)
+class Answer:
+    outputs: Tensor
+    state: Any = None
+
+
+class Wrapped(nn.Module):
+    """Gives its outputs in an object of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(self.net(x))
+
+
 class Beside(nn.Module):
     """Gets an image, and numbers or categories beside it."""
 
@@ -433,6 +450,13 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[str]]] = {
     "keywords": (
         lambda: Step(lambda module, batch: module.net(**batch)["loss"], net=Keywords()),
         lambda: loaded(lambda x, y, i: {"ids": ids(x) // 4 + y, "mask": torch.ones(12), "labels": y}),
+        ALL,
+    ),
+    "outputs in a dataclass": (
+        lambda: Step(
+            lambda module, batch: F.cross_entropy(module.net(batch[0]).outputs, batch[1]), net=Wrapped()
+        ),
+        lambda: loaded(lambda x, y, i: (x, y)),
         ALL,
     ),
     "two networks": (
