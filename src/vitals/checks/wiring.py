@@ -234,7 +234,10 @@ class Wiring:
         found = []
         if names := self.unreached:
             seen = f"The loss does not depend on {len(names)} parameter(s): {_listed(names)}."
-            remedy = "Look for a layer that forward() leaves out."
+            remedy = (
+                "Look for a layer that forward() leaves out, or whose outputs the loss does not take; set "
+                "requires_grad=False where that is meant."
+            )
             if self.matter[0]:
                 seen = (
                     f"{len(names)} parameter(s) change the outputs, but no gradient gets to them: "

@@ -219,6 +219,25 @@ def test_what_is_cut_off_before_a_head_of_zeros_is_not_said_to_be_left_out():
     assert "change the outputs, but no gradient gets to them" in finding.message
 
 
+class WithASideHead(nn.Module):
+    """Its forward computes what the loss does not take."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.side = mlp(16, outputs=16), nn.Linear(16, 10), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.body(x)
+        self.beside = self.side(x)
+        return self.head(x)
+
+
+def test_a_head_that_the_loss_does_not_take_is_a_warning_that_says_so():
+    net = WithASideHead()
+    (found,) = check_wiring(net, F.cross_entropy, *batch(32), Adam(net.parameters())).findings()
+    assert (found.level, "outputs the loss does not take" in found.remedy) == ("warn", True)
+
+
 class OverTheBatch(nn.Module):
     """Softmax over the images of a batch instead of the features of each."""
 
