@@ -244,6 +244,8 @@ def _reason(error: Exception, setup: TrainingSetup) -> str:
 
 
 def _left_out(whole: float, taken: float, budget: float) -> str:
+    if in_words(whole) == in_words(0.0):
+        return f"left out, as what came before it took all of the budget of {in_words(budget)}."
     about = f"about {in_words(whole)}" if taken < whole else f"more than {in_words(taken)}"
     return f"left out, it would have taken {about}; the budget of all checks is {in_words(budget)}."
 
