@@ -110,7 +110,17 @@ def _setup(
         if even:
             source.pad(samples)
         modes = [(part, part.training) for part in owner.modules()]
-        step = _step_of_an_epoch(owner, facts, source)
+        try:
+            step = _step_of_an_epoch(owner, facts, source)
+        except (NoLoss, ChangesParameters):
+            raise
+        except UserError as error:
+            if kind := source.preparation.of_class:
+                raise UserError(
+                    f"your batches have tensors of the class {kind}, and your training_step does not take "
+                    f"plain ones, as copies of them are: {error}"
+                ) from error
+            raise
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         apart = _in_turns(step, optimizers)

@@ -433,6 +433,11 @@ def plain(batch: Any) -> Any:
     return replaced(batch, lambda leaf: leaf.as_subclass(Tensor) if _is_of_own_class(leaf) else leaf)
 
 
+def own_class(batch: Any) -> str:
+    """The name of such a class in `batch`; empty where there is none."""
+    return next((type(leaf).__name__ for leaf in leaves_of(batch) if _is_of_own_class(leaf)), "")
+
+
 def _is_of_own_class(leaf: Any) -> bool:
     kind = type(leaf)
     if not isinstance(leaf, Tensor) or kind.__module__.partition(".")[0] == "torch":

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from vitals.either_package import either, is_own
 from vitals.probes.copies import NoOp
-from vitals.probes.rows import plain
+from vitals.probes.rows import own_class, plain
 
 
 class BatchPreparation:
@@ -27,6 +27,8 @@ class BatchPreparation:
         self.owner, self.facts, self.device = owner, facts, trainer.strategy.root_device
         self.convert = trainer.precision_plugin.convert_input
         self.data: Any = copy.copy(getattr(trainer, "datamodule", None))
+        self.of_class = ""
+        """Somebody's own one of tensors in the last batch, which plain ones stand for."""
 
     def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
         for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
@@ -38,7 +40,9 @@ class BatchPreparation:
                 owner._trainer = self.facts
             arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
             batch = getattr(owner, name)(batch, *arguments)
-        return plain(self.convert(batch))
+        converted = self.convert(batch)
+        self.of_class = own_class(converted)
+        return plain(converted)
 
 
 class StandInOptimizer(NoOp):

@@ -338,3 +338,28 @@ def test_what_a_step_writes_to_its_batch_stays_with_the_copy(make: Any, collate:
     assert same(weights(), weights(checks, *monitors(), diagnosis))
     assert [row.verdict for row in checks.rows if row.verdict == "skipped"] == []
     assert not [each for each in [*checks.findings, *diagnosis.findings] if "Error" in each.message]
+
+
+class Labelled(Tensor):
+    """Knows what its columns are called, which no copy of it does."""
+
+    labels: str
+
+
+def test_a_step_that_takes_no_plain_tensors_is_not_blamed(tmp_path: Path) -> None:
+    class Asks(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert batch[0].labels == "pixels"
+            return F.cross_entropy(self.net(batch[0].as_subclass(Tensor)), batch[1])
+
+    def collate(samples: list[Any]) -> tuple[Labelled, Tensor]:
+        images = torch.stack([x for x, _ in samples]).as_subclass(Labelled)
+        images.labels = "pixels"
+        return images, torch.stack([y for _, y in samples])
+
+    checks = quick()
+    train = DataLoader(TensorDataset(*digits(64)), 32, collate_fn=collate)
+    fit(Asks(mlp()), tmp_path, checks, train=train, limit_val_batches=0)
+    assert checks.findings[0].message.startswith(
+        "Checks: your batches have tensors of the class Labelled, and your training_step does not take plain"
+    )
