@@ -21,9 +21,12 @@ SHOWN = 64
 """Images in the grid."""
 
 
-def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None) -> None:
+def print_page(
+    rows: Sequence[Row], findings: Sequence[Finding], console: Console | None = None, notes: bool = False
+) -> None:
     """A table of the checks made, and below it the findings of all of them, consequences lowered to notes,
-    with their remedies; most important first."""
+    with their remedies; most important first. With `notes` what they note as well, for those who find it
+    nowhere else."""
     console = console or Console()
     table = Table(title="Before learning", title_justify="left")
     for column in ("check", "seen", "expected", "verdict"):
@@ -36,6 +39,11 @@ def print_page(rows: Sequence[Row], findings: Sequence[Finding], console: Consol
     for finding in [*(finding for finding in ranked(findings) if finding.alarming), *reasons]:
         colour = COLOURS[finding.level if finding.alarming else "skipped"]
         console.print(f"[{colour}]{escape(finding.cause)}[/]: {escape(sentence(finding))}", highlight=False)
+    for finding in ranked(findings) if notes else ():
+        if finding.level == "note" and finding.cause != "skipped":
+            console.print(
+                f"[{COLOURS['note']}]{finding.cause}[/]: {escape(finding.message)}", highlight=False
+            )
     if text := want_of_time(rows):
         console.print(text, style="yellow", highlight=False, markup=False)
 

@@ -192,7 +192,7 @@ class SanityChecks(L.Callback):
                     setup.own_parameters()
                     self.first = setup, options.budget.pace, left
                 self.findings = ranked([*self.findings, *findings_of(self.rows)])
-                print_page(self.rows, self.findings, console)
+                print_page(self.rows, self.findings, console, notes=folder is None)
                 for finding in self.findings:
                     if finding.where == "checks":
                         console.print(f"[dim]skipped[/]: {escape(finding.message)}", highlight=False)

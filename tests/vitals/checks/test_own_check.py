@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitals.causes import CAUSES
+from vitals.checks.check import Check, Outcome
 from vitals.checks.registry import BUILT_IN, GROUPS, load_checks
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.errors import UserError
-from vitals.findings import read_findings
+from vitals.findings import Finding, read_findings
 
 CODE = """
 from vitals.causes import Cause, register
@@ -85,7 +86,7 @@ CLASSES = torch.arange(96) % 2
 NUMBERS = torch.linspace(0, 1, 96)[:, None]
 
 
-def checked(checks: SanityChecks, folder: Path, targets: Tensor = CLASSES) -> SanityChecks:
+def checked(checks: SanityChecks, folder: Path | None, targets: Tensor = CLASSES) -> SanityChecks:
     trainer = L.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -157,3 +158,18 @@ REFUSED = {
 def test_a_name_that_leads_to_no_check_is_refused(said: str, my_check: str) -> None:
     with pytest.raises(UserError, match=said):
         SanityChecks([REFUSED[said]])
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_is_only_noted_is_said_where_nothing_is_written(
+    written: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Notes(Check):
+        name = "notes"
+        needs = "network"
+
+        def run(self, setup: Any, options: Any) -> Outcome:
+            return Outcome([Finding("wiring-correct", "note", "It is odd.")], "something", "else")
+
+    checked(SanityChecks([Notes()]), tmp_path if written else None)
+    assert ("wiring-correct: It is odd." in capsys.readouterr().out) is not written
