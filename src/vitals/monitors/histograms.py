@@ -144,8 +144,8 @@ class Histograms(Monitor):
         looked_at = 1.0 if self.whole else self.samples / max(samples_in(batch), 1)
         self.fewest = math.ceil(TRAINED * looked_at / trainer.accumulate_grad_batches)
         self._measure_length(trainer, module)
-        if self.period > often and not trainer.global_step:
-            cost = math.ceil(self.fewest / TRAINED)
+        cost = math.ceil(self.fewest / TRAINED)
+        if self.period > often and cost > 1 and not trainer.global_step:
             said = f"a look costs as much as {cost} of your steps and is taken after {self.period}"
             self.skip(UserError(f"{said}, where {often} had been asked for."))
 

@@ -56,7 +56,7 @@ STEPS = [
 def test_entries_stand_at_these_steps_and_no_others(
     interval: dict[str, Any], options: dict[str, Any], steps: list[int], tmp_path: Path
 ) -> None:
-    both = UpdateRatio(**interval), Histograms(**interval, histograms_every=1)
+    both = UpdateRatio(**interval), Histograms(**interval, histograms_every=1, samples=4)
     _, events, _ = watched(Foreign(mlp()), tmp_path, *both, train=some(5), max_epochs=2, **options)
     for tag in ("update_ratio/net.1.weight", "activations/variance/net.1"):
         assert list(events.scalars(tag)) == steps
