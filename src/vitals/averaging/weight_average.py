@@ -172,7 +172,7 @@ class WeightAverage(L.Callback):
         if self.every == "epoch" and self._begun(trainer, 1.0) and first_non_finite(pl_module) is None:
             average.update_parameters(pl_module)
         if average.count:
-            with isolated_rng(seed=0):
+            with isolated_rng(seed=0, together=True):
                 self._finish(trainer, pl_module, average)
                 if self.validated or is_last_epoch(trainer):
                     self._evaluate(trainer, pl_module, average, None if raw is None else raw.item())

@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+
+from vitals.probes.alone import alone
 
 
 def raw_states() -> dict[str, Any]:
@@ -49,12 +51,14 @@ def seed_torch(seed: int) -> None:
 
 
 @contextmanager
-def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Restore all random states on the way out; with `seed`, torch starts inside the block from that."""
+def isolated_rng(seed: int | None = None, together: bool = False) -> Iterator[None]:
+    """Restore all random states on the way out; with `seed`, torch starts inside the block from that. Where
+    not all processes come here `together`, this one is `alone` inside."""
     states = raw_states()
     try:
         if seed is not None:
             seed_torch(seed)
-        yield
+        with nullcontext() if together else alone():
+            yield
     finally:
         set_random_states(states)

@@ -86,6 +86,8 @@ AS_THEY_ARE = (
     *("num_training_batches", "num_val_batches", "accumulate_grad_batches", "estimated_stepping_batches"),
 )
 """What the trainer says of itself."""
+ASKED_OF_ALL = ("all_gather", "reduce", "broadcast", "barrier", "reduce_boolean_decision")
+"""What its strategy does together with other processes; a copy does it `alone`."""
 FALSE = (
     *("meets_zeros", "needs_graph", "rewrites"),
     *("is_last_batch", "testing", "predicting", "sanity_checking"),
@@ -120,7 +122,11 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         datamodule=copy.copy(getattr(trainer, "datamodule", None)),
         optimizers=optimizers,
         lr_scheduler_configs=[SimpleNamespace(scheduler=NoOp()) for _ in trainer.lr_scheduler_configs],
-        strategy=StandIn(_lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers),
+        strategy=StandIn(
+            _lightning_optimizers=optimizers[0] if len(optimizers) == 1 else optimizers,
+            root_device=trainer.strategy.root_device,
+            **{name: getattr(trainer.strategy, name) for name in ASKED_OF_ALL},
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from vitals.either_package import either
 from vitals.errors import UserError, failed_at, reason_of
+from vitals.probes.alone import alone
 from vitals.probes.put_back import unchanged
 from vitals.probes.rows import to_write_to
 from vitals.probes.silently import silently
@@ -49,7 +50,7 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     where = (number,) * numbered + (0,) * of_several
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
-        with silently(), untouched(shared.tensors) if shared and shared.tensors else nullcontext():
+        with silently(), alone(), untouched(shared.tensors) if shared and shared.tensors else nullcontext():
             return step(to_write_to(batch), *where)
     except UserError:
         raise

@@ -1,7 +1,6 @@
 """A stand-in for a module in training, with its parameters, on which anything can be run."""
 
 import operator
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
-from torchmetrics import Metric
 
 from vitals.errors import UserError
 from vitals.measures.held_parameters import held_identities
@@ -50,11 +47,6 @@ class Twin:
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
         self.module: L.LightningModule = copied(module, memo)
         mute(self.module)
-        for part in self.module.modules():
-            if isinstance(part, nn.SyncBatchNorm):  # waits for processes that do not measure
-                part.forward = types.MethodType(_BatchNorm.forward, part)  # type: ignore[method-assign]
-            elif isinstance(part, Metric):
-                part.sync_on_compute = part.dist_sync_on_step = False
 
     def refresh(self) -> None:
         """Take over buffers, modes and plain attributes, such as counters, as the original has them now, and
@@ -73,8 +65,7 @@ class Twin:
                 copy.copy_(its)
         for part, other in zip(self.module.modules(), self.original.modules(), strict=True):
             part.training = other.training
-            if not isinstance(part, Metric):  # which is told here not to wait for other processes
-                vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
+            vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
 
     def _follow(self) -> None:
         """Take over anew what layers have got in place of parameters and buffers, as those do that are

@@ -1,4 +1,4 @@
-"""A training in two processes that meet in the network, at the end of an epoch, and in a metric.
+"""A training in two processes that meet in the network, in its step, at the end of an epoch, and in a metric.
 
 python two_processes.py FOLDER
 """
@@ -20,6 +20,7 @@ from monitoring import monitors, some
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
 from vitals.errors import Diverged
 from vitals.measures.finite import first_non_finite
@@ -42,9 +43,29 @@ class Together(Foreign):
         self.net[1].__class__ = MeetingNorm  # behind the back of DDP, which looks for SyncBatchNorm on a CPU
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        outputs = self.net(batch[0])
+        everywhere = self.all_gather(outputs, sync_grads=True).flatten(0, 1)
+        loss = F.cross_entropy(outputs, batch[1]) + 1e-3 * (outputs @ everywhere.T).square().mean()
+        loss = loss + 1e-3 * outputs.mean(0) @ self._of_all_processes(outputs.detach().mean(0))
         self.log("loss/train", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, logger=False)
         return loss
+
+    def _of_all_processes(self, mean: Tensor) -> Tensor:
+        """In each way in which steps ask for it: in place, into a list, as an object, and with a handle."""
+        each = [torch.empty_like(mean) for _ in range(dist.get_world_size())]
+        dist.all_gather(each, mean)
+        stacked = torch.stack(each)
+        handle = dist.all_reduce(mean, async_op=True)
+        handle.wait()
+        counts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(counts, 1)
+        wide = mean.new_empty(dist.get_world_size() * len(mean))
+        dist.all_gather_into_tensor(wide, mean)
+        self.trainer.strategy.barrier()
+        assert self.trainer.strategy.broadcast(7) == 7
+        assert torch.equal(wide.view(-1, len(mean))[dist.get_rank()], mean)
+        torch.testing.assert_close(stacked.sum(0), mean)
+        return mean / sum(counts)
 
     def on_train_epoch_end(self) -> None:
         # Of another size than what a metric exchanges.
@@ -98,7 +119,7 @@ def main(folder: str) -> None:
         max_epochs=2,
         log_every_n_steps=1,
         logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[*monitors(), Diagnosis(report=False)],
+        callbacks=[SanityChecks(), *monitors(), Diagnosis(report=False)],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=False,
