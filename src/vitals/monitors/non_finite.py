@@ -173,7 +173,8 @@ class NonFinite(Monitor):
         finite = are_finite(sizes)
         self.left_out = 0 if finite else self.left_out + 1
         if not (finite or self.found) and self.judges and (not self.scaled or self.left_out >= LEFT_OUT):
-            self._report(trainer, of_gradient(trainer, sizes, names, step, self.scaled))
+            others = trainer.world_size > 1
+            self._report(trainer, of_gradient(trainer, sizes, names, step, self.scaled, others))
 
     def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
         self._report(trainer, of_loss(trainer, module, self.batch, self.number, step))
@@ -208,10 +209,16 @@ def are_finite(sizes: list[float]) -> bool:
 
 
 def of_gradient(
-    trainer: L.Trainer, sizes: list[float], names: list[str], step: int, scaled: bool = False
+    trainer: L.Trainer,
+    sizes: list[float],
+    names: list[str],
+    step: int,
+    scaled: bool = False,
+    others: bool = False,
 ) -> Finding:
     """What is said of gradients with these norms and names of their parameters, of which one is not finite,
-    after `step` optimizer steps; `scaled` where a gradient scaler has left out `LEFT_OUT` steps in a row."""
+    after `step` optimizer steps; `scaled` where a gradient scaler has left out `LEFT_OUT` steps in a row,
+    `others` where there are processes of whose losses nothing is known here."""
     bad = [name for name, norm in zip(names, sizes, strict=True) if not math.isfinite(norm)]
     overflow = math.inf in sizes or max(filter(math.isfinite, sizes), default=0.0) > HUGE
     if scaled:
@@ -222,10 +229,12 @@ def of_gradient(
         remedy = "Lower the learning rate, warm it up, or clip the gradients."
     else:
         seen = "while the loss was finite"
+        if others:
+            seen += f" in process {trainer.global_rank}: in another one it may not have been"
         remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
     which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
     message = f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}."
-    return _finding(trainer, message, remedy, bad[0], step, exact=scaled or not overflow)
+    return _finding(trainer, message, remedy, bad[0], step, exact=scaled or not (overflow or others))
 
 
 def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int, step: int) -> Finding:
