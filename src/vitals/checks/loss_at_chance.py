@@ -126,6 +126,12 @@ class LossAtChance:
         """The least loss that takes no look at the inputs."""
         return min(self.chance, self.prior_entropy, self.constant)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the loss tells a right answer from a guess, a large constant in it apart."""
+        span = self.chance - self.perfect
+        return not span < TELLING * min(max(self.chance, 0.0), self.prior_entropy)
+
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `loss-at-chance` where nothing is."""
         if self.over_batch:
@@ -180,9 +186,7 @@ class LossAtChance:
                 "Divide by len(batch), not len(dataset), or take the mean, as reduction='mean' does: once."
             )
             return _wrong(seen, remedy, self.of_batch, SMALL_SHARE, "warn")
-        span = self.chance - self.perfect
-        told = span / self.chance if self.chance > 0 else 1.0
-        if told < TELLING and span < TELLING * self.prior_entropy:  # not for a large constant in the loss
+        if not self.is_told:
             seen = (
                 f"A right answer costs {self.perfect:.4g} and a uniform guess {self.chance:.4g}: the loss "
                 f"hardly tells them apart, whatever is learned."
@@ -192,6 +196,7 @@ class LossAtChance:
                 "the penalty, if there is one in the loss."
             )
             cause = "regularization-too-strong"
+            told = (self.chance - self.perfect) / self.chance
             return [Finding(cause, "warn", seen, remedy, "loss", told, TELLING, exact=True)]
         if self.deviation < -NEAR:
             return [self._below()]
@@ -419,7 +424,8 @@ class LossAtChanceCheck(Check):
         optimizer = setup.optimizer_or_none()
         size = setup.batch_size * max(setup.total_batches // max(setup.total_steps, 1), 1)
         result = check_loss_at_chance(setup.model, setup.loss, inputs, targets, optimizer, classes, size)
-        if result.deviation < 0 or result.chance <= 0:  # as with rewards for drawn actions
+        # As with rewards for drawn actions, or samples that the step itself puts in another order.
+        if result.deviation < 0 or result.chance <= 0 or not result.is_told:
             setup.require_fixed_loss()
         low, high = result.expected
         return Outcome(result.findings(), f"{result.loss:.4g}", f"{low:.4g} to {high:.4g}", result)

@@ -7,10 +7,10 @@ random direction through all elements of the tensor at once finds the one that t
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ from vitals.probes.trial import trial
 from vitals.probes.untouched import ChangesParameters
 from vitals.writers.writer import Writer
 
+Meant = bool | Literal["in the loss"]
+
 ENOUGH_FALL = 0.1
 """Share of the first loss by which it must fall for the burn-in to end early."""
 
@@ -87,7 +89,7 @@ def check_gradients(
     seed: int = 0,
     tensors: int | None = None,
     numbers: int | None = None,
-    stops_are_meant: bool = False,
+    stops_are_meant: Meant = False,
 ) -> GradientCheck:
     """Compare the gradients of `loss` with centred differences [f(x+h) − f(x−h)] / 2h, on a float64 copy.
 
@@ -120,7 +122,8 @@ def check_gradients(
             then count.
         numbers: in how many of their elements at most, for each takes 80 bytes; None for no limit.
         stops_are_meant: whether what `detach`, `.data` and `no_grad` give counts as constant, as a target or
-            a baseline does; else a gradient that they keep from arriving is a fault.
+            a baseline does, everywhere or in the loss alone; else a gradient that they keep from arriving is
+            a fault.
 
     Returns:
         One row per element, a summary per parameter and the findings: `wrong-gradient` with the parameter
@@ -211,7 +214,7 @@ def _check_part(
     order: dict[str, int],
     elements: int,
     steps: Sequence[float],
-    stops_are_meant: bool = False,
+    stops_are_meant: Meant = False,
 ) -> tuple[list[ParameterSummary], float]:
     """Summaries of all tensors, and the factor on the loss."""
     generator = torch.Generator().manual_seed(function.seed)
@@ -221,7 +224,7 @@ def _check_part(
     gradients = {name: scale * gradient for name, gradient in gradients.items()}
     parameters = [p for name, p in function.parameters.items() if name in function.tensors]
     noise = measure_noise(partial(function.value_and_gradients, part), scale, parameters, generator)
-    stops = Stops() if stops_are_meant else None
+    stops = Stops(of_loss_alone=stops_are_meant == "in the loss") if stops_are_meant else None
     differences = Differences(partial(function.value, part, stops=stops), scale, steps)
     depths = _depths(order)
     summaries: list[ParameterSummary] = []
@@ -387,6 +390,18 @@ def _iterates(setup: TrainingSetup) -> bool:
     return any(not calls[0] and calls[-1] for calls in applied.values())
 
 
+def _may_be_meant(setup: TrainingSetup) -> Iterator[Meant]:
+    """Where what is stopped may be so on purpose, the least first: targets, baselines, the other of two
+    views, but in a classifier at most what its loss stops, as weights of samples or a moving centre."""
+    if setup.gives != "class numbers":
+        yield True
+        return
+    yield False
+    yield "in the loss"
+    if _iterates(setup):
+        yield True
+
+
 class GradientsCheck(Check):
     """Logs the scalar `checks/gradient_error`, the largest relative error, and the histogram
     `checks/gradcheck/rel_error` of log10 of all of them; exact ones are at -17."""
@@ -409,18 +424,16 @@ class GradientsCheck(Check):
         return options.budget.pace.copy + options.budget.pace.steps(4, count=NOISE + EVALUATIONS * lines)
 
     def _compared(self, setup: TrainingSetup, options: Options, burn_in_steps: int) -> Outcome:
-        # Stopped on purpose: targets, baselines, the other of two views. In a classifier nothing is.
-        meant = setup.gives != "class numbers"
         if setup.writes:  # a difference would be overwritten before the loss sees it
             raise ChangesParameters
         if setup.step is not None and any(
             isinstance(leaf, Tensor) and leaf.is_nested for leaf in leaves_of(setup.step.rows.example)
         ):
             raise UserError("the batches are nested tensors, of which torch takes no derivative in float64.")
-        results = self._results(setup, options, burn_in_steps, meant)
-        wrong = any(finding.alarming for each in results for finding in each.findings())
-        if wrong and not meant and _iterates(setup):
-            results = self._results(setup, options, burn_in_steps, True)
+        for meant in _may_be_meant(setup):
+            results = self._results(setup, options, burn_in_steps, meant)
+            if not any(finding.alarming for each in results for finding in each.findings()):
+                break
         # Of several losses the one that is furthest off speaks for all.
         result = max(results, key=lambda each: -1.0 if each.max_error is None else each.max_error)
         error = result.max_error
@@ -432,7 +445,7 @@ class GradientsCheck(Check):
 
     @staticmethod
     def _results(
-        setup: TrainingSetup, options: Options, burn_in_steps: int, meant: bool
+        setup: TrainingSetup, options: Options, burn_in_steps: int, meant: Meant
     ) -> list[GradientCheck]:
         count = sum(parameter.numel() for parameter in setup.model.parameters())
         numbers = min(NUMBERS, max(FEWEST_NUMBERS, int(SHARE * count)))

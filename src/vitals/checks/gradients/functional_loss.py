@@ -168,9 +168,10 @@ class FunctionalLoss:
         _seed_everything(seed)
         value = torch.zeros((), dtype=self.dtype, device=self.device)
         guard = untouched(self._kept) if self._kept else nullcontext()
-        with guard, _Precision(self.dtype), stops or nullcontext():
+        in_loss, around = (stops, None) if stops and stops.of_loss_alone else (None, stops)
+        with guard, _Precision(self.dtype), around or nullcontext():
             if part in ("data", "both"):
-                value = value + _scalar(self._data_loss(), "loss")
+                value = value + _scalar(self._data_loss(in_loss), "loss")
             if part in ("penalty", "both"):
                 value = value + _scalar(self._penalty(), "penalty")
         return value
@@ -254,7 +255,7 @@ class FunctionalLoss:
             return dict.fromkeys(self.parameters, float(self.penalty))
         return None
 
-    def _data_loss(self) -> Any:
+    def _data_loss(self, stops: Stops | None) -> Any:
         # Modules may work in place on what they are given, hence the clones.
         inputs, targets = tree_map(_cloned, self.inputs), tree_map(_cloned, self.targets)
         arguments: tuple[Any, ...] = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
@@ -263,7 +264,8 @@ class FunctionalLoss:
             arguments, named = (), dict(inputs)
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         outputs = torch.func.functional_call(self.model, buffers, arguments, named)
-        return self.loss(outputs, targets)
+        with stops or nullcontext():
+            return self.loss(outputs, targets)
 
     def _penalty(self) -> Any:
         decay = self.weight_decay()
@@ -480,10 +482,14 @@ class Stops(TorchFunctionMode):
     stays as it is.
 
     What runs within an autograd Function of one's own is no such thing.
+
+    Args:
+        of_loss_alone: whether that is so in the loss only, not in the model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_loss_alone: bool = False) -> None:
         super().__init__()
+        self.of_loss_alone = of_loss_alone
         self._kept: list[Tensor] = []
         self._first = True
         self._place, self._no_grad = 0, False
