@@ -3,8 +3,9 @@ their own: a module, a trainer or a logger may be of either, whichever these cal
 
 import sys
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 Kind = TypeVar("Kind")
@@ -31,3 +32,11 @@ def _other(kind: type[Kind]) -> type[Kind] | None:
     except ImportError:  # another version, which has none
         return None
     return getattr(module, kind.__name__, None)
+
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:
+
+    class Callback(*either(L.Callback)):
+        """A callback for trainers of both packages: `pytorch_lightning` 2.5 turns away any but its own."""

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from vitals.either_package import either
+from vitals.either_package import Callback, either
 from vitals.errors import Diverged, UserError
 from vitals.findings import Finding, sentence
 from vitals.measures.finite import first_non_finite
@@ -48,7 +48,7 @@ OF_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """What the groups of an optimizer call their rates, their schedule's included."""
 
 
-class OnNonFinite(L.Callback):
+class OnNonFinite(Callback):
     """Looks at the loss and every gradient before each step, and at the weights before each validation and at
     the end of each epoch, and does what `action` says where one is NaN or infinite.
 

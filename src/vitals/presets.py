@@ -9,7 +9,7 @@ import yaml
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.callback import Diagnosis
-from vitals.either_package import either
+from vitals.either_package import Callback
 from vitals.errors import UserError, did_you_mean
 from vitals.on_nonfinite import Action, OnNonFinite
 from vitals.recorder import Recorder
@@ -42,7 +42,7 @@ def diagnostics(
     return [SanityChecks(on_fail="warn", budget=budget), *monitors(preset), Recorder(), Diagnosis(), *acting]
 
 
-class Diagnostics(*either(L.Callback)):  # type: ignore[misc]  # LightningCLI asks for that of its own package
+class Diagnostics(Callback):
     """All of `diagnostics` as one callback, for configurations that name a class for each, such as a YAML of
     LightningCLI or of Hydra: `_target_: vitals.Diagnostics`. They stand where it stands.
 

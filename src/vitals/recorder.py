@@ -13,6 +13,7 @@ from rich.markup import escape
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from vitals.either_package import Callback
 from vitals.files import log_folder
 from vitals.findings import COLOURS, Finding, sentence
 from vitals.history import History, rounded
@@ -23,7 +24,7 @@ from vitals.probes.twin import Twin
 from vitals.writers.registry import writers
 
 
-class Recorder(L.Callback):
+class Recorder(Callback):
     """Keeps the history of a run in `history.jsonl` in the trainer's log folder, for diagnosis and report.
 
     Monitors that find one among the trainer's callbacks write to it what they measure, beside what they write

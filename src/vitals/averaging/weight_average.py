@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, require
 from vitals.averaging.validation import NotPossible, on_all_processes, reestimate_statistics, validate_copy
-from vitals.either_package import either
+from vitals.either_package import Callback, either
 from vitals.errors import UserError
 from vitals.files import save_checkpoint
 from vitals.length import is_last_epoch, is_timed, total_steps
@@ -26,7 +26,7 @@ WORSE = 0.002
 """By how much worse than the raw weights an average is worth a warning."""
 
 
-class WeightAverage(L.Callback):
+class WeightAverage(Callback):
     """Averages the later weights, evaluates the average every epoch, and keeps it as `average.ckpt`.
 
     The average is a copy of the module from the beginning: the weights that train are never exchanged for

@@ -21,6 +21,7 @@ from vitals.checks.page import log_checks, print_page
 from vitals.checks.registry import load_checks
 from vitals.checks.setup_of_trainer import training_setup
 from vitals.checks.training_setup import TrainingSetup, lack
+from vitals.either_package import Callback
 from vitals.errors import ChecksFailed, reason_of
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
@@ -39,7 +40,7 @@ LATER = "informative_inputs"
 LATER_SAMPLES, LATER_BYTES = 512, 2**26
 
 
-class SanityChecks(L.Callback):
+class SanityChecks(Callback):
     """Looks, before the first step, for what keeps a training from learning, and leaves everything as it was.
 
     It works on any module, with what its training step allows (docs/checks.md), and says what it could not

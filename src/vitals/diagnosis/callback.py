@@ -18,7 +18,7 @@ from vitals.diagnosis.generalization import validation_guessed, validation_told_
 from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
-from vitals.either_package import either
+from vitals.either_package import Callback, either
 from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
@@ -36,7 +36,7 @@ KEPT = 10**8
 """Numbers in a state, at most, that is kept on disk: 400 MB in single precision."""
 
 
-class Diagnosis(L.Callback):
+class Diagnosis(Callback):
     """Says while a run trains and at its end what is wrong, why, and what to do.
 
     It judges what the trainer's `Recorder` has kept, and adds one where there is none. In the trainer's log

@@ -11,6 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from vitals.causes import StationKey
+from vitals.either_package import Callback
 from vitals.errors import UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding
@@ -55,7 +56,7 @@ TRIES = 3
 """Batches with which a monitor may fail before it falls silent."""
 
 
-class Monitor(L.Callback):
+class Monitor(Callback):
     """Measures after some optimizer steps, in the first process alone, and never ends a training.
 
     What it measures goes to the loggers of the trainer, in the groups of `vitals.writers.groups`, and to its

@@ -1,6 +1,7 @@
 """Trainings of `pytorch_lightning`, whose classes are others than those of `lightning`."""
 
 from importlib import import_module
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitals
+from vitals import either_package
 from vitals.findings import read_findings
 
 
@@ -83,3 +85,12 @@ def test_a_training_of_the_other_package_is_the_same_to_the_bit(tmp_path: Path) 
     with_us, without = (trained("pytorch_lightning", tmp_path, callbacks=each) for each in (None, []))
     assert with_us.keys() == without.keys()
     assert all(torch.equal(with_us[name], without[name]) for name in with_us)
+
+
+def test_every_callback_is_one_of_the_other_package_which_may_turn_away_any_but_its_own() -> None:
+    other = import_module("pytorch_lightning")
+    afresh = module_from_spec(spec := either_package.__spec__)  # as where the other is imported first
+    spec.loader.exec_module(afresh)
+    assert issubclass(afresh.Callback, other.Callback)
+    every = [*vitals.diagnostics("full", on_nonfinite="skip"), vitals.Diagnostics(), vitals.WeightAverage()]
+    assert all(isinstance(each, either_package.Callback) for each in every)
