@@ -102,13 +102,15 @@ class WatchedStep:
 
     @property
     def last(self) -> str:
-        """Name of the module that is called last."""
-        return next(name for name, part in self.owner.named_modules() if part is self.calls[-1].module)
+        """Name of the module that is called last; empty for the owner, and for one made in the step."""
+        parts = self.owner.named_modules()
+        return next((name for name, part in parts if part is self.calls[-1].module), "")
 
     def called(self) -> str:
         """Which networks the step calls, in words of those who wrote it."""
-        names = {id(part): name for name, part in self.owner.named_modules()}
-        called = [f"self.{name}(…)" if (name := names[id(call.module)]) else "self(…)" for call in self.calls]
+        owned = {id(part): f"self.{name}" if name else "self" for name, part in self.owner.named_modules()}
+        # What is not there was made in the step, as a copy that adapts to a task.
+        called = [owned.get(id(call.module), type(call.module).__name__) + "(…)" for call in self.calls]
         shown = [name + " more than once" * (times > 1) for name, times in Counter(called).items()]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         if self.rows.size == 0:

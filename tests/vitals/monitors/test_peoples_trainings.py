@@ -893,3 +893,21 @@ def test_a_network_that_gives_something_else_in_evaluation_is_wired(tmp_path: Pa
     fit(OfAMap(GivesAMap()), tmp_path, checks)
     assert [row.outcome and row.outcome.seen for row in checks.rows] == ["2 of 2 parameters learn"]
     assert alarms(checks.findings) == ["frozen-parameters"]
+
+
+class Adapts(Foreign):
+    """Learns how to start: a copy made for the batch takes a step of its own, and has the loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        learner = copy.deepcopy(self.net)
+        slopes = torch.autograd.grad(F.cross_entropy(learner(x), y), list(learner.parameters()))
+        named = zip(self.net.named_parameters(), slopes, strict=True)
+        moved = {name: part - 0.1 * slope for (name, part), slope in named}
+        return F.cross_entropy(torch.func.functional_call(self.net, moved, (x,)), y)
+
+
+def test_a_network_that_the_step_makes_is_named_by_its_kind(tmp_path: Path) -> None:
+    checks = quick(checks=["inputs", "regularization"])
+    fit(Adapts(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert "your training_step calls Sequential(…), self.net(…)" in checks.findings[0].message
