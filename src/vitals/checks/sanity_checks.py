@@ -21,7 +21,7 @@ from vitals.checks.page import log_checks, print_page
 from vitals.checks.registry import load_checks
 from vitals.checks.setup_of_trainer import training_setup
 from vitals.checks.training_setup import TrainingSetup, lack
-from vitals.either_package import Callback
+from vitals.either_package import Callback, is_own
 from vitals.errors import ChecksFailed, reason_of
 from vitals.files import log_folder
 from vitals.findings import Finding, ranked, sentence, write_findings
@@ -38,6 +38,16 @@ from vitals.writers.registry import writers
 LATER = "informative_inputs"
 """The check that a stream's first batch is too small for; more of them are gathered as they come."""
 LATER_SAMPLES, LATER_BYTES = 512, 2**26
+
+
+def _is_fresh(trainer: L.Trainer) -> bool:
+    """Whether nothing has been learned, as in a training that is resumed."""
+    return not (trainer.global_step or trainer.current_epoch)
+
+
+def _begins_itself(module: L.LightningModule) -> bool:
+    """Whether the module has something to do first, after all callbacks, such as drawing its weights."""
+    return is_own("on_train_start", module, L.LightningModule)
 
 
 class SanityChecks(Callback):
@@ -122,7 +132,11 @@ class SanityChecks(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.waiting, self.gathered, self.first = False, None, None
-        if not (trainer.global_step or trainer.current_epoch):  # else resumed
+        if _is_fresh(trainer) and not _begins_itself(pl_module):
+            self._begin(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _is_fresh(trainer) and _begins_itself(pl_module):
             self._begin(trainer, pl_module)
 
     def on_train_batch_start(

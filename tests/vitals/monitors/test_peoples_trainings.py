@@ -911,3 +911,23 @@ def test_a_network_that_the_step_makes_is_named_by_its_kind(tmp_path: Path) -> N
     checks = quick(checks=["inputs", "regularization"])
     fit(Adapts(mlp()), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
     assert "your training_step calls Sequential(…), self.net(…)" in checks.findings[0].message
+
+
+class DrawsAtTheStart(Foreign):
+    """Draws its weights when the training starts, in place of those it was made with."""
+
+    def __init__(self, itself: bool) -> None:
+        super().__init__(mlp())
+        self.itself = itself
+        nn.init.normal_(self.net[-1].weight, std=5)
+        if itself:
+            self.on_train_start = lambda: nn.init.xavier_normal_(self.net[-1].weight)
+
+
+@pytest.mark.parametrize(("itself", "expected"), [(True, []), (False, ["wrong-initial-loss"])])
+def test_weights_drawn_when_the_training_starts_are_those_looked_at(
+    itself: bool, expected: list[str], tmp_path: Path
+) -> None:
+    checks = quick(checks=["loss_at_chance"])
+    fit(DrawsAtTheStart(itself), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
+    assert alarms(checks.findings) == expected
