@@ -65,6 +65,9 @@ ENDLESS, LOOKS = 100.0, 4
 """Times its first value to which a loss below zero falls along the first update where it has no least one:
 1,100 to 1e14 where a sign is wrong, 2 at most with cosines (measured); and batches, at least, of which each
 must be below zero at first."""
+BLOWN = 1e9
+"""Times the loss of the start, or 1, beyond which no longer step is followed: none would be the best, and of
+such numbers code that is not torch's may end the program, as SciPy's k-means does where squares overflow."""
 FALLS_ON = 2.0
 """Times the loss after the last but one of the lengths that it is below zero after the last, which is 6.3
 times as long, where it falls without end: a similarity of structure that begins next to zero comes to 100
@@ -259,8 +262,11 @@ def check_step_size(
             if not any(bool(change.any()) for change in update):
                 raise UserError("optimizer: its first step changes no parameter.")
             size = math.sqrt(math.prod(squares))
-            losses = []
+            losses: list[float] = []
             for factor in FACTORS:
+                if losses and not abs(losses[-1]) < BLOWN * max(1.0, abs(float(start))):
+                    losses.append(math.nan)
+                    continue
                 for parameter, old, change in zip(parameters, before, update, strict=True):
                     torch.add(old, change, alpha=factor, out=parameter)
                 for name, buffer in copies.model.named_buffers():

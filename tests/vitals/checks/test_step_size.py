@@ -161,3 +161,16 @@ def test_a_loss_with_the_wrong_sign_is_told_from_one_that_is_below_zero(name):
     result = check_step_size(net, loss, *parts[0], Adam(net.parameters(), 2e-3), further=parts)
     assert result.start < 0.1
     assert ("wrong-initial-loss" in named(result)) == wrong
+
+
+def test_no_step_is_followed_beyond_one_that_blows_the_loss_up():
+    values = []
+
+    def squares(outputs, targets):
+        values.append(F.mse_loss(outputs, F.one_hot(targets, 10).float()))
+        return values[-1]
+
+    model = mlp(64, 64, 64, 64)
+    result = check_step_size(model, squares, *batch(64), Adam(model.parameters(), 0.01))
+    assert result.losses[-1] != result.losses[-1]
+    assert sum(float(value.detach()) > 1e9 for value in values) == 1
