@@ -38,7 +38,7 @@ class Modes(Monitor):
 
     Modules whose parameters are all frozen, or in no optimizer, are left out with all that is in them, and so
     are losses and metrics. Single layers may be in another mode on purpose, such as frozen BatchNorm or
-    Monte-Carlo dropout; a whole network is not.
+    Monte-Carlo dropout; a whole network is not, unless its validation takes gradients, to adapt to a task.
 
     It also looks at what validation calls: a copy whose weights follow those that train, as an average does,
     while its BatchNorm statistics do not, is a finding, and so is dropout that drops there, where a sample
@@ -61,6 +61,8 @@ class Modes(Monitor):
         rows that it gets."""
         self.dropping = 0
         """Validations in a row that dropped values of samples which pass once."""
+        self.learns = False
+        """Whether gradients are on in a pass of the present validation."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.behind, self.called, self.handles = 0, set(), []
@@ -91,13 +93,15 @@ class Modes(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *places: Any
     ) -> None:
         if not any(places) and not trainer.sanity_checking:
-            self.called, self.passes = set(), {}
+            self.called, self.passes, self.learns = set(), {}, False
             self.guarded(self._watch, pl_module)
 
     def _watch(self, module: L.LightningModule) -> None:
         for name, part in module.named_modules():
             if isinstance(part, _DropoutNd) and part.p > 0:
                 self.handles.append(part.register_forward_pre_hook(partial(self._count, name)))
+        for part in module.children():
+            self.handles.append(part.register_forward_pre_hook(self._see_gradients))
         for name in self._left_behind():
             hook = self.norms[name][0].register_forward_pre_hook(
                 lambda part, given, name=name: self.called.add(name)
@@ -107,6 +111,9 @@ class Modes(Monitor):
     def _count(self, name: str, part: nn.Module, given: Any) -> None:
         rows = given[0].shape[:1] if given and isinstance(given[0], Tensor) else ()
         self.passes.setdefault(name, []).append((part.training, sum(rows)))
+
+    def _see_gradients(self, part: nn.Module, given: Any) -> None:
+        self.learns |= torch.is_grad_enabled()
 
     def _unwatch(self) -> None:
         for handle in self.handles:
@@ -129,7 +136,8 @@ class Modes(Monitor):
     ) -> None:
         self._unwatch()
         if places[0] == 0 and trainer.training is False and not trainer.sanity_checking:
-            self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
+            if not self.learns:
+                self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)
             if any(places):
                 return
             self.behind = self.behind + 1 if self.called else 0

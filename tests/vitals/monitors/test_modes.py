@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from foreign import Foreign, fit, mlp
+import torch.nn.functional as F
+from foreign import Foreign, alarms, fit, mlp
 from torch import Tensor, nn
 
+from vitals.diagnosis.callback import Diagnosis
+from vitals.findings import read_findings
 from vitals.monitors.modes import Modes
+from vitals.recorder import Recorder
 
 
 class Teacher(Foreign):
@@ -105,6 +110,26 @@ def test_dropout_in_validation_that_is_meant(kind: type[Dropping]) -> None:
     monitor = Modes()
     fit(kind(1), None, monitor, max_epochs=3)
     assert monitor.findings == []
+
+
+class Adapting(Foreign):
+    """Validates in training mode; where it `learns`, it takes a step for each task first."""
+
+    def __init__(self, learns: bool) -> None:
+        super().__init__(mlp(norm=True))
+        self.learns = learns
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        with torch.set_grad_enabled(self.learns):
+            self.net.train()
+            self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+
+@pytest.mark.parametrize(("learns", "said"), [(True, []), (False, ["train-mode-evaluation"])])
+def test_a_validation_that_learns_is_in_training_mode(learns: bool, said: list[str], tmp_path: Path) -> None:
+    fit(Adapting(learns), tmp_path, Modes(), Recorder(), Diagnosis(report=False), inference_mode=False)
+    [file] = tmp_path.rglob("findings.json")
+    assert alarms(read_findings(file)) == said
 
 
 class Fails(Teacher):
