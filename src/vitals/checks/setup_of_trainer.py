@@ -445,7 +445,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
     seen: list[bool] = []
 
     def look(part: nn.Module, arguments: Any) -> None:
-        seen.append(part.training)
+        seen.append(part.training and not torch.is_grad_enabled())  # with gradients it adapts to a task
 
     try:
         with ExitStack() as stack, modes_kept(owner), unchanged(owner.modules()):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, alarms, fit, mlp
+from foreign import Foreign, alarms, fit, mlp, quick
 from torch import Tensor, nn
 
 from vitals.diagnosis.callback import Diagnosis
@@ -130,6 +130,20 @@ def test_a_validation_that_learns_is_in_training_mode(learns: bool, said: list[s
     fit(Adapting(learns), tmp_path, Modes(), Recorder(), Diagnosis(report=False), inference_mode=False)
     [file] = tmp_path.rglob("findings.json")
     assert alarms(read_findings(file)) == said
+
+
+class AdaptingTwice(Adapting):
+    """Its step calls the network more than once."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + self.net(batch[0] / 2).square().mean()
+
+
+@pytest.mark.parametrize(("learns", "said"), [(True, []), (False, ["train-mode-evaluation"])])
+def test_so_it_may_be_before_the_first_step(learns: bool, said: list[str], tmp_path: Path) -> None:
+    checks = quick(checks=["validation_mode"])
+    fit(AdaptingTwice(learns), tmp_path, checks, inference_mode=False, limit_train_batches=1)
+    assert alarms(checks.findings) == said
 
 
 class Fails(Teacher):
