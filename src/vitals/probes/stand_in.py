@@ -108,7 +108,7 @@ def stand_in(trainer: L.Trainer, training: bool) -> SimpleNamespace:
         events=events,
         train_dataloader=loader_facts(trainer.train_dataloader),
         val_dataloaders=loader_facts(trainer.val_dataloaders),
-        world_size=1,
+        **dict.fromkeys(("world_size", "num_devices", "num_nodes"), 1),
         global_rank=0,
         local_rank=0,
         is_global_zero=True,

@@ -817,13 +817,23 @@ def seen(module: Any, folder: Path) -> list[Finding]:
         lambda: Foreign(Asking(mlp())),
         lambda: HalvesInValidation(nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))),
         KeepsAnAverage,
+        lambda: GathersFromAll(mlp()),
     ],
-    ids=["the stage", "mixes in place", "asks to be made", "halves", "an average"],
+    ids=["the stage", "mixes in place", "asks to be made", "halves", "an average", "of all processes"],
 )
 def test_what_people_write_is_looked_at_and_not_blamed(module: Any, tmp_path: Path) -> None:
     found = seen(module(), tmp_path)
     assert alarms(found) == []
     assert not [each.message for each in found if each.cause == "skipped" and each.where != "checks"]
+
+
+class GathersFromAll(Foreign):
+    """Contrasts its batch with those of all processes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        assert self.all_gather(y).shape == (len(y) * self.trainer.num_devices,)
+        return F.cross_entropy(self.all_gather(self.net(x), sync_grads=True), y)
 
 
 class InEvaluationMode(Foreign):
