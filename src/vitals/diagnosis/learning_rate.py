@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from vitals.diagnosis.modes import evaluation_at_chance, statistics_apart
 from vitals.diagnosis.run import BARELY, Run, needs
-from vitals.diagnosis.signal import LARGE_UPDATE, death, largest_update, starved
+from vitals.diagnosis.signal import FROM_ZERO, LARGE_UPDATE, DeadLayer, death, largest_update, starved
 from vitals.errors import listed
 from vitals.findings import Finding, Level
 from vitals.history import Series
@@ -17,6 +17,9 @@ from vitals.probes.rate_search import STEPS, rate_helps, rate_remedy
 
 THROWN = 0.3
 """Update:weight ratio that throws a layer away."""
+OUTGROWN = 2.0
+"""Times its first norm to which the typical weight has grown where steps have put out a layer: 2.9 behind a
+warm-up to 300 times the rate of a transformer (measured)."""
 OVERWRITTEN = 1.0
 """Median update:weight ratio of the first step that leaves nothing of the weights that were drawn."""
 TINY_UPDATE = 1e-4
@@ -107,6 +110,7 @@ def too_high(run: Run) -> Iterator[Finding]:
     seen, stuck = "", False
     level: Level = "fail"
     died = death(run)
+    put_out = died if died and died.later and not run.learns and not starved(run) else None
     largest = largest_update(run, died.step if died else None)
     broken_off = not run.finite and max(run.losses[-3:], default=0.0) > far
     if broken_off:
@@ -120,8 +124,10 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
             f"further than {run.last_loss:.3g}"
         )
-    elif died and died.later and not run.learns and largest > LARGE_UPDATE and not starved(run):
-        seen = f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
+    elif put_out and largest > LARGE_UPDATE:
+        seen = f"{put_out.sentence}, after updates of {largest:.0%} of the weights in one step"
+    elif put_out and (grown := _grown(run, put_out)) > OUTGROWN:
+        seen = f"{put_out.sentence}, with weights {grown:.2g} times as large as before the first step"
     elif stuck := run.long_enough and run.barely_learns and largest > THROWN:
         seen = (
             f"One step changed a layer by {largest:.0%} of its size, and the loss got no further than "
@@ -174,6 +180,19 @@ def too_high(run: Run) -> Iterator[Finding]:
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
     yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", "loss", run.last_loss, reference)
+
+
+def _grown(run: Run, died: DeadLayer) -> float:
+    """Times its first norm that the typical weight has where a layer was first seen dead: between two looks
+    at the updates most of a warm-up may lie."""
+    series = [run.history.series(tag) for tag in run.history.tags("weight_norm/")]
+    grown = [
+        next((float(norm) for step, _, norm in norms if step >= died.step), norms.values[-1])
+        / norms.values[0]
+        for norms in series
+        if len(norms) and norms.values[0] > FROM_ZERO
+    ]
+    return statistics.median(grown) if grown else math.nan
 
 
 def _asks_anew(run: Run) -> bool:

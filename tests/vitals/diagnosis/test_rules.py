@@ -614,6 +614,14 @@ SICK: dict[str, tuple[str, Run]] = {
     ),
     "classes that were never shown": ("train-val-mismatch", record(measured={"validation/unshown": [0.5]})),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
+    "died between two looks, in which the weights have grown threefold": (
+        "learning-rate-too-high",
+        record(
+            level(),
+            measured=DEAD | {f"weight_norm/{layer}.weight": [5.0, *[15.0] * 9] for layer in LAYERS},
+            **STUCK,
+        ),
+    ),
     "stuck, better at a tenth of the rate": (
         "learning-rate-too-high",
         record(
