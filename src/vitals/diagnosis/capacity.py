@@ -283,10 +283,14 @@ def underfitting(run: Run) -> Iterator[Finding]:
             f"After {run.steps} steps {run.accuracy('train'):.0%} of the training samples are right; a "
             f"linear classifier of a few of them has at least {linear:.0%} of others right."
         )
+        cause, dropped = "underfitting", run.fact("dropout", 0.0)
         remedy = (
             "Look for a layer with too few units, or one that passes little on; else the steps are too few."
         )
-        yield Finding("underfitting", "warn", message, remedy, "accuracy/train_eval", most, linear)
+        if dropped >= MOST_DROPPED:
+            cause = "regularization-too-strong"
+            remedy = f"Lower the dropout of {dropped:g}: it is the share that is dropped, not that is kept."
+        yield Finding(cause, "warn", message, remedy, "accuracy/train_eval", most, linear)
         return
     end = run.mean_loss(0.8, 1)
     poor = run.above_chance("train") < 0.12 and run.last_loss > POOR * run.chance_loss

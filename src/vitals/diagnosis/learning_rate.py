@@ -469,6 +469,8 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
         return
+    if typical_update(run) < TINY_UPDATE:  # noise keeps back only what moves
+        return
     message = (
         f"Nothing was learned in {run.steps} steps from batches of {run.batch_size:.0f}; the loss ended at "
         f"{run.last_loss:.3g}."

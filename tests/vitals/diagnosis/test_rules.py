@@ -463,6 +463,15 @@ SICK: dict[str, tuple[str, Run]] = {
             measured={"facts/signal_lost": [6.9], "facts/linear_accuracy": [0.21]},
         ),
     ),
+    "less than a linear classifier knows, where nine of ten units are dropped": (
+        "regularization-too-strong",
+        record(
+            falling(2.3, 2.2),
+            0.16,
+            0.15,
+            measured={"facts/linear_accuracy": [0.21], "facts/dropout": [0.9], "loss/train_eval": [2.25]},
+        ),
+    ),
     "less than a linear classifier knows": (
         "underfitting",
         record(falling(2.3, 2.2), 0.16, 0.15, measured={"facts/linear_accuracy": [0.21]}),
@@ -626,6 +635,16 @@ SICK: dict[str, tuple[str, Run]] = {
         "learning-rate-too-high",
         record(
             level(), measured={"rate_probe/0.1": [2.0], "rate_probe/1": [2.3], "rate_probe/3": [2.4]}, **STUCK
+        ),
+    ),
+    "hardly moves, with batches of a few samples": (
+        "learning-rate-too-low",
+        record(
+            level(),
+            ratio=1e-5,
+            batch_size=8,
+            measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]},
+            **STUCK,
         ),
     ),
     "hardly moves, faster is better": (
