@@ -52,6 +52,9 @@ BY_HEART, LARGE_GAP = 0.95, 0.35
 AT_CHANCE, MANY, PASSES = 0.98, 1000, 10
 """Share of the loss of a guess; different samples of which something is learned by any network that can; and
 passes through them after which a network has begun to learn them by heart."""
+UNSURE = 0.1
+"""Two standard errors of the loss in the second half of the steps, over that of a guess, from which it cannot
+be told whether it is below: 0.18 in episodes of a few classes of few samples each (measured)."""
 NUMBERS = 500
 """Different samples with targets that are no class numbers of which something is learned that holds for
 validation at some look, however many passes there are."""
@@ -71,6 +74,8 @@ which those of validation are not, and below which samples that are seen for the
 TOLD = 0.1
 """Share of the loss that validation_step logs at first, and never gets below, to which the training step
 comes on the same samples."""
+OPPOSED = 1e-3
+"""Share within which what validation_step logs is the loss of training_step with a minus, at each look."""
 SAME_LOSS = 1e-5
 """Share of it within which a loss is the same on other samples: it is not made of them."""
 BETTER_THERE = 0.2
@@ -404,6 +409,9 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         many, sure = different >= MASKS, "warn"
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
+    half = run.losses[len(run.losses) // 2 :]
+    if run.guesses and not unknown and 2 * _error_of_mean(half) > UNSURE * run.guess_loss:
+        return
     # Of several losses the first step is not looked at.
     tried = run.passed("step-size-sensible") or (apart and not run.one_loss)
     able = run.passed("tiny-subset-fits") and tried
@@ -436,6 +444,10 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     )
     limit = AT_CHANCE * run.guess_loss
     yield Finding("labels-random", sure, message, remedy, "labels", run.last_loss, limit)
+
+
+def _error_of_mean(losses: Sequence[float]) -> float:
+    return statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
 
 
 def _nothing_held(run: Run) -> bool:
@@ -485,8 +497,25 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
 
 @needs("validation/loss", "loss/val", verdict="what validation_step gives the network")
 def validation_told_less(run: Run) -> Iterator[Finding]:
-    """On the same validation samples the training step gets better and better, validation_step never."""
+    """On the same validation samples the training step gets better and better, validation_step never, or has
+    the same loss with the other sign."""
     own, logged = run.values("validation/loss"), run.values("loss/val")
+    logs = {step: value for step, _, value in run.history.series("loss/val")}
+    pairs = [(loss, logs[step]) for step, _, loss in run.history.series("validation/loss") if step in logs]
+    opposed = len(pairs) > 1 and all(math.isclose(a, -b, rel_tol=OPPOSED) and a for a, b in pairs)
+    if opposed and pairs[-1][0] < pairs[0][0]:
+        message = (
+            f"On the same validation samples the loss of training_step came from {pairs[0][0]:.4g} to "
+            f"{pairs[-1][0]:.4g}, and what validation_step logs from {pairs[0][1]:.4g} to "
+            f"{pairs[-1][1]:.4g}: one of them has the other's sign."
+        )
+        remedy = (
+            "Check the sign of the loss in training_step: an optimizer makes it smaller, so that a score "
+            "takes a minus, and an error none. Log a score under another name than a loss."
+        )
+        fault = ("wrong-initial-loss", "warn", message, remedy, "loss/val", pairs[-1][1], OPPOSED)
+        yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+        return
     if run.has_class_numbers or min(len(own), len(logged)) < 3 or min(logged) < logged[0]:
         return
     if not 0 < own[-1] < min(FITTED * own[0], TOLD * logged[0]):

@@ -93,6 +93,22 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     tokens = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     tokens |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [2.3], "loss/train_eval": [2.3]}
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
+    # As of episodes of a few classes, whose loss says little of what was learned.
+    noisy = [2.3 + 1.6 * math.sin(7.0 * step) for step in range(STEPS)]
+    assert alarms(Run(record(noisy, measured=many | tokens).history, able)) == []
+
+
+def test_a_loss_that_validation_logs_with_the_other_sign_is_told() -> None:
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    own = [-20.0, -25.0, -30.0, -33.0]
+    for logged, said in (
+        ([20.0, 25.0, 30.0, 33.0], ["wrong-initial-loss"]),
+        ([20.0, 25.0, 30.0, 29.0], []),
+        ([-20.0, -25.0, -30.0, -33.0], []),
+    ):
+        measured = unknown | {"loss/train_eval": own, "loss/val_eval": []}
+        measured |= {"validation/loss": own, "loss/val": logged}
+        assert alarms(record(falling(-15.0, -33.0), measured=measured)) == said
 
 
 def test_a_loss_that_asks_for_nothing_more_while_most_samples_are_wrong_has_no_slope() -> None:
