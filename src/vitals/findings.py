@@ -102,8 +102,16 @@ def consequence(finding: Finding, words: str) -> Finding:
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """Most important first: by level, and within a level in the order given."""
-    return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
+    """Most important first: by level, and within a level in the order given, but what a divergence has left,
+    which stays an alarm where it is `exact`, behind what brings it."""
+    findings = list(findings)
+    brought = {(f.level, code) for f in findings if f.alarming for code in CAUSES[f.cause].brings}
+
+    def place(finding: Finding) -> tuple[int, bool]:
+        left = CAUSES[finding.cause].of_divergence and (finding.level, finding.cause) in brought
+        return -LEVELS.index(finding.level), left
+
+    return sorted(findings, key=place)
 
 
 def worst_level(findings: Iterable[Finding]) -> Level:

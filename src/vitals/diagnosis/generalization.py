@@ -410,7 +410,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
     half = run.losses[len(run.losses) // 2 :]
-    if run.guesses and not unknown and 2 * _error_of_mean(half) > UNSURE * run.guess_loss:
+    if run.guesses and not unknown and 2 * _error_of_mean(half) > UNSURE * run.fact("guess_loss"):
         return
     # Of several losses the first step is not looked at.
     tried = run.passed("step-size-sensible") or (apart and not run.one_loss)

@@ -94,7 +94,7 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     tokens |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [2.3], "loss/train_eval": [2.3]}
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
     # As of episodes of a few classes, whose loss says little of what was learned.
-    noisy = [2.3 + 1.6 * math.sin(7.0 * step) for step in range(STEPS)]
+    noisy = [2.3 + 1.9 * (-1) ** step for step in range(STEPS)]
     assert alarms(Run(record(noisy, measured=many | tokens).history, able)) == []
 
 
@@ -155,6 +155,12 @@ def test_a_loss_that_asks_for_something_else_later_has_not_been_thrown() -> None
         (hints + labels[::-1], later, leaps),
     ):
         assert set(alarms(record(losses, measured=unknown | measured))) == said
+
+
+def test_an_overflow_stands_behind_gradients_that_nothing_clears() -> None:
+    overflow = Finding("non-finite-loss", "fail", "The loss itself is not finite.", step=13, exact=True)
+    run = record(level(), measured={"old_gradient": [1.0, 1.0, 0.2]}, **STUCK)
+    assert alarms(run, [overflow]) == ["gradients-accumulate", "non-finite-loss"]
 
 
 def test_layers_of_a_teacher_get_no_gradient_and_hide_none_that_vanishes() -> None:
