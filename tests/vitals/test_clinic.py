@@ -50,7 +50,14 @@ OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches
 
 
 NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out", "facts/homogeneous"}
-NOT_HERE |= {"facts/unused", "facts/places", "facts/start_over_level", "facts/bursts", "facts/plays"}
+NOT_HERE |= {
+    "facts/unused",
+    "facts/answers",
+    "facts/places",
+    "facts/start_over_level",
+    "facts/bursts",
+    "facts/plays",
+}
 NOT_HERE |= {"facts/norms_unlike", "facts/signal_lost", "facts/linear_accuracy", "facts/own_chance"}
 NOT_HERE |= {"narrow/linear", "narrow/network", "narrow/score", "narrow_layer/"}
 NOT_HERE |= {"guide/", "guides/even_share", "facts/decay_apart", "facts/decay_group"}

@@ -15,7 +15,7 @@ from rich.console import Console
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
 from vitals.diagnosis.generalization import validation_guessed, validation_told_less
-from vitals.diagnosis.learning_rate import ENOUGH, TINY_BATCH, wants_trial
+from vitals.diagnosis.learning_rate import ENOUGH, tiny_batch, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
 from vitals.either_package import Callback, either
@@ -251,7 +251,7 @@ class Diagnosis(Callback):
         """Look for a learning rate that would have worked, once a run."""
         file, self.start, self.tried = self.start, None, True
         fault = next(finding.cause for finding in findings if wants_trial([finding]))
-        small = run.batch_size <= TINY_BATCH and fault != "learning-rate-too-high"
+        small = tiny_batch(run) and fault != "learning-rate-too-high"
         # Larger batches may do at the rate itself.
         first = run.learning_rate * (10 if small else 1)
         try:

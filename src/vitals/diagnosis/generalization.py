@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from vitals.checks.chance import COUNT_ALL
 from vitals.diagnosis.capacity import MOST_DROPPED
-from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, typical_update
+from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, no_rate_does_better, typical_update
 from vitals.diagnosis.run import ENOUGH, Run, needs
 from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding, Level
@@ -415,7 +415,8 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     # Of several losses the first step is not looked at.
     tried = run.passed("step-size-sensible") or (apart and not run.one_loss)
     able = run.passed("tiny-subset-fits") and tried
-    moves = typical_update(run) > TINY_UPDATE and largest_update(run, None) < THROWN
+    thrown = largest_update(run, None) >= THROWN and not no_rate_does_better(run)
+    moves = typical_update(run) > TINY_UPDATE and not thrown
     if not able or not moves or death(run) or any(finding.alarming for finding in run.checks):
         return
     if run.fact("dropout", 0.0) >= MOST_DROPPED:  # without which the few were learned by heart

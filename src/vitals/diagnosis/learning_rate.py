@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from vitals.diagnosis.modes import evaluation_at_chance, statistics_apart
-from vitals.diagnosis.run import BARELY, Run, needs
+from vitals.diagnosis.run import BARELY, GUESSED, Run, needs
 from vitals.diagnosis.signal import FROM_ZERO, LARGE_UPDATE, DeadLayer, death, largest_update, starved
 from vitals.errors import listed
 from vitals.findings import Finding, Level
@@ -133,6 +133,13 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"One step changed a layer by {largest:.0%} of its size, and the loss got no further than "
             f"{run.last_loss:.3g}"
         )
+    elif (
+        run.finished and run.long_enough and overwritten(run) and run.last_loss > GUESSED * run.losses[0] > 0
+    ):
+        seen = (
+            f"The first step changed the typical weight by {overwritten(run):.0%} of its size, and after "
+            f"{run.steps} steps the loss is {run.last_loss:.3g}, where it was {run.losses[0]:.3g} before"
+        )
     elif run.long_enough and (run.barely_learns or fallen_back(run)) and run.gain(0.1) > _much_better(run):
         if not known and _first_losses(run) < run.fact("working_loss"):
             return  # what parts of the loss are for may rise at first, as those of a code book
@@ -155,7 +162,9 @@ def too_high(run: Run) -> Iterator[Finding]:
         if run.finished and run.long_enough and overwritten(run):
             yield from _begun_better(run)
         return
-    if run.batch_size <= TINY_BATCH and not broken_off:  # noise alone makes no loss overflow
+    if stuck and not known and _has_fallen(run) and no_rate_does_better(run):
+        return  # the first steps of RMSprop and Adagrad are as long in runs that learn
+    if tiny_batch(run) and not broken_off:  # noise alone makes no loss overflow
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
         yield _larger_batch(run, message, run.last_loss, reference)
         return
@@ -464,8 +473,7 @@ def _rises_anew(rates: Series) -> int:
 @needs("loss/train_step")
 def batch_too_small(run: Run) -> Iterator[Finding]:
     """Nothing is learned from batches so small that their gradients are noise."""
-    classes = run.batch_size * max(run.fact("places", 1.0), 1.0)  # as many as the pixels of its masks
-    if not classes <= TINY_BATCH or run.learns or not run.long_enough or run.plays or any(too_high(run)):
+    if not tiny_batch(run) or run.learns or not run.long_enough or run.plays or any(too_high(run)):
         return
     if run.steps * run.batch_size < FEW_SAMPLES:
         return
@@ -476,6 +484,18 @@ def batch_too_small(run: Run) -> Iterator[Finding]:
         f"{run.last_loss:.3g}."
     )
     yield _larger_batch(run, message, run.batch_size, TINY_BATCH)
+
+
+def no_rate_does_better(run: Run) -> bool:
+    """Whether from the same start the rate that was found to work comes, in `STEPS` steps, no further than
+    the whole run: then it is not the rate that keeps it there."""
+    return run.last_loss <= run.fact("working_loss")
+
+
+def tiny_batch(run: Run) -> bool:
+    """Whether the gradient of a batch is mostly noise: of few samples, each of which has one answer, and not
+    as many as an image has pixels or a text has tokens."""
+    return run.batch_size * max(run.fact("answers", 1.0), 1.0) <= TINY_BATCH
 
 
 def wants_trial(findings: Iterable[Finding]) -> bool:
@@ -553,7 +573,7 @@ def _much_better(run: Run) -> float:
     bounces = typical_update(run) > LARGE_STEPS and run.probe(1) < run.probe(3)
     if not run.learns or (bounces and run.finished and run.chance_loss > 0):
         return BETTER
-    return MUCH_BETTER_SMALL if run.batch_size <= TINY_BATCH else MUCH_BETTER
+    return MUCH_BETTER_SMALL if tiny_batch(run) else MUCH_BETTER
 
 
 def _has_fallen(run: Run) -> bool:

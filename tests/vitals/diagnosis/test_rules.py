@@ -98,6 +98,22 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(noisy, measured=many | tokens).history, able)) == []
 
 
+def test_a_long_first_step_is_not_blamed_where_no_rate_comes_further() -> None:
+    """As of RMSprop, where the targets of images belong to others: batches of 8 have many pixels, too."""
+    numbers = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
+    numbers |= {"facts/chance_accuracy": [math.nan], "facts/chance_loss": [math.nan]}
+    numbers |= {"update_ratio_summary/max": [0.4, *[3e-3] * 9], "facts/guess_loss": [1.0]}
+    fallen, thrown = falling(0.99, 0.9), level(1.0)
+    for losses, lower, answers, said in (
+        (fallen, 0.95, 1024.0, []),
+        (fallen, 0.7, 1024.0, ["learning-rate-too-high"]),
+        (thrown, 1.1, 1024.0, ["learning-rate-too-high"]),
+        (thrown, 0.7, 1.0, ["batch-too-small"]),
+    ):
+        measured = numbers | {"facts/working_loss": [lower], "facts/answers": [answers]}
+        assert alarms(record(losses, batch_size=8, measured=measured)) == said
+
+
 def test_a_loss_that_validation_logs_with_the_other_sign_is_told() -> None:
     unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     own = [-20.0, -25.0, -30.0, -33.0]
@@ -217,7 +233,8 @@ def test_masks_have_many_classes_each_so_that_fewer_samples_are_many() -> None:
     able = [Finding("tiny-subset-fits", "ok", "It does."), Finding("step-size-sensible", "ok", "It is.")]
     masks = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     masks |= {"facts/chance_loss": [0.7], "facts/guess_loss": [0.7], "loss/train_eval": [0.7]}
-    masks |= {"facts/samples_different": [96.0], "facts/places": [1000.0]}
+    masks |= {f"facts/{name}": [1000.0] for name in ("answers", "places")}
+    masks |= {"facts/samples_different": [96.0]}
     for last, found in ((0.7, ["labels-random"]), (0.9, [])):  # there, or on its way
         run = record([1.1] * 20 + [last] * 180, batch_size=8, measured=masks)
         assert alarms(Run(run.history, able)) == found
@@ -644,6 +661,22 @@ SICK: dict[str, tuple[str, Run]] = {
         ),
     ),
     "classes that were never shown": ("train-val-mismatch", record(measured={"validation/unshown": [0.5]})),
+    "a first step that overwrites all weights, with a loss thrown before the median of the first five": (
+        "learning-rate-too-high",
+        record(
+            [0.69, 2.1, 7.4, 4.5, 5.6, *level(0.71, STEPS - 5)],
+            train=0.5,
+            val=0.5,
+            measured={
+                "update_ratio_summary/median": [7.3, *[3e-3] * (STEPS - 1)],
+                "update_ratio_summary/max": [7.8, *[0.03] * 9],
+                "facts/chance_loss": [math.nan],
+                "facts/configured_rate": [0.15],
+                "loss/train_eval": [0.7] * 4,
+                "loss/val_eval": [0.7] * 4,
+            },
+        ),
+    ),
     "died without huge updates": ("dead-relu", record(level(), measured=DEAD, **STUCK)),
     "died between two looks, in which the weights have grown threefold": (
         "learning-rate-too-high",
