@@ -48,7 +48,8 @@ ENOUGH = 32
 DIVERGED = 2.0
 """Times the loss of an untrained network."""
 PASSING = 10.0
-"""Times its lowest that a loss of unknown parts has risen to before that is said while the run goes on."""
+"""Times its lowest that a loss of unknown parts has risen to before that is said while the run goes on, and
+times its first value before that is said where the loss is back in training, and not in evaluation mode."""
 BETTER = 0.05
 """Share by which a probe at another rate must do better: docs/course.md, "Loss"."""
 MUCH_BETTER, MUCH_BETTER_SMALL = 0.2, 0.12
@@ -140,6 +141,12 @@ def too_high(run: Run) -> Iterator[Finding]:
             f"The first step changed the typical weight by {overwritten(run):.0%} of its size, and after "
             f"{run.steps} steps the loss is {run.last_loss:.3g}, where it was {run.losses[0]:.3g} before"
         )
+    elif not known and run.finished and run.long_enough and largest > THROWN and _still_thrown(run):
+        seen = (
+            f"The first steps threw the loss from {run.losses[0]:.3g} to {max(run.smoothed):.3g}, one of "
+            f"them changed a layer by {largest:.0%} of its size, and in evaluation mode the loss is still "
+            f"{run.history.last('loss/train_eval'):.3g} on training samples"
+        )
     elif run.long_enough and (run.barely_learns or fallen_back(run)) and run.gain(0.1) > _much_better(run):
         if not known and _first_losses(run) < run.fact("working_loss"):
             return  # what parts of the loss are for may rise at first, as those of a code book
@@ -189,6 +196,14 @@ def too_high(run: Run) -> Iterator[Finding]:
         yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
         return
     yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", "loss", run.last_loss, reference)
+
+
+def _still_thrown(run: Run) -> bool:
+    """Whether a loss that had risen to many times its first value is back in training alone: statistics that
+    evaluation goes by are those of the weights that were thrown."""
+    start, evaluated = run.losses[0], run.history.last("loss/train_eval", math.nan)
+    risen = max(run.smoothed, default=0.0) > PASSING * start > 0
+    return bool(risen and run.last_loss < DIVERGED * start < evaluated)
 
 
 def _grown(run: Run, died: DeadLayer) -> float:

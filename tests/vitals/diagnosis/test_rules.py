@@ -98,6 +98,15 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     assert alarms(Run(record(noisy, measured=many | tokens).history, able)) == []
 
 
+def test_a_loss_that_is_back_in_training_alone_was_thrown() -> None:
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    unknown |= {"facts/chance_loss": [math.nan], "update_ratio_summary/max": [2.0, *[3e-3] * 9]}
+    thrown = [2.5, *[150.0] * 20, *falling(60.0, 0.9, STEPS - 21)]
+    for evaluated, said in ((90.0, ["learning-rate-too-high"]), (1.1, [])):
+        measured = unknown | {"loss/train_eval": [9.0, 4.0, 2.0, evaluated], "loss/val_eval": []}
+        assert alarms(record(thrown, measured=measured)) == said
+
+
 def test_a_long_first_step_is_not_blamed_where_no_rate_comes_further() -> None:
     """As of RMSprop, where the targets of images belong to others: batches of 8 have many pixels, too."""
     numbers = {"accuracy/train_eval": [], "accuracy/val_eval": [], "loss/train_eval": [], "loss/val_eval": []}
