@@ -108,7 +108,8 @@ def ranked(findings: Iterable[Finding]) -> list[Finding]:
     brought = {(f.level, code) for f in findings if f.alarming for code in CAUSES[f.cause].brings}
 
     def place(finding: Finding) -> tuple[int, bool]:
-        left = CAUSES[finding.cause].of_divergence and (finding.level, finding.cause) in brought
+        left = finding.exact and CAUSES[finding.cause].of_divergence
+        left = left and (finding.level, finding.cause) in brought
         return -LEVELS.index(finding.level), left
 
     return sorted(findings, key=place)

@@ -98,10 +98,12 @@ APART = 2.0
 """Times the training loss that the validation loss is at least."""
 
 
-@needs("loss/train|loss/train_eval", "loss/val|loss/val_eval")
+@needs("loss/train|loss/train_eval", "loss/val|loss/val_eval|validation/loss")
 def overfitting(run: Run) -> Iterator[Finding]:
     """The training loss goes on falling while the validation loss rises."""
-    tag = "loss/val_eval" if len(run.history.series("loss/val_eval")) else "loss/val"
+    # Some modules log an accuracy alone; then the training step's loss on validation batches stands for it.
+    tags = ("loss/val_eval", "loss/val", "validation/loss")
+    tag = next((tag for tag in tags if len(run.history.series(tag))), tags[0])
     series = run.history.series(tag)
     validation = [value for value in series.values if math.isfinite(value)]
     training = run.values("loss/train_eval") or run.values("loss/train")
@@ -144,6 +146,10 @@ def overfitting(run: Run) -> Iterator[Finding]:
             f"Stop at epoch {series.epochs[place]:.0f}, take more or augmented data, weight decay or "
             f"dropout, or a smaller network."
         )
+        if not place:
+            remedy = (
+                f"Look at samples with their labels: it has never fallen. Or: {remedy[0].lower()}{remedy[1:]}"
+            )
         yield Finding("overfitting", "warn", message, remedy, tag, validation[-1], RISEN * lowest)
 
 
@@ -504,7 +510,8 @@ def validation_told_less(run: Run) -> Iterator[Finding]:
     logs = {step: value for step, _, value in run.history.series("loss/val")}
     pairs = [(loss, logs[step]) for step, _, loss in run.history.series("validation/loss") if step in logs]
     opposed = len(pairs) > 1 and all(math.isclose(a, -b, rel_tol=OPPOSED) and a for a, b in pairs)
-    if opposed and pairs[-1][0] < pairs[0][0]:
+    said = any(finding.alarming and finding.cause == "wrong-initial-loss" for finding in run.checks)
+    if opposed and pairs[-1][0] < pairs[0][0] and not said:
         message = (
             f"On the same validation samples the loss of training_step came from {pairs[0][0]:.4g} to "
             f"{pairs[-1][0]:.4g}, and what validation_step logs from {pairs[0][1]:.4g} to "

@@ -520,6 +520,19 @@ SICK: dict[str, tuple[str, Run]] = {
             measured={"facts/linear_accuracy": [0.21], "facts/dropout": [0.9], "loss/train_eval": [2.25]},
         ),
     ),
+    "a loss on validation that only the training step gives, which has never fallen": (
+        "overfitting",
+        record(
+            falling(0.9, 0.4),
+            measured={
+                **{f"accuracy/{part}_eval": [] for part in ("train", "val")},
+                **{f"facts/{name}": [math.nan] for name in ("chance_loss", "chance_accuracy")},
+                "loss/train_eval": [0.65, 0.58, 0.45, 0.34],
+                "loss/val_eval": [],
+                "validation/loss": [0.69, 0.8, 1.0, 1.4],
+            },
+        ),
+    ),
     "less than a linear classifier knows": (
         "underfitting",
         record(falling(2.3, 2.2), 0.16, 0.15, measured={"facts/linear_accuracy": [0.21]}),
