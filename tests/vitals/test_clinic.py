@@ -58,6 +58,7 @@ NOT_HERE |= {
     "facts/bursts",
     "facts/plays",
 }
+NOT_HERE |= {"facts/best_length", "facts/best_gain"}
 NOT_HERE |= {"facts/norms_unlike", "facts/signal_lost", "facts/linear_accuracy", "facts/own_chance"}
 NOT_HERE |= {"narrow/linear", "narrow/network", "narrow/score", "narrow_layer/"}
 NOT_HERE |= {"guide/", "guides/even_share", "facts/decay_apart", "facts/decay_group"}

@@ -415,6 +415,13 @@ class StepSizeCheck(CheckOfEachLoss):
         seen = f"{result.start:.4g} → {configured:.4g}; {best:.4g} at best"
         return Outcome(result.findings(), seen, "no rise, a share of the best", result)
 
+    def facts(self, outcome: Outcome) -> dict[str, float]:
+        """`best_length`, times the length of the first update that the best one has, and `best_gain`, the
+        share of the loss that it takes off."""
+        result = outcome.result
+        gain = result.best_improvement / result.start if result.start > 0 else math.nan
+        return {"best_length": result.best_factor, "best_gain": gain}
+
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, setup.batch_size) for size in (128, 64, 32)]
 

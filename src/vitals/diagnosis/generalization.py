@@ -521,7 +521,7 @@ def validation_told_less(run: Run) -> Iterator[Finding]:
             "Check the sign of the loss in training_step: an optimizer makes it smaller, so that a score "
             "takes a minus, and an error none. Log a score under another name than a loss."
         )
-        fault = ("wrong-initial-loss", "warn", message, remedy, "loss/val", pairs[-1][1], OPPOSED)
+        fault = ("wrong-initial-loss", "fail", message, remedy, "loss/val", pairs[-1][1], OPPOSED)
         yield Finding(*fault, exact=True)  # type: ignore[arg-type]
         return
     if run.has_class_numbers or min(len(own), len(logged)) < 3 or min(logged) < logged[0]:

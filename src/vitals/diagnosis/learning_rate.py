@@ -76,6 +76,9 @@ MILD, TWENTIETH = 0.02, 0.03
 note, and an alarm."""
 PROPORTIONAL = 1e-4
 """The same where the gain is in proportion to the rate, far above rounding."""
+FAR_LONGER, PROMISING = 100.0, 0.1
+"""Times as long as the first update the best one would have been, and share of the loss that it would have
+taken off, from which tiny steps are too small though no other rate was probed."""
 STILL_LOOKS = 2
 """Looks at which a layer has not moved, from which it is not the first step alone, as where another layer
 begins at zero."""
@@ -423,6 +426,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     slow = slow or (typical < SMALL_UPDATE and flat and run.finished)
+    far = run.fact("best_length") > FAR_LONGER and run.fact("best_gain") > PROMISING
+    slow = slow or (typical < TINY_UPDATE and far and run.finished)  # where time is too short for a probe
     # Any healthy run gains from larger steps for a while: their size must be small, too.
     stuck = gain > BETTER or (gain > BETTER / 2 and run.over_curvature < FAR_BELOW)
     stuck = stuck and run.finished and typical < SMALL_UPDATE

@@ -724,6 +724,12 @@ SICK: dict[str, tuple[str, Run]] = {
             **STUCK,
         ),
     ),
+    "hardly moves, and an update a thousand times as long would have halved the loss": (
+        "learning-rate-too-low",
+        record(
+            level(), ratio=2e-5, measured={"facts/best_length": [1600.0], "facts/best_gain": [0.56]}, **STUCK
+        ),
+    ),
     "hardly moves, faster is better": (
         "learning-rate-too-low",
         record(level(), ratio=1e-6, measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]}, **STUCK),

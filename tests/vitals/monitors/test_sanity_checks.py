@@ -457,6 +457,7 @@ def test_a_step_that_plays_is_told_from_one_that_draws_its_points(draws: bool, t
     checks = quick(checks=["step_size"])
     fit(Plays(draws), tmp_path, checks, train=DataLoader(TensorDataset(torch.zeros(3))), max_steps=1)
     assert checks.facts["plays"] == (not draws)
+    assert not draws or (0 < checks.facts["best_gain"] < 1 and checks.facts["best_length"] > 0)
 
 
 class TrunkAndHead(Foreign):
