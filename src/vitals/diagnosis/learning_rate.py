@@ -172,7 +172,8 @@ def too_high(run: Run) -> Iterator[Finding]:
         if run.finished and run.long_enough and overwritten(run):
             yield from _begun_better(run)
         return
-    if stuck and not known and _has_fallen(run) and no_rate_does_better(run):
+    usual = largest < OVERWRITTEN or _has_fallen(run)
+    if stuck and not known and usual and no_rate_does_better(run):
         return  # the first steps of RMSprop and Adagrad are as long in runs that learn
     if tiny_batch(run) and not broken_off:  # noise alone makes no loss overflow
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."

@@ -250,9 +250,10 @@ class FixedSubsets:
             found["chance_accuracy"] = float(shares.max())
         else:
             found |= self.guess(labels)
-            answers = self.step.outputs if labels == () else labels
-            if isinstance(answers, Tensor):
-                found["answers"] = float(answers[0].numel())
+            rows = labels if isinstance(labels, tuple) else (labels,)
+            answers = [each[0].numel() for each in rows or (self.step.outputs,) if isinstance(each, Tensor)]
+            if answers:
+                found["answers"] = float(max(answers))
             if isinstance(labels, Tensor) and not labels.is_floating_point() and inputs.is_floating_point():
                 found["places"] = float(labels[0].numel())
         return found
