@@ -108,7 +108,7 @@ def ranked(findings: Iterable[Finding]) -> list[Finding]:
     brought = {(f.level, code) for f in findings if f.alarming for code in CAUSES[f.cause].brings}
 
     def place(finding: Finding) -> tuple[int, bool]:
-        left = finding.exact and CAUSES[finding.cause].of_divergence
+        left = finding.exact and finding.step > 0 and CAUSES[finding.cause].of_divergence
         left = left and (finding.level, finding.cause) in brought
         return -LEVELS.index(finding.level), left
 
