@@ -46,6 +46,8 @@ CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""
 HYDRAS_OWN = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 """How words for Hydra's own launchers and sweepers begin."""
+MULTIRUN = "hydra.mode=MULTIRUN"
+"""Hydra's word for `--multirun`."""
 Check = Callable[[DictConfig], object]
 
 OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -203,105 +205,147 @@ def _without_flag(words: list[str], *names: str) -> list[str]:
     return words
 
 
-def check_command_line(command: Command, goes_on: bool = False) -> None:
+def check_command_line(command: Command) -> None:
     """Refuse the words in `sys.argv` with one sentence, or spell them as Hydra understands them; `UserError`
-    if a word, or a configuration that they ask for, is wrong. `goes_on` says that they are those of a sweep
-    that is continued."""
-    config_dir, config_name = command.config_dir, command.config_name
-    arguments = get_args_parser().parse_args()
-    flags = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(arguments, name)]
-    if len(flags) > 1:
-        raise UserError(f"{' and '.join(flags)} do not go together: leave one of them out.")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise UserError("--resolve belongs to --cfg: write --cfg job --resolve.")
-    if arguments.hydra_help or arguments.shell_completion:
+    if a word, or a configuration that they ask for, is wrong."""
+    if MULTIRUN in sys.argv[1:]:
+        sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word != MULTIRUN)]
+    flags = get_args_parser().parse_args()
+    _require_flags_fit(flags)
+    if flags.hydra_help or flags.shell_completion:
         return
-    if arguments.multirun and not command.trains:
+    if flags.multirun and not command.trains:
         raise UserError(f"-m (--multirun) makes a sweep of trainings: leave it out of {this_program()}.")
-    if words := _search_path_words(arguments, own_search_path(config_dir, config_name)):
-        sys.argv[1:] = words
-        arguments = get_args_parser().parse_args()
-    if arguments.help:
-        print_help(config_dir, config_name, arguments.overrides)
+
+    words = _on_one_search_path(command)
+    if flags.help:
+        print_help(command, words)
         sys.exit()
-    if arguments.multirun and any(word.startswith("resume_sweep=") for word in arguments.overrides):
+    goes_on = flags.multirun and any(word.startswith("resume_sweep=") for word in words)
+    if goes_on:
         sys.argv[0] = os.path.abspath(sys.argv[0])  # the working folder may be another one
-        sys.argv[1:] = ["-m", *words_of_sweep(arguments.overrides, config_dir)]
-        return check_command_line(command, goes_on=True)
-    searched = any(word.startswith("search=") for word in arguments.overrides)
-    if arguments.multirun and not searched and any("interval(" in word for word in arguments.overrides):
+        sys.argv[1:] = ["-m", *words_of_sweep(words, command.config_dir)]
+        words = _on_one_search_path(command)
+    searched = any(word.startswith("search=") for word in words)
+    if flags.multirun and not searched and any("interval(" in word for word in words):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
         sys.argv += further
-        arguments.overrides += further
-    if "hydra.mode=MULTIRUN" in arguments.overrides:
-        sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word != "hydra.mode=MULTIRUN")]
-        return check_command_line(command, goes_on)
-    for word in arguments.overrides:
+        words += further
+    for word in words:
         of_hydra = word.startswith(HYDRAS_OWN)
-        if of_hydra and (arguments.multirun or not word.endswith(("=basic", "=vitals"))):
+        if of_hydra and (flags.multirun or not word.endswith(("=basic", "=vitals"))):
             raise not_of_hydra(word)
-    overrides = Overrides(config_dir, config_name, arguments.overrides)
+    overrides = Overrides(command.config_dir, command.config_name, words)
     spelled = [overrides.spelled.get(word, word) for word in sys.argv[1:]]
     sys.argv[1:] = [word for word in spelled if word is not None]
-    if arguments.cfg or arguments.info:
+
+    if flags.cfg or flags.info:
         return
-    if not arguments.multirun:
-        overrides.require_one_run(command.trains)
-    elif not goes_on and (place := overrides.value("hydra.sweep.dir")) and Path(str(place), SWEEP).exists():
+    if flags.multirun:
+        _check_sweep(command, overrides, goes_on)
+    else:
+        _check_run(command, overrides)
+
+
+def _require_flags_fit(flags: argparse.Namespace) -> None:
+    given = [f"--{name}" for name in ("run", "multirun", "cfg", "info") if getattr(flags, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} do not go together: leave one of them out.")
+    if flags.resolve and not (flags.cfg or flags.help):
+        raise UserError("--resolve belongs to --cfg: write --cfg job --resolve.")
+
+
+def _check_sweep(command: Command, overrides: Overrides, goes_on: bool) -> None:
+    """Check the configuration of every job, and look once at each of the `data` in a folder. `goes_on` says
+    that the sweep is continued."""
+    place = overrides.value("hydra.sweep.dir")
+    if place and not goes_on and Path(str(place), SWEEP).exists():
         raise UserError(
             f"hydra.sweep.dir={place} holds a sweep already: -m resume_sweep={shlex.quote(str(place))} goes "
             f"on with it, any other folder leaves it alone."
         )
+    if _run_to_resume(overrides) is not None:
+        raise UserError(
+            "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."
+        )
+    configs = list(overrides.composed())
+    for config in configs:
+        command.check(config)
+    if command.read_data is None:
+        return
+    in_folders = [config for config in configs if OmegaConf.select(config, "data.root") is not None]
+    for config in {OmegaConf.to_yaml(config.data, resolve=True): config for config in in_folders}.values():
+        command.read_data(config)
+
+
+def _check_run(command: Command, overrides: Overrides) -> None:
+    """Check the one configuration of a run, be it new or resumed."""
+    overrides.require_one_run(command.trains)
     for key in OF_SWEEPS:  # a single run would pass over them in silence
-        if overrides.value(key) is not None and not arguments.multirun:
+        if overrides.value(key) is not None:
             raise UserError(f"{key}=… is a word of sweeps: add -m (--multirun).")
+    resume = _run_to_resume(overrides)
+    if resume is None:
+        _check_new_run(command, overrides)
+    elif resume == "auto":
+        _find_same_run(overrides, command)
+        check_command_line(command)
+    else:
+        _check_resumed_run(command, overrides, resume)
+
+
+def _run_to_resume(overrides: Overrides) -> Any:
+    """What `resume=` names, a folder or `auto`; None where it was not given."""
     resume = overrides.value("resume")
     if str(resume).lower() in ("true", "last", "latest") and not Path(str(resume)).exists():
         raise UserError(
             f"resume={resume} names no run: resume=auto goes on with the newest one of the same "
             f"configuration, resume=<run folder> with any."
         )
-    if resume is not None and arguments.multirun:
-        raise UserError(
-            "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."
-        )
-    if resume == "auto":
-        _find_same_run(overrides, command)
-        return check_command_line(command)
-    if resume is not None:
-        folder = RunFolder.existing(resume, "resume")
-        if command.trains and not _is_further():
-            folder.require_free()
-            print(f"going on with {shown(folder.path)}", flush=True)
-        configs = [resumed_config(folder, overrides.arguments, list(overrides.groups))]
-        sys.argv.append(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
-    else:
-        configs = list(overrides.composed())
-    for config in configs:
-        command.check(config)
+    return resume
+
+
+def _check_resumed_run(command: Command, overrides: Overrides, resume: Any) -> None:
+    """Check the configuration with which the run in the folder `resume` goes on."""
+    folder = RunFolder.existing(resume, "resume")
+    if command.trains and not _is_further():
+        folder.require_free()
+        print(f"going on with {shown(folder.path)}", flush=True)
+    config = resumed_config(folder, overrides.arguments, list(overrides.groups))
+    sys.argv.append(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
+    command.check(config)
+    _try_out(command, config)
+
+
+def _check_new_run(command: Command, overrides: Overrides) -> None:
+    """Check the configuration of a run that begins; the run that was in its folder is moved aside at last."""
+    [config] = overrides.composed()
+    command.check(config)
     old = None
-    if command.prepare is not None and not arguments.multirun:
-        if resume is None and command.trains:
-            folder = RunFolder(overrides.run_folder())
-            folder.require_no_sweep("hydra.run.dir")
-            require_writable(folder.path, "hydra.run.dir")
-            if folder.config.exists():
-                old = folder
-                old.require_free()
-                if not config.get("overwrite"):
-                    old.require_new()
-        if resume is None and not _is_further():  # at once, for what comes next takes seconds
-            choices = overrides.choices().items()
-            print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)
+    if command.prepare is not None and command.trains:
+        folder = RunFolder(overrides.run_folder())
+        folder.require_no_sweep("hydra.run.dir")
+        require_writable(folder.path, "hydra.run.dir")
+        if folder.config.exists():
+            old = folder
+            old.require_free()
+            if not config.get("overwrite"):
+                old.require_new()
+    if command.prepare is not None and not _is_further():  # at once, for what comes next takes seconds
+        choices = overrides.choices().items()
+        print(*(f"{group}={choice}" for group, choice in choices if group not in OF_SWEEPS), flush=True)
+    _try_out(command, config)
+    if old is not None:
+        print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
+
+
+def _try_out(command: Command, config: DictConfig) -> None:
+    """The slower checks of one run."""
+    if command.prepare is not None:
         with status_line("importing torch, and building everything once on trial"):
             command.prepare(config)
     if command.read_data is not None:
-        in_folders = [config for config in configs if OmegaConf.select(config, "data.root") is not None]
-        different = {OmegaConf.to_yaml(config.data, resolve=True): config for config in in_folders}
-        for config in different.values() if arguments.multirun else configs:
-            command.read_data(config)
-    if old is not None:
-        print(f"the run that was in {shown(old.path)} is now in {shown(old.move_aside())}")
+        command.read_data(config)
 
 
 def _find_same_run(overrides: Overrides, command: Command) -> None:
@@ -334,9 +378,9 @@ def _find_same_run(overrides: Overrides, command: Command) -> None:
     sys.argv[1:] = [*ours, f"resume={hydra_value(folder.path)}"]
 
 
-def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
+def print_help(command: Command, words: list[str]) -> None:
     """What `--help` says: Hydra's own would leave out the groups that are on the search path."""
-    overrides = Overrides(config_dir, config_name, words)
+    overrides = Overrides(command.config_dir, command.config_name, words)
     known, config = overrides.groups, overrides.with_hydra
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     commands = [file.stem for file in COMMANDS.glob("[a-z]*.py")]
@@ -346,27 +390,30 @@ def print_help(config_dir: Path, config_name: str, words: list[str]) -> None:
     print(Template(config.hydra.help.template).safe_substitute(parts))
 
 
-def _search_path_words(arguments: argparse.Namespace, own: list[str]) -> list[str] | None:
-    """The command line with all that `--config-dir` and `hydra.searchpath` name in one word, or None.
+def _on_one_search_path(command: Command) -> list[str]:
+    """The `key=value` words of the command line, with all that `--config-dir` and `hydra.searchpath` name in
+    one of them, in `sys.argv` too.
 
     What they name comes after the project's own folder, as with Hydra, and before what the primary
     configuration has in its search path, which is kept. Paths become absolute, so that jobs of a sweep find
     them from whichever folder they are run.
     """
+    arguments = get_args_parser().parse_args()
     given = [word for word in arguments.overrides if word.startswith("hydra.searchpath=")]
-    if not given and arguments.config_dir is None:
-        return None
     places = [] if arguments.config_dir is None else [arguments.config_dir]
     for word in given:
         places += places_in(word)
+    if not given and not places:
+        return list(arguments.overrides)
     whole = []
     for place in places:
         kind, _, rest = place.rpartition("://")
         whole.append(place if kind not in ("", "file") else f"file://{Path(rest).expanduser().absolute()}")
-    words = [word for word in sys.argv[1:] if word not in given]
-    words = _without_flag(words, "--config-dir", "-cd")
+    own = own_search_path(command.config_dir, command.config_name)
     listed = ",".join(hydra_value(place) for place in dict.fromkeys([*whole, *own]))
-    return [*words, f"hydra.searchpath=[{listed}]"]
+    words = [word for word in sys.argv[1:] if word not in given]
+    sys.argv[1:] = [*_without_flag(words, "--config-dir", "-cd"), f"hydra.searchpath=[{listed}]"]
+    return list(get_args_parser().parse_args().overrides)
 
 
 def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
