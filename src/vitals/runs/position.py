@@ -72,11 +72,15 @@ class Position:
         self._bring_results(trainer)
         if save_next or _ahead(trainer):
             self.before_that = self.before_next
-            self.on_validation_end(trainer)
+            self._note_states(trainer)
         else:
             self.before_next = None
 
     def on_validation_end(self, trainer: L.Trainer) -> None:
+        self._note_states(trainer)
+
+    def _note_states(self, trainer: L.Trainer) -> None:
+        """Take note of the random states, and of the loaders', before the next batch."""
         self.before_next = raw_states()
         loaders = trainer.fit_loop._combined_loader
         if loaders is not None and any(isinstance(loader, _Stateful) for loader in loaders.flattened):
@@ -86,13 +90,12 @@ class Position:
         """The state in plain types and tensors after `batches` of the epoch, at the start of the next; asks
         all processes. None where nothing can go on from here: amid an accumulation in several processes, or
         where nobody asked for it in time."""
-        module = trainer.lightning_module
-        loop = trainer.fit_loop.epoch_loop
         stepped = not batches % trainer.accumulate_grad_batches
-        # Lightning counts a batch only after the hooks of its end.
-        counted = loop.batch_progress.current.ready > batches
         if self.before_next is None or (not stepped and trainer.world_size > 1):
             return None
+        module, loop = trainer.lightning_module, trainer.fit_loop.epoch_loop
+        # Lightning counts a batch only after the hooks of its end.
+        counted = loop.batch_progress.current.ready > batches
         own = {
             "before_loader": plain_states(self.before_loader),
             "before_first": plain_states(self.before_first) if self.before_first else None,
@@ -121,32 +124,32 @@ class Position:
     def _restore(self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any]) -> None:
         processes = state["processes"]
         own = processes[trainer.global_rank % len(processes)]
-        fetcher, batches = trainer.fit_loop._data_fetcher, state["batches"]
         loaders = trainer.fit_loop._combined_loader
         for loader in loaders.flattened if loaders is not None else ():
             _set_sampler_epoch(loader, trainer.current_epoch)
         trainer.callback_metrics.update(move_data_to_device(own.get("logged", {}), module.device))
-        if not batches:
-            set_random_states(own["before_next"])
-            self.before_loader, self.before_first = own["before_next"], None
-            # A DataLoader draws its order when its iterator is made. Newer Lightnings make none as the first
-            # epoch of a resumed run begins, and made theirs before the states were back.
-            if getattr(trainer.fit_loop, "is_resuming", False) and fetcher is not None:
-                iter(fetcher)
-            return
+        if state["batches"]:
+            self._restore_amid_epoch(trainer, module, state, own)
+        else:
+            self._restore_between_epochs(trainer, own)
+
+    def _restore_between_epochs(self, trainer: L.Trainer, own: Mapping[str, Any]) -> None:
+        set_random_states(own["before_next"])
+        self.before_loader, self.before_first = own["before_next"], None
+        # A DataLoader draws its order when its iterator is made. Newer Lightnings make none as the first
+        # epoch of a resumed run begins, and made theirs before the states were back.
+        fetcher = trainer.fit_loop._data_fetcher
+        if getattr(trainer.fit_loop, "is_resuming", False) and fetcher is not None:
+            iter(fetcher)
+
+    def _restore_amid_epoch(
+        self, trainer: L.Trainer, module: L.LightningModule, state: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> None:
         if not hasattr(_TrainingEpochLoop, "update_restart_stage"):
             trainer.fit_loop.epoch_loop.__class__ = _ValidatedLoop
         self.before_loader, self.before_first = own["before_loader"], own["before_first"]
-        if fetcher is not None and not state["loaders"]:
-            set_random_states(self.before_loader)
-            iter(fetcher)
-            if self.before_first:
-                set_random_states(self.before_first)
-            for place in range(batches):
-                if place == batches - 1 and own["before_that"]:
-                    set_random_states(own["before_that"])
-                next(fetcher)
-            fetcher.fetched -= batches  # which Lightning adds itself
+        if not state["loaders"]:
+            self._draw_again(trainer, state["batches"], own["before_that"])
         set_random_states(own["before_next"])
         self.loaders = state["loaders"]
         self.stepped, self.results = state["stepped"], own["results"]
@@ -155,15 +158,35 @@ class Position:
         for name, gradient in state["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)
 
+    def _draw_again(self, trainer: L.Trainer, batches: int, before_last: Any) -> None:
+        """Draw the batches of the epoch that were trained on, and throw them away; `before_last` are the
+        random states before the last of them, where they matter."""
+        fetcher = trainer.fit_loop._data_fetcher
+        if fetcher is None:
+            return
+        set_random_states(self.before_loader)
+        iter(fetcher)
+        if self.before_first:
+            set_random_states(self.before_first)
+        for place in range(batches):
+            if place == batches - 1 and before_last:
+                set_random_states(before_last)
+            next(fetcher)
+        fetcher.fetched -= batches  # which Lightning adds itself
+
     def _bring_results(self, trainer: L.Trainer) -> None:
         """Add the sums from before the restart to those that have begun anew."""
-        for name, result in _tensor_results(trainer) if self.results else ():
+        if not self.results:
+            return
+        for name, result in _tensor_results(trainer):
+            both: Any = torch.add
+            if result.meta.is_max_reduction:
+                both = torch.maximum
+            elif result.meta.is_min_reduction:
+                both = torch.minimum
             for part, before in self.results.pop(name, {}).items():
                 now = getattr(result, part)
-                before = before.to(now.device)
-                greatest, least = result.meta.is_max_reduction, result.meta.is_min_reduction
-                both = torch.maximum(before, now) if greatest else torch.minimum(before, now)
-                setattr(result, part, both if greatest or least else before + now)
+                setattr(result, part, both(before.to(now.device), now))
 
 
 class _ValidatedLoop(_TrainingEpochLoop):

@@ -3,7 +3,8 @@
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +92,10 @@ class Checkpoints(Checkpoint):
         """Whether `previous.ckpt` is where the training ended, before its last epoch was closed."""
 
     @property
+    def _has_new_best(self) -> bool:
+        return self.best_name != self.saved_best
+
+    @property
     def best_model_path(self) -> str:
         """The best checkpoint so far; empty where there is none."""
         path = self.folder / self.best_name
@@ -105,21 +110,25 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.due = self.ended_amid = self.passed_over = False
-        if trainer.is_global_zero:  # later a folder that is gone was taken away
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if self.position.loaded is not None and trainer.is_global_zero:
-            (self.folder / "new.ckpt").unlink(missing_ok=True)
-            self._let_go()
-            if self.best_model_path:
-                self._link_best()
-            else:
-                (self.folder / "best.ckpt").unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)  # later a folder that is gone was taken away
+            if self.position.loaded is not None:
+                self._tidy_up()
         self.position.on_train_start(trainer, pl_module)
 
-    def _let_go(self, *further: str) -> None:
-        """Remove the best checkpoints that no other names: all but the best, and `further` ones."""
+    def _tidy_up(self) -> None:
+        """Bring the folder to what the last checkpoint says, without what was begun and broken off since."""
+        (self.folder / "new.ckpt").unlink(missing_ok=True)
+        self._remove_former_best()
+        if self.best_model_path:
+            self._link_best()
+        else:
+            (self.folder / "best.ckpt").unlink(missing_ok=True)
+
+    def _remove_former_best(self, *but: str) -> None:
+        """Remove the best checkpoints that no other names: all except the best of now, and those in `but`."""
         for path in self.folder.glob("best_*.ckpt"):
-            if OF_EPOCH.fullmatch(path.name) and path.name not in (self.best_name, *further):
+            if OF_EPOCH.fullmatch(path.name) and path.name not in (self.best_name, *but):
                 path.unlink()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -138,8 +147,7 @@ class Checkpoints(Checkpoint):
             self.save_state(trainer)
         elif self.validated is not None and batch_idx and not _lost(trainer):  # still those validated
             self._judge(trainer, self.validated)
-            place = self.position.at_batch(trainer, batch_idx) if self.best_name != self.saved_best else None
-            if place is not None:
+            if self._has_new_best and (place := self.position.at_batch(trainer, batch_idx)):
                 self._save(trainer, place)
         if self.validated is not None or batch_idx == 0 or self.logged.before is None:
             self.validated = None
@@ -179,10 +187,11 @@ class Checkpoints(Checkpoint):
         """Save `last.ckpt` as of the batches that were trained on; call it at the start of a batch, in all
         processes. Whether that has been done; if not, call again at the next batch."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        self.due = self.passed_over and not batches
-        if self.due:
-            return False
-        if not batches or _lost(trainer):  # then the epoch before has been saved, if there was one
+        if not batches:  # the epoch before has been saved, if there was one, unless it was passed over
+            self.due = self.passed_over
+            return not self.passed_over
+        if _lost(trainer):
+            self.due = False
             return True
         self.due = True
         if self.validated is not None:
@@ -217,7 +226,7 @@ class Checkpoints(Checkpoint):
         self.validated = None
         kept = self.keep_every is not None and now["epoch"] % self.keep_every == 0
         turn = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        self.passed_over = not (turn or kept or self.best_name != self.saved_best or is_last_epoch(trainer))
+        self.passed_over = not (turn or kept or self._has_new_best or is_last_epoch(trainer))
         if self.passed_over:
             return
         place = self.position.at_epoch_end(trainer)
@@ -233,26 +242,18 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not self.ended_amid:
-            self._let_go()
+            self._remove_former_best()
 
     def _save(self, trainer: L.Trainer, place: dict[str, Any]) -> None:
         """Save in such an order that whatever is pointed to is there: the best, what leads to it, the last,
-        which names it; and only then let go of a best that neither the last nor the one before it names."""
+        which names it; and only then remove a best that neither the last nor the one before it names."""
         new, last = self.folder / "new.ckpt", self.folder / "last.ckpt"
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        begun = place["batches"] and progress.current.ready - place["batches"]
-        is_last, self.place = progress.is_last_batch, place
+        self.place = place
         try:
-            if begun:  # this batch is trained on after a restart
-                progress.current.ready -= begun
-                progress.total.ready -= begun
-                progress.is_last_batch = False
-            save_checkpoint(trainer, new)
+            with _before_begun_batch(trainer, place["batches"]):
+                save_checkpoint(trainer, new)
         finally:
             self.place = None
-            progress.is_last_batch = is_last
-            progress.current.ready += begun
-            progress.total.ready += begun
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.due = self.passed_over = False
         before, self.saved_best = self.saved_best, self.best_name
@@ -267,7 +268,7 @@ class Checkpoints(Checkpoint):
             with replacing(self.folder / "previous.ckpt") as copy:
                 _first_of(partial(copy.hardlink_to, last), partial(shutil.copyfile, last, copy))
         new.replace(last)
-        self._let_go(before)
+        self._remove_former_best(before)
 
     def _link_best(self) -> None:
         """Make `best.ckpt` a symbolic link to the best, or what the file system has instead of it."""
@@ -300,6 +301,25 @@ class Checkpoints(Checkpoint):
 def _lost(trainer: L.Trainer) -> bool:
     """Whether the weights are no longer finite, so that they must not take the place of good ones."""
     return bool(trainer.strategy.broadcast(first_non_finite(trainer.lightning_module)))
+
+
+@contextmanager
+def _before_begun_batch(trainer: L.Trainer, batches: int) -> Iterator[None]:
+    """Within it, Lightning's counters as of `batches` of the epoch: one that has begun since is trained on
+    after a restart. At the end of an epoch, where `batches` is 0, they are right."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    begun = batches and progress.current.ready - batches
+    is_last = progress.is_last_batch
+    if begun:
+        progress.current.ready -= begun
+        progress.total.ready -= begun
+        progress.is_last_batch = False
+    try:
+        yield
+    finally:
+        progress.is_last_batch = is_last
+        progress.current.ready += begun
+        progress.total.ready += begun
 
 
 def _first_of(*ways: Callable[[], object]) -> None:
