@@ -1,6 +1,6 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, islice
 from typing import Any
 from weakref import WeakSet
@@ -362,28 +362,33 @@ def _same(leaf: Tensor, before: tuple[Tensor, Tensor, int], step: int) -> bool:
 
 def _name(module: nn.Module, wanted: Tensor) -> str:
     """How the code of the module says `wanted`: `net.layers[0].weight`; empty where it is not found."""
-
-    def inside(value: Any, name: str, depth: int) -> Iterator[str]:
-        if value is wanted:
-            yield name
-        elif isinstance(value, nn.Module):
-            for own, parameter in value.named_parameters():
-                if parameter is wanted:
-                    yield f"{name}.{own}"
-        elif depth and isinstance(value, list | tuple):
-            for place, entry in enumerate(value[:100]):
-                yield from inside(entry, f"{name}[{place}]", depth - 1)
-        elif depth and isinstance(value, dict):
-            for key, entry in list(value.items())[:100]:
-                yield from inside(entry, f"{name}[{key!r}]", depth - 1)
-        elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, *either(L.Trainer))):
-            for key, entry in list(vars(value).items()):
-                yield from inside(entry, f"{name}.{key}", depth - 1)
-
     tables = set(vars(nn.Module()))
     for prefix, part in module.named_modules():
         for name, value in vars(part).items():
             if name not in tables and not name.startswith("_"):
-                for found in inside(value, f"{prefix}.{name}".lstrip("."), DEPTH):
-                    return found
+                path = _path_inside(value, wanted, DEPTH)
+                if path is not None:
+                    return f"{prefix}.{name}{path}".lstrip(".")
     return ""
+
+
+def _path_inside(value: Any, wanted: Tensor, depth: int) -> str | None:
+    """How code comes from `value` to `wanted`, `[0].weight`; None where it is not in it."""
+    if value is wanted:
+        return ""
+    if isinstance(value, nn.Module):
+        return next((f".{name}" for name, each in value.named_parameters() if each is wanted), None)
+    if depth == 0:
+        return None
+    entries: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, list | tuple):
+        entries = ((f"[{place}]", entry) for place, entry in enumerate(value[:100]))
+    elif isinstance(value, dict):
+        entries = ((f"[{key!r}]", entry) for key, entry in list(value.items())[:100])
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, *either(L.Trainer))):
+        entries = ((f".{name}", entry) for name, entry in list(vars(value).items()))
+    for name, entry in entries:
+        path = _path_inside(entry, wanted, depth - 1)
+        if path is not None:
+            return name + path
+    return None
