@@ -110,17 +110,7 @@ def _setup(
         if even:
             source.pad(samples)
         modes = [(part, part.training) for part in owner.modules()]
-        try:
-            step = _step_of_an_epoch(owner, facts, source)
-        except (NoLoss, ChangesParameters):
-            raise
-        except UserError as error:
-            if kind := source.preparation.of_class:
-                raise UserError(
-                    f"your batches have tensors of the class {kind}, and your training_step does not take "
-                    f"plain ones, as copies of them are: {error}"
-                ) from error
-            raise
+        step = _step_of_plain_tensors(owner, facts, source)
         if not shared and step.network is not None and not _comes_apart(step):
             step.network, step.class_numbers, step.target_rows = None, False, ()
         apart = _in_turns(step, optimizers)
@@ -158,12 +148,7 @@ def _setup(
         successive: list[Any] = (
             [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
         )
-        drawn = [step.rows.example] if step.by_number else list(source.random(samples))
-        found_in: list[tuple[Tensor, Any]] = []
-        for each in drawn:
-            with suppress(UserError) if found_in else nullcontext():  # a last batch of one may be left out
-                found_in.append((step.network_inputs(each, owner.training_step), step.targets(each)))
-        parts = [_flat(*each) for each in found_in]
+        parts = _rows_of(step, source, samples)
         lengths = {tuple(row.shape[1:] for row in part) for part in parts}
         if len(lengths) > 1 and step.class_numbers and not even:  # such as texts
             return _setup(trainer, module, samples, batch, shared, even=True)
@@ -198,6 +183,17 @@ def _setup(
         )
 
 
+def _rows_of(step: TrainingStep, source: _Source, samples: int) -> list[tuple[Tensor, ...]]:
+    """What the network is given, and the targets, in batches drawn at random."""
+    drawn = [step.rows.example] if step.by_number else list(source.random(samples))
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in drawn:
+        with suppress(UserError) if parts else nullcontext():  # a last batch of one may be left out
+            inputs = step.network_inputs(batch, step.owner.training_step)
+            parts.append(_flat(inputs, step.targets(batch)))
+    return parts
+
+
 def _comes_apart(step: TrainingStep) -> bool:
     """Whether a step that changes parameters leaves alone those that its network has just been called with,
     so that there is a gradient if the network is called ahead of it."""
@@ -226,6 +222,22 @@ def _step_of_an_epoch(owner: L.LightningModule, facts: Any, source: _Source) -> 
     with untouched(getattr(owner, GUARDED, Shared(())).tensors):
         owner.on_train_epoch_start()
     return _first_step(owner, facts, source)
+
+
+def _step_of_plain_tensors(owner: L.LightningModule, facts: Any, source: _Source) -> TrainingStep:
+    """`_step_of_an_epoch`, whose error names the class that the tensors of the batches have lost."""
+    try:
+        return _step_of_an_epoch(owner, facts, source)
+    except (NoLoss, ChangesParameters):
+        raise
+    except UserError as error:
+        kind = source.preparation.of_class
+        if not kind:
+            raise
+        raise UserError(
+            f"your batches have tensors of the class {kind}, and your training_step does not take plain "
+            f"ones, as copies of them are: {error}"
+        ) from error
 
 
 def _draws(loader: Any) -> tuple[int, int, int]:
