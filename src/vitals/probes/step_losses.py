@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, pairwise
 from typing import Any
 
 import lightning as L
@@ -110,29 +111,30 @@ def step_losses(
         if loss is not None or events:
             break
     every = tuple(range(len(facts.optimizers)))
-    if owner.automatic_optimization or not any(isinstance(event, Tensor) for event in events):
+    given = [event for event in events if isinstance(event, Tensor)]
+    if owner.automatic_optimization or not given:
         if loss is None:
             raise NoLoss("your training_step returns no loss.")
         value = _scalar(loss)
         return [StepLoss(value if graph else value.detach(), every)]
-    groups: dict[tuple[int, ...], Tensor] = {}
-    losses: list[Tensor] = []
-    steps: list[int] = []
-    for event in [*events, None]:
-        if (event is None or isinstance(event, Tensor)) and steps:
-            if losses:
-                groups.setdefault(tuple(sorted(set(steps))), torch.stack(losses).sum())
-            losses, steps = [], []
-        if isinstance(event, Tensor):
-            losses.append(_scalar(event))
-        elif event is not None:
-            steps.append(event)
-    if losses and not groups:
-        groups[every] = torch.stack(losses).sum()
-    if len(groups) == 1 and len(given := [event for event in events if isinstance(event, Tensor)]) == 1:
+    groups = _by_optimizers(events, every)
+    if len(groups) == 1 and len(given) == 1:
         groups = dict.fromkeys(groups, _scalar(in_their_units(given[0], loss)))
     events.clear()
     return [StepLoss(value if graph else value.detach(), optimizers) for optimizers, value in groups.items()]
+
+
+def _by_optimizers(events: Sequence[Any], every: tuple[int, ...]) -> dict[tuple[int, ...], Tensor]:
+    """The sums of the losses among `events`, tensors and numbers of optimizers that step, by the optimizers
+    that step next; of several of the same optimizers the first. Losses that no step follows are of `every`
+    optimizer where there are no others."""
+    scalars = [_scalar(event) if isinstance(event, Tensor) else event for event in events]
+    runs: list[Any] = [list(run) for _, run in groupby(scalars, lambda event: isinstance(event, Tensor))]
+    groups: dict[tuple[int, ...], Tensor] = {}
+    for losses, steps in pairwise(runs):
+        if isinstance(losses[0], Tensor):
+            groups.setdefault(tuple(sorted(set(steps))), torch.stack(losses).sum())
+    return groups or {every: torch.stack(runs[-1]).sum()}
 
 
 @contextmanager
