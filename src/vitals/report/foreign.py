@@ -111,9 +111,9 @@ def _raws(path: Path, said: str) -> tuple[list[Raw], list[Path]]:
     if len(tables) > 1:
         raise UserError(f"{said} holds {len(tables)} CSV files: name one of them, such as {tables[0]}.")
     runs = _event_runs(path)
-    if path not in runs and tables:
-        return _from_csv(tables[0], said), tables
     if path not in runs:
+        if tables:
+            return _from_csv(tables[0], said), tables
         inside = list(runs) or sorted({file.parent for name in CSV_NAMES for file in path.rglob(name)})
         if len(inside) > 1:
             latest = max(inside, key=lambda run: max(file.stat().st_mtime for file in run.rglob("*")))
@@ -208,7 +208,37 @@ def _scalars(file: Path) -> Iterable[tuple[str, float, float, float]]:
 
 
 def _from_csv(path: Path, said: str) -> list[Raw]:
-    """The columns of a CSV file by its first line: any usual separator, with or without a byte order mark."""
+    """The columns of a CSV file, by its first line."""
+    header, rows = _table(path, said)
+    columns = {name: np.array([row[place] for row in rows], float) for place, name in enumerate(header)}
+    given = {name: np.array([row[place] is not None for row in rows]) for place, name in enumerate(header)}
+    named = [name for name in columns if given[name].any()]
+    epochs = next((columns[name] for name in named if tag_of_foreign(name) == ("epoch", "", "")), None)
+    steps = next((columns[name] for name in named if _counts_steps(name)), None)
+    count, nothing = np.arange(len(rows), dtype=float), np.full(len(rows), np.nan)
+    if steps is None:
+        steps = nothing
+        epochs = axis = _filled(count if epochs is None else epochs)
+    else:
+        epochs = nothing if epochs is None else epochs
+        back = np.diff(_filled(steps)) < 0
+        if (back & (np.diff(_filled(epochs)) >= 0)).any():
+            steps = count  # counted anew in each epoch
+        axis = _filled(steps)
+    later = np.minimum.accumulate(np.nan_to_num(axis, nan=math.inf)[::-1])[::-1]
+    keep = ~(axis > later)  # of a run that was resumed, the later rows hold
+    raws = []
+    for name, values in columns.items():
+        there = keep & given[name]
+        there &= ~_only_missing(values, there)
+        if there.any():
+            raws.append(Raw(name, steps[there], epochs[there], values[there], nothing[there]))
+    return raws
+
+
+def _table(path: Path, said: str) -> tuple[list[str], list[list[float | None]]]:
+    """The names in the first line of a CSV file, and the numbers in its whole rows, None in an empty cell:
+    any usual separator, with or without a byte order mark."""
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     lines = content.decode(encoding, errors="replace").replace("\0", "").splitlines()
@@ -225,39 +255,15 @@ def _from_csv(path: Path, said: str) -> list[Raw]:
         raise UserError(f"{said}: the first line of {path.name} names no columns.")
     if not whole:
         raise UserError(f"{said}: {path.name} has no whole row under its first line.")
-    given = {name: np.array([row[place] is not None for row in whole]) for place, name in enumerate(header)}
-    columns = {name: np.array([row[place] for row in whole], float) for place, name in enumerate(header)}
-    axes = [name for name in columns if given[name].any()]
-    epochs = next((columns[name] for name in axes if tag_of_foreign(name) == ("epoch", "", "")), None)
-    steps = next((columns[name] for name in axes if _counts_steps(name)), None)
-    if epochs is None and steps is None:
-        epochs = np.arange(len(whole), dtype=float)
-    if steps is not None and epochs is not None:
-        back = np.diff(_filled(steps)) < 0
-        if (back & (np.diff(_filled(epochs)) >= 0)).any():
-            steps = np.arange(len(whole), dtype=float)  # counted anew in each epoch
-    key = _filled(steps if steps is not None else epochs)
-    later = np.minimum.accumulate(np.nan_to_num(key, nan=math.inf)[::-1])[::-1]
-    keep = ~(key > later)  # of a run that was resumed, the later rows hold
-    nothing = np.full(len(whole), np.nan)
-    raws = []
-    at = nothing if steps is None else steps
-    when = nothing if epochs is None else epochs if steps is not None else _filled(epochs)
-    for name, values in columns.items():
-        there = keep & given[name]
-        there &= ~_only_missing(values, there)
-        if there.any():
-            raws.append(Raw(name, at[there], when[there], values[there], nothing[there]))
-    return raws
+    return header, whole
 
 
 def _counts_steps(name: str) -> bool:
     return name.lower().rpartition("/")[2].replace(" ", "_") in STEPS
 
 
-def _filled(axis: Numbers | None) -> Numbers:
+def _filled(axis: Numbers) -> Numbers:
     """The axis with what stands above in its gaps."""
-    assert axis is not None
     place = np.maximum.accumulate(np.where(np.isfinite(axis), np.arange(len(axis)), 0))
     return axis[place]
 
@@ -309,8 +315,10 @@ def _curves(found: list[Raw]) -> tuple[dict[str, Raw], list[str], str]:
     explicit = {(quantity, part) for _, (quantity, part, _) in known}
     kept: dict[str, Raw] = {}
     for raw, (quantity, part, grain) in known:
-        if quantity in ("lr", "gradient_norm"):
-            tag = "gradient_norm" if quantity == "gradient_norm" else f"lr/{raw.name}"
+        if quantity == "gradient_norm":
+            tag = "gradient_norm"
+        elif quantity == "lr":
+            tag = f"lr/{raw.name}"
         elif not part and (quantity, "train") in explicit:
             others.append(raw.name[:60])  # of what, nobody can tell
             continue
@@ -341,8 +349,7 @@ def _is_of_steps(raw: Raw, grain: str, known: list[tuple[Raw, Any]], counts: str
 def _put_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
     """Give every curve its epochs trained, with their fraction, as `epochs`; what the axis counts.
 
-    Where nothing tells of epochs, these are the steps. A curve that was logged over epochs beside others over
-    steps is brought to these by the times at which both were written.
+    Where nothing tells of epochs, these are the steps.
     """
     if any(np.isfinite(raw.epochs).any() for raw in raws):  # a CSV file
         marks = [(step, epoch) for raw in raws for step, epoch in zip(raw.steps, raw.epochs, strict=True)]
@@ -353,6 +360,12 @@ def _put_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
         for raw in raws:
             raw.epochs = raw.steps
         return "steps"
+    return _put_events_on_epochs(raws, axes)
+
+
+def _put_events_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
+    """The same for curves with times: one that was logged over epochs beside others over steps is brought to
+    these by the times at which both were written."""
     longest = max(raws, key=lambda raw: raw.steps[-1])
     unit = [raw for raw in raws if len(raw.steps) > 1 and np.median(np.diff(raw.steps)) == 1]
     over_epochs = [raw for raw in unit if raw.steps[-1] < longest.steps[-1] / 2]
