@@ -55,10 +55,10 @@ class Overrides:
         choices = [override for override in self.parsed if self._is_group(override)]
         for override in choices:
             self._check_choice(override)
-        for override in self.parsed:
+        for override in filter(Override.is_delete, self.parsed):
             group = override.key_or_group
             named = override.value_type is None or isinstance(override.value(), str)
-            if override.is_delete() and group in self.groups and not named:
+            if group in self.groups and not named:
                 raise UserError(f"{override.input_line} names no choice of {group}: write ~{group}.")
         if any(map(self._is_config_key, self.parsed)) and not self._hydra_takes_them():
             where = [word for word in self.arguments if word.startswith("hydra.searchpath=")]
@@ -192,23 +192,32 @@ class Overrides:
             found = {at: word for at, word in enumerate(words) if word and re.match(rf"\+?{group}=", word)}
             if not found or group not in self.groups:
                 continue
-            chosen: list[str] = []
-            for word in found.values():
-                plus, _, value = word.partition(f"{group}=")
-                names = [name.strip(" '\"") for name in value.removeprefix("[").removesuffix("]").split(",")]
-                if not value.startswith("[") and (len(names) > 1 or "(" in value):  # a sweep
-                    break
-                default = self._defaults.get(group) or ()
-                before = chosen or ([default] if isinstance(default, str) else default) if plus else ()
-                chosen = list(dict.fromkeys([*before, *filter(None, names)]))
-            else:
-                if group == "callbacks" and chosen and all(map(self._adds, chosen)):
-                    chosen = ["default", *chosen]
-                if len(found) > 1 or len(chosen) > 1 or next(iter(found.values())).startswith("+"):
-                    for place in found:
-                        spelled[place] = None
-                    spelled[max(found)] = f"{group}=[{','.join(chosen)}]"
+            chosen = self._chosen_together(group, found.values())
+            if chosen is None:
+                continue
+            if len(found) > 1 or len(chosen) > 1 or next(iter(found.values())).startswith("+"):
+                for place in found:
+                    spelled[place] = None
+                spelled[max(found)] = f"{group}=[{','.join(chosen)}]"
         return spelled
+
+    def _chosen_together(self, group: str, words: Iterable[str]) -> list[str] | None:
+        """What `words` choose from `group`, one of `SEVERAL`; None where one of them is a sweep."""
+        chosen: list[str] = []
+        for word in words:
+            plus, _, value = word.partition(f"{group}=")
+            names = [name.strip(" '\"") for name in value.removeprefix("[").removesuffix("]").split(",")]
+            if not value.startswith("[") and (len(names) > 1 or "(" in value):
+                return None
+            if not plus:
+                chosen = []
+            elif not chosen:
+                default = self._defaults.get(group) or ()
+                chosen = [default] if isinstance(default, str) else list(default)
+            chosen = list(dict.fromkeys([*chosen, *filter(None, names)]))
+        if group == "callbacks" and chosen and all(map(self._adds, chosen)):
+            return ["default", *chosen]
+        return chosen
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
