@@ -28,9 +28,6 @@ def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, di
     try:
         path = folder.checkpoint("last")
         content = load_checkpoint(path)
-        place = content.get("callbacks", {}).get("Checkpoints", {}).get("place") or {}
-        if not (to_train and place.get("ended_amid") and before.is_file()):
-            return path, content
     except UserError as problem:
         if not before.is_file():
             raise
@@ -38,7 +35,10 @@ def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, di
             return before, load_checkpoint(before)
         except UserError:
             raise problem from None
-    return before, load_checkpoint(before)
+    place = content.get("callbacks", {}).get("Checkpoints", {}).get("place") or {}
+    if to_train and place.get("ended_amid") and before.is_file():
+        return before, load_checkpoint(before)
+    return path, content
 
 
 def require_unfinished(config: DictConfig) -> None:
@@ -49,10 +49,11 @@ def require_unfinished(config: DictConfig) -> None:
     if folder.begins_again:
         return
     _, checkpoint = last_checkpoint(folder)
+    over = _lengths_over(checkpoint, config)
     amid = not _is_closed(checkpoint) and not _ended_early(checkpoint, status)
-    if status.get("status") != "finished" and not (amid and _lengths_over(checkpoint, config)):
+    if status.get("status") != "finished" and not (amid and over):
         return
-    if over := _lengths_over(checkpoint, config):
+    if over:
         key, done = next(iter(over.items()))
         raise UserError(
             f"resume={config.resume} has been trained for all of its {done} {key.removeprefix('max_')}: "
