@@ -145,8 +145,8 @@ def _of_others(step: TrainingStep) -> list[Finding]:
                 "Take what was stored of each sample by its index, which the data set gives beside it: a "
                 "loader that shuffles gives another order in each epoch."
             )
-            fault = ("labels-random", "fail", seen, remedy, "labels", agreeing / count, sure)
-            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+            share = agreeing / count
+            return [Finding("labels-random", "fail", seen, remedy, "labels", share, sure, exact=True)]
     return []
 
 
@@ -299,8 +299,8 @@ def _mixed(step: TrainingStep) -> list[Finding]:
     remedy = "Mix images and labels by one permutation: x[order] goes with y[order]."
     if which == "exchanged":
         remedy = "Give each label the share of its own image: lam * loss(y) + (1 - lam) * loss(y[order])."
-    fault = ("labels-random", "fail", seen, remedy, "labels", count / len(found), MIXED_WRONG)
-    return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+    share = count / len(found)
+    return [Finding("labels-random", "fail", seen, remedy, "labels", share, MIXED_WRONG, exact=True)]
 
 
 def _mixed_once(step: TrainingStep) -> list[Mixed]:

@@ -256,8 +256,7 @@ class Inputs:
             f"samples their correlation is {correlation:.6f}."
         )
         remedy = "Take the target out of the table before its columns are scaled and become inputs."
-        fault = ("data-leak", "warn", seen, remedy, "inputs", correlation, TOLD)
-        return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+        return [Finding("data-leak", "warn", seen, remedy, "inputs", correlation, TOLD, exact=True)]
 
     def _one_label(self) -> list[Finding]:
         count, label = self.places
@@ -362,8 +361,9 @@ class Inputs:
                 f"{self.weights[least]:.2g}."
             )
             remedy = "Weight each class by the inverse of its count."
-            fault = ("class-imbalance", "warn", seen, remedy, "loss", self.leaning, LEANING)
-            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+            return [
+                Finding("class-imbalance", "warn", seen, remedy, "loss", self.leaning, LEANING, exact=True)
+            ]
         return []
 
     def _agreement(self) -> list[Finding]:

@@ -113,8 +113,8 @@ class Outputs:
                 f"mode: dropout stands behind the last layer."
             )
             remedy = "Put the dropout before the last layer: what it drops behind it is the answer itself."
-            fault = ("regularization-too-strong", "warn", seen, remedy, "outputs", self.dropped, DROPPED)
-            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+            cause = "regularization-too-strong"
+            found.append(Finding(cause, "warn", seen, remedy, "outputs", self.dropped, DROPPED, exact=True))
         if self.floor > OUT_OF_REACH * self.guess:
             low, high = self.ends
             end, cause = ("a ReLU", "dead-relu") if high == math.inf else ("a tanh", "saturated-activations")

@@ -164,8 +164,8 @@ def takes_away(decay: float, rate: float, index: int) -> Finding:
         f"learning rate {rate:.3g}, half of them in {math.log(2) / taken:.0f} steps."
     )
     remedy = f"Lower the weight decay: {USUAL_DECOUPLED:g} to {OFTEN_TAKEN:g} is usual."
-    fault = ("regularization-too-strong", "warn", seen, remedy, where, taken, TAKEN)
-    return Finding(*fault, setting={"weight_decay": USUAL_DECOUPLED})  # type: ignore[arg-type]
+    cause, setting = "regularization-too-strong", {"weight_decay": USUAL_DECOUPLED}
+    return Finding(cause, "warn", seen, remedy, where, taken, TAKEN, setting=setting)
 
 
 def _fault(index: int, group: GroupPenalty) -> Finding | None:
@@ -198,8 +198,9 @@ def _fault(index: int, group: GroupPenalty) -> Finding | None:
     if pull < DOMINANT:
         remedy = f"Lower the weight decay to {usual:g}, which pulls {pull:.2g} times as hard."
         setting = {"weight_decay": usual}
-    fault = ("regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT)
-    return Finding(*fault, setting=setting)  # type: ignore[arg-type]
+    return Finding(
+        "regularization-too-strong", "warn", f"{seen}.", remedy, where, group.pull, DOMINANT, setting=setting
+    )
 
 
 def check_regularization(

@@ -101,8 +101,9 @@ class ValidationMode:
                 "Give validation a data set of its own, without the random transforms: random_split leaves "
                 "both parts with those of the whole."
             )
-            fault = ("train-val-mismatch", "warn", seen, remedy, "validation", self.changed[1], AUGMENTED)
-            return [Finding(*fault)]  # type: ignore[arg-type]
+            return [
+                Finding("train-val-mismatch", "warn", seen, remedy, "validation", self.changed[1], AUGMENTED)
+            ]
         if not self.training:
             return [Finding("wiring-correct", "ok", "Validation runs in evaluation mode.")]
         seen = "Validation calls the network in training mode, with dropout and batch statistics on."

@@ -136,8 +136,9 @@ class Wiring:
                 f"outputs change with that token: the network sees what it is to predict."
             )
             remedy = "Give the attention a causal mask, or a network that reads both ways another task."
-            fault = ("data-leak", "fail", seen, remedy, "outputs", self.future, FOLLOWING)
-            found.append(Finding(*fault, exact=True))  # type: ignore[arg-type]
+            found.append(
+                Finding("data-leak", "fail", seen, remedy, "outputs", self.future, FOLLOWING, exact=True)
+            )
         if self.heard < UNHEARD:
             seen = f"The loss depends on the outputs of {self.heard:.1%} of the samples of a batch alone."
             remedy = "Take the loss of the outputs of the whole batch, not of what a loop has left last."

@@ -142,8 +142,7 @@ def features_lost(run: Run) -> Iterator[Finding]:
                 "Weaken what the loss takes of that layer beside the outputs, as a divergence that is summed "
                 "where the rest is averaged; look for a collapse of features that are only to agree."
             )
-            fault = ("regularization-too-strong", "fail", message, remedy, name, left[name], SAME)
-            yield Finding(*fault)  # type: ignore[arg-type]
+            yield Finding("regularization-too-strong", "fail", message, remedy, name, left[name], SAME)
             return
 
 

@@ -187,9 +187,8 @@ def classes_never_shown(run: Run) -> Iterator[Finding]:
         f"{'the training set has' if evenly else 'the training samples looked at have'} none."
     )
     remedy = "Draw training and validation samples at random, or class by class, from one list of all."
-    fault = ("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN)
     # What comes first of a stream need not be a fair sample of it.
-    yield Finding(*fault, exact=evenly)  # type: ignore[arg-type]
+    yield Finding("train-val-mismatch", "fail", message, remedy, "labels", share, UNSHOWN, exact=evenly)
 
 
 @needs(*ACCURACIES)
@@ -227,8 +226,7 @@ def classes_left_out(run: Run) -> Iterator[Finding]:
         f"The loss leaves out the class of {share:.0%} of the places of an image, and {accuracy:.0%} of all "
         f"places are right in validation: none of those is."
     )
-    fault = ("class-imbalance", "fail", message, COUNT_ALL, "loss", share, MOSTLY_LEFT_OUT)
-    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+    yield Finding("class-imbalance", "fail", message, COUNT_ALL, "loss", share, MOSTLY_LEFT_OUT, exact=True)
 
 
 @needs(*ACCURACIES, verdict="preparation of validation")

@@ -85,8 +85,9 @@ def put_back(run: Run) -> Iterator[Finding]:
         "the wrong way round, and for an average that is never moved."
     )
     if not any(evaluation_at_chance(run)):
-        fault = ("frozen-parameters", "fail", message, remedy, "weights", looks[-1], looks[-1])
-        yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+        yield Finding(
+            "frozen-parameters", "fail", message, remedy, "weights", looks[-1], looks[-1], exact=True
+        )
 
 
 @needs("update_ratio/")

@@ -233,8 +233,10 @@ class DataOrder(Monitor):
             remedy = (
                 "Look at what the data set gives for two samples: scaling, casts, an index that stands still."
             )
-            fault = ("input-constant", "fail", message, remedy, "batches", 1.0, float(seen))
-            self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
+            found = Finding(
+                "input-constant", "fail", message, remedy, "batches", 1.0, float(seen), exact=True
+            )
+            self.say(trainer, found)
         elif different < REPEATED * seen:
             message = f"Among the first {seen} samples of the training {different} are different."
             remedy = "See whether the loader is to draw from so few, over and over."
@@ -276,8 +278,8 @@ class DataOrder(Monitor):
         )
         remedy = "Split first, then repeat, crop or oversample; see that both sets do not read one file."
         share = known / len(validated)
-        fault = ("data-leak", "warn", message, remedy, "validation", share, OVERLAP)
-        self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
+        leak = Finding("data-leak", "warn", message, remedy, "validation", share, OVERLAP, exact=True)
+        self.say(trainer, leak)
 
     def _say_versions(self, trainer: L.Trainer, near: int, asked: int) -> None:
         message = (
@@ -285,8 +287,7 @@ class DataOrder(Monitor):
             f"mirrored, turned or noisy: less than {NEAR:g} times as far away as the {FAR}th nearest."
         )
         remedy = "Split first, then augment the training part; keep the frames of one film in one part."
-        fault = ("data-leak", "warn", message, remedy, "validation", near / asked, VERSIONS)
-        self.say(trainer, Finding(*fault))  # type: ignore[arg-type]
+        self.say(trainer, Finding("data-leak", "warn", message, remedy, "validation", near / asked, VERSIONS))
 
     def _is_label(
         self, trainer: L.Trainer, module: L.LightningModule, place: int, numbers: bool = False

@@ -67,8 +67,8 @@ class EarlyMonitor(Monitor):
         """The finding, and nothing after it."""
         self.active = False
         step, epoch = trainer.global_step + 1, round(epoch_of(trainer), 4)
-        fault = (cause, level, message, remedy, where, float(count), 0.0, step, epoch)
-        self.findings.append(Finding(*fault, exact=True))
+        found = Finding(cause, level, message, remedy, where, float(count), 0.0, step, epoch, exact=True)
+        self.findings.append(found)
 
 
 def moving_parameters(trainer: L.Trainer) -> list[Tensor]:

@@ -180,8 +180,8 @@ class Modes(Monitor):
             "Leave the modes to Lightning, or take the mean over many passes, as Monte-Carlo dropout does."
         )
         count = float(len(names))
-        fault = ("train-mode-evaluation", "warn", message, remedy, names[0], count, 0.0)
-        self.say(trainer, Finding(*fault, exact=True))  # type: ignore[arg-type]
+        fault = Finding("train-mode-evaluation", "warn", message, remedy, names[0], count, 0.0, exact=True)
+        self.say(trainer, fault)
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, tag: str, training: bool) -> None:
         parts = _trained_parts(module, held_identities(*trainer.optimizers))
