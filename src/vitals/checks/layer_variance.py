@@ -268,8 +268,10 @@ class LayerVariance:
         else:
             cause = "exploding-gradients" if exploded else "vanishing-gradients"
             seen += ", whatever the scale of the weights."
-            remedy = "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
-            remedy = "Put normalization or a smaller gain on each residual branch." if exploded else remedy
+            if exploded:
+                remedy = "Put normalization or a smaller gain on each residual branch."
+            else:
+                remedy = "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
         threshold = VERY_STEEP if level == "fail" else STEEP
         return [Finding(cause, level, seen, remedy, self.layers[-1].name, self.slope, threshold)]
 

@@ -190,16 +190,8 @@ class DataOrder(Monitor):
             for place, batches in self.labels.items():
                 if batches[0].is_floating_point():
                     self._numbers(trainer, module, place, torch.cat(batches))
-                    continue
-                classes = int(torch.stack([batch.max() for batch in batches]).max()) + 1
-                whole = self.samples < MOST
-                few = classes <= MOST_CLASSES
-                alike = class_order(batches, classes, alone=whole) if few else (0.0, 0.0)
-                drift, score = class_drift(batches, classes) if few else (0.0, 0.0)
-                drifts = drift > DRIFTING and score > DRIFT_SCORE
-                if (drifts or is_sorted(*alike)) and self._is_label(trainer, module, place):
-                    by_drift = not is_sorted(*alike)
-                    self.say(trainer, not_shuffled(drift if by_drift else alike[0], by_drift))
+                else:
+                    self._classes(trainer, module, place, batches)
             self._count(trainer, prints)
             self._compare(trainer, prints)
         elif (
@@ -242,6 +234,19 @@ class DataOrder(Monitor):
             remedy = "See whether the loader is to draw from so few, over and over."
             share = different / seen
             self.say(trainer, Finding("overfitting", "note", message, remedy, "batches", share, REPEATED))
+
+    def _classes(
+        self, trainer: L.Trainer, module: L.LightningModule, place: int, batches: Sequence[Tensor]
+    ) -> None:
+        classes = int(torch.stack([batch.max() for batch in batches]).max()) + 1
+        if classes > MOST_CLASSES:
+            return
+        alike, score = class_order(batches, classes, alone=self.samples < MOST)
+        drift, drift_score = class_drift(batches, classes)
+        in_order = is_sorted(alike, score)
+        drifts = drift > DRIFTING and drift_score > DRIFT_SCORE
+        if (in_order or drifts) and self._is_label(trainer, module, place):
+            self.say(trainer, not_shuffled(alike if in_order else drift, drift=not in_order))
 
     def _numbers(self, trainer: L.Trainer, module: L.LightningModule, place: int, values: Tensor) -> None:
         values = values.cpu().float()
