@@ -1,8 +1,8 @@
 """The same samples again and again, without augmentation and in evaluation mode."""
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -132,17 +132,15 @@ class FixedSubsets:
     def validation(self) -> tuple[Any, Any] | None:
         """Validation inputs and targets, or batches and their sizes; None where there are none of the make of
         the training's."""
-        loader, twin = validation_loader(self.twin.trainer), self.twin
+        loader = validation_loader(self.twin.trainer)
         if loader is None:
             return None
-        twin.refresh()
-        twin.attach(self.evaluating)
-        with isolated_rng(seed=0), torch.enable_grad(), twin.as_in_training():
+        with self._on_copy(gradients=True):
             try:
                 prepared: Iterable[Any] = map(self.preparation, random_batches(loader, self.samples))
                 if self.step.network is None:  # a loss of pairs is another in a larger batch
                     prepared = (first_samples(each, self.batch_size) for each in prepared)
-                kept = self._kept(prepared, self.samples, twin.module.validation_step)
+                kept = self._kept(prepared, self.samples, self.twin.module.validation_step)
                 return kept if _go_together(*kept) and self._has_places_for(kept) else None
             except UserError:  # validation batches may be of another make: then training alone is seen
                 return None
@@ -212,11 +210,17 @@ class FixedSubsets:
             return first[labelled], rest[0][labelled]  # of the others nothing is right, nor wrong
         return first, rest[0] if len(rest) == 1 else tuple(rest)
 
-    def entering(self, batch: Any) -> tuple[Any, Any]:
-        """What enters the network of a training batch, and its targets."""
+    @contextmanager
+    def _on_copy(self, gradients: bool = False) -> Iterator[None]:
+        """Inside the block the copy is as its original is now, and asks as in validation."""
         self.twin.refresh()
         self.twin.attach(self.evaluating)
-        with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
+        with isolated_rng(seed=0), torch.set_grad_enabled(gradients), self.twin.as_in_training():
+            yield
+
+    def entering(self, batch: Any) -> tuple[Any, Any]:
+        """What enters the network of a training batch, and its targets."""
+        with self._on_copy(gradients=True):
             return self._kept([batch], self.samples, self.twin.module.training_step)
 
     def entering_training(self) -> Tensor | None:
@@ -227,12 +231,10 @@ class FixedSubsets:
 
     def which_right(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Which samples (n,) of class numbers the present weights have right, in evaluation mode."""
-        self.twin.refresh()
-        self.twin.attach(self.evaluating)
         network = self.step.network
         assert network is not None
-        network.eval()
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+        with self._on_copy():
+            network.eval()
             return network(inputs).argmax(dim=1) == targets
 
     def facts(self) -> dict[str, float]:
@@ -295,9 +297,7 @@ class FixedSubsets:
         Args:
             inputs, targets: one of the subsets, `training` or `validation`.
         """
-        self.twin.refresh()
-        self.twin.attach(self.evaluating)
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+        with self._on_copy():
             if self.step.network is None:
                 return self._of_batches(inputs, targets)
             return self._of_network(inputs, targets)
@@ -306,17 +306,15 @@ class FixedSubsets:
         """Accuracies on the same training samples, `of_batches`, with the statistics of batches as large as
         in training but without dropout, and `evaluated`, in evaluation mode, of which `right` has all; none
         but for class numbers and a network whose BatchNorm layers keep statistics while it trains."""
-        self.twin.refresh()
         network = self.step.network
-        if network is None or not self.step.class_numbers or not tracking_layers(network):
+        if network is None or not self.step.class_numbers:
             return {}
-        self.twin.attach(self.evaluating)
-        switch_off_dropout(network)
         inputs, targets = self.training
         count = min(len(targets), max(MODE_SAMPLES, self.batch_size)) // self.batch_size * self.batch_size
-        if not count:
-            return {}
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+        with self._on_copy():
+            if not count or not tracking_layers(network):
+                return {}
+            switch_off_dropout(network)
             outputs = torch.cat([network(part) for part in inputs[:count].split(self.batch_size)])
         of_batches = outputs.argmax(dim=1) == targets[:count]
         shares = torch.stack([of_batches.float().mean(), right[:count].float().mean()]).tolist()
@@ -331,12 +329,6 @@ class FixedSubsets:
             return asked
         if self.step.network is not None:
             return {}
-        self.twin.refresh()
-        self.twin.attach(self.evaluating)
-        self.twin.module.eval()
-        guides = [
-            (name, part) for name, part in frozen_fresh_parts(self.twin.module).items() if name in self.guides
-        ]
         given: dict[str, Tensor] = {}
         right: dict[str, list[Tensor]] = {}
         classes: dict[str, int] = {}
@@ -346,9 +338,11 @@ class FixedSubsets:
             return lambda part, arguments, output: given.update({name: output})
 
         batches, _ = self.training
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training(), ExitStack() as stack:
-            for name, part in guides:
-                stack.callback(part.register_forward_hook(keep(name)).remove)
+        with self._on_copy(), ExitStack() as stack:
+            self.twin.module.eval()
+            for name, part in frozen_fresh_parts(self.twin.module).items():
+                if name in self.guides:
+                    stack.callback(part.register_forward_hook(keep(name)).remove)
             for batch in batches:
                 step_losses(self.twin.module, self.evaluating, batch)
                 whole = [
@@ -370,14 +364,12 @@ class FixedSubsets:
         """`narrow/layers`, 1 or 0, and of a network with a narrow layer: `narrow_layer/<name>`, its units,
         accuracies on validation, `narrow/linear` of a linear classifier of what enters it and
         `narrow/network`, and `narrow/score`, by how many standard errors the first is the higher."""
-        self.twin.refresh()
         network = self.step.network
         if network is None or not self.step.class_numbers or self.validation is None:
             return {}
-        self.twin.attach(self.evaluating)
-        network.eval()
         (inputs, labels), (new, targets) = self.training, self.validation
-        with isolated_rng(seed=0), torch.no_grad(), self.twin.as_in_training():
+        with self._on_copy():
+            network.eval()
             if (found := narrow_layer(network, inputs[:FEW])) is None:
                 return {"narrow/layers": 0.0}
             layer, units = found
@@ -425,9 +417,7 @@ class FixedSubsets:
         if self.step.network is not None or self.validation is None:
             return {}
         module, losses = self.twin.module, list[Tensor]()
-        self.twin.refresh()
-        self.twin.attach(self.evaluating)
-        with isolated_rng(), torch.no_grad(), self.twin.as_in_training(), suppress(UserError):
+        with self._on_copy(), suppress(UserError):
             module.eval()
             for batch in self.validation[0][:BATCHES]:
                 rows = Rows(batch)
@@ -474,32 +464,43 @@ class FixedSubsets:
             if self.step.class_numbers:
                 random = random or (not place and self.step.loss_is_random(outputs, their))
                 guessed.append(outputs.argmax(dim=1))
-        sums = [torch.stack(losses).sum()]
+        sums = {"loss": torch.stack(losses).sum()}
         if guessed:
             guesses = torch.cat(guessed)
             self.right = guesses == targets
-            sums.append(self.right.sum())
-        if guessed and (classes := outputs.shape[1]) <= MOST_CLASSES:
-            pairs = guesses * classes + targets.clamp(0, classes - 1)
-            matrix = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-            shares = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
-            sums.append(matrix.amax(dim=1).sum())
-            sums.append(len(inputs) * reweighed(matrix.diagonal(), matrix.sum(dim=0), shares))
-            theirs = matrix.sum(dim=0)
-            sums.append(theirs.max())
-            expected = theirs * len(self.training[1]) / len(inputs)
-            sums.append(theirs[(shares == 0) & (expected >= EXPECTED)].sum())
-            rare = (RARER * shares < expected) & (expected >= EXPECTED)
-            sums += [theirs[rare].sum(), matrix.diagonal()[rare].sum()]
-            after, before, *second = (matrix.roll(-offset, 0).diagonal() for offset in (1, -1, 2, -2))
-            sums += [after.sum(), before.sum(), theirs[after > before].sum()]
-            sums += [each.sum() for each in second]
-        names = ("loss", "accuracy", *OF_CLASSES)
-        totals = torch.stack([each.float() for each in sums]).tolist()
-        found = {name: total / len(inputs) for name, total in zip(names, totals, strict=False)}
+            sums["accuracy"] = self.right.sum()
+            if outputs.shape[1] <= MOST_CLASSES:
+                sums |= self._of_classes(guesses, targets, outputs.shape[1])
+        totals = torch.stack([each.float() for each in sums.values()]).tolist()
+        found = {name: total / len(inputs) for name, total in zip(sums, totals, strict=True)}
         if random:
             del found["loss"]
         return found
+
+    def _of_classes(self, guesses: Tensor, targets: Tensor, classes: int) -> dict[str, Tensor]:
+        """The sums over the samples of all `OF_CLASSES`; see `evaluate`."""
+        pairs = guesses * classes + targets.clamp(0, classes - 1)
+        matrix = torch.bincount(pairs, minlength=classes**2).view(classes, classes)  # guess, target
+        right, counts = matrix.diagonal(), matrix.sum(dim=0)
+        shown = torch.bincount(self.training[1].clamp(0, classes - 1), minlength=classes)
+        expected = counts * len(self.training[1]) / len(targets)
+        rare = (RARER * shown < expected) & (expected >= EXPECTED)
+        after, before, second_after, second_before = (
+            matrix.roll(-offset, 0).diagonal() for offset in (1, -1, 2, -2)
+        )
+        return {
+            "relabelled": matrix.amax(dim=1).sum(),
+            "reweighed": len(targets) * reweighed(right, counts, shown),
+            "commonest": counts.max(),
+            "unshown": counts[(shown == 0) & (expected >= EXPECTED)].sum(),
+            "rare": counts[rare].sum(),
+            "rare_right": right[rare].sum(),
+            "next": after.sum(),
+            "previous": before.sum(),
+            "onward": counts[after > before].sum(),
+            "second_next": second_after.sum(),
+            "second_previous": second_before.sum(),
+        }
 
 
 def reweighed(right: Tensor, of: Tensor, shares: Tensor) -> Tensor:
