@@ -1,7 +1,8 @@
 """Do outputs and gradients depend on weights, whatever these are?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,22 +58,20 @@ def empty_layers(
     part whose forward makes the zeros, "" for the whole."""
     fed: dict[str, list[bool]] = {}
 
-    def look(name: str) -> Callable[..., None]:
-        def enters(module: nn.Module, given: Any, named: dict[str, Any]) -> None:
-            tensors = [each for each in (*given, *named.values()) if isinstance(each, Tensor)]
-            sizes = [float(each.abs().max()) for each in tensors if each.numel()]
-            fed.setdefault(name, []).append(any(size > NOTHING for size in sizes) or not tensors)
-
-        return enters
+    def look(name: str, module: nn.Module, given: Any, named: dict[str, Any]) -> None:
+        tensors = [each for each in (*given, *named.values()) if isinstance(each, Tensor)]
+        sizes = [float(each.abs().max()) for each in tensors if each.numel()]
+        fed.setdefault(name, []).append(any(size > NOTHING for size in sizes) or not tensors)
 
     layers = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, WEIGHTED)}
     around = {name: _around(name) for name in names if name in layers}
     seen: list[dict[str, bool]] = []
     for rows in (inputs, moved(inputs)):
         with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
-            for part in {part for parts in around.values() for part in parts}:
-                hook = stack.enter_context
-                hook(copies.model.get_submodule(part).register_forward_pre_hook(look(part), with_kwargs=True))
+            for name in {part for parts in around.values() for part in parts}:
+                part = copies.model.get_submodule(name)
+                hook = part.register_forward_pre_hook(partial(look, name), with_kwargs=True)
+                stack.enter_context(hook)
             copies.outputs(rows)
         seen.append({part: any(each) for part, each in fed.items()})
         fed.clear()

@@ -1,9 +1,10 @@
 """The layer-variance table: does the signal stay level on its way through the network as initialised?"""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from statistics import linear_regression
 from typing import Any
@@ -355,24 +356,21 @@ def _that_take_inputs(model: nn.Module, weighted: Layers, inputs: Inputs) -> Lay
     them alone."""
     alike: dict[str, bool] = {}
 
-    def look(name: str) -> Callable[..., None]:
-        def enters(module: nn.Module, given: tuple[Any, ...]) -> None:
-            values = given[0] if given and isinstance(given[0], Tensor) else None
-            fixed = values is not None and not values.requires_grad and bool((values == values[:1]).all())
-            alike[name] = alike.get(name, True) and fixed
+    def look(name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+        values = given[0] if given and isinstance(given[0], Tensor) else None
+        fixed = values is not None and not values.requires_grad and bool((values == values[:1]).all())
+        alike[name] = alike.get(name, True) and fixed
 
-        return enters
-
-    def give(name: str) -> Callable[..., Tensor]:
-        return lambda module, given, outputs: outputs.detach().requires_grad_(not alike[name])
+    def give(name: str, module: nn.Module, given: Any, outputs: Tensor) -> Tensor:
+        return outputs.detach().requires_grad_(not alike[name])
 
     rows = (inputs,) if isinstance(inputs, Tensor) else inputs
     rows = tuple(row.detach().clone().requires_grad_(row.is_floating_point()) for row in rows)
     with trial(model) as copies, torch.enable_grad(), ExitStack() as stack, suppress(UserError):
         for name, part in copies.model.named_modules():
             if isinstance(part, WEIGHTED):
-                stack.enter_context(part.register_forward_pre_hook(look(name)))
-                stack.enter_context(part.register_forward_hook(give(name)))
+                stack.enter_context(part.register_forward_pre_hook(partial(look, name)))
+                stack.enter_context(part.register_forward_hook(partial(give, name)))
         copies.outputs(rows[0] if isinstance(inputs, Tensor) else rows)
     return [(name, part) for name, part in weighted if not alike.get(name)]
 
@@ -416,36 +414,33 @@ def _signals(copies: Trial, weighted: Layers, inputs: Inputs, watch: _Squashing)
     begin: list[int] = []
     """Where the inputs lie: what begins with them again, as a teacher, continues no layer before it."""
 
-    def record(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            nonlocal maker
-            if not arguments or not isinstance(arguments[0], Tensor) or watch.leapt:
-                return
-            if name in seen and name not in blank:
-                return
-            values, hard = arguments[0].detach().float(), watch.function in HARD
-            by = maker if name not in blank else rows[blank[name]].name
-            row = _signal(by, values, isinstance(module, nn.Linear), watch.squashes, hard)
-            row = replace(row, saturated=0.0) if watch.waves else row
-            if name in blank:
-                if values.any():
-                    rows[blank.pop(name)] = row
-                return
-            seen.add(name)
-            place = arguments[0].data_ptr()
-            if place not in begin:
-                if not values.any():
-                    blank[name] = len(rows)
-                rows.append(row)
-            begin[:] = begin or [place]
-            maker = watch.latest = name
-            watch.waves = False
-
-        return hook
+    def record(name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal maker
+        if not arguments or not isinstance(arguments[0], Tensor) or watch.leapt:
+            return
+        if name in seen and name not in blank:
+            return
+        values, hard = arguments[0].detach().float(), watch.function in HARD
+        by = maker if name not in blank else rows[blank[name]].name
+        row = _signal(by, values, isinstance(module, nn.Linear), watch.squashes, hard)
+        row = replace(row, saturated=0.0) if watch.waves else row
+        if name in blank:
+            if values.any():
+                rows[blank.pop(name)] = row
+            return
+        seen.add(name)
+        place = arguments[0].data_ptr()
+        if place not in begin:
+            if not values.any():
+                blank[name] = len(rows)
+            rows.append(row)
+        begin[:] = begin or [place]
+        maker = watch.latest = name
+        watch.waves = False
 
     with ExitStack() as stack:
         for name, module in weighted:
-            stack.enter_context(module.register_forward_pre_hook(record(name)))
+            stack.enter_context(module.register_forward_pre_hook(partial(record, name)))
         with watch:
             copies.outputs(inputs)
     return tuple(rows)
@@ -486,17 +481,17 @@ def _cut_off(
     value: they are gone where these are others and all layers give what they gave before."""
     given: dict[str, list[Any]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, arguments, outputs: given.setdefault(name, []).append(outputs)
+    def keep(name: str, module: nn.Module, arguments: Any, outputs: Any) -> None:
+        given.setdefault(name, []).append(outputs)
 
-    def give(name: str) -> Callable[..., Any]:
-        return lambda module, arguments, outputs: given[name].pop(0) if given[name] else outputs
+    def give(name: str, module: nn.Module, arguments: Any, outputs: Any) -> Any:
+        return given[name].pop(0) if given[name] else outputs
 
     seen: tuple[LayerSignal, ...] = ()
     for what, rows in ((keep, inputs), (give, moved(inputs))):
         with ExitStack() as stack, suppress(UserError):  # a step may refuse inputs that it has not seen
             for name, module in weighted:
-                stack.enter_context(module.register_forward_hook(what(name)))
+                stack.enter_context(module.register_forward_hook(partial(what, name)))
             seen = _signals(copies, weighted, rows, _Squashing(False))
     alive = {row.name for row in seen if row.dead <= DEAD_MANY}
     return tuple(
