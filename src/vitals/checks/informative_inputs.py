@@ -107,6 +107,23 @@ class InformativeInputs:
         """Whether the network, or a linear classifier, generalizes."""
         return max(self.held_out_score, self.probe_score) >= CHANCE_SCORE
 
+    @property
+    def named(self) -> bool:
+        """Whether samples were given by their numbers in a list, of which no linear classifier was made."""
+        return math.isnan(self.probe_accuracy)
+
+    def _undecided(self) -> str:
+        """Why a network that does not generalize says nothing of the data; empty where it does."""
+        if self.told_more:
+            return "the loss takes more of each sample than its class number, which was not given here"
+        if self.per_class < PER_CLASS or self.best_score < POWER * (MIXED_POWER if self.mixed else 1.0):
+            return "there are too few samples of most classes to tell why"
+        if self.named and not self.real_loss < BY_HEART * self.prior_entropy:
+            return "the network may be slow, for which nothing else was tried on samples in lists"
+        if self.words:
+            return "samples of words have few of these in common, and may need more than there are here"
+        return ""
+
     def findings(self) -> list[Finding]:
         """What is wrong, the most important first; `inputs-informative` where nothing is."""
         seen = (
@@ -127,25 +144,14 @@ class InformativeInputs:
             where = "zero inputs"
             return [Finding("wrong-initial-loss", "warn", message, remedy, where, self.zero_loss, limit)]
         score = self.held_out_score
-        learned, informative = score >= CHANCE_SCORE, self.probe_score >= CHANCE_SCORE
-        if learned and not self.real_loss >= self.zero_loss:  # NaN where all would be masked
+        if score >= CHANCE_SCORE and not self.real_loss >= self.zero_loss:  # NaN where all would be masked
             return [Finding("inputs-informative", "ok", f"{seen}.", "", "inputs", score, CHANCE_SCORE)]
-        named = math.isnan(self.probe_accuracy)  # by numbers in a list, which no linear classifier was given
-        linear = "" if named else f"; a linear classifier reaches {self.probe_score:.1f}"
-        if informative or learned:
+        linear = "" if self.named else f"; a linear classifier reaches {self.probe_score:.1f}"
+        if self.teaches:
             seen += f"{linear}, so inputs do carry information."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
-        if self.told_more:
-            seen += "; the loss takes more of each sample than its class number, which was not given here."
-            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
-        if self.per_class < PER_CLASS or self.best_score < POWER * (MIXED_POWER if self.mixed else 1.0):
-            seen += "; there are too few samples of most classes to tell why."
-            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
-        if named and not self.real_loss < BY_HEART * self.prior_entropy:
-            seen += "; the network may be slow, for which nothing else was tried on samples in lists."
-            return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
-        if self.words:
-            seen += "; samples of words have few of these in common, and may need more than there are here."
+        if undecided := self._undecided():
+            seen += f"; {undecided}."
             return [Finding("inputs-informative", "note", seen, "", "inputs", score, CHANCE_SCORE)]
         weaker = "Look at augmented training images, and weaken the augmentation until you know them."
         fault = "regularization-too-strong"
