@@ -122,7 +122,7 @@ class NonFinite(Monitor):
             self.waiting.append((step + 1, sizes, names, losses))
             self._examine(trainer, sizes.tolist(), names, step)
         else:
-            weights = norms([parameter.detach() for parameter in _with_gradient(optimizer)], math.inf)
+            weights = norms([parameter.detach() for parameter, _ in _with_gradient(optimizer)], math.inf)
             self.waiting.append((step + 1, torch.cat([sizes, weights]), names, losses))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -188,19 +188,19 @@ class NonFinite(Monitor):
 
 def gradients_of(optimizer: Optimizer) -> list[Tensor]:
     """The gradients that `optimizer` is about to step with, without the sparse ones."""
-    gradients = [parameter.grad for parameter in held_parameters(optimizer)]
-    return [gradient for gradient in gradients if gradient is not None and not gradient.is_sparse]
+    return [gradient for _, gradient in _with_gradient(optimizer)]
 
 
 def names_of(optimizer: Optimizer, named: Mapping[int, str]) -> list[str]:
     """The names of the parameters that `gradients_of` are of, from those by their `id`."""
-    return [named.get(id(parameter), "a parameter") for parameter in _with_gradient(optimizer)]
+    return [named.get(id(parameter), "a parameter") for parameter, _ in _with_gradient(optimizer)]
 
 
-def _with_gradient(optimizer: Optimizer) -> Iterator[Tensor]:
+def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
     for parameter in held_parameters(optimizer):
-        if parameter.grad is not None and not parameter.grad.is_sparse:
-            yield parameter
+        gradient = parameter.grad
+        if gradient is not None and not gradient.is_sparse:
+            yield parameter, gradient
 
 
 def are_finite(sizes: list[float]) -> bool:

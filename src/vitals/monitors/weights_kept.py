@@ -260,8 +260,8 @@ def _left(before: Tensor, after: Tensor, now: Tensor) -> float:
 
 
 def _some_gradient(parameter: Tensor) -> Tensor:
-    """Of the elements that `_some` takes, and of a few more; a sparse one, as of a large table, is not filled
-    up for that."""
+    """Of the elements that `first_elements` takes, and of a few more; a sparse one, as of a large table, is
+    not filled up for that."""
     gradient = parameter.grad
     if gradient is None:
         return torch.zeros_like(first_elements(parameter))
