@@ -18,6 +18,7 @@ from vitals.measures.double import double
 from vitals.probes.loss_arguments import LossArguments
 from vitals.probes.put_back import buffers_kept
 from vitals.probes.random_states import isolated_rng, seed_torch
+from vitals.probes.rows import with_row
 from vitals.probes.step_losses import only_loss, step_losses
 from vitals.probes.step_model import Path
 from vitals.probes.training_step import TrainingStep, random_like
@@ -68,9 +69,8 @@ def left_alone(step: TrainingStep) -> list[Finding]:
 
             for number, place in step.idle.items():
                 moved = rows[place].roll(1, 0)
-                other = [moved if each == place else row for each, row in enumerate(rows)]
                 alike = torch.equal(moved, rows[place])  # as masks of texts of one length
-                if not alike and torch.equal(outputs(list(rows)), outputs(other)):
+                if not alike and torch.equal(outputs(list(rows)), outputs(with_row(rows, place, moved))):
                     found[str(number + 1)] = moved
     if not found:
         return []
@@ -93,7 +93,7 @@ def _paired(step: TrainingStep) -> list[Finding]:
     for place, row in enumerate(rows):
         if row.numel() != size or outputs.numel() != size or row.shape == outputs.shape:
             continue
-        alike = [*rows[:place], row.reshape(outputs.shape), *rows[place + 1 :]]
+        alike = with_row(rows, place, row.reshape(outputs.shape))
         with torch.no_grad(), suppress(UserError):
             as_they_are, of_one_shape = (
                 [step.value(each, given) for each in (outputs, outputs.roll(1, 0))] for given in (rows, alike)

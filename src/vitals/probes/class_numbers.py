@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.probes.random_states import seed_torch
+from vitals.probes.rows import with_row
 from vitals.probes.watched_step import WatchedStep
 
 Kind = Literal["classes", "actions", "other"]
@@ -64,7 +65,7 @@ def kind_of_numbers(
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return "other"
     if row.shape == outputs.shape and Code.of(row) is not None:
-        if step.value(outputs, [*rows[:place], row.roll(1, 1), *rows[place + 1 :]]) == value:
+        if step.value(outputs, with_row(rows, place, row.roll(1, 1))) == value:
             return "other"
         return _kind_by_gradient(step, outputs, rows, row.argmax(1))
     if row.numel() != len(row):
@@ -76,8 +77,7 @@ def kind_of_numbers(
         return "other"
     # Losses of embeddings mind which labels agree, but not what they are called.
     renamed = torch.where(row == IGNORED, row, (row + 1) % classes)
-    other = [*rows[:place], renamed, *rows[place + 1 :]]
-    if step.value(outputs, other) == value:
+    if step.value(outputs, with_row(rows, place, renamed)) == value:
         return "other"
     return _kind_by_gradient(step, outputs, rows, row.reshape(-1))
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from vitals.probes.loaders import (
 )
 from vitals.probes.narrow_layer import entering, narrow_layer
 from vitals.probes.random_states import isolated_rng, seed_torch
-from vitals.probes.rows import Rows, first_samples, joined, samples_in
+from vitals.probes.rows import Rows, first_samples, joined, samples_in, with_row
 from vitals.probes.stand_in import BatchPreparation, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
@@ -334,15 +334,15 @@ class FixedSubsets:
         classes: dict[str, int] = {}
         labelled = 0
 
-        def keep(name: str) -> Callable[..., None]:
-            return lambda part, arguments, output: given.update({name: output})
+        def keep(name: str, part: nn.Module, arguments: Any, output: Any) -> None:
+            given[name] = output
 
         batches, _ = self.training
         with self._on_copy(), ExitStack() as stack:
             self.twin.module.eval()
             for name, part in frozen_fresh_parts(self.twin.module).items():
                 if name in self.guides:
-                    stack.callback(part.register_forward_hook(keep(name)).remove)
+                    stack.callback(part.register_forward_hook(partial(keep, name)).remove)
             for batch in batches:
                 step_losses(self.twin.module, self.evaluating, batch)
                 whole = [
@@ -423,7 +423,7 @@ class FixedSubsets:
                 rows = Rows(batch)
                 parts = rows.of(batch)
                 others = [
-                    [*parts[:place], part.roll(shift, 0), *parts[place + 1 :]]
+                    with_row(parts, place, part.roll(shift, 0))
                     for place, part in enumerate(parts)
                     for shift in SHIFTS
                 ]

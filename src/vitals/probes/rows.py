@@ -402,6 +402,11 @@ def _with(sample: Any, values: Mapping[int, Tensor]) -> Any:
     return replaced(sample, other)
 
 
+def with_row(rows: Sequence[Tensor], place: int, row: Tensor) -> list[Tensor]:
+    """`rows` with `row` at this place."""
+    return [*rows[:place], row, *rows[place + 1 :]]
+
+
 def samples_in(batch: Any) -> int:
     """Samples in `batch`, whatever it is made of; 0 where they cannot be counted."""
     return len(batch[0]) if _is_usual(batch) else Rows(batch).size

@@ -18,7 +18,7 @@ from vitals.errors import UserError
 from vitals.probes.class_numbers import Code, kind_of_numbers
 from vitals.probes.put_back import buffers_kept, modes_kept
 from vitals.probes.random_states import isolated_rng, seed_torch
-from vitals.probes.rows import Rows, is_ragged
+from vitals.probes.rows import Rows, is_ragged, with_row
 from vitals.probes.step_model import Path, StepModel
 from vitals.probes.untouched import ChangesParameters
 from vitals.probes.watched_step import WatchedStep
@@ -161,7 +161,7 @@ class TrainingStep(WatchedStep):
         whole = outputs(Path(self, ()), rows)
         given = []
         for place in {*range(len(rows))}.difference(self.target_rows):
-            other = [*rows[:place], rows[place].roll(1, 0), *rows[place + 1 :]]
+            other = with_row(rows, place, rows[place].roll(1, 0))
             if not torch.equal(outputs(Path(self, ()), other), whole):
                 given.append(place)
         if len(self.calls) == 1:
@@ -234,8 +234,7 @@ class TrainingStep(WatchedStep):
         row = rows[place]
         if bool((row == row[:1]).all()):  # nothing to exchange
             return row.ndim == 1 or len(rows) == 2
-        other = [*rows[:place], row.roll(1, 0), *rows[place + 1 :]]
-        return self.value(outputs, other) != value
+        return self.value(outputs, with_row(rows, place, row.roll(1, 0))) != value
 
     def classes(self) -> int:
         """C where the loss is a cross-entropy of outputs (N, ..., C) or (N, C, ...): where all of them are
