@@ -22,6 +22,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
 from vitals.findings import Finding, Level
 from vitals.measures.finite import of_lost_epsilon
+from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import norms
 from vitals.probes.copies import copied
 from vitals.probes.step_losses import or_nan
@@ -570,7 +571,7 @@ class TinySubsetCheck(CheckOfEachLoss):
 
     def _made(self, setup: TrainingSetup, options: Options) -> Outcome:
         if (optimizer := setup.optimizer_or_none()) is not None:
-            trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+            trained = sum(parameter.numel() for parameter in held_parameters(optimizer))
             if trained < SUBSET_SIZE:  # as a temperature by which outputs of a trained network are divided
                 raise UserError(
                     f"your optimizer has {trained} number(s), too few to tell the examples apart."

@@ -17,7 +17,7 @@ from vitals.either_package import either
 from vitals.errors import listed
 from vitals.measures.fresh_draws import looks_drawn
 from vitals.measures.graph_leaves import graph_leaves
-from vitals.measures.held_parameters import held_identities
+from vitals.measures.held_parameters import held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.monitors.early_monitor import EarlyMonitor, first_elements, moving_parameters
 from vitals.probes.thawing import thaws_later
@@ -135,7 +135,7 @@ class LossParameters(EarlyMonitor):
         if len(self.stepping) < len(trainer.optimizers):
             self.stepping.update(n for n, each in enumerate(trainer.optimizers) if each is optimizer)
         if self.at_start and not pl_module.automatic_optimization:
-            given = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            given = [each.grad for each in held_parameters(optimizer) if each.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
 
     def _step_of(self, optimizer: Optimizer, *_: Any) -> None:
@@ -218,9 +218,9 @@ class LossParameters(EarlyMonitor):
     def _note_waiting(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         given = {id(p): name for name, p in module.named_parameters() if p.grad is not None}
         for number in set(range(len(trainer.optimizers))) - self.stepping - set(self.waiting):
-            groups = trainer.optimizers[number].param_groups
-            named = [p for group in groups for p in group["params"] if id(p) in given]
-            if names := [given[id(p)] for p in named if bool(dense(p.grad).any())]:
+            held: list[Any] = held_parameters(trainer.optimizers[number])
+            waiting = [each for each in held if id(each) in given and bool(dense(each.grad).any())]
+            if names := [given[id(each)] for each in waiting]:
                 self.waiting[number] = names
 
     def _left_waiting(self, trainer: L.Trainer) -> None:

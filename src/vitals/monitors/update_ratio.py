@@ -70,7 +70,7 @@ class UpdateRatio(Monitor):
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.meters, self.begun, self.ended = {}, {}, {}
         self.before = trainer.global_step
-        if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
+        if not held_parameters(*trainer.optimizers):
             raise UserError("no optimizer has a parameter.")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

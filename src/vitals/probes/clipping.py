@@ -93,7 +93,6 @@ def clipping_by_hand(
 
 
 def _scale(optimizer: Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+    for parameter in held_parameters(optimizer):
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
