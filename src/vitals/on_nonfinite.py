@@ -143,26 +143,28 @@ class OnNonFinite(Callback):
         number = id(optimizer)
         if finite:
             self.in_a_row[number] = 0
-        elif search is None or search.evaluations == 1:
-            self.in_a_row[number] += 1
-            if not self.scaled or self.in_a_row[number] >= LEFT_OUT:
-                finding = self._explained(optimizer, sizes)
+            return
+        if search is not None and search.evaluations > 1:
+            return
+        self.in_a_row[number] += 1
+        if self.scaled and self.in_a_row[number] < LEFT_OUT:
+            if first_non_finite(pl_module):  # a batch with NaN in it, not the scale
                 self.buffers.bring_back()
-                for group in optimizer.param_groups:
-                    for parameter in group["params"]:
-                        parameter.grad = None  # the step passes over parameters without a gradient
-                self._act(finding, optimizer)
-            elif first_non_finite(pl_module):  # a batch with NaN in it, not the scale
-                self.buffers.bring_back()
+            return
+        finding = self._explained(optimizer, sizes)
+        self.buffers.bring_back()
+        for parameter in held_parameters(optimizer):
+            parameter.grad = None  # the step passes over parameters without a gradient
+        self._act(finding, optimizer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.stepped:
             self.batch, self.batches = None, []
         if self.due is not None:
             self._go_back(self.due)
-        elif (
-            self.good and trainer.global_step - self.good[-1].step >= KEPT_EVERY and self._weights_are_good()
-        ):
+            return
+        due = self.good and trainer.global_step - self.good[-1].step >= KEPT_EVERY
+        if due and self._weights_are_good():
             self.good = [self.good[-1], _State(trainer, pl_module)]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -241,12 +243,12 @@ class OnNonFinite(Callback):
         return replace(finding, message=f"{finding.message.rstrip('.')}, in process {rank}.")
 
     def _act(self, finding: Finding, optimizer: Optimizer | None = None) -> None:
-        if self.action == "skip" and optimizer is not None and not first_non_finite(self.module):
-            if self.skipped < SKIPPED and self.in_a_row[id(optimizer)] <= IN_A_ROW:
-                self.skipped += 1
-                self._say(finding, f"The step was left out ({self.skipped} of at most {SKIPPED}).")
-                return
-        elif self.action == "rollback" and self.rollbacks < ROLLBACKS:
+        skips = self.action == "skip" and optimizer is not None and not first_non_finite(self.module)
+        if skips and self.skipped < SKIPPED and self.in_a_row[id(optimizer)] <= IN_A_ROW:
+            self.skipped += 1
+            self._say(finding, f"The step was left out ({self.skipped} of at most {SKIPPED}).")
+            return
+        if self.action == "rollback" and self.rollbacks < ROLLBACKS:
             self.due = finding
             return
         if self.skipped or self.rollbacks:
