@@ -367,11 +367,7 @@ def _put_events_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
     """The same for curves with times: one that was logged over epochs beside others over steps is brought to
     these by the times at which both were written."""
     longest = max(raws, key=lambda raw: raw.steps[-1])
-    unit = [raw for raw in raws if len(raw.steps) > 1 and np.median(np.diff(raw.steps)) == 1]
-    over_epochs = [raw for raw in unit if raw.steps[-1] < longest.steps[-1] / 2]
-    if not over_epochs and len(unit) == sum(len(raw.steps) > 1 for raw in raws):
-        names = filter(None, (tag_of_foreign(raw.name) for raw in raws))
-        over_epochs = raws if any(part == "val" or grain == "epoch" for _, part, grain in names) else []
+    over_epochs = _over_epochs(raws, longest)
     first = min((raw.steps[0] for raw in over_epochs), default=0.0)
     offset = max(0.0, 1 - first)
     clock = max(over_epochs, key=lambda raw: len(raw.steps), default=None)
@@ -389,6 +385,17 @@ def _put_events_on_epochs(raws: list[Raw], axes: list[Raw]) -> str:
         else:
             raw.epochs = raw.steps
     return "epochs" if over_epochs or marks else "steps"
+
+
+def _over_epochs(raws: list[Raw], longest: Raw) -> list[Raw]:
+    """The curves whose steps are epochs: they go up by one, and are far fewer than those of the `longest`; or
+    all are so, and some are of validation or say that they are of epochs."""
+    by_one = [raw for raw in raws if len(raw.steps) > 1 and np.median(np.diff(raw.steps)) == 1]
+    shorter = [raw for raw in by_one if raw.steps[-1] < longest.steps[-1] / 2]
+    if shorter or len(by_one) < sum(len(raw.steps) > 1 for raw in raws):
+        return shorter
+    names = filter(None, (tag_of_foreign(raw.name) for raw in raws))
+    return raws if any(part == "val" or grain == "epoch" for _, part, grain in names) else []
 
 
 def _trained(steps: Numbers, epochs: Numbers, marks: list[tuple[float, float]]) -> Numbers:
