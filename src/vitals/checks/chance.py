@@ -54,10 +54,9 @@ def prior_entropy(targets: Tensor) -> float:
 
 
 def _uniform(outputs: Tensor) -> Tensor:
-    guess = {"logits": 0.0, "probabilities": 1 / outputs.shape[1]}.get(
-        kind_of(outputs), -math.log(outputs.shape[1])
-    )
-    return torch.full_like(outputs, guess)
+    classes = outputs.shape[1]
+    guess = {"logits": 0.0, "probabilities": 1 / classes, "log-probabilities": -math.log(classes)}
+    return torch.full_like(outputs, guess[kind_of(outputs)])
 
 
 def uniform_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
@@ -77,11 +76,8 @@ def class_weights(loss: Loss, outputs: Tensor, targets: Tensor) -> list[float]:
     (gradient,) = torch.autograd.grad(value, guess, allow_unused=True)
     if gradient is None or not bool(gradient.any()):
         return []
-    classes, pull, labels = (
-        outputs.shape[1],
-        double(gradient.float().norm(dim=1)).flatten().cpu(),
-        targets.flatten().cpu(),
-    )
+    classes, labels = outputs.shape[1], targets.flatten().cpu()
+    pull = double(gradient.float().norm(dim=1)).flatten().cpu()
     known = (labels >= 0) & (labels < classes)
     pull, labels = pull[known], labels[known]
     sums = torch.zeros(classes, dtype=pull.dtype, device=pull.device).index_add(0, labels, pull)
@@ -264,7 +260,8 @@ def softmax_elsewhere(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     if len(dims) != 1 or kind_of(outputs) != "logits":
         return False
     outputs = outputs / outputs.abs().max().clamp_min(1e-30)  # beside huge ones a shift is lost in rounding
-    shift = SHIFT * torch.arange(outputs.shape[dim := dims.pop()], device=outputs.device).to(outputs.dtype)
+    dim = dims.pop()
+    shift = SHIFT * torch.arange(outputs.shape[dim], device=outputs.device).to(outputs.dtype)
     shifted_outputs = outputs + shift.reshape([-1 if each == dim else 1 for each in range(outputs.ndim)])
     for labels in (targets, torch.full_like(targets, int(targets.flatten().mode().values))):
         plain, shifted = float(loss(outputs, labels)), float(loss(shifted_outputs, labels))

@@ -54,9 +54,8 @@ class SanityChecks(Callback):
     """Looks, before the first step, for what keeps a training from learning, and leaves everything as it was.
 
     It works on any module, with what its training step allows (docs/checks.md), and says what it could not
-    look at, and why. It prints
-    a table of verdicts, writes `findings.json` into the trainer's log folder, most important first, and what
-    `log_checks` says to the loggers. A resumed training is not checked again.
+    look at, and why. It prints a table of verdicts, writes `findings.json` into the trainer's log folder,
+    most important first, and what `log_checks` says to the loggers. A resumed training is not checked again.
 
     Args:
         checks: to make, by name: those of `vitals.checks.registry`, its groups `default` and `full`, and
