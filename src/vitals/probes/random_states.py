@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vitals.probes.alone import alone
+from vitals.probes.surroundings import surroundings_kept
 
 
 def raw_states() -> dict[str, Any]:
@@ -52,13 +53,14 @@ def seed_torch(seed: int) -> None:
 
 @contextmanager
 def isolated_rng(seed: int | None = None, together: bool = False) -> Iterator[None]:
-    """Restore all random states on the way out; with `seed`, torch starts inside the block from that. Where
-    not all processes come here `together`, this one is `alone` inside."""
+    """Restore all random states on the way out, and the user's `surroundings_kept`, which may have generators
+    of their own; with `seed`, torch starts inside the block from that. Where not all processes come here
+    `together`, this one is `alone` inside."""
     states = raw_states()
     try:
         if seed is not None:
             seed_torch(seed)
-        with nullcontext() if together else alone():
+        with surroundings_kept(), nullcontext() if together else alone():
             yield
     finally:
         set_random_states(states)

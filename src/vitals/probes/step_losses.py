@@ -20,6 +20,7 @@ from vitals.probes.alone import alone
 from vitals.probes.put_back import unchanged
 from vitals.probes.rows import to_write_to
 from vitals.probes.silently import silently
+from vitals.probes.surroundings import closures_kept
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
 EVERY_THIRD = 3
@@ -51,7 +52,8 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     where = (number,) * numbered + (0,) * of_several
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
-        with silently(), alone(), untouched(shared.tensors) if shared and shared.tensors else nullcontext():
+        guard = untouched(shared.tensors) if shared and shared.tensors else nullcontext()
+        with silently(), alone(), closures_kept(getattr(step, "__self__", None)), guard:
             return step(to_write_to(batch), *where)
     except UserError:
         raise

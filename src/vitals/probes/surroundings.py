@@ -1,0 +1,211 @@
+"""What code keeps outside of the module that trains: random generators, counters, tables, open files.
+
+A step may draw from a generator of its script, count in a variable of it, or write into its file. On a copy
+of the module it does so, too, and the training would go on with other numbers, and its files would have lines
+of what nobody trained.
+"""
+
+import csv
+import random
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from types import CellType, FunctionType, ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vitals.either_package import either
+from vitals.probes.copies import LARGE, LIVE, NoOp, Spent
+
+MOST = 10**5
+"""Elements up to which an array or a table is kept."""
+FURTHEST = 3
+"""Objects in objects that are gone into."""
+RECORDERS = (
+    *("tensorboard", "torch.utils.tensorboard", "tensorboardX", "wandb", "mlflow", "trackio"),
+    *("comet_ml", "neptune", "clearml", "aim", "swanlab"),
+)
+"""Packages that record what they, or their objects, are given."""
+LEFT_ALONE = (nn.Module, Dataset, DataLoader, Sampler)
+"""What those who look at it copy, or read from."""
+LEADS_OUTSIDE = (*LIVE, type(csv.writer(sys.stdout)))
+
+_kept: ContextVar[bool] = ContextVar("kept", default=False)
+"""Whether the surroundings are kept already."""
+
+
+@contextmanager
+def surroundings_kept() -> Iterator[None]:
+    """Put back, behind the block, what it changes in the user's own modules, those that are not installed as
+    packages: states of random generators, what names stand for, and what tables and arrays of up to `MOST`
+    elements hold. Within it, what leads outside, as an open file or a writer of TensorBoard, takes every call
+    and does nothing; what gives each thing only once refuses.
+
+    A name that stood for None before, or for nothing, keeps what it was given: it is loaded once for all.
+    """
+    if _kept.get():
+        yield
+        return
+    token, state = _kept.set(True), _State()
+    try:
+        for names in _namespaces(len(sys.modules)).values():
+            state.note_names(names)
+        yield
+    finally:
+        _kept.reset(token)
+        state.put_back()
+
+
+@contextmanager
+def closures_kept(owner: Any) -> Iterator[None]:
+    """The same for what the methods of `owner`, of a class that a function has made, see of that function."""
+    state, kind = _State(), owner.__class__
+    try:
+        for cell in _cells(kind):
+            state.note_cell(cell)
+        yield
+    finally:
+        state.put_back()
+
+
+@cache
+def _namespaces(modules: int) -> dict[str, dict[str, Any]]:
+    """Those of the user's own modules, by their names, where so many modules are loaded."""
+    installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        theirs = file.startswith(installed) or "-packages" in file or name.partition(".")[0] == "vitals"
+        if name == "__main__" or (file and not theirs):
+            found[name] = vars(module)
+    return found
+
+
+@cache
+def _cells(kind: Any) -> list[CellType]:
+    own = [each for each in kind.__mro__ if each.__module__ in _namespaces(len(sys.modules))]
+    functions = [each for part in own for each in vars(part).values() if isinstance(each, FunctionType)]
+    return list({id(cell): cell for each in functions for cell in each.__closure__ or ()}.values())
+
+
+class _State:
+    """How things are now, and what puts them back."""
+
+    def __init__(self) -> None:
+        self.undo: list[Callable[[], Any]] = []
+        self.seen: set[int] = set()
+
+    def put_back(self) -> None:
+        for back in reversed(self.undo):
+            back()
+
+    def note_names(self, names: dict[str, Any]) -> None:
+        before = dict(names)
+        self.undo.append(partial(_put_names_back, names, before))
+        for name, value in before.items():
+            if name.startswith("__") or isinstance(value, FunctionType):
+                continue
+            if (stand_in := _stand_in(value)) is not None:
+                names[name] = stand_in
+            else:
+                self.note(value)
+
+    def note_cell(self, cell: CellType) -> None:
+        try:
+            value = cell.cell_contents
+        except ValueError:  # a name that has no value yet
+            return
+        if (stand_in := _stand_in(value)) is not None:
+            cell.cell_contents = stand_in
+        elif value is not None:
+            self.note(value)
+        self.undo.append(partial(setattr, cell, "cell_contents", value))
+
+    def note(self, value: Any, depth: int = 0) -> None:
+        """Remember `value`, and all that it holds."""
+        if id(value) in self.seen or isinstance(value, LEFT_ALONE):
+            return
+        self.seen.add(id(value))
+        held: list[Any] = []
+        if isinstance(value, np.random.Generator):
+            self.undo.append(partial(setattr, value.bit_generator, "state", value.bit_generator.state))
+        elif isinstance(value, np.random.RandomState):
+            self.undo.append(partial(value.set_state, value.get_state(legacy=False)))
+        elif isinstance(value, random.Random):
+            self.undo.append(partial(value.setstate, value.getstate()))
+        elif isinstance(value, torch.Generator):
+            self.undo.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, Tensor):
+            if value.numel() <= MOST and value.layout == torch.strided and not value.is_inference():
+                self.undo.append(partial(_put_values_back, value, value._version, value.detach().clone()))
+        elif isinstance(value, np.ndarray):
+            if value.size <= MOST and value.flags.writeable:
+                self.undo.append(partial(np.copyto, value, value.copy()))
+        elif isinstance(value, list | set | deque | dict):
+            if len(value) <= MOST:
+                self.undo.append(partial(_put_entries_back, value, value.copy()))
+            elif isinstance(value, list):
+                self.undo.append(partial(value.__delitem__, slice(len(value), None)))
+            held = list(value.values() if isinstance(value, dict) else value) if len(value) < LARGE else []
+        elif isinstance(value, tuple):
+            held = list(value) if len(value) < LARGE else []
+        elif _is_own(value):
+            attributes = dict(vars(value))
+            self.undo.append(partial(_put_attributes_back, value, attributes))
+            held = list(attributes.values())
+        for each in held if depth < FURTHEST else ():
+            self.note(each, depth + 1)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether it is a class of the user's own modules, or an object of one, or of one that has but names."""
+    kind = value if isinstance(value, type) else type(value)
+    if kind.__module__ in _namespaces(len(sys.modules)):
+        return hasattr(value, "__dict__")
+    return isinstance(value, SimpleNamespace)
+
+
+def _stand_in(value: Any) -> Any:
+    """What is to stand for `value` while something is looked at; None where it can stay."""
+    kind = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
+    if any(kind == package or kind.startswith(f"{package}.") for package in RECORDERS):
+        return NoOp()
+    loggers = either(Logger)  # type: ignore[type-abstract]
+    if isinstance(value, (*LEADS_OUTSIDE, *loggers)):
+        return NoOp()
+    return Spent() if isinstance(value, Iterator) else None
+
+
+def _put_names_back(names: dict[str, Any], before: dict[str, Any]) -> None:
+    for name, value in before.items():
+        if value is not None and names.get(name) is not value:
+            names[name] = value
+
+
+def _put_attributes_back(owner: Any, before: dict[str, Any]) -> None:
+    for name, value in before.items():
+        if value is not None and vars(owner).get(name) is not value:
+            setattr(owner, name, value)
+
+
+def _put_entries_back(table: Any, before: Any) -> None:
+    if isinstance(table, list):
+        table[:] = before
+        return
+    table.clear()
+    table.extend(before) if isinstance(table, deque) else table.update(before)
+
+
+@torch.no_grad()
+def _put_values_back(values: Tensor, version: int, before: Tensor) -> None:
+    if values._version != version:
+        values.copy_(before)

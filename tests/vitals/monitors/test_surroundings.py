@@ -1,0 +1,164 @@
+"""A training step that draws from, counts in and writes to what lies outside of its module, in this one."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from foreign import Foreign, digits, fit, mlp
+from monitoring import some
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+import vitals
+
+ROWS = 96
+outside: dict[str, Any] = {}
+numbers = np.random.default_rng(0)
+draws = torch.Generator()
+chances = random.Random(0)
+seen = 0
+recent: deque[Tensor] = deque(maxlen=40)
+history: dict[str, list[float]] = {"loss": []}
+shares = np.zeros(10)
+centre = torch.zeros(10)
+table: Any = None
+writer: Any = None
+kept: Any = None
+
+
+class Statistics:
+    """Of one's own, without a module."""
+
+    def __init__(self) -> None:
+        self.count, self.losses = 0, [0.0]
+
+
+statistics = Statistics()
+
+
+def begin(folder: Path) -> Any:
+    global numbers, draws, chances, seen, shares, centre, table, writer, statistics
+    folder.mkdir()
+    numbers, chances = np.random.default_rng(3), random.Random(5)
+    draws = torch.Generator().manual_seed(4)
+    seen, shares, centre, statistics = 0, np.zeros(10), torch.zeros(10), Statistics()
+    recent.clear()
+    history["loss"].clear()
+    Draws.of_class.clear()
+    file = (folder / "table.csv").open("w", buffering=1)
+    table, writer = csv.writer(file), SummaryWriter(str(folder / "events"))
+    return file
+
+
+class Noisy(Dataset):
+    """Draws from the generator of the script."""
+
+    def __init__(self) -> None:
+        self.x, self.y = digits(ROWS)
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index] * float(numbers.uniform(0.9, 1.1)), self.y[index]
+
+
+class Draws(Foreign):
+    of_class: list[float] = []  # noqa: RUF012 (people do)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(mlp())
+        self.folder = folder
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        global seen
+        x, y = batch
+        seen += 1
+        statistics.count += 1
+        x = x + 0.1 * torch.randn(x.shape, generator=draws) + 0.01 * chances.random()
+        x = x * (1 + 1e-3 * (seen + len(history["loss"]) + statistics.count + len(self.of_class)))
+        np.add.at(shares, y.numpy(), 1)
+        recent.extend(x)
+        x = x + 0.01 * torch.stack(list(recent)).mean(0)
+        outputs = self.net(x)
+        loss = F.cross_entropy(outputs - 0.1 * centre, y) * (1 + 1e-3 * float(shares[0]))
+        centre.lerp_(outputs.detach().mean(0), 0.1)
+        for each in (history["loss"], statistics.losses, self.of_class):
+            each.append(loss.item())
+        table.writerow([seen, loss.item()])
+        writer.add_scalar("loss", loss.item(), seen)
+        with (self.folder / "lines.txt").open("a") as lines:
+            lines.write(f"{seen} {loss.item()}\n")
+        torch.save(outputs, self.folder / f"outputs-{len(list(self.folder.glob('*.pt')))}.pt")
+        return loss
+
+
+def trained(folder: Path, callbacks: list[L.Callback]) -> tuple[list[Tensor], dict[str, Any]]:
+    """The weights that come of it, and what is left behind."""
+    file = begin(folder)
+    module = Draws(folder)
+    data = DataLoader(Noisy(), batch_size=16, shuffle=True)
+    fit(module, folder / "logs", *callbacks, train=data, max_epochs=2)
+    file.close()
+    writer.close()
+    left = {
+        "files": sorted(path.name for path in folder.iterdir() if path.name not in ("logs", "events")),
+        "lines": [(folder / name).read_text() for name in ("table.csv", "lines.txt")],
+        "counts": (seen, history["loss"], statistics.losses, shares.tolist(), centre.tolist()),
+        "states": (numbers.bit_generator.state, draws.get_state().tolist(), chances.getstate()),
+        "events": sum(path.stat().st_size for path in (folder / "events").iterdir()),
+    }
+    return [parameter.detach().clone() for parameter in module.parameters()], left
+
+
+def test_what_lies_outside_of_the_module_is_as_it_would_be_without_a_look(tmp_path: Path) -> None:
+    alone, left_alone = trained(tmp_path / "alone", [])
+    watched, left = trained(tmp_path / "watched", vitals.diagnostics(budget=5))
+    assert all(map(torch.equal, alone, watched))
+    assert left == left_alone
+
+
+def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> None:
+    counts, generator = [0], np.random.default_rng(1)
+    total = 0
+
+    class Inside(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            nonlocal total
+            total += 1
+            counts[0] += 1
+            return super().training_step((batch[0] * float(generator.uniform(0.5, 1.5)), batch[1]), batch_idx)
+
+    fit(Inside(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=some(4))
+    assert (total, counts) == (4, [4])
+    again = np.random.default_rng(1)
+    again.uniform(size=4)
+    assert generator.bit_generator.state == again.bit_generator.state
+
+
+def test_what_a_step_takes_from_an_iterator_of_the_script_is_not_taken(tmp_path: Path) -> None:
+    global kept
+    kept = iter(range(100))
+
+    class Takes(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) * (1 + 1e-3 * next(kept))
+
+    fit(Takes(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=some(4))
+    assert next(kept) == 4
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Any:
+    yield
+    recent.clear()
