@@ -6,15 +6,16 @@ of what nobody trained.
 """
 
 import csv
+import io
 import random
 import sys
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
-from types import CellType, FunctionType, ModuleType, SimpleNamespace
+from types import CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ LEFT_ALONE = (nn.Module, Dataset, DataLoader, Sampler)
 """What those who look at it copy, or read from."""
 LEADS_OUTSIDE = (*LIVE, type(csv.writer(sys.stdout)))
 
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
 """Whether the surroundings are kept already."""
 
@@ -46,9 +49,10 @@ _kept: ContextVar[bool] = ContextVar("kept", default=False)
 @contextmanager
 def surroundings_kept() -> Iterator[None]:
     """Put back, behind the block, what it changes in the user's own modules, those that are not installed as
-    packages: states of random generators, what names stand for, and what tables and arrays of up to `MOST`
-    elements hold. Within it, what leads outside, as an open file or a writer of TensorBoard, takes every call
-    and does nothing; what gives each thing only once refuses.
+    packages: states of random generators, also of those in the functions that called for the training, what
+    names stand for, and what tables and arrays of up to `MOST` elements hold. Within it, what leads outside,
+    as an open file or a writer of TensorBoard, takes every call and does nothing; what gives each thing only
+    once refuses.
 
     A name that stood for None before, or for nothing, keeps what it was given: it is loaded once for all.
     """
@@ -57,8 +61,14 @@ def surroundings_kept() -> Iterator[None]:
         return
     token, state = _kept.set(True), _State()
     try:
-        for names in _namespaces(len(sys.modules)).values():
+        namespaces = _namespaces(len(sys.modules))
+        for names in namespaces.values():
             state.note_names(names)
+        for frame in _frames():  # of which data and collate_fn see the generators
+            if frame.f_globals.get("__name__") in namespaces:
+                for value in frame.f_locals.values():
+                    if isinstance(value, GENERATORS):
+                        state.note(value)
         yield
     finally:
         _kept.reset(token)
@@ -75,6 +85,14 @@ def closures_kept(owner: Any) -> Iterator[None]:
         yield
     finally:
         state.put_back()
+
+
+def _frames() -> Iterator[FrameType]:
+    """Of the functions that have called this one, the last one first."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 @cache
@@ -144,6 +162,9 @@ class _State:
             self.undo.append(partial(value.setstate, value.getstate()))
         elif isinstance(value, torch.Generator):
             self.undo.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, io.IOBase) and not value.closed and value.seekable():
+            with suppress(OSError):  # of a text that is read line by line nobody knows how far
+                self.undo.append(partial(value.seek, value.tell()))
         elif isinstance(value, Tensor):
             if value.numel() <= MOST and value.layout == torch.strided and not value.is_inference():
                 self.undo.append(partial(_put_values_back, value, value._version, value.detach().clone()))
@@ -176,6 +197,8 @@ def _is_own(value: Any) -> bool:
 
 def _stand_in(value: Any) -> Any:
     """What is to stand for `value` while something is looked at; None where it can stay."""
+    if isinstance(value, io.IOBase) and (value.closed or not value.writable()):
+        return None  # what is read from, as by a data set
     kind = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
     if any(kind == package or kind.startswith(f"{package}.") for package in RECORDERS):
         return NoOp()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, digits, fit, mlp
+from foreign import Foreign, digits, fit, mlp, quick
 from monitoring import some
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter
 
 import vitals
@@ -139,11 +139,32 @@ def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> Non
             counts[0] += 1
             return super().training_step((batch[0] * float(generator.uniform(0.5, 1.5)), batch[1]), batch_idx)
 
-    fit(Inside(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=some(4))
+    def brought(samples: list[Any]) -> Any:
+        return default_collate([(x * float(generator.uniform(0.5, 1.5)), y) for x, y in samples])
+
+    train = some(4, collate_fn=brought)
+    fit(Inside(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=train)
     assert (total, counts) == (4, [4])
     again = np.random.default_rng(1)
-    again.uniform(size=4)
+    again.uniform(size=4 + 4 * 16)
     assert generator.bit_generator.state == again.bit_generator.state
+
+
+def test_a_file_that_is_read_from_stays_open_and_where_it_was(tmp_path: Path) -> None:
+    global kept
+    (tmp_path / "numbers").write_bytes(bytes(range(100)))
+    kept = (tmp_path / "numbers").open("rb")
+
+    class Reads(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            [factor] = kept.read(1)
+            return super().training_step(batch, batch_idx) * (1 + 1e-3 * factor)
+
+    with kept:
+        checks = quick(checks=["wiring"])
+        fit(Reads(mlp()), tmp_path, checks, train=some(4))
+        assert kept.tell() == 4
+    assert [finding.cause for finding in checks.findings] == ["wiring-correct"]
 
 
 def test_what_a_step_takes_from_an_iterator_of_the_script_is_not_taken(tmp_path: Path) -> None:
