@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
-from types import CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,9 @@ RECORDERS = (
 """Packages that record what they, or their objects, are given."""
 LEFT_ALONE = (nn.Module, Dataset, DataLoader, Sampler)
 """What those who look at it copy, or read from."""
+QUIET: tuple[type, ...] = (FunctionType, BuiltinFunctionType, property, classmethod, staticmethod)
+QUIET += (str, bytes, int, float, type(None), torch.dtype, torch.device)
+"""What holds nothing that could change; looked for first, for nearly all is of these."""
 LEADS_OUTSIDE = (*LIVE, type(csv.writer(sys.stdout)))
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
@@ -130,12 +133,15 @@ class _State:
         before = dict(names)
         self.undo.append(partial(_put_names_back, names, before))
         for name, value in before.items():
-            if name.startswith("__") or isinstance(value, FunctionType):
+            if isinstance(value, QUIET) or name.startswith("__"):
                 continue
-            if (stand_in := _stand_in(value)) is not None:
-                names[name] = stand_in
+            if isinstance(value, type):
+                held = value if value.__module__ in _namespaces(len(sys.modules)) else None
+            elif (stand_in := _stand_in(value)) is not None:
+                names[name], held = stand_in, None
             else:
-                self.note(value)
+                held = value
+            self.note(held)
 
     def note_cell(self, cell: CellType) -> None:
         try:
@@ -150,7 +156,7 @@ class _State:
 
     def note(self, value: Any, depth: int = 0) -> None:
         """Remember `value`, and all that it holds."""
-        if id(value) in self.seen or isinstance(value, LEFT_ALONE):
+        if isinstance(value, (*QUIET, *LEFT_ALONE)) or id(value) in self.seen:
             return
         self.seen.add(id(value))
         held: list[Any] = []
@@ -197,15 +203,23 @@ def _is_own(value: Any) -> bool:
 
 def _stand_in(value: Any) -> Any:
     """What is to stand for `value` while something is looked at; None where it can stay."""
+    if isinstance(value, ModuleType):
+        return NoOp() if _records(value.__name__) else None
     if isinstance(value, io.IOBase) and (value.closed or not value.writable()):
         return None  # what is read from, as by a data set
-    kind = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
-    if any(kind == package or kind.startswith(f"{package}.") for package in RECORDERS):
-        return NoOp()
+    return _stand_in_of(value.__class__)()
+
+
+@cache
+def _stand_in_of(kind: Any) -> Callable[[], Any]:
     loggers = either(Logger)  # type: ignore[type-abstract]
-    if isinstance(value, (*LEADS_OUTSIDE, *loggers)):
-        return NoOp()
-    return Spent() if isinstance(value, Iterator) else None
+    if _records(kind.__module__) or issubclass(kind, (*LEADS_OUTSIDE, *loggers)):
+        return NoOp
+    return Spent if issubclass(kind, Iterator) else lambda: None
+
+
+def _records(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in RECORDERS)
 
 
 def _put_names_back(names: dict[str, Any], before: dict[str, Any]) -> None:
