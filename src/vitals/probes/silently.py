@@ -1,4 +1,4 @@
-"""What a training says while it is run beside itself: nothing."""
+"""What a training says and writes while it is run beside itself: nothing."""
 
 import builtins
 import io
@@ -24,9 +24,8 @@ class _Nowhere(io.TextIOBase):
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """Inside the block nothing that is printed, logged or written to a file gets out, but into folders for a
-    while, and no breakpoint is stopped at, where the question could not be seen: a step says what it has to
-    say when the training runs it. Other threads write as ever."""
+    """Inside the block nothing that is printed or logged gets out, and no breakpoint is stopped at, where the
+    question could not be seen: a step says what it has to say when the training runs it."""
     if isinstance(sys.stdout, _Nowhere):
         yield
         return
@@ -38,13 +37,22 @@ def silently() -> Iterator[None]:
             redirect_stderr(nowhere),
             patch.object(sys, "breakpointhook", _goes_on),
             patch.object(pdb, "set_trace", _goes_on),
-            patch.object(builtins, "open", _opening(builtins.open)),
-            patch.object(io, "open", _opening(io.open)),
-            patch.object(torch, "save", _saving(torch.save)),
         ):
             yield
     finally:
         logging.disable(level)
+
+
+@contextmanager
+def writing_nothing() -> Iterator[None]:
+    """Inside the block nothing is written to files that are opened in it, by this thread, but into the folders
+    that `tempfile` makes."""
+    with (
+        patch.object(builtins, "open", _opening(builtins.open)),
+        patch.object(io, "open", _opening(io.open)),
+        patch.object(torch, "save", _saving(torch.save)),
+    ):
+        yield
 
 
 def _opening(real: Callable[..., Any]) -> Callable[..., Any]:

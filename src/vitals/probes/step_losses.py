@@ -19,7 +19,7 @@ from vitals.errors import UserError, failed_at, reason_of
 from vitals.probes.alone import alone
 from vitals.probes.put_back import unchanged
 from vitals.probes.rows import to_write_to
-from vitals.probes.silently import silently
+from vitals.probes.silently import silently, writing_nothing
 from vitals.probes.surroundings import closures_kept
 from vitals.probes.untouched import GUARDED, ChangesParameters, untouched
 
@@ -53,7 +53,8 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     shared = getattr(getattr(step, "__self__", None), GUARDED, None)
     try:
         guard = untouched(shared.tensors) if shared and shared.tensors else nullcontext()
-        with silently(), alone(), closures_kept(getattr(step, "__self__", None)), guard:
+        owner = getattr(step, "__self__", None)
+        with silently(), writing_nothing(), alone(), closures_kept(owner), guard:
             return step(to_write_to(batch), *where)
     except UserError:
         raise
