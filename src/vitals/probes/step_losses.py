@@ -50,10 +50,10 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     if by_itself:
         raise UserError("your training_step takes its batches from the loader itself (dataloader_iter).")
     where = (number,) * numbered + (0,) * of_several
-    shared = getattr(getattr(step, "__self__", None), GUARDED, None)
+    owner = getattr(step, "__self__", None)
+    shared = getattr(owner, GUARDED, None)
     try:
         guard = untouched(shared.tensors) if shared and shared.tensors else nullcontext()
-        owner = getattr(step, "__self__", None)
         with silently(), writing_nothing(), alone(), closures_kept(owner), guard:
             return step(to_write_to(batch), *where)
     except UserError:
