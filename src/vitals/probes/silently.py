@@ -45,8 +45,8 @@ def silently() -> Iterator[None]:
 
 @contextmanager
 def writing_nothing() -> Iterator[None]:
-    """Inside the block nothing is written to files that are opened in it, by this thread, but into folders that
-    `tempfile` has made."""
+    """Inside the block nothing is written to files that this thread opens, but into folders that `tempfile`
+    has made."""
     with (
         patch.object(builtins, "open", _opening(builtins.open)),
         patch.object(io, "open", _opening(io.open)),
