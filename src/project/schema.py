@@ -147,22 +147,9 @@ class Experiment(types.RunSchema):
 
     def clashes(self) -> Iterator[str]:
         """A sentence for each set of values that are right alone and wrong together."""
-        yield from self._schedule_clashes()
-        if self.schedule.class_name == "ReduceLROnPlateau" and self.trainer.limit_val_batches == 0:
-            yield "schedule=plateau follows the validations, and trainer.limit_val_batches=0 leaves them out."
-        yield from self._late_clashes()
-        if self.optimizer.nesterov and not self.optimizer.momentum:
-            yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
-        if self.optimizer.class_name == "LBFGS":
-            yield from self._lbfgs_clashes()
-        if self.data.target == IMAGE_DATA:
-            yield from self._data_clashes()
-        yield from super().clashes()
-
-    def _schedule_clashes(self) -> Iterator[str]:
         limit = self.trainer.limit_train_batches
         tried_only = isinstance(limit, int) and limit == 1  # one batch tries the code, not the schedule
-        optimizer, schedule, momentum = self.optimizer, self.schedule, self.momentum_schedule
+        data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
         length, end = self.trainer.epochs, "trainer.max_epochs"
         if schedule.epochs:
             if schedule.epochs < length < float("inf"):
@@ -188,6 +175,26 @@ class Experiment(types.RunSchema):
         ):
             if isinstance(start, int) and start >= length:
                 yield f"{key}={start} begins after the run's end: it must be less than {end}={length}."
+        if schedule.class_name == "ReduceLROnPlateau" and self.trainer.limit_val_batches == 0:
+            yield "schedule=plateau follows the validations, and trainer.limit_val_batches=0 leaves them out."
+        yield from self._late_clashes()
+        if optimizer.nesterov and not optimizer.momentum:
+            yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
+        if optimizer.class_name == "LBFGS":
+            yield from self._lbfgs_clashes()
+        if data.target == IMAGE_DATA:
+            if (data.source == "digits") != (data.root is None):
+                meant = "leave it out" if data.root else "name the folder of the images"
+                yield f"data.root={data.root or 'null'} is not allowed with data={data.source}: {meant}."
+            elif data.source == "image_folder":
+                existing_folder(str(data.root), "data.root", "the folder of the images")
+            elif data.crop_padding >= (size := data.image_size or 32):  # said before anything is downloaded
+                yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
+            if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
+                # One of the working folder, as the default is, is made; others are mistyped more often.
+                what = "the folder of the images, or make it, and they are downloaded to it"
+                existing_folder(str(data.root), "data.root", what)
+        yield from super().clashes()
 
     def _late_clashes(self) -> Iterator[str]:
         late = self.schedule.late
@@ -197,20 +204,6 @@ class Experiment(types.RunSchema):
             yield "schedule.late cannot go with schedule=plateau, whose rate follows a metric: leave it out."
         if (late.low is None) != (late.cycle_epochs is None):
             yield "schedule.late in cycles needs both: set schedule.late.low and schedule.late.cycle_epochs."
-
-    def _data_clashes(self) -> Iterator[str]:
-        data = self.data
-        if (data.source == "digits") != (data.root is None):
-            meant = "leave it out" if data.root else "name the folder of the images"
-            yield f"data.root={data.root or 'null'} is not allowed with data={data.source}: {meant}."
-        elif data.source == "image_folder":
-            existing_folder(str(data.root), "data.root", "the folder of the images")
-        elif data.crop_padding >= (size := data.image_size or 32):  # said before anything is downloaded
-            yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
-        if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
-            # One of the working folder, as the default is, is made; others are mistyped more often.
-            what = "the folder of the images, or make it, and they are downloaded to it"
-            existing_folder(str(data.root), "data.root", what)
 
     def _lbfgs_clashes(self) -> Iterator[str]:
         data, trainer = self.data, self.trainer  # an image folder is counted when it is read
