@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from types import BuiltinFunctionType, CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -70,7 +70,7 @@ def surroundings_kept() -> Iterator[None]:
         for frame in _frames():  # of which data and collate_fn see the generators
             if frame.f_globals.get("__name__") in namespaces:
                 for value in frame.f_locals.values():
-                    if isinstance(value, GENERATORS):
+                    if issubclass(type(value), GENERATORS):
                         state.note(value)
         yield
     finally:
@@ -81,9 +81,9 @@ def surroundings_kept() -> Iterator[None]:
 @contextmanager
 def closures_kept(owner: Any) -> Iterator[None]:
     """The same for what the methods of `owner`, of a class that a function has made, see of that function."""
-    state, kind = _State(), owner.__class__
+    state = _State()
     try:
-        for cell in _cells(kind):
+        for cell in _cells(type(owner)):
             state.note_cell(cell)
         yield
     finally:
@@ -98,7 +98,7 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-@cache
+@lru_cache(maxsize=1)
 def _namespaces(modules: int) -> dict[str, dict[str, Any]]:
     """Those of the user's own modules, by their names, where so many modules are loaded."""
     installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -111,8 +111,7 @@ def _namespaces(modules: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-@cache
-def _cells(kind: Any) -> list[CellType]:
+def _cells(kind: type) -> list[CellType]:
     own = [each for each in kind.__mro__ if each.__module__ in _namespaces(len(sys.modules))]
     functions = [each for part in own for each in vars(part).values() if isinstance(each, FunctionType)]
     return list({id(cell): cell for each in functions for cell in each.__closure__ or ()}.values())
@@ -127,21 +126,26 @@ class _State:
 
     def put_back(self) -> None:
         for back in reversed(self.undo):
-            back()
+            with suppress(Exception):  # whatever an object of theirs raises, the training goes on
+                back()
 
     def note_names(self, names: dict[str, Any]) -> None:
         before = dict(names)
         self.undo.append(partial(_put_names_back, names, before))
         for name, value in before.items():
-            if isinstance(value, QUIET) or name.startswith("__"):
-                continue
-            if isinstance(value, type):
-                held = value if value.__module__ in _namespaces(len(sys.modules)) else None
-            elif (stand_in := _stand_in(value)) is not None:
-                names[name], held = stand_in, None
+            if not name.startswith("__"):
+                with suppress(Exception):  # of a proxy of nothing not even the class can be asked
+                    self._note_name(names, name, value)
+
+    def _note_name(self, names: dict[str, Any], name: str, value: Any) -> None:
+        if isinstance(value, type):
+            if value.__module__ in _namespaces(len(sys.modules)):
+                self.note(value)
+        elif not isinstance(value, QUIET):
+            if (stand_in := _stand_in(value)) is None:
+                self.note(value)
             else:
-                held = value
-            self.note(held)
+                names[name] = stand_in
 
     def note_cell(self, cell: CellType) -> None:
         try:
@@ -154,8 +158,12 @@ class _State:
             self.note(value)
         self.undo.append(partial(setattr, cell, "cell_contents", value))
 
-    def note(self, value: Any, depth: int = 0) -> None:
-        """Remember `value`, and all that it holds."""
+    def note(self, value: Any) -> None:
+        """Remember `value`, and all that it holds; what cannot be, such as a proxy of nothing, is left."""
+        with suppress(Exception):
+            self._note(value, 0)
+
+    def _note(self, value: Any, depth: int) -> None:
         if isinstance(value, (*QUIET, *LEFT_ALONE)) or id(value) in self.seen:
             return
         self.seen.add(id(value))
@@ -190,7 +198,7 @@ class _State:
             self.undo.append(partial(_put_attributes_back, value, attributes))
             held = list(attributes.values())
         for each in held if depth < FURTHEST else ():
-            self.note(each, depth + 1)
+            self._note(each, depth + 1)
 
 
 def _is_own(value: Any) -> bool:

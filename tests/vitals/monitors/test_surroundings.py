@@ -46,6 +46,15 @@ class Statistics:
 statistics = Statistics()
 
 
+class ProxyOfNothing:
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of request context")
+
+
+proxy = ProxyOfNothing()
+
+
 def begin(folder: Path) -> Any:
     global numbers, draws, chances, seen, shares, centre, table, writer, statistics
     folder.mkdir()
