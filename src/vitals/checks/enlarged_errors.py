@@ -52,8 +52,8 @@ def enlarged_errors(setup: TrainingSetup, samples: int) -> Iterator[Finding]:
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         loss = copies.loss_at(*setup.batch(samples, FEWEST))
         names = {id(parameter): name for name, parameter in own.items() if parameter.requires_grad}
-        if loss.grad_fn is None or len(names) < len(own):
-            return  # the step itself freezes some
+        if loss.grad_fn is None or len(names) < len(own) or not bool(loss.isfinite()):
+            return  # the step itself freezes some; or a factor that is no number has no sign
         terms = list(_terms(loss.grad_fn))
         enlarged = [(node, what) for node, sign, what in terms if what and sign < 0]
         if not enlarged:

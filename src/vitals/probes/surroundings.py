@@ -168,16 +168,10 @@ class _State:
             return
         self.seen.add(id(value))
         held: list[Any] = []
-        if isinstance(value, np.random.Generator):
-            self.undo.append(partial(setattr, value.bit_generator, "state", value.bit_generator.state))
-        elif isinstance(value, np.random.RandomState):
-            self.undo.append(partial(value.set_state, value.get_state(legacy=False)))
-        elif isinstance(value, random.Random):
-            self.undo.append(partial(value.setstate, value.getstate()))
-        elif isinstance(value, torch.Generator):
-            self.undo.append(partial(value.set_state, value.get_state()))
-        elif isinstance(value, io.IOBase) and not value.closed and value.seekable():
-            with suppress(OSError):  # of a text that is read line by line nobody knows how far
+        if (back := _generator(value)) is not None:
+            self.undo.append(back)
+        elif isinstance(value, io.IOBase):
+            with suppress(OSError, ValueError):  # of a text that is read line by line nobody knows how far
                 self.undo.append(partial(value.seek, value.tell()))
         elif isinstance(value, Tensor):
             if value.numel() <= MOST and value.layout == torch.strided and not value.is_inference():
@@ -199,6 +193,17 @@ class _State:
             held = list(attributes.values())
         for each in held if depth < FURTHEST else ():
             self._note(each, depth + 1)
+
+
+def _generator(value: Any) -> Callable[[], Any] | None:
+    """What gives a random generator the state that it has now; None for all else."""
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state(legacy=False))
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    return partial(value.set_state, value.get_state()) if isinstance(value, torch.Generator) else None
 
 
 def _is_own(value: Any) -> bool:
