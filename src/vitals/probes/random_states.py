@@ -1,4 +1,5 @@
-"""Random states: take them, put them back, and run code without disturbing anybody's random numbers."""
+"""Random states: take them, put them back, and run code without disturbing anybody's random numbers, nor what
+else lies around the training."""
 
 import random
 from collections.abc import Iterator

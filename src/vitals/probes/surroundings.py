@@ -11,7 +11,7 @@ import random
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
@@ -131,7 +131,7 @@ class _State:
 
     def note_names(self, names: dict[str, Any]) -> None:
         before = dict(names)
-        self.undo.append(partial(_put_names_back, names, before))
+        self.undo.append(partial(_put_names_back, names, names.__setitem__, before))
         for name, value in before.items():
             if not name.startswith("__"):
                 with suppress(Exception):  # of a proxy of nothing not even the class can be asked
@@ -189,7 +189,7 @@ class _State:
             held = list(value) if len(value) < LARGE else []
         elif _is_own(value):
             attributes = dict(vars(value))
-            self.undo.append(partial(_put_attributes_back, value, attributes))
+            self.undo.append(partial(_put_names_back, vars(value), partial(setattr, value), attributes))
             held = list(attributes.values())
         for each in held if depth < FURTHEST else ():
             self._note(each, depth + 1)
@@ -235,16 +235,12 @@ def _records(module: str) -> bool:
     return any(f"{module}.".startswith(f"{package}.") for package in RECORDERS)
 
 
-def _put_names_back(names: dict[str, Any], before: dict[str, Any]) -> None:
+def _put_names_back(
+    names: Mapping[str, Any], give: Callable[[str, Any], Any], before: dict[str, Any]
+) -> None:
     for name, value in before.items():
         if value is not None and names.get(name) is not value:
-            names[name] = value
-
-
-def _put_attributes_back(owner: Any, before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if value is not None and vars(owner).get(name) is not value:
-            setattr(owner, name, value)
+            give(name, value)
 
 
 def _put_entries_back(table: Any, before: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, mlp, quick
@@ -22,7 +21,6 @@ from torch.utils.tensorboard import SummaryWriter
 import vitals
 
 ROWS = 96
-outside: dict[str, Any] = {}
 numbers = np.random.default_rng(0)
 draws = torch.Generator()
 chances = random.Random(0)
@@ -186,9 +184,3 @@ def test_what_a_step_takes_from_an_iterator_of_the_script_is_not_taken(tmp_path:
 
     fit(Takes(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=some(4))
     assert next(kept) == 4
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Any:
-    yield
-    recent.clear()
