@@ -18,6 +18,11 @@ from vitals.report.numbers import count, duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
 
 Rows = list[tuple[str, str]]
+LOSSES = (
+    ("training", ("loss/train", "loss/train_eval", "loss/train_step")),
+    ("validation", ("loss/val", "loss/val_eval")),
+)
+"""Under which tags the loss of each part stands, the first that was measured."""
 
 
 def key_figures(run: RunRecord) -> Rows:
@@ -79,6 +84,17 @@ def other_metrics(run: RunRecord) -> list[str]:
     averaged = {f"average_{tag.partition('/')[2]}" for tag in run.tags("val_average/")}
     own = [name for name in names if name not in averaged]  # which have a station of their own
     return [name for name in own if name.removesuffix("_eval") not in ("loss", "accuracy")]
+
+
+def own_losses(run: RunRecord) -> list[str]:
+    """What the module logs as losses under names of its own, as one with several does: `g_loss`, `d_loss`."""
+    named = (tag for tag in run.tags("") if "loss" in tag.lower() and "/" not in tag)
+    return sorted(tag for tag in named if tag != "loss_noise")
+
+
+def has_loss(run: RunRecord) -> bool:
+    """Whether a loss was recorded that is the training's, without which no rule judges one."""
+    return any(len(run.curve(*tags)) for _, tags in LOSSES)
 
 
 def has_accuracy(run: RunRecord) -> bool:
@@ -179,14 +195,10 @@ def _not_checked(what: str, run: RunRecord) -> str:
 
 
 def _loss(run: RunRecord) -> str:
-    sentences = []
-    for name, tags in (
-        ("training", ("loss/train", "loss/train_eval", "loss/train_step")),
-        ("validation", ("loss/val", "loss/val_eval")),
-    ):
-        curve = run.curve(*tags)
-        if len(curve):
-            sentences.append(f"{name} loss {_change(curve)}")
+    named = ((name, run.curve(*tags)) for name, tags in LOSSES)
+    sentences = [f"{name} loss {_change(curve)}" for name, curve in named if len(curve)]
+    if not sentences and (own := own_losses(run)):
+        sentences = ["losses of its own: " + ", ".join(f"{tag} {_change(run.curve(tag))}" for tag in own)]
     if not sentences:
         raise LeftOut("no loss was recorded")
     noise = run.curve("loss_noise")

@@ -142,6 +142,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
         why = "The run's files do not say."
     diagnosed = not {"findings.json", "history.jsonl"} & run.missing.keys()  # the rules read the history
     diagnosed &= station.key != "accuracy" or facts.has_accuracy(run)
+    diagnosed &= station.key != "loss" or facts.has_loss(run)
     light = light_of(findings, station, bool(measured), diagnosed)
     summary = _summary(findings, measured) or why
     return Verdict(light, summary, measured or ("" if findings else why), findings)
@@ -163,13 +164,13 @@ def _summary(findings: Sequence[Finding], measured: str) -> str:
 
 
 def _loss(section: Section, runs: Sequence[RunRecord]) -> None:
-    section.add("Loss", curves.loss_chart, runs, "linear")
-    section.add("Loss, logarithmic", curves.loss_chart, runs, "log")
+    if any(map(facts.has_loss, runs)) or not any(map(facts.own_losses, runs)):
+        section.add("Loss", curves.loss_chart, runs, "linear")
+        section.add("Loss, logarithmic", curves.loss_chart, runs, "log")
     noise = "Noise of the loss from batch to batch"
     share = "How far it is from its moving average, as a share."
     section.add("Noise of the loss", curves.single_chart, runs, ["loss_noise"], noise, percent, caption=share)
-    names = {tag for run in runs for tag in run.tags("") if "loss" in tag.lower()}  # of several: `g_loss`
-    for tag in sorted(name for name in names - {"loss_noise"} if "/" not in name):
+    for tag in dict.fromkeys(tag for run in runs for tag in facts.own_losses(run)):
         section.add(tag, curves.single_chart, runs, [tag], tag)
     scale, title = ["gradient_noise/scale"], "Gradient noise scale, in examples"
     larger = "Batches much larger than that teach little more a step than one of that size."

@@ -318,6 +318,19 @@ def test_a_comparison_with_a_foreign_run_goes_on_without_what_that_lacks(run: Pa
     assert "A · Confusion matrix of the test images" in said
 
 
+def test_several_losses_are_told_and_not_called_judged(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.jsonl")
+    for epoch in range(3):
+        history.add(8 * epoch, float(epoch), {"d_loss": 1.2 - epoch / 10, "g_loss": 0.6 + epoch / 10})
+    write_findings([], tmp_path / "findings.json")
+    page = make_report(tmp_path)
+    said = text_of(page)
+    assert lights_of(page)["loss"] == "measured"
+    assert "Losses of its own: d_loss 1.2 → 1, g_loss 0.6 → 0.8." in said
+    assert "o loss was recorded" not in said
+    assert charts_of(page) == 2
+
+
 def test_metrics_other_than_accuracy_are_told_and_not_called_judged(tmp_path: Path) -> None:
     history = History(tmp_path / "history.jsonl")
     for epoch in range(3):
