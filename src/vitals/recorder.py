@@ -35,7 +35,8 @@ class Recorder(Callback):
     probability of one, `epsilon`, the largest that Adam divides by, `batches_per_step`, for how many batches
     a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, how many `optimizers` there are,
     `beta_excess`, by how much the first of Adam's betas is above the second, `iterations`, of which LBFGS
-    makes several in a step, and what monitors add. Where a module waits for several by hand, `first_losses`
+    makes several in a step, `steps_before`, how many had been taken before the record begins, and what
+    monitors add. Where a module waits for several by hand, `first_losses`
     is the sum of what was given to `backward` before the first step.
     """
 
@@ -81,6 +82,7 @@ class Recorder(Callback):
             size = samples_in(batch) * trainer.accumulate_grad_batches * trainer.world_size
             known = {"batch_size": float(size), "total_steps": total_steps(trainer)}
             known["batches_per_step"] = float(trainer.accumulate_grad_batches)
+            known["steps_before"] = float(trainer.global_step)
             limit = trainer.limit_train_batches
             known["limited"] = float(isinstance(limit, int) or limit < 1)
             for facts in (_of_layers, _of_groups, _of_rates):

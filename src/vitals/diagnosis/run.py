@@ -88,8 +88,8 @@ class Run:
     @property
     def progress(self) -> float:
         """Share of the run that is done, where its length is known; else 1."""
-        total = self.fact("total_steps")
-        return min(1.0, self.steps / total) if math.isfinite(total) and total else 1.0
+        total, done = self.fact("total_steps"), self.steps + self.fact("steps_before", 0.0)
+        return min(1.0, done / total) if math.isfinite(total) and total else 1.0
 
     @property
     def window(self) -> int:
@@ -116,7 +116,10 @@ class Run:
 
     @cached_property
     def first_loss(self) -> float:
-        """Median loss of the first steps, before much was learned."""
+        """Median loss of the first steps, before much was learned; infinite where the record begins amid a
+        training, as in another folder than that of the first part: how far it had fallen is not known."""
+        if self.fact("steps_before", 0.0):
+            return math.inf
         return statistics.median(self.losses[:5]) if self.losses else math.nan
 
     @property

@@ -377,6 +377,19 @@ def test_classes_that_the_beginning_of_an_ordered_stream_lacks_follow_from_its_o
         assert alarms(run, [order]) == found
 
 
+def test_of_a_record_that_begins_amid_a_training_nobody_knows_how_far_the_loss_had_fallen() -> None:
+    """It stays low, and lower rates take it lower, or it ends with the schedule: as at every end."""
+    unknown = {name: [math.nan] for name in ("accuracy/train_eval", "accuracy/val_eval")}
+    unknown |= {"facts/chance_loss": [math.nan], "facts/chance_accuracy": [math.nan]}
+    unknown |= {"loss/train_eval": [0.15] * 4, "loss/val_eval": [0.2] * 4}
+    probed = {"rate_probe/0.1": [0.12], "rate_probe/1": [0.17], "rate_probe/3": [0.3], "rate_probe/10": [2.0]}
+    ended = {"lr/0": [0.1, 0.1, 0.01, *[1e-5] * 7]}
+    for shown, cause in ((probed, "learning-rate-too-high"), (ended, "learning-rate-too-low")):
+        low = unknown | shown
+        assert alarms(record(level(0.16), measured=low)) == [cause]
+        assert alarms(record(level(0.16), measured=low | {"facts/steps_before": [400.0]})) == []
+
+
 def test_a_loss_of_parts_may_rise_and_fall_again_while_the_run_goes_on() -> None:
     unknown = {"facts/chance_loss": [math.nan], "facts/chance_accuracy": [math.nan]}
     unknown |= {"accuracy/train_eval": [], "accuracy/val_eval": []}

@@ -15,6 +15,7 @@ from monitoring import monitors, some
 from vitals.diagnosis.callback import Diagnosis
 from vitals.findings import read_findings
 from vitals.history import History
+from vitals.monitors.learning_curves import LearningCurves
 from vitals.monitors.stale_gradients import StaleGradients
 from vitals.recorder import Recorder
 
@@ -66,6 +67,16 @@ def test_a_second_training_in_the_same_folder_begins_anew(tmp_path: Path) -> Non
     for _ in range(2):
         fit(Foreign(mlp()), tmp_path, *monitors(), Recorder(), train=some())
     assert len(History.read(tmp_path / "history.jsonl").series("loss/train_step")) == 4
+
+
+def test_a_record_that_begins_amid_a_training_says_so_and_one_that_goes_on_does_not(tmp_path: Path) -> None:
+    trainer = fit(Foreign(mlp()), tmp_path / "1", Recorder(), train=some())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    for place, before in (("1", 0), ("2", 4)):
+        go_on = {"max_epochs": 2, "ckpt_path": tmp_path / "last.ckpt"}
+        fit(Foreign(mlp()), tmp_path / place, LearningCurves(1), Recorder(), train=some(), **go_on)
+        history = History.read(tmp_path / place / "history.jsonl")
+        assert history.last("facts/steps_before") == before
 
 
 def test_all_monitors_share_one_copy_and_leave_it_as_they_found_it(
