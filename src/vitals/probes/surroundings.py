@@ -7,6 +7,7 @@ of what nobody trained.
 
 import csv
 import io
+import operator
 import random
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from types import BuiltinFunctionType, CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitals.either_package import either
+from vitals.installed import is_installed
 from vitals.probes.copies import LARGE, LIVE, NoOp, Spent
 
 MOST = 10**5
@@ -106,7 +109,7 @@ def _namespaces(modules: int) -> dict[str, dict[str, Any]]:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
         theirs = file.startswith(installed) or "-packages" in file or name.partition(".")[0] == "vitals"
-        if name == "__main__" or (file and not theirs):
+        if name == "__main__" or (file and not theirs and not is_installed(Path(file))):
             found[name] = vars(module)
     return found
 
@@ -164,7 +167,7 @@ class _State:
             self._note(value, 0)
 
     def _note(self, value: Any, depth: int) -> None:
-        if isinstance(value, (*QUIET, *LEFT_ALONE)) or id(value) in self.seen:
+        if isinstance(value, (*QUIET, *LEFT_ALONE)) or id(value) in self.seen or _is_namespace(value):
             return
         self.seen.add(id(value))
         held: list[Any] = []
@@ -244,11 +247,30 @@ def _put_names_back(
 
 
 def _put_entries_back(table: Any, before: Any) -> None:
+    """Never empty it for a moment, in which another thread may look for what it holds."""
     if isinstance(table, list):
         table[:] = before
-        return
-    table.clear()
-    table.extend(before) if isinstance(table, deque) else table.update(before)
+    elif isinstance(table, set):
+        table |= before
+        table &= before
+    elif isinstance(table, deque):
+        if len(table) != len(before) or any(map(operator.is_not, table, before)):
+            table.clear()
+            table.extend(before)
+    else:
+        for key in [key for key in table if key not in before]:
+            del table[key]
+        for key, value in before.items():
+            if key not in table or table[key] is not value:
+                table[key] = value
+        if any(map(operator.is_not, table, before)):  # of an OrderedDict
+            table.clear()
+            table.update(before)
+
+
+def _is_namespace(table: Any) -> bool:
+    """Whether it is that of a module, or of all of them: what is loaded once for all stays."""
+    return table is sys.modules or (isinstance(table, dict) and "__spec__" in table)
 
 
 @torch.no_grad()

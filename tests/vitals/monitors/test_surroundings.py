@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
+import importlib
 import random
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from foreign import Foreign, digits, fit, mlp, quick
@@ -19,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter
 
 import vitals
+from vitals.probes.surroundings import surroundings_kept
 
 ROWS = 96
 numbers = np.random.default_rng(0)
@@ -184,3 +189,43 @@ def test_what_a_step_takes_from_an_iterator_of_the_script_is_not_taken(tmp_path:
 
     fit(Takes(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=some(4))
     assert next(kept) == 4
+
+
+class NeverEmpty(dict[str, Any]):
+    """As other threads want it, who look up what it holds."""
+
+    def clear(self) -> None:
+        raise AssertionError("a table was empty for a moment")
+
+
+def test_a_table_is_put_back_without_being_emptied_and_modules_stay_loaded(tmp_path: Path) -> None:
+    global kept
+    kept = {"names": NeverEmpty(a=1), "builtins": vars(builtins), "loaded": sys.modules}
+    sys.modules.pop("colorsys", None)
+
+    class Looks(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            kept["names"]["b"] = kept["names"].get("b", 0) + 1
+            self.colours = importlib.import_module("colorsys")
+            return super().training_step(batch, batch_idx)
+
+    module, checks, before = Looks(mlp()), quick(checks=["wiring"]), list(vars(builtins))
+    fit(module, tmp_path, checks, train=some(4))
+    assert [finding.cause for finding in checks.findings] == ["wiring-correct"]
+    assert kept["names"] == {"a": 1, "b": 4}
+    assert list(vars(builtins)) == before
+    assert sys.modules["colorsys"] is module.colours
+
+
+def test_what_an_installer_has_put_beside_the_script_is_not_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bought", "mine"):
+        (tmp_path / f"{name}.py").write_text("count = 0\n")
+    (tmp_path / "bought-1.0.dist-info").mkdir()
+    (tmp_path / "bought-1.0.dist-info" / "RECORD").write_text("bought.py,,\nbought-1.0.dist-info/RECORD,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bought, mine = importlib.import_module("bought"), importlib.import_module("mine")
+    with surroundings_kept():
+        bought.count, mine.count = 1, 1
+    assert (bought.count, mine.count) == (1, 0)
