@@ -241,9 +241,8 @@ def _beside(
 ) -> float:
     """How hard the loss of a whole step pulls with no gradient through the outputs of the module `last`."""
     owner: Any = copies.model.owner
-    hook = owner.get_submodule(last).register_forward_hook(lambda part, given, outputs: detached(outputs))
-    rest = copies.gradients(inputs, targets)[1]
-    hook.remove()
+    with owner.get_submodule(last).register_forward_hook(lambda part, given, outputs: detached(outputs)):
+        rest = copies.gradients(inputs, targets)[1]
     squares = [0.0, 0.0]
     for name, whole in gradients.items():
         other = rest.get(name)

@@ -25,7 +25,7 @@ def narrow_layer(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, int] | 
     with ExitStack() as stack:
         for layer in network.modules():
             if isinstance(layer, WEIGHTED):
-                stack.callback(layer.register_forward_hook(measure).remove)
+                stack.enter_context(layer.register_forward_hook(measure))
         outputs = network(inputs)
     narrow = min(MOST_UNITS, outputs.shape[1] - 2)
     return next(
@@ -39,20 +39,14 @@ def narrow_layer(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, int] | 
 
 
 def _all_goes_through(network: nn.Module, layer: nn.Module, inputs: Tensor) -> bool:
-    handle = layer.register_forward_hook(lambda _, __, output: output.mean(0, keepdim=True).expand_as(output))
-    try:
+    with layer.register_forward_hook(lambda _, __, output: output.mean(0, keepdim=True).expand_as(output)):
         outputs = network(inputs)
-    finally:
-        handle.remove()
     return bool(torch.allclose(outputs, outputs[:1].expand_as(outputs), rtol=1e-4, atol=1e-6))
 
 
 def entering(network: nn.Module, layer: nn.Module, inputs: Tensor, at_once: int) -> tuple[Tensor, Tensor]:
     """What enters `layer` of the samples `inputs` (N, ...), and the outputs (N, C) of `network`."""
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    try:
+    with layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0])):
         outputs = torch.cat([network(part) for part in inputs.split(at_once)])
-    finally:
-        handle.remove()
     return torch.cat(seen), outputs
