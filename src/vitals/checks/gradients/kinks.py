@@ -10,8 +10,7 @@ operation.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -106,17 +105,13 @@ class WinnerRecorder(TorchDispatchMode):
         self._reference = reference
         self._seen = 0
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *reason: Any) -> None:
         if self._reference is not None and self._seen != len(self._reference):
             self.crossed = True
-        super().__exit__(kind, error, trace)
+        super().__exit__(*reason)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = {} if kwargs is None else dict(kwargs)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if self.crossed:
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__.rstrip("_")
