@@ -20,11 +20,6 @@ class GradientHooks(EarlyMonitor):
     """Looks at gradients in front of the hooks of the parameters (`register_hook`) and behind them, in early
     steps and at the beginning of every epoch. What it finds are findings; it draws no curve."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.around: list[Any] = []
-        """Hooks of its own, the first and the last of each parameter."""
-
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().start(trainer, module)
         self.signs: list[tuple[Tensor, Tensor]] = []
@@ -38,13 +33,13 @@ class GradientHooks(EarlyMonitor):
             self.guarded(self._look_around_hooks, trainer)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.around:
-            self._let_go()
+        if self.hooks:  # its own, the first and the last of each parameter
+            self.unhook()
             self.guarded(self._one_sided, trainer)
 
     def _look_around_hooks(self, trainer: L.Trainer) -> None:
         """Look at the gradients of this pass in front of the hooks of parameters and behind them."""
-        self._let_go()
+        self.unhook()
         self.signs = []
         trained = [each for each in held_parameters(*trainer.optimizers) if each.requires_grad]
         hooked = [each for each in trained if each._backward_hooks]
@@ -54,9 +49,9 @@ class GradientHooks(EarlyMonitor):
             own: Any = parameter._backward_hooks
             others = dict(own)
             own.clear()  # hooks are called in their order, and this one comes first
-            self.around.append(parameter.register_hook(self._see))
+            self.hooks.append(parameter.register_hook(self._see))
             own.update(others)
-            self.around.append(parameter.register_hook(self._see))
+            self.hooks.append(parameter.register_hook(self._see))
 
     def _see(self, gradient: Tensor) -> None:
         self.guarded(self._count_signs, gradient)  # it is called within the user's backward pass
@@ -87,14 +82,3 @@ class GradientHooks(EarlyMonitor):
                 f"right as those {kept}."
             )
             self.tell(trainer, message, remedy, "gradient", self.filtered, "wrong-gradient")
-
-    def _let_go(self) -> None:
-        for hook in self.around:
-            hook.remove()
-        self.around = []
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._let_go()  # after an error Lightning calls no teardown
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._let_go()

@@ -39,7 +39,8 @@ class LossParameters(EarlyMonitor):
     Modules change after `configure_optimizers`, and layers may lie where nobody looks for parameters: in a
     plain list, in another object, or made anew in every forward pass. The graph of the loss knows them all.
     What it finds are findings; it draws no curve. Not looked at where no optimizer of Lightning's holds a
-    parameter.
+    parameter. Hooks see the steps of all optimizers, under manual optimisation, and for one batch the calls
+    of all modules, where no loss has come.
     """
 
     kept = (*EarlyMonitor.kept, "first", "given", "empty", "made_anew", "at_start")
@@ -52,10 +53,6 @@ class LossParameters(EarlyMonitor):
         """Some parameters of the optimizers."""
         self.at_start: list[Tensor] = []
         """Some of their values at the beginning."""
-        self.hook: Any = None
-        """Sees the steps of all optimizers."""
-        self.calls: Any = None
-        """Sees the calls of all modules, for one batch, where no loss has come."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().start(trainer, module)
@@ -90,8 +87,8 @@ class LossParameters(EarlyMonitor):
         how the last one is called."""
         self.moved = {id(parameter) for parameter in module.parameters()}
         if self.active and not module.automatic_optimization:
-            self._unhook()
-            self.hook = register_optimizer_step_post_hook(self._step_of)
+            self.unhook()
+            self.hooks = [register_optimizer_step_post_hook(self._step_of)]
         self.made_anew = 0
         """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
 
@@ -105,7 +102,7 @@ class LossParameters(EarlyMonitor):
             named = ((name, p) for name, p in pl_module.named_parameters() if id(p) in held)
             self.wanting = {name: (p, first_elements(p)) for name, p in named if p.requires_grad}
         if self.at_start and self.batches == PATIENCE and not self.given:
-            self.calls = register_module_forward_hook(self._call)
+            self.hooks.append(register_module_forward_hook(self._call))
 
     def _call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
         made = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
@@ -120,13 +117,10 @@ class LossParameters(EarlyMonitor):
         if self.wanted and not pl_module.automatic_optimization:
             self.guarded(self._note_waiting, trainer, pl_module)
         if self.at_start and self.batches == PATIENCE:
-            if self.calls is not None:
-                self.calls.remove()
-                self.calls = None
             self.guarded(self._standing_still, trainer, pl_module)
             self.at_start = []
-        if self.hook is not None and (self.batches >= PATIENCE or self.number_made >= MADE):
-            self._unhook()
+        if self.hooks and (self.batches >= PATIENCE or self.number_made >= MADE):
+            self.unhook()
             self.guarded(self._made_anew, trainer)
 
     def on_before_optimizer_step(
@@ -167,17 +161,6 @@ class LossParameters(EarlyMonitor):
         remedy = "Make the optimizer once, in configure_optimizers, and take it from self.optimizers()."
         self.tell(trainer, message + seen, remedy, "optimizer", self.number_made, cause)
 
-    def _unhook(self) -> None:
-        for hook in filter(None, (self.hook, self.calls)):
-            hook.remove()
-        self.hook = self.calls = None
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._unhook()  # after an error Lightning calls no teardown
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._unhook()
-
     def _standing_still(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Say that nothing moves, as there is no loss; or that a step by hand moves nothing: it is not taken,
         or without a gradient."""
@@ -209,7 +192,6 @@ class LossParameters(EarlyMonitor):
         self.tell(trainer, f"{message}; {called}.", remedy, "optimizer", self.batches)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._unhook()
         super().on_train_end(trainer, pl_module)
         if self.stepping and self.batches >= PATIENCE:
             self.guarded(self._left_waiting, trainer)

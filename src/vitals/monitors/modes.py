@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric, MetricCollection
 
 from vitals.errors import listed
@@ -51,7 +50,6 @@ class Modes(Monitor):
         super().__init__(times_per_epoch=1)
         self.norms: dict[str, tuple[_BatchNorm, Tensor, Tensor]] = {}
         """BatchNorm layers, with weight and running mean at the start."""
-        self.handles: list[RemovableHandle] = []
         self.called: set[str] = set()
         """Layers left behind that the present validation has called."""
         self.behind = 0
@@ -65,7 +63,7 @@ class Modes(Monitor):
         """Whether gradients are on in a pass of the present validation."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.behind, self.called, self.handles = 0, set(), []
+        self.behind, self.called = 0, set()
         self.dropping, self.passes = 0, {}
         self.norms = {
             name: (part, part.weight.detach().clone(), part.running_mean.clone())
@@ -99,14 +97,14 @@ class Modes(Monitor):
     def _watch(self, module: L.LightningModule) -> None:
         for name, part in module.named_modules():
             if isinstance(part, _DropoutNd) and part.p > 0:
-                self.handles.append(part.register_forward_pre_hook(partial(self._count, name)))
+                self.hooks.append(part.register_forward_pre_hook(partial(self._count, name)))
         for part in module.children():
-            self.handles.append(part.register_forward_pre_hook(self._see_gradients))
+            self.hooks.append(part.register_forward_pre_hook(self._see_gradients))
         for name in self._left_behind():
             hook = self.norms[name][0].register_forward_pre_hook(
                 lambda part, given, name=name: self.called.add(name)
             )
-            self.handles.append(hook)
+            self.hooks.append(hook)
 
     def _count(self, name: str, part: nn.Module, given: Any) -> None:
         rows = given[0].shape[:1] if given and isinstance(given[0], Tensor) else ()
@@ -114,14 +112,6 @@ class Modes(Monitor):
 
     def _see_gradients(self, part: nn.Module, given: Any) -> None:
         self.learns |= torch.is_grad_enabled()
-
-    def _unwatch(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._unwatch()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,7 +124,7 @@ class Modes(Monitor):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *places: Any
     ) -> None:
-        self._unwatch()
+        self.unhook()
         if places[0] == 0 and trainer.training is False and not trainer.sanity_checking:
             if not self.learns:
                 self.guarded(self._look, trainer, pl_module, "modes/training_in_validation", True)

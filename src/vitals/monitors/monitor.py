@@ -99,6 +99,8 @@ class Monitor(Callback):
         self.failures: list[Exception] = []
         """Of `retried`, since it last went well."""
         self.findings: list[Finding] = []
+        self.hooks: list[Any] = []
+        """Handles of those that it has put somewhere, which go with the training at the latest."""
         self.loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -185,7 +187,20 @@ class Monitor(Callback):
         return True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.unhook()
         self._give_up()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.unhook()  # after an error Lightning calls no teardown
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.unhook()
+
+    def unhook(self) -> None:
+        """Take its hooks away."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
 
     def _give_up(self) -> None:
         if self.failures:

@@ -34,14 +34,9 @@ class WeightsKept(EarlyMonitor):
     """Looks at some weights in front of an optimizer's step, behind it, and when the next batch begins, in
     early steps and at the beginning of every epoch; and around every validation.
 
-    What it finds are findings; it draws no curve.
+    What it finds are findings; it draws no curve. A hook sees the steps of all optimizers from the look in
+    front of one to the end of its batch, and in validation.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.there: Any = None
-        """Sees the steps of all optimizers, from the look in front of one to the end of its batch, and in
-        validation."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().start(trainer, module)
@@ -97,11 +92,11 @@ class WeightsKept(EarlyMonitor):
             self.gradient = _values([_some_gradient(parameter) for parameter in self.moving])
             self.looks_last = _looks_last(trainer, pl_module, optimizer)
             self.behind_step = None
-            self._unhook()
-            self.there = register_optimizer_step_post_hook(self._step_taken)
+            self.unhook()
+            self.hooks = [register_optimizer_step_post_hook(self._step_taken)]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._unhook()
+        self.unhook()
         if self.active and len(self.stepped) == 1:
             self.stepped.append(_values(self.moving))
 
@@ -114,10 +109,10 @@ class WeightsKept(EarlyMonitor):
             self.trained = moving_parameters(trainer)
             self.leg = [*self.leg[:1], _values(self.trained)]
             self.stepped_there = 0
-            self.there = register_optimizer_step_post_hook(self._step_there)
+            self.hooks.append(register_optimizer_step_post_hook(self._step_there))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._unhook()
+        self.unhook()
 
     def _step_taken(self, optimizer: Optimizer, *_: Any) -> None:
         self.guarded(self._look_behind, optimizer)  # it is called within the step of the user's optimizer
@@ -130,20 +125,8 @@ class WeightsKept(EarlyMonitor):
         self.stepped_there += not held_identities(optimizer).isdisjoint(map(id, self.trained))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._unhook()
         super().on_train_end(trainer, pl_module)
         self.guarded(self._trained_there, trainer)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._unhook()  # after an error Lightning calls no teardown
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._unhook()
-
-    def _unhook(self) -> None:
-        if self.there is not None:
-            self.there.remove()
-            self.there = None
 
     def _taken_back(self, trainer: L.Trainer, before: Tensor, after: Tensor) -> None:
         now = _values(self.moving)
