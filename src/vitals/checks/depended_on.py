@@ -1,7 +1,7 @@
 """Do outputs and gradients depend on weights, whatever these are?"""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -67,11 +67,10 @@ def empty_layers(
     around = {name: _around(name) for name in names if name in layers}
     seen: list[dict[str, bool]] = []
     for rows in (inputs, moved(inputs)):
-        with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+        with trial(model, dropout=False) as copies, suppress(UserError):
             for name in {part for parts in around.values() for part in parts}:
                 part = copies.model.get_submodule(name)
-                hook = part.register_forward_pre_hook(partial(look, name), with_kwargs=True)
-                stack.enter_context(hook)
+                part.register_forward_pre_hook(partial(look, name), with_kwargs=True)
             copies.outputs(rows)
         seen.append({part: any(each) for part, each in fed.items()})
         fed.clear()

@@ -1,7 +1,8 @@
 """Are layers frozen at weights that nobody has trained?"""
 
 from collections.abc import Container, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,20 +30,15 @@ def frozen_fresh(model: nn.Module, inputs: Inputs, left_out: Container[str]) -> 
         for name, module in layers.items()
         if not module.weight.requires_grad and not any(_is_copy(module, other) for other in every.values())
     ]
-    if not frozen:
-        return [], False
-    if not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
+    if not frozen or not set(fresh_layers(model)) >= set(frozen):  # beside trained ones they may be adapters
         return [], False
     most = len(frozen) > 1 and 2 * len(frozen) > len(layers)  # a target network is half
     beside: list[nn.Module] = [layers[name] for name in frozen if layers[name].bias is not None]
     beside += [part for part in model.modules() if isinstance(part, NORMS)]
     with_more = any(not parameter.requires_grad for part in beside for parameter in part.parameters())
     found = frozen if most else _between(model, inputs, frozen) if with_more else []
-    return (
-        (found, most)
-        if outputs_change_with(model, inputs, [f"{name}.weight" for name in found])
-        else ([], False)
-    )
+    matters = outputs_change_with(model, inputs, [f"{name}.weight" for name in found])
+    return (found, most) if matters else ([], False)
 
 
 def _is_copy(layer: Any, other: Any) -> bool:
@@ -53,14 +49,14 @@ def _is_copy(layer: Any, other: Any) -> bool:
 def _between(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> list[str]:
     """Those of the layers `names` that get what other layers have learned, and are followed by some."""
     called: list[tuple[str, bool]] = []
-    with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+
+    def look(name: str, module: nn.Module, given: Any) -> None:
+        called.append((name, any(isinstance(x, Tensor) and x.requires_grad for x in given)))
+
+    with trial(model, dropout=False) as copies, suppress(UserError):
         for name, part in copies.model.named_modules():
             if isinstance(part, WEIGHTED):
-
-                def look(module: nn.Module, given: Any, name: str = name) -> None:
-                    called.append((name, any(isinstance(x, Tensor) and x.requires_grad for x in given)))
-
-                stack.enter_context(part.register_forward_pre_hook(look))
+                part.register_forward_pre_hook(partial(look, name))
         copies.outputs(inputs)
     learning = [place for place, (name, _) in enumerate(called) if name not in names]
     last = max(learning, default=-1)

@@ -1,8 +1,8 @@
 """Which parameters the gradient reaches, and which it leaves as they are or all alike."""
 
 import math
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,8 +64,8 @@ def _before_others(model: nn.Module, inputs: Inputs, names: list[str]) -> set[st
     found: set[str] = set()
     marks = {name: torch.zeros((), requires_grad=True) for name in names}
 
-    def mark(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda module, given, outputs: outputs + marks[name].to(outputs)
+    def mark(name: str, module: nn.Module, given: Any, outputs: Tensor) -> Tensor:
+        return outputs + marks[name].to(outputs)
 
     def look(module: nn.Module, given: Any) -> None:
         entering = [each.sum() for each in given if isinstance(each, Tensor) and each.requires_grad]
@@ -75,12 +75,12 @@ def _before_others(model: nn.Module, inputs: Inputs, names: list[str]) -> set[st
             )
             found.update(name for name, each in zip(marks, reached, strict=True) if each is not None)
 
-    with trial(model, dropout=False) as copies, ExitStack() as stack, suppress(UserError):
+    with trial(model, dropout=False) as copies, suppress(UserError):
         for name, part in copies.model.named_modules():
             if name in marks:
-                stack.enter_context(part.register_forward_hook(mark(name)))
+                part.register_forward_hook(partial(mark, name))
             if isinstance(part, WEIGHTED) or any(each.ndim > 1 for each in part.parameters(recurse=False)):
-                stack.enter_context(part.register_forward_pre_hook(look))
+                part.register_forward_pre_hook(look)
         copies.outputs(inputs)
     return found
 

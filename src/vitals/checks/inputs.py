@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -632,10 +631,10 @@ def enters_unscaled(model: nn.Module, loss: Loss, inputs: Any, targets: Any) -> 
 
     found = []
     for mend in (False, True):
-        with trial(model, loss, dropout=False) as copies, ExitStack() as stack:
+        with trial(model, loss, dropout=False) as copies:
             for name, part in copies.model.named_modules():
                 if isinstance(part, kinds):
-                    stack.enter_context(part.register_forward_pre_hook(partial(look, name, mend)))
+                    part.register_forward_pre_hook(partial(look, name, mend))
             found.append(float(copies.loss_at(inputs, targets).detach()))
         if not huge:
             return []
@@ -683,15 +682,15 @@ class InputsCheck(Check):
 
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         pace = options.budget.pace
-        tried = self._tries(setup, size) * (2 * pace.copy + pace.steps(TRIED_BATCH, count=2 * TRIED))
+        tried = 2 * pace.copy + pace.steps(TRIED_BATCH, count=2 * TRIED) if self._tries(setup, size) else 0.0
         return 3 * pace.copy + pace.passes(size, count=2) + tried
 
-    def _tries(self, setup: TrainingSetup, size: int) -> bool:
-        """Whether inputs are so far from zero that it is tried what that costs."""
+    def _tries(self, setup: TrainingSetup, size: int) -> Optimizer | None:
+        """The optimizer, where inputs are so far from zero that it is tried what that costs; else None."""
         known = setup.gives == "class numbers" and not setup.loss_is_random and size > JUDGED
-        if not known or setup.optimizer_or_none() is None or not setup.inputs.is_floating_point():
-            return False
-        return _away(_channels(cut(setup.inputs, size))) > AWAY
+        if not known or not setup.inputs.is_floating_point():
+            return None
+        return setup.optimizer_or_none() if _away(_channels(cut(setup.inputs, size))) > AWAY else None
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         if setup.step is not None and setup.step.by_number:
@@ -715,9 +714,7 @@ class InputsCheck(Check):
                 if fit and not setup.loss_is_random:
                     weights = class_weights(copies.loss_of, outputs[:1].expand(len(targets), -1), targets)
         tried = None
-        if targets is not None and self._tries(setup, size):
-            optimizer = setup.optimizer_or_none()
-            assert optimizer is not None
+        if targets is not None and (optimizer := self._tries(setup, size)) is not None:
             tried = try_normalized(model, setup.loss, optimizer, inputs, targets)
         result = check_inputs(
             inputs,

@@ -366,11 +366,11 @@ def _that_take_inputs(model: nn.Module, weighted: Layers, inputs: Inputs) -> Lay
 
     rows = (inputs,) if isinstance(inputs, Tensor) else inputs
     rows = tuple(row.detach().clone().requires_grad_(row.is_floating_point()) for row in rows)
-    with trial(model) as copies, torch.enable_grad(), ExitStack() as stack, suppress(UserError):
+    with trial(model) as copies, torch.enable_grad(), suppress(UserError):
         for name, part in copies.model.named_modules():
             if isinstance(part, WEIGHTED):
-                stack.enter_context(part.register_forward_pre_hook(partial(look, name)))
-                stack.enter_context(part.register_forward_hook(partial(give, name)))
+                part.register_forward_pre_hook(partial(look, name))
+                part.register_forward_hook(partial(give, name))
         copies.outputs(rows[0] if isinstance(inputs, Tensor) else rows)
     return [(name, part) for name, part in weighted if not alike.get(name)]
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,9 +154,7 @@ def _keeps(model: nn.Module) -> dict[str, _BatchNorm]:
 def _foreign(model: nn.Module, name: str, values: int, variances: Tensor) -> tuple[str, float, float]:
     """See `RunningStatistics.foreign`: of the layer `name`, which has got so many `values` of each channel,
     with these `variances` (C,)."""
-    layer = model.get_submodule(name)
-    assert isinstance(layer, _BatchNorm)
-    assert layer.running_var is not None
+    layer: Any = model.get_submodule(name)
     known = layer.running_var.float() + layer.eps  # by which it divides
     ratios = ((variances + layer.eps) / known).log()
     low, middle, high = (float(ratios.quantile(share)) for share in (0.25, 0.5, 0.75))
@@ -177,19 +176,17 @@ def _given(model: nn.Module, inputs: Inputs) -> dict[str, list[tuple[int, Tensor
     def look_at_weights(part: nn.Module, arguments: Any) -> None:
         new.extend([part] if looks_drawn(part.weight) else [])  # type: ignore[arg-type]
 
+    def look(name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if part.training or not new:  # what a new layer gives says nothing of the inputs
+            channels = arguments[0].detach().transpose(0, 1).flatten(1)
+            found.setdefault(name, []).append((channels.shape[1], channels.float().var(1)))
+
     with trial(model) as copies, torch.no_grad():
         for name, layer in copies.model.named_modules():
             if isinstance(layer, nn.Linear | _ConvNd):
                 layer.register_forward_pre_hook(look_at_weights)
             if isinstance(layer, _BatchNorm) and (layer.training or has_statistics(layer)):
-
-                def look(part: nn.Module, arguments: tuple[Tensor, ...], name: str = name) -> None:
-                    if new and not part.training:  # what a new layer gives says nothing of the inputs
-                        return
-                    channels = arguments[0].detach().transpose(0, 1).flatten(1)
-                    found.setdefault(name, []).append((channels.shape[1], channels.float().var(1)))
-
-                layer.register_forward_pre_hook(look)
+                layer.register_forward_pre_hook(partial(look, name))
         copies.outputs(inputs)
     return found
 

@@ -7,7 +7,7 @@ random direction through all elements of the tensor at once finds the one that t
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -378,14 +378,14 @@ def _iterates(setup: TrainingSetup) -> bool:
     looked for: then the gradient of the last application alone is meant."""
     applied: dict[str, list[bool]] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, arguments: applied.setdefault(name, []).append(torch.is_grad_enabled())
+    def note(name: str, module: nn.Module, given: Any) -> None:
+        applied.setdefault(name, []).append(torch.is_grad_enabled())
 
     inputs, _ = setup.batch(2)
     with trial(setup.model) as copies:
         for name, module in copies.model.named_modules():
             if next(module.parameters(recurse=False), None) is not None:
-                module.register_forward_pre_hook(note(name))
+                module.register_forward_pre_hook(partial(note, name))
         copies.outputs(inputs)
     return any(not calls[0] and calls[-1] for calls in applied.values())
 
