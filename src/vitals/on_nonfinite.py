@@ -20,13 +20,13 @@ from vitals.findings import Finding, sentence
 from vitals.measures.finite import first_non_finite
 from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import norms
-from vitals.monitors.monitor import epoch_of
 from vitals.monitors.non_finite import (
     LEFT_OUT,
     NonFinite,
     are_finite,
     gradients_of,
     names_of,
+    not_finite,
     of_gradient,
     of_loss,
 )
@@ -213,9 +213,7 @@ class OnNonFinite(Callback):
         named = f" of '{shown_name(name)}'" if name else ""
         message = f"The weights{named} became NaN or infinite with step {step}."
         remedy = "Lower the learning rate, warm it up, or clip the gradients."
-        epoch = round(epoch_of(trainer), 4)
-        finding = Finding("non-finite-loss", "fail", message, remedy, name or "", step=step, epoch=epoch)
-        self._act(finding)
+        self._act(not_finite(trainer, message, remedy, name or "", step))
         if self.due is not None:
             self._go_back(self.due)
         return False
@@ -231,8 +229,7 @@ class OnNonFinite(Callback):
                 finding = of_gradient(trainer, sizes.tolist(), names_of(optimizer, named), step, self.scaled)
         except Exception:  # a module that cannot be copied, say
             message = f"The loss or a gradient became NaN or infinite in step {step + 1}."
-            epoch = round(epoch_of(trainer), 4)
-            finding = Finding("non-finite-loss", "fail", message, step=step, epoch=epoch)
+            finding = not_finite(trainer, message, "", "", step)
         if trainer.world_size == 1:
             return finding
         found: list[Any] = [None] * trainer.world_size

@@ -234,7 +234,7 @@ def of_gradient(
         remedy = "Look for a square root, division or logarithm at zero in the loss or in that layer."
     which = f"'{bad[0]}'" + (f" and {len(bad) - 1} more of {len(names)} parameters" if bad[1:] else "")
     message = f"The gradient of {which} became NaN or infinite in step {step + 1}, {seen}."
-    return _finding(trainer, message, remedy, bad[0], step, exact=scaled or not (overflow or others))
+    return not_finite(trainer, message, remedy, bad[0], step, exact=scaled or not (overflow or others))
 
 
 def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: int, step: int) -> Finding:
@@ -242,7 +242,7 @@ def of_loss(trainer: L.Trainer, module: L.LightningModule, batch: Any, number: i
     the `number`-th of its epoch, in the weights or a layer of `module` as it was in that step."""
     where, seen, remedy = _origin(trainer, module, batch, number)
     message = f"The loss became NaN or infinite in step {step + 1}: {seen}"
-    return _finding(trainer, message, remedy, where, step, exact=where in ("input", "loss"))
+    return not_finite(trainer, message, remedy, where, step, exact=where in ("input", "loss"))
 
 
 def of_late_loss(
@@ -271,11 +271,14 @@ def of_late_loss(
             seen += f" The {what} had grown to {grown[what]:.0e} before it."
             remedy = "Lower the learning rate, warm it up, or clip the gradients."
     message = f"The loss became NaN or infinite in step {step + 1}: {seen}"
-    return _finding(trainer, message, remedy, where, step, exact=where == "input")
+    return not_finite(trainer, message, remedy, where, step, exact=where == "input")
 
 
-def _finding(trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool) -> Finding:
-    """`exact` where no rate can have done it, as the numbers that went in were finite."""
+def not_finite(
+    trainer: L.Trainer, message: str, remedy: str, where: str, step: int, exact: bool = False
+) -> Finding:
+    """That a number is not finite after `step` optimizer steps; `exact` where no rate can have done it, as
+    the numbers that went in were finite."""
     epoch = round(epoch_of(trainer), 4)
     return Finding("non-finite-loss", "fail", message, remedy, where, step=step, epoch=epoch, exact=exact)
 
