@@ -291,9 +291,8 @@ def check_loss_at_chance(
         halves = math.isclose(2 * twice, value, rel_tol=1e-3)
         summed = halves or math.isclose(twice, 2 * value, rel_tol=1e-3)
         summed = summed and isinstance(optimizer, torch.optim.SGD)
-        guess = math.log(max(outputs.shape[1], 2)) * (len(outputs) / max(batch_size, 1)) ** (
-            -1 if halves else 1
-        )
+        share = len(outputs) / max(batch_size, 1)
+        guess = math.log(max(outputs.shape[1], 2)) * (1 / share if halves else share)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
         value,
@@ -324,12 +323,12 @@ def check_loss_at_chance(
     if math.isfinite(value):
         limit = min(limit, value - MADE_GOOD * (value - chance))
     cause, standardized_loss = _cause(model, loss, inputs, targets, optimizer, limit)
-    left = 1.0 if result.logit_sd <= ORDINARY else EXCESS_LEFT
-    steps = _first_steps(cause)
-    recovers = optimizer is not None and _recovers(
-        model, loss, inputs, targets, optimizer, chance, left, steps
-    )
-    return replace(result, cause=cause, standardized_loss=standardized_loss, recovers=recovers)
+    result = replace(result, cause=cause, standardized_loss=standardized_loss)
+    if optimizer is None:
+        return result
+    left, steps = 1.0 if result.logit_sd <= ORDINARY else EXCESS_LEFT, _first_steps(cause)
+    recovers = _recovers(model, loss, inputs, targets, optimizer, chance, left, steps)
+    return replace(result, recovers=recovers)
 
 
 def _of_tokens(

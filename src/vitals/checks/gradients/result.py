@@ -162,11 +162,11 @@ class GradientCheck:
     @property
     def relative_errors(self) -> list[float]:
         """Of all rows that count, for a histogram."""
-        return [row.relative_error for row in self.rows if row.counts]
+        return [error for summary in self.summaries for error in summary.relative_errors]
 
     @property
     def max_error(self) -> float | None:
-        """The largest relative error of the rows that count; None without any."""
+        """The largest of them; None without any."""
         return max(self.relative_errors, default=None)
 
     def findings(self) -> list[Finding]:
@@ -332,7 +332,7 @@ def _decay_too_strong(group: str, ratio: float) -> Finding:
 def _correct(summaries: Sequence[ParameterSummary]) -> list[Finding]:
     checked = [summary for summary in summaries if summary.relative_errors]
     errors = [error for summary in checked for error in summary.relative_errors]
-    if not errors:
+    if not checked:
         return []
     tensors = len({summary.parameter for summary in checked})
     seen = (
