@@ -172,8 +172,7 @@ def step_in_turn(
     with ExitStack() as stack:
         for name, parameter in trained.items():
             parameter.grad = None
-            handle = parameter.register_post_accumulate_grad_hook(partial(take, name))
-            stack.callback(handle.remove)
+            stack.enter_context(parameter.register_post_accumulate_grad_hook(partial(take, name)))
         if loss.requires_grad:  # of these alone: a loss may refer to the original model
             torch.autograd.backward(loss, inputs=list(trained.values()))
     return loss.detach()
@@ -386,7 +385,7 @@ def ignores_scale(optimizer: Optimizer) -> bool:
     """Whether the first step of `optimizer` is as long after gradients a hundred times as large. One that
     cannot step so, as LBFGS, does not."""
     try:
-        short, long = (float(_first_step(optimizer, scale).norm()) for scale in (0.01, 1.0))
+        short, long = (float(_first_steps(optimizer, scale)[0].norm()) for scale in (0.01, 1.0))
     except Exception:  # an optimizer of somebody's own may want anything
         return False
     return long < 10 * short
@@ -397,7 +396,7 @@ def decays_apart(optimizer: Optimizer) -> bool:
     gradients, as AdamW's: the first one leads the same way after gradients far smaller than the weights and
     after far larger ones, while a decay within the gradient takes over where these are small."""
     try:
-        small, large = (_first_step(optimizer, scale, decay=1.0) for scale in (1e-3, 1e3))
+        small, large = (_first_steps(optimizer, scale, decay=1.0)[0] for scale in (1e-3, 1e3))
     except Exception:
         return False
     return float(torch.cosine_similarity(small, large, dim=0)) > SAME_WAY
@@ -412,10 +411,6 @@ def leaps(optimizer: Optimizer, steps: int) -> float:
     except Exception:  # an optimizer of somebody's own may want anything
         return 1.0
     return sum(lengths[:steps]) / steps / lengths[-1] if lengths[-1] else 1.0
-
-
-def _first_step(optimizer: Optimizer, scale: float, decay: float | None = None) -> Tensor:
-    return _first_steps(optimizer, scale, decay)[0]
 
 
 def _first_steps(
