@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
-from vitals.diagnosis.generalization import validation_guessed, validation_told_less
+from vitals.diagnosis.generalization import validation_guessed, validation_mirrored, validation_told_less
 from vitals.diagnosis.learning_rate import ENOUGH, tiny_batch, wants_trial
 from vitals.diagnosis.metrics import adversaries, judged, logged_metrics, lost_game, watched_the_wrong_way
 from vitals.diagnosis.run import Rule, Run
@@ -197,6 +197,7 @@ class Diagnosis(Callback):
             lost_game: adversaries(run),
             validation_guessed: not run.has_class_numbers,
             validation_told_less: not run.has_class_numbers,
+            validation_mirrored: not (run.has_class_numbers or run.values("validation/loss")),
         }
         rules = [rule for rule in self.rules if there.get(rule, True)]
         return looked_at(run, made, missing, rules)

@@ -47,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     generalization.validation_at_chance,
     generalization.validation_guessed,
     generalization.validation_told_less,
+    generalization.validation_mirrored,
     generalization.overfitting,
     capacity.too_few_steps,
     capacity.epochs_cut_short,

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from vitals.checks.chance import COUNT_ALL
 from vitals.diagnosis.capacity import MOST_DROPPED
@@ -76,6 +77,13 @@ TOLD = 0.1
 comes on the same samples."""
 OPPOSED = 1e-3
 """Share within which what validation_step logs is the loss of training_step with a minus, at each look."""
+OTHER_SIGN = (
+    "Check the sign of the loss in training_step: an optimizer makes it smaller, so that a score takes a "
+    "minus, and an error none. Log a score under another name than a loss."
+)
+MIRRORED, MIRRORED_MOVE, MIRRORED_LOOKS = 0.1, 0.15, 3
+"""The same share where the samples are others, how far both must have gone from zero meanwhile, in shares of
+the first value, and at how many looks."""
 SAME_LOSS = 1e-5
 """Share of it within which a loss is the same on other samples: it is not made of them."""
 BETTER_THERE = 0.2
@@ -500,6 +508,27 @@ def validation_guessed(run: Run) -> Iterator[Finding]:
     yield Finding("train-val-mismatch", "fail", f"{message}.", remedy, "loss/val", share, NO_BETTER)
 
 
+@needs("loss/train_eval|loss/train", "loss/val", verdict="sign of the validation loss")
+def validation_mirrored(run: Run) -> Iterator[Finding]:
+    """The loss falls from zero on training samples as far as it rises from it on those of validation, where
+    the training step cannot be tried on these."""
+    logs = {step: value for step, _, value in run.history.series("loss/val")}
+    tag = "loss/train_eval" if run.values("loss/train_eval") else "loss/train"
+    pairs = [(loss, logs[step]) for step, _, loss in run.history.series(tag) if step in logs]
+    if len(pairs) < MIRRORED_LOOKS or run.values("validation/loss"):
+        return
+    mirrored = all(loss < 0 and math.isclose(loss, -value, rel_tol=MIRRORED) for loss, value in pairs)
+    apart = all(a > c and b < d for (a, b), (c, d) in pairwise(pairs))
+    (first, begun), (last, ended) = pairs[0], pairs[-1]
+    if not (mirrored and apart and min(last / first, ended / begun) > 1 + MIRRORED_MOVE):
+        return
+    message = (
+        f"At each of {len(pairs)} looks the validation loss is that of training with the other sign, "
+        f"within {MIRRORED:.0%}: from {begun:.4g} to {ended:.4g} and {first:.4g} to {last:.4g}."
+    )
+    yield Finding("wrong-initial-loss", "warn", message, OTHER_SIGN, "loss/val", ended, MIRRORED)
+
+
 @needs("validation/loss", "loss/val", verdict="what validation_step gives the network")
 def validation_told_less(run: Run) -> Iterator[Finding]:
     """On the same validation samples the training step gets better and better, validation_step never, or has
@@ -515,11 +544,7 @@ def validation_told_less(run: Run) -> Iterator[Finding]:
             f"{pairs[-1][0]:.4g}, and what validation_step logs from {pairs[0][1]:.4g} to "
             f"{pairs[-1][1]:.4g}: one of them has the other's sign."
         )
-        remedy = (
-            "Check the sign of the loss in training_step: an optimizer makes it smaller, so that a score "
-            "takes a minus, and an error none. Log a score under another name than a loss."
-        )
-        fault = ("wrong-initial-loss", "fail", message, remedy, "loss/val", pairs[-1][1], OPPOSED)
+        fault = ("wrong-initial-loss", "fail", message, OTHER_SIGN, "loss/val", pairs[-1][1], OPPOSED)
         yield Finding(*fault, exact=True)  # type: ignore[arg-type]
         return
     if run.has_class_numbers or min(len(own), len(logged)) < 3 or min(logged) < logged[0]:

@@ -138,6 +138,20 @@ def test_a_loss_that_validation_logs_with_the_other_sign_is_told() -> None:
         assert alarms(record(falling(-15.0, -33.0), measured=measured)) == said
 
 
+def test_a_loss_of_other_samples_with_the_other_sign_is_told_where_the_training_step_does_not_take_them() -> (
+    None
+):
+    unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
+    for own, logged, said in (
+        ([-0.62, -0.68, -0.71, -0.74], [0.66, 0.71, 0.75, 0.78], ["wrong-initial-loss"]),
+        ([-0.62, -0.68, -0.71, -0.74], [0.66, 0.71, 0.95, 0.98], []),  # a gap that widens is a score's
+        ([-0.71, -0.72, -0.73, -0.74], [0.71, 0.72, 0.73, 0.74], []),  # too little to tell
+        ([-0.62, -0.68, -0.66, -0.74], [0.66, 0.71, 0.69, 0.78], []),
+    ):
+        measured = unknown | {"loss/train_eval": own, "loss/val_eval": [], "loss/val": logged}
+        assert alarms(record(falling(-0.6, -0.74), measured=measured)) == said
+
+
 def test_a_loss_that_asks_for_nothing_more_while_most_samples_are_wrong_has_no_slope() -> None:
     """As a hinge loss on targets of 0 and 1; one with a margin may end so where all is right."""
     losses = [0.9 + 0.4 * (step < 5) for step in range(STEPS)]
