@@ -27,7 +27,7 @@ from vitals.own_time import own_time
 from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
-from vitals.writers.registry import writers
+from vitals.writers.registry import refusals, writers
 
 TRIAL_SECONDS, TRIAL_SHARE = 5.0, 0.1
 """What all trials of rates together may take: this share of the training, no less than so many seconds: with
@@ -162,6 +162,7 @@ class Diagnosis(Callback):
         beside = [each for each in callbacks if each is not self and each not in before]
         checks = [finding for each in before for finding in each.findings]
         others = [finding for each in beside for finding in getattr(each, "findings", [])]
+        others += refusals(trainer)
         facts = {name: value for each in before for name, value in each.facts.items()}
         try:
             others += watched_the_wrong_way(trainer)

@@ -1,11 +1,17 @@
 """Which writer is for which of the trainer's loggers."""
 
-from functools import singledispatch
+from collections.abc import Callable
+from functools import singledispatch, wraps
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from vitals.either_package import either
+from vitals.errors import reason_of
+from vitals.files import cannot_write
+from vitals.findings import Finding
 from vitals.writers.trackers import CSVWriter, MLFlowWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 from vitals.writers.trackio import TrackioLogger
 from vitals.writers.writer import Writer
@@ -29,6 +35,45 @@ writer_of.register(TrackioLogger, TrackioWriter)
 writer_of.register(MLFlowLogger, MLFlowWriter)
 
 
+WRITES = ("scalars", "image", "figure", "histogram", "text", "table", "alert", "charts")
+"""What a writer is asked to do."""
+
+_refusals: WeakKeyDictionary[L.Trainer, dict[tuple[int, str], Finding]] = WeakKeyDictionary()
+
+
 def writers(trainer: L.Trainer) -> list[Writer]:
-    """One for each logger of `trainer`."""
-    return [writer_of(logger) for logger in trainer.loggers]
+    """One for each logger of `trainer`. Where a logger fails at something, as one that takes no names but its
+    own, or whose server is out of reach, it is not asked for that again, and nothing ends by it; but a full
+    disk does."""
+    refused = _refusals.setdefault(trainer, {})
+    found = [writer_of(logger) for logger in trainer.loggers]
+    for writer in found:
+        for name in WRITES:
+            if name not in vars(writer):
+                setattr(writer, name, _harmless(getattr(writer, name), writer.logger, refused))
+    return found
+
+
+def refusals(trainer: L.Trainer) -> list[Finding]:
+    """What the loggers of `trainer` would not take, each with the reason."""
+    return list(_refusals.get(trainer, {}).values())
+
+
+def _harmless(
+    write: Callable[..., None], logger: Any, refused: dict[tuple[int, str], Finding]
+) -> Callable[..., None]:
+    what = id(logger), write.__name__
+
+    @wraps(write)
+    def harmless(*arguments: Any, **options: Any) -> None:
+        if what in refused:
+            return
+        try:
+            write(*arguments, **options)
+        except Exception as error:
+            if cannot_write(error):
+                raise
+            message = f"{type(logger).__name__} is given no more {write.__name__}: {reason_of(error)}"
+            refused[what] = Finding("skipped", "note", message, where=type(logger).__name__)
+
+    return harmless

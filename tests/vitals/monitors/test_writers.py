@@ -282,6 +282,32 @@ def test_an_unknown_logger_gets_numbers_and_a_registered_one_more(tmp_path: Path
     assert not [entry for entry in plain.kept if entry[0] == "findings"]
 
 
+class Strict(Own):
+    """Takes its own names alone, and has a server that is out of reach."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.kept.append((metrics, step))
+        if any("/" in name for name in metrics):
+            raise ValueError("no such column")
+
+
+class Unreachable(Writer):
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        raise ConnectionError("the server is out of reach")
+
+
+def test_a_logger_that_refuses_is_asked_once_and_nothing_ends_by_it(tmp_path: Path) -> None:
+    writer_of.register(Strict, Unreachable)
+    strict, diagnosis = Strict(), Diagnosis(probe=False, report=False)
+    curves = LearningCurves(1, None, subset_samples=0, table=False)
+    fit(Foreign(convnet(), 0.01), tmp_path, curves, diagnosis, logger=[strict])
+    assert sum("lr/0" in metrics for metrics, _ in strict.kept) == 1
+    assert len(diagnosis.recorder.history.series("lr/0")) == 8
+    said = [finding.message for finding in diagnosis.findings if finding.where == "Strict"]
+    assert len(said) == 1
+    assert "given no more scalars" in said[0]
+
+
 def test_trackio_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitals.writers.trackio.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package trackio: pip install trackio"):
