@@ -55,8 +55,8 @@ _kept: ContextVar[bool] = ContextVar("kept", default=False)
 @contextmanager
 def surroundings_kept() -> Iterator[None]:
     """Put back, behind the block, what it changes in the user's own modules, those that are not installed as
-    packages: states of random generators, also of those in the functions that called for the training, what
-    names stand for, and what tables and arrays of up to `MOST` elements hold. Within it, what leads outside,
+    packages: states of random generators, also of those in the functions that called for the training and in
+    its data module, what names stand for, and what tables and arrays of up to `MOST` elements hold. Within it, what leads outside,
     as an open file or a writer of TensorBoard, takes every call and does nothing; what gives each thing only
     once refuses.
 
@@ -71,7 +71,10 @@ def surroundings_kept() -> Iterator[None]:
         for names in namespaces.values():
             state.note_names(names)
         for frame in _frames():  # of which data and collate_fn see the generators
-            if frame.f_globals.get("__name__") in namespaces:
+            name = frame.f_globals.get("__name__", "")
+            if frame.f_code.co_name == "fit" and name.endswith("trainer.trainer"):  # of Lightning
+                state.note(getattr(frame.f_locals.get("self"), "datamodule", None))
+            elif name in namespaces:
                 for value in frame.f_locals.values():
                     if issubclass(type(value), GENERATORS):
                         state.note(value)

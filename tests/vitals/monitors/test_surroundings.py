@@ -162,6 +162,39 @@ def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> Non
     assert generator.bit_generator.state == again.bit_generator.state
 
 
+class Augments(L.LightningDataModule):
+    """Draws from a generator of its own for each batch, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.seen = np.random.default_rng(1), {"batches": 0}
+
+    def train_dataloader(self) -> DataLoader:
+        return some(4)
+
+    def val_dataloader(self) -> DataLoader:
+        return some(1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.seen["batches"] += 1
+        return batch[0] * float(self.generator.uniform(0.5, 1.5)), batch[1]
+
+
+def test_what_a_data_module_draws_and_counts_stays(tmp_path: Path) -> None:
+    left = []
+    for number, watching in enumerate(([], vitals.diagnostics("light", budget=5))):
+        data, trainer = Augments(), fit_trainer(tmp_path / str(number), watching)
+        trainer.fit(Foreign(mlp()), datamodule=data)
+        left.append((data.seen, data.generator.bit_generator.state))
+    assert left[0] == left[1]
+
+
+def fit_trainer(folder: Path, callbacks: list[Any]) -> L.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"accelerator": "cpu", "max_epochs": 1, "logger": False, **quiet}
+    return L.Trainer(default_root_dir=folder, callbacks=callbacks, **options)
+
+
 def test_a_file_that_is_read_from_stays_open_and_where_it_was(tmp_path: Path) -> None:
     global kept
     (tmp_path / "numbers").write_bytes(bytes(range(100)))
