@@ -37,10 +37,10 @@ from vitals.runs.kept_code import copied, environment
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
 from vitals.runs.run_folder import SWEEP, RunFolder, shown
 from vitals.runs.signals import Interrupted, Signals
-from vitals.status_line import status_line
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
 from vitals.sweeps.jobs.resume import words_of_sweep
+from vitals.terminal import status_line
 
 CONFIGS = Path(__file__).parent / "configs"
 """The instrument's own configurations and groups."""

@@ -18,6 +18,7 @@ from rich.table import Table
 from vitals.causes import CAUSES, StationKey
 from vitals.errors import did_you_mean, listed
 from vitals.files import text_of, write_json
+from vitals.terminal import terminal
 
 Level = Literal["ok", "note", "warn", "fail"]
 NO_VERDICTS = ("skipped", "looks")
@@ -123,7 +124,7 @@ def worst_level(findings: Iterable[Finding]) -> Level:
 def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
     """The alarms of a run, most important first, or one line where there is none: one table, or a paragraph
     each in a console of less than `NARROW` columns, where its cells would be a few words wide."""
-    console = console or Console()
+    console = console or terminal()
     alarms = [finding for finding in ranked(findings) if finding.alarming]
     if not alarms:
         console.print(f"findings: [green]nothing is wrong[/]{escape(in_how_many(findings))}", highlight=False)

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
@@ -21,6 +20,7 @@ from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share, looks_drawn
 from vitals.probes.rows import samples_in
 from vitals.probes.twin import Twin
+from vitals.terminal import terminal
 from vitals.writers.registry import writers
 
 
@@ -129,7 +129,7 @@ class Recorder(Callback):
         for cause in sorted(self.announced.difference(found)):
             self.announced.remove(cause)
             said = f"{cause}, which was said before, has passed: nothing shows it any more."
-            Console().print(f"[bold green]ok[/] step {trainer.global_step}: {said}", highlight=False)
+            terminal().print(f"[bold green]ok[/] step {trainer.global_step}: {said}", highlight=False)
 
     def twin(self, trainer: L.Trainer, module: L.LightningModule) -> Twin:
         """The one copy of `module` in this run, made when first asked for; refresh it before each use.
@@ -191,7 +191,7 @@ def recorder_of(trainer: L.Trainer) -> Recorder | None:
 def tell(trainer: L.Trainer, finding: Finding) -> None:
     """Say it in the terminal, and as an alert of the loggers that have such."""
     line = f"[bold {COLOURS[finding.level]}]{finding.level}[/] step {finding.step}: "
-    Console().print(line + escape(sentence(finding)), highlight=False)
+    terminal().print(line + escape(sentence(finding)), highlight=False)
     for writer in writers(trainer):
         writer.alert(finding.cause, sentence(finding))
 

@@ -21,9 +21,9 @@ from vitals.report.record import RunRecord
 from vitals.runs.allowed_targets import names_to_trust, require_allowed
 from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import RunFolder
-from vitals.status_line import status_line
 from vitals.sweeps.jobs.folder import SweepFolder
 from vitals.sweeps.jobs.resume import words_of_sweep
+from vitals.terminal import status_line
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REFUSED = """

@@ -13,7 +13,7 @@ FILES = {".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file
 # Each imports only from those above it; a line is one floor, whose rooms do not know each other.
 FLOORS = [
     ["either_package", "installed"],
-    ["bounded_yaml", "errors", "own_time", "status_line"],
+    ["bounded_yaml", "errors", "own_time", "terminal"],
     ["causes", "files", "folder_lock", "metric"],
     ["findings"],
     ["history", "length", "measures"],

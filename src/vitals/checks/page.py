@@ -15,6 +15,7 @@ from vitals.checks.check import Row
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import COLOURS, Finding, markdown, ranked, sentence
 from vitals.measures.image_grid import image_grid
+from vitals.terminal import terminal
 from vitals.writers.writer import Writer
 
 SHOWN = 64
@@ -27,7 +28,7 @@ def print_page(
     """A table of the checks made, and below it the findings of all of them, consequences lowered to notes,
     with their remedies; most important first. With `notes` what they note as well, for those who find it
     nowhere else."""
-    console = console or Console()
+    console = console or terminal()
     table = Table(title="Before learning", title_justify="left")
     for column in ("check", "seen", "expected", "verdict"):
         table.add_column(column)

@@ -1,6 +1,5 @@
 """Checks before the first optimizer step of any LightningModule."""
 
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -31,7 +29,7 @@ from vitals.probes.plays import plays
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, samples_in
 from vitals.probes.silently import silently
-from vitals.status_line import status_line
+from vitals.terminal import status_line, terminal
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
@@ -190,7 +188,7 @@ class SanityChecks(Callback):
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, folder: Path | None, batch: Any) -> str:
         """Make the checks and report; the reason to stop, or nothing. Only an interruption is raised."""
-        console = Console(file=sys.stdout)  # the present one: `silently` puts another there
+        console = terminal()
         try:
             with isolated_rng(), warnings.catch_warnings():
                 # What the training warns of, it will say itself; the rest is of how it is looked at.

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
 
 from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.diagnose import RULES, diagnose, looked_at, needs_probe
@@ -27,6 +26,7 @@ from vitals.own_time import own_time
 from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
 from vitals.report import write_report
+from vitals.terminal import terminal
 from vitals.writers.registry import refusals, writers
 
 TRIAL_SECONDS, TRIAL_SHARE = 5.0, 0.1
@@ -213,7 +213,7 @@ class Diagnosis(Callback):
         before, self.said = self.said, (alarms, self.looks, where)
         if self.said == before:
             return
-        console = Console()
+        console = terminal()
         print_findings([*self.findings, *self.looks], console)
         console.print(f"report:   {where}", soft_wrap=True, markup=False, highlight=False)
 

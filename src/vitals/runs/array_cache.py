@@ -30,7 +30,7 @@ from torch import Tensor
 from vitals.errors import UserError
 from vitals.files import cache_folder, replacing
 from vitals.runs.memory import available_memory, gib
-from vitals.status_line import status_line
+from vitals.terminal import status_line
 
 COPIES = 4
 """Of an array, in memory at the same time at most: as read, a part of it, padded, and in another layout."""

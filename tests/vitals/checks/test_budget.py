@@ -228,7 +228,7 @@ class Stop(L.Callback):
 
 SCRIPT = """
 import sys, time
-from vitals.status_line import status_line
+from vitals.terminal import status_line
 with status_line("checking wiring") as show:
     time.sleep(0.3)
     show("checking tiny subset")
