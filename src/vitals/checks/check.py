@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from vitals.causes import StationKey
 from vitals.checks.budget import Budget, BudgetSpent, by_what_they_tell, in_words, largest_that_fits
 from vitals.checks.training_setup import Needs, TrainingSetup
@@ -88,13 +91,23 @@ class Check(ABC):
         return {}
 
     def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        """Write what was seen to a logger, at step 0; nothing by default.
+        """Write what was seen to a logger, at step 0; by default what `draw` makes of it.
 
         Args:
             writer: of one of the trainer's loggers.
             outcome: of `run`.
             setup: of `run`.
         """
+        if self.picture and writer.pictures:
+            figure = Figure(figsize=(6, 4), layout="constrained")
+            self.draw(figure.subplots(), outcome.result)
+            writer.figure(self.picture, figure, 0)
+
+    picture: ClassVar[str] = ""
+    """Tag of what `draw` draws; empty where that is nothing."""
+
+    def draw(self, axes: Axes, result: Any) -> None:
+        """Draw the `result` of an outcome."""
         return None
 
 

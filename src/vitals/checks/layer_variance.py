@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
@@ -26,7 +26,6 @@ from vitals.measures.fresh_draws import is_fresh
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.measures.layer_statistics import SATURATED
 from vitals.probes.trial import Inputs, Trial, ignores_scale, switch_off_dropout, trial
-from vitals.writers.writer import Writer
 
 STEEP, VERY_STEEP = 0.3, 0.8
 """Decades of signal variance per layer: docs/course.md, "Activations and gradients by layer"."""
@@ -513,23 +512,10 @@ def _draw_at_he_scale(layers: Iterable[Any]) -> None:
             layer.bias.zero_()
 
 
-def layer_variance_figure(result: LayerVariance) -> Figure:
-    """Variance of the signal that enters each layer, on a logarithmic scale."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    signals = [max(row.signal_variance, SMALLEST) for row in result.layers]
-    axes.plot(range(len(signals)), signals, "o-")
-    axes.set(yscale="log", xlabel="layer", ylabel="variance over samples")
-    axes.set_xticks(range(len(signals)), [row.name for row in result.layers], rotation=60, fontsize=7)
-    axes.axhline(signals[0], color="gray", linestyle=":")
-    return figure
-
-
 class LayerVarianceCheck(CheckOfEachLoss):
-    """Draws the curve `checks/layer_variance`."""
-
     name = "layer_variance"
     fewest = 2
+    picture = "checks/layer_variance"
 
     def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         inputs = cut(setup.inputs, options.size or 128)
@@ -552,6 +538,10 @@ class LayerVarianceCheck(CheckOfEachLoss):
     def seconds(self, size: int, setup: TrainingSetup, options: Options) -> float:
         return options.budget.pace.copy + options.budget.pace.passes(size, count=2)
 
-    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        if writer.pictures:
-            writer.figure("checks/layer_variance", layer_variance_figure(outcome.result), 0)
+    def draw(self, axes: Axes, result: LayerVariance) -> None:
+        """Variance of the signal that enters each layer, on a logarithmic scale."""
+        signals = [max(row.signal_variance, SMALLEST) for row in result.layers]
+        axes.plot(range(len(signals)), signals, "o-")
+        axes.set(yscale="log", xlabel="layer", ylabel="variance over samples")
+        axes.set_xticks(range(len(signals)), [row.name for row in result.layers], rotation=60, fontsize=7)
+        axes.axhline(signals[0], color="gray", linestyle=":")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -37,7 +37,6 @@ from vitals.probes.trial import (
     steps_in_turn,
     trial,
 )
-from vitals.writers.writer import Writer
 
 FACTORS = tuple(10 ** (0.8 * i) for i in range(-5, 7))
 """Twelve multiples of the learning rate, 1e-4 to 6e4, with 1 among them."""
@@ -377,25 +376,9 @@ def _momentum(optimizer: Optimizer) -> float:
     return 1 / (1 - min(slowest, 0.99))
 
 
-def step_size_figure(result: StepSize) -> Figure:
-    """Loss after the optimizer's first update, over multiples of the learning rate."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    limit = 10 * max(result.start, 1e-6)
-    axes.plot(result.factors, [min(loss, limit) if loss == loss else limit for loss in result.losses], "o-")
-    axes.axhline(result.start, color="gray", linestyle=":", label="before the update")
-    axes.axvline(1.0, color="tab:red", label=f"configured: {max(result.learning_rates):g}")
-    axes.set(
-        xscale="log", xlabel="multiple of the learning rate", ylabel="loss (cut off at ten times the first)"
-    )
-    axes.legend()
-    return figure
-
-
 class StepSizeCheck(CheckOfEachLoss):
-    """Draws the curve `checks/step_size`."""
-
     name = "step_size"
+    picture = "checks/step_size"
 
     def of_loss(self, setup: TrainingSetup, options: Options) -> Outcome:
         optimizer = setup.only_optimizer()
@@ -429,6 +412,13 @@ class StepSizeCheck(CheckOfEachLoss):
         pace = options.budget.pace
         return pace.copy + pace.steps(size) + pace.passes(size, count=len(FACTORS))
 
-    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        if writer.pictures:
-            writer.figure("checks/step_size", step_size_figure(outcome.result), 0)
+    def draw(self, axes: Axes, result: StepSize) -> None:
+        """Loss after the optimizer's first update, over multiples of the learning rate."""
+        limit = 10 * max(result.start, 1e-6)
+        losses = [min(loss, limit) if loss == loss else limit for loss in result.losses]
+        axes.plot(result.factors, losses, "o-")
+        axes.axhline(result.start, color="gray", linestyle=":", label="before the update")
+        axes.axvline(1.0, color="tab:red", label=f"configured: {max(result.learning_rates):g}")
+        axes.set(xscale="log", xlabel="multiple of the learning rate")
+        axes.set_ylabel("loss (cut off at ten times the first)")
+        axes.legend()

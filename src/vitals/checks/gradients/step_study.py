@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch import nn
 
 from vitals.checks.check import Check, Options, Outcome
@@ -22,7 +22,6 @@ from vitals.checks.gradients.functional_loss import (
 )
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
-from vitals.writers.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -111,24 +110,11 @@ def _errors_at(h: float, differences: Differences, lines: Sequence[tuple[Line, f
     )
 
 
-def difference_step_figure(result: StepSizeStudy) -> Figure:
-    """Relative error of centred and forward differences over their step h: truncation against rounding."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for kind, marker in (("centred", "o-"), ("forward", "s--")):
-        points = [(error.h, getattr(error, kind)) for error in result.errors if getattr(error, kind)]
-        axes.plot(*zip(*points, strict=True), marker, label=kind) if points else None
-    axes.set(xscale="log", yscale="log", xlabel="step h", ylabel="relative error, median over elements")
-    axes.legend()
-    return figure
-
-
 class DifferenceStepCheck(Check):
-    """Draws the curve `checks/gradcheck/h_curve`, the error of the differences over their step."""
-
     name = "difference_step"
     needs = "loss"
     station = "gradients"
+    picture = "checks/gradcheck/h_curve"
 
     def run(self, setup: TrainingSetup, options: Options) -> Outcome:
         result = step_size_study(setup.model, setup.loss, *setup.batch(64), elements=1)
@@ -136,6 +122,11 @@ class DifferenceStepCheck(Check):
         seen = "kinks everywhere" if best is None else f"h = {best:.0e} is best"
         return Outcome(result.findings(), seen, "between 1e-4 and 1e-6", result)
 
-    def log(self, writer: Writer, outcome: Outcome, setup: TrainingSetup) -> None:
-        if writer.pictures:
-            writer.figure("checks/gradcheck/h_curve", difference_step_figure(outcome.result), 0)
+    def draw(self, axes: Axes, result: StepSizeStudy) -> None:
+        """Relative error of centred and forward differences over their step h: truncation against
+        rounding."""
+        for kind, marker in (("centred", "o-"), ("forward", "s--")):
+            points = [(error.h, getattr(error, kind)) for error in result.errors if getattr(error, kind)]
+            axes.plot(*zip(*points, strict=True), marker, label=kind) if points else None
+        axes.set(xscale="log", yscale="log", xlabel="step h", ylabel="relative error, median over elements")
+        axes.legend()
