@@ -71,7 +71,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
         for name, norms in run.by_name("weight_norm").items()
         if name.endswith("weight") and len(norms) > 2 and norms[0] > 0
     }
-    typical = sorted(shrunk.values())[len(shrunk) // 2] if shrunk else 1.0
+    typical = statistics.median_high(shrunk.values()) if shrunk else 1.0
     # What has no weights of that kind, as what each user adds to a rating, may be learned all the same.
     gone = typical < GONE and run.finished and run.last_loss > BARELY * run.guess_loss > 0
     halved = typical < HALVED and run.falls_short

@@ -421,9 +421,8 @@ def too_low(run: Run) -> Iterator[Finding]:
         return
     gain = max(run.gain(3), run.gain(10))
     from_scratch = _from_scratch(run)
-    peaks = sorted(run.values("update_ratio_summary/max"))
-    largest = peaks[len(peaks) // 2]
-    still = largest < TINY_UPDATE / 10  # every layer, so that no probe is needed
+    # Of every layer, so that no probe is needed.
+    still = statistics.median_high(run.values("update_ratio_summary/max")) < TINY_UPDATE / 10
     slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     slow = slow or (typical < SMALL_UPDATE and flat and run.finished)
@@ -627,8 +626,8 @@ def fallen_back(run: Run) -> bool:
 
 def typical_update(run: Run) -> float:
     """Median over the run of the median update:weight ratio of a step."""
-    ratios = sorted(run.values("update_ratio_summary/median"))
-    return ratios[len(ratios) // 2] if ratios else math.nan
+    ratios = run.values("update_ratio_summary/median")
+    return statistics.median_high(ratios) if ratios else math.nan
 
 
 def slow_but_learning(run: Run) -> bool:

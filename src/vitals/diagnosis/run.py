@@ -54,8 +54,7 @@ class Run:
     def fact(self, name: str, default: float = math.nan) -> float:
         """One of the numbers that the checks have found, or that `Recorder` has recorded at the start, under
         `facts/<name>`."""
-        value: float = self.found.get(name, self.history.last(f"facts/{name}", default))
-        return value
+        return float(self.found.get(name, self.history.last(f"facts/{name}", default)))
 
     def can_judge(self, rule: Rule) -> bool:
         """Whether there is what `rule` judges by; of a rule that does not say what it needs, yes."""
@@ -318,5 +317,4 @@ class Run:
 
     def probe(self, factor: float) -> float:
         """Loss after some steps at `factor` times the rate, from the last rate probe; NaN without one."""
-        value: float = self.history.last(f"rate_probe/{factor:g}", math.nan)
-        return value
+        return float(self.history.last(f"rate_probe/{factor:g}", math.nan))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -75,5 +76,4 @@ def update_ratio(change: float, weight: float) -> float | None:
 
 def median_ratio(ratios: Iterable[float]) -> float:
     """The middle one of `ratios`, the lower of two; infinite where most are not finite."""
-    ordered = sorted(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)
-    return ordered[(len(ordered) - 1) // 2]
+    return median_low(ratio if math.isfinite(ratio) else math.inf for ratio in ratios)

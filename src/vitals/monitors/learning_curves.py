@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,17 +41,12 @@ def loss_noise(losses: Sequence[float]) -> float | None:
     them, or where a loss is not finite or the average not positive."""
     if len(losses) < 2 * WINDOW or not all(map(math.isfinite, losses)):
         return None
-    half = WINDOW // 2
-    squares, means = 0.0, 0.0
-    places = range(half, len(losses) - half)
-    for place in places:
-        around = losses[place - half : place + half + 1]
-        mean = sum(around) / len(around)
-        # A value takes part in its own average, which hides a share of 1/WINDOW of its variance.
-        squares += (losses[place] - mean) ** 2 / (1 - 1 / len(around))
-        means += mean
-    mean = means / len(places)
-    return math.sqrt(squares / len(places)) / mean if mean > 0 else None
+    values, half = np.array(losses), WINDOW // 2
+    means = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
+    mean = float(means.mean())
+    # A value takes part in its own average, which hides a share of 1/WINDOW of its variance.
+    variance = float(np.square(values[half:-half] - means).mean()) / (1 - 1 / WINDOW)
+    return math.sqrt(variance) / mean if mean > 0 else None
 
 
 class Speed:
@@ -123,6 +119,12 @@ def epoch_metrics(logged: Mapping[str, float], of_steps: Collection[str] = ()) -
 def _joined(losses: Sequence[Tensor]) -> Tensor:
     """Losses of one number each, of any shape, as (n,)."""
     return torch.stack([loss.reshape(()) for loss in losses])
+
+
+def _on_host(trainer: L.Trainer, logged: Mapping[str, Tensor]) -> dict[str, float]:
+    device = trainer.strategy.root_device
+    values = to_host([value.detach().reshape(1).to(device) for value in logged.values()])
+    return {name: value for name, [value] in zip(logged, values, strict=True)}
 
 
 def _roughness(training: Tensor, validation: Tensor) -> dict[str, float]:
@@ -372,9 +374,7 @@ class LearningCurves(Monitor):
         """What a step that optimizes by itself, with several losses perhaps, calls a loss."""
         logged = trainer.callback_metrics
         names = [name for name in sorted(self.of_steps or ()) if "loss" in name.lower() and name in logged]
-        device = trainer.strategy.root_device
-        values = to_host([logged[name].detach().reshape(1).to(device) for name in names])
-        return {name: value for name, [value] in zip(names, values, strict=True)}
+        return _on_host(trainer, {name: logged[name] for name in names})
 
     def _bring_losses(self, trainer: L.Trainer, step: int) -> bool:
         """Take the losses of the steps since the last time to the host and into the history."""
@@ -416,10 +416,7 @@ class LearningCurves(Monitor):
             self._after_epoch(trainer, pl_module, logged, sent)
 
     def _numbers(self, trainer: L.Trainer, logged: dict[str, Tensor]) -> dict[str, float]:
-        device = trainer.strategy.root_device
-        values = to_host([value.detach().reshape(1).to(device) for value in logged.values()])
-        numbers = {name: value for name, [value] in zip(logged, values, strict=True)}
-        return epoch_metrics(numbers, self.of_steps or ())
+        return epoch_metrics(_on_host(trainer, logged), self.of_steps or ())
 
     def _after_epoch(
         self, trainer: L.Trainer, pl_module: L.LightningModule, logged: dict[str, Tensor], sent: set[str]
@@ -554,7 +551,7 @@ class LearningCurves(Monitor):
         guess = subsets.guess(subsets.validation[1]) if not subsets.step.class_numbers else {}
         of_classes = {name: found.pop(name) for name in OF_CLASSES if name in found}
         if recorder := recorder_of(trainer):
-            if subsets.step.network is not None and not recorder.history.tags("facts/val_subset"):
+            if subsets.step.network is not None:
                 recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
             if of_classes:
                 epoch = trainer.current_epoch + 1
