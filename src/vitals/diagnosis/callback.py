@@ -154,6 +154,7 @@ class Diagnosis(Callback):
             self._examine(trainer, None, finished=False)
             if self.summary:
                 self._say(None)
+        self._forget()  # for nothing is torn down then
 
     def _examine(self, trainer: L.Trainer, module: L.LightningModule | None, finished: bool) -> None:
         """Apply the rules to the record, and write what they find; a fault in them never ends a training."""

@@ -254,6 +254,21 @@ def test_a_test_that_fails_later_says_nothing_of_the_training(tmp_path: Path, ca
     assert file.read_text() == before
 
 
+def test_the_weights_of_the_start_are_kept_no_longer_than_the_training_lasts(tmp_path: Path) -> None:
+    """Not where it ends by an error, after which nothing is torn down."""
+
+    class Fails(Foreign):
+        def on_train_batch_end(self, *_: Any) -> None:
+            files.append(diagnosis.start)
+            raise ValueError("theirs")
+
+    files: list[Any] = []
+    diagnosis = Diagnosis(report=False)
+    with pytest.raises(ValueError, match="theirs"):
+        fit(Fails(mlp()), tmp_path, diagnosis)
+    assert [file.closed for file in files] == [True]
+
+
 def test_a_second_fit_that_comes_to_the_same_says_nothing_again(tmp_path: Path, capsys: Any) -> None:
     module = Foreign(mlp())
     trainer = fit(module, tmp_path, Diagnosis(probe=False, report=False))
