@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from vitals.errors import UserError, did_you_mean
 from vitals.probes.copies import copied
@@ -53,13 +54,15 @@ class AveragedWeights:
         self.recent: deque[list[Tensor]] = deque(maxlen=last)
         halves = (torch.float16, torch.bfloat16)
         self.means = [p.detach().float() if p.dtype in halves else p for p in self.module.parameters()]
+        self.layout = _layout(self.module)
         self.sources: tuple[nn.Module | None, list[Tensor]] = (None, [])
         """The model last averaged and its parameters: to look for them takes as long as to average them."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the present weights of `model` into the average."""
+        """Take the present weights of `model` into the average; `UserError` if it has got other ones."""
         if self.sources[0] is not model:
+            self._require_same(model)
             self.sources = model, [*model.parameters()]
         values = self.sources[1]
         if self.kind == "last_k":
@@ -73,10 +76,11 @@ class AveragedWeights:
 
     @torch.no_grad()
     def finish(self, model: nn.Module) -> nn.Module:
-        """Make `module` the average, with the buffers of `model`, and return it.
+        """Make `module` the average, with the buffers of `model`, and return it; `UserError` as above.
 
         BatchNorm's buffers among them belong to other weights: see `vitals.measures.batch_norm`.
         """
+        self._require_same(model)
         self.sources = None, []  # looked for anew, as something may have replaced them
         for number, values in enumerate(self.recent):
             _move(self.means, values, 1 / (number + 1))
@@ -86,6 +90,12 @@ class AveragedWeights:
         for buffer, source in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(source)
         return self.module
+
+    def _require_same(self, model: nn.Module) -> None:
+        if _layout(model) != self.layout:
+            raise UserError(
+                "the module has got other weights since its training began, as where it is pruned."
+            )
 
     def averaging_state(self) -> dict[str, Any]:
         """What `load_averaging_state` needs, in tensors and plain types; the tensors are not copied."""
@@ -117,6 +127,12 @@ class AveragedWeights:
             self.recent.append(
                 [value.to(mean.device, copy=True) for value, mean in zip(values, self.means, strict=True)]
             )
+
+
+def _layout(model: nn.Module) -> list[Any]:
+    """Names of parameters and buffers, with their shapes where these are known already."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [(name, None if is_lazy(value) else value.shape) for name, value in named]
 
 
 def _move(means: list[Tensor], values: list[Tensor], share: float) -> None:

@@ -103,6 +103,8 @@ class WeightAverage(Callback):
         self.logs_itself = False
         self.validated = False
         self.said: set[str] = set()
+        self.given_up = ""
+        """Why no weights are averaged, or no more."""
         self.loaded: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -125,12 +127,16 @@ class WeightAverage(Callback):
         try:
             average = on_all_processes(trainer, lambda: AveragedWeights(pl_module, **self.options))  # type: ignore[arg-type]
         except NotPossible as problem:
-            rank_zero_warn(f"No weights are averaged: {problem}")
+            self._give_up(problem)
             return
         if self.loaded:
             average.load_averaging_state(self.loaded)
             self.loaded = None
         self.average = average
+
+    def _give_up(self, problem: Exception) -> None:
+        self.average, self.averaged, self.given_up = None, None, str(problem)
+        rank_zero_warn(f"No weights are averaged: {problem}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
@@ -149,9 +155,15 @@ class WeightAverage(Callback):
             return
         due = trainer.global_step // self.every > self.step // self.every
         self.step = trainer.global_step  # stays while gradients accumulate
-        due = due and self._begun(trainer, (batch_idx + 1) / trainer.num_training_batches)
-        if due and first_non_finite(pl_module) is None:
-            self.average.update_parameters(pl_module)
+        if due and self._begun(trainer, (batch_idx + 1) / trainer.num_training_batches):
+            self._update(self.average, pl_module)
+
+    def _update(self, average: AveragedWeights, module: L.LightningModule) -> None:
+        if first_non_finite(module) is None:
+            try:
+                average.update_parameters(module)
+            except UserError as problem:  # the same in all processes
+                self._give_up(problem)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.validated = not trainer.sanity_checking
@@ -169,11 +181,15 @@ class WeightAverage(Callback):
         average = self.average
         if average is None:
             return
-        if self.every == "epoch" and self._begun(trainer, 1.0) and first_non_finite(pl_module) is None:
-            average.update_parameters(pl_module)
-        if average.count:
+        if self.every == "epoch" and self._begun(trainer, 1.0):
+            self._update(average, pl_module)
+        if self.average is not None and average.count:
             with isolated_rng(seed=0, together=True):
-                self._finish(trainer, pl_module, average)
+                try:
+                    self._finish(trainer, pl_module, average)
+                except UserError as problem:
+                    self._give_up(problem)
+                    return
                 if self.validated or is_last_epoch(trainer):
                     self._evaluate(trainer, pl_module, average, None if raw is None else raw.item())
             self._save(trainer, average)
@@ -185,6 +201,8 @@ class WeightAverage(Callback):
 
     def verdict(self) -> str:
         """One sentence on which weights are better on validation, or why that is not known."""
+        if self.given_up:
+            return f"No weights are averaged: {self.given_up}"
         if self.average is None or not self.average.count:
             return "No weights were averaged: the training ended before averaging began."
         if self.averaged is None or self.best_raw is None:
@@ -228,8 +246,9 @@ class WeightAverage(Callback):
     def _finish(self, trainer: L.Trainer, module: L.LightningModule, average: AveragedWeights) -> None:
         """Bring the copy up to date, with statistics of BatchNorm that belong to its weights."""
         owner: Any = average.finish(module)
-        for part, raw in zip(owner.modules(), module.modules(), strict=True):
-            part.training = raw.training
+        modes = {name: part.training for name, part in module.named_modules()}
+        for name, part in owner.named_modules():
+            part.training = modes.get(name, part.training)
         try:
             reestimate_statistics(trainer, owner, self.batch_norm_batches)
         except NotPossible as problem:

@@ -20,7 +20,8 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core import rank_zero
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, IterableDataset
 
 from vitals.averaging.weight_average import WeightAverage
@@ -313,6 +314,30 @@ def test_what_cannot_be_done_on_a_copy_is_said_and_ends_nothing(
     log.removeHandler(caplog.handler)
     assert reason in caplog.text
     assert close(saved_weights(tmp_path), mean(trajectory.epochs))
+
+
+class Changes(Validated):
+    """Its weights are others behind its first epoch, or it has a part more that has none."""
+
+    def __init__(self, pruned: bool) -> None:
+        super().__init__(mlp())
+        self.pruned = pruned
+
+    def on_train_epoch_end(self) -> None:
+        if self.pruned and self.trainer.current_epoch:
+            prune.l1_unstructured(self.net[-1], "weight", 0.5)
+        self.another = nn.Identity()
+
+
+@pytest.mark.parametrize("every", ["epoch", 3])
+@pytest.mark.parametrize("pruned", [True, False])
+def test_of_weights_that_are_exchanged_there_is_no_average_and_the_training_goes_on(
+    pruned: bool, every: Any, tmp_path: Path
+) -> None:
+    trajectory, average, module = Trajectory(), averager(every=every), Changes(pruned)
+    fit(module, tmp_path, trajectory, average, max_epochs=3)
+    assert close(weights(module), trajectory.steps[-1])
+    assert ("has got other weights" in average.verdict()) is pruned
 
 
 class FailsInOneProcess(Validated):
