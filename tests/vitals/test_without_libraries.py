@@ -33,7 +33,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+out, sys.stdout = sys.stdout, None  # as without a terminal: pythonw on Windows, or a service
 import vitals
+
+sys.stdout = out
 
 
 class Module(L.LightningModule):

@@ -44,7 +44,7 @@ LEFT_ALONE = (nn.Module, Dataset, DataLoader, Sampler)
 QUIET: tuple[type, ...] = (FunctionType, BuiltinFunctionType, property, classmethod, staticmethod)
 QUIET += (str, bytes, int, float, type(None), torch.dtype, torch.device)
 """What holds nothing that could change; looked for first, for nearly all is of these."""
-LEADS_OUTSIDE = (*LIVE, type(csv.writer(sys.stdout)))
+LEADS_OUTSIDE = (*LIVE, type(csv.writer(io.StringIO())))
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 
