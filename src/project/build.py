@@ -1,15 +1,8 @@
 """From the configuration to what trains: `prepare` looks for mistakes, `build` makes the module and its data.
 
-A class of yours is built as ours are. Its constructor gets the keys of its config group, and what else it
-asks for by the name of a parameter:
-
-| of the group | may ask for |
-| --- | --- |
-| `data` | `seed`, `channels_last` |
-| `network` | `num_classes`, `in_channels`, `image_size`: of the data, from its `classes` and `image_shape` |
-| `module` | `network`, `optimizer`, `schedule`, `momentum_schedule`, `metric`, `num_classes` |
-
-`optimizer` is a function from a network to its optimizer, `schedule` a `Schedule`.
+A class of yours is built as ours are: its constructor gets the keys of its config group, and of what is
+`OFFERED` what it asks for by the name of a parameter; for a network that is what the data say in `classes`
+and `image_shape`, and `optimizer` is a function from a network. What nothing asks for needs no group.
 """
 
 from collections.abc import Callable
@@ -18,20 +11,25 @@ from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from project.optim.optimizers import Schedule, momentum_schedule, optimizer_factory
 from project.schema import IMAGE_DATA, LBFGS_LIMIT
 from vitals.errors import UserError, one_line
 from vitals.metric import Metric
-from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target
+from vitals.runs.instantiate import asked_for, attempt, build_from, plain, require_target, said_by
 from vitals.runs.memory import require_memory
 
 WHITENED = 2000
 """Training images of whose patches `network.whiten` takes the covariance."""
 OF_ANY_NETWORK = ("channels_last", "whiten")
 """Keys of a network that are no arguments of its constructor."""
+OFFERED = {
+    "data": ("seed", "channels_last"),
+    "network": ("num_classes", "in_channels", "image_size"),
+    "module": ("network", "optimizer", "schedule", "momentum_schedule", "metric", "num_classes"),
+}
 
 
 def prepare(config: DictConfig) -> None:
@@ -43,8 +41,8 @@ def prepare(config: DictConfig) -> None:
         require_images(config.data.source, config.data.root)
     for make in _optimization(config).values():
         make()
-    for group in ("data", "module", "network"):
-        require_target(group, config[group], OF_ANY_NETWORK if group == "network" else ())
+    for group in ("data", "module", *(["network"] if "network" in config else [])):
+        require_target(group, config, OF_ANY_NETWORK if group == "network" else (), OFFERED[group])
 
 
 def read_data(config: DictConfig) -> L.LightningDataModule | None:
@@ -85,10 +83,8 @@ def build_data(config: DictConfig) -> Any:
     if lbfgs:
         data.setup()
         if len(data.train) > LBFGS_LIMIT:
-            raise UserError(
-                f"optimizer=lbfgs takes the whole training set as one batch, and {config.data.root} has "
-                f"{len(data.train):,} training images: set data.limit={LBFGS_LIMIT} or less."
-            )
+            said = f"optimizer=lbfgs takes all as one batch, and {config.data.root} has {len(data.train):,}"
+            raise UserError(f"{said} to train on: set data.limit={LBFGS_LIMIT} or less.")
     return data
 
 
@@ -102,13 +98,12 @@ def build_module(config: DictConfig, data: Any) -> L.LightningModule:
         return data
 
     offered = {
-        "network": lambda: _network_for(config, known),
-        "num_classes": lambda: len(known().classes),
+        **({"network": lambda: _network_for(config, known)} if "network" in config else {}),
+        "num_classes": lambda: len(said_by(known(), "classes", "module")),
         "metric": lambda: Metric.of(config),
         **_optimization(config),
     }
-    module: L.LightningModule = build_from("module", plain(config.module), offered)
-    return module
+    return build_from("module", plain(config.module), offered)
 
 
 def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -134,11 +129,14 @@ def build_network(config: DictConfig, num_classes: int, image_shape: tuple[int, 
 
 
 def _network_for(config: DictConfig, known: Any) -> nn.Module:
-    """The network for data that say what they are, or for any other whose YAML says all that it needs."""
-    if asked_for(plain(config.network), ("num_classes", "in_channels", "image_size")):
-        network = build_network(config, len(known().classes), known().image_shape)
+    """The network for data that say what it asks for, or for any other whose YAML says all that it needs."""
+    asked = asked_for(plain(config.network), OFFERED["network"])
+    facts = {"classes": "num_classes" in asked, "image_shape": {"in_channels", "image_size"} & {*asked}}
+    classes, shape = (said_by(known(), fact, "network") if facts[fact] else None for fact in facts)
+    if asked and (shape := shape or getattr(known(), "image_shape", None)):
+        network = build_network(config, len(classes or ()), shape)
     else:
-        network = _network(config)
+        network = _network(config, num_classes=len(classes or ()))
     if config.network.get("whiten", False):
         if not hasattr(known(), "sample"):
             raise UserError("network.whiten=true needs data with a function sample(count): set it to false.")
@@ -168,13 +166,14 @@ def _optimization(config: DictConfig) -> dict[str, Callable[[], Any]]:
         "schedule": Schedule.from_config,
         "momentum_schedule": momentum_schedule,
     }
-    return {group: partial(attempt, group, make, plain(config[group])) for group, make in made_by.items()}
+    groups = {group: make for group, make in made_by.items() if group in config}
+    return {group: partial(attempt, group, make, plain(config[group])) for group, make in groups.items()}
 
 
 def _is_lbfgs(config: DictConfig) -> bool:
-    return bool(config.optimizer._target_ == "torch.optim.LBFGS")
+    return bool(OmegaConf.select(config, "optimizer._target_") == "torch.optim.LBFGS")
 
 
 def _channels_last(config: DictConfig) -> bool:
     """The configured memory format; LBFGS can flatten contiguous parameters only."""
-    return bool(config.network.get("channels_last", False)) and not _is_lbfgs(config)
+    return bool(OmegaConf.select(config, "network.channels_last")) and not _is_lbfgs(config)

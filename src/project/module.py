@@ -46,8 +46,7 @@ class ImageClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.metric, self.label_smoothing = network, metric, label_smoothing
-        self.make_optimizer, self.schedule = optimizer, schedule
-        self.momentum_schedule = momentum_schedule
+        self.make_optimizer, self.schedule, self.momentum_schedule = optimizer, schedule, momentum_schedule
         self.metrics: Any = nn.ModuleDict()
         for stage in ("train", "val", "test"):
             self.metrics[f"loss_{stage}"] = BatchMean()  # without NaN: a monitor says where it began

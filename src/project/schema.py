@@ -140,10 +140,13 @@ class Experiment(types.RunSchema):
     ]
     data: Data
     module: Module
-    network: Network
-    optimizer: Optimizer
-    schedule: Schedule
-    momentum_schedule: MomentumSchedule
+    # Left out where the module makes its own.
+    network: Network = Network.model_construct(target=None)
+    optimizer: Optimizer = Optimizer.model_construct(target=None)
+    schedule: Schedule = Schedule.model_construct(
+        target=None, warmup_epochs=0.0, epochs=None, late=LateRate.model_construct(start=None)
+    )
+    momentum_schedule: MomentumSchedule = MomentumSchedule.model_construct(target=None)
 
     def clashes(self) -> Iterator[str]:
         """A sentence for each set of values that are right alone and wrong together."""

@@ -120,9 +120,7 @@ class ImageData(L.LightningDataModule):
                 f"{', '.join(of['classes'])} with channel means {[round(value, 4) for value in of['mean']]}"
                 for of in (self.state_dict(), state)
             )
-            raise UserError(
-                f"the images are not those that the checkpoint was trained on: here {here}; there {its}."
-            )
+            raise UserError(f"the images are not those of the checkpoint: here {here}; there {its}.")
 
     def _evaluated(self) -> int:
         return min(max(EVALUATION_BATCH_SIZE, self.batch_size or 0), 2 * EVALUATION_BATCH_SIZE)

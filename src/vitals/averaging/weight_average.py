@@ -206,7 +206,10 @@ class WeightAverage(Callback):
         if self.average is None or not self.average.count:
             return "No weights were averaged: the training ended before averaging began."
         if self.averaged is None or self.best_raw is None:
-            return f"The averaged weights are in {self.path.name}; {self.monitor} says nothing on both."
+            why = f"no validation logged {self.monitor} of both averaged and raw weights"
+            return (
+                f"The averaged weights are in {self.path.name}; whether they are better is not known: {why}."
+            )
         figures = f"{self.monitor} {self.averaged:.4g} averaged, {self.best_raw:.4g} raw at best"
         if self.averaged_is_better:
             return f"The averaged weights are better on validation: {figures}."

@@ -490,14 +490,14 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
         with _validating(trainer, step) as preparation:
             for batch in random_batches(validation_loader(trainer), VALIDATION_SAMPLES):
                 owner.eval()
-                inputs.append(step.network_inputs(preparation(batch), owner.validation_step))
+                inputs.append((step.network_inputs(preparation(batch), owner.validation_step),))
                 # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.
                 training = training or (step.network is not None and step.network.training)
-                if sum(map(len, inputs)) >= VALIDATION_SAMPLES:
+                if sum(len(each) for [each] in inputs) >= VALIDATION_SAMPLES:
                     break
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None, None
-    return (torch.cat(inputs), training) if inputs else (None, None)
+    return (joined(inputs)[0], training) if inputs else (None, None)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitals.ensembles.selection import Candidate
 from vitals.errors import UserError, listed
+from vitals.runs.callbacks.prediction_writer import class_numbers
 from vitals.runs.evaluate import answering_for, config_to_rebuild, load
 from vitals.runs.instantiate import plain
 from vitals.runs.project import Project
@@ -22,18 +23,24 @@ Split = Literal["test", "val"]
 
 @dataclass(frozen=True)
 class Member:
-    """A trained network in evaluation mode, and the data that it was trained for."""
+    """A trained network in evaluation mode, and the data that it was trained for, set up for both splits."""
 
     path: Path
     network: nn.Module
     data: Any
 
-    def batches(self, split: Split) -> Iterable[tuple[Tensor, Tensor]]:
-        """The samples of `split` as the network takes them, with their classes."""
-        batches: Iterable[tuple[Tensor, Tensor]] = (
-            self.data.test_dataloader() if split == "test" else self.data.val_dataloader()
-        )
-        return batches
+    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of `split` as the network takes them, with their class numbers; `UserError` where the
+        batches have none."""
+        loader = self.data.test_dataloader() if split == "test" else self.data.val_dataloader()
+        for batch in loader:
+            if class_numbers(batch) is None or not isinstance(batch[0], Tensor):
+                raise UserError(
+                    f"an ensemble puts class probabilities together, of batches (inputs, class numbers), and "
+                    f"those of {type(self.data).__name__} are others: the mean of other outputs is yours to "
+                    f"take."
+                )
+            yield batch
 
 
 def load_members(
@@ -79,6 +86,9 @@ def _load(
         project.prepare(config)
         module, data = project.build(config)
     load(module, data, candidate.path)
+    data.prepare_data()
+    for stage in ("validate", "test"):
+        data.setup(stage)
     key = json.dumps([plain(config.data), data.state_dict()])
     data = read.setdefault(key, data)  # once in memory for all members
     network = getattr(module, "network", module)
@@ -96,6 +106,7 @@ def _digest(member: Member, split: Split) -> str:
     """Equal for the same classes and samples, in the same order."""
     data = member.data
     kept: Any = getattr(data, "test" if split == "test" else "validation", None)
+    # Of our images the bytes, without the work of making batches of them.
     samples = [(kept.images, kept.labels)] if hasattr(kept, "images") else member.batches(split)
     digest = hashlib.sha256(json.dumps(classes_of(data)).encode())
     for inputs, labels in samples:
@@ -116,4 +127,4 @@ def _difference(member: Member, other: Member, split: Split) -> str:
         names = f"{listed(mine, 5)} instead of {listed(its, 5)}"
         return f"{member.path} knows other classes than {other.path}: {names}."
     kind = "test" if split == "test" else "validation"
-    return f"{member.path} was trained for other {kind} images than {other.path}."
+    return f"{member.path} was trained for other {kind} samples than {other.path}."

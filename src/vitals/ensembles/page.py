@@ -21,7 +21,7 @@ from vitals.runs.terminal import print_as_it_is
 def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> None:
     """The members, the ensemble, what each further member adds, speed, and where the results are."""
     kind = "test" if result.split == "test" else "validation"
-    table = Table(title=f"Ensemble on {result.images:,} {kind} images", title_justify="left")
+    table = Table(title=f"Ensemble on {result.images:,} {kind} samples", title_justify="left")
     for column in COLUMNS:
         table.add_column(column.title, justify="right" if column.amount else "left", overflow="fold")
     *members, mean, vote = _rows(result)
@@ -33,7 +33,7 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
     console.print(table)
     steps = ", ".join(f"{size.members}: {size.accuracy:.2%}" for size in result.sizes)
     console.print(f"accuracy by number of members: {steps}", highlight=False)
-    console.print(f"two members disagree on {result.mean_disagreement:.2%} of the images", highlight=False)
+    console.print(f"two members disagree on {result.mean_disagreement:.2%} of the samples", highlight=False)
     console.print(speed(result), highlight=False)
     for sentence in result.left_out:
         console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
@@ -46,8 +46,8 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
 
 
 def speed(result: EnsembleResult) -> str:
-    """Images per second through the whole ensemble."""
-    return f"{result.images_per_second:,.0f} images per second"
+    """Samples per second through the whole ensemble."""
+    return f"{result.images_per_second:,.0f} samples per second"
 
 
 COLUMNS = [
@@ -67,11 +67,11 @@ def page(result: EnsembleResult) -> str:
         "ensemble.html",
         source="the runs' checkpoints",
         title=f"Ensemble of {len(result.members)}: {percent(together.accuracy, 2)}",
-        subtitle=f"on {result.images:,} {kind} images",
+        subtitle=f"on {result.images:,} {kind} samples",
         key_figures=[
             ("accuracy of the mean", percent(together.accuracy, 2)),
             ("best member", percent(result.members[result.best_member].accuracy, 2)),
-            ("images on which two members differ", percent(result.mean_disagreement, 2)),
+            ("samples on which two members differ", percent(result.mean_disagreement, 2)),
         ],
         warning=bool(result.warning),
         verdict=result.warning or f"{percent(result.gain, 2)} above the best member.",

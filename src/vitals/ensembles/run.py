@@ -15,6 +15,7 @@ from vitals.ensembles.members import Member, Split, load_members
 from vitals.ensembles.page import page, print_ensemble
 from vitals.ensembles.scores import EnsembleResult, by_size, disagreement, scores, vote_accuracy
 from vitals.ensembles.selection import require_members, select
+from vitals.errors import UserError
 from vitals.files import write_atomically, write_json
 from vitals.runs.instantiate import quiet_lightning
 from vitals.runs.project import Project
@@ -63,8 +64,14 @@ def predict(member: Member, split: Split, device: torch.device) -> Tensor:
     Members run one after the other: one pass through ten networks with stacked weights was measured slower.
     """
     network = member.network.to(device)
-    logits = torch.cat([network(images.to(device)) for images, _ in member.batches(split)])
+    logits = torch.cat([network(inputs.to(device)) for inputs, _ in member.batches(split)])
     network.cpu()
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        shape = "×".join(map(str, logits.shape[1:])) or "one number"
+        raise UserError(
+            f"an ensemble puts class probabilities together, and {type(network).__name__} gives no logits, "
+            f"N×classes, but for each sample {shape}."
+        )
     return logits.cpu().double().softmax(1)
 
 

@@ -213,7 +213,7 @@ class LearningCurves(Monitor):
             "momentum": ["Multiline", ["momentum/"]],
         },
         "speed": {
-            "images per second": ["Multiline", ["run/images_per_second$"]],
+            "samples per second": ["Multiline", ["run/images_per_second$"]],
             "memory in GiB": ["Multiline", ["run/memory_gib$"]],
         },
     }

@@ -211,7 +211,8 @@ def _own(thing: Any) -> Any:
     memo = _arrays_in(thing)
     arrays = list(memo.values())
     own = copied(thing, memo)
-    shared = own is thing and not isinstance(thing, list | tuple | dict)  # these give each sample many times
+    tables = list | tuple | dict | Tensor | np.ndarray  # which give each sample many times
+    shared = own is thing and not isinstance(thing, tables)
     if shared or any(isinstance(part, Spent) for part in memo.values()):
         raise StreamOnly("The training data are a stream, which gives each batch only once.")
     if any(isinstance(part, NoOp) for part in memo.values()):

@@ -57,10 +57,10 @@ def key_figures(run: RunRecord) -> Rows:
         rows.append((f"training time{each}", duration(float(seconds))))
     speed = run.curve("images_per_second")
     if np.isfinite(speed.values).any():
-        images = float(np.nanmedian(speed.values))
+        samples = float(np.nanmedian(speed.values))
         batch = run.history.last("facts/batch_size")
-        each = f", a batch of {batch:g} in {duration(batch / images)}" if batch and images > 0 else ""
-        rows.append((f"images a second{each}", number(images)))
+        each = f", a batch of {batch:g} in {duration(batch / samples)}" if batch and samples > 0 else ""
+        rows.append((f"samples a second{each}", number(samples)))
     return rows
 
 
@@ -387,7 +387,7 @@ def results(runs: Sequence[RunRecord]) -> Table:
         ("last training loss", ("loss/train", "loss/train_eval", "loss/train_step"), number, None),
         ("averaged weights, validation accuracy", ("val_average/accuracy",), percent, None),
         ("median update ratio at the end", ("update_ratio_summary/median",), number, None),
-        ("images a second", ("images_per_second",), number, np.nanmedian),
+        ("samples a second", ("images_per_second",), number, np.nanmedian),
     ):
         curves = [run.curve(*tags) for run in runs]
         cells = []

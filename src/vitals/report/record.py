@@ -15,6 +15,7 @@ from vitals.files import read_metrics, read_status
 from vitals.findings import Finding, read_findings
 from vitals.folder_lock import truthful
 from vitals.history import History
+from vitals.measures.names import canonical
 from vitals.metric import Metric, Row
 from vitals.report.predictions import FILE as PREDICTIONS
 from vitals.report.predictions import Predictions
@@ -145,7 +146,7 @@ class RunRecord:
         for metric in metrics:
             names = [name for name in (metric.name, metric.tie_breaker) if name]
             rows: dict[tuple[float, float], dict[str, float]] = {}
-            for name, curve in ((name, self.curve(name)) for name in names):
+            for name, curve in ((name, self.curve(name, canonical(name))) for name in names):
                 for epoch, step, value in zip(curve.epochs, curve.steps, curve.values, strict=True):
                     rows.setdefault((epoch, step), {"epoch": float(epoch)})[name] = float(value)
             if row := metric.best(list(rows.values())):

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from vitals.either_package import is_own
 from vitals.errors import UserError
 from vitals.measures.views import flipped, least_sure, shifted, six_views
 from vitals.metric import Metric
@@ -31,6 +32,7 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
         metric = Metric.of(config)
         project.prepare(config)
         module, data = project.build(config)
+    require_split(module, data, options.split)
     load(module, data, path)
     tta = options.get("tta", "none")
     views = [] if tta == "none" else [Views(module, tta)]
@@ -47,6 +49,24 @@ def evaluate(options: DictConfig, project: Project) -> dict[str, float]:
         print(f"tta={tta} mirrors images, and with data.flip=false this network has seen none mirrored.")
     print_evaluation(path, options.split, metric, metrics, tta)
     return metrics
+
+
+def require_split(module: L.LightningModule, data: Any, split: str) -> None:
+    """Make sure that there is something to measure on `split`; `UserError` saying what is lacking, and which
+    other split there is."""
+    names = {"test": ("test_step", "test_dataloader"), "val": ("validation_step", "val_dataloader")}
+    bases = L.LightningModule, L.LightningDataModule
+
+    def lacking(split: str) -> str:
+        parts = zip(names[split], (module, data), bases, strict=True)
+        return next(
+            (f"{type(p).__name__} has no {name}" for name, p, base in parts if not is_own(name, p, base)), ""
+        )
+
+    if why := lacking(split):
+        other = "val" if split == "test" else "test"
+        instead = "" if lacking(other) else f": take split={other}"
+        raise UserError(f"there is nothing to evaluate with split={split}, as {why}{instead}.")
 
 
 class Views(L.Callback):

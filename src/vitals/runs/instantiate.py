@@ -47,6 +47,8 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
+PARTS = ("network", "optimizer", "schedule", "momentum_schedule")
+"""Config groups of which a module may ask for what is made."""
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 """Of a trainer that leaves nothing behind."""
 REFUSALS = (TypeError, ValueError, RuntimeError, ImportError, AttributeError, MisconfigurationException)
@@ -112,11 +114,28 @@ def asked_for(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in parameters and name not in config]
 
 
-def require_target(where: str, config: DictConfig, apart: Sequence[str]) -> None:
-    """Make sure that `config._target_` can be imported, and has a parameter for each key of `config` that is
-    not `apart`; `UserError` naming the target, or the key with the nearest parameter."""
+def require_target(where: str, whole: DictConfig, apart: Sequence[str], offered: Sequence[str]) -> None:
+    """Make sure that the `_target_` of the group `where` of the `whole` configuration can be imported, has a
+    parameter for each key of the group that is not `apart`, and a value for each parameter: its own, a key,
+    or what is `offered`, if that is no group, or one that there is. `UserError` naming the target, or the key
+    with the nearest parameter, or what it asks for."""
+    config = whole[where]
     target = locate(where, config._target_)
     parameters = inspect.signature(target).parameters
+    for name, parameter in parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not named or parameter.default is not parameter.empty or name in config or "_args_" in config:
+            continue
+        if name in PARTS and name in offered and name not in whole:
+            raise UserError(
+                f"{where}: {config._target_} asks for {name}, and no such group is chosen: add one to the "
+                f"defaults of train.yaml, as in - {name}: <choice>."
+            )
+        if name not in offered:
+            raise UserError(
+                f"{where}: {config._target_} needs {name}, which has no value: set {where}.{name}=<value>, "
+                f"or put it into its YAML."
+            )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for key in map(str, config):
@@ -124,6 +143,17 @@ def require_target(where: str, config: DictConfig, apart: Sequence[str]) -> None
             raise UserError(
                 f"{where}.{key}: {config._target_} has no argument {key}; {did_you_mean(key, parameters)}"
             )
+
+
+def said_by(data: Any, fact: str, group: str) -> Any:
+    """What the data say of themselves; `UserError` where they do not, and the `group` asks for it."""
+    if not hasattr(data, fact):
+        wanted = {"classes": "a list of names", "image_shape": "(channels, height, width)"}[fact]
+        raise UserError(
+            f"{group} asks for what {type(data).__name__} does not say: let it have {fact}, {wanted}, after "
+            f'setup("fit"), or set the values in the YAML of the {group}.'
+        )
+    return getattr(data, fact)
 
 
 def build_trainer(config: DictConfig, **further: Any) -> L.Trainer:

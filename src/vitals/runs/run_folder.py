@@ -29,16 +29,21 @@ from vitals.files import (
     write_json,
 )
 from vitals.folder_lock import is_at_work, occupied, this_process, truthful
+from vitals.measures.names import canonical
 from vitals.metric import Metric, averaged_name, epoch_in
 
 
-def read_curve(folder: Path) -> list[dict[str, float]]:
-    """The rows of the run's `metrics.csv`, as `read_metrics` has them; empty before the first epoch, and
-    where it is damaged."""
+def read_curve(folder: Path, metric: Metric) -> list[dict[str, float]]:
+    """The rows of the run's `metrics.csv`, as `read_metrics` has them, the scores under the names that the
+    `metric` has: there loss and accuracy are `loss/val` and `accuracy/val`, whatever the module calls them.
+    Empty before the first epoch, and where it is damaged."""
     try:
-        return read_metrics(folder / "metrics.csv")
+        rows = read_metrics(folder / "metrics.csv")
     except (OSError, ValueError):
         return []
+    own = [name for name in (metric.name, metric.tie_breaker) if name]
+    tags = {canonical(name): name for name in own if not any(name in row for row in rows)}
+    return [{tags.get(tag, tag): value for tag, value in row.items()} for row in rows]
 
 
 Weights = Literal["best", "last", "average"]
@@ -168,7 +173,7 @@ class RunFolder:
         """The validation of some `weights` by `metric`, and the epoch that they are of; of those that the run
         chose where None. None where nobody validated them. `rows` of `metrics.csv` are read where they are
         not at hand."""
-        rows = read_curve(self.path) if rows is None else rows
+        rows = read_curve(self.path, metric) if rows is None else rows
         weights = weights or self.weights
         if weights == "average":
             name = averaged_name(metric.name)

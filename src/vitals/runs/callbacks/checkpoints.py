@@ -238,7 +238,9 @@ class Checkpoints(Checkpoint):
     def _name(self, row: dict[str, float]) -> str:
         epoch = row["epoch"]
         number = f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:06.2f}"
-        return f"epoch{number}_{bare_name(self.metric.name)}{row[self.metric.name]:.4f}.ckpt"
+        name = re.sub(r"[^\w.-]+", "_", bare_name(self.metric.name))  # such as loss/g, or a unit in brackets
+        apart = "_" if name[-1:].isdigit() else ""
+        return f"epoch{number}_{name}{apart}{row[self.metric.name]:.4f}.ckpt"
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not self.ended_amid:

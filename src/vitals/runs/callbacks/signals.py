@@ -81,7 +81,8 @@ class StopAtSignal(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self.signals.deferring = False
+        if hasattr(self, "signals"):  # the data module is set up before, and may fail
+            self.signals.deferring = False
         launcher: Any = trainer.strategy.launcher
         # Outside of the epochs the other processes know nothing of it, and would wait for this one for ever.
         if isinstance(exception, Interrupted) and not self.together and hasattr(launcher, "kill"):

@@ -25,7 +25,9 @@ class StopHopeless(L.Callback):
         self.best: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.best = self.metric.best_score(read_curve(self.folder.path), within=trainer.current_epoch)
+        self.best = self.metric.best_score(
+            read_curve(self.folder.path, self.metric), within=trainer.current_epoch
+        )
         if trainer.is_global_zero and not trainer.should_stop:
             self.folder.write_status("running", stopped_early=None)
 
@@ -48,7 +50,7 @@ class StopHopeless(L.Callback):
         others = []
         for folder in self.folder.path.parent.iterdir():
             if folder.is_dir() and folder.name != self.folder.path.name:
-                rows = read_curve(folder)
+                rows = read_curve(folder, self.metric)
                 if rows and rows[-1]["epoch"] >= epoch:
                     others.append(self.metric.best_score(rows, within=epoch))
         if len(others) >= self.enough:

@@ -29,6 +29,7 @@ SAME = {
     "optimizer": "optim opt optimizer_name",
     "schedule": "scheduler lr_scheduler lr_schedule sched lr_scheduler_type",
     "schedule.warmup_epochs": "warmup lr_warmup_epochs warmup_epoch",
+    "module": "model lit_module lightning_module",
     "module.label_smoothing": "smoothing",
     "trainer.max_epochs": "epochs epoch num_epochs n_epochs nepochs max_epoch total_epochs num_train_epochs",
     "trainer.max_steps": "steps num_steps max_iters iters iterations num_iterations train_steps "
@@ -50,7 +51,7 @@ SAME = {
     "average=swa": "swa use_swa stochastic_weight_avg",
     "logger=wandb": "wandb use_wandb",
     "debug=fast": "dry_run smoke_test fast",
-    "metric.name": "monitor metric_for_best_model best_metric",
+    "metric.name": "monitor metric_for_best_model best_metric optimized_metric",
     "name": "task_name exp_name experiment_name run_name exp",
     "data.crop_padding": "crop random_crop",
     "data.flip": "augment augmentation hflip random_flip",
@@ -102,6 +103,7 @@ CHOICES = {
     "silu": "swish",
     "one_cycle": "onecyclelr",
     "auto": "default",
+    "ddp": "ddp_sim ddp_spawn",
     "fast": "default fdr limit overfit",
     "image_folder": "imagenet",
     "nesterov": "sgd_momentum",
@@ -166,6 +168,8 @@ def _words(
         for words, names in SAME.items()
         if name in names.split() and _is_known(words, keys, groups, trains)
     ]
+    # What has a choice of that name, where several may be meant: a "model" is a network, or the whole module.
+    meant = [words for words in meant if value in groups.get(words, ())] or meant
     for words in meant or [key for key in keys if key.rpartition(".")[2] == name]:
         yield from _with_value(words, value, groups if trains else {})
 

@@ -1,12 +1,14 @@
 """Check the names on a command line against the configuration, and suggest the nearest valid ones, where
 Hydra would only refuse them. Importable without torch."""
 
+import inspect
 import itertools
 import math
 import os
+import pkgutil
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
@@ -27,6 +29,15 @@ from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.trainer_arguments import half_precision, trainer_arguments
 from vitals.runs.quoting import hydra_value
+
+
+def _arguments(node: Any) -> Collection[str]:
+    """The parameters of what a config group builds; none where it builds nothing, or it cannot be found."""
+    try:
+        return inspect.signature(pkgutil.resolve_name(node._target_)).parameters
+    except Exception:  # whatever the import of a module of somebody's own may raise; it is told later
+        return ()
+
 
 OmegaConf.register_new_resolver(
     "epochs_unless", lambda epochs, steps, time: epochs if steps == -1 and time is None else -1, replace=True
@@ -303,7 +314,15 @@ class Overrides:
                 where = ".".join(parts[:depth])
                 inside = f"'{where}' has no key '{part}'" if where else f"there is no key or group '{part}'"
                 value = None if override.is_delete() else str(override.get_value_string())
-                elsewhere = self._of_other_choices(key, value, base)
+                elsewhere = list(itertools.islice(self._of_other_choices(key, value, base), 3))
+                if (
+                    not elsewhere
+                    and depth == len(parts) - 1
+                    and part not in base
+                    and part in _arguments(node)
+                ):
+                    given = f"+{key}" if value is None else f"+{key}={shlex.quote(value)}"
+                    raise UserError(f"{key}: {inside}, but {node._target_} takes it: write {given}.")
                 meant = did_you_mean_key(key, value, base, self.groups, elsewhere)
                 raise UserError(f"{key}: {inside}; {meant}")
             node = node._get_node(part)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from vitals.report.predictions import FILE as PREDICTIONS
 from vitals.runs.quoting import hydra_value
 from vitals.runs.run_folder import shown
 from vitals.sweeps.results.results import NOT_VARIED, SweepResults
@@ -123,7 +124,9 @@ def next_steps(results: SweepResults) -> list[Step]:
         resume = f"resume_sweep={hydra_value(shown(results.folder.path))}"
         command = shlex.join([*results.folder.program(), "-m", resume])
         steps.append(Step("warn", f"{' and '.join(states)}; to run what is missing:", command))
-    best = [job for job in results.ranked if job.status == "finished"][:TOP]
+    # An ensemble is of classifiers, whose runs have kept class probabilities.
+    done = [job for job in results.ranked if job.status == "finished"]
+    best = [job for job in done if (job.folder / PREDICTIONS).is_file()][:TOP]
     if len(best) > 1:
         runs = ",".join(hydra_value(shown(job.folder)) for job in best)
         command = shlex.join([*results.folder.program("ensemble"), f"runs=[{runs}]"])

@@ -158,7 +158,7 @@ def _read_job(path: Path, metric: Metric) -> JobResult:
     job = JobResult(number, path, words, state, int(seed) if seed else None)
     job.error = " ".join(said.split())
     job.code = record.get("code")
-    job.curve = read_curve(path)
+    job.curve = read_curve(path, metric)
     scores = {kind: run.score(metric, kind, job.curve) or (None, None) for kind in get_args(Weights)}
     job.best, job.best_epoch = scores["best"]
     job.last, job.average = scores["last"][0], scores["average"][0]

@@ -77,7 +77,7 @@ class Study:
         if status == "interrupted":
             return
         trial = self._by_job()[number]
-        rows = read_curve(folder)
+        rows = read_curve(folder, self.metric)
         scored = RunFolder(folder).score(self.metric, rows=rows)
         score = None if scored is None else scored[0]
         finished = status == "finished" and score is not None and math.isfinite(score)
