@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -58,7 +58,8 @@ def enlarged_errors(setup: TrainingSetup, samples: int) -> Iterator[Finding]:
         enlarged = [(node, what) for node, sign, what in terms if what and sign < 0]
         if not enlarged:
             return
-        others = _leaves(node for node, sign, what in terms if not what or sign >= 0)
+        rest = graph_nodes(*(node for node, sign, what in terms if not what or sign >= 0))
+        others = {id(node.variable) for node in rest if hasattr(node, "variable")}
         for node, what in enlarged:
             nearest = _nearest(node)
             layers = [names.get(leaf, "") for leaf in nearest if leaf not in others]
@@ -131,10 +132,6 @@ def _distance(node: Node) -> str:
         before = before.next_functions[0][0]
     sides = [each for each, _ in before.next_functions] if before is not None else []
     return what if type(before).__name__ == "SubBackward0" and len(sides) == 2 and None in sides else ""
-
-
-def _leaves(starts: Iterable[Node]) -> set[int]:
-    return {id(node.variable) for node in graph_nodes(*starts) if hasattr(node, "variable")}
 
 
 def _nearest(start: Node) -> list[int]:

@@ -1,5 +1,6 @@
 """What do hooks of the parameters make of their gradients?"""
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -45,16 +46,14 @@ class GradientHooks(EarlyMonitor):
         hooked = [each for each in trained if each._backward_hooks]
         if 2 * len(hooked) <= len(trained):  # what has a hook of its own, as a scale that is only to grow
             return
+        see = partial(self.guarded, self._count_signs)  # it is called within the user's backward pass
         for parameter in hooked[:FEW]:
             own: Any = parameter._backward_hooks
             others = dict(own)
             own.clear()  # hooks are called in their order, and this one comes first
-            self.hooks.append(parameter.register_hook(self._see))
+            self.hooks.append(parameter.register_hook(see))
             own.update(others)
-            self.hooks.append(parameter.register_hook(self._see))
-
-    def _see(self, gradient: Tensor) -> None:
-        self.guarded(self._count_signs, gradient)  # it is called within the user's backward pass
+            self.hooks.append(parameter.register_hook(see))
 
     @torch.no_grad()
     def _count_signs(self, gradient: Tensor) -> None:

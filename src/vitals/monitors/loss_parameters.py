@@ -1,6 +1,7 @@
 """Do the module and its optimizers hold what the loss depends on?"""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import combinations, islice
 from typing import Any
 from weakref import WeakSet
@@ -88,7 +89,7 @@ class LossParameters(EarlyMonitor):
         self.moved = {id(parameter) for parameter in module.parameters()}
         if self.active and not module.automatic_optimization:
             self.unhook()
-            self.hooks = [register_optimizer_step_post_hook(self._step_of)]
+            self.hooks = [register_optimizer_step_post_hook(partial(self.guarded, self._count))]
         self.made_anew = 0
         """Looks in a row at which the loss depended on parameters that did not exist at the look before."""
 
@@ -132,10 +133,7 @@ class LossParameters(EarlyMonitor):
             given = [each.grad for each in held_parameters(optimizer) if each.grad is not None]
             self.empty = self.empty and not any(bool(dense(gradient).any()) for gradient in given)
 
-    def _step_of(self, optimizer: Optimizer, *_: Any) -> None:
-        self.guarded(self._count, optimizer)
-
-    def _count(self, optimizer: Optimizer) -> None:
+    def _count(self, optimizer: Optimizer, *_: Any) -> None:
         held = held_identities(optimizer)
         if optimizer in self.known:
             self.asked.add(optimizer)

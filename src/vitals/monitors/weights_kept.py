@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -93,7 +94,8 @@ class WeightsKept(EarlyMonitor):
             self.looks_last = _looks_last(trainer, pl_module, optimizer)
             self.behind_step = None
             self.unhook()
-            self.hooks = [register_optimizer_step_post_hook(self._step_taken)]
+            look = partial(self.guarded, self._look_behind)  # it is called within the user's optimizer
+            self.hooks = [register_optimizer_step_post_hook(look)]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.unhook()
@@ -114,10 +116,7 @@ class WeightsKept(EarlyMonitor):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.unhook()
 
-    def _step_taken(self, optimizer: Optimizer, *_: Any) -> None:
-        self.guarded(self._look_behind, optimizer)  # it is called within the step of the user's optimizer
-
-    def _look_behind(self, optimizer: Optimizer) -> None:
+    def _look_behind(self, optimizer: Optimizer, *_: Any) -> None:
         if self.behind_step is None and not held_identities(optimizer).isdisjoint(map(id, self.moving)):
             self.behind_step = _values(self.moving)
 

@@ -222,11 +222,7 @@ def _mapped(function: Callable[[Any], Any], outputs: Any) -> Any:
 
 def detached(outputs: Any) -> Any:
     """What a module gives, with no gradient through it."""
-    return _mapped(_detached, outputs)
-
-
-def _detached(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+    return _mapped(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
 
 
 class Reached(BaseException):

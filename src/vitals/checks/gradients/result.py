@@ -348,7 +348,7 @@ def _vanished(summaries: Sequence[ParameterSummary]) -> list[ParameterSummary]:
     between larger ones is no such thing, but a zero that rounding disguises."""
     used = sorted((s for s in summaries if s.part == "data" and s.order >= 0), key=lambda s: s.order)
     first = list(takewhile(_is_tiny, used))
-    return [] if all(map(_is_zero, first)) else first
+    return [] if all(s.largest_gradient <= s.zero_below for s in first) else first
 
 
 def _all_too_small(summary: ParameterSummary) -> bool:
@@ -358,10 +358,6 @@ def _all_too_small(summary: ParameterSummary) -> bool:
 
 def _is_tiny(summary: ParameterSummary) -> bool:
     return summary.largest_gradient < TOO_SMALL and _all_too_small(summary)
-
-
-def _is_zero(summary: ParameterSummary) -> bool:
-    return summary.largest_gradient <= summary.zero_below
 
 
 def _element(row: Comparison) -> str:
