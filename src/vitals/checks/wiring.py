@@ -518,12 +518,16 @@ class WiringCheck(Check):
     def facts(self, outcome: Outcome) -> dict[str, float]:
         """`left_out`: the share of the places of images that are of a class which the loss leaves out;
         `unused`: weights that outputs do not depend on, as the later stages of an encoder,
-        or that nothing enters."""
+        or that nothing enters; `idle`: parameters that neither loss nor outputs depend on."""
         result: Wiring = outcome.result
         unreached = () if result.matter[0] else result.unreached
         unused = [*result.unused, *result.empty, *result.never_fed, *unreached]
         unused = [name for name in unused if not name.endswith("bias")]
-        return {"left_out": result.left_out_share, "unused": float(len(unused))}
+        return {
+            "left_out": result.left_out_share,
+            "unused": float(len(unused)),
+            "idle": float(len(unreached)),
+        }
 
     def sizes(self, setup: TrainingSetup, options: Options) -> list[int]:
         return [min(size, max(setup.batch_size, self.fewest)) for size in (64, 16, 4)]

@@ -58,6 +58,9 @@ RULES: tuple[Rule, ...] = (
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""
 
+OF_STEPS = ("learning-rate-too-low", "learning-rate-too-high", "exploding-gradients", "non-finite-loss")
+"""What no part that nothing depends on brings about in the others."""
+
 
 def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> list[Finding]:
     """All findings of `run`, with those of its checks, and of `others`, the monitors, most important first;
@@ -77,10 +80,11 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     checks = without_consequences([*facts, *checks])[len(facts) :]
     root = next((finding for finding in checks if finding.alarming), None)
     if root is not None:
+        may_follow = [f for f in later if not (f.cause in OF_STEPS and _takes_no_part(root, run))]
         worst = next(
-            (f for f in later if f.level == "fail" and CAUSES[f.cause].symptom and not f.exact), None
+            (f for f in may_follow if f.level == "fail" and CAUSES[f.cause].symptom and not f.exact), None
         )
-        later = [_follows(finding, root) for finding in later]
+        later = [_follows(f, root) if f in may_follow else f for f in later]
         if worst is not None:
             checks[checks.index(root)] = _borne_out(root, worst)
     said = {(f.cause, f.value) for f in checks if f.alarming and f.value is not None}
@@ -115,6 +119,11 @@ def _judged(rule: Rule, run: Run) -> list[Finding]:
 
 def _name(rule: Rule) -> str:
     return str(getattr(rule, "verdict", "") or getattr(rule, "__name__", "a rule")).replace("_", " ")
+
+
+def _takes_no_part(root: Finding, run: Run) -> bool:
+    """Whether it names parameters on which nothing depends: the others learn as they would without them."""
+    return root.cause == "frozen-parameters" and root.check == "wiring" and root.value == run.fact("idle")
 
 
 def _borne_out(root: Finding, later: Finding) -> Finding:

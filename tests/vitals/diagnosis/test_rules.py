@@ -125,6 +125,14 @@ def test_a_long_first_step_is_not_blamed_where_no_rate_comes_further() -> None:
         assert alarms(record(losses, batch_size=8, measured=measured)) == said
 
 
+def test_what_nothing_depends_on_is_no_cause_of_small_steps_of_the_others() -> None:
+    unused = Finding("frozen-parameters", "warn", "Unused.", where="spare.weight", value=2, check="wiring")
+    run = record(level(2.29), ratio=1e-6, measured={"facts/idle": [2.0]}, **STUCK)
+    assert alarms(Run(run.history, [unused])) == ["learning-rate-too-low", "frozen-parameters"]
+    reached = replace(unused, value=3)  # a gradient is cut off in front of three
+    assert alarms(Run(run.history, [reached])) == ["frozen-parameters"]
+
+
 def test_a_loss_that_validation_logs_with_the_other_sign_is_told() -> None:
     unknown = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     own = [-20.0, -25.0, -30.0, -33.0]
