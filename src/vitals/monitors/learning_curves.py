@@ -240,7 +240,7 @@ class LearningCurves(Monitor):
         """Of the table, in the checkpoint from which the training goes on."""
         self.speed = Speed()
         self.by_hand, self.given = False, list[Tensor]()
-        """Whether what is given to `manual_backward` is the loss of the step; since the last batch."""
+        """Whether what is given to `manual_backward` is the loss of the batch; since the last batch."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.logged = Logged()  # which all processes must ask
@@ -334,10 +334,11 @@ class LearningCurves(Monitor):
             by_lightning = share != 1 and trainer.lightning_module.automatic_optimization
             self.of_step.append(value * share if by_lightning else value)
         step = trainer.global_step
-        if self.given and not self.of_step:
-            # The one loss of each step; parts of a loss, or several losses, are no curve.
-            self.by_hand = len(self.given) == 1 and step != self.seen
-            self.of_step += self.given if self.by_hand else []
+        if self.given and not isinstance(loss, Tensor):
+            # What one optimizer steps down is the sum of the parts; of several, losses are no curve.
+            steps, parts = step - self.seen, len(self.given)
+            self.by_hand = steps < 2 if len(trainer.optimizers) == 1 else steps > 0 and parts == 1
+            self.of_step += [torch.stack(self.given).sum()] if self.by_hand else []
         self.given = []
         self.speed.after_batch(samples_in(batch) * trainer.world_size)
         if step == self.seen:

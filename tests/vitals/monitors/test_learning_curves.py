@@ -54,27 +54,29 @@ def test_the_loss_of_every_step_is_the_mean_of_its_batches(accumulate: int, tmp_
     assert [found[step] for step in found] == pytest.approx([expected[step - 1] for step in found])
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("parts", "batches"), [(1, 1), (2, 1), (1, 3)])
 def test_the_loss_that_a_step_by_hand_does_not_return_is_the_one_it_has_taken_the_gradient_of(
-    parts: int, tmp_path: Path
+    parts: int, batches: int, tmp_path: Path
 ) -> None:
     class ByHand(Foreign):
         automatic_optimization = False
 
         def training_step(self, batch: Any, batch_idx: int) -> None:
             optimizer = self.optimizers()
-            optimizer.zero_grad()
             for x, y in zip(*(each.chunk(parts) for each in batch), strict=True):
                 loss = F.cross_entropy(self.net(x), y) / parts
                 self.manual_backward(loss)
                 self.remember(y, loss)
-            optimizer.step()
+            if (batch_idx + 1) % batches == 0:
+                optimizer.step()
+                optimizer.zero_grad()
 
     module = ByHand(mlp())
     curves = LearningCurves(times_per_run=None, subset_samples=0)
     _, _, diagnosis = watched(module, tmp_path, curves, train=some(6), log_every_n_steps=2)
     series = diagnosis.recorder.history.series("loss/train_step")
-    expected = [loss for _, loss in module.seen] if parts == 1 else []
+    losses, whole = [loss for _, loss in module.seen], parts * batches
+    expected = [sum(losses[place : place + whole]) / batches for place in range(0, len(losses), whole)]
     assert series.values == pytest.approx(expected, rel=1e-6)
 
 
