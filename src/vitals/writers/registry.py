@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from vitals.either_package import either
-from vitals.errors import reason_of
+from vitals.errors import one_line
 from vitals.files import cannot_write
 from vitals.findings import Finding
 from vitals.writers.trackers import CSVWriter, MLFlowWriter, TensorBoardWriter, TrackioWriter, WandbWriter
@@ -73,7 +73,8 @@ def _harmless(
         except Exception as error:
             if cannot_write(error):
                 raise
-            message = f"{type(logger).__name__} is given no more {write.__name__}: {reason_of(error)}"
+            why = f"{type(error).__name__}: {one_line(error)}"
+            message = f"{type(logger).__name__} is given no more {write.__name__}, as it failed ({why})."
             refused[what] = Finding("skipped", "note", message, where=type(logger).__name__)
 
     return harmless
