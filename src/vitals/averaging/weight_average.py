@@ -19,6 +19,7 @@ from vitals.measures.finite import first_non_finite
 from vitals.metric import averaged_name, bare_name
 from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.random_states import isolated_rng
+from vitals.probes.surroundings import closures_kept
 from vitals.writers.groups import Charts
 from vitals.writers.registry import writers
 
@@ -184,7 +185,7 @@ class WeightAverage(Callback):
         if self.every == "epoch" and self._begun(trainer, 1.0):
             self._update(average, pl_module)
         if self.average is not None and average.count:
-            with isolated_rng(seed=0, together=True):
+            with isolated_rng(seed=0, together=True), closures_kept(pl_module):
                 try:
                     self._finish(trainer, pl_module, average)
                 except UserError as problem:

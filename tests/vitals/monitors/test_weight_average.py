@@ -316,6 +316,17 @@ def test_what_cannot_be_done_on_a_copy_is_said_and_ends_nothing(
     assert close(saved_weights(tmp_path), mean(trajectory.epochs))
 
 
+def test_what_hooks_count_in_the_function_around_them_is_of_the_training_alone(tmp_path: Path) -> None:
+    seen = {"batches": 0}
+
+    class Counts(Validated):
+        def on_validation_batch_start(self, *_: Any) -> None:
+            seen["batches"] += 1
+
+    fit(Counts(mlp()), tmp_path, averager(), max_epochs=2, num_sanity_val_steps=0)
+    assert seen == {"batches": 2 * len(loader())}
+
+
 class Changes(Validated):
     """Its weights are others behind its first epoch, or it has a part more that has none."""
 
