@@ -3,6 +3,7 @@ padded, data without labels, modules with names and optimizers of their own, and
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from vitals.ensembles.members import Member
 from vitals.ensembles.run import predict
 from vitals.errors import UserError
 from vitals.metric import Metric
+from vitals.monitors.learning_curves import LearningCurves
 from vitals.probes.loaders import successive_batches
 from vitals.report.predictions import FILE, Predictions
 from vitals.runs import terminal
@@ -68,10 +70,11 @@ def sentences(seed: int) -> DataLoader:
     def together(items: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
         tokens, labels = zip(*items, strict=True)
         padded = nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)
-        return {"tokens": padded, "labels": torch.tensor(labels)}
+        lengths = (padded > 0).sum(1)
+        return {"tokens": padded, "lengths": lengths, "labels": torch.tensor(labels)}
 
     items: Any = [(each, int(each[0]) % 3) for each in words]
-    return DataLoader(items, 16, collate_fn=together)
+    return DataLoader(items, 16, shuffle=seed == 0, collate_fn=together)
 
 
 def test_validation_batches_that_are_padded_to_different_lengths_are_looked_at(tmp_path: Path) -> None:
@@ -81,6 +84,34 @@ def test_validation_batches_that_are_padded_to_different_lengths_are_looked_at(t
     trainer.fit(Words(), sentences(0), sentences(1))
     seen = {(finding.check, finding.cause) for finding in checks.findings}
     assert seen == {("wiring", "wiring-correct"), ("validation_mode", "wiring-correct")}
+
+
+class Means(nn.Module):
+    """Takes tokens and how many there are of them in each sentence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 16, padding_idx=0), nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return self.head(self.embedding(tokens).sum(1) / lengths[:, None])
+
+
+class TwoInputs(Words):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Means()  # type: ignore[assignment]
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        return F.cross_entropy(self.network(batch["tokens"], batch["lengths"]), batch["labels"])
+
+
+def test_samples_of_a_network_of_tokens_and_lengths_are_looked_at_in_every_length(tmp_path: Path) -> None:
+    curves = LearningCurves(subset_samples=32, subsets_per_run=2)
+    flags = {"max_epochs": 2, "enable_checkpointing": False, "callbacks": curves}
+    L.Trainer(default_root_dir=tmp_path, **flags, **QUIET).fit(TwoInputs(), sentences(0), sentences(1))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert all(float(row["accuracy/train_eval"]) > 0.2 for row in csv.DictReader(file))
 
 
 @pytest.mark.parametrize("data", [torch.arange(12.0).view(6, 2), np.arange(12.0).reshape(6, 2)])

@@ -101,16 +101,23 @@ class Path(StepModel):
         return outputs[0] if len(inputs) == len(outputs[0]) else torch.cat(outputs)[: len(inputs)]
 
     def _apart(self, inputs: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
-        """The rows that `inputs` are made of, in the types and shapes of `rows`."""
+        """The rows that `inputs` are made of, in the types and shapes of `rows`, all of another length where
+        those of one length are, such as tokens and their mask."""
         if len(self.places) == 1:
             return [inputs.reshape(len(inputs), *rows[self.places[0]].shape[1:])]
         like = [rows[place] for place in self.places]
-        parts = inputs.split([each[0].numel() for each in like], dim=1)
+        sizes = [each[0].numel() for each in like]
+        if further := inputs.shape[1] - sum(sizes):  # of a batch that is padded to another length
+            longest = max(len(each[0]) for each in like if each.ndim == 2)
+            padded = [place for place, each in enumerate(like) if each.ndim == 2 and len(each[0]) == longest]
+            for place in padded:
+                sizes[place] += further // len(padded)
+        parts = inputs.split(sizes, dim=1)
         whole = not inputs.is_floating_point()
         return [
             (part.contiguous().view(torch.float32) if whole and its.is_floating_point() else part)
             .to(its.dtype)
-            .reshape(len(part), *its.shape[1:])
+            .reshape(len(part), *(its.shape[1:] if its.ndim != 2 else [-1]))
             for part, its in zip(parts, like, strict=True)
         ]
 
