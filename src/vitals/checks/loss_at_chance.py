@@ -77,7 +77,6 @@ class LossAtChance:
     """H(y) in nats: cross-entropy of a guess that knows how common each class is."""
     logit_sd: float
     """Standard deviation of the outputs about each sample's mean."""
-    samples: int
     cause: str
     """What a loss above chance comes from: the code of an earlier fault, or `wrong-initial-loss`."""
     standardized_loss: float
@@ -300,7 +299,6 @@ def check_loss_at_chance(
         perfect,
         prior_entropy(targets),
         sd,
-        len(inputs),
         "wrong-initial-loss",
         math.nan,
         without,
@@ -340,9 +338,7 @@ def _of_tokens(
         outputs = copies.outputs(inputs)
         value, chance = float(copies.loss_of(outputs, targets)), math.log(classes)
         sd = float(outputs.float().std())
-    result = LossAtChance(
-        value, chance, 0.0, 0.0, sd, len(inputs), "wrong-initial-loss", math.nan, constant=0.0
-    )
+    result = LossAtChance(value, chance, 0.0, 0.0, sd, "wrong-initial-loss", math.nan, constant=0.0)
     if not result.deviation > FAR or optimizer is None:
         return result
     if _is_tied(model, classes):

@@ -33,8 +33,6 @@ class StepError:
     """Of [f(x+h) − f(x−h)] / 2h, which falls with h²; None where every element crosses a kink."""
     forward: float | None
     """Of [f(x+h) − f(x)] / h, which falls with h."""
-    kinks: float
-    """Share of elements whose step crosses a kink, between 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +96,14 @@ def step_size_study(
 
 
 def _errors_at(h: float, differences: Differences, lines: Sequence[tuple[Line, float]]) -> StepError:
-    slopes = [(analytic, differences.slope(line, h)) for line, analytic in lines]
+    slopes = ((analytic, differences.slope(line, h)) for line, analytic in lines)
     smooth = [(analytic, slope) for analytic, slope in slopes if not slope.kink]
     if not smooth:
-        return StepError(h, None, None, kinks=1.0)
+        return StepError(h, None, None)
     return StepError(
         h,
         centred=median(relative_error(analytic, slope.centred) for analytic, slope in smooth),
         forward=median(relative_error(analytic, slope.forward) for analytic, slope in smooth),
-        kinks=1 - len(smooth) / len(slopes),
     )
 
 
