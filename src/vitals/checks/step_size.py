@@ -255,9 +255,8 @@ def check_step_size(
                 update.append(parameter - old)
                 if gradient is not None:
                     along += float((real(gradient) * real(update[-1])).sum())
-                    squares = [
-                        a + float(b.norm()) ** 2 for a, b in zip(squares, (gradient, update[-1]), strict=True)
-                    ]
+                    squares[0] += float(gradient.norm()) ** 2
+                    squares[1] += float(update[-1].norm()) ** 2
             if not any(bool(change.any()) for change in update):
                 raise UserError("optimizer: its first step changes no parameter.")
             size = math.sqrt(math.prod(squares))

@@ -403,16 +403,13 @@ def too_low(run: Run) -> Iterator[Finding]:
     proportional = _in_proportion(run)
     if slow_but_learning(run):
         if proportional and run.gain(10) > MILD:
-            yield _other_rate(
-                run,
-                "learning-rate-too-low",
-                "warn" if run.gain(10) > TWENTIETH else "note",
+            message = (
                 f"A step changes the weights by {typical:.1e} of their size, and at the end twenty steps at "
-                f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much.",
-                "update_ratio",
-                typical,
-                SMALL_UPDATE,
+                f"ten times the rate lower the loss by {run.gain(10):.1%} more, about ten times as much."
             )
+            sure = "warn" if run.gain(10) > TWENTIETH else "note"
+            values = "update_ratio", typical, SMALL_UPDATE
+            yield _other_rate(run, "learning-rate-too-low", sure, message, *values)
         return
     # Vectors, each of which is seldom drawn, learn a little beside what is shared by all, and no more.
     flat = run.over_curvature < FLAT and run.gain(10) > BETTER / 10

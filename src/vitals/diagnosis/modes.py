@@ -24,14 +24,9 @@ WHOLE = 0.8
 @needs("modes/evaluating_in_training")
 def evaluating_in_training(run: Run) -> Iterator[Finding]:
     """The network trains in evaluation mode: BatchNorm never sees the batch, dropout does nothing."""
-    yield from _wrong_mode(
-        run,
-        "modes/evaluating_in_training",
-        "eval-mode-training",
-        "evaluation mode while training",
-        "Call model.train() where training goes on after an evaluation, and leave eval() to Lightning.",
-        1.0,
-    )
+    mode = "evaluation mode while training"
+    remedy = "Call model.train() where training goes on after an evaluation, and leave eval() to Lightning."
+    yield from _wrong_mode(run, "evaluating_in_training", "eval-mode-training", mode, remedy, 1.0)
     series = run.history.series("modes/norms_without_statistics")
     idle = [(step, share) for step, _, share in series if share >= MANY]
     if idle:  # frozen statistics are an old habit of fine-tuning, but these have none to freeze
@@ -119,18 +114,13 @@ def _still_guesses(run: Run, evaluated: Sequence[float], live: float) -> bool:
 @needs("modes/training_in_validation")
 def training_in_validation(run: Run) -> Iterator[Finding]:
     """The network is validated in training mode: dropout and batch statistics blur what is measured."""
-    yield from _wrong_mode(
-        run,
-        "modes/training_in_validation",
-        "train-mode-evaluation",
-        "training mode in validation",
-        "Leave train() and eval() to Lightning, or call model.eval() before each validation.",
-        WHOLE,
-    )
+    mode = "training mode in validation"
+    remedy = "Leave train() and eval() to Lightning, or call model.eval() before each validation."
+    yield from _wrong_mode(run, "training_in_validation", "train-mode-evaluation", mode, remedy, WHOLE)
 
 
-def _wrong_mode(run: Run, tag: str, cause: str, mode: str, remedy: str, most: float) -> Iterator[Finding]:
-    series = run.history.series(tag)
+def _wrong_mode(run: Run, name: str, cause: str, mode: str, remedy: str, most: float) -> Iterator[Finding]:
+    series = run.history.series(f"modes/{name}")
     wrong = [(step, share) for step, _, share in series if share >= most]
     if wrong:
         step, share = wrong[-1]
