@@ -216,7 +216,8 @@ def log_folder(trainer: Any) -> Path | None:
     """Where what belongs to the training of a Lightning `trainer` is written; asks all of its processes.
 
     That is what a callback of it calls its `log_folder`, or the folder of its logger. None where its owner
-    wants no files: with `fast_dev_run`, and without a logger unless `default_root_dir` was given.
+    wants no files: with `fast_dev_run`, and without a logger unless `default_root_dir` was given; and where
+    none can be written, see `local_folder`.
     """
     place = trainer.log_dir
     for callback in trainer.callbacks:
@@ -224,10 +225,20 @@ def log_folder(trainer: Any) -> Path | None:
             return Path(folder)
     if trainer.fast_dev_run or (trainer.logger is None and Path(trainer.default_root_dir) == Path.cwd()):
         return None
-    folder, logger = Path(place or trainer.default_root_dir), trainer.logger
-    if logger is not None and not getattr(logger, "log_dir", None):  # as Lightning places checkpoints then:
-        return folder / str(logger.name) / str(logger.version)  # one store may be of many runs
-    return folder
+    folder, logger = local_folder(place or trainer.default_root_dir), trainer.logger
+    if folder and logger is not None and not getattr(logger, "log_dir", None):
+        return folder / str(logger.name) / str(logger.version)  # as Lightning places checkpoints then:
+    return folder  # one store may be of many runs
+
+
+def local_folder(place: Any) -> Path | None:
+    """The folder at `place`, a path or an address; None where it is that of a store elsewhere, such as
+    `s3://…`, or where nothing may be written, as in a working folder that is read-only."""
+    if "://" in str(place):
+        return None
+    folder = Path(place)
+    there = next((each for each in (folder, *folder.absolute().parents) if os.path.exists(each)), folder)
+    return folder if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else None
 
 
 NUMBER = (int, float)

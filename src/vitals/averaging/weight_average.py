@@ -13,7 +13,7 @@ from vitals.averaging.averaged_weights import AveragedWeights, Kind, is_count, r
 from vitals.averaging.validation import NotPossible, on_all_processes, reestimate_statistics, validate_copy
 from vitals.either_package import Callback, either
 from vitals.errors import UserError
-from vitals.files import save_checkpoint
+from vitals.files import local_folder, save_checkpoint
 from vitals.length import is_last_epoch, is_timed, total_steps
 from vitals.measures.finite import first_non_finite
 from vitals.metric import averaged_name, bare_name
@@ -100,6 +100,7 @@ class WeightAverage(Callback):
         self.path = Path()
         self.saved = False
         """Whether there is a file at `path`."""
+        self.writable = True
         self.step = 0
         self.logs_itself = False
         self.validated = False
@@ -121,7 +122,10 @@ class WeightAverage(Callback):
             raise UserError(
                 f"average.start={self.start} is a share of a run without an end: give a number of epochs."
             )
-        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "average.ckpt"
+        place = trainer.log_dir or trainer.default_root_dir
+        self.path = Path(place) / "checkpoints" / "average.ckpt"
+        kept = not trainer.fast_dev_run and local_folder(place) is not None  # type: ignore[attr-defined]
+        self.writable = trainer.strategy.broadcast(kept)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before the optimizer's state is restored, for a module may refer to its optimizer and copy it, too.
@@ -207,10 +211,9 @@ class WeightAverage(Callback):
         if self.average is None or not self.average.count:
             return "No weights were averaged: the training ended before averaging began."
         if self.averaged is None or self.best_raw is None:
+            kept = f"are in {self.path.name}" if self.writable else "were not kept"
             why = f"no validation logged {self.monitor} of both averaged and raw weights"
-            return (
-                f"The averaged weights are in {self.path.name}; whether they are better is not known: {why}."
-            )
+            return f"The averaged weights {kept}; whether they are better is not known: {why}."
         figures = f"{self.monitor} {self.averaged:.4g} averaged, {self.best_raw:.4g} raw at best"
         if self.averaged_is_better:
             return f"The averaged weights are better on validation: {figures}."
@@ -293,6 +296,9 @@ class WeightAverage(Callback):
         return score
 
     def _save(self, trainer: L.Trainer, average: AveragedWeights) -> None:
+        if not self.writable:
+            self._say(f"The averaged weights are not kept: nothing may be written to {self.path.parent}.")
+            return
         averaged, raw = average.module.state_dict(), trainer.lightning_module.state_dict()
         weights = {name: averaged.get(name, value) for name, value in raw.items()}
         if not self.saved and trainer.is_global_zero:  # later a folder that is gone was taken away

@@ -208,7 +208,7 @@ class Diagnosis(Callback):
         """Tell somebody who has no other summary what was found, and where more of it is; nothing where a
         second fit comes to the same."""
         folder = self.recorder.folder
-        why = "the trainer has no logger and no default_root_dir (or fast_dev_run)"
+        why = "the trainer names no folder that can be written to (or fast_dev_run)"
         where = page or (folder / "findings.json" if folder else f"nothing was written, as {why}")
         alarms = [finding for finding in self.findings if finding.alarming]
         before, self.said = self.said, (alarms, self.looks, where)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitals
+from vitals.checks.sanity_checks import SanityChecks
 from vitals.diagnosis.metrics import logged_metrics, lost_game
 from vitals.diagnosis.run import Run
 from vitals.findings import read_findings
@@ -54,7 +55,8 @@ def fit(epochs: int = 2, **options: Any) -> L.Trainer:
     torch.manual_seed(0)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     callbacks = [callback for callback in vitals.diagnostics() if "Sanity" not in type(callback).__name__]
-    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **quiet, **options)
+    options = {"callbacks": callbacks, **options}
+    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", **quiet, **options)
     trainer.fit(Regression(), noise(64, 0), noise(64, 1))
     return trainer
 
@@ -160,6 +162,20 @@ def test_what_was_not_looked_at_is_counted_and_named_in_the_files_of_a_root_that
     assert f"nothing is wrong in {looks['value']:.0f} verdicts; {missing:.0f} could not be measured" in said
     assert "report.html" in said
     assert f"{looks['value']:.0f} verdicts were measured" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("place", ["memory://runs", "a file/runs"])
+def test_where_nothing_can_be_written_the_training_goes_on_and_no_folder_is_made(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    average = vitals.WeightAverage(start=0, monitor="val_loss")
+    callbacks = [SanityChecks(["wiring"]), *vitals.diagnostics("none")[1:], average]
+    trainer = fit(logger=False, default_root_dir=place, callbacks=callbacks)
+    assert trainer.current_epoch == trainer.max_epochs
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+    assert "nothing was written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": True}, {"fast_dev_run": 2}])
