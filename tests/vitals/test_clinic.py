@@ -52,6 +52,7 @@ OF_NORMS = {f"modes/{name}" for name in ("norms_without_statistics", "of_batches
 NOT_HERE = {"facts/guess_loss", "facts/beside", "facts/even_share", "facts/left_out", "facts/homogeneous"}
 NOT_HERE |= {
     "facts/unused",
+    "facts/idle",
     "facts/answers",
     "facts/places",
     "facts/start_over_level",
