@@ -232,7 +232,7 @@ def _asks_anew(run: Run) -> bool:
         if still < STILL_LOOKS or still == len(points):
             continue
         last, first = points[still - 1][0], points[still][0]
-        before, after = run.losses[max(0, last - run.window) : last], run.losses[first : first + run.window]
+        before, after = run.losses_of(last - run.window, last), run.losses_of(first, first + run.window)
         if before and after and statistics.fmean(after) > DIVERGED * statistics.fmean(before):
             return run.last_loss < BARELY * statistics.fmean(after)
     return False
@@ -278,7 +278,7 @@ def thawed(run: Run) -> Iterator[Finding]:
     seen = min(late.values())
     start = max(step for steps in series.values() for step in steps if step < seen)
     width = max(THAWED_STEPS, run.window)
-    before, after = run.losses[max(0, start - width) : start], run.losses[seen + width :]
+    before, after = run.losses_of(start - width, start), run.losses_of(seen + width)
     if len(before) < width or len(after) < 2 * width:
         return
     known = statistics.fmean(before)
@@ -468,6 +468,7 @@ def _lowered_while_falling(run: Run, rates: Series, peak: float) -> bool:
     """Whether the rate first fell below half of its peak while the loss was falling fast."""
     reached = next((step for step, _, rate in rates if rate == peak), 0)
     end = next((step for step, _, rate in rates if step > reached and rate < peak / 2), 0)
+    end -= run.steps_before
     third = end // 3
     if third < run.window:
         return False

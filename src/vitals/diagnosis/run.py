@@ -85,9 +85,19 @@ class Run:
         return len(self.history.series("loss/train_step"))
 
     @property
+    def steps_before(self) -> int:
+        """Taken before the record begins, as where a training goes on in another folder."""
+        return int(self.fact("steps_before", 0.0))
+
+    def losses_of(self, first: int, last: int | None = None) -> list[float]:
+        """Training losses of the steps after `first` steps of the whole training, up to `last`."""
+        first = max(0, first - self.steps_before)
+        return self.losses[first : None if last is None else max(0, last - self.steps_before)]
+
+    @property
     def progress(self) -> float:
         """Share of the run that is done, where its length is known; else 1."""
-        total, done = self.fact("total_steps"), self.steps + self.fact("steps_before", 0.0)
+        total, done = self.fact("total_steps"), self.steps + self.steps_before
         return min(1.0, done / total) if math.isfinite(total) and total else 1.0
 
     @property
@@ -117,7 +127,7 @@ class Run:
     def first_loss(self) -> float:
         """Median loss of the first steps, before much was learned; infinite where the record begins amid a
         training, as in another folder than that of the first part: how far it had fallen is not known."""
-        if self.fact("steps_before", 0.0):
+        if self.steps_before:
             return math.inf
         return statistics.median(self.losses[:5]) if self.losses else math.nan
 

@@ -409,7 +409,19 @@ def test_of_a_record_that_begins_amid_a_training_nobody_knows_how_far_the_loss_h
     for shown, cause in ((probed, "learning-rate-too-high"), (ended, "learning-rate-too-low")):
         low = unknown | shown
         assert alarms(record(level(0.16), measured=low)) == [cause]
-        assert alarms(record(level(0.16), measured=low | {"facts/steps_before": [400.0]})) == []
+        amid = diagnose(record(level(0.16), measured=low | {"facts/steps_before": [400.0]}), [])
+        assert [finding.cause for finding in amid if finding.alarming or finding.cause == "skipped"] == []
+
+
+def test_a_schedule_that_lets_go_far_on_is_looked_up_from_where_the_record_begins() -> None:
+    """Steps are those of the whole training, losses those of the record."""
+    history = History()
+    history.add(400, 4.0, {"facts/steps_before": 400.0, "facts/total_steps": 600.0})
+    history.add_steps(600, 6.0, {"loss/train_step": level(0.16)})
+    for step in range(400, 600, 10):
+        history.add(step, step / 100, {"lr/0": 0.1 if step < 560 else 1e-5, "update_ratio/head.weight": 1e-3})
+    found = diagnose(Run(history), [])
+    assert not [finding for finding in found if finding.alarming or finding.cause == "skipped"]
 
 
 def test_a_loss_of_parts_may_rise_and_fall_again_while_the_run_goes_on() -> None:
