@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from vitals.either_package import either, is_own
 from vitals.probes.copies import NoOp
 from vitals.probes.rows import own_class, plain
+from vitals.probes.surroundings import closures_kept
 
 
 class BatchPreparation:
@@ -39,7 +40,8 @@ class BatchPreparation:
             else:
                 owner._trainer = self.facts
             arguments = (self.device, dataloader_idx) if name.startswith("transfer") else (dataloader_idx,)
-            batch = getattr(owner, name)(batch, *arguments)
+            with closures_kept(owner):
+                batch = getattr(owner, name)(batch, *arguments)
         converted = self.convert(batch)
         self.of_class = own_class(converted)
         return plain(converted)

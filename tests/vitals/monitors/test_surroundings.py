@@ -141,7 +141,7 @@ def test_what_lies_outside_of_the_module_is_as_it_would_be_without_a_look(tmp_pa
 
 
 def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> None:
-    counts, generator = [0], np.random.default_rng(1)
+    counts, transferred, generator = [0], [0], np.random.default_rng(1)
     total = 0
 
     class Inside(Foreign):
@@ -151,12 +151,16 @@ def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> Non
             counts[0] += 1
             return super().training_step((batch[0] * float(generator.uniform(0.5, 1.5)), batch[1]), batch_idx)
 
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            transferred[0] += self.trainer.training
+            return batch
+
     def brought(samples: list[Any]) -> Any:
         return default_collate([(x * float(generator.uniform(0.5, 1.5)), y) for x, y in samples])
 
     train = some(4, collate_fn=brought)
     fit(Inside(mlp()), tmp_path, *vitals.diagnostics("light", budget=5), train=train)
-    assert (total, counts) == (4, [4])
+    assert (total, counts, transferred) == (4, [4], [4])
     again = np.random.default_rng(1)
     again.uniform(size=4 + 4 * 16)
     assert generator.bit_generator.state == again.bit_generator.state
