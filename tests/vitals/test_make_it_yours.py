@@ -144,6 +144,8 @@ def test_the_best_of_a_sweep_is_the_lowest(place: Path, capsys: pytest.CaptureFi
         (["+data.sampels=3"], "data.sampels"),
         (["--config-dir=nowhere"], "nowhere is not a folder"),
         (["data=tabels"], "did you mean tables"),
+        (["model=regression"], "did you mean module=regression?"),
+        (["callbacks.output_scale.times_per_run=3"], "write +callbacks.output_scale.times_per_run=3."),
         (["metric.mode=least"], "metric.mode=least is not one of max, min"),
         (["module._target_=mine.module.Regresion"], "Regresion"),
     ],
