@@ -58,8 +58,8 @@ RULES: tuple[Rule, ...] = (
 )
 """Roots before what follows from them: of two findings of one level the first is named first."""
 
-OF_STEPS = ("learning-rate-too-low", "learning-rate-too-high", "exploding-gradients", "non-finite-loss")
-"""What no part that nothing depends on brings about in the others."""
+OF_LESS = ("frozen-parameters", "underfitting")
+"""What parts on which nothing depends may bring about: the others are fewer than was meant."""
 
 
 def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> list[Finding]:
@@ -78,9 +78,10 @@ def diagnose(run: Run, others: list[Finding], rules: Sequence[Rule] = RULES) -> 
     checks = [_meant(f, run) if f.alarming and not f.exact else f for f in checks]
     facts = [finding for finding in later if finding.exact]
     checks = without_consequences([*facts, *checks])[len(facts) :]
-    root = next((finding for finding in checks if finding.alarming), None)
-    if root is not None:
-        may_follow = [f for f in later if not (f.cause in OF_STEPS and _takes_no_part(root, run))]
+    roots = sorted((f for f in checks if f.alarming), key=lambda f: _takes_no_part(f, run))
+    if roots:
+        root = roots[0]
+        may_follow = [f for f in later if f.cause in OF_LESS or not _takes_no_part(root, run)]
         worst = next(
             (f for f in may_follow if f.level == "fail" and CAUSES[f.cause].symptom and not f.exact), None
         )

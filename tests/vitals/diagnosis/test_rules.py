@@ -125,10 +125,12 @@ def test_a_long_first_step_is_not_blamed_where_no_rate_comes_further() -> None:
         assert alarms(record(losses, batch_size=8, measured=measured)) == said
 
 
-def test_what_nothing_depends_on_is_no_cause_of_small_steps_of_the_others() -> None:
+def test_what_nothing_depends_on_is_no_cause_of_what_the_others_do() -> None:
     unused = Finding("frozen-parameters", "warn", "Unused.", where="spare.weight", value=2, check="wiring")
     run = record(level(2.29), ratio=1e-6, measured={"facts/idle": [2.0]}, **STUCK)
     assert alarms(Run(run.history, [unused])) == ["learning-rate-too-low", "frozen-parameters"]
+    pulled = Finding("regularization-too-strong", "warn", "It pulls.", check="regularization")
+    assert alarms(Run(run.history, [unused, pulled])) == ["regularization-too-strong", "frozen-parameters"]
     reached = replace(unused, value=3)  # a gradient is cut off in front of three
     assert alarms(Run(run.history, [reached])) == ["frozen-parameters"]
 
