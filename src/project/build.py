@@ -83,8 +83,8 @@ def build_data(config: DictConfig) -> Any:
     if lbfgs:
         data.setup()
         if len(data.train) > LBFGS_LIMIT:
-            said = f"optimizer=lbfgs takes all as one batch, and {config.data.root} has {len(data.train):,}"
-            raise UserError(f"{said} to train on: set data.limit={LBFGS_LIMIT} or less.")
+            held = f"{config.data.root} has {len(data.train):,} training images"
+            raise UserError(f"optimizer=lbfgs takes all, and {held}: set data.limit={LBFGS_LIMIT} or less.")
     return data
 
 

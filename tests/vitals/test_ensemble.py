@@ -177,7 +177,7 @@ def of_other_classes(folder: Path) -> str:
 def of_other_images(folder: Path) -> str:
     shutil.rmtree(folder)
     trained(folder, "data.split_seed=5")
-    return "was trained for other test images than"
+    return "was trained for other test samples than"
 
 
 def gone(folder: Path) -> str:

@@ -42,7 +42,7 @@ def loss_noise(losses: Sequence[float]) -> float | None:
     if len(losses) < 2 * WINDOW or not all(map(math.isfinite, losses)):
         return None
     values, half = np.array(losses), WINDOW // 2
-    means = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
+    means = np.convolve(values, np.ones(WINDOW), "valid") / WINDOW
     mean = float(means.mean())
     # A value takes part in its own average, which hides a share of 1/WINDOW of its variance.
     variance = float(np.square(values[half:-half] - means).mean()) / (1 - 1 / WINDOW)

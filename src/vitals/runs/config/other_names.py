@@ -168,8 +168,8 @@ def _words(
         for words, names in SAME.items()
         if name in names.split() and _is_known(words, keys, groups, trains)
     ]
-    # What has a choice of that name, where several may be meant: a "model" is a network, or the whole module.
-    meant = [words for words in meant if value in groups.get(words, ())] or meant
+    # What has a choice of about that name, where several may be meant: a "model" is a network, or all.
+    meant = [words for words in meant if value and nearest(value, groups.get(words, ()))] or meant
     for words in meant or [key for key in keys if key.rpartition(".")[2] == name]:
         yield from _with_value(words, value, groups if trains else {})
 
