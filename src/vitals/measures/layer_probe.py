@@ -1,7 +1,7 @@
 """One forward and backward pass for looking, that leaves parameters, gradients and random numbers alone."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class Probe:
     """What one pass gave; all on the device."""
 
     layers: list[LayerOutput]
-    """In the order of execution."""
+    """In the order of execution; without calls under `no_grad` of those that are called otherwise, too."""
     layer_gradients: list[Tensor | None]
     """Of the losses with respect to the layers' values."""
     gradients: dict[str, Tensor]
@@ -32,6 +32,7 @@ def probe(model: nn.Module, losses: Callable[[], Sequence[Aim]], parameters: Map
     isolate the random states."""
     with torch.enable_grad(), layer_outputs(model) as layers:
         aims = losses()
+    layers = _those_that_train(layers)
     reached = [layer for layer in layers if layer.values.requires_grad]
     values = [layer.values for layer in reached]
     of_layers: list[Tensor | None] = [None] * len(reached)
@@ -48,6 +49,20 @@ def probe(model: nn.Module, losses: Callable[[], Sequence[Aim]], parameters: Map
     following = iter(of_layers)
     by_layer = [next(following) if layer.values.requires_grad else None for layer in layers]
     return Probe(layers, by_layer, by_parameter)
+
+
+def _those_that_train(layers: list[LayerOutput]) -> list[LayerOutput]:
+    """The same without the calls that no loss can reach of layers of which it reaches others, as where a step
+    first encodes everything under `no_grad`."""
+    reached = {layer.name.partition(":")[0] for layer in layers if layer.values.requires_grad}
+    calls: dict[str, int] = {}
+    found = []
+    for layer in layers:
+        name = layer.name.partition(":")[0]
+        if layer.values.requires_grad or name not in reached:
+            calls[name] = calls.get(name, 0) + 1
+            found.append(replace(layer, name=name if calls[name] == 1 else f"{name}:{calls[name]}"))
+    return found
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

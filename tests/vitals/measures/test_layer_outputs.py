@@ -245,6 +245,21 @@ def test_of_several_losses_each_gives_the_gradient_of_what_it_trains() -> None:
     assert [gradient is None for gradient in found.layer_gradients] == [False] * 4
 
 
+def test_calls_under_no_grad_are_left_out_where_a_layer_has_others() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+
+    def losses() -> list[tuple[Tensor, set[int]]]:
+        with torch.no_grad():
+            target = model(x)
+        loss = (model(x) + target).square().mean() + model[2](model[0](x).relu()).mean()
+        return [(loss, {id(p) for p in model.parameters()})]
+
+    found = probe(model, losses, {})
+    assert [layer.name for layer in found.layers] == ["0", "2", "0:2", "2:2"]
+    assert all(gradient is not None and gradient.any() for gradient in found.layer_gradients)
+
+
 def test_a_frozen_layer_has_no_gradient_and_a_constant_loss_none_at_all() -> None:
     x, y = torch.randn(6, 4), torch.randint(0, 3, (6,))
     model = Loops()
