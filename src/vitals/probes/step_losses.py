@@ -54,7 +54,7 @@ def call_step(step: Callable[..., Any], batch: Any, number: int = 0) -> Any:
     shared = getattr(owner, GUARDED, None)
     try:
         guard = untouched(shared.tensors) if shared and shared.tensors else nullcontext()
-        with silently(), writing_nothing(), alone(), closures_kept(owner), guard:
+        with silently(), writing_nothing(), alone(), closures_kept(owner, step), guard:
             return step(to_write_to(batch), *where)
     except UserError:
         raise

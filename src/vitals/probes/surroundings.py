@@ -12,7 +12,7 @@ import random
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitals.either_package import either
@@ -44,6 +45,7 @@ LEFT_ALONE = (nn.Module, Dataset, DataLoader, Sampler)
 QUIET: tuple[type, ...] = (FunctionType, BuiltinFunctionType, property, classmethod, staticmethod)
 QUIET += (str, bytes, int, float, type(None), torch.dtype, torch.device)
 """What holds nothing that could change; looked for first, for nearly all is of these."""
+HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 LEADS_OUTSIDE = (*LIVE, type(csv.writer(io.StringIO())))
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
@@ -72,8 +74,11 @@ def surroundings_kept() -> Iterator[None]:
             state.note_names(names)
         for frame in _frames():  # of which data and collate_fn see the generators
             name = frame.f_globals.get("__name__", "")
-            if frame.f_code.co_name == "fit" and name.endswith("trainer.trainer"):  # of Lightning
-                state.note(getattr(frame.f_locals.get("self"), "datamodule", None))
+            if frame.f_code.co_name == "_run" and name.endswith("trainer.trainer"):  # of Lightning
+                trainer = frame.f_locals["self"]
+                state.note(trainer.datamodule)
+                for function in _functions(_parts_of(trainer)):
+                    state.note_function(function)
             elif name in namespaces:
                 for value in frame.f_locals.values():
                     if issubclass(type(value), GENERATORS):
@@ -85,12 +90,14 @@ def surroundings_kept() -> Iterator[None]:
 
 
 @contextmanager
-def closures_kept(owner: Any) -> Iterator[None]:
-    """The same for what the methods of `owner`, of a class that a function has made, see of that function."""
+def closures_kept(*owners: Any) -> Iterator[None]:
+    """The same for what functions see of the function that has made them, and for their default values and
+    attributes: those that the `owners` are or have as methods, attributes and hooks, and the functions that
+    these see."""
     state = _State()
     try:
-        for cell in _cells(type(owner)):
-            state.note_cell(cell)
+        for function in _functions(owners):
+            state.note_function(function)
         yield
     finally:
         state.put_back()
@@ -117,10 +124,33 @@ def _namespaces(modules: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _cells(kind: type) -> list[CellType]:
-    own = [each for each in kind.__mro__ if each.__module__ in _namespaces(len(sys.modules))]
-    functions = [each for part in own for each in vars(part).values() if isinstance(each, FunctionType)]
-    return list({id(cell): cell for each in functions for cell in each.__closure__ or ()}.values())
+def _parts_of(trainer: Any) -> list[Any]:
+    """What a training consists of that is somebody's own, its data module apart."""
+    loaders = tree_leaves([trainer.train_dataloader, trainer.val_dataloaders])
+    names = ("dataset", "collate_fn", "sampler", "batch_sampler")
+    return [trainer.lightning_module, *(getattr(each, name, None) for each in loaders for name in names)]
+
+
+def _functions(owners: Iterable[Any]) -> Iterable[FunctionType]:
+    """Those of the user's own modules that the `owners` are or have, and that these see."""
+    own, held = _namespaces(len(sys.modules)), [*owners]
+    for owner in owners:
+        held += [
+            each for kind in type(owner).__mro__ if kind.__module__ in own for each in vars(kind).values()
+        ]
+        for part in owner.modules() if isinstance(owner, nn.Module) else [owner]:
+            names = getattr(part, "__dict__", {})
+            held += [value for name, value in names.items() if not name.startswith("_")]
+            held += [hook for name in HOOKS for hook in (names.get(name) or {}).values()]
+    found: dict[int, FunctionType] = {}
+    while held:
+        each = held.pop()
+        each = each.func if isinstance(each, partial) else getattr(each, "__func__", each)
+        if isinstance(each, FunctionType) and each.__module__ in own and id(each) not in found:
+            found[id(each)] = each
+            with suppress(ValueError):  # a name that has no value yet
+                held += [cell.cell_contents for cell in each.__closure__ or ()]
+    return found.values()
 
 
 class _State:
@@ -152,6 +182,11 @@ class _State:
                 self.note(value)
             else:
                 names[name] = stand_in
+
+    def note_function(self, function: FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            self.note_cell(cell)
+        self.note((function.__defaults__, function.__kwdefaults__, vars(function)))
 
     def note_cell(self, cell: CellType) -> None:
         try:

@@ -166,6 +166,47 @@ def test_what_a_step_sees_of_the_function_around_it_stays(tmp_path: Path) -> Non
     assert generator.bit_generator.state == again.bit_generator.state
 
 
+def counting(folder: Path, callbacks: list[L.Callback]) -> tuple[list[Tensor], list[Any]]:
+    """Functions count that stand in the module's place: a step put over its own, a hook, one that collates,
+    and what reads samples, of a class that a function has made."""
+    module, steps, shapes, reads = Foreign(mlp()), [0], list[Any](), 0
+    own = module.training_step
+
+    def step(batch: Any, batch_idx: int, lengths: list[int] = []) -> Tensor:  # noqa: B006 (people do)
+        steps[0] += 1
+        lengths.append(len(batch[0]))
+        step.calls = getattr(step, "calls", 0) + 1  # type: ignore[attr-defined]
+        return own(batch, batch_idx) * (1 + 1e-3 * (steps[0] + len(lengths)))
+
+    class Counted(Dataset):
+        def __len__(self) -> int:
+            return ROWS
+
+        def __getitem__(self, index: int) -> Any:
+            nonlocal reads
+            reads += 1
+            return x[index] * (1 + 1e-4 * reads), y[index]
+
+    def collate(samples: list[Any]) -> Any:
+        shapes.append(len(samples))
+        return default_collate(samples)
+
+    x, y = digits(ROWS)
+    module.training_step = step  # type: ignore[method-assign]
+    module.net[1].register_forward_hook(lambda part, args, out: shapes.append(tuple(out.shape)))
+    data = DataLoader(Counted(), batch_size=16, shuffle=True, collate_fn=collate)
+    fit(module, folder, *callbacks, train=data, max_epochs=2)
+    left = [steps, shapes, reads, step.calls, step.__defaults__]  # type: ignore[attr-defined]
+    return [parameter.detach().clone() for parameter in module.parameters()], left
+
+
+def test_what_functions_count_that_stand_in_the_place_of_methods_stays(tmp_path: Path) -> None:
+    alone, left_alone = counting(tmp_path / "alone", [])
+    watched, left = counting(tmp_path / "watched", vitals.diagnostics(budget=5))
+    assert left == left_alone
+    assert all(map(torch.equal, alone, watched))
+
+
 class Augments(L.LightningDataModule):
     """Draws from a generator of its own for each batch, and counts them."""
 
