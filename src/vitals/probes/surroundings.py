@@ -58,9 +58,10 @@ _kept: ContextVar[bool] = ContextVar("kept", default=False)
 def surroundings_kept() -> Iterator[None]:
     """Put back, behind the block, what it changes in the user's own modules, those that are not installed as
     packages: states of random generators, also of those in the functions that called for the training and in
-    its data module, what names stand for, and what tables and arrays of up to `MOST` elements hold. Within
-    it, what leads outside, as an open file or a writer of TensorBoard, takes every call and does nothing;
-    what gives each thing only once refuses.
+    its data module, what names stand for, and what tables and arrays of up to `MOST` elements hold, those too
+    that functions of its module and its loaders see of the function that has made them. Within it, what
+    leads outside, as an open file or a writer of TensorBoard, takes every call and does nothing; what gives
+    each thing only once refuses.
 
     A name that stood for None before, or for nothing, keeps what it was given: it is loaded once for all.
     """
