@@ -67,7 +67,9 @@ class StaleGradients(Monitor):
     def __init__(self) -> None:
         super().__init__(every_n_steps=1)
         self.before: list[Tensor | None] = []
-        """Gradients of the step before, by the places of their parameters."""
+        """Gradients that the step before has left, by the places of their parameters."""
+        self.keeps = False
+        """Whether they are to be kept at the end of the batch."""
         self.batch: Any = None
         self.batches = 0
         self.cleared: bool | None = None
@@ -126,10 +128,14 @@ class StaleGradients(Monitor):
         elif step in PAIRS and self.before and one_batch:
             self.retried(self._compare, trainer, module, parameters)
         self.before = []
-        if step + 1 in PAIRS and one_batch and not cleared:  # where they are, the next ones will be
-            self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
+        self.keeps = step + 1 in PAIRS and one_batch and not cleared  # where they are, the next ones will be
         if step >= max(PAIRS):
             self.active, self.batch = False, None
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self.active and self.keeps:  # behind the step, which may have clipped them
+            parameters, self.keeps = held_parameters(trainer.optimizers[0]), False
+            self.before = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
 
     def _look_at_one_of(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
         given = [each.grad for each in held_parameters(optimizer) if each.grad is not None]

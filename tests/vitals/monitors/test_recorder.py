@@ -127,6 +127,21 @@ def test_the_copy_follows_plain_attributes(tmp_path: Path) -> None:
     assert shares == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
+class NeverClears(Foreign):
+    def optimizer_zero_grad(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_what_a_step_leaves_of_its_gradient_is_found_whole_in_the_next_also_clipped(
+    clip: float | None, tmp_path: Path
+) -> None:
+    callbacks = StaleGradients(), Recorder()
+    fit(NeverClears(mlp()), tmp_path, *callbacks, train=some(12), gradient_clip_val=clip)
+    shares = History.read(tmp_path / "history.jsonl").series("old_gradient").values
+    assert shares == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
 class StepsEveryFourth(Foreign):
     """Adds up the gradients of four batches by hand."""
 
