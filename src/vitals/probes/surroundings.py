@@ -17,7 +17,15 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from types import BuiltinFunctionType, CellType, FrameType, FunctionType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FrameType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -145,13 +153,25 @@ def _functions(owners: Iterable[Any]) -> Iterable[FunctionType]:
             held += [hook for name in HOOKS for hook in (names.get(name) or {}).values()]
     found: dict[int, FunctionType] = {}
     while held:
-        each = held.pop()
-        each = each.func if isinstance(each, partial) else getattr(each, "__func__", each)
-        if isinstance(each, FunctionType) and each.__module__ in own and id(each) not in found:
+        each = _function(held.pop())
+        if each is not None and each.__module__ in own and id(each) not in found:
             found[id(each)] = each
             with suppress(ValueError):  # a name that has no value yet
                 held += [cell.cell_contents for cell in each.__closure__ or ()]
     return found.values()
+
+
+def _function(value: Any) -> FunctionType | None:
+    """What is called where `value` is; None where that is no function. Asked of its type alone: an object of
+    theirs may answer to anything, or to nothing."""
+    kind = type(value)
+    if issubclass(kind, partial):
+        value = value.func
+    elif issubclass(kind, MethodType | classmethod | staticmethod):
+        value = value.__func__
+    elif issubclass(kind, property):
+        value = value.fget
+    return value if type(value) is FunctionType else None
 
 
 class _State:
@@ -186,7 +206,8 @@ class _State:
 
     def note_function(self, function: FunctionType) -> None:
         for cell in function.__closure__ or ():
-            self.note_cell(cell)
+            with suppress(Exception):  # as above
+                self.note_cell(cell)
         self.note((function.__defaults__, function.__kwdefaults__, vars(function)))
 
     def note_cell(self, cell: CellType) -> None:
