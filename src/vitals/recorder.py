@@ -36,8 +36,8 @@ class Recorder(Callback):
     a step waits, `limited`, 1 where `limit_train_batches` cuts the epochs, how many `optimizers` there are,
     `beta_excess`, by how much the first of Adam's betas is above the second, `iterations`, of which LBFGS
     makes several in a step, `steps_before`, how many had been taken before the record begins, and what
-    monitors add. Where a module waits for several by hand, `first_losses`
-    is the sum of what was given to `backward` before the first step.
+    monitors add. Where a module waits for several by hand, `first_losses` is the sum of what was given to
+    `backward` before the first step.
     """
 
     def __init__(self) -> None:

@@ -150,6 +150,13 @@ class SoftmaxInside(Foreign):
         super().__init__(net.append(nn.Softmax(dim=1)))
 
 
+class NeverClears(Foreign):
+    """Leaves the gradients of every step where they are."""
+
+    def optimizer_zero_grad(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+
 class FrozenHead(Foreign):
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.net[-1].parameters(), lr=1e-3)

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import Foreign, fit, loader, mlp
+from foreign import Foreign, NeverClears, fit, loader, mlp
 from lightning.pytorch.loggers import TensorBoardLogger
 from monitoring import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,13 +52,6 @@ def watch(
 
 def alarms(findings: list[Finding]) -> list[str]:
     return list(dict.fromkeys(finding.cause for finding in findings if finding.alarming))
-
-
-class NeverClears(Foreign):
-    """Leaves the gradients of every step where they are."""
-
-    def optimizer_zero_grad(self, *arguments: Any) -> None:
-        pass
 
 
 class SwitchesToEvaluation(Foreign):

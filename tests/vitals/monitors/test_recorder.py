@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch.nn.functional as F
-from foreign import Foreign, convnet, fit, loader, mlp
+from foreign import Foreign, NeverClears, convnet, fit, loader, mlp
 from monitoring import monitors, some
 
 from vitals.diagnosis.callback import Diagnosis
@@ -125,11 +125,6 @@ def test_the_copy_follows_plain_attributes(tmp_path: Path) -> None:
     fit(Anneals(mlp()), tmp_path, stale, recorder, train=some(12))
     shares = History.read(tmp_path / "history.jsonl").series("old_gradient").values
     assert shares == pytest.approx([0.0, 0.0], abs=1e-4)
-
-
-class NeverClears(Foreign):
-    def optimizer_zero_grad(self, *arguments: Any) -> None:
-        pass
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import Foreign, convnet, fit, loader
+from foreign import Foreign, NeverClears, convnet, fit, loader
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from monitoring import Events
 
@@ -167,11 +167,6 @@ MADE = {
         of_mlflow,
     ),
 }
-
-
-class NeverClears(Foreign):
-    def optimizer_zero_grad(self, *arguments: Any, **options: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", params=MADE)
