@@ -356,7 +356,7 @@ def _that_take_inputs(model: nn.Module, weighted: Layers, inputs: Inputs) -> Lay
     alike: dict[str, bool] = {}
 
     def look(name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
-        values = given[0] if given and isinstance(given[0], Tensor) else None
+        values = given[0] if given and isinstance(given[0], Tensor) and not given[0].is_nested else None
         fixed = values is not None and not values.requires_grad and bool((values == values[:1]).all())
         alike[name] = alike.get(name, True) and fixed
 
@@ -417,9 +417,14 @@ def _signals(copies: Trial, weighted: Layers, inputs: Inputs, watch: _Squashing)
         nonlocal maker
         if not arguments or not isinstance(arguments[0], Tensor) or watch.leapt:
             return
+        if torch._C._functorch.is_functorch_wrapped_tensor(arguments[0]):  # has no numbers
+            return
         if name in seen and name not in blank:
             return
-        values, hard = arguments[0].detach().float(), watch.function in HARD
+        given = arguments[0].detach()
+        if given.is_nested:  # of which there are no statistics: its sequences one after the other
+            given = torch.cat(given.unbind())
+        values, hard = given.float(), watch.function in HARD
         by = maker if name not in blank else rows[blank[name]].name
         row = _signal(by, values, isinstance(module, nn.Linear), watch.squashes, hard)
         row = replace(row, saturated=0.0) if watch.waves else row
@@ -428,7 +433,7 @@ def _signals(copies: Trial, weighted: Layers, inputs: Inputs, watch: _Squashing)
                 rows[blank.pop(name)] = row
             return
         seen.add(name)
-        place = arguments[0].data_ptr()
+        place = given.data_ptr()
         if place not in begin:
             if not values.any():
                 blank[name] = len(rows)

@@ -101,7 +101,8 @@ def _setup(
 ) -> TrainingSetup:
     """With batches made `even`, of one length, where the loader pads each to its own."""
     with isolated_rng(seed=0), torch.enable_grad(), eagerly():
-        owner, optimizers = copies_of(module, trainer.optimizers, shared)
+        given = trainer.optimizers if held_parameters(*trainer.optimizers) else ()
+        owner, optimizers = copies_of(module, given, shared)
         mute(owner)
         facts: Any = stand_in(trainer, training=True)
         facts.rewrites = not shared

@@ -32,6 +32,7 @@ from vitals.probes.trial import (
     check_rows,
     is_large,
     leaps,
+    lengthens,
     restore_configured_rates,
     set_rate,
     steps_in_turn,
@@ -58,6 +59,9 @@ TOO_SLOW = 0.1
 """Share of the loss that all steps of the run together would take off at the pace of the first."""
 FURTHER = 16
 """Batches, at most, on which another rate is tried in turn, and judged."""
+GROWS = 50.0
+"""Times as long as its first step an optimizer makes its twentieth: 18 at most with momentum (measured), so
+that beyond it lengthens them by itself, and the first says nothing of its rate."""
 UPHILL = 0.05
 """Cosine of the angle between the first update and the gradient from which it leads uphill."""
 ENDLESS, LOOKS = 100.0, 4
@@ -110,6 +114,9 @@ class StepSize:
     against: bool = False
     """Whether other losses may be against this one, as the two of a GAN: by itself it then goes down without
     end, and how far says nothing of a rate."""
+    grows: float = 1.0
+    """How many times as long as the first step one some steps later is, with the same gradients, where the
+    first is too short; see `lengthens`."""
     below: int = 0
     """How many batches were looked at where all have a loss below zero that falls without end; else 0."""
 
@@ -176,8 +183,11 @@ class StepSize:
         pace = max(self.improvement, 0.0) * self.momentum  # rounding can hide a tiny step
         slow = abs(share) * self.momentum < NEGLIGIBLE and pace * self.total_steps < TOO_SLOW * self.start
         slow = slow and self.ratio < UPDATE_RATIO_TARGET  # else it is the run that is short
-        slow = slow and not self.against
-        if slow and self.best_improvement > PROMISING * self.start:
+        slow = slow and not self.against and self.best_improvement > PROMISING * self.start
+        if slow and self.grows > GROWS:
+            seen += f"; this optimizer lengthens its steps: the {STEPS}th is {self.grows:.2g} times as long."
+            return [Finding("step-size-sensible", "note", seen, "", "learning rate", share, LITTLE)]
+        if slow:
             seen += f"; at this pace {self.total_steps} steps would take off {pace * self.total_steps:.2g}."
             return [self._wrong_rate("learning-rate-too-low", seen, share * self.momentum, NEGLIGIBLE)]
         if share < LITTLE and not self.against:
@@ -299,6 +309,9 @@ def check_step_size(
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
     fault = next((finding.cause for finding in result.findings() if finding.alarming), "")
+    if fault == "learning-rate-too-low":
+        result = replace(result, grows=lengthens(optimizer, STEPS))
+        fault = fault if result.grows < GROWS else ""
     if fault.startswith("learning-rate"):
         higher = fault == "learning-rate-too-low"
         try:

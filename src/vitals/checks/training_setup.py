@@ -169,6 +169,8 @@ class TrainingSetup:
     def only_optimizer(self) -> Optimizer:
         """The optimizer, or several as one; raises `UserError` where there is none of these."""
         optimizer = self.optimizer_or_none()
+        if not self.optimizers:
+            raise UserError("your configure_optimizers gives no optimizer with a parameter.")
         if optimizer is None:
             raise UserError(
                 f"The training has {len(self.optimizers)} optimizers; this check is made for one, or several "

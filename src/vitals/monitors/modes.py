@@ -99,6 +99,8 @@ class Modes(Monitor):
             if isinstance(part, _DropoutNd) and part.p > 0:
                 self.hooks.append(part.register_forward_pre_hook(partial(self._count, name)))
         for part in module.children():
+            if isinstance(part, torch.jit.ScriptModule):  # takes no hooks
+                continue
             self.hooks.append(part.register_forward_pre_hook(self._see_gradients))
         for name in self._left_behind():
             hook = self.norms[name][0].register_forward_pre_hook(

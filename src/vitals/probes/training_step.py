@@ -118,7 +118,7 @@ class TrainingStep(WatchedStep):
 
     def _ends_in_outputs(self) -> bool:
         outputs = self.calls[-1].outputs if self.calls else None
-        if not isinstance(outputs, Tensor) or not (outputs.ndim == 2 or len(self.calls) == 1):
+        if not isinstance(outputs, Tensor):
             return False
         return outputs.ndim > 0 and len(outputs) == self.rows.size > 0
 
@@ -127,8 +127,7 @@ class TrainingStep(WatchedStep):
         several of them, or several calls, where the loss takes class numbers and these outputs alone."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
-        alone = self.class_numbers or (len(self.calls) == 1 and self.network is not None)
-        alone = alone and self._needs_outputs_alone(rows)
+        alone = self.network is not None and self._needs_outputs_alone(rows)
         if self.class_numbers and not alone and self.outputs is not None:
             self.beside = self.outputs.shape[1]
         path = self._path(rows) if alone else None

@@ -2,7 +2,7 @@
 
 import math
 import types
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -413,6 +413,17 @@ def leaps(optimizer: Optimizer, steps: int) -> float:
     return sum(lengths[:steps]) / steps / lengths[-1] if lengths[-1] else 1.0
 
 
+def lengthens(optimizer: Optimizer, steps: int) -> float:
+    """How many times as long as its first step the last of `steps` steps of `optimizer` is, with the same
+    gradients each time: up to 9 of SGD with a momentum of 0.9 in 20, 18 with 0.99, and hundreds of one that
+    finds its rate by itself, as Prodigy, or warms up; 1 of one that cannot step so."""
+    try:
+        lengths = [float(step.norm()) for step in _first_steps(optimizer, 1.0, count=steps)]
+    except Exception:  # an optimizer of somebody's own may want anything
+        return 1.0
+    return lengths[-1] / lengths[0] if lengths[0] else math.inf
+
+
 def _first_steps(
     optimizer: Optimizer, scale: float, decay: float | None = None, count: int = 1
 ) -> list[Tensor]:
@@ -447,9 +458,15 @@ def _first_steps(
 
 def copied_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Any:
     """A copy of `optimizer` with all that it holds; `memo` as of `copied`."""
-    own = copied(optimizer, memo)
+    for value in vars(optimizer).values():
+        if isinstance(value, Optimizer) and id(value) not in memo:
+            copied_optimizer(value, memo)
+    try:
+        own = copied(optimizer, memo)
+    except UserError:  # one around another, as Lookahead, asks that for its groups before it has it
+        memo[id(optimizer)] = own = object.__new__(type(optimizer))
     # torch copies only state and groups of an optimizer; LBFGS and others need the rest too.
     for name, value in vars(optimizer).items():
         if name not in vars(own) and name != "step":  # a scheduler's wrapper of the original
-            setattr(own, name, copied(value, memo))
+            vars(own)[name] = OrderedDict() if name.endswith("_hooks") else copied(value, memo)
     return own

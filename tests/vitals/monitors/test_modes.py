@@ -158,3 +158,10 @@ def test_no_hook_is_left_behind_by_a_validation_that_fails() -> None:
     with pytest.raises(ValueError, match="of the user"):
         fit(module, None, Modes(), max_epochs=3)
     assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_modes_are_seen_of_a_network_that_takes_no_hooks(tmp_path: Path) -> None:
+    modes = Modes()
+    fit(Foreign(torch.jit.script(mlp())), tmp_path, modes, max_epochs=2)
+    assert [each.message for each in modes.findings if each.cause == "skipped"] == []

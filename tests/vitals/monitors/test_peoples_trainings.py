@@ -1,6 +1,7 @@
 """What people's trainings have beside a network and a loss, and what is said of it."""
 
 import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -941,3 +942,101 @@ def test_weights_drawn_when_the_training_starts_are_those_looked_at(
     checks = quick(checks=["loss_at_chance"])
     fit(DrawsAtTheStart(itself), tmp_path, checks, limit_val_batches=0, limit_train_batches=1)
     assert alarms(checks.findings) == expected
+
+
+class ByItself(torch.optim.Optimizer):
+    """Doubles its step until it is as long as the one that it was made for, as those that find a rate do."""
+
+    def __init__(self, parameters: Any, grows: float) -> None:
+        super().__init__(parameters, {"lr": 1.0, "grows": grows})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = torch.enable_grad()(closure)() if closure else None
+        for group in self.param_groups:
+            group["rate"] = min(group.get("rate", 1e-5) * group["grows"], 0.05)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(group["lr"] * group["rate"] * parameter.grad)
+        return loss
+
+
+class Around(torch.optim.Optimizer):
+    """Around another optimizer, which it asks for the groups, as Lookahead."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner, self.state, self.defaults = inner, defaultdict(dict), {}
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.inner.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+class Steady(torch.optim.SGD):
+    """Keeps a number of its own outside of its groups."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr)
+        self.kept = 1.0
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.kept == 1.0
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda p: ByItself(p, 2.0), []),
+        (lambda p: ByItself(p, 1.0), ["learning-rate-too-low"]),
+        (lambda p: Around(Steady(p, 0.05)), []),
+        (lambda p: None, []),
+    ],
+    ids=["finds its rate", "keeps a low one", "around another", "none: the script steps by itself"],
+)
+def test_optimizers_of_any_make_are_looked_at(make: Any, expected: list[str], tmp_path: Path) -> None:
+    class Trained(Foreign):
+        def configure_optimizers(self) -> Any:
+            return make(self.parameters())
+
+    checks = quick(checks=["wiring", "tiny_subset", "step_size"], tiny_subset_steps=100)
+    fit(Trained(mlp()), tmp_path, checks, limit_val_batches=0, max_epochs=30)
+    assert alarms(checks.findings) == expected
+    skipped = [each.message for each in checks.findings if each.cause == "skipped"]
+    assert skipped == ["Step size: your configure_optimizers gives no optimizer with a parameter."] * (
+        make(mlp().parameters()) is None
+    )
+
+
+class Letters(Foreign):
+    """A language model as transformers has it: it takes labels, shifts them, and gives its loss in a table
+    beside its logits, which a head makes of what a trunk gives."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        trunk = nn.Sequential(nn.Embedding(17, 16), nn.GELU())
+        self.net = nn.ModuleDict({"trunk": trunk, "head": nn.Linear(16, 17)})
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> dict[str, Any]:
+        hidden = self.net["trunk"](tokens)
+        logits = self.net["head"](hidden)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"loss": loss, "logits": logits, "hidden_states": (hidden,)}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(*batch)["loss"]
+
+
+def test_the_logits_of_a_language_model_are_found_beside_its_loss(tmp_path: Path) -> None:
+    checks = quick(checks=["outputs", "loss_at_chance"])
+    letters = (digits()[0].flatten(1) * 4 + 4).long().clamp(0, 16)
+    data = DataLoader(TensorDataset(letters, letters), 32, shuffle=True)
+    fit(Letters(), tmp_path, checks, train=data, limit_val_batches=0)
+    assert {row.name: row.verdict for row in checks.rows} == {"outputs": "ok", "loss_at_chance": "ok"}
