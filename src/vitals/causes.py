@@ -180,7 +180,7 @@ _FAULTS = (
     ),
     Cause(
         "labels-random",
-        "labels do not belong to their images",
+        "labels do not belong to their samples",
         "before",
         ("overfitting", "underfitting"),
         symptom=True,
@@ -231,7 +231,7 @@ _VERDICTS = (
     _verdict(
         "inputs-informative", "real inputs teach more than zeroed ones, and what they teach generalizes"
     ),
-    _verdict("wiring-correct", "every parameter learns, images do not leak into each other, modes are right"),
+    _verdict("wiring-correct", "every parameter learns, samples keep apart, modes are right"),
     _verdict("inputs-prepared", "inputs, labels and batches are prepared as they should be"),
     _verdict("step-size-sensible", "the first update lowers the loss by a fair share of what is possible"),
     _verdict("variance-level", "the variance of the activations stays level through the network"),

@@ -55,6 +55,7 @@ NOT_HERE |= {
     "facts/idle",
     "facts/answers",
     "facts/places",
+    "facts/unlabelled",
     "facts/start_over_level",
     "facts/bursts",
     "facts/plays",

@@ -184,7 +184,7 @@ class Wiring:
         remedy = "Remove the softmax or sigmoid at the end of the network; the loss applies it."
         if self.over_batch:
             seen = (
-                "The network ends in a softmax over the images of the batch (the outputs of each class sum "
+                "The network ends in a softmax over the samples of the batch (the outputs of each class sum "
                 "to 1 over them), and the loss applies softmax itself, over the classes."
             )
             remedy = "Remove the softmax; with dim=1 it would be applied twice."
@@ -306,7 +306,7 @@ class Wiring:
         )
         if self.batch_statistics:
             seen += f": {_listed(self.batch_statistics)} use the batch's statistics."
-            remedy = "Let BatchNorm track running statistics, or normalize within each image."
+            remedy = "Let BatchNorm track running statistics, or normalize within each sample."
             where = self.batch_statistics[0]
             return [Finding("train-mode-evaluation", "warn", seen, remedy, where, self.leak, LEAK)]
         remedy = (

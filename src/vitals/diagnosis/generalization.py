@@ -419,6 +419,8 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
     many = many or (unknown and different >= NUMBERS)
     if run.fact("places", 0.0) >= PLACES and run.guess_loss > UNEVEN and _stays_with_a_guess(run):
         many, sure = different >= MASKS, "warn"
+    if run.fact("unlabelled", 0.0) > MOSTLY_LEFT_OUT:
+        sure = "note"  # a masked language model stays with how often each token is there for long
     if not run.finished or run.steps < ENOUGH or not many or not at_chance:
         return
     half = run.losses[len(run.losses) // 2 :]

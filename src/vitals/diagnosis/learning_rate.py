@@ -512,8 +512,9 @@ def no_rate_does_better(run: Run) -> bool:
 
 def tiny_batch(run: Run) -> bool:
     """Whether the gradient of a batch is mostly noise: of few samples, each of which has one answer, and not
-    as many as an image has pixels or a text has tokens."""
-    return run.batch_size * max(run.fact("answers", 1.0), 1.0) <= TINY_BATCH
+    as many as an image has pixels or boxes or a text has tokens; where that is not known, it is not."""
+    answers = run.fact("answers", 1.0 if run.has_class_numbers else math.inf)
+    return run.batch_size * max(answers, 1.0) <= TINY_BATCH
 
 
 def wants_trial(findings: Iterable[Finding]) -> bool:

@@ -45,7 +45,7 @@ class DeadLayer:
     def sentence(self) -> str:
         if self.dead > MOSTLY_DEAD:
             return f"'{self.layer}' is dead since step {self.step}: {self.dead:.0%} of its channels are zero"
-        return f"'{self.layer}' gives the same for every image since step {self.step}"
+        return f"'{self.layer}' gives the same for every sample since step {self.step}"
 
 
 def death(run: Run) -> DeadLayer | None:

@@ -337,8 +337,12 @@ class LearningCurves(Monitor):
         if self.given and not isinstance(loss, Tensor):
             # What one optimizer steps down is the sum of the parts; of several, losses are no curve.
             steps, parts = step - self.seen, len(self.given)
-            self.by_hand = steps < 2 if len(trainer.optimizers) == 1 else steps > 0 and parts == 1
-            self.of_step += [torch.stack(self.given).sum()] if self.by_hand else []
+            in_turn = steps > 1 and parts % steps == 0  # parts of a sequence, each with its step
+            self.by_hand = steps < 2 or in_turn if len(trainer.optimizers) == 1 else steps > 0 and parts == 1
+            if self.by_hand and in_turn:
+                self.losses += torch.stack(self.given).reshape(steps, -1).sum(1)
+            elif self.by_hand:
+                self.of_step.append(torch.stack(self.given).sum())
         self.given = []
         self.speed.after_batch(samples_in(batch) * trainer.world_size)
         if step == self.seen:

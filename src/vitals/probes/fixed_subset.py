@@ -240,9 +240,9 @@ class FixedSubsets:
     def facts(self) -> dict[str, float]:
         """What guessing gives, `chance_loss` in nats and `chance_accuracy` for class numbers, and for others
         `guess_loss`, that of the best outputs that are the same for all samples, `answers`, the numbers that
-        a sample's target has, or, where it is in no batch, its outputs, and `places` that have a class each,
-        as the pixels of a mask; how many samples the training subset has, and `train_as_is`, whether it was
-        drawn evenly and never changes."""
+        a sample's target has, or, where it is in no batch, its outputs, `places` that have a class each, as
+        the pixels of a mask, and the share of places that are `unlabelled`, below zero; how many samples the
+        training subset has, and `train_as_is`, whether it was drawn evenly and never changes."""
         inputs, labels = self.training
         found = {"train_subset": float(len(inputs) if isinstance(inputs, Tensor) else sum(labels))}
         found["train_as_is"] = float(self.as_they_are)
@@ -256,8 +256,10 @@ class FixedSubsets:
             answers = [each[0].numel() for each in rows or (self.step.outputs,) if isinstance(each, Tensor)]
             if answers:
                 found["answers"] = float(max(answers))
-            if isinstance(labels, Tensor) and not labels.is_floating_point() and inputs.is_floating_point():
-                found["places"] = float(labels[0].numel())
+            if isinstance(labels, Tensor) and not labels.is_floating_point():
+                found["unlabelled"] = float((labels < 0).float().mean())
+                if inputs.is_floating_point():
+                    found["places"] = float(labels[0].numel())
         return found
 
     def guess(self, targets: Any) -> dict[str, float]:

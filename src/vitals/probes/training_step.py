@@ -122,12 +122,20 @@ class TrainingStep(WatchedStep):
             return False
         return outputs.ndim > 0 and len(outputs) == self.rows.size > 0
 
+    def _ends_in_places(self) -> bool:
+        """Whether a single call gives the outputs, or the last of several, a class for each place of a
+        sample; what two networks give may be compared, which no exchange of the first samples shows."""
+        assert self.outputs is not None
+        return len(self.calls) == 1 or (self.outputs.ndim > 2 and self.classes() > 0)
+
     def _find_path(self) -> None:
         """Take what leads from tensors of the batch to the outputs for one network: a single call with
-        several of them, or several calls, where the loss takes class numbers and these outputs alone."""
+        several of them, or several calls, where the loss takes class numbers, of each sample or of each of
+        its places, and these outputs alone."""
         self._find_targets()
         rows = self.rows.of(self.rows.example)
-        alone = self.network is not None and self._needs_outputs_alone(rows)
+        alone = self.class_numbers or (self.network is not None and self._ends_in_places())
+        alone = alone and self._needs_outputs_alone(rows)
         if self.class_numbers and not alone and self.outputs is not None:
             self.beside = self.outputs.shape[1]
         path = self._path(rows) if alone else None

@@ -83,7 +83,7 @@ def test_a_kink_in_an_operation_nobody_can_see_into_is_told_from_a_wrong_gradien
     class Abs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.tensor([1e-8, 0.5, -0.5, 0.2]))
+            self.weight = nn.Parameter(torch.tensor([1e-13, 0.5, -0.5, 0.2]))
 
         def forward(self, x: Tensor) -> Tensor:
             return x * NumpyAbs.apply(self.weight)
@@ -101,3 +101,20 @@ def test_the_centred_error_falls_with_the_square_of_the_step_the_forward_error_w
     assert error[1e-2].forward / error[1e-3].forward == pytest.approx(10, rel=0.1)
     assert study.best_step in (1e-4, 1e-5, 1e-6)
     assert error[1e-10].centred > 1e-8
+
+
+def test_a_norm_of_zeros_is_no_wrong_gradient() -> None:
+    class Masked(nn.Module):
+        """A token for what is masked that begins at zero, as those of masked autoencoders."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(8))
+            self.norm, self.head = nn.LayerNorm(8, eps=1e-12), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(torch.cat([x, self.token.expand(len(x), 8)])))[len(x) :]
+
+    torch.manual_seed(0)
+    check = check_gradients(Masked(), lambda y, _: y.sin().sum(), torch.rand(4, 8), None)
+    assert causes(check, "warn", "fail") == [], str(check)

@@ -93,6 +93,9 @@ def test_labels_are_named_where_a_network_that_is_able_learns_nothing_of_many_sa
     tokens = {"accuracy/train_eval": [], "accuracy/val_eval": [], "facts/chance_accuracy": [math.nan]}
     tokens |= {"facts/chance_loss": [math.nan], "facts/guess_loss": [2.3], "loss/train_eval": [2.3]}
     assert alarms(Run(record(level(), measured=many | tokens).history, able)) == ["labels-random"]
+    # A masked language model stays with how often each token is there for long.
+    masked = many | tokens | {"facts/unlabelled": [0.85]}
+    assert alarms(Run(record(level(), measured=masked).history, able)) == []
     # As of episodes of a few classes, whose loss says little of what was learned.
     noisy = [2.3 + 1.9 * (-1) ** step for step in range(STEPS)]
     assert alarms(Run(record(noisy, measured=many | tokens).history, able)) == []
@@ -119,6 +122,7 @@ def test_a_long_first_step_is_not_blamed_where_no_rate_comes_further() -> None:
         (thrown, 1.1, 1024.0, 0.4, []),
         (thrown, 1.1, 1024.0, 2.0, ["learning-rate-too-high"]),
         (thrown, 0.7, 1.0, 0.4, ["batch-too-small"]),
+        (thrown, 0.7, math.nan, 0.4, ["learning-rate-too-high"]),  # as of boxes, which may be many
     ):
         measured = numbers | {"facts/working_loss": [lower], "facts/answers": [answers]}
         measured |= {"update_ratio_summary/max": [largest, *[3e-3] * 9]}

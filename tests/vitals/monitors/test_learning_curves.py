@@ -201,6 +201,26 @@ def test_manual_steps_without_a_returned_loss_have_what_they_give_to_manual_back
     assert events.tags(prefix="loss/") == ["loss/train_step"]
 
 
+def test_a_batch_whose_parts_each_have_their_step_has_a_loss_for_each(tmp_path: Path) -> None:
+    class InParts(Manual):
+        """As a long sequence, whose gradients are cut off between its parts."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            for x, y in zip(batch[0].chunk(2), batch[1].chunk(2), strict=True):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(self.net(x), y)
+                self.manual_backward(loss)
+                optimizer.step()
+                self.remember(y, loss)
+
+    module = InParts(mlp())
+    _, _, diagnosis = watched(module, tmp_path, LearningCurves(1, subset_samples=0))
+    series = diagnosis.recorder.history.series("loss/train_step")
+    assert series.steps == list(range(1, 1 + len(series.steps)))
+    assert series.values == pytest.approx([loss for _, loss in module.seen], rel=1e-4)
+
+
 def test_without_class_numbers_the_subsets_have_a_loss_alone(tmp_path: Path) -> None:
     class Regression(Foreign):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -1040,3 +1040,18 @@ def test_the_logits_of_a_language_model_are_found_beside_its_loss(tmp_path: Path
     data = DataLoader(TensorDataset(letters, letters), 32, shuffle=True)
     fit(Letters(), tmp_path, checks, train=data, limit_val_batches=0)
     assert {row.name: row.verdict for row in checks.rows} == {"outputs": "ok", "loss_at_chance": "ok"}
+
+
+def test_two_networks_whose_outputs_are_compared_are_not_taken_for_one(tmp_path: Path) -> None:
+    class Pairs(Foreign):
+        def __init__(self) -> None:
+            super().__init__(mlp())
+            self.other = mlp()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen, beside = (F.normalize(each) for each in (self.net(batch[0]), self.other(batch[0].flip(3))))
+            return F.cross_entropy(10 * seen @ beside.T, torch.arange(len(seen)))
+
+    checks = quick(checks=["outputs", "tiny_subset"], tiny_subset_steps=100)
+    fit(Pairs(), tmp_path, checks, limit_val_batches=0)
+    assert {row.name: row.verdict for row in checks.rows} == {"tiny_subset": "ok"}

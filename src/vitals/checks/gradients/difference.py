@@ -21,6 +21,9 @@ UNCOMFORTABLE = 1e-4
 TOO_SMALL = 1e-10
 """Gradients below it, where the largest is about 1, are not told from zero (cs231n: "worrying")."""
 
+UNSETTLED = 0.1
+"""Share by which the slopes of the two smallest steps, ten times apart, may differ: where the loss is smooth
+on their scale, that is the truncation error of the larger one."""
 _RETRIES = 3  # times a tenth of the smallest step, where kinks leave no better
 _SAFETY = 3.0  # on rounding errors of a difference, which stay below twice the noise / h (measured)
 _POINTS = 8  # to measure them at
@@ -173,7 +176,9 @@ class Differences:
             ((rounding(slope.h) + spread * slope.h, slope) for slope in slopes), key=lambda pair: pair[0]
         )
         difference = abs(analytic - best.centred)
-        hidden = difference > uncertainty and _hidden_kink(slopes, difference - uncertainty, rounding)
+        hidden = difference > uncertainty and (
+            not _settled(slopes, rounding) or _hidden_kink(slopes, difference - uncertainty, rounding)
+        )
         size = max(abs(analytic), abs(best.centred))
         tiny = size < TOO_SMALL or difference <= uncertainty > UNCOMFORTABLE * size
         return Estimate(analytic, best.centred, uncertainty, best.h, kink=hidden, too_small=tiny)
@@ -272,7 +277,15 @@ def _agree(analytic: float, numeric: float) -> bool:
 def _decided(slopes: Sequence[Slope], analytic: float, rounding: Callable[[float], float]) -> bool:
     if len(slopes) == 1:  # a second step is needed to tell truncation from a wrong gradient
         return abs(analytic - slopes[0].centred) <= rounding(slopes[0].h)
-    return len(slopes) > 1
+    return len(slopes) > 1 and _settled(slopes, rounding)
+
+
+def _settled(slopes: Sequence[Slope], rounding: Callable[[float], float]) -> bool:
+    """Whether the slopes of the two smallest steps are about the same, as at any smooth place: a norm of
+    zeros divides by the root of its epsilon, 1e-6, so that only far smaller steps show a slope there."""
+    narrow, wider = sorted(slopes, key=lambda slope: slope.h)[:2] if len(slopes) > 1 else (*slopes, *slopes)
+    largest = max(abs(narrow.centred), abs(wider.centred))
+    return abs(narrow.centred - wider.centred) <= UNSETTLED * largest + rounding(narrow.h)
 
 
 def _hidden_kink(slopes: Sequence[Slope], difference: float, rounding: Callable[[float], float]) -> bool:
