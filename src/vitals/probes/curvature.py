@@ -1,7 +1,8 @@
 """How strongly the loss is curved along its steepest direction, and which rate its steps bear there."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,9 @@ def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = mat
         (rate / size).sqrt() if isinstance(size := _size(optimizer, parameter), Tensor) else math.sqrt(rate)
         for parameter, rate in zip(parameters, rates, strict=True)
     ]
-    gradients = torch.autograd.grad(loss(), parameters, create_graph=True, allow_unused=True)
+    anchor = torch.zeros((), requires_grad=True) * 1  # older than the graph
+    with _nothing_left_waiting(anchor):
+        gradients = torch.autograd.grad(loss(), parameters, create_graph=True, allow_unused=True)
     reached = [place for place, gradient in enumerate(gradients) if gradient is not None]
     found = [gradient for gradient in gradients if gradient is not None and gradient.requires_grad]
     if len(found) < len(reached) or not found:  # linear in some of them
@@ -64,7 +67,8 @@ def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = mat
             break
         direction = [part / length for part in direction]
         scaled = [scale * part for scale, part in zip(scales, direction, strict=True)]
-        product = torch.autograd.grad(found, parameters, scaled, retain_graph=True, allow_unused=True)
+        with _nothing_left_waiting(anchor):
+            product = torch.autograd.grad(found, parameters, scaled, retain_graph=True, allow_unused=True)
         turned = [
             torch.zeros_like(part) if each is None else scale * each
             for part, each, scale in zip(direction, product, scales, strict=True)
@@ -72,6 +76,18 @@ def curvature(loss: Callable[[], Tensor], optimizer: Optimizer, end: float = mat
         value = sum(float(double(a * b).sum()) for a, b in zip(direction, turned, strict=True))
         direction = turned
     return Curvature(value if value > 0 else math.nan, limit / float(fastest["lr"]))
+
+
+@contextmanager
+def _nothing_left_waiting(anchor: Tensor) -> Iterator[None]:
+    """Where autograd gives up, as it does where an operation, such as fused attention, has no second
+    derivative, what it has not come to stays in a queue of the thread, with all that the graph keeps, until
+    something older has had its turn; hooks in it that are freed at the very end of a process crash it."""
+    try:
+        yield
+    except BaseException:
+        anchor.backward()
+        raise
 
 
 def _bearable(optimizer: Optimizer, group: dict[str, object]) -> float | None:

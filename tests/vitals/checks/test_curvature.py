@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Adam, RMSprop
 
 from vitals.probes.curvature import curvature
@@ -64,3 +71,27 @@ def test_nothing_is_said_of_other_optimizers_nor_of_a_loss_that_is_a_plane() -> 
     weights, _ = parabola()
     assert curvature(lambda: (weights**2).sum(), RMSprop([weights], lr=0.1)) is None
     assert curvature(lambda: weights.sum(), SGD([weights], lr=0.1)) is None
+
+
+def test_nothing_of_a_graph_without_second_derivative_stays_in_memory() -> None:
+    class Kept:
+        pass
+
+    kept = Kept()
+    alive = weakref.ref(kept)
+    x, projection = torch.rand(2, 1, 4, 8), nn.Linear(8, 8)
+
+    def loss(kept: Any) -> Tensor:
+        with saved_tensors_hooks(lambda saved: (saved, kept), lambda packed: packed[0]):
+            queries = projection(x)
+            return F.scaled_dot_product_attention(queries, queries, queries).square().mean()
+
+    said = ""
+    try:
+        curvature(partial(loss, kept), SGD(projection.parameters(), 0.1))
+    except RuntimeError as error:  # `pytest.raises` would keep its frames, and with them the graph
+        said = str(error)
+    assert "not implemented" in said
+    del kept, loss
+    gc.collect()
+    assert alive() is None
