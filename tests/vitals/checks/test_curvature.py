@@ -82,9 +82,10 @@ def test_nothing_of_a_graph_without_second_derivative_stays_in_memory() -> None:
     x, projection = torch.rand(2, 1, 4, 8), nn.Linear(8, 8)
 
     def loss(kept: Any) -> Tensor:
-        with saved_tensors_hooks(lambda saved: (saved, kept), lambda packed: packed[0]):
-            queries = projection(x)
-            return F.scaled_dot_product_attention(queries, queries, queries).square().mean()
+        with saved_tensors_hooks(lambda saved: (saved.detach(), kept), lambda packed: packed[0]):
+            before, queries, after = projection(x).sin(), projection(x), projection(x).cos()
+            mixed = F.scaled_dot_product_attention(queries, queries, queries)
+            return (before * mixed * after).square().mean()
 
     said = ""
     try:
