@@ -160,3 +160,71 @@ def test_a_mistake_in_ones_own_gets_a_sentence(
     assert answer in said
     assert "Traceback" not in said
     assert set(place.iterdir()) == before
+
+
+REFUSING = """
+from torch import nn
+
+from mine.data import Tables
+from mine.module import Regression
+from mine.optimizer import SignDescent
+
+
+class Rows(Tables):
+    def __init__(self, samples, batch_size: int, seed: int) -> None:
+        super().__init__(int(samples), batch_size, seed)
+
+
+class Positive(Regression):
+    def __init__(self, network, optimizer, schedule, delta: float) -> None:
+        if delta <= 0:
+            raise ValueError("delta must be positive")
+        super().__init__(network, optimizer, schedule, delta)
+
+
+class Mistaken(Regression):
+    def __init__(self, network, optimizer, schedule, delta: float) -> None:
+        self.width = self.widht
+
+
+class Wide(nn.Sequential):
+    def __init__(self, inputs: int, width: int, act: str = "tanh") -> None:
+        assert width > 0
+        made = {"tanh": nn.Tanh, "relu": nn.ReLU}[act]
+        super().__init__(nn.Linear(inputs, width), made(), nn.Linear(width, 1))
+
+
+class Small(SignDescent):
+    def __init__(self, params, lr: float) -> None:
+        if lr > 1:
+            raise ValueError("lr must be 1 at most")
+        super().__init__(params, lr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["data._target_=mine.refusing.Rows", "data.samples=many"], r"data: invalid literal .*\.Rows, Value"),
+        (["module._target_=mine.refusing.Positive", "module.delta=-1"], "module: delta must be positive (mi"),
+        (["network._target_=mine.refusing.Wide", "network.width=0"], "at `assert width > 0` (refusing.py,"),
+        (["network._target_=mine.refusing.Wide", "+network.act=thna"], "network: there is no 'thna' (mine"),
+        (["optimizer._target_=mine.refusing.Small", "optimizer.lr=9"], "optimizers: lr must be 1 at most ("),
+    ],
+)
+def test_what_ones_own_class_refuses_is_said_with_the_line_that_did_and_leaves_nothing(
+    place: Path, words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "mine" / "refusing.py").write_text(REFUSING)
+    assert command("train", *MINE, *words, "hydra.run.dir=refused") == 2
+    said = capsys.readouterr().err
+    assert re.search(answer if "*" in answer else re.escape(answer), said), said
+    assert "Traceback" not in said
+    assert not (place / "refused").exists()
+
+
+def test_a_mistake_in_the_code_of_ones_own_class_keeps_its_traceback(place: Path) -> None:
+    (place / "mine" / "refusing.py").write_text(REFUSING)
+    with pytest.raises(AttributeError, match="widht"):
+        command("train", *MINE, "module._target_=mine.refusing.Mistaken", "hydra.run.dir=mistaken")
+    assert json.loads((place / "mistaken" / "status.json").read_text())["status"] == "failed"

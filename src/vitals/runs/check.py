@@ -15,6 +15,7 @@ from vitals.errors import ChecksFailed, UserError
 from vitals.findings import worst_level
 from vitals.runs.instantiate import FLAGS_OF_A_TRIAL, build_checks, build_trainer, quiet_lightning
 from vitals.runs.project import Project
+from vitals.runs.resume import fit
 
 
 def check(config: DictConfig, project: Project) -> SanityChecks:
@@ -34,7 +35,7 @@ def check(config: DictConfig, project: Project) -> SanityChecks:
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [*checks, _Stop()]
         trainer = build_trainer(config, **FLAGS_OF_A_TRIAL, callbacks=callbacks, default_root_dir=folder)
-        trainer.fit(module, datamodule=data)
+        fit(trainer, module, data, None)
     for row in checks[0].rows:
         if isinstance(row.result, LayerVariance):
             said = f"\nVariance of what enters each layer\n{row.result.table()}"

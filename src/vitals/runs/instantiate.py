@@ -51,22 +51,46 @@ PARTS = ("network", "optimizer", "schedule", "momentum_schedule")
 """Config groups of which a module may ask for what is made."""
 FLAGS_OF_A_TRIAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 """Of a trainer that leaves nothing behind."""
-REFUSALS = (TypeError, ValueError, RuntimeError, ImportError, AttributeError, MisconfigurationException)
+REFUSALS: tuple[type[Exception], ...] = (TypeError, ValueError, RuntimeError, ArithmeticError, OSError)
+REFUSALS += (AssertionError, ImportError, AttributeError, MisconfigurationException)
 """By which constructors refuse their arguments."""
+MISTAKES_IN_CODE = (ImportError, AttributeError, RecursionError)
+"""Of these, what in somebody's own code is a mistake of the code, of which they need the traceback."""
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def attempt(where: str, make: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """`make(*arguments, **keywords)`, for the config group `where`; `UserError` if the constructor refuses
-    its arguments, with what it said."""
+    its arguments, with what it said. A mistake in somebody's own code keeps its traceback."""
     try:
         return make(*arguments, **keywords)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise UserError(f"{where}: {one_line(error.__cause__ or error)}") from error
-    except REFUSALS as error:
-        raise UserError(f"{where}: {one_line(error)}") from error
+    except Exception as error:
+        cause = (isinstance(error, InstantiationException) and error.__cause__) or error
+        if (problem := refusal(where, cause, make)) is None:
+            raise cause from None
+        raise problem from error
+
+
+def refusal(where: str, error: BaseException, make: Any = None) -> UserError | None:
+    """What is said of an `error` that `make` has raised for the config group `where`, if by it a value was
+    refused, with the line of somebody's own code that did so; None of a mistake in the code."""
+    if isinstance(error, UserError):
+        return error
+    own, said = failed_at(error), one_line(error)
+    if isinstance(error, KeyError):  # of a table of what there is: refused, where a value is the key
+        given = getattr(make, "keywords", {}).values()
+        refused = any(isinstance(value, str | int) and error.args == (value,) for value in given)
+        said = f"there is no {said}"
+    else:
+        refused = isinstance(error, REFUSALS) and not (own and isinstance(error, MISTAKES_IN_CODE))
+    if not refused:
+        return None
+    if own:
+        target = getattr(make, "func", None)
+        name = f"{target.__module__}.{target.__qualname__}, " if isinstance(target, type) else ""
+        kind = type(error).__name__
+        said = f"{said or kind} ({name}{kind} at {own}; HYDRA_FULL_ERROR=1 shows the traceback)"
+    return UserError(f"{where}: {said}")
 
 
 def made(where: str, config: Any, **further: Any) -> Any:

@@ -1,6 +1,7 @@
 """Go on with a run: what must hold before its last checkpoint is loaded."""
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from vitals.errors import UserError
 from vitals.runs.callbacks.tensorboard import RunTensorBoard
 from vitals.runs.config.resume import fingerprint
-from vitals.runs.instantiate import load_checkpoint, plain, require_same_network
+from vitals.runs.instantiate import load_checkpoint, plain, refusal, require_same_network
 from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder, shown
 
@@ -107,13 +108,21 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: Any, checkpoint: Pa
     """Train from `checkpoint` on.
 
     Where that was saved at the end of the training, which broke off only later, no step is taken: everything
-    is restored, and only what follows the last epoch is done.
+    is restored, and only what follows the last epoch is done. `UserError` if an optimizer or its schedule
+    refuses its arguments as the module makes it.
     """
     if checkpoint is not None:
         trainer.fit_loop.__class__ = _ResumedLoop
     # Lightning can be told from 2.6 on; before it, it unpickles whatever the checkpoint holds.
     safe = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
+    except Exception as error:
+        made = "configure_optimizers"
+        places = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if made in places and (problem := refusal(made, error)) is not None:
+            raise problem from error
+        raise
 
 
 class _ResumedLoop(_FitLoop):

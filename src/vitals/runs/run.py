@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import secrets
+import shutil
 import sys
 import traceback
 import warnings
@@ -84,12 +85,13 @@ def run(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
         if getattr(rank_zero_only, "rank", 0) or int(os.environ.get("LOCAL_RANK", 0)):
             return _go_along(config, folder, road)
         folder.path.mkdir(parents=True, exist_ok=True)
+        new = {place.name for place in folder.path.iterdir()} <= {"train.log"}
         locked = stack.enter_context(held(folder.path, read_json(folder.status)))
         if not config.resume:  # another may have begun, and ended, since the command was looked at
             folder.require_new()
         signals.last_words = lambda: folder.write_status("interrupted", ended=now(), error=None)
         stack.callback(setattr, signals, "last_words", lambda: None)
-        return _walk(config, folder, road, signals, locked)
+        return _walk(config, folder, road, signals, locked, new)
 
 
 def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, float]:
@@ -105,9 +107,10 @@ def _go_along(config: DictConfig, folder: RunFolder, road: Road) -> dict[str, fl
 
 
 def _walk(
-    config: DictConfig, folder: RunFolder, road: Road, signals: Signals, locked: bool
+    config: DictConfig, folder: RunFolder, road: Road, signals: Signals, locked: bool, new: bool
 ) -> dict[str, float]:
-    """As the first or only process, which alone writes the records."""
+    """As the first or only process, which alone writes the records. A `new` folder, which nothing but this
+    run has written to, is taken away where a value was refused before there was anything to tell."""
     try:
         with signals.deferred():
             config = _record_start(config, folder, locked)
@@ -136,6 +139,9 @@ def _walk(
             with suppress(CannotWrite):
                 folder.write_status("failed", ended=now(), error=str(problem))
             raise problem from error
+        if new and isinstance(error, UserError) and not folder.tells_something:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
         folder.write_status("failed", ended=now(), error=f"{type(error).__name__}: {error}")
         _report(config, folder)
         if _said_by_trainer(error):

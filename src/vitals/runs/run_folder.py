@@ -136,6 +136,11 @@ class RunFolder:
         return self.last_checkpoint.exists() or (self.checkpoints / "previous.ckpt").exists()
 
     @property
+    def tells_something(self) -> bool:
+        """Whether there is more of the run than its configuration: what was seen, measured or learned."""
+        return any(map(Path.exists, (self.checkpoints, self.metrics, self.findings)))
+
+    @property
     def begins_again(self) -> bool:
         """Whether the run broke off before it came to its first checkpoint."""
         status = self.read_status()
