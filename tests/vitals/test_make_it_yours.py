@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -228,3 +230,54 @@ def test_a_mistake_in_the_code_of_ones_own_class_keeps_its_traceback(place: Path
     with pytest.raises(AttributeError, match="widht"):
         command("train", *MINE, "module._target_=mine.refusing.Mistaken", "hydra.run.dir=mistaken")
     assert json.loads((place / "mistaken" / "status.json").read_text())["status"] == "failed"
+
+
+APPLICATION = """
+import hydra
+from hydra.utils import instantiate
+
+
+@hydra.main(version_base="1.3", config_path=".", config_name="main")
+def main(config):
+    if config.get("only_trainer"):
+        print(config.trainer.max_epochs)
+        return
+    trainer = instantiate(
+        config.trainer,
+        logger=[instantiate(each) for each in config.logger.values()],
+        callbacks=[instantiate(each) for each in config.callbacks.values()],
+    )
+    print(trainer.default_root_dir, trainer.logger.save_dir, trainer.checkpoint_callback.metric.name)
+
+
+main()
+"""
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script with the configuration that the page shows for it."""
+    section = PAGE.read_text("utf-8").partition("## An application of your own")[2]
+    (tmp_path / "main.yaml").write_text(section.partition("```yaml\n")[2].partition("```")[0])
+    (tmp_path / "app.py").write_text(APPLICATION)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "app.py"
+
+
+def test_an_application_of_ones_own_composes_our_groups(application: Path) -> None:
+    words = [sys.executable, str(application), "+only_trainer=true"]  # nothing of ours is imported before
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("20\n", 0), done.stderr
+
+
+def test_an_application_of_ones_own_builds_what_is_in_our_groups(
+    application: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = [f"hydra/{name}_logging=disabled" for name in ("job", "hydra")]
+    monkeypatch.setattr(
+        sys, "argv", [str(application), "hydra.run.dir=here", "logger=[tensorboard,csv]", *quiet]
+    )
+    runpy.run_path(str(application), run_name="__main__")
+    folder = str(application.parent / "here")
+    assert capsys.readouterr().out == f"{folder} {folder} val/loss\n"

@@ -2,3 +2,5 @@
 
 Imported at every start of a command, so it imports as little as it can.
 """
+
+from vitals.runs.config import resolvers as resolvers

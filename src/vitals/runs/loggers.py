@@ -1,9 +1,14 @@
-"""Lightning's loggers, told of the run: its folder, name and sweep, and what it was before it was resumed."""
+"""Lightning's loggers, told of the run: its folder, name and sweep, and what it was before it was resumed.
 
+Where another application than `vitals` builds them, the folder is that which Hydra gives it.
+"""
+
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -11,6 +16,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vitals.files import mended_table, read_table, telling, write_table
 from vitals.writers.trackio import TrackioLogger
+
+
+def output_folder() -> str:
+    """The folder that Hydra gives an application, or else the working folder."""
+    return str(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else os.getcwd()
 
 
 class CurvesFile(ExperimentWriter):
@@ -45,8 +55,9 @@ class RunCSV(CSVLogger):
     """Lightning's CSVLogger, with `curves.csv` in `save_dir`, the run's folder, itself and no
     `hparams.yaml`."""
 
-    def __init__(self, save_dir: str | Path, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+    def __init__(self, save_dir: str | Path | None = None, flush_logs_every_n_steps: int = 100) -> None:
+        folder = save_dir or output_folder()
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     @property
     @rank_zero_experiment
@@ -76,8 +87,15 @@ class RunWandb(WandbLogger):
     `resumed_as` that it had before it was resumed. `options` are of WandbLogger and of `wandb.init`."""
 
     def __init__(
-        self, save_dir: str, run_name: str, group: str | None, resumed_as: str | None, **options: Any
+        self,
+        save_dir: str | None = None,
+        run_name: str | None = None,
+        group: str | None = None,
+        resumed_as: str | None = None,
+        **options: Any,
     ) -> None:
+        save_dir = save_dir or output_folder()
+        run_name = run_name or Path(save_dir).name
         super().__init__(name=run_name, save_dir=save_dir, id=resumed_as, group=group, **options)
 
 
@@ -85,8 +103,15 @@ class RunTrackio(TrackioLogger):
     """The same for Trackio, which knows a run by its name; so a job's begins with that of its sweep."""
 
     def __init__(
-        self, save_dir: str, run_name: str, group: str | None, resumed_as: str | None, **options: Any
+        self,
+        save_dir: str | None = None,
+        run_name: str | None = None,
+        group: str | None = None,
+        resumed_as: str | None = None,
+        **options: Any,
     ) -> None:
+        save_dir = save_dir or output_folder()
+        run_name = run_name or Path(save_dir).name
         name = resumed_as or (f"{group}_{run_name}" if group else run_name)
         resume = "allow" if resumed_as else "never"
         super().__init__(run_name=name, group=group, save_dir=save_dir, resume=resume, **options)
@@ -99,10 +124,10 @@ class RunMLFlow(MLFlowLogger):
 
     def __init__(
         self,
-        save_dir: str,
-        run_name: str,
-        group: str | None,
-        resumed_as: str | None,
+        save_dir: str | None = None,
+        run_name: str | None = None,
+        group: str | None = None,
+        resumed_as: str | None = None,
         tracking_uri: str | None = None,
         **options: Any,
     ) -> None:
@@ -110,8 +135,9 @@ class RunMLFlow(MLFlowLogger):
 
         options["tags"] = {**(options.get("tags") or {}), **({"sweep": group} if group else {})}
         uri = tracking_uri or mlflow.get_tracking_uri()
-        super().__init__(run_name=run_name, run_id=resumed_as, tracking_uri=uri, **options)
-        self.folder = save_dir
+        self.folder = save_dir or output_folder()
+        name = run_name or Path(self.folder).name
+        super().__init__(run_name=name, run_id=resumed_as, tracking_uri=uri, **options)
         self.has_parameters = resumed_as is not None
 
     @property

@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from vitals.bounded_yaml import flat
 from vitals.runs.config.schema import RunSchema
+from vitals.runs.loggers import output_folder
 
 FIRST = ("optimizer", "optimizer.lr", "schedule")
 """Columns of the hparams tab that come first: it has five of them, what differs before what does not, and
@@ -22,8 +23,9 @@ class RunTensorBoard(TensorBoardLogger):
     """Lightning's TensorBoardLogger with the event files in `save_dir`, the run's folder, itself, and no
     `hparams.yaml`, as `config.yaml` holds what that would. `options` are of torch's `SummaryWriter`."""
 
-    def __init__(self, save_dir: str | Path, **options: Any) -> None:
-        super().__init__(str(save_dir), name="", version="", default_hp_metric=False, **options)
+    def __init__(self, save_dir: str | Path | None = None, **options: Any) -> None:
+        folder = str(save_dir or output_folder())
+        super().__init__(folder, name="", version="", default_hp_metric=False, **options)
 
     @rank_zero_only
     def position(self) -> dict[str, int]:

@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vitals.errors import UserError, one_line
+from vitals.runs.config import resolvers as resolvers
 from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
-from vitals.runs.config.trainer_arguments import half_precision, trainer_arguments
+from vitals.runs.config.trainer_arguments import trainer_arguments
 from vitals.runs.quoting import hydra_value
 
 
@@ -39,10 +40,6 @@ def _arguments(node: Any) -> Collection[str]:
         return ()
 
 
-OmegaConf.register_new_resolver(
-    "epochs_unless", lambda epochs, steps, time: epochs if steps == -1 and time is None else -1, replace=True
-)
-OmegaConf.register_new_resolver("half_precision", half_precision, replace=True)
 MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
 NOTHING = ("null", "[]", "false")
