@@ -148,6 +148,21 @@ def test_ones_own_code_is_what_lies_outside_of_the_folder(
     assert "trust=" in refusal({"network": {"_target_": "nets.net"}}, run)
 
 
+def test_what_was_installed_into_a_folder_beside_ones_own_code_is_not_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pip install --target` does, with a record of what it has put there."""
+    for package in ("bought_nets", "own_nets"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("def net(): pass\n")
+    record = tmp_path / "bought_nets-1.0.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("bought_nets/__init__.py,sha256=0,16\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    require_allowed({"network": {"_target_": "own_nets.net"}}, tmp_path / "logs" / "config.yaml")
+    assert "trust=" in refusal({"network": {"_target_": "bought_nets.net"}}, tmp_path / "logs")
+
+
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -137,6 +137,8 @@ class OwnCode:
 
     def _is_from_elsewhere(self, path: Path) -> bool:
         path = path.resolve()
+        if path not in self.roots and is_installed(path):  # into one of them, as with pip install --target
+            return True
         return any(path.is_relative_to(place) or place.is_relative_to(path) for place in self.from_elsewhere)
 
 
