@@ -35,7 +35,7 @@ from vitals.runs.config.overrides import Overrides, groups, own_search_path, pla
 from vitals.runs.config.resume import OF_SWEEPS, PATIENCE, resumed_config, same_run
 from vitals.runs.kept_code import copied, environment
 from vitals.runs.quoting import COMMANDS, hydra_value, program, this_program
-from vitals.runs.run_folder import SWEEP, RunFolder, shown
+from vitals.runs.run_folder import SWEEP, TYPED_IN, RunFolder, shown
 from vitals.runs.signals import Interrupted, Signals
 from vitals.sweeps.jobs.backends import not_of_hydra
 from vitals.sweeps.jobs.folder import folder_name
@@ -71,6 +71,9 @@ def answers_mistakes() -> Iterator[None]:
     except Interrupted:
         print("\nInterrupted.", file=sys.stderr)
         raise
+    except BrokenPipeError:  # of `| head`, say: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except Exception as error:
         if full_error or (problem := _mistake(error)) is None:
             raise
@@ -195,6 +198,13 @@ def with_primary_configuration(command: Command) -> Command:
     return replace(command, config_dir=config_dir, config_name=config_name)
 
 
+def _add_words(*further: str) -> None:
+    """Put `further` words into `sys.argv` behind the others: after an option Hydra's parser takes none."""
+    words = get_args_parser().parse_args().overrides
+    last = max((place for place, word in enumerate(sys.argv) if place and word in words), default=0)
+    sys.argv[last + 1 : last + 1] = further
+
+
 def _without_flag(words: list[str], *names: str) -> list[str]:
     """The words without a flag and its value."""
     for place, word in enumerate(words):
@@ -229,7 +239,7 @@ def check_command_line(command: Command) -> None:
     searched = any(word.startswith("search=") for word in words)
     if flags.multirun and not searched and any("interval(" in word for word in words):
         further = ["search=random", "~search.space"]  # of the intervals that are given, and nothing else
-        sys.argv += further
+        _add_words(*further)
         words += further
     for word in words:
         of_hydra = word.startswith(HYDRAS_OWN)
@@ -312,7 +322,7 @@ def _check_resumed_run(command: Command, overrides: Overrides, resume: Any) -> N
         folder.require_free()
         print(f"going on with {shown(folder.path)}", flush=True)
     config = resumed_config(folder, overrides.arguments, list(overrides.groups))
-    sys.argv.append(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
+    _add_words(f"hydra.run.dir={hydra_value(folder.path.absolute())}")
     command.check(config)
     _try_out(command, config)
 
@@ -375,7 +385,8 @@ def _find_same_run(overrides: Overrides, command: Command) -> None:
         given = OmegaConf.select(config, "trust") or []
         names += [given] if isinstance(given, str) else given
         ours.append(f"trust=[{','.join(map(hydra_value, names))}]")
-    sys.argv[1:] = [*ours, f"resume={hydra_value(folder.path)}"]
+    sys.argv[1:] = ours
+    _add_words(f"resume={hydra_value(folder.path)}")
 
 
 def print_help(command: Command, words: list[str]) -> None:
@@ -387,6 +398,10 @@ def print_help(command: Command, words: list[str]) -> None:
     parts = {name.upper(): shlex.join(program(command=name)) for name in commands}
     parts["APP_CONFIG_GROUPS"] = "\n".join(f"{group}: {', '.join(known[group])}" for group in known)
     parts["CONFIG"] = OmegaConf.to_yaml(task)
+    names = {group: OmegaConf.select(config, f"{group}._target_") for group in ("module", "network")}
+    made = " with ".join(str(name).rpartition(".")[-1] for name in names.values() if name)
+    data, metric = overrides.choices().get("data"), OmegaConf.select(config, "metric.name")
+    parts["SETUP"] = f"{made} on data={data}, judged by {metric}"
     print(Template(config.hydra.help.template).safe_substitute(parts))
 
 
@@ -412,21 +427,25 @@ def _on_one_search_path(command: Command) -> list[str]:
     own = own_search_path(command.config_dir, command.config_name)
     listed = ",".join(hydra_value(place) for place in dict.fromkeys([*whole, *own]))
     words = [word for word in sys.argv[1:] if word not in given]
-    sys.argv[1:] = [*_without_flag(words, "--config-dir", "-cd"), f"hydra.searchpath=[{listed}]"]
+    sys.argv[1:] = _without_flag(words, "--config-dir", "-cd")
+    _add_words(f"hydra.searchpath=[{listed}]")
     return list(get_args_parser().parse_args().overrides)
 
 
 def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
     """Give the command to Hydra, with its errors passed on to us instead of printed."""
     config_dir, config_name = command.config_dir, command.config_name
-    before = os.environ.get("HYDRA_FULL_ERROR")
+    before, typed_in = os.environ.get("HYDRA_FULL_ERROR"), os.getcwd()
+    sys.argv[0] = os.path.abspath(sys.argv[0])
     mistakes: list[UserError] = []
 
     def run(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a sweeper of Hydra's that a file of theirs chose
             raise not_of_hydra("hydra/sweeper")
+        left = typed_in if os.getcwd() != typed_in else None
         try:
             if config.get("resume"):
+                config.resume = os.path.join(left or "", config.resume)
                 words = HydraConfig.get().overrides.task
                 known = groups(search_path(config_dir, config_name, HydraConfig.get().overrides.hydra))
                 config = resumed_config(RunFolder(config.resume), words, list(known))
@@ -434,7 +453,7 @@ def _hand_over(task: Callable[[DictConfig], None], command: Command) -> None:
             with open_dict(config):
                 for key in OF_SWEEPS:
                     config.pop(key, None)
-            with environment("HYDRA_FULL_ERROR", before):
+            with environment("HYDRA_FULL_ERROR", before), environment(TYPED_IN, left):
                 task(config)
         except UserError as error:
             mistakes.append(error)

@@ -281,3 +281,31 @@ def test_an_application_of_ones_own_builds_what_is_in_our_groups(
     runpy.run_path(str(application), run_name="__main__")
     folder = str(application.parent / "here")
     assert capsys.readouterr().out == f"{folder} {folder} val/loss\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("train", ["--help"], "Train Regression with Perceptron on data=tables, judged by mae/val, and"),
+        ("check", ["--help"], "Check Regression with Perceptron on data=tables, judged by mae/val, bef"),
+        ("train", ["--cfg", "job", "--resolve"], "_target_: mine.data.Tables"),
+        ("train", ["--info", "defaults"], "experiment/regression"),
+    ],
+)
+def test_what_there_is_to_choose_is_told_of_ones_own_configuration(
+    place: Path, name: str, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options stand behind the words, where a further word would not be read."""
+    assert command(name, *MINE, *options) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_that_hydra_puts_into_its_folder_says_what_to_type_outside(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["hydra.job.chdir=true", "checks=none", "average=none", "diagnosis.report=false"]
+    assert command("train", *MINE, *words, "trainer.max_epochs=1", "hydra.run.dir=within") == 0
+    assert command("train", "resume=within", "trainer.max_epochs=2", "hydra.job.chdir=true") == 0
+    script = os.path.relpath(ROOT / "scripts" / "evaluate.py")
+    assert capsys.readouterr().out.count(f"{script} run=within\n") == 2
+    assert len(rows(place / "within")) == 2

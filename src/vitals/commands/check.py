@@ -8,12 +8,12 @@ from vitals.command_line import answers_mistakes, run_command
 from vitals.commands.train import command
 from vitals.runs.project import ProjectFolder
 
-HELP = """Check data, network, loss and optimizer before learning.
+HELP = """Check $SETUP, before learning.
 Exit code 0: all is well, or a warning; 3: a failure.
 
 Examples
   $CHECK
-  $CHECK network=resnet18 optimizer=adam data=digits
+  $CHECK optimizer=adam
   $CHECK checks.which=[gradients] checks.elements=20
 
 Every override of a training is one here.

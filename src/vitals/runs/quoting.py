@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from vitals.runs.kept_code import original
-from vitals.runs.run_folder import shown
+from vitals.runs.run_folder import here, shown
 
 COMMANDS = Path(__file__).parents[1] / "commands"
 SCRIPTS = {"sweep": "sweep_report.py"}
@@ -28,20 +28,20 @@ def program(script: str = "", command: str = "", started_in: str = "") -> list[s
     how something was started from the folder `started_in`, or of what runs now; or of another `command` of
     the instrument, to be started in the same way."""
     script = script or this_program()
-    path = Path(started_in, script)
+    path = Path(here(), started_in, script)
     if command:
         path = path.with_name(SCRIPTS.get(command, f"{command}.py"))
     own = command_of(script)
     if own or (command and not path.exists()):
         return [*_console("vitals", "vitals"), command or own]
-    return [_python(), os.path.relpath(path)]
+    return [_python(), os.path.relpath(path, here())]
 
 
 def this_program() -> str:
     """How what runs now was started: the path of a script, or `vitals <command>`."""
     script = Path(sys.argv[0]).absolute()
     of_ours = script.parent == COMMANDS or not script.is_file()
-    return f"vitals {script.stem}" if of_ours else os.path.relpath(original(script))
+    return f"vitals {script.stem}" if of_ours else os.path.relpath(original(script), here())
 
 
 def command_of(script: str) -> str:

@@ -4,6 +4,7 @@ Importable without torch, so that a wrong folder is answered at once.
 """
 
 import math
+import os
 import re
 import shlex
 import time
@@ -284,7 +285,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+TYPED_IN = "VITALS_TYPED_IN"
+"""The variable with the folder in which the command was typed, where Hydra has left it for the run's folder
+(`hydra.job.chdir=true`)."""
+
+
+def here() -> Path:
+    """The folder in which the command was typed."""
+    return Path(os.environ.get(TYPED_IN) or os.getcwd())
+
+
 def shown(path: Path) -> str:
     """The path as short as it can be typed from here."""
     absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+    return str(absolute.relative_to(here())) if absolute.is_relative_to(here()) else str(absolute)
