@@ -309,3 +309,14 @@ def test_a_run_that_hydra_puts_into_its_folder_says_what_to_type_outside(
     script = os.path.relpath(ROOT / "scripts" / "evaluate.py")
     assert capsys.readouterr().out.count(f"{script} run=within\n") == 2
     assert len(rows(place / "within")) == 2
+
+
+def test_recipes_are_stacked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "configs" / "experiment" / "long.yaml").write_text(
+        "# @package _global_\ntrainer:\n  max_epochs: 77\n"
+    )
+    words = [word.replace("regression", "[regression,long]") for word in MINE]
+    assert command("train", *words, "--cfg", "job") == 0
+    said = capsys.readouterr().out
+    assert "max_epochs: 77" in said
+    assert "_target_: mine.data.Tables" in said

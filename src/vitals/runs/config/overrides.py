@@ -44,7 +44,7 @@ MOST_JOBS = 64
 """Jobs of a sweep up to which each is validated beforehand; one takes some 30 ms."""
 NOTHING = ("null", "[]", "false")
 """What people write for none of a group."""
-SEVERAL = ("logger", "callbacks")
+SEVERAL = ("logger", "callbacks", "experiment")
 """Groups of which several choices stand together, `logger=[tensorboard,csv]`."""
 
 
