@@ -93,8 +93,8 @@ def build_module(config: DictConfig, data: Any) -> L.LightningModule:
 
     @cache
     def known() -> Any:
-        data.prepare_data()
-        data.setup("fit")
+        attempt("data", data.prepare_data)
+        attempt("data", data.setup, "fit")
         return data
 
     offered = {

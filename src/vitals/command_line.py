@@ -307,6 +307,9 @@ def _check_run(command: Command, overrides: Overrides) -> None:
 def _run_to_resume(overrides: Overrides) -> Any:
     """What `resume=` names, a folder or `auto`; None where it was not given."""
     resume = overrides.value("resume")
+    for key in ("resume", "hydra.run.dir"):
+        if overrides.value(key) == "":
+            raise UserError(f"{key}= names no folder: write {key}=<folder>, or leave it out.")
     if str(resume).lower() in ("true", "last", "latest") and not Path(str(resume)).exists():
         raise UserError(
             f"resume={resume} names no run: resume=auto goes on with the newest one of the same "

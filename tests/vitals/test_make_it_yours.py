@@ -150,6 +150,14 @@ def test_the_best_of_a_sweep_is_the_lowest(place: Path, capsys: pytest.CaptureFi
         (["callbacks.output_scale.times_per_run=3"], "write +callbacks.output_scale.times_per_run=3."),
         (["metric.mode=least"], "metric.mode=least is not one of max, min"),
         (["module._target_=mine.module.Regresion"], "Regresion"),
+        (["data._target_=mine.data"], "mine.data is no class or function"),
+        (["callbacks.histograms=5"], "callbacks.histograms=5 is not allowed: it has keys of its own"),
+        (["hydra.run.dir=''"], "hydra.run.dir= names no folder"),
+        (["resume=''"], "resume= names no folder"),
+        (
+            ["trainer.accelerator=cpu", "trainer.devices=9999"],
+            "trainer.devices=9999 asks for as many processes",
+        ),
     ],
 )
 def test_a_mistake_in_ones_own_gets_a_sentence(
@@ -208,6 +216,7 @@ class Small(SignDescent):
     ("words", "answer"),
     [
         (["data._target_=mine.refusing.Rows", "data.samples=many"], r"data: invalid literal .*\.Rows, Value"),
+        (["data.samples=many"], r"data: randn\(\) received an .*TypeError at `inputs = torch.randn"),
         (["module._target_=mine.refusing.Positive", "module.delta=-1"], "module: delta must be positive (mi"),
         (["network._target_=mine.refusing.Wide", "network.width=0"], "at `assert width > 0` (refusing.py,"),
         (["network._target_=mine.refusing.Wide", "+network.act=thna"], "network: there is no 'thna' (mine"),

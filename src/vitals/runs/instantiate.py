@@ -117,10 +117,13 @@ def locate(where: str, name: str) -> Any:
         value = "null" if name is None else name
         raise UserError(f"{where}._target_={value} is not allowed: it must be a dotted name, package.Name.")
     try:
-        return pkgutil.resolve_name(name)
+        found = pkgutil.resolve_name(name)
     except Exception as error:  # of a module of somebody's own, which is imported here
         said = reason_of(error) if failed_at(error) else one_line(error)
         raise UserError(f"{where}: {name} cannot be found: {said}") from error
+    if not callable(found):
+        raise UserError(f"{where}: {name} is no class or function: it must be a dotted name, package.Name.")
+    return found
 
 
 def build_from(where: str, config: Mapping[str, Any], offered: Mapping[str, Callable[[], Any]]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import urllib.request
 from contextlib import suppress
@@ -16,6 +17,9 @@ from vitals.runs.config.schema import components
 
 if TYPE_CHECKING:
     import lightning as L
+
+MOST_A_CORE = 8
+"""Processes that may train on one core of a CPU, slowly: more of them are a number that was mistaken."""
 
 
 def require_packages(config: DictConfig) -> None:
@@ -37,6 +41,7 @@ def require_prerequisites(config: DictConfig) -> None:
     """Make sure that what the configuration asks for is there; torch is imported only to look for a GPU.
     `UserError` saying what is missing and what to do."""
     require_packages(config)
+    _require_cores(config)
     accelerator, precision = config.trainer.accelerator, str(config.trainer.precision)
     asks, instead = f"trainer.accelerator={accelerator} asks for a GPU", "trainer=cpu or trainer=auto"
     if accelerator == "mps":
@@ -51,6 +56,21 @@ def require_prerequisites(config: DictConfig) -> None:
     kinds = {"mps": [mps], "auto": [cuda, mps]}.get(accelerator, [cuda])
     if not any(kind.is_available() for kind in kinds):
         raise UserError(f"{asks}, and torch sees none here: take {instead}.")
+
+
+def _require_cores(config: DictConfig) -> None:
+    """`UserError` where so many processes are to train on the CPU that the machine would stand still."""
+    devices, cores = config.trainer.devices, os.cpu_count() or 1
+    if not isinstance(devices, int) or devices <= MOST_A_CORE * cores:
+        return
+    from torch import cuda
+
+    on_cpu = config.trainer.accelerator == "cpu" or not cuda.is_available()
+    if on_cpu and config.trainer.accelerator in ("cpu", "auto"):
+        raise UserError(
+            f"trainer.devices={devices} asks for as many processes on the {cores} cores of this machine: "
+            f"take {cores} or less."
+        )
 
 
 def require_batches(config: DictConfig, data: L.LightningDataModule) -> None:

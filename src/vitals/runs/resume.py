@@ -20,6 +20,9 @@ from vitals.runs.instantiate import load_checkpoint, plain, refusal, require_sam
 from vitals.runs.loggers import RunCSV
 from vitals.runs.run_folder import RunFolder, shown
 
+MAKING_DATA = ("prepare_data", "setup", "train_dataloader", "val_dataloader")
+"""Hooks of data in which values of their configuration may be refused."""
+
 
 def last_checkpoint(folder: RunFolder, to_train: bool = False) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run, and its content; the one before where that is missing or damaged, and
@@ -108,8 +111,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: Any, checkpoint: Pa
     """Train from `checkpoint` on.
 
     Where that was saved at the end of the training, which broke off only later, no step is taken: everything
-    is restored, and only what follows the last epoch is done. `UserError` if an optimizer or its schedule
-    refuses its arguments as the module makes it.
+    is restored, and only what follows the last epoch is done. `UserError` if an optimizer, its
+    schedule or the data refuse their arguments as the module, or a hook of the data, makes them.
     """
     if checkpoint is not None:
         trainer.fit_loop.__class__ = _ResumedLoop
@@ -118,9 +121,10 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: Any, checkpoint: Pa
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, **safe)
     except Exception as error:
-        made = "configure_optimizers"
-        places = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if made in places and (problem := refusal(made, error)) is not None:
+        places = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        of_data = "_call_lightning_datamodule_hook" in places and not places.isdisjoint(MAKING_DATA)
+        where = "data" if of_data else "configure_optimizers" if "configure_optimizers" in places else ""
+        if where and (problem := refusal(where, error)) is not None:
             raise problem from error
         raise
 

@@ -147,6 +147,11 @@ def _brought(group: str) -> set[str]:
     return names - {"defaults"}
 
 
+def _may_stand(entry: Any) -> bool:
+    """Whether an entry of a group is the keys of a class, or nothing."""
+    return entry is None or isinstance(entry, Mapping)
+
+
 class Checks(Component):
     which: Annotated[list[CheckName], Field(description="a list of names of checks")]
     on_fail: Literal["stop", "warn"]
@@ -296,6 +301,9 @@ class RunSchema(Strict):
             yield "the run has no end: set trainer.max_epochs, trainer.max_steps or trainer.max_time."
         for group in ("callbacks", "logger"):
             entries, brought = getattr(self, group), _brought(group)
+            for name in sorted(name for name in brought & set(entries) if not _may_stand(entries[name])):
+                said = f"{group}.{name}={entries[name]} is not allowed"
+                yield f"{said}: it has keys of its own; null leaves it out."
             for name in sorted(set(entries) - set(components(entries)) - brought):
                 yield (
                     f"{group}.{name} names no class, as {group}.{name}._target_=package.Name does, and is "
