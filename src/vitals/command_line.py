@@ -274,6 +274,14 @@ def _check_sweep(command: Command, overrides: Overrides, goes_on: bool) -> None:
             f"hydra.sweep.dir={place} holds a sweep already: -m resume_sweep={shlex.quote(str(place))} goes "
             f"on with it, any other folder leaves it alone."
         )
+    if place is not None and not goes_on:
+        if place == "":
+            raise UserError(
+                "hydra.sweep.dir= names no folder: write hydra.sweep.dir=<folder>, or leave it out."
+            )
+        require_writable(Path(str(place)), "hydra.sweep.dir")
+        if RunFolder(str(place)).config.exists():
+            raise UserError(f"hydra.sweep.dir={place} holds a run: name another folder for the sweep.")
     if _run_to_resume(overrides) is not None:
         raise UserError(
             "resume=… continues one run: leave --multirun out; resume_sweep=<sweep folder> continues a sweep."

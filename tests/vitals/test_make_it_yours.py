@@ -320,6 +320,32 @@ def test_a_run_that_hydra_puts_into_its_folder_says_what_to_type_outside(
     assert len(rows(place / "within")) == 2
 
 
+@pytest.mark.parametrize(
+    ("where", "answer"),
+    [
+        ("whole", "hydra.sweep.dir=whole holds a run"),
+        ("mine/data.py", "mine/data.py cannot be made: "),
+        ("''", "hydra.sweep.dir= names no folder"),
+    ],
+)
+def test_no_sweep_begins_where_it_cannot_or_where_a_run_lies(
+    run: Path, where: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "-m", *MINE, "optimizer.lr=0.1,0.2", f"hydra.sweep.dir={where}") == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_another_value_of_a_key_that_only_its_own_configuration_has(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["checks=none", "average=none", "diagnosis.report=false"]
+    assert command("train", *MINE, *words, "trainer.max_epochs=1", "hydra.run.dir=longer") == 0
+    assert command("train", "resume=longer", "module.dleta=0.5", "trainer.max_epochs=2") == 2
+    assert "'module' has no key 'dleta'" in capsys.readouterr().err
+    assert command("train", "resume=longer", "module.delta=0.5", "trainer.max_epochs=2") == 0
+    assert "delta: 0.5" in (place / "longer" / "config.yaml").read_text()
+
+
 def test_recipes_are_stacked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "configs" / "experiment" / "long.yaml").write_text(
         "# @package _global_\ntrainer:\n  max_epochs: 77\n"

@@ -30,6 +30,7 @@ from vitals.runs.config.combinations import axes
 from vitals.runs.config.other_names import did_you_mean_choice, did_you_mean_key
 from vitals.runs.config.trainer_arguments import trainer_arguments
 from vitals.runs.quoting import hydra_value
+from vitals.runs.run_folder import RunFolder
 
 
 def _arguments(node: Any) -> Collection[str]:
@@ -268,8 +269,22 @@ class Overrides:
             plus = "++" if deeper else "" if name in base.trainer else "+"
             return plus + word.lstrip("+")
         if override.type in (OverrideType.CHANGE, OverrideType.DEL) or top not in base:
+            missing = object()
+            here, there = (
+                OmegaConf.select(of, override.key_or_group, default=missing) for of in (base, self._saved)
+            )
+            if override.type == OverrideType.CHANGE and here is missing is not there:
+                return f"++{word}"  # of the run that goes on, whatever is chosen here
             self._check_key(override, base)
         return word
+
+    @cached_property
+    def _saved(self) -> DictConfig:
+        """The configuration of the run that `resume=` names; empty where there is none that can be read."""
+        with suppress(UserError):
+            if resume := self.value("resume"):
+                return RunFolder(Path(str(resume)).expanduser()).read_config()
+        return OmegaConf.create()
 
     def _check_choice(self, override: Override) -> None:
         group = override.key_or_group
