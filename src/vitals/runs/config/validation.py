@@ -112,7 +112,9 @@ def _sentence(key: str, field: FieldInfo | None, problem: Any, config: DictConfi
         instead = f": write {key}={value:.0f}"
     elif allowed.startswith("text") and isinstance(value, int | float):
         instead = f": write \"{key}='{shown}'\""
-    elif isinstance(value, list) and "list" not in allowed:
+    elif isinstance(value, list) and "list" not in allowed and len(value) == 1:
+        instead = f": write {key}={value[0]}"
+    elif isinstance(value, list) and "list" not in allowed and value and "trainer" in config:
         instead = f", or with -m several: {key}={','.join(map(str, value))}"
     return f"{key}={shown} is not allowed: it must be {allowed}{instead}."
 
