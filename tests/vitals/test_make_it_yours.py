@@ -358,3 +358,14 @@ def test_recipes_are_stacked(place: Path, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out
     assert "max_epochs: 77" in said
     assert "_target_: mine.data.Tables" in said
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    """As `| head` does."""
+    words = [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
