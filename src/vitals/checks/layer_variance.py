@@ -247,7 +247,11 @@ class LayerVariance:
 
     def _collapsed(self) -> bool:
         falls = self.slope < -STEEP and self.total < self.bearable[0]
-        return falls and len(self.layers) >= FEWEST_LAYERS
+        return (falls or self._wears_off()) and len(self.layers) >= FEWEST_LAYERS
+
+    def _wears_off(self) -> bool:
+        """Whether nothing is left of the signal behind many layers, each of which takes little of it."""
+        return self.total < -(GONE + self.adaptive * ADAPTIVE_ALLOWANCE)
 
     def _slope(self) -> list[Finding]:
         exploded = self.slope > STEEP and self.gained > EXPLODED
@@ -272,8 +276,10 @@ class LayerVariance:
                 remedy = "Put normalization or a smaller gain on each residual branch."
             else:
                 remedy = "Use ReLU instead of sigmoid or tanh, normalization, or residual connections."
-        threshold = VERY_STEEP if level == "fail" else STEEP
-        return [Finding(cause, level, seen, remedy, self.layers[-1].name, self.slope, threshold)]
+        value, threshold = self.slope, VERY_STEEP if level == "fail" else STEEP
+        if abs(value) <= STEEP:
+            value, threshold = self.total, -far
+        return [Finding(cause, level, seen, remedy, self.layers[-1].name, value, threshold)]
 
 
 def check_layer_variance(
@@ -307,7 +313,7 @@ def check_layer_variance(
             layers = tuple(replace(row, zeros=other.zeros) for row, other in zip(layers, rows, strict=False))
         slope = _slope(layers)
         slope_at_he_scale, silent = slope, ""
-        if abs(slope) > STEEP:  # the only case in which the second slope is looked at
+        if abs(slope) > STEEP or abs(slope) * (len(layers) - 1) > GONE:  # else the second is not looked at
             zeroed = {name for name, part in weighted if not bool((part.weight != 0).any())}
             _draw_at_he_scale(part for _, part in weighted)
             at_he_scale = _signals(copies, weighted, inputs, _Squashing(watch.recurrent))

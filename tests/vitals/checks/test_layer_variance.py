@@ -6,7 +6,7 @@ from small_networks import TrainedNetwork, batch, convnet, initialized, mlp, nam
 from torch import Tensor, nn
 from torch.nn import init
 
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import STEEP, check_layer_variance
 from vitals.errors import UserError
 
 
@@ -239,6 +239,16 @@ def drops_all() -> nn.Module:
 )
 def test_sick_networks_are_named(net, inputs, cause):
     assert list(named(check_layer_variance(net(), inputs()))) == [cause]
+
+
+def test_a_signal_that_wears_off_over_many_layers_is_lost_however_little_each_takes():
+    deep = mlp(*[128] * 40, activation=nn.Tanh)
+    for layer in deep:
+        if isinstance(layer, nn.Linear):
+            init.xavier_normal_(layer.weight, gain=0.8)
+    found = check_layer_variance(deep, batch(64)[0])
+    assert list(named(found)) == ["bad-initialization"]
+    assert -STEEP < found.slope < 0
 
 
 def test_adam_bears_a_collapse_that_sgd_does_not():
