@@ -139,6 +139,14 @@ def wrong_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     return math.inf if doubtful else of(SURE_LOGIT * answer)
 
 
+def every_class_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """The loss of logits that are sure of every class at once: that of a guess for a softmax, far more where
+    each class is asked for by itself. Infinite where outputs (N, C) are no logits."""
+    if kind_of(outputs) != "logits":
+        return math.inf
+    return float(loss(torch.full_like(outputs, SURE_LOGIT), targets))
+
+
 def is_proportional(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """Whether `loss` is a sum of logits, each times a number: it has no least value, and they grow without
     end."""

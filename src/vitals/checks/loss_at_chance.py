@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from vitals.checks.chance import (
     constant_loss,
+    every_class_loss,
     is_proportional,
     perfect_loss,
     prior_entropy,
@@ -95,6 +96,8 @@ class LossAtChance:
     """The least loss of outputs that are the same for every sample; infinite where it was not needed."""
     wrong: float = math.inf
     """The loss of sure answers that are all wrong; infinite where it was not needed."""
+    every_class: float = math.inf
+    """The loss of answers that are sure of every class at once; infinite where it was not needed."""
     proportional: bool = False
     """Whether twice the outputs give twice the loss."""
     halves: bool = False
@@ -170,6 +173,17 @@ class LossAtChance:
                 "(1 - p)**gamma, which is 1 for a wrong answer."
             )
             return _wrong(seen, remedy, self.wrong, OVERLOOKED * self.chance)
+        if self.is_told and self.every_class - self.perfect < TELLING * (self.chance - self.perfect):
+            seen = (
+                f"An answer that is sure of every class at once costs {self.every_class:.2g}, no more than a "
+                f"right one ({self.perfect:.2g}; a guess {self.chance:.3g}): nothing in the loss speaks "
+                f"against the wrong classes, and it can fall to its least with nothing learned."
+            )
+            remedy = (
+                "Take cross_entropy, or log_softmax before nll_loss: logsigmoid asks for the right class "
+                "alone. A hinge loss wants labels of -1 and 1."
+            )
+            return _wrong(seen, remedy, self.every_class, self.perfect)
         if self.of_batch < SMALL_SHARE:
             seen = (
                 f"The loss is a sum over the samples of a batch, divided by a number that is far larger than "
@@ -285,6 +299,7 @@ def check_loss_at_chance(
         without = without_log(copies.loss_of, outputs, targets)
         over_batch = softmax_elsewhere(copies.loss_of, outputs, targets)
         wrong = wrong_loss(copies.loss_of, outputs, targets)
+        every_class = every_class_loss(copies.loss_of, outputs, targets)
         proportional = is_proportional(copies.loss_of, outputs, targets)
         twice = float(copies.loss_of(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
         halves = math.isclose(2 * twice, value, rel_tol=1e-3)
@@ -304,6 +319,7 @@ def check_loss_at_chance(
         without,
         over_batch=over_batch,
         wrong=wrong,
+        every_class=every_class,
         proportional=proportional,
         halves=halves,
         of_batch=chance / guess if summed and batch_size else math.nan,

@@ -257,6 +257,22 @@ def test_a_loss_that_looks_away_from_wrong_answers_is_found():
     assert "wrong answers cost" in upside_down.findings()[0].message
 
 
+def hinge(outputs, targets, lowest):
+    wanted = F.one_hot(targets, CLASSES) * (1 - lowest) + lowest
+    return (1 - wanted * outputs).relu().mean()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda out, y: F.nll_loss(F.logsigmoid(out), y), lambda out, y: hinge(out, y, 0)],
+    ids=["logsigmoid", "hinge on 0 and 1"],
+)
+def test_a_loss_that_is_content_with_every_class_at_once_is_found(loss):
+    content = check_loss_at_chance(convnet(), loss, *batch(256))
+    assert named(content) == {"wrong-initial-loss": "fail"}
+    assert "every class at once" in content.findings()[0].message
+
+
 def self_paced(outputs, targets):
     """Leaves out the samples that are too hard, as for wrong labels."""
     each = F.cross_entropy(outputs, targets, reduction="none")
@@ -271,8 +287,10 @@ def self_paced(outputs, targets):
         lambda out, y: (out.softmax(1) - F.one_hot(y, CLASSES)).abs().mean(),
         lambda out, y: F.mse_loss(out.softmax(1), F.one_hot(y, CLASSES).float()),
         lambda out, y: F.cross_entropy(out, y).clamp(max=4.0),
+        lambda out, y: hinge(out, y, -1),
+        F.multi_margin_loss,
     ],
-    ids=["self-paced", "focal", "absolute", "Brier", "clamped"],
+    ids=["self-paced", "focal", "absolute", "Brier", "clamped", "hinge", "margins"],
 )
 def test_losses_that_are_bounded_or_weigh_samples_are_right(loss):
     assert named(check_loss_at_chance(convnet(), loss, *batch(256))) == {}
