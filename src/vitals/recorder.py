@@ -18,6 +18,7 @@ from vitals.findings import COLOURS, Finding, sentence
 from vitals.history import History, rounded
 from vitals.length import is_timed, total_steps
 from vitals.measures.fresh_draws import fresh_share, looks_drawn
+from vitals.measures.held_parameters import configured_rate, param_groups
 from vitals.probes.rows import samples_in
 from vitals.probes.twin import Twin
 from vitals.terminal import terminal
@@ -155,7 +156,7 @@ def _of_groups(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float
     one kind of optimizer: the rates of SGD and of Adam say nothing of each other."""
     if len({type(optimizer) for optimizer in trainer.optimizers}) > 1:
         return {}
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    groups = param_groups(*trainer.optimizers)
     weights = [[p for p in group["params"] if p.ndim > 1] for group in groups]
     return {
         f"fresh_group/{group.get('name', number)}": sum(map(looks_drawn, each)) / len(each)
@@ -165,13 +166,13 @@ def _of_groups(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float
 
 
 def _of_rates(trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    based = [max(float(g.get("initial_lr", g["lr"])), float(g.get("max_lr", 0))) for g in groups]
+    groups = param_groups(*trainer.optimizers)
+    based = [max(configured_rate(group), float(group.get("max_lr", 0))) for group in groups]
     rates = {"lr": max(float(group["lr"]) for group in groups)} if groups else {}
     divided = [g["eps"] for g in groups if "betas" in g and isinstance(g.get("eps"), float)]  # CAME has two
     # Those of others may well fall, as NovoGrad's of 0.8 and 0.25.
     adams = [each for each in trainer.optimizers if "adam" in type(each).__name__.lower()]
-    pairs = [g["betas"] for each in adams for g in each.param_groups if len(g.get("betas", ())) == 2]
+    pairs = [g["betas"] for g in param_groups(*adams) if len(g.get("betas", ())) == 2]
     return {
         "base_lr": max(based, default=math.nan),
         "epsilon": max(divided, default=0.0),

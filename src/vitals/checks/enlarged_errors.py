@@ -11,6 +11,7 @@ from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import listed
 from vitals.findings import Finding
 from vitals.measures.graph_leaves import graph_nodes
+from vitals.measures.held_parameters import param_groups
 from vitals.probes.trial import trial
 
 ERRORS = {
@@ -43,8 +44,8 @@ def enlarged_errors(setup: TrainingSetup, samples: int) -> Iterator[Finding]:
     """Errors that the loss takes with a minus, where the layer next to them is trained by that loss and has
     no part in the rest of it: what it learns is to be wrong. An adversary is trained by a loss of its own, a
     network that is to be misled by none, and a layer that other terms hold as well has two aims."""
-    groups = [group for optimizer in setup.optimizers for group in optimizer.param_groups]
-    held = {id(p) for group in groups if not group.get("maximize") for p in group["params"]}
+    downhill = (group for group in param_groups(*setup.optimizers) if not group.get("maximize"))
+    held = {id(parameter) for group in downhill for parameter in group["params"]}
     trained = {name for name, p in setup.model.named_parameters() if p.requires_grad and id(p) in held}
     with trial(setup.model, setup.loss) as copies:
         own = dict(copies.model.named_parameters())

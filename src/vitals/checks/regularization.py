@@ -13,6 +13,7 @@ from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.training_setup import TrainingSetup
 from vitals.findings import Finding
 from vitals.measures.double import double
+from vitals.measures.held_parameters import configured_rate
 from vitals.measures.norms import norms
 from vitals.probes.trial import Inputs, Loss, Trial, check_rows, decays_apart, is_class_numbers, trial
 from vitals.probes.watched_step import detached
@@ -229,7 +230,7 @@ def check_regularization(
                     sum(parameter.numel() for parameter in trained),
                     float(double(norms([parameter.detach() for parameter in trained])).square().sum()),
                     float(double(norms(reached)).norm()),
-                    float(group.get("initial_lr", group["lr"])),
+                    configured_rate(group),
                     float(group["lr"]),
                 )
             )

@@ -36,6 +36,7 @@ from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
 from vitals.installed import is_installed
 from vitals.measures.batch_norm import has_statistics
+from vitals.measures.held_parameters import highest_rates
 from vitals.probes.trial import Inputs, Loss, Trial, check_classes, check_rows, is_class_numbers, trial
 
 LEAK = 1e-6
@@ -338,11 +339,7 @@ def check_wiring(
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     parameters = dict(model.named_parameters())
     own = {id(parameter) for parameter in parameters.values()}
-    held: dict[int, float] = {}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            rate = float(max(group["lr"], group.get("initial_lr", 0.0)))  # a warm-up may start from 0
-            held.update(dict.fromkeys(map(id, group["params"]), rate))
+    held = highest_rates(*optimizers)
     wanting = [name for name, parameter in parameters.items() if parameter.requires_grad]
     missing = [name for name in wanting if held.get(id(parameters[name]), 0.0) <= 0] if held else []
     with trial(model, loss, dropout=False) as copies, torch.no_grad():

@@ -22,6 +22,7 @@ from vitals.errors import Diverged, UserError, reason_of
 from vitals.files import cannot_write
 from vitals.findings import Finding, markdown, print_findings, write_findings
 from vitals.length import is_due, total_steps
+from vitals.measures.held_parameters import configured_rate, param_groups
 from vitals.own_time import own_time
 from vitals.probes.rate_probe import answers_move, probe_curvature, probe_rates, rate_from_start
 from vitals.recorder import Recorder, recorder_of
@@ -265,8 +266,7 @@ class Diagnosis(Callback):
             with self._spending(trainer) as left:
                 each = ENOUGH if small else 1
                 rate, loss = rate_from_start(trainer, module, start, first, higher, each, left)
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            configured = max(float(group.get("initial_lr", group["lr"])) for group in groups)
+            configured = max(map(configured_rate, param_groups(*trainer.optimizers)))
         except Exception:  # without a trial the remedy names no rate
             return
         facts = {"working_rate": rate, "working_loss": loss, "configured_rate": configured}

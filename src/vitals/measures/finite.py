@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitals.measures.held_parameters import param_groups
+
 
 def first_non_finite(module: nn.Module) -> str | None:
     """The name of the first weight, or running statistic of a normalization, with a NaN or an infinity in it.
@@ -29,7 +31,7 @@ def first_non_finite(module: nn.Module) -> str | None:
 def of_lost_epsilon(optimizers: Iterable[Optimizer]) -> str:
     """What to do about an `eps` that is 0 in the type of the parameters, by which Adam then divides zero by
     zero: 1e-8 in float16; nothing where there is none."""
-    for group in (group for each in optimizers for group in each.param_groups):
+    for group in param_groups(*optimizers):
         eps = group.get("eps")
         for parameter in group["params"] if isinstance(eps, float) and eps else ():
             if not torch.tensor(eps, dtype=parameter.dtype):

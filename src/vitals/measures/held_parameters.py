@@ -1,15 +1,36 @@
-"""The parameters that optimizers have."""
+"""The parameters that optimizers have, and at which rates."""
+
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 
+def param_groups(*optimizers: Optimizer) -> list[dict[str, Any]]:
+    """All parameter groups of `optimizers`, in their order."""
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
 def held_parameters(*optimizers: Optimizer) -> list[Tensor]:
     """Those of all groups of `optimizers`, in their order."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return [parameter for group in groups for parameter in group["params"]]
+    return [parameter for group in param_groups(*optimizers) for parameter in group["params"]]
 
 
 def held_identities(*optimizers: Optimizer) -> set[int]:
     """The same, by identity: a parameter is equal to no other, but compared number by number."""
     return set(map(id, held_parameters(*optimizers)))
+
+
+def configured_rate(group: dict[str, Any]) -> float:
+    """The learning rate of a parameter group before any schedule has changed it."""
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def highest_rates(*optimizers: Optimizer) -> dict[int, float]:
+    """The learning rate of each parameter, by identity: the present or the configured one, whichever is
+    larger, as a warm-up may start from 0."""
+    return {
+        id(parameter): max(float(group["lr"]), configured_rate(group))
+        for group in param_groups(*optimizers)
+        for parameter in group["params"]
+    }

@@ -19,6 +19,7 @@ from vitals.errors import UserError
 from vitals.history import MetricsTable
 from vitals.length import total_epochs, total_steps
 from vitals.measures.fresh_draws import is_fresh
+from vitals.measures.held_parameters import param_groups
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import Preparation, other_preparations, roughness
@@ -360,8 +361,7 @@ class LearningCurves(Monitor):
             scalars["loss/train_step"] = self.recent[-1]
             if (noise := loss_noise(self.recent)) is not None:
                 scalars["loss_noise"] = noise
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        for number, group in enumerate(groups):
+        for number, group in enumerate(param_groups(*trainer.optimizers)):
             name = group.get("name", str(number))
             scalars[f"lr/{name}"] = float(group["lr"])
             if (momentum := momentum_of(group)) is not None:

@@ -18,7 +18,7 @@ from vitals.either_package import either
 from vitals.errors import listed
 from vitals.measures.fresh_draws import looks_drawn
 from vitals.measures.graph_leaves import graph_leaves
-from vitals.measures.held_parameters import held_identities, held_parameters
+from vitals.measures.held_parameters import held_identities, held_parameters, highest_rates
 from vitals.measures.norms import dense
 from vitals.monitors.early_monitor import EarlyMonitor, first_elements, moving_parameters
 from vitals.probes.thawing import thaws_later
@@ -241,8 +241,7 @@ class LossParameters(EarlyMonitor):
             self.tell(trainer, message, remedy, names[0], len(names), level="warn")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        held = {id(parameter): _rate(group) for group in groups for parameter in group["params"]}
+        held = highest_rates(*trainer.optimizers)
         if not held:  # whoever steps by hand has a way of their own
             self.active = False
             return
@@ -328,10 +327,6 @@ class LossParameters(EarlyMonitor):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.batch = None
-
-
-def _rate(group: dict[str, Any]) -> float:
-    return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))  # a warm-up may start from 0
 
 
 def _same(leaf: Tensor, before: tuple[Tensor, Tensor, int], step: int) -> bool:

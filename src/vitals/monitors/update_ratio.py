@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.measures.healthy import UPDATE_RATIO
-from vitals.measures.held_parameters import held_parameters
+from vitals.measures.held_parameters import held_parameters, param_groups
 from vitals.measures.norms import to_host
 from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
 from vitals.monitors.monitor import Monitor
@@ -147,7 +147,7 @@ class UpdateRatio(Monitor):
     ) -> dict[str, float]:
         """The median of each group that has taken a step and has weights, where there are several groups."""
         medians: dict[str, float] = {}
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        groups = param_groups(*optimizers)
         for number, group in enumerate(groups):
             names = [weights[p.data_ptr()] for p in group["params"] if p.data_ptr() in weights]
             if names:

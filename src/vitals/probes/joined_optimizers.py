@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from vitals.measures.held_parameters import param_groups
 from vitals.probes.trial import copied_optimizer
 
 
@@ -22,7 +23,7 @@ class JoinedOptimizers(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return param_groups(*self.optimizers)
 
     @property
     def state(self) -> States:  # type: ignore[override]

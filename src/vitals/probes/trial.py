@@ -16,7 +16,7 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 
 from vitals.errors import UserError
 from vitals.measures.graph_leaves import graph_leaves, graph_nodes
-from vitals.measures.held_parameters import held_identities, held_parameters
+from vitals.measures.held_parameters import configured_rate, held_identities, held_parameters
 from vitals.measures.norms import dense
 from vitals.probes.copies import copied
 from vitals.probes.eagerly import eagerly
@@ -325,7 +325,7 @@ def is_quick(optimizer: Optimizer, model: nn.Module) -> bool:
         return False
     usual = Adam(trained, lr=FALLBACK_RATE).defaults
     alike = all(
-        group.get("initial_lr", group["lr"]) == FALLBACK_RATE
+        configured_rate(group) == FALLBACK_RATE
         and all(group[name] == usual[name] for name in ("betas", "eps", "amsgrad", "maximize"))
         for group in optimizer.param_groups
     )
