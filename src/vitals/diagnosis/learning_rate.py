@@ -470,7 +470,7 @@ def _lowered_while_falling(run: Run, rates: Series, peak: float) -> bool:
     end = next((step for step, _, rate in rates if step > reached and rate < peak / 2), 0)
     end -= run.steps_before
     third = end // 3
-    if third < run.window:
+    if third < run.window or len(run.losses) <= 2 * third:  # those that are no number are left out
         return False
     before, last = run.losses[third : 2 * third], run.losses[2 * third : end]
     return statistics.fmean(last) < FALLING * statistics.fmean(before)

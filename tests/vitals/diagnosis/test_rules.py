@@ -430,6 +430,11 @@ def test_a_schedule_that_lets_go_far_on_is_looked_up_from_where_the_record_begin
     assert not [finding for finding in found if finding.alarming or finding.cause == "skipped"]
 
 
+def test_a_rate_that_is_halved_after_the_losses_have_ended_in_nan_fails_no_rule() -> None:
+    run = record([*falling(steps=60), *[math.nan] * 240], measured={"lr/0": [0.1] * 8 + [0.04] * 2})
+    assert not [finding for finding in diagnose(run, []) if "fault of ours" in finding.message]
+
+
 def test_a_loss_of_parts_may_rise_and_fall_again_while_the_run_goes_on() -> None:
     unknown = {"facts/chance_loss": [math.nan], "facts/chance_accuracy": [math.nan]}
     unknown |= {"accuracy/train_eval": [], "accuracy/val_eval": []}
