@@ -1,9 +1,12 @@
 """Is the learning rate too high or too low? And is the batch too small for it?"""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from vitals.diagnosis.modes import evaluation_at_chance, statistics_apart
 from vitals.diagnosis.run import BARELY, GUESSED, Run, needs
@@ -101,113 +104,180 @@ which it was falling fast when the rate fell, 0.78 where each epoch takes nine t
 share of the first loss above which much is left to learn then."""
 
 
+class _Origin(NamedTuple):
+    """What the losses of a run are compared with."""
+
+    start: float
+    """The loss before the first step where a guess's is known, which bears it out: the second may be thrown
+    already; else the median of the first ones."""
+    reference: float
+    """The larger of that and the loss of a guess."""
+    far: float
+    """The loss from which a run has diverged, of losses below zero, too."""
+
+    @classmethod
+    def of(cls, run: Run) -> _Origin:
+        start = run.losses[0] if _knows_guess(run) else run.first_loss
+        reference = max(start, run.chance_loss) if _knows_guess(run) else start
+        return cls(start, reference, reference + (DIVERGED - 1) * abs(reference))
+
+
+def _knows_guess(run: Run) -> bool:
+    return run.chance_loss > 0 and bool(run.losses)
+
+
 @needs("loss/train_step", verdict="learning rate too high")
 def too_high(run: Run) -> Iterator[Finding]:
     """The loss diverged, or the network was thrown into a state that learns nothing."""
-    known = run.chance_loss > 0 and bool(run.losses)
-    # The second loss may be thrown already; the first alone is a reference where chance bears it out.
-    start = run.losses[0] if known else run.first_loss
-    reference = max(start, run.chance_loss) if known else start
-    lowest = min(run.smoothed, default=math.nan)
-    far = reference + (DIVERGED - 1) * abs(reference)  # for a loss below zero, too
-    thrown = run.last_loss > far and not _asks_anew(run)
-    seen, stuck = "", False
-    level: Level = "fail"
-    died = death(run)
-    put_out = died if died and died.later and not run.learns and not starved(run) else None
+    origin, died = _Origin.of(run), death(run)
     largest = largest_update(run, died.step if died else None)
-    broken_off = not run.finite and max(run.losses[-3:], default=0.0) > far
-    if broken_off:
-        seen = f"The loss rose from {start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
-    elif run.plays:
+    overflowed = not run.finite and max(run.losses[-3:], default=0.0) > origin.far
+    if run.plays and not overflowed:
         return
-    elif thrown and run.last_loss > (DIVERGED if known or run.finished else PASSING) * lowest:
-        seen = f"The loss rose from {start:.3g} to {run.last_loss:.3g}"
-    elif thrown and known and lowest > far and run.long_enough:
-        seen = (
-            f"The first steps threw the loss from {start:.3g} to {run.first_loss:.3g}, and it came back no "
-            f"further than {run.last_loss:.3g}"
-        )
-    elif put_out and largest > LARGE_UPDATE:
-        seen = f"{put_out.sentence}, after updates of {largest:.0%} of the weights in one step"
-    elif put_out and (grown := _grown(run, put_out)) > OUTGROWN:
-        seen = f"{put_out.sentence}, with weights {grown:.2g} times as large as before the first step"
-    elif stuck := run.long_enough and run.barely_learns and largest > THROWN:
+    thrown = run.last_loss > origin.far and not _asks_anew(run)
+    level: Level = "fail"
+    if overflowed:
+        seen = f"The loss rose from {origin.start:.3g} to {max(run.losses[-3:]):.3g}, then overflowed"
+    else:
+        seen = (thrown and _thrown(run, origin)) or _put_out(run, died, largest)
+    stuck = not seen and run.long_enough and run.barely_learns and largest > THROWN
+    if stuck:
         seen = (
             f"One step changed a layer by {largest:.0%} of its size, and the loss got no further than "
             f"{run.last_loss:.3g}"
         )
-    elif (
-        run.finished and run.long_enough and overwritten(run) and run.last_loss > GUESSED * run.losses[0] > 0
-    ):
-        seen = (
-            f"The first step changed the typical weight by {overwritten(run):.0%} of its size, and after "
-            f"{run.steps} steps the loss is {run.last_loss:.3g}, where it was {run.losses[0]:.3g} before"
+    seen = seen or _overwritten_for_good(run) or _back_in_training_alone(run, largest)
+    slow = run.long_enough and (run.barely_learns or fallen_back(run))
+    if not seen and slow and run.gain(0.1) > _much_better(run):
+        seen, level = _better_at_a_tenth(run)
+        if not seen:
+            return
+    if seen:
+        yield from _blamed(run, origin, seen, level, largest, overflowed, thrown, stuck)
+    elif run.finished and run.long_enough and overwritten(run):
+        yield from _begun_better(run)
+
+
+def _thrown(run: Run, origin: _Origin) -> str:
+    """How a loss that is far above its origin has come there; empty where it is on its way back."""
+    lowest = min(run.smoothed, default=math.nan)
+    surely = _knows_guess(run) or run.finished
+    if run.last_loss > (DIVERGED if surely else PASSING) * lowest:
+        return f"The loss rose from {origin.start:.3g} to {run.last_loss:.3g}"
+    if _knows_guess(run) and lowest > origin.far and run.long_enough:
+        return (
+            f"The first steps threw the loss from {origin.start:.3g} to {run.first_loss:.3g}, and it came "
+            f"back no further than {run.last_loss:.3g}"
         )
-    elif not known and run.finished and run.long_enough and largest > THROWN and _still_thrown(run):
-        seen = (
-            f"The first steps threw the loss from {run.losses[0]:.3g} to {max(run.smoothed):.3g}, one of "
-            f"them changed a layer by {largest:.0%} of its size, and in evaluation mode the loss is still "
-            f"{run.history.last('loss/train_eval'):.3g} on training samples"
-        )
-    elif run.long_enough and (run.barely_learns or fallen_back(run)) and run.gain(0.1) > _much_better(run):
-        if not known and _first_losses(run) < run.fact("working_loss"):
-            return  # what parts of the loss are for may rise at first, as those of a code book
-        other = any(evaluation_at_chance(run)) or any(statistics_apart(run))
-        if min(run.probe(3), run.probe(10)) < run.probe(0.1) or other:
-            return  # then it is not the rate's size; or what is evaluated, and learns nothing, is another
+    return ""
+
+
+def _put_out(run: Run, died: DeadLayer | None, largest: float) -> str:
+    """Which layer large steps have killed in a run that learns nothing; empty where none."""
+    if died is None or not died.later or run.learns or starved(run):
+        return ""
+    if largest > LARGE_UPDATE:
+        return f"{died.sentence}, after updates of {largest:.0%} of the weights in one step"
+    if (grown := _grown(run, died)) > OUTGROWN:
+        return f"{died.sentence}, with weights {grown:.2g} times as large as before the first step"
+    return ""
+
+
+def _overwritten_for_good(run: Run) -> str:
+    """What a first step that overwrote the weights has left to a run that learned nothing since."""
+    if not (run.finished and run.long_enough and overwritten(run)):
+        return ""
+    if not run.last_loss > GUESSED * run.losses[0] > 0:
+        return ""
+    return (
+        f"The first step changed the typical weight by {overwritten(run):.0%} of its size, and after "
+        f"{run.steps} steps the loss is {run.last_loss:.3g}, where it was {run.losses[0]:.3g} before"
+    )
+
+
+def _back_in_training_alone(run: Run, largest: float) -> str:
+    """That a loss which had risen to many times its first value is back in training alone: statistics that
+    evaluation goes by are those of the weights that were thrown. Empty where it is not so."""
+    if _knows_guess(run) or not run.finished or not run.long_enough or not largest > THROWN:
+        return ""
+    start, evaluated = run.losses[0], run.history.last("loss/train_eval", math.nan)
+    risen = max(run.smoothed, default=0.0)
+    if not (risen > PASSING * start > 0 and run.last_loss < DIVERGED * start < evaluated):
+        return ""
+    return (
+        f"The first steps threw the loss from {start:.3g} to {risen:.3g}, one of them changed a layer by "
+        f"{largest:.0%} of its size, and in evaluation mode the loss is still {evaluated:.3g} on training "
+        f"samples"
+    )
+
+
+def _better_at_a_tenth(run: Run) -> tuple[str, Level]:
+    """What a probe at a tenth of the rate says of a loss that stays where it is, or has come back to that of
+    a guess, and how sure that is; empty where it is not the rate's size."""
+    if not _knows_guess(run) and _first_losses(run) < run.fact("working_loss"):
+        return "", "fail"  # what parts of the loss are for may rise at first, as those of a code book
+    other = any(evaluation_at_chance(run)) or any(statistics_apart(run))
+    if min(run.probe(3), run.probe(10)) < run.probe(0.1) or other:
+        return "", "fail"  # larger steps do better; or what is evaluated, and learns nothing, is another
+    fallen = _has_fallen(run)
+    if not run.barely_learns:
         seen = (
             f"The loss had come below that of a guess, {run.chance_loss:.3g}, went back up to it and came to "
             f"{run.last_loss:.3g}"
         )
-        if run.barely_learns:
-            seen = f"The loss stays at {run.last_loss:.3g}"
-            if _has_fallen(run):
-                seen = f"The loss came from {run.first_loss:.3g} to {run.last_loss:.3g}"
-        seen += f", and is {run.gain(0.1):.0%} lower after a few steps at a tenth of the rate"
-        # Of how low a loss such as a contrastive one can get nothing is known: it may fall little by nature.
-        if not math.isfinite(run.guess_loss) and _has_fallen(run) and run.gain(0.1) < MUCH_BETTER:
-            level = "note"
-    if not seen:
-        if run.finished and run.long_enough and overwritten(run):
-            yield from _begun_better(run)
-        return
+    elif fallen:
+        seen = f"The loss came from {run.first_loss:.3g} to {run.last_loss:.3g}"
+    else:
+        seen = f"The loss stays at {run.last_loss:.3g}"
+    seen += f", and is {run.gain(0.1):.0%} lower after a few steps at a tenth of the rate"
+    # Of how low a loss such as a contrastive one can get nothing is known: it may fall little by nature.
+    unsure = not math.isfinite(run.guess_loss) and fallen and run.gain(0.1) < MUCH_BETTER
+    return seen, "note" if unsure else "fail"
+
+
+def _blamed(
+    run: Run,
+    origin: _Origin,
+    seen: str,
+    level: Level,
+    largest: float,
+    overflowed: bool,
+    thrown: bool,
+    stuck: bool,
+) -> Iterator[Finding]:
+    """Whom to blame for what was `seen`: the rate, batches whose gradients are noise, or nobody, where the
+    loss asks for other things in the course of the training."""
+    known = _knows_guess(run)
     usual = largest < OVERWRITTEN or _has_fallen(run)
     if stuck and not known and usual and no_rate_does_better(run):
         return  # the first steps of RMSprop and Adagrad are as long in runs that learn
-    if tiny_batch(run) and not broken_off:  # noise alone makes no loss overflow
+    if tiny_batch(run) and not overflowed:  # noise alone makes no loss overflow
         message = f"{seen}, with batches of {run.batch_size:.0f}, whose gradients are mostly noise."
-        yield _larger_batch(run, message, run.last_loss, reference)
+        yield _larger_batch(run, message, run.last_loss, origin.reference)
         return
     if run.over_curvature > 1:
         seen += f"; the loss is curved {run.over_curvature:.2g} times as strongly as steps at this rate bear"
     none_works = math.isfinite(run.fact("configured_rate")) and not math.isfinite(run.working_rate)
     moves = run.fact("answers_move", 0.0) > 0 and run.finite
     calm = thrown and ((none_works and largest < LARGE_UPDATE) or (moves and largest < THROWN))
-    if not known and (calm or (stuck and moves)):
-        message = f"{seen}, in steps of {largest:.1%} of the weights at most" if calm else seen
-        message += (
-            "; it asks for other things than at first, as it depends on what no optimizer moves and has "
-            "changed, such as the weights of a target network or a queue."
-            if moves
-            else ", and from the same start no lower rate lowers it either: what it asks for may move, as "
-            "the answers of a slow copy do."
-        )
-        remedy = (
-            "Judge such a training by another figure: one that plays by its reward, one of features by what "
-            "a linear classifier knows of them."
-        )
-        yield Finding("learning-rate-too-high", "note", message, remedy, "loss", run.last_loss, reference)
+    if known or not (calm or (stuck and moves)):
+        values = "loss", run.last_loss, origin.reference
+        yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", *values)
         return
-    yield _other_rate(run, "learning-rate-too-high", level, f"{seen}.", "loss", run.last_loss, reference)
-
-
-def _still_thrown(run: Run) -> bool:
-    """Whether a loss that had risen to many times its first value is back in training alone: statistics that
-    evaluation goes by are those of the weights that were thrown."""
-    start, evaluated = run.losses[0], run.history.last("loss/train_eval", math.nan)
-    risen = max(run.smoothed, default=0.0) > PASSING * start > 0
-    return bool(risen and run.last_loss < DIVERGED * start < evaluated)
+    message = f"{seen}, in steps of {largest:.1%} of the weights at most" if calm else seen
+    message += (
+        "; it asks for other things than at first, as it depends on what no optimizer moves and has "
+        "changed, such as the weights of a target network or a queue."
+        if moves
+        else ", and from the same start no lower rate lowers it either: what it asks for may move, as "
+        "the answers of a slow copy do."
+    )
+    remedy = (
+        "Judge such a training by another figure: one that plays by its reward, one of features by what "
+        "a linear classifier knows of them."
+    )
+    cause = "learning-rate-too-high"
+    yield Finding(cause, "note", message, remedy, "loss", run.last_loss, origin.reference)
 
 
 def _grown(run: Run, died: DeadLayer) -> float:
