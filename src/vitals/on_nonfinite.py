@@ -18,8 +18,9 @@ from vitals.either_package import Callback, either
 from vitals.errors import Diverged, UserError
 from vitals.findings import Finding, sentence
 from vitals.measures.finite import first_non_finite
-from vitals.measures.held_parameters import held_parameters
+from vitals.measures.held_parameters import held_parameters, names_by_identity, shown_name
 from vitals.measures.norms import norms
+from vitals.monitors.monitor import scales_gradients
 from vitals.monitors.non_finite import (
     LEFT_OUT,
     NonFinite,
@@ -30,7 +31,6 @@ from vitals.monitors.non_finite import (
     of_gradient,
     of_loss,
 )
-from vitals.monitors.update_ratio import shown_name
 from vitals.recorder import recorder_of, tell
 
 Action = Literal["stop", "skip", "rollback"]
@@ -93,7 +93,7 @@ class OnNonFinite(Callback):
         self.watch = next((other for other in earlier if isinstance(other, NonFinite)), None)
         if self.watch is not None:
             self.watch.judges = False
-        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.scaled = scales_gradients(trainer)
         # With DDP every process has the same gradients.
         self.asks = trainer.world_size > 1 and not isinstance(trainer.strategy, either(DDPStrategy))
         self.in_a_row, self.batches = Counter({id(optimizer): 0 for optimizer in trainer.optimizers}), []
@@ -225,8 +225,8 @@ class OnNonFinite(Callback):
             if bad is not None:
                 finding = of_loss(trainer, module, bad[0], bad[1], step)
             else:
-                named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
-                finding = of_gradient(trainer, sizes.tolist(), names_of(optimizer, named), step, self.scaled)
+                names = names_of(optimizer, names_by_identity(module))
+                finding = of_gradient(trainer, sizes.tolist(), names, step, self.scaled)
         except Exception:  # a module that cannot be copied, say
             message = f"The loss or a gradient became NaN or infinite in step {step + 1}."
             finding = not_finite(trainer, message, "", "", step)

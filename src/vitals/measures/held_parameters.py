@@ -1,8 +1,8 @@
-"""The parameters that optimizers have, and at which rates."""
+"""The parameters that optimizers have: which, under which names, and at which rates."""
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -19,6 +19,16 @@ def held_parameters(*optimizers: Optimizer) -> list[Tensor]:
 def held_identities(*optimizers: Optimizer) -> set[int]:
     """The same, by identity: a parameter is equal to no other, but compared number by number."""
     return set(map(id, held_parameters(*optimizers)))
+
+
+def shown_name(name: str) -> str:
+    """The name of a parameter or layer, without the wrappers of compilation and of DDP."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def names_by_identity(module: nn.Module) -> dict[int, str]:
+    """The shown names of the parameters of `module`, by identity."""
+    return {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
 
 
 def configured_rate(group: dict[str, Any]) -> float:

@@ -24,12 +24,12 @@ class LayerStatistics:
     """Over all values."""
     variance: float
     """Mean over units of the variance over samples: biases do not hide a vanished signal."""
+    gradient_variance: float
+    """Of the loss's gradient with respect to the values."""
     dead: float
     """Share of channels that are zero for every sample and position."""
     saturated: float
     """Share of values at the limits of a tanh or sigmoid; 0 for other activations."""
-    gradient_variance: float
-    """Of the loss's gradient with respect to the values."""
 
 
 @torch.no_grad()
@@ -48,9 +48,9 @@ def layer_statistics(layer: LayerOutput, gradient: Tensor | None) -> Tensor:
             mean,
             (signal + _mean_square(unit_means - mean)).sqrt(),
             signal,
+            _mean_square(slope - slope.mean()),
             (values.abs().amax(dim=others) == 0).float().mean(),
             _saturated(layer, values),
-            _mean_square(slope - slope.mean()),
         ]
     )
 

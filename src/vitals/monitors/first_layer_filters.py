@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from vitals.errors import UserError
 from vitals.measures.filters import FilterStatistics, as_filters, filter_grid, filter_statistics
+from vitals.measures.held_parameters import shown_name
 from vitals.measures.layer_outputs import WEIGHTED
 from vitals.monitors.monitor import Monitor
-from vitals.monitors.update_ratio import shown_name
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin

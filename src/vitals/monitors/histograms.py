@@ -10,12 +10,12 @@ from torch import Tensor
 
 from vitals.errors import UserError
 from vitals.measures.gradient_noise import gradient_noise, squared_norm
+from vitals.measures.held_parameters import shown_name
 from vitals.measures.histogram import Histogram, histogram
 from vitals.measures.layer_probe import Probe, probe
-from vitals.measures.layer_statistics import LayerStatistics, layer_statistics
+from vitals.measures.layer_statistics import layer_statistics
 from vitals.measures.norms import to_host
 from vitals.monitors.monitor import Monitor, is_plain
-from vitals.monitors.update_ratio import shown_name
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples, in_halves, samples_in, together
 from vitals.probes.twin import Twin
@@ -28,6 +28,11 @@ FEW = 8
 """Samples on which it is tried whether the step can do with a part of a batch."""
 TRAINED = 4
 """Samples that are trained on for each that is looked at, at least."""
+TAGS = (
+    *("activation_mean", "activation_std", "activation_variance", "gradient_variance"),
+    *("dead_units", "saturated_units"),
+)
+"""Of the fields of `LayerStatistics`, in their order."""
 WHOLE = "gradient noise: your training_step takes whole batches alone."
 
 
@@ -253,16 +258,8 @@ class Histograms(Monitor):
 
 
 def _scalars(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, float]:
-    scalars: dict[str, float] = {}
-    for name, row in zip(names, rows, strict=True):
-        layer = LayerStatistics(*row)
-        scalars[f"activation_mean/{name}"] = layer.mean
-        scalars[f"activation_std/{name}"] = layer.std
-        scalars[f"activation_variance/{name}"] = layer.variance
-        scalars[f"gradient_variance/{name}"] = layer.gradient_variance
-        scalars[f"dead_units/{name}"] = layer.dead
-        scalars[f"saturated_units/{name}"] = layer.saturated
-    return scalars
+    layers = zip(names, rows, strict=True)
+    return {f"{tag}/{name}": value for name, row in layers for tag, value in zip(TAGS, row, strict=True)}
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from vitals.measures.held_parameters import param_groups
 from vitals.measures.names import canonical, in_pairs
 from vitals.measures.norms import to_host
 from vitals.measures.other_preparations import Preparation, other_preparations, roughness
-from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done
+from vitals.monitors.monitor import Logged, Monitor, epoch_of, epochs_done, scales_gradients
 from vitals.probes.fixed_subset import NEIGHBOURS, OF_CLASSES, FixedSubsets
 from vitals.probes.loaders import is_shuffled
 from vitals.probes.new_samples import NewSamples
@@ -268,8 +268,7 @@ class LearningCurves(Monitor):
         self.preparations: dict[str, Preparation] | None = None
         self.sees_new = not trainer.global_step
         # A step that optimizes by hand need not return its loss; a scaler has multiplied what it is given.
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self.by_hand, self.given = not module.automatic_optimization and scaler is None, []
+        self.by_hand, self.given = not module.automatic_optimization and not scales_gradients(trainer), []
         self.of_steps: list[str] | None = None
         self.evaluates = self.subset_samples > 0
         self.agrees = False
@@ -371,9 +370,8 @@ class LearningCurves(Monitor):
         of_module = {} if trainer.lightning_module.automatic_optimization else self._logged_losses(trainer)
         for writer in writers(trainer):
             writer.scalars({"epoch": epoch, **{in_groups(tag): scalars[tag] for tag in scalars}}, step)
-        if recorder := recorder_of(trainer):
-            scalars.pop("loss/train_step", None)
-            recorder.history.add(step, epoch, of_module | scalars)
+        scalars.pop("loss/train_step", None)
+        self.remember(trainer, of_module | scalars)
 
     def _logged_losses(self, trainer: L.Trainer) -> dict[str, float]:
         """What a step that optimizes by itself, with several losses perhaps, calls a loss."""
@@ -441,11 +439,10 @@ class LearningCurves(Monitor):
         if unsent := {tag: value for tag, value in metrics.items() if tag not in sent}:
             for writer in writers(trainer):
                 writer.scalars(unsent, trainer.global_step, math.ceil(epoch))
-        if recorder := recorder_of(trainer):
-            mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
-            batches, done = trainer.num_training_batches, self.batches_of_epoch
-            share = {"epoch_share": done / batches} if batches and math.isfinite(batches) else {}
-            recorder.history.add(trainer.global_step, float(epoch), mean | pairs | metrics | share)
+        mean = {"loss/train": statistics.fmean(self.of_epoch)} if self.of_epoch else {}
+        batches, done = trainer.num_training_batches, self.batches_of_epoch
+        share = {"epoch_share": done / batches} if batches and math.isfinite(batches) else {}
+        self.remember(trainer, mean | pairs | metrics | share, epoch)
         self.of_epoch = []
         if metrics and self.table:
             self.table.add({"epoch": epoch, "step": trainer.global_step, **metrics})
@@ -492,8 +489,8 @@ class LearningCurves(Monitor):
                     measured |= look()
             with suppress(Exception):
                 measured |= {f"validation/{name}": value for name, value in subsets.exchanged().items()}
-        if measured and (recorder := recorder_of(trainer)):
-            recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
+        if measured:
+            self.remember(trainer, measured, trainer.current_epoch + 1)
         validation = named.get("accuracy/val_eval", known)
         if validation is not None and "accuracy/train_eval" in named:
             named["accuracy/gap"] = named["accuracy/train_eval"] - validation
@@ -536,9 +533,8 @@ class LearningCurves(Monitor):
         if not self.new.due(place):
             return
         found = self.new.look(self._fixed_subsets(trainer, module), batch)
-        if found and (recorder := recorder_of(trainer)):
-            named = {f"new/{name}": value for name, value in found.items()}
-            recorder.history.add(trainer.global_step, epoch_of(trainer), named)
+        if found:
+            self.remember(trainer, {f"new/{name}": value for name, value in found.items()})
 
     def _validated(
         self, trainer: L.Trainer, subsets: FixedSubsets, logged: bool, reached: float
@@ -559,14 +555,13 @@ class LearningCurves(Monitor):
             if subsets.step.network is not None:
                 recorder.add_facts(trainer, {"val_subset": float(len(subsets.validation[0]))})
             if of_classes:
-                epoch = trainer.current_epoch + 1
                 measured = {f"validation/{name}": value for name, value in (of_classes | found).items()}
                 if reached - found["accuracy"] > BEHIND:
                     measured |= self._prepared_otherwise(trainer, recorder, subsets, found["accuracy"])
-                recorder.history.add(trainer.global_step, float(epoch), measured)
+                self.remember(trainer, measured, trainer.current_epoch + 1)
             elif not subsets.step.class_numbers:
                 measured = {f"validation/{name}": value for name, value in (guess | found).items()}
-                recorder.history.add(trainer.global_step, float(trainer.current_epoch + 1), measured)
+                self.remember(trainer, measured, trainer.current_epoch + 1)
         if logged or subsets.step.network is None:
             return {}
         return {f"{name}/val_eval": value for name, value in found.items()}

@@ -185,15 +185,11 @@ class Modes(Monitor):
         without = [not norm.training and not has_statistics(norm) for norm in norms]
         self._share(trainer, "modes/norms_without_statistics", without)
 
-    @staticmethod
-    def _share(trainer: L.Trainer, tag: str, those: Sequence[bool]) -> None:
-        recorder = recorder_of(trainer)
-        if those and recorder:
-            share = sum(those) / len(those)
-            recorder.history.add(trainer.global_step, float(trainer.current_epoch), {tag: share})
+    def _share(self, trainer: L.Trainer, tag: str, those: Sequence[bool]) -> None:
+        if those:
+            self.remember(trainer, {tag: sum(those) / len(those)}, trainer.current_epoch)
 
-    @staticmethod
-    def _look_at_frozen(trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _look_at_frozen(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         recorder = recorder_of(trainer)
         kept = {
             f"modes/kept_evaluating/{name}": 1.0
@@ -202,7 +198,7 @@ class Modes(Monitor):
             if not any(each.training for each in part.modules())
         }
         if recorder and any(not recorder.history.tags(tag) for tag in kept):  # once is enough
-            recorder.history.add(trainer.global_step, float(trainer.current_epoch), kept)
+            self.remember(trainer, kept, trainer.current_epoch)
 
 
 def _is_frozen(part: nn.Module) -> bool:

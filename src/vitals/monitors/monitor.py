@@ -222,12 +222,18 @@ class Monitor(Callback):
         self, trainer: L.Trainer, scalars: Mapping[str, float], further: Mapping[str, Any] | None = None
     ) -> None:
         """Write numbers to loggers and history, at the present step; `further` to the history alone."""
-        step = trainer.global_step
         shown = {in_groups(tag): value for tag, value in scalars.items()}
         for writer in writers(trainer):
-            writer.scalars(shown, step)
+            writer.scalars(shown, trainer.global_step)
+        self.remember(trainer, {**scalars, **(further or {})})
+
+    @staticmethod
+    def remember(trainer: L.Trainer, values: Mapping[str, Any], epoch: float | None = None) -> None:
+        """Write what was measured to the history alone, at the present step, and at the present epoch unless
+        another is given; nothing where the trainer has no recorder."""
         if recorder := recorder_of(trainer):
-            recorder.history.add(step, epoch_of(trainer), {**scalars, **(further or {})})
+            epoch = epoch_of(trainer) if epoch is None else float(epoch)
+            recorder.history.add(trainer.global_step, epoch, values)
 
 
 def is_plain(value: Any) -> bool:
@@ -253,6 +259,11 @@ def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
             self.broken = True
 
     return harmless
+
+
+def scales_gradients(trainer: L.Trainer) -> bool:
+    """Whether a gradient scaler multiplies the loss, as in half precision, and leaves steps out."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def epoch_of(trainer: L.Trainer) -> float:

@@ -13,11 +13,10 @@ from torch.optim import Optimizer
 from vitals.findings import Finding
 from vitals.length import is_due
 from vitals.measures.finite import of_lost_epsilon
-from vitals.measures.held_parameters import held_parameters
+from vitals.measures.held_parameters import held_parameters, names_by_identity, shown_name
 from vitals.measures.layer_outputs import layer_outputs
 from vitals.measures.norms import norms, to_host
-from vitals.monitors.monitor import Monitor, epoch_of
-from vitals.monitors.update_ratio import shown_name
+from vitals.monitors.monitor import Monitor, epoch_of, scales_gradients
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.twin import Twin
 from vitals.recorder import recorder_of
@@ -74,11 +73,11 @@ class NonFinite(Monitor):
         self.flushed = 0
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.named = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
+        self.named = names_by_identity(module)
         self.waiting, self.losses, self.flushed = [], [], trainer.global_step
         self.names: dict[int, list[str]] = {}
         # A gradient scaler leaves steps out whose gradients overflow: that is its work, as long as it ends.
-        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.scaled = scales_gradients(trainer)
         self.left_out, self.judges = 0, True
 
     def on_train_batch_start(
@@ -92,7 +91,7 @@ class NonFinite(Monitor):
         if not loss.is_cpu:
             self.guarded(self._keep, trainer, loss.detach())
         elif not math.isfinite(loss.item()):
-            self.guarded(self._trace_loss, trainer, pl_module, trainer.global_step)
+            self.guarded(self._trace_loss, trainer, pl_module)
 
     def _keep(self, trainer: L.Trainer, loss: Tensor) -> None:
         inputs = [values.isfinite().all() for values in _tensors(self.batch) if values.is_floating_point()]
@@ -176,8 +175,8 @@ class NonFinite(Monitor):
             others = trainer.world_size > 1
             self._report(trainer, of_gradient(trainer, sizes, names, step, self.scaled, others))
 
-    def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule, step: int) -> None:
-        self._report(trainer, of_loss(trainer, module, self.batch, self.number, step))
+    def _trace_loss(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._report(trainer, of_loss(trainer, module, self.batch, self.number, trainer.global_step))
 
     def _report(self, trainer: L.Trainer, finding: Finding) -> None:
         self.found = True

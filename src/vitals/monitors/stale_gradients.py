@@ -13,7 +13,7 @@ from vitals.findings import Finding
 from vitals.measures.double import double
 from vitals.measures.held_parameters import held_parameters
 from vitals.measures.norms import dense, norms, real
-from vitals.monitors.monitor import Monitor
+from vitals.monitors.monitor import Monitor, scales_gradients
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples
 from vitals.recorder import shared_twin
@@ -82,8 +82,8 @@ class StaleGradients(Monitor):
         one; and steps in a row before which that was so of all but one."""
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self.active = self.active and not scaled and trainer.accumulate_grad_batches == 1
+        single = trainer.accumulate_grad_batches == 1 and not scales_gradients(trainer)
+        self.active = self.active and single
         self.first, self.single = trainer.global_step, len(trainer.optimizers) == 1
         self.several = {}
         self.looks = STEPS * len(trainer.optimizers)

@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 
 from vitals.errors import UserError
 from vitals.measures.healthy import UPDATE_RATIO
-from vitals.measures.held_parameters import held_parameters, param_groups
+from vitals.measures.held_parameters import held_parameters, names_by_identity, param_groups
 from vitals.measures.norms import to_host
 from vitals.measures.update_ratio import UpdateMeter, median_ratio, update_ratio
-from vitals.monitors.monitor import Monitor
+from vitals.monitors.monitor import Monitor, scales_gradients
 from vitals.probes.trial import is_large
 from vitals.writers.groups import Charts
 
@@ -96,7 +96,7 @@ class UpdateRatio(Monitor):
         parameters = held_parameters(optimizer)
         meter = self.meters.get(id(optimizer))
         if meter is None or not meter.measures(parameters):  # some may have been unfrozen
-            names = {id(parameter): shown_name(name) for name, parameter in module.named_parameters()}
+            names = names_by_identity(module)
             named = [(names.get(id(p), f"parameter {i}"), p) for i, p in enumerate(parameters)]
             meter = UpdateMeter(named, often=self.period < 5 and not is_large(parameters))
             self.meters[id(optimizer)] = meter
@@ -129,7 +129,7 @@ class UpdateRatio(Monitor):
                     if parameter.ndim >= 2:
                         ratios[name] = ratio
                         weights[parameter.data_ptr()] = name
-        if not changed and getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if not changed and scales_gradients(trainer):
             return  # the scaler left the step out: that says nothing about the rate
         if ratios:
             finite = [ratio for ratio in ratios.values() if math.isfinite(ratio)] or [math.inf]
@@ -155,8 +155,3 @@ class UpdateRatio(Monitor):
                     ratios[name] for name in names
                 )
         return medians if sum(any(p.ndim > 1 for p in group["params"]) for group in groups) > 1 else {}
-
-
-def shown_name(name: str) -> str:
-    """The name of a parameter or layer, without the wrappers of compilation and of DDP."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
