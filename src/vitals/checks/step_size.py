@@ -29,6 +29,7 @@ from vitals.probes.step_losses import or_nan
 from vitals.probes.trial import (
     Inputs,
     Loss,
+    Trial,
     check_rows,
     is_large,
     leaps,
@@ -243,69 +244,21 @@ def check_step_size(
         configured = [float(group["lr"]) for group in groups]
         if max(configured) <= 0:
             raise UserError("optimizer: its learning rate is 0.")
-        parameters = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
         before = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in copies.model.named_buffers()}
-        gradients: dict[str, Tensor] = {}
-        state, in_turn = copies.optimizer.state, steps_in_turn(parameters, copies.optimizer)
-
-        def look(name: str, gradient: Tensor) -> None:
-            gradients[name] = gradient
-            if in_turn:  # those before have taken their only step
-                state.clear()
-
-        start = copies.step(inputs, targets, look)
-        state.clear()
-        with torch.no_grad():
-            update = []
-            along, squares = 0.0, [0.0, 0.0]
-            names = (name for name, each in copies.model.named_parameters() if each.requires_grad)
-            for name, parameter, old in zip(names, parameters, before, strict=True):
-                parameter.grad, gradient = None, gradients.pop(name, None)  # the update takes its place
-                update.append(parameter - old)
-                if gradient is not None:
-                    along += float((real(gradient) * real(update[-1])).sum())
-                    squares[0] += float(gradient.norm()) ** 2
-                    squares[1] += float(update[-1].norm()) ** 2
-            if not any(bool(change.any()) for change in update):
-                raise UserError("optimizer: its first step changes no parameter.")
-            size = math.sqrt(math.prod(squares))
-            losses: list[float] = []
-            for factor in FACTORS:
-                if losses and not abs(losses[-1]) < BLOWN * max(1.0, abs(float(start))):
-                    losses.append(math.nan)
-                    continue
-                for parameter, old, change in zip(parameters, before, update, strict=True):
-                    torch.add(old, change, alpha=factor, out=parameter)
-                for name, buffer in copies.model.named_buffers():
-                    buffer.copy_(buffers[name])
-                seed_torch(0)  # the same dropout as before the update
-                losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
-    warmup = max(present) / max(configured)
+        start, update, climb = _first_update(copies, before, inputs, targets)
+        losses = _losses_along(copies, before, buffers, update, inputs, targets, start)
+        ratio = _size(update, before)
+        del update, before
+    momentum, warmup = _momentum(optimizer), max(present) / max(configured)
     result = StepSize(
-        FACTORS,
-        tuple(losses),
-        float(start),
-        math.nan,
-        tuple(configured),
-        warmup,
-        _momentum(optimizer),
-        total_steps,
-        _size(update, before),
-        climb=along / size if size > 0 else math.nan,
+        *(FACTORS, losses, start, math.nan, tuple(configured), warmup, momentum, total_steps, ratio),
+        climb=climb,
         against=against,
     )
-    without_end = result.start - result.best_improvement < ENDLESS * result.start < 0
-    if without_end and len(further) >= LOOKS and not against:
-        finite = [each for each in losses if math.isfinite(each)]
-        endless = len(finite) > 1 and finite[-1] < FALLS_ON * min(finite[-2], 0.0)
-        with trial(model, loss) as copies, torch.no_grad():
-            below = endless and all(or_nan(partial(copies.loss_at, *each)) < 0 for each in further)
-            for parameter in copies.model.parameters():
-                parameter.zero_()
-            # The difference of two scores, as of a critic, is then nothing at all; an error is what it was.
-            if below and or_nan(partial(copies.loss_at, inputs, targets)) < start / ENDLESS:
-                result = replace(result, below=len(further))
+    if len(further) >= LOOKS and not against:
+        endless = _has_no_least_value(result, model, loss, inputs, targets, further)
+        result = replace(result, below=len(further) if endless else 0)
     if risen(result.first_loss, result.start):
         result = replace(result, aftermath=_aftermath(model, loss, inputs, targets, optimizer))
     fault = next((finding.cause for finding in result.findings() if finding.alarming), "")
@@ -321,6 +274,91 @@ def check_step_size(
         over = math.nan if higher else _over(model, loss, inputs, targets, optimizer, seconds)
         result = replace(result, works=works, over=over)
     return result
+
+
+def _first_update(
+    copies: Trial, before: list[Tensor], inputs: Inputs, targets: Any
+) -> tuple[float, list[Tensor], float]:
+    """The loss before the first step of the optimizer, by how much the step changes each parameter that
+    trains, of which the values `before` are given, and the cosine of the angle between it and the gradient,
+    NaN where one of them is nothing. The copies are left behind the step, without gradients and states."""
+    optimizer: Any = copies.optimizer
+    trained = {name: each for name, each in copies.model.named_parameters() if each.requires_grad}
+    gradients: dict[str, Tensor] = {}
+    in_turn = steps_in_turn(trained.values(), optimizer)
+
+    def look(name: str, gradient: Tensor) -> None:
+        gradients[name] = gradient
+        if in_turn:  # those before have taken their only step
+            optimizer.state.clear()
+
+    start = float(copies.step(inputs, targets, look))
+    optimizer.state.clear()
+    update: list[Tensor] = []
+    along, of_gradient, of_update = 0.0, 0.0, 0.0
+    with torch.no_grad():
+        for (name, parameter), old in zip(trained.items(), before, strict=True):
+            parameter.grad, gradient = None, gradients.pop(name, None)  # the update takes its place
+            update.append(parameter - old)
+            if gradient is not None:
+                along += float((real(gradient) * real(update[-1])).sum())
+                of_gradient += float(gradient.norm()) ** 2
+                of_update += float(update[-1].norm()) ** 2
+    if not any(bool(change.any()) for change in update):
+        raise UserError("optimizer: its first step changes no parameter.")
+    size = math.sqrt(of_gradient * of_update)
+    return start, update, along / size if size > 0 else math.nan
+
+
+@torch.no_grad()
+def _losses_along(
+    copies: Trial,
+    before: list[Tensor],
+    buffers: dict[str, Tensor],
+    update: list[Tensor],
+    inputs: Inputs,
+    targets: Any,
+    start: float,
+) -> tuple[float, ...]:
+    """The loss after each of `FACTORS` times the `update` on the parameters as they were `before`, with the
+    same random numbers and `buffers`; NaN where a shorter one has blown it up."""
+    trained = [parameter for parameter in copies.model.parameters() if parameter.requires_grad]
+    losses: list[float] = []
+    for factor in FACTORS:
+        if losses and not abs(losses[-1]) < BLOWN * max(1.0, abs(start)):
+            losses.append(math.nan)
+            continue
+        for parameter, old, change in zip(trained, before, update, strict=True):
+            torch.add(old, change, alpha=factor, out=parameter)
+        for name, buffer in copies.model.named_buffers():
+            buffer.copy_(buffers[name])
+        seed_torch(0)  # the same dropout as before the update
+        losses.append(or_nan(partial(copies.loss_at, inputs, targets)))
+    return tuple(losses)
+
+
+def _has_no_least_value(
+    result: StepSize,
+    model: nn.Module,
+    loss: Loss,
+    inputs: Inputs,
+    targets: Any,
+    further: Sequence[tuple[Any, Any]],
+) -> bool:
+    """Whether the loss is below zero in each of the `further` batches and falls without end, as an error with
+    a minus does."""
+    lowest = result.start - result.best_improvement
+    finite = [each for each in result.losses if math.isfinite(each)]
+    falls_on = len(finite) > 1 and finite[-1] < FALLS_ON * min(finite[-2], 0.0)
+    if not (lowest < ENDLESS * result.start < 0 and falls_on):
+        return False
+    with trial(model, loss) as copies, torch.no_grad():
+        if not all(or_nan(partial(copies.loss_at, *each)) < 0 for each in further):
+            return False
+        for parameter in copies.model.parameters():
+            parameter.zero_()
+        # The difference of two scores, as of a critic, is then nothing at all; an error is what it was.
+        return or_nan(partial(copies.loss_at, inputs, targets)) < result.start / ENDLESS
 
 
 def _over(
