@@ -50,6 +50,19 @@ class Data(types.Component):
     skip_unreadable: types.Switch = False
     mapped: types.Switch | None = None
 
+    def clashes(self) -> Iterator[str]:
+        if (self.source == "digits") != (self.root is None):
+            meant = "leave it out" if self.root else "name the folder of the images"
+            yield f"data.root={self.root or 'null'} is not allowed with data={self.source}: {meant}."
+        elif self.source == "image_folder":
+            existing_folder(str(self.root), "data.root", "the folder of the images")
+        elif self.crop_padding >= (size := self.image_size or 32):  # said before anything is downloaded
+            yield f"data.crop_padding={self.crop_padding} must be less than the images' {size} pixels."
+        if self.source in ("cifar10", "cifar100") and len(Path(str(self.root)).parts) > 1:
+            # One of the working folder, as the default is, is made; others are mistyped more often.
+            what = "the folder of the images, or make it, and they are downloaded to it"
+            existing_folder(str(self.root), "data.root", what)
+
 
 class Module(types.Component):
     model_config = ConfigDict(extra="forbid")
@@ -152,7 +165,7 @@ class Experiment(types.RunSchema):
         """A sentence for each set of values that are right alone and wrong together."""
         limit = self.trainer.limit_train_batches
         tried_only = isinstance(limit, int) and limit == 1  # one batch tries the code, not the schedule
-        data, optimizer, schedule, momentum = self.data, self.optimizer, self.schedule, self.momentum_schedule
+        optimizer, schedule, momentum = self.optimizer, self.schedule, self.momentum_schedule
         length, end = self.trainer.epochs, "trainer.max_epochs"
         if schedule.epochs:
             if schedule.epochs < length < float("inf"):
@@ -161,10 +174,9 @@ class Experiment(types.RunSchema):
                     f"trainer.max_epochs={length}."
                 )
             length, end = schedule.epochs, "schedule.epochs"
-        for key, epochs in (
-            ("schedule.warmup_epochs", schedule.warmup_epochs),
-            ("momentum_schedule.epochs", momentum.epochs if momentum.target else 0),
-        ):
+        ramp = momentum.epochs if momentum.target else 0
+        lengths = {"schedule.warmup_epochs": schedule.warmup_epochs, "momentum_schedule.epochs": ramp}
+        for key, epochs in lengths.items():
             if epochs > length and not tried_only:
                 yield f"{key}={epochs:g} is longer than the run: it must be at most {end}={length}."
         if momentum.target and not {"momentum", "betas"} & optimizer.model_fields_set:
@@ -172,10 +184,9 @@ class Experiment(types.RunSchema):
                 f"momentum_schedule=ramp needs an optimizer with a momentum: {optimizer.class_name} "
                 f"has none; take sgd, momentum, nesterov, rmsprop, adam or adamw."
             )
-        for key, start in (
-            ("average.start", self.average.start if self.average.target else 0),
-            ("schedule.late.start", schedule.late.start),
-        ):
+        averaged = self.average.start if self.average.target else 0
+        starts = {"average.start": averaged, "schedule.late.start": schedule.late.start}
+        for key, start in starts.items():
             if isinstance(start, int) and start >= length:
                 yield f"{key}={start} begins after the run's end: it must be less than {end}={length}."
         if schedule.class_name == "ReduceLROnPlateau" and self.trainer.limit_val_batches == 0:
@@ -185,18 +196,8 @@ class Experiment(types.RunSchema):
             yield "optimizer.nesterov=true needs a momentum: set optimizer.momentum, for example to 0.9."
         if optimizer.class_name == "LBFGS":
             yield from self._lbfgs_clashes()
-        if data.target == IMAGE_DATA:
-            if (data.source == "digits") != (data.root is None):
-                meant = "leave it out" if data.root else "name the folder of the images"
-                yield f"data.root={data.root or 'null'} is not allowed with data={data.source}: {meant}."
-            elif data.source == "image_folder":
-                existing_folder(str(data.root), "data.root", "the folder of the images")
-            elif data.crop_padding >= (size := data.image_size or 32):  # said before anything is downloaded
-                yield f"data.crop_padding={data.crop_padding} must be less than the images' {size} pixels."
-            if data.source in ("cifar10", "cifar100") and len(Path(str(data.root)).parts) > 1:
-                # One of the working folder, as the default is, is made; others are mistyped more often.
-                what = "the folder of the images, or make it, and they are downloaded to it"
-                existing_folder(str(data.root), "data.root", what)
+        if self.data.target == IMAGE_DATA:
+            yield from self.data.clashes()
         yield from super().clashes()
 
     def _late_clashes(self) -> Iterator[str]:
