@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import singledispatch, wraps
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -37,15 +36,15 @@ writer_of.register(MLFlowLogger, MLFlowWriter)
 
 WRITES = ("scalars", "image", "figure", "histogram", "text", "table", "alert", "charts")
 """What a writer is asked to do."""
-
-_refusals: WeakKeyDictionary[L.Trainer, dict[tuple[int, str], Finding]] = WeakKeyDictionary()
+REFUSED = "_vitals_refused"
+"""The attribute of the trainer, which its callbacks share, that holds what its loggers would not take."""
 
 
 def writers(trainer: L.Trainer) -> list[Writer]:
     """One for each logger of `trainer`. Where a logger fails at something, as one that takes no names but its
     own, or whose server is out of reach, it is not asked for that again, and nothing ends by it; but a full
     disk does."""
-    refused = _refusals.setdefault(trainer, {})
+    refused: dict[tuple[int, str], Finding] = vars(trainer).setdefault(REFUSED, {})
     found = [writer_of(logger) for logger in trainer.loggers]
     for writer in found:
         for name in WRITES:
@@ -56,7 +55,7 @@ def writers(trainer: L.Trainer) -> list[Writer]:
 
 def refusals(trainer: L.Trainer) -> list[Finding]:
     """What the loggers of `trainer` would not take, each with the reason."""
-    return list(_refusals.get(trainer, {}).values())
+    return list(vars(trainer).get(REFUSED, {}).values())
 
 
 def _harmless(
