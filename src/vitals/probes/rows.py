@@ -100,7 +100,7 @@ class Rows:
                 return type(leaf)(leaf[place % self.size] for place in range(count))
             return _copied(leaf)
 
-        return replaced(self.example, other, self.size, self.lists)
+        return map_leaves(self.example, other, self.size, self.lists)
 
     def _has_rows(self, leaf: Any) -> bool:
         if is_ragged(leaf):
@@ -143,7 +143,7 @@ def to_write_to(batch: Any) -> Any:
     """A copy of `batch` for whoever may write to it, through which gradients reach its tensors. Other things,
     such as a graph, are copied as they copy themselves, else with the attributes that they have; one that
     refuses is shared."""
-    return replaced(batch, _own)
+    return map_leaves(batch, _own)
 
 
 def _own(leaf: Any) -> Any:
@@ -189,7 +189,7 @@ def joined(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return batches[0]
 
 
-def replaced(
+def map_leaves(
     batch: Any, other: Callable[[Any], Any], size: int = 0, lists: Container[int] = frozenset()
 ) -> Any:
     """`batch` with `other(leaf)` for each leaf: a tensor, a value, a list of `size` values without tensors,
@@ -197,20 +197,22 @@ def replaced(
     if isinstance(batch, Tensor | PackedSequence | str | bytes) or id(batch) in lists:
         return other(batch)
     if isinstance(batch, Mapping):
-        entries = {key: replaced(value, other, size, lists) for key, value in batch.items()}
+        entries = {key: map_leaves(value, other, size, lists) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return entries
         return _like(batch, entries)
     if isinstance(batch, list | tuple):
         if len(batch) == size > 0 and all(isinstance(entry, VALUES) for entry in batch):
             return other(batch)
-        parts = [replaced(entry, other, size, lists) for entry in batch]
+        parts = [map_leaves(entry, other, size, lists) for entry in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         like: Any = copy.copy(batch)
         for field in dataclasses.fields(batch):
             if hasattr(batch, field.name):
-                object.__setattr__(like, field.name, replaced(getattr(batch, field.name), other, size, lists))
+                object.__setattr__(
+                    like, field.name, map_leaves(getattr(batch, field.name), other, size, lists)
+                )
         return like
     return other(batch)
 
@@ -241,9 +243,9 @@ def _fill(table: Any, entries: dict[Any, Any]) -> Any:
 
 
 def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
-    """The leaves of `batch`, as `replaced` meets them."""
+    """The leaves of `batch`, as `map_leaves` meets them."""
     found: list[Any] = []
-    replaced(batch, found.append, size, lists)
+    map_leaves(batch, found.append, size, lists)
     return found
 
 
@@ -399,7 +401,7 @@ def _with(sample: Any, values: Mapping[int, Tensor]) -> Any:
             return leaf
         return value.reshape(leaf.shape).to(leaf) if isinstance(leaf, Tensor) else type(leaf)(int(value))
 
-    return replaced(sample, other)
+    return map_leaves(sample, other)
 
 
 def with_row(rows: Sequence[Tensor], place: int, row: Tensor) -> list[Tensor]:
@@ -421,13 +423,13 @@ def taken(batch: Any, first: int, count: int) -> Any:
             return _made_like(leaf, list(_samples(leaf)[first : first + count]))
         return leaf[first : first + count] if rows.counts(leaf) else leaf
 
-    return replaced(batch, some, rows.size, rows.lists)
+    return map_leaves(batch, some, rows.size, rows.lists)
 
 
 def first_samples(batch: Any, count: int = sys.maxsize) -> Any:
     """A copy of the first `count` samples of `batch`, by default of all."""
     rows = taken(plain(batch), 0, count)
-    return replaced(rows, _copied)
+    return map_leaves(rows, _copied)
 
 
 def plain(batch: Any) -> Any:
@@ -435,7 +437,7 @@ def plain(batch: Any) -> Any:
     samples, such as where they lie in a scan, need not agree with that of others that it is joined with."""
     if not any(map(_is_of_own_class, leaves_of(batch))):
         return batch
-    return replaced(batch, lambda leaf: leaf.as_subclass(Tensor) if _is_of_own_class(leaf) else leaf)
+    return map_leaves(batch, lambda leaf: leaf.as_subclass(Tensor) if _is_of_own_class(leaf) else leaf)
 
 
 def own_class(batch: Any) -> str:
@@ -473,4 +475,4 @@ def together(one: Any, other: Any) -> Any:
 
     if len(leaves_of(one, mine.size, mine.lists)) != len(its_leaves):
         raise ValueError("the batches are not made alike")
-    return replaced(one, join, mine.size, mine.lists)
+    return map_leaves(one, join, mine.size, mine.lists)

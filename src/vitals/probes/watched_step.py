@@ -19,8 +19,7 @@ from vitals.errors import UserError
 from vitals.probes.loss_arguments import LossArguments
 from vitals.probes.put_back import buffers_kept, replaced, unchanged
 from vitals.probes.random_states import seed_torch
-from vitals.probes.rows import Rows, leaves_of
-from vitals.probes.rows import replaced as replaced_leaves
+from vitals.probes.rows import Rows, leaves_of, map_leaves
 from vitals.probes.stand_in import attach
 from vitals.probes.step_losses import EVERY_THIRD, StepLoss, call_step, only_loss, step_losses
 
@@ -41,7 +40,7 @@ class Call:
         """What the module would have given with these `outputs`."""
         if self.within is None:
             return outputs
-        return replaced_leaves(self.within, lambda leaf: outputs if isinstance(leaf, Tensor) else leaf)
+        return map_leaves(self.within, lambda leaf: outputs if isinstance(leaf, Tensor) else leaf)
 
 
 class WatchedStep:
@@ -217,7 +216,7 @@ def _is_made(outputs: Any) -> bool:
 
 def _mapped(function: Callable[[Any], Any], outputs: Any) -> Any:
     """`outputs` with `function(leaf)` for each leaf."""
-    return replaced_leaves(outputs, function) if _is_made(outputs) else tree_map(function, outputs)
+    return map_leaves(outputs, function) if _is_made(outputs) else tree_map(function, outputs)
 
 
 def detached(outputs: Any) -> Any:
