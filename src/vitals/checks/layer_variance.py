@@ -282,6 +282,14 @@ class LayerVariance:
         return [Finding(cause, level, seen, remedy, self.layers[-1].name, value, threshold)]
 
 
+def faults_of_signal(model: nn.Module, inputs: Inputs) -> list[Finding]:
+    """What `check_layer_variance` finds; nothing where there is no layer whose input could be measured."""
+    try:
+        return check_layer_variance(model, inputs).findings()
+    except UserError:
+        return []
+
+
 def check_layer_variance(
     model: nn.Module,
     inputs: Inputs,

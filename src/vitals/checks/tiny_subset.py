@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from vitals.checks.chance import applies_softmax_twice, double_softmax_floor, perfect_loss, uniform_loss
 from vitals.checks.check import CheckOfEachLoss, Options, Outcome
 from vitals.checks.gradient_flow import duplicate_unit_weights
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import faults_of_signal
 from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError
@@ -456,11 +456,7 @@ def _fault_of_weights(model: nn.Module, x: Tensor) -> Finding | None:
     if duplicates:
         seen = f"All units of '{duplicates[0]}' start with the same weights and stay alike."
         return Finding("bad-initialization", "fail", seen, "Draw the weights at random.", duplicates[0])
-    try:
-        found = check_layer_variance(model, x).findings()
-    except UserError:  # no layer whose input could be measured
-        return None
-    return next((finding for finding in found if finding.alarming), None)
+    return next((fault for fault in faults_of_signal(model, x) if fault.alarming), None)
 
 
 def _attempts(

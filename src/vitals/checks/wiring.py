@@ -30,7 +30,7 @@ from vitals.checks.foreign_dependence import dependence_on_others, dependence_on
 from vitals.checks.frozen_fresh import frozen_fresh, frozen_table
 from vitals.checks.gradient_flow import constant_weights, gradient_flow
 from vitals.checks.handed_over import handed_over, left_alone
-from vitals.checks.layer_variance import check_layer_variance
+from vitals.checks.layer_variance import faults_of_signal
 from vitals.checks.training_setup import TrainingSetup
 from vitals.errors import UserError, listed
 from vitals.findings import Finding, Level
@@ -375,7 +375,8 @@ def check_wiring(
                 raise
         with suppress(UserError):
             future = dependence_on_what_follows(copies, inputs, targets)
-    dead = _dead_layer(model, inputs) if zero else None
+    faults = faults_of_signal(model, inputs) if zero else []
+    dead = next((fault for fault in faults if fault.cause == "dead-relu"), None)
     empty, made = empty_layers(model, inputs, zero) if zero and dead is None else ((), {})
     never_fed = tuple(name for name, part in made.items() if not _of_a_library(model, part))
     empty = (*empty, *_without(list(made), never_fed))
@@ -462,14 +463,6 @@ def _eval_layers(model: nn.Module, apart: set[int]) -> tuple[list[str], list[str
         on_purpose = model.training and (given or frozen)
         (purposeful if on_purpose else mistaken).append(name)
     return mistaken, purposeful
-
-
-def _dead_layer(model: nn.Module, inputs: Inputs) -> Finding | None:
-    try:
-        found = check_layer_variance(model, inputs).findings()
-    except UserError:  # no layer whose input could be measured
-        return None
-    return next((finding for finding in found if finding.cause == "dead-relu"), None)
 
 
 def _fault(
