@@ -28,17 +28,13 @@ SAME = 0.01
 def clipping_of(trainer: L.Trainer) -> Clipping | None:
     """What the trainer does to gradients before each step; None where it leaves them alone."""
     limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-    if not limit:
-        return None
+    return (lambda optimizer: _clip(held_parameters(optimizer), limit, algorithm)) if limit else None
 
-    def clip(optimizer: Optimizer) -> None:
-        parameters = held_parameters(optimizer)
-        if algorithm == GradClipAlgorithmType.VALUE:
-            clip_grad_value_(parameters, float(limit))
-        else:
-            clip_grad_norm_(parameters, float(limit))
 
-    return clip
+def _clip(parameters: list[Tensor], limit: float | None, algorithm: str | None) -> None:
+    """As Lightning does, whose `Trainer` clips by the norm where it is told no algorithm."""
+    by_value = algorithm == GradClipAlgorithmType.VALUE
+    (clip_grad_value_ if by_value else clip_grad_norm_)(parameters, float(limit or math.inf))
 
 
 def clipping_by_hand(
@@ -63,8 +59,7 @@ def clipping_by_hand(
         seen.append(gradient())
 
     def clip(optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
-        by_value = gradient_clip_algorithm == GradClipAlgorithmType.VALUE
-        (clip_grad_value_ if by_value else clip_grad_norm_)(parameters, float(gradient_clip_val or math.inf))
+        _clip(parameters, gradient_clip_val, gradient_clip_algorithm)
 
     for parameter in parameters:
         parameter.grad = None

@@ -27,7 +27,7 @@ from vitals.probes.loaders import (
 from vitals.probes.narrow_layer import entering, narrow_layer
 from vitals.probes.random_states import isolated_rng, seed_torch
 from vitals.probes.rows import Rows, first_samples, joined, samples_in, with_row
-from vitals.probes.stand_in import BatchPreparation, stand_in
+from vitals.probes.stand_in import BatchPreparation, attach, stand_in
 from vitals.probes.step_losses import only_loss, several, step_losses
 from vitals.probes.training_step import TrainingStep
 from vitals.probes.trial import constant_guess, switch_off_dropout
@@ -84,7 +84,7 @@ class FixedSubsets:
         few = self.twin.few(batch, 8)
         with isolated_rng(seed=0), torch.enable_grad(), self.twin.as_in_training():
             self.evaluating = stand_in(trainer, training=False)
-            self.twin.attach(self.evaluating)
+            attach(self.twin.module, self.evaluating)
             self.preparation = BatchPreparation(trainer, self.twin.module, self.evaluating)
             guides = frozen_fresh_parts(self.twin.module)
             called: set[nn.Module] = set()
@@ -214,7 +214,7 @@ class FixedSubsets:
     def _on_copy(self, gradients: bool = False) -> Iterator[None]:
         """Inside the block the copy is as its original is now, and asks as in validation."""
         self.twin.refresh()
-        self.twin.attach(self.evaluating)
+        attach(self.twin.module, self.evaluating)
         with isolated_rng(seed=0), torch.set_grad_enabled(gradients), self.twin.as_in_training():
             yield
 

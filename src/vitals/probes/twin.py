@@ -17,7 +17,7 @@ from vitals.probes.copies import copied
 from vitals.probes.eagerly import eagerly
 from vitals.probes.random_states import isolated_rng
 from vitals.probes.rows import first_samples
-from vitals.probes.stand_in import attach, mute, stand_in
+from vitals.probes.stand_in import mute, stand_in
 from vitals.probes.step_losses import StepLoss, only_loss, step_losses
 from vitals.probes.untouched import ChangesParameters, untouched
 
@@ -100,10 +100,6 @@ class Twin:
         finally:
             if self.shares:
                 self.module = shared
-
-    def attach(self, trainer: Any) -> None:
-        """Make `trainer`, from `stand_in`, the trainer of the copy and of the modules in it."""
-        attach(self.module, trainer)
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
