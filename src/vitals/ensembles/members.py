@@ -19,6 +19,8 @@ from vitals.runs.instantiate import plain
 from vitals.runs.project import Project
 
 Split = Literal["test", "val"]
+IN_WORDS: dict[Split, str] = {"test": "test", "val": "validation"}
+"""What the samples of each split are called; our data modules hold them under the same names."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
 def _digest(member: Member, split: Split) -> str:
     """Equal for the same classes and samples, in the same order."""
     data = member.data
-    kept: Any = getattr(data, "test" if split == "test" else "validation", None)
+    kept: Any = getattr(data, IN_WORDS[split], None)
     # Of our images the bytes, without the work of making batches of them.
     samples = [(kept.images, kept.labels)] if hasattr(kept, "images") else member.batches(split)
     digest = hashlib.sha256(json.dumps(classes_of(data)).encode())
@@ -126,5 +128,4 @@ def _difference(member: Member, other: Member, split: Split) -> str:
     if mine != its:
         names = f"{listed(mine, 5)} instead of {listed(its, 5)}"
         return f"{member.path} knows other classes than {other.path}: {names}."
-    kind = "test" if split == "test" else "validation"
-    return f"{member.path} was trained for other {kind} samples than {other.path}."
+    return f"{member.path} was trained for other {IN_WORDS[split]} samples than {other.path}."

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.ensembles.members import IN_WORDS
 from vitals.ensembles.scores import EnsembleResult, Scores
 from vitals.report.confusion import paint_matrix
 from vitals.report.drawing import Chart, Key, chart, color, percentages
@@ -20,8 +21,7 @@ from vitals.runs.terminal import print_as_it_is
 
 def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> None:
     """The members, the ensemble, what each further member adds, speed, and where the results are."""
-    kind = "test" if result.split == "test" else "validation"
-    table = Table(title=f"Ensemble on {result.images:,} {kind} samples", title_justify="left")
+    table = Table(title=f"Ensemble on {samples(result)}", title_justify="left")
     for column in COLUMNS:
         table.add_column(column.title, justify="right" if column.amount else "left", overflow="fold")
     *members, mean, vote = _rows(result)
@@ -45,6 +45,11 @@ def print_ensemble(result: EnsembleResult, folder: Path, console: Console) -> No
     print_as_it_is(f"curves:   {curves_command(folder)}")
 
 
+def samples(result: EnsembleResult) -> str:
+    """How many of which split."""
+    return f"{result.images:,} {IN_WORDS[result.split]} samples"
+
+
 def speed(result: EnsembleResult) -> str:
     """Samples per second through the whole ensemble."""
     return f"{result.images_per_second:,.0f} samples per second"
@@ -61,13 +66,12 @@ COLUMNS = [
 
 def page(result: EnsembleResult) -> str:
     """The figures of `result` with the accuracy over the number of members and who disagrees with whom."""
-    kind = "test" if result.split == "test" else "validation"
     together = result.together
     return render(
         "ensemble.html",
         source="the runs' checkpoints",
         title=f"Ensemble of {len(result.members)}: {percent(together.accuracy, 2)}",
-        subtitle=f"on {result.images:,} {kind} samples",
+        subtitle=f"on {samples(result)}",
         key_figures=[
             ("accuracy of the mean", percent(together.accuracy, 2)),
             ("best member", percent(result.members[result.best_member].accuracy, 2)),
