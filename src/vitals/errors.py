@@ -114,6 +114,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def counted(amount: float, noun: str) -> str:
+    """`1 epoch`, `2 epochs`, `8,000 steps`."""
+    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+
+
+def as_sentence(words: str) -> str:
+    """`words` with a capital letter at the beginning and a full stop at the end."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def listed(names: Iterable[str], at_most: int = 4) -> str:
     """The different names, `a, b, c, d and 7 more` where they are more than `at_most`."""
     names = list(dict.fromkeys(names))

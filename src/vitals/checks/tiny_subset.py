@@ -19,7 +19,7 @@ from vitals.checks.gradient_flow import duplicate_unit_weights
 from vitals.checks.layer_variance import faults_of_signal
 from vitals.checks.page import are_images, in_range
 from vitals.checks.training_setup import TrainingSetup
-from vitals.errors import UserError
+from vitals.errors import UserError, counted
 from vitals.findings import Finding, Level
 from vitals.measures.finite import of_lost_epsilon
 from vitals.measures.held_parameters import held_parameters
@@ -348,7 +348,7 @@ class FewSamples:
         name, losses = self.final
         start, end, where = losses[0], losses[-1], "tiny subset"
         seen = (
-            f"On {self.samples} sample{'s' * (self.samples != 1)} the loss goes from {start:.4g} to "
+            f"On {counted(self.samples, 'sample')} the loss goes from {start:.4g} to "
             f"{end:.4g} in {len(losses) - 1} steps of {name}"
         )
         if not math.isfinite(end):

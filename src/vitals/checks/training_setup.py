@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitals.errors import UserError, listed
+from vitals.errors import UserError, counted, listed
 from vitals.measures.held_parameters import held_identities
 from vitals.probes.joined_optimizers import as_one
 from vitals.probes.put_back import buffers_kept
@@ -203,9 +203,7 @@ def lack(setup: TrainingSetup, needs: Needs, fewest: int) -> str:
     if order.index(needs) <= order.index(setup.gives):
         if setup.samples >= fewest:
             return ""
-        return (
-            f"the training data give {setup.samples} sample{'s' * (setup.samples != 1)}, and more are needed."
-        )
+        return f"the training data give {counted(setup.samples, 'sample')}, and more are needed."
     if setup.gives == "losses":
         assert setup.step is not None
         return f"{several(len(setup.step.optimizers))}; one loss is needed."

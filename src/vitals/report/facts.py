@@ -10,11 +10,12 @@ import numpy as np
 import yaml
 
 from vitals.bounded_yaml import flat
+from vitals.errors import as_sentence, counted
 from vitals.files import chose_average
 from vitals.measures.healthy import UPDATE_RATIO
 from vitals.metric import Metric, Row, bare_name, epoch_in
 from vitals.report.curves import gap_of
-from vitals.report.numbers import count, duration, number, percent, points
+from vitals.report.numbers import duration, number, percent, points
 from vitals.report.record import Curve, LeftOut, RunRecord
 
 Rows = list[tuple[str, str]]
@@ -51,7 +52,7 @@ def key_figures(run: RunRecord) -> Rows:
     epochs, steps = _length(run)
     if steps:
         whole = int(epochs) if epochs == int(epochs) else round(epochs, 2)
-        rows.append((f"{'epoch' if whole == 1 else 'epochs'}, {count(steps, 'step')}", number(whole)))
+        rows.append((f"{'epoch' if whole == 1 else 'epochs'}, {counted(steps, 'step')}", number(whole)))
     if seconds := run.status.get("training_seconds"):
         each = f", {duration(seconds / epochs)} an epoch" if epochs else ""
         rows.append((f"training time{each}", duration(float(seconds))))
@@ -148,7 +149,11 @@ def reproduction(run: RunRecord) -> Rows:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if machine := facts.get("machine"):
         gpus = machine.get("gpus") or []
-        parts = [str(machine.get("system", "")), count(int(machine.get("cpus") or 0), "CPU"), *map(str, gpus)]
+        parts = [
+            str(machine.get("system", "")),
+            counted(int(machine.get("cpus") or 0), "CPU"),
+            *map(str, gpus),
+        ]
         rows.append(("machine", ", ".join(part for part in parts if part)))
     for later in facts.get("resumed") or []:
         rows.append(("resumed by", str(later.get("command", ""))))
@@ -206,7 +211,7 @@ def _loss(run: RunRecord) -> str:
         sentences.append(f"noise from batch to batch {percent(noise.last)} of it")
     if chance := _against_chance(run, "loss", number):
         sentences.append(chance.removeprefix("; "))
-    return _joined(sentences)
+    return as_sentence("; ".join(sentences))
 
 
 def _accuracy(run: RunRecord) -> str:
@@ -232,7 +237,7 @@ def _accuracy(run: RunRecord) -> str:
     gap = gap_of(run).last
     if judged and np.isfinite(gap):
         sentences.append(f"the last gap is {points(gap)} points")
-    return _joined(sentences if judged else sentences + ends)
+    return as_sentence("; ".join(sentences if judged else sentences + ends))
 
 
 def _updates(run: RunRecord) -> str:
@@ -258,7 +263,7 @@ def _first_layer(run: RunRecord) -> str:
         sentences.append(f"{percent(twins.last)} of them have a twin")
     if not sentences and not run.tags("filters/"):
         raise LeftOut(run.missing.get("history.jsonl", "no filters were recorded"))
-    return _joined(sentences) if sentences else "Its filters are drawn below."
+    return as_sentence("; ".join(sentences)) if sentences else "Its filters are drawn below."
 
 
 def _optimizer(run: RunRecord) -> str:
@@ -292,7 +297,7 @@ def _decay(run: RunRecord) -> str:
         sentences.append(f"the learning rate went from {highest} at most to {last} at the end")
     if not sentences:
         raise LeftOut("no schedule and no learning rate were recorded")
-    return _joined(sentences)
+    return as_sentence("; ".join(sentences))
 
 
 def _search(run: RunRecord) -> str:
@@ -326,11 +331,6 @@ HEADLINES: dict[str, Callable[[RunRecord], str]] = {
     "averages": _averages,
 }
 """One sentence on what the run's folder says of a station; `LeftOut` where it says nothing."""
-
-
-def _joined(sentences: list[str]) -> str:
-    text = "; ".join(sentences)
-    return text[:1].upper() + text[1:] + "."
 
 
 def _change(curve: Curve) -> str:

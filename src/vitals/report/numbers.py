@@ -137,11 +137,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def count(amount: float, noun: str) -> str:
-    """`1 epoch`, `2 epochs`, `8,000 steps`."""
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
-
-
 def shortened(name: str, length: int = 22) -> str:
     """`name`, its middle left out where it is longer than `length`."""
     if len(name) <= length:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitals.errors import one_line
+from vitals.errors import as_sentence, counted, one_line
 from vitals.findings import NO_VERDICTS, Finding, ranked
 from vitals.report import confusion, curves, facts, layers, pictures
 from vitals.report.confusion import Mistakes
 from vitals.report.drawing import Chart
-from vitals.report.numbers import count, percent
+from vitals.report.numbers import percent
 from vitals.report.pictures import Pictures
 from vitals.report.record import LETTERS, LeftOut, RunRecord
 from vitals.report.stations import STATIONS, Light, Station, light_of, station_of
@@ -67,7 +67,7 @@ class Section:
         """What is shown on demand, in words."""
         pictures = len(self.blocks) - self.lead
         checks = sum(len(verdict.findings) for verdict in self.verdicts)
-        parts = [count(n, noun) for n, noun in ((pictures, "more picture"), (checks, "finding")) if n > 0]
+        parts = [counted(n, noun) for n, noun in ((pictures, "more picture"), (checks, "finding")) if n > 0]
         return " and ".join(parts) or "What the course says"
 
     def add(self, what: str, draw: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
@@ -135,7 +135,7 @@ def _verdict(station: Station, run: RunRecord) -> Verdict:
     try:
         measured = facts.HEADLINES[station.key](run)
     except LeftOut as reason:
-        why = "Not in this record." if run.unjudged else f"{str(reason)[:1].upper()}{str(reason)[1:]}."
+        why = "Not in this record." if run.unjudged else as_sentence(str(reason))
     except Exception as error:  # a file that is not as it should be
         _log.warning("%s could not be summed up: %s", station.key, one_line(error))
         _log.debug("%s could not be summed up", station.key, exc_info=error)
@@ -228,7 +228,7 @@ def _most_frequent(runs: Sequence[RunRecord]) -> str:
     try:
         label, guess, images, share = confusion.frequent_mistakes(runs[0]).rows[0]
     except LeftOut as reason:
-        return f"{str(reason)[:1].upper()}{str(reason)[1:]}."
+        return as_sentence(str(reason))
     return f"Most often {label} is taken for {guess}: {images} of the test images, {share} of that class."
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from vitals.errors import UserError
+from vitals.errors import UserError, counted
 from vitals.runs.provenance import answer_of, usable_cpus
 
 
@@ -58,8 +58,7 @@ class Devices:
         return cls([f"cpu{core}" for core in range(cores)], jobs_per_device, cores=cores)
 
     def __str__(self) -> str:
-        kind = "GPU" if self.are_gpus else "CPU core"
-        return f"{len(self.names)} {kind}{'s' * (len(self.names) > 1)}"
+        return counted(len(self.names), "GPU" if self.are_gpus else "CPU core")
 
     def at_once(self, count: int) -> int:
         """How many jobs of `count` devices can run side by side."""

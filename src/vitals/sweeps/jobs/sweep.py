@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vitals.errors import UserError, listed
+from vitals.errors import UserError, counted, listed
 from vitals.metric import Metric
 from vitals.runs.config.combinations import Axis, axes
 from vitals.runs.prerequisites import require_prerequisites
@@ -160,7 +160,7 @@ class Sweep:
         self.folder.add_to_record(jobs=jobs, seed=self.seed)
         devices, needed = self.backend.devices, self._devices_needed(self.config.trainer.devices)
         done = sum(map(is_finished, self.folder.jobs()))
-        said = f"{jobs} job{'s' * (jobs != 1)}" + (f", {done} of them done" if done else "")
+        said = counted(jobs, "job") + (f", {done} of them done" if done else "")
         said += f", {devices.at_once(needed)} at a time on {devices}"
         if self.repeats > 1:
             said += f", seeds {self.seed} to {self.seed + self.repeats - 1}"

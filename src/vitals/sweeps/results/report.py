@@ -12,10 +12,11 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from vitals.errors import counted
 from vitals.files import write_atomically
 from vitals.metric import Metric
 from vitals.report.live import Live
-from vitals.report.numbers import count, duration
+from vitals.report.numbers import duration
 from vitals.report.rendering import Column, render
 from vitals.runs.run_folder import shown
 from vitals.sweeps.jobs.folder import SweepFolder
@@ -81,7 +82,7 @@ def sweep_page(
     """The page of a sweep, with what can be typed next and the importance by key; where it is served and
     follows the jobs, as of when their newest file was `written`, it links to their live pages."""
     counts = _counts(results)
-    live = None if written is None else Live(f"{counts[:1].upper()}{counts[1:]}.", results.running, written)
+    live = None if written is None else Live(f"{counts}.", results.running, written)
     charts = [*key_charts(results), parallel_chart(results), importance_chart(shares)]
     return render(
         "sweep.html",
@@ -131,7 +132,7 @@ def _key_figures(results: SweepResults) -> list[tuple[str, str]]:
             what += f"; half of the jobs reach {results.metric.text(median)}"
         figures.append((what, results.metric.text(best.score)))
         if best.best_epoch is not None and best.weights == "best":
-            figures.append(("reached after", count(best.best_epoch, "epoch")))
+            figures.append(("reached after", counted(best.best_epoch, "epoch")))
         if best.test is not None:
             figures.append(("the same in the test", results.metric.text(best.test)))
     if minutes := sum(job.minutes or 0.0 for job in results.jobs):
