@@ -309,14 +309,14 @@ def check_loss_at_chance(
         guess = math.log(max(outputs.shape[1], 2)) * (1 / share if halves else share)
         sd = float((outputs - outputs.mean(dim=1, keepdim=True)).square().mean().sqrt())
     result = LossAtChance(
-        value,
-        chance,
-        perfect,
-        prior_entropy(targets),
-        sd,
-        "wrong-initial-loss",
-        math.nan,
-        without,
+        loss=value,
+        chance=chance,
+        perfect=perfect,
+        prior_entropy=prior_entropy(targets),
+        logit_sd=sd,
+        cause="wrong-initial-loss",
+        standardized_loss=math.nan,
+        without_log=without,
         over_batch=over_batch,
         wrong=wrong,
         every_class=every_class,
@@ -354,7 +354,16 @@ def _of_tokens(
         outputs = copies.outputs(inputs)
         value, chance = float(copies.loss_of(outputs, targets)), math.log(classes)
         sd = float(outputs.float().std())
-    result = LossAtChance(value, chance, 0.0, 0.0, sd, "wrong-initial-loss", math.nan, constant=0.0)
+    result = LossAtChance(
+        loss=value,
+        chance=chance,
+        perfect=0.0,
+        prior_entropy=0.0,
+        logit_sd=sd,
+        cause="wrong-initial-loss",
+        standardized_loss=math.nan,
+        constant=0.0,
+    )
     if not result.deviation > FAR or optimizer is None:
         return result
     if _is_tied(model, classes):

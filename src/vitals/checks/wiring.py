@@ -388,27 +388,27 @@ def check_wiring(
     without = dead is None and bool(zero) and zero_at_an_even_scale(model, loss, inputs, targets, zero)
     matters = without and outputs_change_with(model, inputs, zero)
     return Wiring(
-        _without(list(parameters), wanting),
-        tuple(apart),
-        later,
-        tuple(fresh),
-        _without(missing, apart),
-        sum(identity not in own for identity in held),
-        unreached,
-        tuple(zero),
-        tuple(flow.non_finite),
-        dead,
-        tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model, inputs)])),
-        leak,
-        tuple(
+        frozen=_without(list(parameters), wanting),
+        apart=tuple(apart),
+        later=later,
+        frozen_fresh=tuple(fresh),
+        not_in_optimizer=_without(missing, apart),
+        foreign=sum(identity not in own for identity in held),
+        unreached=unreached,
+        zero_gradient=tuple(zero),
+        non_finite=tuple(flow.non_finite),
+        dead=dead,
+        duplicates=tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model, inputs)])),
+        leak=leak,
+        batch_statistics=tuple(
             name
             for name, module in model.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is None
         ),
-        twice,
-        classes,
-        tuple(eval_layers),
-        tuple(frozen_layers),
+        softmax_twice=twice,
+        classes=classes,
+        eval_layers=tuple(eval_layers),
+        frozen_layers=tuple(frozen_layers),
         over_batch=over_batch,
         over_places=over_places,
         heard=heard,
