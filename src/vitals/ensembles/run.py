@@ -39,17 +39,17 @@ def ensemble(options: DictConfig, project: Project) -> EnsembleResult:
     seconds = time.perf_counter() - start
     together = probabilities.mean(0)
     result = EnsembleResult(
-        options.split,
-        len(labels),
-        [shown(member.path) for member in members],
-        telling_names([member.path for member in members]),
-        left_out,
-        [scores(of_member, labels) for of_member in probabilities],
-        scores(together, labels),
-        vote_accuracy(probabilities, labels),
-        by_size(probabilities, labels),
-        disagreement(probabilities),
-        len(labels) / seconds,
+        split=options.split,
+        images=len(labels),
+        checkpoints=[shown(member.path) for member in members],
+        names=telling_names([member.path for member in members]),
+        left_out=left_out,
+        members=[scores(of_member, labels) for of_member in probabilities],
+        together=scores(together, labels),
+        vote_accuracy=vote_accuracy(probabilities, labels),
+        sizes=by_size(probabilities, labels),
+        disagreement=disagreement(probabilities),
+        images_per_second=len(labels) / seconds,
     )
     folder = Path(options.folder)
     write(result, folder)
