@@ -1,4 +1,4 @@
-"""A batch of whatever make as tensors with one row for each sample, and back."""
+"""Take any batch apart into tensors with one row for each sample, and put it together again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ it or the batches of several loaders, and not for its samples."""
 
 
 class Rows:
-    """The make of a batch: tuples, dicts, named tuples, dataclasses, nested, with anything else in them.
+    """How a batch is built: of nested tuples, dicts, named tuples and dataclasses, with anything in them.
 
     A list of its samples, such as sequences of different lengths or a dict for each image, has the numbers of
     these samples for a row, and one more for each whole number that all of them have, such as a label. The
@@ -34,14 +34,14 @@ class Rows:
     def __init__(self, batch: Any) -> None:
         self.example = batch
         self.lists = sample_lists(batch)
-        """The lists of samples in it, by identity."""
+        """The identities of those lists in the example whose entries are its samples."""
         self.leaves = leaves_of(batch, 0, self.lists)
         self.size = _size(self.leaves, self.lists)
         """Samples in the example; 0 where there is no tensor, or none that could be cut, as in a graph."""
         self._lists: dict[int, tuple[Sequence[Any], dict[int, Tensor]]] = {}
         """Samples, and whole numbers that all of them have, by the identity of a leaf of the example."""
         self.exact = False
-        """Whether the step takes no other number of samples than that of the example."""
+        """Whether the step accepts only batches of as many samples as the example has."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
         return self  # nothing in it is ever written to
@@ -124,7 +124,8 @@ class Rows:
             yield tuple(row[places] for row in rows)
 
     def repeated(self, rows: Sequence[Tensor], count: int) -> list[Tensor]:
-        """The first row of each of `rows`, `count` times; a step may write to them, as some that mix do."""
+        """The first row of each of `rows`, repeated `count` times, in memory of its own: a step may write to
+        its batch, as some do that mix samples."""
         return [row[:1].expand(count, *row.shape[1:]).clone() for row in rows]
 
 
@@ -192,8 +193,8 @@ def joined(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 def map_leaves(
     batch: Any, other: Callable[[Any], Any], size: int = 0, lists: Container[int] = frozenset()
 ) -> Any:
-    """`batch` with `other(leaf)` for each leaf: a tensor, a value, a list of `size` values without tensors,
-    or one of the `lists`, which are known by identity."""
+    """A copy of `batch` in which each leaf is replaced by `other(leaf)`. A leaf is a tensor, a value, a list
+    of `size` values without tensors, or one of the `lists`, which are given by identity."""
     if isinstance(batch, Tensor | PackedSequence | str | bytes) or id(batch) in lists:
         return other(batch)
     if isinstance(batch, Mapping):
@@ -218,7 +219,8 @@ def map_leaves(
 
 
 def _like(batch: MutableMapping[Any, Any], entries: dict[Any, Any]) -> Any:
-    """A table of the kind of `batch`; a dict where a copy would share what it keeps its entries in."""
+    """A mapping of the class of `batch` with these `entries`; a plain dict where a copy of `batch` would
+    write to the container in which `batch` keeps its own entries."""
     before = dict(batch)
     table: Any = copy.copy(batch)
     for name, value in vars(table).items() if hasattr(table, "__dict__") else ():
@@ -243,7 +245,7 @@ def _fill(table: Any, entries: dict[Any, Any]) -> Any:
 
 
 def leaves_of(batch: Any, size: int = 0, lists: Container[int] = frozenset()) -> list[Any]:
-    """The leaves of `batch`, as `map_leaves` meets them."""
+    """The leaves of `batch`, in the order of `map_leaves`."""
     found: list[Any] = []
     map_leaves(batch, found.append, size, lists)
     return found

@@ -1,4 +1,4 @@
-"""A stand-in for a module in training, with its parameters, on which anything can be run."""
+"""A copy of the module that trains, which shares its parameters, and on which anything can be run."""
 
 import operator
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 class Twin:
-    """A copy of `module`, which the strategy of `trainer` has set up, whose parameters are those of the
-    original, and whose buffers and hooks are its own; `UserError` if it cannot be copied, or its parameters
+    """A copy of `module`, which the strategy of `trainer` has set up. It shares the parameters of the
+    original and has its own buffers and hooks. `UserError` if the module cannot be copied, or its parameters
     are spread over processes.
 
-    Running its steps leaves BatchNorm statistics, metrics, counters and the compiled graphs of the original
-    alone, and takes no memory for parameters; only where the step writes to them it gets some of its own. It
-    logs nothing. Random numbers are drawn from the global states: isolate them. One copy may serve several,
-    each of which calls `refresh` before it uses it, and takes away the hooks that it has put there.
+    Running steps on it leaves BatchNorm statistics, metrics, counters and compiled graphs of the original
+    alone, and logs nothing. It needs no memory for parameters, unless the training step writes to them: then
+    the twin gets parameters of its own. Steps draw from the global random states, so callers isolate these.
+    Several monitors may use one twin: each calls `refresh` first, and removes the hooks that it registered.
     """
 
     def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -41,7 +41,7 @@ class Twin:
         self.trainer, self.original = trainer, module
         self.rehearsed, self.shares = False, True
         self.cuts: bool | None = None
-        """Whether the training step can do with a part of a batch; None where that is not known yet."""
+        """Whether the training step accepts a part of a batch; None as long as nobody has tried."""
         if any(map(is_lazy, module.parameters())):
             raise UserError("the module has lazy layers, which have no weights before the first batch.")
         memo: dict[int, Any] = {id(parameter): parameter for parameter in module.parameters()}
@@ -49,8 +49,8 @@ class Twin:
         mute(self.module)
 
     def refresh(self) -> None:
-        """Take over buffers, modes and plain attributes, such as counters, as the original has them now, and
-        parameters where they are not those of the original."""
+        """Copy the present buffers, modes and plain attributes, such as counters, of the original; and its
+        parameters, where the twin does not share them. `UserError` if the original has changed its layers."""
         if self.shares:
             self._follow()
         mine, present = list(self.module.parameters()), list(self.original.parameters())
@@ -68,8 +68,8 @@ class Twin:
             vars(part).update({name: own for name, own in vars(other).items() if type(own) in PLAIN})
 
     def _follow(self) -> None:
-        """Take over anew what layers have got in place of parameters and buffers, as those do that are
-        pruned amid the training."""
+        """Copy anew those layers whose parameters or buffers have been replaced by others, as pruning does
+        in the middle of a training."""
         for part, other in zip(self.module.modules(), self.original.modules(), strict=False):
             if type(part) is type(other) and not other._modules and _names(part) != _names(other):
                 state = vars(copied(other, {id(parameter): parameter for parameter in other.parameters()}))
@@ -77,9 +77,10 @@ class Twin:
                 vars(part).update(state)
 
     def rehearse(self, batch: Any) -> None:
-        """Run the training step once on copies of the parameters too, to see that it leaves these and their
-        gradients alone; it need not be seen again. The copies are kept where it writes to them. `UserError`
-        if it calls `backward` itself, which would disturb the training."""
+        """Run the training step once with copies of the parameters, to make sure that later steps on the
+        shared ones disturb nothing. Where the step writes to parameters, the twin keeps the copies.
+        `UserError` if the step calls `backward` itself, which would write to the gradients of the training.
+        Further calls do nothing."""
         if self.rehearsed:
             return
         shared = self.module
@@ -103,28 +104,28 @@ class Twin:
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
-        """In the precision of the training, without compilation, and with the parameters of the training out
-        of reach, for a step may change them later than at its rehearsal; `UserError` if it does."""
+        """Run the block in the precision of the training and without compilation. Shared parameters are
+        guarded, for a step may come to write to them only after its rehearsal; `UserError` if it does."""
         precision = self.trainer.precision_plugin.forward_context()
         guarded = self.module.parameters() if self.shares else ()
         with precision, eagerly(), untouched(guarded):
             yield
 
     def training_loss(self, batch: Any) -> Tensor:
-        """What the training step makes of `batch`, without a backward pass; `NoLoss` if there is none for
-        this batch, `UserError` if that is not one loss."""
+        """The loss that the training step returns for `batch`, without a backward pass. `NoLoss` if it
+        returns none for this batch, `UserError` if there are several losses."""
         return only_loss(self.losses(batch))
 
     def losses(self, batch: Any) -> list[StepLoss]:
-        """All that the optimizers minimise of `batch`; see `step_losses`."""
+        """Every loss that an optimizer minimises on `batch`; see `step_losses`."""
         facts = stand_in(self.trainer, training=True)
         facts.rewrites = not self.shares
         with self.as_in_training():
             return step_losses(self.module, facts, batch)
 
     def aims(self, batch: Any) -> list[Aim]:
-        """The same, each with the identities of the parameters of the copy that it trains: of several losses
-        those which its optimizers hold, of one all."""
+        """The losses of `losses`, each with the identities of the twin's parameters that it trains: all of
+        them where there is one loss, else those that the optimizers of this loss hold."""
         losses, copies = self.losses(batch), list(self.module.parameters())
         if len(losses) == 1:
             return [(losses[0].value, set(map(id, copies)))]
@@ -136,8 +137,8 @@ class Twin:
         return aims
 
     def few(self, batch: Any, count: int) -> Any:
-        """The first `count` samples of `batch`, on which the training step has been rehearsed, or the whole
-        where it cannot do with a part; `UserError` as `rehearse`."""
+        """The first `count` samples of `batch`, or all of it where the training step fails on a part. The
+        step has been rehearsed on what is returned; `UserError` as `rehearse`."""
         if self.cuts is None:
             part = first_samples(batch, count)
             try:
