@@ -21,9 +21,9 @@ GUESSED = 0.97
 
 
 def needs(*tags: str, verdict: str = "") -> Callable[[Rule], Rule]:
-    """Says of a rule what it judges by: of each of `tags` there must be a measurement; `|` stands between
-    those of which one is enough, and a stroke at the end for all that begin so. `verdict` is what people call
-    it, where that is not its name."""
+    """Declare which measurements a rule needs: one for each of `tags`. In a tag, `|` stands between
+    alternatives of which one is enough, and a `/` at the end means any tag that begins so. `verdict` is what
+    people call the rule, where that is not its name."""
 
     def mark(rule: Rule) -> Rule:
         rule.needs, rule.verdict = tags, verdict  # type: ignore[attr-defined]
@@ -33,13 +33,13 @@ def needs(*tags: str, verdict: str = "") -> Callable[[Rule], Rule]:
 
 
 class Run:
-    """A run so far.
+    """What has been recorded of a run so far.
 
     Args:
-        history: of all monitors, and the facts that `Recorder` records at the start.
-        checks: findings from before the first step.
-        finished: whether no more steps follow.
-        facts: numbers that the checks have found.
+        history: what all monitors have measured, and the facts that `Recorder` records at the start.
+        checks: the findings of the checks before the first step.
+        finished: whether the run has ended.
+        facts: numbers that the checks have measured, by name.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Run:
         return float(self.found.get(name, self.history.last(f"facts/{name}", default)))
 
     def can_judge(self, rule: Rule) -> bool:
-        """Whether there is what `rule` judges by; of a rule that does not say what it needs, yes."""
+        """Whether all that `rule` needs was measured; a rule that declares nothing can always judge."""
         return all(any(map(self._measured, tags.split("|"))) for tags in getattr(rule, "needs", ()))
 
     def _measured(self, tag: str) -> bool:
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def steps_before(self) -> int:
-        """Taken before the record begins, as where a training goes on in another folder."""
+        """Optimizer steps taken before the record begins, as where a training goes on in another folder."""
         return int(self.fact("steps_before", 0.0))
 
     def losses_of(self, first: int, last: int | None = None) -> list[float]:
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def last_error(self) -> float:
-        """Standard error of the same."""
+        """Standard error of `last_loss`."""
         last = self.losses[-self.window :]
         return statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else math.nan
 

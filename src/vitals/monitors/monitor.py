@@ -73,10 +73,11 @@ class Monitor(Callback):
     station: ClassVar[StationKey] = "loss"
     """Station of the course to which it belongs."""
     kept: ClassVar[tuple[str, ...]] = ()
-    """Attributes, plain values and tensors, with which a resumed run goes on as if it had never stopped."""
+    """Names of the attributes, plain values and tensors, that a checkpoint holds, so that a resumed run goes
+    on as if it had never stopped."""
 
     broken = False
-    """Whether a hook of it has failed."""
+    """Whether one of its hooks has failed."""
 
     def __init_subclass__(cls, **further: Any) -> None:
         super().__init_subclass__(**further)
@@ -94,13 +95,14 @@ class Monitor(Callback):
         self.period = 1
         self.total_steps = math.inf
         self.paced: Callable[[], None] | None = None
-        """Brings `period` and `total_steps` up to date, where the clock ends the training."""
+        """Brings `period` and `total_steps` up to date; None unless the training ends by time."""
         self.active = False
         self.failures: list[Exception] = []
-        """Of `retried`, since it last went well."""
+        """What `retried` has met since it last succeeded."""
         self.findings: list[Finding] = []
         self.hooks: list[Any] = []
-        """Handles of those that it has put somewhere, which go with the training at the latest."""
+        """Handles of the hooks that it registered; they are removed at the end of the training at the
+        latest."""
         self.loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,7 +111,7 @@ class Monitor(Callback):
         self.active, self.failures, self.broken = trainer.is_global_zero, [], False
         self.guarded(self.start, trainer, pl_module)
         loaded, self.loaded = self.loaded, None
-        # At step 0 it is what a finder of rates or batch sizes has put back: of before the training.
+        # At step 0 the state is not of a resumed run: a tuner of rates or batch sizes has restored it.
         if loaded is not None and trainer.global_step:
             self.active = self.active and loaded["active"]
             self.findings = [Finding(**finding) for finding in loaded["findings"]]
@@ -119,9 +121,10 @@ class Monitor(Callback):
                     setattr(self, name, value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Findings, and what is `kept`, but for what holds objects of the user's, such as a batch of a class
-        of his own, which could be neither saved nor read everywhere; a resumed run takes that anew."""
-        kept = {name: getattr(self, name, None) for name in self.kept}  # the first process alone has all
+        """The findings and the attributes in `kept`. Those that hold objects of the user's own classes, such
+        as a batch, are left out, for they could not be saved or read everywhere; a resumed run makes them
+        anew."""
+        kept = {name: getattr(self, name, None) for name in self.kept}  # only the first process has all
         kept = {name: value if is_plain(value) else None for name, value in kept.items()}
         return {"active": self.active, "findings": [asdict(each) for each in self.findings], **kept}
 
@@ -139,11 +142,11 @@ class Monitor(Callback):
         self.period = self.interval.period(self.total_steps, epoch)
 
     def start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Get ready to measure; raises `UserError` where that cannot be done."""
+        """Prepare to measure, as subclasses override it; `UserError` if this training cannot be measured."""
 
     def due(self, step: int, last: int | None = None) -> bool:
-        """Whether the state after `step` optimizer steps is to be measured, or one after a step that was
-        taken after `last` and with the same batch."""
+        """Whether to measure now, after `step` optimizer steps. Where one batch brought several steps, `last`
+        is their number before that batch, and one of them being due is enough."""
         if self.paced is not None:
             self.paced()
         last = step - 1 if last is None else last
@@ -151,8 +154,8 @@ class Monitor(Callback):
         return self.active and (passed or step // self.period > last // self.period)
 
     def guarded(self, measure: Callable[..., Any], *arguments: Any) -> Any:
-        """`measure(*arguments)` where this monitor is active; where it fails, the monitor ends, not the
-        training."""
+        """Call `measure(*arguments)` if this monitor is active. If that fails, the monitor ends, and the
+        training goes on."""
         if not self.active:
             return None
         try:
@@ -162,15 +165,16 @@ class Monitor(Callback):
         return None
 
     def _fall_silent(self, error: Exception) -> None:
-        """A monitor must never end a training; a full disk does."""
+        """End this monitor and say why in a finding; but a disk that cannot be written ends the training."""
         if cannot_write(error):
             raise error
         self.active = False
         self.skip(error)
 
     def retried(self, measure: Callable[..., Any], *arguments: Any) -> bool:
-        """Whether `measure(*arguments)` went well; the monitor ends only where it has failed for `TRIES`
-        batches, since what fails with one, such as a step that returns None, may work with the next."""
+        """Call `measure(*arguments)`, and return whether it succeeded. The monitor ends only after it has
+        failed for `TRIES` batches in succession: what fails with one batch, such as a step that returns None,
+        may work with the next."""
         if not self.active:
             return False
         try:
@@ -197,7 +201,7 @@ class Monitor(Callback):
         self.unhook()
 
     def unhook(self) -> None:
-        """Take its hooks away."""
+        """Remove the hooks that it registered."""
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
@@ -208,13 +212,13 @@ class Monitor(Callback):
             self.failures = []
 
     def skip(self, error: Exception) -> None:
-        """Say in a finding why something is not measured."""
+        """Add a finding that says why something is not measured."""
         name = type(self).__name__
         message = f"{name}: {reason_of(error)}"
         self.findings.append(Finding("skipped", "note", message, where=name, station=self.station))
 
     def say(self, trainer: L.Trainer, finding: Finding) -> None:
-        """Add a finding of the present step."""
+        """Add a finding, dated with the present step and epoch."""
         step, epoch = trainer.global_step, round(epoch_of(trainer), 4)
         self.findings.append(replace(finding, step=step, epoch=epoch))
 
@@ -246,7 +250,8 @@ def is_plain(value: Any) -> bool:
 
 
 def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
-    """`hook` of a monitor, which falls silent where it fails; a full disk ends the training all the same."""
+    """Wrap `hook` so that its monitor falls silent if it fails; but a disk that cannot be written
+    ends the training."""
 
     @wraps(hook)
     def harmless(self: Monitor, *arguments: Any, **named: Any) -> None:
