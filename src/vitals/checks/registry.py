@@ -68,7 +68,8 @@ def load_checks(chosen: Iterable[str | Check]) -> list[Check]:
     taken = set(BUILT_IN)
     for check in others:
         if check.name in taken:
-            raise UserError(f"two checks are called '{check.name}': give {_path(check)} another name.")
+            path = f"{type(check).__module__}.{type(check).__qualname__}"
+            raise UserError(f"two checks are called '{check.name}': give {path} another name.")
         taken.add(check.name)
     return checks
 
@@ -86,7 +87,3 @@ def _load(path: str) -> Check:
     if not isinstance(found, Check):
         raise UserError(f"'{path}' is no check: give a class that derives from vitals.checks.check.Check.")
     return found
-
-
-def _path(check: Check) -> str:
-    return f"{type(check).__module__}.{type(check).__qualname__}"

@@ -487,7 +487,8 @@ def too_low(run: Run) -> Iterator[Finding]:
     if not run.barely_learns and not flat:
         return
     gain = max(run.gain(3), run.gain(10))
-    from_scratch = _from_scratch(run)
+    # A loss that is no cross-entropy has another scale than chance: there accuracy says it.
+    from_scratch = not run.first_loss < 0.8 * run.chance_loss or run.at_chance("train", best=True)
     # Of every layer, so that no probe is needed.
     still = statistics.median_high(run.values("update_ratio_summary/max")) < TINY_UPDATE / 10
     slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
@@ -706,11 +707,6 @@ def slow_but_learning(run: Run) -> bool:
     drawn = run.fact("fresh_layers", 0.0) > 0.5
     rates = {max(run.values(tag)) for tag in run.history.tags("lr/") if run.values(tag)}
     return run.finished and far and drawn and len(rates) < 2 and typical_update(run) < SMALL_UPDATE
-
-
-def _from_scratch(run: Run) -> bool:
-    """Whether the loss began no lower than a guess has it; one that is no cross-entropy has another scale."""
-    return not run.first_loss < 0.8 * run.chance_loss or run.at_chance("train", best=True)
 
 
 def _in_proportion(run: Run) -> bool:

@@ -57,7 +57,8 @@ class Rows:
                 rows.append(leaf if isinstance(leaf, Tensor) else torch.from_numpy(np.array(leaf)))
             else:
                 samples, whole = made._listed(leaf)
-                rows += [_numbers(samples), *whole.values()]
+                numbers = torch.arange(len(samples), device=_device(samples))  # where their tensors are
+                rows += [numbers, *whole.values()]
         return tuple(rows)
 
     def _listed(self, leaf: Any) -> tuple[Sequence[Any], dict[int, Tensor]]:
@@ -360,11 +361,6 @@ def _are_edges(leaf: Any) -> bool:
     if not isinstance(leaf, Tensor) or leaf.layout != torch.strided:
         return isinstance(leaf, Tensor)
     return leaf.dtype in (torch.int32, torch.int64) and leaf.ndim == 2 and len(leaf) == 2 < leaf.shape[1]
-
-
-def _numbers(samples: Sequence[Any]) -> Tensor:
-    """The places in a list of samples, where their tensors are."""
-    return torch.arange(len(samples), device=_device(samples))
 
 
 def _device(samples: Sequence[Any]) -> torch.device | None:
