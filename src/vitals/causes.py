@@ -46,201 +46,116 @@ class Cause:
 _RATE = ("learning-rate-too-high", "learning-rate-too-low")
 _SIGNAL = ("exploding-gradients", "vanishing-gradients", "dead-relu", "saturated-activations")
 _LEARNING = ("underfitting", "labels-random", *_RATE)
+_START = ("bad-initialization", "wrong-initial-loss")
 
-_FAULTS = (
-    Cause(
-        "input-constant",
-        "the inputs carry no information: all the same, or zeroed",
+_FAULTS: dict[str, tuple[StationKey, str]] = {
+    "input-constant": ("before", "the inputs carry no information: all the same, or zeroed"),
+    "input-not-normalized": ("before", "inputs are on a scale the network was not made for"),
+    "eval-mode-training": ("before", "training runs with layers in evaluation mode"),
+    "bad-initialization": (
         "before",
-        (
-            *(*_SIGNAL, *_LEARNING, "input-not-normalized", "bad-initialization", "wrong-initial-loss"),
-            "regularization-too-strong",
-        ),
-    ),
-    Cause(
-        "input-not-normalized",
-        "inputs are on a scale the network was not made for",
-        "before",
-        (*_SIGNAL, *_LEARNING, "bad-initialization", "wrong-initial-loss", "non-finite-loss"),
-    ),
-    Cause(
-        "eval-mode-training",
-        "training runs with layers in evaluation mode",
-        "before",
-        (*_SIGNAL, *_LEARNING, "bad-initialization", "wrong-initial-loss"),
-    ),
-    Cause(
-        "bad-initialization",
         "the starting weights or biases have a wrong scale, or are all the same",
-        "before",
-        (*_SIGNAL, *_LEARNING, "wrong-initial-loss", "non-finite-loss"),
     ),
-    Cause(
-        "wrong-gradient",
-        "a hand-written backward does not match its forward",
-        "gradients",
-        (*_LEARNING, "vanishing-gradients", "frozen-parameters"),
-    ),
-    Cause(
-        "double-softmax",
-        "probabilities are fed to a loss that applies softmax itself",
-        "before",
-        (*_LEARNING, "vanishing-gradients", "saturated-activations"),
-    ),
-    Cause(
-        "frozen-parameters",
-        "a parameter that should train never receives an update",
+    "wrong-gradient": ("gradients", "a hand-written backward does not match its forward"),
+    "double-softmax": ("before", "probabilities are fed to a loss that applies softmax itself"),
+    "frozen-parameters": ("updates", "a parameter that should train never receives an update"),
+    "dead-relu": ("updates", "many units output zero for every input and cannot recover"),
+    "saturated-activations": (
         "updates",
-        (*_LEARNING, "vanishing-gradients"),
-        symptom=True,
-    ),
-    Cause(
-        "dead-relu",
-        "many units output zero for every input and cannot recover",
-        "updates",
-        (*_LEARNING, "vanishing-gradients"),
-        symptom=True,
-        of_divergence=True,
-    ),
-    Cause(
-        "saturated-activations",
         "sigmoid, tanh or softmax units sit at their limits, where the slope is zero",
-        "updates",
-        (*_LEARNING, "vanishing-gradients", "wrong-initial-loss"),
-        symptom=True,
-        of_divergence=True,
     ),
-    Cause(
-        "vanishing-gradients",
-        "gradients shrink to nothing before they reach the first layers",
+    "vanishing-gradients": ("updates", "gradients shrink to nothing before they reach the first layers"),
+    "exploding-gradients": (
         "updates",
-        _LEARNING,
-        symptom=True,
-        of_divergence=True,
-    ),
-    Cause(
-        "exploding-gradients",
         "gradients grow by orders of magnitude through the layers or over time",
-        "updates",
-        (*_LEARNING, "wrong-initial-loss", "non-finite-loss"),
-        symptom=True,
-        of_divergence=True,
     ),
-    Cause(
-        "non-finite-loss",
-        "the loss, a gradient or an input becomes NaN or infinite",
-        "loss",
-        (*_LEARNING, "wrong-initial-loss"),
-        symptom=True,
-        of_divergence=True,
-    ),
-    Cause(
-        "wrong-initial-loss", "the loss before training is far from that of a uniform guess", "before", _RATE
-    ),
-    Cause(
-        "regularization-too-strong",
+    "non-finite-loss": ("loss", "the loss, a gradient or an input becomes NaN or infinite"),
+    "wrong-initial-loss": ("before", "the loss before training is far from that of a uniform guess"),
+    "regularization-too-strong": (
+        "accuracy",
         "weight decay, dropout or the like leaves too little room to learn",
-        "accuracy",
-        (*_RATE, *_SIGNAL, "underfitting"),
-        symptom=True,
     ),
-    Cause(
-        "gradients-accumulate",
-        "gradients are not cleared between steps",
+    "gradients-accumulate": ("loss", "gradients are not cleared between steps"),
+    "batch-too-small": ("loss", "gradients from a tiny batch are mostly noise at this learning rate"),
+    "learning-rate-too-high": (
         "loss",
-        (*_SIGNAL, *_LEARNING, "batch-too-small", "non-finite-loss"),
-    ),
-    Cause(
-        "batch-too-small",
-        "gradients from a tiny batch are mostly noise at this learning rate",
-        "loss",
-        (*_SIGNAL, *_LEARNING, "non-finite-loss", "regularization-too-strong"),
-        symptom=True,
-    ),
-    Cause(
-        "learning-rate-too-high",
         "steps are so large that the loss diverges, bounces or stays at chance",
-        "loss",
-        ("exploding-gradients", "underfitting", "labels-random", "learning-rate-too-low"),
-        symptom=True,
     ),
-    Cause(
-        "learning-rate-too-low",
-        "steps are so small that nothing is learned in the time given",
-        "loss",
-        ("underfitting",),
-        symptom=True,
-    ),
-    Cause(
-        "train-val-mismatch",
-        "validation data are prepared differently from training data",
-        "accuracy",
-        ("overfitting",),
-        symptom=True,
-    ),
-    Cause(
-        "labels-random",
-        "labels do not belong to their samples",
+    "learning-rate-too-low": ("loss", "steps are so small that nothing is learned in the time given"),
+    "train-val-mismatch": ("accuracy", "validation data are prepared differently from training data"),
+    "labels-random": ("before", "labels do not belong to their samples"),
+    "data-not-shuffled": ("before", "batches follow an order that goes with the label"),
+    "class-imbalance": ("before", "a few classes make up nearly all of the training set"),
+    "data-leak": (
         "before",
-        ("overfitting", "underfitting"),
-        symptom=True,
-    ),
-    Cause(
-        "data-not-shuffled",
-        "batches follow an order that goes with the label",
-        "before",
-        ("labels-random", "class-imbalance", "train-val-mismatch"),
-    ),
-    Cause(
-        "class-imbalance",
-        "a few classes make up nearly all of the training set",
-        "before",
-        ("labels-random",),
-    ),
-    Cause(
-        "data-leak",
         "inputs hold what is to be predicted, or validation holds samples of the training",
+    ),
+    "train-mode-evaluation": ("before", "validation runs with layers in training mode"),
+    "overfitting": ("accuracy", "training loss keeps falling while validation loss rises"),
+    "underfitting": ("accuracy", "the model is too weak to fit even the training set"),
+}
+"""Station and meaning of each; roots before what follows from them: of two that explain a third the first is
+named."""
+_BRINGS: dict[str, tuple[str, ...]] = {
+    "input-constant": (*_SIGNAL, *_LEARNING, "input-not-normalized", *_START, "regularization-too-strong"),
+    "input-not-normalized": (*_SIGNAL, *_LEARNING, *_START, "non-finite-loss"),
+    "eval-mode-training": (*_SIGNAL, *_LEARNING, *_START),
+    "bad-initialization": (*_SIGNAL, *_LEARNING, "wrong-initial-loss", "non-finite-loss"),
+    "wrong-gradient": (*_LEARNING, "vanishing-gradients", "frozen-parameters"),
+    "double-softmax": (*_LEARNING, "vanishing-gradients", "saturated-activations"),
+    "frozen-parameters": (*_LEARNING, "vanishing-gradients"),
+    "dead-relu": (*_LEARNING, "vanishing-gradients"),
+    "saturated-activations": (*_LEARNING, "vanishing-gradients", "wrong-initial-loss"),
+    "vanishing-gradients": _LEARNING,
+    "exploding-gradients": (*_LEARNING, "wrong-initial-loss", "non-finite-loss"),
+    "non-finite-loss": (*_LEARNING, "wrong-initial-loss"),
+    "wrong-initial-loss": _RATE,
+    "regularization-too-strong": (*_RATE, *_SIGNAL, "underfitting"),
+    "gradients-accumulate": (*_SIGNAL, *_LEARNING, "batch-too-small", "non-finite-loss"),
+    "batch-too-small": (*_SIGNAL, *_LEARNING, "non-finite-loss", "regularization-too-strong"),
+    "learning-rate-too-high": (
+        *("exploding-gradients", "underfitting", "labels-random", "learning-rate-too-low"),
+    ),
+    "learning-rate-too-low": ("underfitting",),
+    "train-val-mismatch": ("overfitting",),
+    "labels-random": ("overfitting", "underfitting"),
+    "data-not-shuffled": ("labels-random", "class-imbalance", "train-val-mismatch"),
+    "class-imbalance": ("labels-random",),
+    "data-leak": ("overfitting", "wrong-initial-loss", "train-val-mismatch", "labels-random"),
+}
+_OF_DIVERGENCE = {*_SIGNAL, "non-finite-loss", "underfitting"}
+_SYMPTOMS = _OF_DIVERGENCE | {
+    *(*_RATE, "frozen-parameters", "regularization-too-strong", "batch-too-small"),
+    *("train-val-mismatch", "labels-random", "overfitting"),
+}
+
+_VERDICTS: dict[str, tuple[StationKey | Literal[""], str]] = {
+    "gradients-correct": ("gradients", "the analytic gradients agree with centred differences"),
+    "difference-step": ("gradients", "the step at which a centred difference is nearest to the gradient"),
+    "loss-at-chance": ("before", "the loss before training is that of a uniform guess"),
+    "regularization-raises-loss": ("before", "a stronger penalty gives a larger loss"),
+    "tiny-subset-fits": ("before", "twenty examples can be learned by heart"),
+    "inputs-informative": (
         "before",
-        ("overfitting", "wrong-initial-loss", "train-val-mismatch", "labels-random"),
+        "real inputs teach more than zeroed ones, and what they teach generalizes",
     ),
-    Cause("train-mode-evaluation", "validation runs with layers in training mode", "before"),
-    Cause("overfitting", "training loss keeps falling while validation loss rises", "accuracy", symptom=True),
-    Cause(
-        "underfitting",
-        "the model is too weak to fit even the training set",
-        "accuracy",
-        symptom=True,
-        of_divergence=True,
+    "wiring-correct": (
+        "before",
+        "every parameter learns, samples keep apart, modes are right",
     ),
-)
-"""Roots before what follows from them: of two that explain a third the first is named."""
-
-
-def _verdict(code: str, meaning: str, station: StationKey | Literal[""] = "before") -> Cause:
-    return Cause(code, meaning, station, fault=False)
-
-
-_VERDICTS = (
-    _verdict("gradients-correct", "the analytic gradients agree with centred differences", "gradients"),
-    _verdict(
-        "difference-step", "the step at which a centred difference is nearest to the gradient", "gradients"
-    ),
-    _verdict("loss-at-chance", "the loss before training is that of a uniform guess"),
-    _verdict("regularization-raises-loss", "a stronger penalty gives a larger loss"),
-    _verdict("tiny-subset-fits", "twenty examples can be learned by heart"),
-    _verdict(
-        "inputs-informative", "real inputs teach more than zeroed ones, and what they teach generalizes"
-    ),
-    _verdict("wiring-correct", "every parameter learns, samples keep apart, modes are right"),
-    _verdict("inputs-prepared", "inputs, labels and batches are prepared as they should be"),
-    _verdict("step-size-sensible", "the first update lowers the loss by a fair share of what is possible"),
-    _verdict("variance-level", "the variance of the activations stays level through the network"),
-    _verdict("skipped", "a check or monitor that could not run, with the reason", ""),
-    _verdict("looks", "how many verdicts were measured, and which could not be", ""),
-)
+    "inputs-prepared": ("before", "inputs, labels and batches are prepared as they should be"),
+    "step-size-sensible": ("before", "the first update lowers the loss by a fair share of what is possible"),
+    "variance-level": ("before", "the variance of the activations stays level through the network"),
+    "skipped": ("", "a check or monitor that could not run, with the reason"),
+    "looks": ("", "how many verdicts were measured, and which could not be"),
+}
 """What a check that passed says, at level `ok` or `note`; and `skipped`."""
 
-CAUSES: dict[str, Cause] = {cause.code: cause for cause in (*_FAULTS, *_VERDICTS)}
+CAUSES: dict[str, Cause] = {
+    code: Cause(code, meaning, station, _BRINGS.get(code, ()), code in _SYMPTOMS, code in _OF_DIVERGENCE)
+    for code, (station, meaning) in _FAULTS.items()
+}
+CAUSES |= {code: Cause(code, said, station, fault=False) for code, (station, said) in _VERDICTS.items()}
 """Every row by its code; see `register` for further ones."""
 
 
