@@ -150,8 +150,8 @@ class StepSize:
                 f": the update goes up along the gradient, not down (cosine of the angle {self.climb:.2f})."
             )
             remedy = "Look at maximize=True, and at the sign of the step in an optimizer of your own."
-            fault = ("wrong-gradient", "fail", seen, remedy, "optimizer", self.climb, UPHILL)
-            return [Finding(*fault, exact=True)]  # type: ignore[arg-type]
+            cause = "wrong-gradient"
+            return [Finding(cause, "fail", seen, remedy, "optimizer", self.climb, UPHILL, exact=True)]
         if self.below:
             seen += (
                 f". The loss is below zero in each of {self.below} batches and has no least value, as an "

@@ -8,7 +8,7 @@ from itertools import pairwise
 from vitals.checks.layer_variance import COLLAPSED
 from vitals.checks.regularization import TAKEN, takes_away
 from vitals.diagnosis.learning_rate import FAR_LEFT, FEW_SAMPLES, too_high, too_low, typical_update
-from vitals.diagnosis.run import BARELY, ENOUGH, Run, needs
+from vitals.diagnosis.run import BARELY, Run, needs
 from vitals.diagnosis.signal import death, starved
 from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN
@@ -89,7 +89,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
     put_out = died if died and died.later and not run.learns else None  # by what wants to see no activation
     limit = OUTPULLS if put_out else OUTWEIGHS
     moves = typical_update(run) != 0  # else no pull gets through
-    if moves and beside > limit and run.finished and run.steps >= ENOUGH and accuracy < chance + LITTLE:
+    if moves and beside > limit and run.lasted and accuracy < chance + LITTLE:
         message = (
             f"What the loss takes beside the outputs of the network, as of features, pulled {beside:.2g} "
             f"times as hard as what it takes of these; {accuracy:.0%} of the validation samples are right."
@@ -124,7 +124,7 @@ def regularization_too_strong(run: Run) -> Iterator[Finding]:
 def features_lost(run: Run) -> Iterator[Finding]:
     """In a training without classes a layer comes to give the same for every sample, and the one after it
     lives on what comes from elsewhere."""
-    if run.has_class_numbers or not run.finished or run.steps < ENOUGH or starved(run):
+    if run.has_class_numbers or not run.lasted or starved(run):
         return
     layers = {name: values for name, values in run.by_name("activation_variance").items() if len(values) > 3}
     left = {name: max(values[-3:]) / values[0] for name, values in layers.items() if values[0] > 0}
@@ -202,9 +202,9 @@ def epochs_cut_short(run: Run) -> Iterator[Finding]:
 def without_biases(run: Run) -> Iterator[Finding]:
     """Hardly anything is learned by a network whose outputs are in proportion to its inputs."""
     guess = run.guess_loss
-    if not run.fact("homogeneous", 0.0) or not run.finished or run.steps < ENOUGH:
+    if not run.fact("homogeneous", 0.0) or not run.lasted or not _is_level(run):
         return
-    if not run.last_loss > POOR * guess > 0 or not _is_level(run):
+    if not run.last_loss > POOR * guess > 0:
         return
     message = (
         f"No layer has a bias: twice the input gives exactly twice the output, so that all inputs in one "
@@ -219,7 +219,7 @@ def signal_lost(run: Run) -> Iterator[Finding]:
     """Hardly anything is learned by a network in which little of the signal arrives, though its optimizer
     makes up for small gradients."""
     lost = run.fact("signal_lost")
-    if not lost > COLLAPSED or not run.finished or run.steps < ENOUGH or death(run):
+    if not lost > COLLAPSED or not run.lasted or death(run):
         return
     if not run.last_loss > POOR * run.chance_loss > 0 or any(too_low(run)) or any(too_high(run)):
         return
@@ -253,8 +253,7 @@ def narrow_layer(run: Run) -> Iterator[Finding]:
     )
     last = run.mean_loss(0.75, 1)
     begun = run.mean_loss(0.5, 0.75) - last > UNDER_WAY * max(run.first_loss - last, 0.0)
-    lost = run.finished and run.steps >= ENOUGH and linear - reached > KEPT_BACK and score > CERTAIN
-    lost = lost and not begun
+    lost = run.lasted and not begun and linear - reached > KEPT_BACK and score > CERTAIN
     for name, [units, *_] in run.by_name("narrow_layer").items():
         if lost:
             message = (

@@ -6,6 +6,7 @@ points scatter; negative losses, as of a likelihood, are judged where their rati
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from vitals.causes import Cause, register
 from vitals.diagnosis.diagnose import RULES, Rule, diagnose
-from vitals.diagnosis.generalization import overfitting
+from vitals.diagnosis.generalization import RISEN, overfitting
 from vitals.diagnosis.run import Run
 from vitals.findings import Finding, Level
 from vitals.history import History
@@ -58,6 +59,40 @@ def scatter(values: Numbers) -> float:
         return 0.0
     bends = values[2:] - 2 * values[1:-1] + values[:-2]  # a straight line has none
     return float(np.sqrt(np.mean(bends**2) / 6))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a curve, averaged over a window, is lowest."""
+
+    epoch: float
+    lowest: float
+    start: float
+    end: float
+    """The first and the last of the averages."""
+    error: float
+    """Standard error of the difference of two of them; 0 for a curve without scatter."""
+    later: int
+    """Averages that follow on the lowest."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it has risen since by more than chance alone brings."""
+        return self.end - self.lowest > CERTAIN * self.error
+
+    @property
+    def errors(self) -> str:
+        """By how many standard errors it has risen, in words; empty where it does not scatter."""
+        return f" (by {(self.end - self.lowest) / self.error:.0f} standard errors)" if self.error > 0 else ""
+
+
+def turn_of(epochs: Numbers, values: Numbers, window: int) -> Turn:
+    """The turn of `values` (n,), averaged over `window` of them, n at the most."""
+    smooth = np.convolve(values, np.ones(window) / window, "valid")
+    place = int(smooth.argmin())
+    error = scatter(values) * math.sqrt(2 / window)
+    ends = float(smooth[place]), float(smooth[0]), float(smooth[-1])
+    return Turn(float(epochs[place + window // 2]), *ends, error, len(smooth) - 1 - place)
 
 
 def training_loss(run: Run) -> tuple[Numbers, Numbers]:
@@ -110,22 +145,19 @@ def rises(run: Run) -> Iterator[Finding]:
         return
     if len(loss) < 8:
         return
-    window = max(2, len(loss) // 10)
-    smooth = np.convolve(loss, np.ones(window) / window, "valid")
-    place = int(smooth.argmin())
-    lowest, end, gained = smooth[place], smooth[-1], smooth[0] - smooth[place]
-    error = scatter(loss) * math.sqrt(2 / window)
-    certain = gained > CERTAIN * error and end - lowest > CERTAIN * error
-    if gained > FLAT * abs(smooth[0]) and end > lowest + gained / 2 and certain:
-        at = epochs[min(place + window // 2, len(epochs) - 1)]
-        if _rate_rises(run, at):  # a warm restart, or one cycle: meant
-            return
-        message = f"The training loss fell to {lowest:.3g} by {_when(run, at)}, and rose again to {end:.3g}"
-        if error:
-            message += f", more than half of the way back to {smooth[0]:.3g}"
-            message += f" (by {(end - lowest) / error:.0f} standard errors)"
-        remedy, limit = "Lower the learning rate, or let it decay.", lowest + gained / 2
-        yield _found(run, "learning-rate-too-high", "warn", f"{message}.", remedy, "loss/train", end, limit)
+    turn = turn_of(epochs, loss, max(2, len(loss) // 10))
+    gained = turn.start - turn.lowest
+    halfway = turn.lowest + gained / 2
+    fell = gained > max(FLAT * abs(turn.start), CERTAIN * turn.error)
+    if fell and turn.end > halfway and turn.certain and not _rate_rises(run, turn.epoch):
+        message = (
+            f"The training loss fell to {turn.lowest:.3g} by {_when(run, turn.epoch)}, and rose again to "
+            f"{turn.end:.3g}"
+        )
+        message += f", more than half of the way back to {turn.start:.3g}{turn.errors}" if turn.errors else ""
+        remedy = "Lower the learning rate, or let it decay."
+        values = "loss/train", turn.end, halfway
+        yield _found(run, "learning-rate-too-high", "warn", f"{message}.", remedy, *values)
 
 
 def never_falls(run: Run) -> Iterator[Finding]:
@@ -171,21 +203,16 @@ def validation_rises(run: Run) -> Iterator[Finding]:
     at, loss = training_loss(run)
     remedy = "Take more or augmented data, weight decay or dropout, or a smaller network."
     if len(validation) >= 5 and len(loss) >= 3:
-        window = max(2, len(validation) // 8)
-        smooth = np.convolve(validation, np.ones(window) / window, "valid")
-        place, end = int(smooth.argmin()), float(smooth[-1])
-        error = scatter(validation) * math.sqrt(2 / window)
-        turn = epochs[min(place + window // 2, len(epochs) - 1)]
-        falls = float(loss[-1]) < float(np.interp(turn, at, loss)) * (1 - 2 * FLAT)
-        risen = end - smooth[place]
-        if falls and smooth[place] > 0 and risen > 0.15 * smooth[place] and risen > CERTAIN * error:
-            errors = f" (by {risen / error:.0f} standard errors)" if error > 0 else ""
+        turn = turn_of(epochs, validation, max(2, len(validation) // 8))
+        when, limit = _when(run, turn.epoch), RISEN * turn.lowest
+        falls = float(loss[-1]) < float(np.interp(turn.epoch, at, loss)) * (1 - 2 * FLAT)
+        if falls and turn.end > limit > 0 and turn.certain:
             message = (
-                f"The validation loss rose from {smooth[place]:.3g} around {_when(run, turn)} to {end:.3g}"
-                f"{errors}, while the training loss fell on to {loss[-1]:.3g}."
+                f"The validation loss rose from {turn.lowest:.3g} around {when} to {turn.end:.3g}"
+                f"{turn.errors}, while the training loss fell on to {loss[-1]:.3g}."
             )
-            remedy = f"Stop around {_when(run, turn)}, {remedy[0].lower()}{remedy[1:]}"
-            yield _found(run, "overfitting", "warn", message, remedy, "loss/val", end, 1.15 * smooth[place])
+            remedy = f"Stop around {when}, {remedy[0].lower()}{remedy[1:]}"
+            yield _found(run, "overfitting", "warn", message, remedy, "loss/val", turn.end, limit)
     gap = run.accuracy("train") - run.accuracy("val")
     if gap > BY_HEART and len(points(run, "accuracy/val")[1]) >= 3 and run.accuracy("train") > 0.9:
         message = (

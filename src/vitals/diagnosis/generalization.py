@@ -8,7 +8,7 @@ from itertools import pairwise
 from vitals.checks.chance import COUNT_ALL
 from vitals.diagnosis.capacity import MOST_DROPPED
 from vitals.diagnosis.learning_rate import THROWN, TINY_UPDATE, no_rate_does_better, typical_update
-from vitals.diagnosis.run import ENOUGH, Run, needs
+from vitals.diagnosis.run import Run, needs
 from vitals.diagnosis.signal import death, largest_update
 from vitals.findings import Finding, Level
 from vitals.measures.counts import CERTAIN, share_between
@@ -118,7 +118,7 @@ def overfitting(run: Run) -> Iterator[Finding]:
     known, right = run.accuracy("train"), run.share_right("train")
     if run.few_shown:
         training = run.values("loss/train")
-        known, shown = next(reversed(run.values("accuracy/train")), math.nan), run.fact("samples_different")
+        known, shown = run.history.last("accuracy/train", math.nan), run.fact("samples_different")
         right = share_between(known * shown, shown, errors=2.0)
     if len(validation) < 3 or len(training) < 2 or run.at_chance("val", best=True):
         return
@@ -187,7 +187,7 @@ def classes_renumbered(run: Run) -> Iterator[Finding]:
 def classes_never_shown(run: Run) -> Iterator[Finding]:
     """Validation has classes that the training set lacks."""
     share = run.history.last("validation/unshown", 0.0)
-    if not share > UNSHOWN or any(f.cause == "class-imbalance" and f.alarming for f in run.checks):
+    if not share > UNSHOWN or run.alarmed("class-imbalance"):
         return  # where one class is nearly all, others are missing
     evenly = bool(run.fact("train_as_is", 0.0))
     message = (
@@ -421,7 +421,7 @@ def nothing_to_learn(run: Run) -> Iterator[Finding]:
         many, sure = different >= MASKS, "warn"
     if run.fact("unlabelled", 0.0) > MOSTLY_LEFT_OUT:
         sure = "note"  # a masked language model stays with how often each token is there for long
-    if not run.finished or run.steps < ENOUGH or not many or not at_chance:
+    if not run.lasted or not many or not at_chance:
         return
     half = run.losses[len(run.losses) // 2 :]
     if run.guesses and not unknown and 2 * _error_of_mean(half) > UNSURE * run.fact("guess_loss"):
@@ -539,15 +539,14 @@ def validation_told_less(run: Run) -> Iterator[Finding]:
     logs = {step: value for step, _, value in run.history.series("loss/val")}
     pairs = [(loss, logs[step]) for step, _, loss in run.history.series("validation/loss") if step in logs]
     opposed = len(pairs) > 1 and all(math.isclose(a, -b, rel_tol=OPPOSED) and a for a, b in pairs)
-    said = any(finding.alarming and finding.cause == "wrong-initial-loss" for finding in run.checks)
-    if opposed and pairs[-1][0] < pairs[0][0] and not said:
+    if opposed and pairs[-1][0] < pairs[0][0] and not run.alarmed("wrong-initial-loss"):
         message = (
             f"On the same validation samples the loss of training_step came from {pairs[0][0]:.4g} to "
             f"{pairs[-1][0]:.4g}, and what validation_step logs from {pairs[0][1]:.4g} to "
             f"{pairs[-1][1]:.4g}: one of them has the other's sign."
         )
-        fault = ("wrong-initial-loss", "fail", message, OTHER_SIGN, "loss/val", pairs[-1][1], OPPOSED)
-        yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+        cause, value = "wrong-initial-loss", pairs[-1][1]
+        yield Finding(cause, "fail", message, OTHER_SIGN, "loss/val", value, OPPOSED, exact=True)
         return
     if run.has_class_numbers or min(len(own), len(logged)) < 3 or min(logged) < logged[0]:
         return

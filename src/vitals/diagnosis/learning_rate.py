@@ -329,8 +329,8 @@ def below_zero(run: Run) -> Iterator[Finding]:
         "Count the schedule in what steps it, batches or epochs, and let it end with the training; a "
         "max(0, …) around it keeps it from going on."
     )
-    fault = ("learning-rate-too-high", "fail", message, remedy, "lr", lowest, 0.0, step)
-    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+    cause = "learning-rate-too-high"
+    yield Finding(cause, "fail", message, remedy, "lr", lowest, 0.0, step, exact=True)
 
 
 @needs("loss/train_step", "update_ratio/", verdict="rate of layers that train later")
@@ -390,8 +390,8 @@ def betas_exchanged(run: Run) -> Iterator[Finding]:
         f"longer than the size of the gradient, by which it is divided, is remembered."
     )
     remedy = "Exchange them: betas=(0.9, 0.999), the first for the step, the second for its scale."
-    fault = ("learning-rate-too-high", "warn", message, remedy, "optimizer", excess, EXCHANGED)
-    yield Finding(*fault, exact=True)  # type: ignore[arg-type]
+    cause = "learning-rate-too-high"
+    yield Finding(cause, "warn", message, remedy, "optimizer", excess, EXCHANGED, exact=True)
 
 
 @needs("loss/train_step", "update_ratio_summary/median", verdict="learning rate too low")
@@ -530,8 +530,7 @@ def group_left_behind(run: Run) -> Iterator[Finding]:
                 f"{typical * step:.1%} at most in {step}. They are still as they were drawn."
             )
             remedy = "Raise the learning rate of this group, or freeze it, if it is not to be trained."
-            fault = ("learning-rate-too-low", "warn", message, remedy, f"lr/{name}", rate, highest)
-            yield Finding(*fault)  # type: ignore[arg-type]
+            yield Finding("learning-rate-too-low", "warn", message, remedy, f"lr/{name}", rate, highest)
             return
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from vitals.diagnosis.curves import points, scatter
+from vitals.diagnosis.curves import points, scatter, turn_of
 from vitals.diagnosis.run import Run
 from vitals.either_package import either
 from vitals.findings import Finding, Level
@@ -101,23 +101,19 @@ def logged_metrics(run: Run) -> Iterator[Finding]:
         if run.finished and (found := _at_a_guess(run, tag, values)):
             yield found
             continue
-        window = max(2, len(values) // 8)
-        smooth = way * np.convolve(values, np.ones(window) / window, "valid")
-        best, end = int(smooth.argmax()), float(smooth[-1])
-        lost = float(smooth[best]) - end
-        error = scatter(values) * math.sqrt(2 / window)
-        at = epochs[min(best + window // 2, len(epochs) - 1)]
-        certain = lost > LOST * abs(smooth[best]) and lost > CERTAIN * error and best < len(smooth) - 2
-        if certain and (what := _training_gets_better(run, name, way, at)):
+        turn = turn_of(epochs, -way * values, max(2, len(values) // 8))
+        best, end = -way * turn.lowest, -way * turn.end
+        certain = turn.end - turn.lowest > LOST * abs(best) and turn.certain and turn.later > 1
+        if certain and (what := _training_gets_better(run, name, way, turn.epoch)):
             message = (
-                f"{name} of validation was best around epoch {at:.2g}, {way * smooth[best]:.3g}, and is "
-                f"{way * end:.3g} at the end, while {what}."
+                f"{name} of validation was best around epoch {turn.epoch:.2g}, {best:.3g}, and is {end:.3g} "
+                f"at the end, while {what}."
             )
             remedy = (
-                f"Stop around epoch {at:.2g}, take more or augmented data, weight decay or dropout, or a "
-                f"smaller network."
+                f"Stop around epoch {turn.epoch:.2g}, take more or augmented data, weight decay or dropout, "
+                f"or a smaller network."
             )
-            yield Finding("overfitting", "warn", message, remedy, tag, way * end, way * float(smooth[best]))
+            yield Finding("overfitting", "warn", message, remedy, tag, end, best)
 
 
 def watched_the_wrong_way(trainer: L.Trainer) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from vitals.checks.running_statistics import UNLIKE
-from vitals.diagnosis.run import ENOUGH, GUESSED, Run, needs
+from vitals.diagnosis.run import GUESSED, Run, needs
 from vitals.findings import Finding, Level
 
 MANY = 0.5
@@ -46,7 +46,7 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
         *(run.values(f"modes/{name}") for name in ("of_batches", "evaluated", "samples")), strict=True
     )
     last = list(looks)[-2:]
-    if len(last) < 2 or not run.finished or run.steps < ENOUGH:
+    if len(last) < 2 or not run.lasted:
         return
     for batches, evaluated, samples in last:
         error = math.sqrt(max(batches * (1 - batches) + evaluated * (1 - evaluated), 1e-3) / samples)
@@ -72,9 +72,9 @@ def statistics_apart(run: Run) -> Iterator[Finding]:
 def evaluation_at_chance(run: Run) -> Iterator[Finding]:
     """The network knows the training samples in training mode, and in evaluation mode it knows nothing, or is
     surely wrong."""
-    live = next(reversed(run.values("accuracy/train")), math.nan)
+    live = run.history.last("accuracy/train", math.nan)
     learned = live - run.chance_accuracy > KNOWN and 0 < run.last_loss < LEARNED * run.chance_loss
-    if not run.finished or not run.finite or run.steps < ENOUGH or not learned:
+    if not run.lasted or not run.finite or not learned:
         return
     evaluated = run.values("loss/train_eval")[-2:]
     worse = len(evaluated) == 2 and min(evaluated) > WORSE * run.chance_loss

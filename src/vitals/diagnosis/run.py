@@ -63,6 +63,10 @@ class Run:
     def _measured(self, tag: str) -> bool:
         return bool(self.history.tags(tag) if tag.endswith("/") else len(self.history.series(tag)))
 
+    def alarmed(self, cause: str) -> bool:
+        """Whether a check before learning raised an alarm with this cause."""
+        return any(finding.cause == cause and finding.alarming for finding in self.checks)
+
     def passed(self, check: str) -> bool:
         """Whether the check whose code is `check` passed before learning."""
         return any(finding.cause == check and finding.level == "ok" for finding in self.checks)
@@ -255,8 +259,12 @@ class Run:
     def falls_short(self) -> bool:
         """Whether, at its end, fewer training images are right than a trial of fifty steps got right of
         images that it was not shown: what is possible was not done."""
-        lasted = self.finished and self.steps >= ENOUGH
-        return lasted and self.share_right("train")[1] < self.fact("trial_accuracy")
+        return self.lasted and self.share_right("train")[1] < self.fact("trial_accuracy")
+
+    @property
+    def lasted(self) -> bool:
+        """Whether the run is at its end, after `ENOUGH` steps at least."""
+        return self.finished and self.steps >= ENOUGH
 
     @property
     def long_enough(self) -> bool:
