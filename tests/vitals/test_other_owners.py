@@ -303,3 +303,39 @@ class Labelled(L.LightningDataModule):
     """Knows classes, and of images nothing."""
 
     classes = ("bad", "middling", "good")
+
+
+class LogsLater(Words):
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/f1", 0.5)
+
+
+class CallbackLogs(L.Callback):
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.log("val/f1", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "further", "said"),
+    [
+        (Words, "val/los", [], "warning: metric.name=val/los was not logged .* did you mean val/loss?"),
+        (Words, "val/loss", [], ""),
+        (LogsLater, "val/f1", [], ""),
+        (Words, "val/f1", [CallbackLogs()], ""),
+    ],
+)
+def test_a_metric_that_no_step_logs_is_told_before_the_first_step(
+    kind: type[Words], name: str, further: list[L.Callback], said: str, tmp_path: Path, capsys: Any
+) -> None:
+    heard: list[str] = []
+
+    class Heard(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            heard.append(capsys.readouterr().out)
+
+    callbacks = [*further, Heard(), SanityChecks(checks=["wiring"], on_fail="warn"), Checkpoints(name)]
+    flags = {"max_epochs": 1, "limit_train_batches": 1, "callbacks": callbacks}
+    L.Trainer(default_root_dir=tmp_path, **flags, **QUIET).fit(kind(), sentences(0), sentences(1))
+    assert re.search(said, heard[0])
+    assert "warning" in heard[0] or not said
+    assert "warning" not in capsys.readouterr().out + (heard[0] if not said else "")

@@ -105,6 +105,8 @@ class SanityChecks(Callback):
         seconds that are left."""
         self.missing: list[str] = []
         """Names of the checks that were due and could not be made."""
+        self.logged: set[str] = set()
+        """Names by which the steps of training and validation log; none where that is not known."""
         self.facts: dict[str, float] = {}
         """Numbers that the checks have found, for the rules of a diagnosis."""
 
@@ -227,6 +229,7 @@ class SanityChecks(Callback):
     ) -> tuple[TrainingSetup, Sequence[Check]]:
         """What is to be looked at, and the checks that can look at it; why the others cannot, in findings."""
         setup = training_setup(trainer, module, self.options.samples, batch)
+        self.logged = setup.step.logged if setup.step is not None else set()
         self.facts["plays"] = float(setup.step is not None and plays(setup.step))
         reasons: dict[str, list[str]] = {}
         made = []

@@ -39,7 +39,7 @@ from vitals.probes.loaders import (
 )
 from vitals.probes.put_back import buffers_kept, modes_kept, unchanged
 from vitals.probes.random_states import isolated_rng
-from vitals.probes.rows import Rows, joined, samples_in, taken
+from vitals.probes.rows import Rows, first_samples, joined, samples_in, taken
 from vitals.probes.stand_in import BatchPreparation, attach, mute, stand_in
 from vitals.probes.step_losses import NoLoss, call_step, step_losses
 from vitals.probes.step_model import Path, StepModel
@@ -60,6 +60,8 @@ TRIES = 5
 """Batches of which one must give a loss."""
 FURTHER = 3
 """Batches after the first, which may train what that one leaves alone."""
+FEW = 8
+"""Validation samples of which a step is made to its end."""
 TURNS = 10
 """Batches among which the losses of other optimizers are looked for, where one learns by each so many."""
 SECONDS = 5.0
@@ -103,7 +105,7 @@ def _setup(
     with isolated_rng(seed=0), torch.enable_grad(), eagerly():
         given = trainer.optimizers if held_parameters(*trainer.optimizers) else ()
         owner, optimizers = copies_of(module, given, shared)
-        mute(owner)
+        logged = mute(owner)
         facts: Any = stand_in(trainer, training=True)
         facts.rewrites = not shared
         attach(owner, facts)
@@ -145,7 +147,7 @@ def _setup(
             further=tuple(islice(source.successive(sys.maxsize), 1, 1 + FURTHER)),
         )
         if step.network is None:
-            return _whole_step(trainer, setup)
+            return _whole_step(trainer, setup, logged)
         successive: list[Any] = (
             [step.targets(each) for each in source.successive(LABELS)] if step.class_numbers else []
         )
@@ -155,9 +157,11 @@ def _setup(
             return _setup(trainer, module, samples, batch, shared, even=True)
         inputs, *targets = joined(parts)
         assert step.outputs is not None
-        validation_inputs, training_mode = (None, None) if step.by_number else _validation(trainer, step)
+        validation_inputs, training_mode = (
+            (None, None) if step.by_number else _validation(trainer, step, logged)
+        )
         if isinstance(step.network, Path):  # validation may call other networks
-            training_mode = _mode_in_validation(trainer, step)
+            training_mode = _mode_in_validation(trainer, step, logged)
             left_out = () if setup.later else _leave_out(step, step.network, optimizers)
             setup = replace(setup, left_out=(*apart, *left_out))
         found: Any = tuple(each[:samples] for each in targets)
@@ -404,7 +408,7 @@ def _in_turns(step: TrainingStep, optimizers: Sequence[Optimizer]) -> tuple[str,
     return tuple(names)
 
 
-def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
+def _whole_step(trainer: L.Trainer, setup: TrainingSetup, logged: set[str]) -> TrainingSetup:
     """Rows, and what no optimizer has, for a step that is looked at as a whole."""
     step, model = setup.step, setup.model
     assert step is not None
@@ -421,7 +425,7 @@ def _whole_step(trainer: L.Trainer, setup: TrainingSetup) -> TrainingSetup:
         left_out=setup.left_out
         if setup.later
         else (*setup.left_out, *_leave_out(step, model, setup.optimizers)),
-        training_layers_in_validation=_mode_in_validation(trainer, step),
+        training_layers_in_validation=_mode_in_validation(trainer, step, logged),
     )
 
 
@@ -450,8 +454,9 @@ def _leave_out(step: TrainingStep, model: nn.Module, optimizers: Sequence[Optimi
     return tuple(left_out)
 
 
-def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
-    """Whether a validation step calls a network in training mode; None where that is not known."""
+def _mode_in_validation(trainer: L.Trainer, step: TrainingStep, logged: set[str]) -> bool | None:
+    """Whether a validation step calls a network in training mode; None where that is not known. What it has
+    `logged` is noted in `step`."""
     owner = step.owner
     if not is_own("validation_step", owner, L.LightningModule):
         return None
@@ -470,6 +475,7 @@ def _mode_in_validation(trainer: L.Trainer, step: TrainingStep) -> bool | None:
             owner.eval()
             with torch.no_grad():
                 call_step(owner.validation_step, prepared)
+            step.logged = set(logged)
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None
     return any(seen) if seen else None
@@ -481,8 +487,11 @@ def _called_parts(module: nn.Module) -> Iterator[nn.Module]:
         yield from _called_parts(part) if isinstance(part, nn.ModuleList | nn.ModuleDict) else [part]
 
 
-def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, bool | None]:
-    """Inputs of the network in validation, and whether it is then in training mode; None where unknown."""
+def _validation(
+    trainer: L.Trainer, step: TrainingStep, logged: set[str]
+) -> tuple[Tensor | None, bool | None]:
+    """Inputs of the network in validation, and whether it is then in training mode; None where unknown. What
+    a step of a few samples has `logged` is noted in `step`."""
     owner = step.owner
     if not is_own("validation_step", owner, L.LightningModule):
         return None, None
@@ -491,11 +500,16 @@ def _validation(trainer: L.Trainer, step: TrainingStep) -> tuple[Tensor | None, 
         with _validating(trainer, step) as preparation:
             for batch in random_batches(validation_loader(trainer), VALIDATION_SAMPLES):
                 owner.eval()
-                inputs.append((step.network_inputs(preparation(batch), owner.validation_step),))
+                prepared = preparation(batch)
+                inputs.append((step.network_inputs(prepared, owner.validation_step),))
                 # Dropout alone may be on for Monte-Carlo estimates: the network as a whole counts.
                 training = training or (step.network is not None and step.network.training)
                 if sum(len(each) for [each] in inputs) >= VALIDATION_SAMPLES:
                     break
+            with torch.no_grad(), suppress(UserError):
+                owner.eval()
+                call_step(owner.validation_step, first_samples(prepared, FEW))
+                step.logged = set(logged)
     except Exception:  # validation that cannot be looked at is no reason to look at nothing
         return None, None
     return (joined(inputs)[0], training) if inputs else (None, None)

@@ -162,10 +162,25 @@ def attach(module: nn.Module, trainer: Any) -> None:
 MUTED = ("log", "log_dict", "print", "clip_gradients", "toggle_optimizer", "untoggle_optimizer")
 
 
-def mute(module: nn.Module) -> None:
+class Logged(NoOp):
+    """Notes by which names a muted copy logs."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __call__(self, name: Any = "", *arguments: Any, **options: Any) -> Logged:
+        for each in [name] if isinstance(name, str) else list(getattr(name, "keys", list)()):
+            both = options.get("on_step") and options.get("on_epoch")
+            self.names |= {f"{each}{end}" for end in (("", "_step", "_epoch") if both else ("",))}
+        return self
+
+
+def mute(module: nn.Module) -> set[str]:
     """Make `module`, a copy, and the LightningModules in it log and print nothing and leave optimizers
-    alone."""
+    alone; the names by which they would have logged, as they come."""
+    logged = Logged()
     for part in module.modules():
         if isinstance(part, either(L.LightningModule)):
             for name in MUTED:
-                part.__dict__[name] = NoOp()
+                part.__dict__[name] = logged if name.startswith("log") else NoOp()
+    return logged.names

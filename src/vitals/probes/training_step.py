@@ -58,6 +58,9 @@ class TrainingStep(WatchedStep):
         and the place of these numbers: see `look_at`."""
         self.by_number = False
         """Whether what enters is that."""
+        self.logged: set[str] = set()
+        """Names by which the steps of training and validation log; none where a validation step cannot be
+        made to its end."""
         self.idle: dict[int, int] = {}
         """Places among the arguments of the only call of what its outputs do not change with, and among the
         rows of the batch."""

@@ -12,16 +12,22 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from vitals.checks.sanity_checks import SanityChecks
+from vitals.either_package import is_own
 from vitals.files import copy_atomically, replacing, save_checkpoint, telling, to_disk
 from vitals.length import is_last_epoch
 from vitals.measures.finite import first_non_finite
-from vitals.metric import Metric, bare_name
+from vitals.metric import Metric, averaged_name, bare_name
 from vitals.monitors.monitor import Logged, epoch_of, epochs_done
 from vitals.runs.position import Position
 from vitals.runs.terminal import print_as_it_is
 
 OF_EPOCH = re.compile(r"best_epoch\d{3}[\d.]*_.*\.ckpt")
 """Names of the best; a file that the user has given another name is his."""
+LIBRARIES = ("vitals.", "lightning.", "pytorch_lightning.")
+"""Where callbacks are from of which it is known what they log."""
+LOGGING_HOOKS = ("on_validation_batch_end", "on_validation_epoch_end", "on_train_epoch_end")
+"""In which a metric may be logged that no step logs."""
 BATCHES = 50
 """Batches after which several processes ask the first for the time."""
 BEFORE_VALIDATION = 0.1
@@ -87,7 +93,7 @@ class Checkpoints(Checkpoint):
         self.passed_over = False
         """Whether the epoch before has not been saved."""
         self.told = False
-        """Whether it was looked at, and said, that the validation does not log the metric."""
+        """Whether it was said, or looked at after a validation, that this does not log the metric."""
         self.ended_amid = False
         """Whether `previous.ckpt` is where the training ended, before its last epoch was closed."""
 
@@ -142,6 +148,8 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx == trainer.current_epoch == 0:
+            self._tell_early(trainer, pl_module)
         self.position.on_train_batch_start(trainer)
         if self.due:
             self.save_state(trainer)
@@ -202,6 +210,19 @@ class Checkpoints(Checkpoint):
         if place is not None:
             self._save(trainer, place)
         return place is not None
+
+    def _tell_early(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Say that the metric will not be logged, where the checks have seen the names that the steps log,
+        and nothing of somebody's own may log another later."""
+        seen = (each.logged for each in trainer.callbacks if isinstance(each, SanityChecks))  # type: ignore[attr-defined]
+        logged = {re.sub(r"/dataloader_idx_\d+$", "", name) for name in set[str]().union(*seen)}
+        name = re.sub(r"/dataloader_idx_\d+$", "", self.metric.name)
+        averaged = name.startswith(averaged_name(""))
+        later = any(is_own(hook, module, L.LightningModule) for hook in LOGGING_HOOKS)
+        later = later or any(map(_may_log, trainer.callbacks))  # type: ignore[attr-defined]
+        if logged and name not in logged and not averaged and not later and trainer.is_global_zero:
+            self.told = True
+            print_as_it_is(f"warning: {self.metric.missing_from(logged)}")
 
     def _judge(self, trainer: L.Trainer, epoch: float) -> dict[str, float]:
         """The metrics that were logged since last time, and whether they are the best, as `best_name`."""
@@ -298,6 +319,13 @@ class Checkpoints(Checkpoint):
         self.best, self.best_name = state_dict["best"], Path(state_dict["best_name"]).name
         self.saved_best = self.best_name
         self.position.loaded = state_dict.get("place")
+
+
+def _may_log(callback: L.Callback) -> bool:
+    """Whether a callback of somebody's own logs, in the name of the module."""
+    own = [kind for kind in type(callback).__mro__ if not kind.__module__.startswith(LIBRARIES)]
+    called = (getattr(part, "__code__", None) for kind in own for part in vars(kind).values())
+    return any({"log", "log_dict"}.intersection(code.co_names) for code in called if code)
 
 
 def _lost(trainer: L.Trainer) -> bool:
