@@ -307,7 +307,10 @@ class Wiring:
         )
         if self.batch_statistics:
             seen += f": {_listed(self.batch_statistics)} use the batch's statistics."
-            remedy = "Let BatchNorm track running statistics, or normalize within each sample."
+            remedy = (
+                "Let BatchNorm track running statistics, or normalize within each sample; where train() is "
+                "overridden, hand its mode on."
+            )
             where = self.batch_statistics[0]
             return [Finding("train-mode-evaluation", "warn", seen, remedy, where, self.leak, LEAK)]
         remedy = (
@@ -366,6 +369,11 @@ def check_wiring(
     leak, future = math.nan, 0.0
     with trial(model, loss) as copies:
         copies.model.eval()
+        batch_statistics = tuple(
+            name
+            for name, module in copies.model.named_modules()
+            if isinstance(module, _BatchNorm) and (module.running_mean is None or module.training)
+        )
         try:
             leak = dependence_on_others(copies, inputs)
         except UserError:  # in evaluation mode it gives something else
@@ -400,11 +408,7 @@ def check_wiring(
         dead=dead,
         duplicates=tuple(dict.fromkeys([*flow.duplicates, *constant_weights(model, inputs)])),
         leak=leak,
-        batch_statistics=tuple(
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is None
-        ),
+        batch_statistics=batch_statistics,
         softmax_twice=twice,
         classes=classes,
         eval_layers=tuple(eval_layers),

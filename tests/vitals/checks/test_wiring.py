@@ -341,6 +341,16 @@ def test_an_average_kept_beside_may_be_in_evaluation_mode():
     assert causes == {"eval-mode-training": "fail"}
 
 
+class ForgetsTheMode(nn.Sequential):
+    def train(self, mode=True):
+        return super().train()
+
+
+def test_a_network_that_stays_in_training_mode_has_its_labels_right():
+    wiring = check_wiring(ForgetsTheMode(convnet(norm=True)), F.cross_entropy, *batch(32))
+    assert named(wiring) == {"train-mode-evaluation": "warn"}
+
+
 def test_an_infinite_slope_is_found():
     net = convnet()
     start = net[0].weight.detach().clone()
