@@ -88,6 +88,8 @@ begins at zero."""
 RATES_APART, HARDLY_MOVED = 300.0, 0.02
 """Times that the rate of a parameter group is below that of another, where its weights have moved by no more
 than that share of their size in the whole run, however straight they went."""
+UNMOVED = 0.002
+"""The same of all layers, where nothing was learned: no other cause lets weights stay where they are."""
 ANEW = 3
 """Times that a warm-up which counts the batches of an epoch has begun anew."""
 UNFINISHED, LONG = 0.5, 100
@@ -490,7 +492,9 @@ def too_low(run: Run) -> Iterator[Finding]:
     # A loss that is no cross-entropy has another scale than chance: there accuracy says it.
     from_scratch = not run.first_loss < 0.8 * run.chance_loss or run.at_chance("train", best=True)
     # Of every layer, so that no probe is needed.
-    still = statistics.median_high(run.values("update_ratio_summary/max")) < TINY_UPDATE / 10
+    largest = run.values("update_ratio_summary/max")
+    still = statistics.median_high(largest) < TINY_UPDATE / 10
+    still = still or (run.finished and statistics.fmean(largest) * run.steps < UNMOVED)
     slow = typical < TINY_UPDATE and (gain > BETTER / 5 or proportional)
     slow = slow or (typical < SMALL_UPDATE and gain > BETTER / 5 and proportional and run.finished)
     slow = slow or (typical < SMALL_UPDATE and flat and run.finished)
@@ -538,11 +542,13 @@ def _lowered_while_falling(run: Run, rates: Series, peak: float) -> bool:
     """Whether the rate first fell below half of its peak while the loss was falling fast."""
     reached = next((step for step, _, rate in rates if rate == peak), 0)
     end = next((step for step, _, rate in rates if step > reached and rate < peak / 2), 0)
-    end -= run.steps_before
-    third = end // 3
-    if third < run.window or len(run.losses) <= 2 * third:  # those that are no number are left out
+    begin = run.steps_before
+    third = (end - begin) // 3
+    if third < run.window:
         return False
-    before, last = run.losses[third : 2 * third], run.losses[2 * third : end]
+    before, last = run.losses_of(begin + third, begin + 2 * third), run.losses_of(begin + 2 * third, end)
+    if not before or not last:  # no number
+        return False
     return statistics.fmean(last) < FALLING * statistics.fmean(before)
 
 

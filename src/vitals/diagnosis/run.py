@@ -94,9 +94,11 @@ class Run:
         return int(self.fact("steps_before", 0.0))
 
     def losses_of(self, first: int, last: int | None = None) -> list[float]:
-        """Training losses of the steps after `first` steps of the whole training, up to `last`."""
+        """Training losses of the steps after `first` steps of the whole training, up to `last`, those that
+        are not finite left out."""
         first = max(0, first - self.steps_before)
-        return self.losses[first : None if last is None else max(0, last - self.steps_before)]
+        until = None if last is None else max(0, last - self.steps_before)
+        return [*filter(math.isfinite, self.history.series("loss/train_step").values[first:until])]
 
     @property
     def progress(self) -> float:

@@ -790,6 +790,10 @@ SICK: dict[str, tuple[str, Run]] = {
             level(), ratio=2e-5, measured={"facts/best_length": [1600.0], "facts/best_gain": [0.56]}, **STUCK
         ),
     ),
+    "moves by a thousandth in a whole run, a schedule included": (
+        "learning-rate-too-low",
+        record(level()[: STEPS // 2], ratio=7e-6, **STUCK),
+    ),
     "hardly moves, faster is better": (
         "learning-rate-too-low",
         record(level(), ratio=1e-6, measured={"rate_probe/1": [2.3], "rate_probe/10": [2.2]}, **STUCK),
