@@ -1055,3 +1055,16 @@ def test_two_networks_whose_outputs_are_compared_are_not_taken_for_one(tmp_path:
     checks = quick(checks=["outputs", "tiny_subset"], tiny_subset_steps=100)
     fit(Pairs(), tmp_path, checks, limit_val_batches=0)
     assert {row.name: row.verdict for row in checks.rows} == {"tiny_subset": "ok"}
+
+
+def test_what_is_not_made_for_float64_is_told_so(tmp_path: Path) -> None:
+    class Single(Foreign):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch[0].dtype == torch.float64:
+                raise RuntimeError("Expected bf16, fp32 or fp16")
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    checks = quick(checks=["gradients"])
+    fit(Single(mlp()), tmp_path, checks, limit_val_batches=0)
+    [finding] = checks.findings
+    assert finding.message.startswith("Gradients: in float64, in which gradients are compared, your training")

@@ -431,7 +431,12 @@ class GradientsCheck(Check):
         ):
             raise UserError("the batches are nested tensors, of which torch takes no derivative in float64.")
         for meant in _may_be_meant(setup):
-            results = self._results(setup, options, burn_in_steps, meant)
+            try:
+                results = self._results(setup, options, burn_in_steps, meant)
+            except UserError as failure:
+                if not isinstance(failure.__cause__, RuntimeError):
+                    raise
+                raise UserError(f"in float64, in which gradients are compared, {failure}") from failure
             if not any(finding.alarming for each in results for finding in each.findings()):
                 break
         # Of several losses the one that is furthest off speaks for all.
