@@ -16,7 +16,7 @@ LARGE_UPDATE = 0.1
 FROM_ZERO = 1e-6
 """Norm of a weight that starts at zero."""
 COLLAPSED = 1e-6
-"""Share of its largest signal variance below which a layer says the same for every image."""
+"""Share of its largest signal variance below which a layer says the same for every sample."""
 VANISHED = 1e-10
 """Share of the gradient variance of the last hidden layer that reaches the first: 1e-5 in size."""
 EXPLODED = 1e3

@@ -121,9 +121,7 @@ class TrainingStep(WatchedStep):
 
     def _ends_in_outputs(self) -> bool:
         outputs = self.calls[-1].outputs if self.calls else None
-        if not isinstance(outputs, Tensor):
-            return False
-        return outputs.ndim > 0 and len(outputs) == self.rows.size > 0
+        return isinstance(outputs, Tensor) and outputs.ndim > 0 and len(outputs) == self.rows.size > 0
 
     def _ends_in_places(self) -> bool:
         """Whether a single call gives the outputs, or the last of several, a class for each place of a

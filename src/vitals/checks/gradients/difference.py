@@ -24,7 +24,7 @@ TOO_SMALL = 1e-10
 UNSETTLED = 0.1
 """Share by which the slopes of the two smallest steps, ten times apart, may differ: where the loss is smooth
 on their scale, that is the truncation error of the larger one."""
-_RETRIES = 3  # times a tenth of the smallest step, where kinks leave no better
+_RETRIES = 3  # times a tenth of the smallest step, where kinks or unsettled slopes leave no better
 _SAFETY = 3.0  # on rounding errors of a difference, which stay below twice the noise / h (measured)
 _POINTS = 8  # to measure them at
 
@@ -107,7 +107,7 @@ class Noise:
 class Differences:
     """Differences of the loss, scaled, along lines through its tensors: of `value`, the loss at where they
     are now, times `scale`, a power of two, so that the largest gradient is about 1, at the step sizes h of
-    `steps`; where kinks lie within all of these, smaller ones follow."""
+    `steps`; where kinks lie within all of these, or the last slopes differ, smaller ones follow."""
 
     def __init__(self, value: Callable[[], Tensor], scale: float, steps: Sequence[float]) -> None:
         self._value = value

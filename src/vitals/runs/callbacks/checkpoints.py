@@ -28,6 +28,8 @@ LIBRARIES = ("vitals.", "lightning.", "pytorch_lightning.")
 """Where callbacks are from of which it is known what they log."""
 LOGGING_HOOKS = ("on_validation_batch_end", "on_validation_epoch_end", "on_train_epoch_end")
 """In which a metric may be logged that no step logs."""
+OF_LOADER = re.compile(r"/dataloader_idx_\d+$")
+"""What Lightning adds to the names of what one of several loaders gave."""
 BATCHES = 50
 """Batches after which several processes ask the first for the time."""
 BEFORE_VALIDATION = 0.1
@@ -215,8 +217,8 @@ class Checkpoints(Checkpoint):
         """Say that the metric will not be logged, where the checks have seen the names that the steps log,
         and nothing of somebody's own may log another later."""
         seen = (each.logged for each in trainer.callbacks if isinstance(each, SanityChecks))  # type: ignore[attr-defined]
-        logged = {re.sub(r"/dataloader_idx_\d+$", "", name) for name in set[str]().union(*seen)}
-        name = re.sub(r"/dataloader_idx_\d+$", "", self.metric.name)
+        logged = {OF_LOADER.sub("", each) for each in set[str]().union(*seen)}
+        name = OF_LOADER.sub("", self.metric.name)
         averaged = name.startswith(averaged_name(""))
         later = any(is_own(hook, module, L.LightningModule) for hook in LOGGING_HOOKS)
         later = later or any(map(_may_log, trainer.callbacks))  # type: ignore[attr-defined]
